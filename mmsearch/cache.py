@@ -1,0 +1,38 @@
+"""FAISS files: made from the catalog, stamped with its revision, never the only copy."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from mmsearch.catalog import Catalog, Space
+from mmsearch.vectors import FaissIndex
+
+
+def cached_index(
+    folder: Path, stamp: str, catalog: Catalog, space: Space, facet: str
+) -> FaissIndex:
+    """A facet's index, read from `folder` if a file of this stamp is there, else built and kept.
+
+    Args:
+        folder: Where the files are; made if need be.
+        stamp: Names the state of the catalog; another stamp's file is out of date.
+        catalog: Where the vectors are.
+        space: Whose vectors.
+        facet: Which of them.
+    """
+    path = folder / f"{facet}-{space.id}-{stamp}.faiss"
+    if path.exists():
+        with suppress(RuntimeError):  # damaged: FAISS says so, and the catalog has it all
+            return FaissIndex.load(path)
+    index = FaissIndex.empty(space.dim)
+    ids, matrix, _ = catalog.vectors(space, facet)
+    index.add(ids.tolist(), matrix)
+    # a disk that is full or read-only costs speed next time, not this answer
+    with suppress(OSError, RuntimeError):
+        folder.mkdir(exist_ok=True)
+        index.save(path)
+        for old in folder.glob(f"{facet}-{space.id}-*.faiss"):
+            if old != path:
+                old.unlink(missing_ok=True)
+    return index

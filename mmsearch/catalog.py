@@ -1,0 +1,514 @@
+"""The catalog: what is known of each file, its texts and its vectors, in one SQLite file.
+
+It is the truth; everything else in an index folder can be made again from it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Select, case, delete, func, or_, select, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import DatabaseError
+
+from mmsearch.errors import StorageFailed
+from mmsearch.schema import (
+    connect,
+    items,
+    sources,
+    spaces,
+    state,
+    texts,
+    vectors,
+    writing,
+)
+from mmsearch.schema import failures as failed
+from mmsearch.types import Failure, Item, Modality, Span, TextPart
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Vectors
+
+MAX_PARAMETERS = 500
+"""Ids in one IN list; SQLite's oldest bound is 999 variables."""
+
+Stat = tuple[int, int]
+"""(size in bytes, mtime in ns) of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the catalog holds of a file that may have changed since."""
+
+    id: int
+    stat: Stat
+    sidecar: Stat | None
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where vectors are filed."""
+
+    id: int
+    name: str
+    fingerprint: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file as it is to stand in the catalog.
+
+    `vectors` maps a facet to its (n, dim) float16 rows, one a text for the text facet; a facet
+    it does not name keeps the rows that `vectors_of` (else the item itself) has.
+    """
+
+    source_id: int
+    folder: str
+    name: str
+    modality: Modality
+    stat: Stat
+    hash: bytes
+    id: int | None = None  # the item to change; None makes a new one
+    sidecar: Stat | None = None
+    sidecar_name: str | None = None
+    details: dict[str, Any] | None = None  # width, height, taken_at, …; None leaves them
+    texts: Sequence[TextPart] | None = None  # None leaves them
+    vectors: dict[str, NDArray[np.float16]] = field(default_factory=dict)
+    like: int | None = None  # the item of the same content that lends what is not given
+
+    @property
+    def brings_vectors(self) -> bool:
+        """Whether storing it changes what a search can find."""
+        return self.id is None or bool(self.vectors) or self.like not in (None, self.id)
+
+
+class Catalog:
+    """One index's SQLite file. Reads are consistent; each write is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = connect(path)
+        self.path = path
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with _storage_errors(), writing(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _storage_errors(), self._engine.begin() as connection:
+            yield connection
+
+    def _rows(self, statement: Select[Any]) -> list[Any]:
+        with self._read() as connection:
+            return list(connection.execute(statement).all())
+
+    # ------------------------------------------------------------------ state and spaces
+
+    def stamp(self) -> tuple[str, int]:
+        """(catalog id, revision); the revision rises whenever a vector comes, changes or goes."""
+        found = dict(self._rows(select(state.c.key, state.c.value)))
+        return found["catalog_id"], int(found["revision"])
+
+    def spaces(self) -> list[Space]:
+        """All spaces, oldest first."""
+        return [Space(*row) for row in self._rows(select(spaces).order_by(spaces.c.id))]
+
+    def add_space(self, name: str, fingerprint: str, dim: int) -> Space:
+        """The space of these weights, made if it is new."""
+        with self._write() as connection:
+            connection.execute(
+                insert(spaces)
+                .values(name=name, fingerprint=fingerprint, dim=dim)
+                .on_conflict_do_nothing()
+            )
+        wanted = (name, fingerprint)
+        return next(s for s in self.spaces() if (s.name, s.fingerprint) == wanted)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many items of each modality, vectors of each facet, and failures there are."""
+        item_counts = select(items.c.modality, func.count()).group_by(items.c.modality)
+        facet_counts = select(vectors.c.facet, func.count()).group_by(vectors.c.facet)
+        bad = self._rows(select(func.count()).select_from(failed))[0][0]
+        return {
+            "items": dict(map(tuple, self._rows(item_counts))),
+            "vectors": dict(map(tuple, self._rows(facet_counts))),
+            "failures": {"files": bad},
+        }
+
+    def __len__(self) -> int:
+        return int(self._rows(select(func.count()).select_from(items))[0][0])
+
+    # ------------------------------------------------------------------ sources
+
+    def sources(self) -> list[tuple[int, str]]:
+        """(id, absolute path) of each indexed folder."""
+        return [tuple(row) for row in self._rows(select(sources.c.id, sources.c.path))]
+
+    def source_of(self, path: str) -> tuple[int, str, str] | None:
+        """(source id, source path, path below it) of the source that an absolute path lies in."""
+        for source_id, root in self.sources():
+            if path == root:
+                return source_id, root, ""
+            if path.startswith(root.rstrip(os.sep) + os.sep):
+                return source_id, root, os.path.relpath(path, root)
+        return None
+
+    def add_source(self, root: str) -> int:
+        """File `root` as a source; sources inside it become part of it, their items kept."""
+        inside = root.rstrip(os.sep) + os.sep
+        with self._write() as connection:
+            made = connection.execute(insert(sources).values(path=root).returning(sources.c.id))
+            source_id = int(made.scalar_one())
+            for other, path in connection.execute(select(sources.c.id, sources.c.path)).all():
+                if not path.startswith(inside):
+                    continue
+                below = os.path.relpath(path, root)
+                for table in (items, failed):
+                    moved = case(
+                        (table.c.folder == "", below), else_=below + os.sep + table.c.folder
+                    )
+                    connection.execute(
+                        update(table)
+                        .where(table.c.source_id == other)
+                        .values(source_id=source_id, folder=moved)
+                    )
+                connection.execute(delete(sources).where(sources.c.id == other))
+        return source_id
+
+    # ------------------------------------------------------------------ what a scan asks
+
+    def known(self, source_id: int, folder: str) -> dict[str, Known]:
+        """What is stored of the files that lie directly in a folder, by name."""
+        c = items.c
+        rows = self._rows(
+            select(
+                c.name, c.id, c.size, c.mtime_ns, c.sidecar_size, c.sidecar_mtime_ns, c.hash
+            ).where(c.source_id == source_id, c.folder == folder)
+        )
+        return {
+            name: Known(id_, (size, mtime), None if side is None else (side, side_mtime), hash_)
+            for name, id_, size, mtime, side, side_mtime, hash_ in rows
+        }
+
+    def known_failures(self, source_id: int, folder: str) -> dict[str, Stat]:
+        """Stats of the files in a folder that are known bad and not worth another try, by name."""
+        c = failed.c
+        where = (c.source_id == source_id, c.folder == folder, c.retry == 0)
+        rows = self._rows(select(c.name, c.size, c.mtime_ns).where(*where))
+        return {name: (size, mtime) for name, size, mtime in rows}
+
+    def folders(self, source_id: int, below: str) -> set[str]:
+        """The folders at and below a folder of a source that hold items or failures."""
+        found: set[str] = set()
+        for table in (items, failed):
+            where = [table.c.source_id == source_id]
+            if below:
+                where.append(_at_or_below(table, below))
+            found.update(self._scalars(select(table.c.folder).where(*where).distinct()))
+        return found
+
+    def _scalars(self, statement: Select[Any]) -> list[Any]:
+        return [row[0] for row in self._rows(statement)]
+
+    def twin(self, hash_: bytes, modality: Modality) -> tuple[int, str, str] | None:
+        """(item id, source path, file path) of a stored file of the same content, if any."""
+        statement = (
+            select(items.c.id, sources.c.path, items.c.folder, items.c.name)
+            .join(sources)
+            .where(items.c.hash == hash_, items.c.modality == modality)
+            .order_by(items.c.id)
+            .limit(1)
+        )
+        for id_, root, folder, name in self._rows(statement):
+            return id_, root, os.path.join(root, folder, name)
+        return None
+
+    def hashes(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """Content hashes by item id."""
+        found: dict[int, bytes] = {}
+        for chunk in _chunks(ids):
+            rows = self._rows(select(items.c.id, items.c.hash).where(items.c.id.in_(chunk)))
+            found.update(map(tuple, rows))
+        return found
+
+    # ------------------------------------------------------------------ writing
+
+    def put(
+        self, entries: Sequence[Entry], space: Space, failures: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """Store a batch, all or none; what is stored of a file forgets its earlier failure.
+
+        Args:
+            entries: Items to make or change.
+            space: Where their vectors are filed.
+            failures: source_id, folder, name, reason, size, mtime_ns and retry each.
+        """
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._write() as connection:
+            for entry in entries:
+                _put(connection, entry, space.id)
+            if failures:
+                rows = [{**row, "seen_at": now} for row in failures]
+                connection.execute(insert(failed).prefix_with("OR REPLACE"), rows)
+            if any(entry.brings_vectors for entry in entries):
+                _next_revision(connection)
+
+    def forget_failures(self, source_id: int, folder: str, names: Iterable[str]) -> None:
+        """Drop the failures of files that are gone."""
+        with self._write() as connection:
+            for chunk in _chunks(list(names)):
+                c = failed.c
+                where = (c.source_id == source_id, c.folder == folder, c.name.in_(chunk))
+                connection.execute(delete(failed).where(*where))
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """Take items out, with their texts and vectors, all or none."""
+        if not ids:
+            return
+        with self._write() as connection:
+            for chunk in _chunks(ids):
+                connection.execute(delete(items).where(items.c.id.in_(chunk)))
+            _next_revision(connection)
+
+    def remove_below(self, source_id: int, below: str) -> int:
+        """Take out a file or whatever lies at and below a folder; returns how many items."""
+        with self._write() as connection:
+            gone = 0
+            for table in (failed, items):
+                where = [table.c.source_id == source_id]
+                if below:
+                    folder, name = os.path.split(below)
+                    file = (table.c.folder == folder) & (table.c.name == name)
+                    where.append(or_(file, _at_or_below(table, below)))
+                gone = connection.execute(delete(table).where(*where)).rowcount
+            if not below:
+                connection.execute(delete(sources).where(sources.c.id == source_id))
+            _next_revision(connection)
+        return gone
+
+    # ------------------------------------------------------------------ reading
+
+    def vectors(
+        self, space: Space, facet: str, ids: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.int64], Vectors, NDArray[np.int64]]:
+        """Item ids (n,), vectors (n, dim) float32 and text positions (n,), in order of id.
+
+        Args:
+            space: Which encoder's.
+            facet: "image", "text" or "audio".
+            ids: Only these items' (all of them when None).
+        """
+        import numpy as np
+
+        c = vectors.c
+        base = select(c.item_id, c.position, c.vector).where(
+            c.space_id == space.id, c.facet == facet
+        )
+        rows: list[Any] = []
+        for part in [None] if ids is None else _chunks(sorted(set(ids))):
+            chosen = base if part is None else base.where(c.item_id.in_(part))
+            rows += self._rows(chosen.order_by(c.item_id, c.position))
+        blob = b"".join(row[2] for row in rows)
+        matrix = np.frombuffer(blob, dtype="<f2").reshape(len(rows), space.dim)
+        id_array = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+        positions = np.fromiter((row[1] for row in rows), dtype=np.int64, count=len(rows))
+        return id_array, matrix.astype(np.float32), positions
+
+    def facets(self, space: Space) -> list[str]:
+        """The facets that have vectors in a space, sorted."""
+        c = vectors.c
+        first = select(c.id).where(c.space_id == space.id).limit(1)
+        known = ("audio", "image", "text")
+        return [facet for facet in known if self._rows(first.where(c.facet == facet))]
+
+    def items(self, ids: Sequence[int]) -> dict[int, Item]:
+        """Items by id, with their texts; ids that are gone are left out."""
+        found: dict[int, Item] = {}
+        with self._read() as connection:
+            for chunk in _chunks(ids):
+                found.update(_items(connection, items.c.id.in_(chunk)))
+        return found
+
+    def all_items(self, page: int = 500) -> Iterator[Item]:
+        """Every item in order of id, read page by page."""
+        last = 0
+        while True:
+            with self._read() as connection:
+                some = _items(connection, items.c.id > last, page)
+            if not some:
+                return
+            yield from some.values()
+            last = max(some)
+
+    def failures(self) -> list[Failure]:
+        """The files that could not be used, by path."""
+        c = failed.c
+        statement = select(sources.c.path, c.folder, c.name, c.reason, c.seen_at).join(sources)
+        return sorted(
+            (
+                Failure(os.path.join(root, folder, name).rstrip(os.sep), reason, seen_at)
+                for root, folder, name, reason, seen_at in self._rows(statement)
+            ),
+            key=lambda failure: failure.path,
+        )
+
+
+# ---------------------------------------------------------------------- parts of the above
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        raise StorageFailed(
+            f"the catalog could not be read or written: {error.orig}; what was stored before is "
+            "kept: free some space or check the disk, then run the command again"
+        ) from error
+
+
+def _chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), MAX_PARAMETERS):
+        yield values[start : start + MAX_PARAMETERS]
+
+
+def _at_or_below(table: Any, folder: str) -> Any:
+    # a range, not LIKE: it is served by the index and no character is special in it
+    below = table.c.folder.between(folder + os.sep, folder + chr(ord(os.sep) + 1))
+    return or_(table.c.folder == folder, below & (table.c.folder != folder + chr(ord(os.sep) + 1)))
+
+
+def _next_revision(connection: Connection) -> None:
+    connection.execute(
+        update(state).where(state.c.key == "revision").values(value=state.c.value + 1)
+    )
+
+
+def _put(connection: Connection, entry: Entry, space_id: int) -> None:
+    place = {"source_id": entry.source_id, "folder": entry.folder, "name": entry.name}
+    row: dict[str, Any] = {
+        **place,
+        "modality": entry.modality,
+        "size": entry.stat[0],
+        "mtime_ns": entry.stat[1],
+        "hash": entry.hash,
+        "sidecar_size": entry.sidecar[0] if entry.sidecar else None,
+        "sidecar_mtime_ns": entry.sidecar[1] if entry.sidecar else None,
+        **(entry.details or {}),
+    }
+    same_place = [items.c[column] == value for column, value in place.items()]
+    if entry.id is None:
+        if entry.like is not None:
+            row = {**_details(connection, entry.like), **row}
+        connection.execute(delete(items).where(*same_place))
+        made = connection.execute(insert(items).values(row).returning(items.c.id))
+        item_id = int(made.scalar_one())
+    else:
+        item_id = entry.id
+        connection.execute(delete(items).where(*same_place, items.c.id != item_id))
+        connection.execute(update(items).where(items.c.id == item_id).values(row))
+    healed = [name for name in (entry.name, entry.sidecar_name) if name is not None]
+    c = failed.c
+    here = (c.source_id == entry.source_id, c.folder == entry.folder, c.name.in_(healed))
+    connection.execute(delete(failed).where(*here))
+    if entry.like is not None and entry.like != item_id:
+        _borrow(connection, entry, item_id)
+    if entry.texts is not None:
+        _put_texts(connection, item_id, entry.texts)
+    for facet, matrix in entry.vectors.items():
+        where = (vectors.c.item_id == item_id, vectors.c.facet == facet)
+        connection.execute(delete(vectors).where(*where, vectors.c.space_id == space_id))
+        filed = {"space_id": space_id, "facet": facet, "item_id": item_id}
+        rows = [
+            {**filed, "position": position, "vector": vector.astype("<f2").tobytes()}
+            for position, vector in enumerate(matrix)
+        ]
+        if rows:
+            connection.execute(insert(vectors), rows)
+
+
+def _details(connection: Connection, item_id: int) -> dict[str, Any]:
+    c = items.c
+    columns = (c.width, c.height, c.taken_at, c.camera, c.latitude, c.longitude)
+    return dict(connection.execute(select(*columns).where(c.id == item_id)).mappings().one())
+
+
+def _borrow(connection: Connection, entry: Entry, item_id: int) -> None:
+    """Copy the texts and vectors that the entry does not bring from the item it is like."""
+    for table, wanted in (
+        (texts, [] if entry.texts is not None else [texts.c.item_id == entry.like]),
+        (vectors, [vectors.c.item_id == entry.like, vectors.c.facet.not_in(list(entry.vectors))]),
+    ):
+        if not wanted:
+            continue
+        copied = [column for column in table.c if column.name not in {"id", "item_id"}]
+        connection.execute(delete(table).where(table.c.item_id == item_id))
+        lent = connection.execute(select(*copied).where(*wanted)).mappings().all()
+        if lent:
+            connection.execute(insert(table), [{**row, "item_id": item_id} for row in lent])
+
+
+def _put_texts(connection: Connection, item_id: int, parts: Sequence[TextPart]) -> None:
+    connection.execute(delete(texts).where(texts.c.item_id == item_id))
+    rows = [
+        {
+            "item_id": item_id,
+            "position": position,
+            "origin": part.origin,
+            "text": part.text,
+            "start_line": part.span.start if part.span else None,
+            "end_line": part.span.end if part.span else None,
+        }
+        for position, part in enumerate(parts)
+    ]
+    if rows:
+        connection.execute(insert(texts), rows)
+
+
+def _items(connection: Connection, where: Any, limit: int | None = None) -> dict[int, Item]:
+    statement = (
+        select(items, sources.c.path.label("root"))
+        .join(sources)
+        .where(where)
+        .order_by(items.c.id)
+        .limit(limit)
+    )
+    rows = connection.execute(statement).mappings().all()
+    parts: dict[int, list[TextPart]] = {row["id"]: [] for row in rows}
+    c = texts.c
+    for chunk in _chunks(list(parts)):
+        chosen = select(texts).where(c.item_id.in_(chunk)).order_by(c.item_id, c.position)
+        for row in connection.execute(chosen).mappings():
+            start, end = row["start_line"], row["end_line"]
+            span = None if start is None else Span(start, end, "line")
+            parts[row["item_id"]].append(TextPart(row["text"], row["origin"], span))
+    return {row["id"]: _item(row, parts[row["id"]]) for row in rows}
+
+
+def _item(row: Any, parts: list[TextPart]) -> Item:
+    metadata: dict[str, Any] = {
+        "size": row["size"],
+        "modified": datetime.fromtimestamp(row["mtime_ns"] / 1e9, UTC).isoformat(
+            timespec="seconds"
+        ),
+    }
+    for key in ("width", "height", "taken_at", "camera", "latitude", "longitude"):
+        if row[key] is not None:
+            metadata[key] = row[key]
+    path = os.path.join(row["root"], row["folder"], row["name"])
+    return Item(row["id"], path, row["modality"], tuple(parts), metadata)

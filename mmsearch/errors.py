@@ -1,0 +1,70 @@
+"""Everything mmsearch raises on purpose.
+
+    MMSearchError
+    ├── InvalidQuery            what was asked cannot be searched for
+    │   └── UnknownTarget       no such facet
+    ├── UnknownModel            no encoder of this name
+    ├── UnsupportedModality     this encoder cannot encode that
+    ├── ModelDamaged            a model file is missing or does not match its checksum
+    ├── UnreadableFile          one media file cannot be used (kept in the catalog, never fatal)
+    │   └── TooLarge            it is over a limit that the caller can raise
+    ├── PathNotFound            a path given to index or remove does not exist
+    ├── InvalidCaptions         a captions file cannot be parsed
+    └── IndexUnusable           the index folder cannot be used
+        ├── IndexNotFound       no index there
+        └── StorageFailed       the catalog could not be read or written
+
+Each message says what went wrong and, where something can be done, what to do.
+"""
+
+
+class MMSearchError(Exception):
+    """Base of all errors that mmsearch raises on purpose."""
+
+
+class InvalidQuery(MMSearchError):
+    """What was asked cannot be searched for."""
+
+
+class UnknownTarget(InvalidQuery):
+    """There is no such facet to search in."""
+
+
+class UnknownModel(MMSearchError):
+    """No encoder has this name."""
+
+
+class UnsupportedModality(MMSearchError):
+    """The encoder cannot encode this modality."""
+
+
+class ModelDamaged(MMSearchError):
+    """A model file is missing or does not match its checksum."""
+
+
+class UnreadableFile(MMSearchError):
+    """One media file cannot be used; the message is the reason."""
+
+
+class TooLarge(UnreadableFile):
+    """A file is over a limit that the caller can raise."""
+
+
+class PathNotFound(MMSearchError):
+    """A path that was given does not exist."""
+
+
+class InvalidCaptions(MMSearchError):
+    """A captions file cannot be parsed."""
+
+
+class IndexUnusable(MMSearchError):
+    """The index folder cannot be used."""
+
+
+class IndexNotFound(IndexUnusable):
+    """There is no index at this place."""
+
+
+class StorageFailed(IndexUnusable):
+    """The catalog could not be read or written."""

@@ -1,0 +1,43 @@
+"""Where indexes are kept, and which folder a name stands for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DEFAULT_NAME = "default"
+MARKER = ".mmsearch"
+"""A file of this name in ./indexes makes that folder the home."""
+
+
+def home() -> Path:
+    """The folder of all named indexes.
+
+    `$MMSEARCH_HOME` if set; else `./indexes` if it holds the marker file; else the user's data
+    folder as the platform has it.
+    """
+    if chosen := os.environ.get("MMSEARCH_HOME"):
+        return Path(chosen).expanduser()
+    local = Path("indexes")
+    if (local / MARKER).is_file():
+        return local.absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("mmsearch", appauthor=False)
+
+
+def index_folder(index: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of an index.
+
+    Args:
+        index: A `Path`, or a string with a path separator, is a folder; any other string is a name
+            in `home()`. None is `$MMSEARCH_INDEX`, else "default".
+    """
+    if index is None:
+        index = os.environ.get("MMSEARCH_INDEX") or DEFAULT_NAME
+    if not isinstance(index, str):
+        return Path(index).absolute()
+    separators = {os.sep, os.altsep} - {None}
+    if index in {".", ".."} or any(mark in index for mark in separators if mark):
+        return Path(index).expanduser().absolute()
+    return home() / index

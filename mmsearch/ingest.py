@@ -1,0 +1,403 @@
+"""From files to stored vectors: scan → what changed → decode → encode → store.
+
+Files are decoded in threads that look a bounded way ahead, encoded in batches, and stored one
+transaction a batch, so that stopping at any moment loses at most the batch in hand.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.catalog import Catalog, Entry, Known, Space
+from mmsearch.decode import Decoded, Decoder, Job
+from mmsearch.errors import PathNotFound
+from mmsearch.media.walk import EXTENSIONS, FileStat, Folder, count, walk
+from mmsearch.types import Encoder, Failure, Report
+
+if TYPE_CHECKING:
+    from mmsearch.media.captions import CaptionBook
+
+Progress = Callable[[int, int | None], None]
+"""Called with (files done, files in all); all is None until they have been counted."""
+
+PICTURES_A_BATCH = 32
+TEXTS_A_BATCH = 256
+SECONDS_A_BATCH = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How folders are read.
+
+    Attributes:
+        exclude: Shell patterns of names or relative paths to leave out.
+        include_hidden: Also files and folders that begin with a dot.
+        max_megapixels: Larger pictures are refused.
+    """
+
+    exclude: Sequence[str] = ()
+    include_hidden: bool = False
+    max_megapixels: float = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What one path given by the user stands for: all at or below a place in a source."""
+
+    source_id: int
+    root: str
+    below: str  # "" for the whole source; else a folder or a file in it
+
+    @property
+    def place(self) -> str:
+        """The absolute path."""
+        return os.path.join(self.root, self.below)
+
+
+def scope_of(catalog: Catalog, path: str | os.PathLike[str]) -> Scope:
+    """Where a path belongs; its folder becomes a source unless it lies in one.
+
+    Raises:
+        PathNotFound: there is nothing at `path`.
+    """
+    given = os.path.abspath(os.fspath(path))
+    if not os.path.exists(given):
+        raise PathNotFound(f"there is no file or folder {os.fspath(path)!r}")
+    folder = given if os.path.isdir(given) else os.path.dirname(given)
+    root = os.path.realpath(folder)
+    source = catalog.source_of(root)
+    source_id, top, below = source or (catalog.add_source(root), root, "")
+    if folder != given:
+        below = os.path.join(below, os.path.basename(given))
+    return Scope(source_id, top, below)
+
+
+class Ingest:
+    """One run over some scopes; `report` is true at every moment, also after an interruption.
+
+    Args:
+        catalog: Where things are stored.
+        space: The encoder's, in that catalog.
+        encoder: Makes the vectors.
+        options: How folders are read.
+        book: Captions from a file, if any.
+        progress: Told of every file.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        space: Space,
+        encoder: Encoder,
+        *,
+        options: Options,
+        book: CaptionBook | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.report = Report()
+        self._catalog = catalog
+        self._space = space
+        self._encoder = encoder
+        self._options = options
+        self._book = book
+        self._decoder = Decoder(catalog, encoder, options.max_megapixels)
+        self._tell = progress or (lambda _done, _total: None)
+        self._done = 0
+        self._total: int | None = None
+        self._missing: list[int] = []
+        self._moved: set[int] = set()  # items that this run gave a new path
+        self._batch: list[Decoded] = []
+        self._batch_began = time.monotonic()
+
+    def run(self, scopes: Sequence[Scope]) -> Report:
+        """Bring the catalog in line with what is on disk; what was stored survives Ctrl-C."""
+        began = time.monotonic()
+        counting = threading.Thread(target=self._count, args=(scopes,), daemon=True)
+        counting.start()
+        try:
+            self._decode_all(scopes)
+            self._flush()
+            gone = [item_id for item_id in self._missing if item_id not in self._moved]
+            self._catalog.remove(gone)
+            self.report.removed += len(gone)
+        except KeyboardInterrupt:
+            self.report.interrupted = True
+            raise
+        finally:
+            self.report.seconds = time.monotonic() - began
+            if self._book is not None and not self.report.interrupted:
+                self._warn_of_unused_captions()
+        return self.report
+
+    # ------------------------------------------------------------------ scan
+
+    def _count(self, scopes: Sequence[Scope]) -> None:
+        exclude, include_hidden = self._options.exclude, self._options.include_hidden
+        with suppress(OSError, PathNotFound):  # gone meanwhile; the scan itself will say so
+            self._total = sum(
+                count(scope.root, scope.below, exclude=exclude, include_hidden=include_hidden)
+                for scope in scopes
+            )
+
+    def _scan(self, scopes: Sequence[Scope]) -> Iterator[Job]:
+        for scope in scopes:
+            seen: set[str] = set()
+            unlisted: list[str] = []
+            for folder in walk(
+                scope.root,
+                scope.below,
+                exclude=self._options.exclude,
+                include_hidden=self._options.include_hidden,
+            ):
+                seen.add(folder.path)
+                if not folder.complete:
+                    unlisted.append(folder.path)
+                yield from self._changed(scope, folder)
+            if os.path.isdir(scope.place):
+                self._note_lost_folders(scope, seen, unlisted)
+            elif os.path.splitext(scope.place)[1].lower() not in EXTENSIONS:
+                self._refuse(scope)
+
+    def _changed(self, scope: Scope, folder: Folder) -> Iterator[Job]:
+        """Jobs for what is new or different in one folder; the rest is counted."""
+        known = self._catalog.known(scope.source_id, folder.path)
+        bad = self._catalog.known_failures(scope.source_id, folder.path)
+        for path, reason in folder.failures:
+            self._keep_failure(scope, path, reason)
+            known.pop(os.path.basename(path), None)
+        books = self._captions_of(scope, folder)
+        outdated = self._outdated_captions(known, books)
+        for file in folder.files:
+            name = os.path.basename(file.path)
+            stored = known.pop(name, None)
+            failed = bad.pop(name, None)
+            if failed == (file.size, file.mtime_ns):
+                self.report.skipped += 1
+                self._step()
+            elif stored is not None and _same(stored, file) and stored.id not in outdated:
+                self.report.unchanged += 1
+                self._step()
+            else:
+                yield Job(
+                    scope.source_id, scope.root, folder.path, name, file, stored, books.get(name)
+                )
+        if folder.complete and scope.place != scope.root and not os.path.isdir(scope.place):
+            return  # one file was asked for: its neighbours were not looked at
+        if folder.complete:
+            self._missing += [stored.id for stored in known.values()]
+            self._forget(scope, folder.path, bad)
+
+    def _captions_of(self, scope: Scope, folder: Folder) -> dict[str, list[str]]:
+        """What the captions file says of the photos of a folder, by name."""
+        if self._book is None:
+            return {}
+        found = {}
+        for file in folder.files:
+            if file.modality == "image":
+                absolute = os.path.join(scope.root, file.path)
+                captions = self._book.find(absolute, file.path)
+                if captions is not None:
+                    found[os.path.basename(file.path)] = captions
+        return found
+
+    def _outdated_captions(self, known: dict[str, Known], books: dict[str, list[str]]) -> set[int]:
+        """Items whose stored captions are not those of the captions file."""
+        asked = {known[name].id: captions for name, captions in books.items() if name in known}
+        stored = self._catalog.items(list(asked))
+        return {
+            item_id
+            for item_id, captions in asked.items()
+            if captions != [t.text for t in stored[item_id].texts if t.origin == "caption"]
+        }
+
+    def _note_lost_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
+        """Folders that are gone take their items along; those that could not be listed do not."""
+        for folder in self._catalog.folders(scope.source_id, scope.below) - seen:
+            if not any(_is_in(folder, kept) for kept in unlisted):
+                self._missing += [
+                    k.id for k in self._catalog.known(scope.source_id, folder).values()
+                ]
+                bad = self._catalog.known_failures(scope.source_id, folder)
+                self._forget(scope, folder, bad)
+
+    def _forget(self, scope: Scope, folder: str, bad: dict[str, Any]) -> None:
+        gone = [n for n in bad if not os.path.lexists(os.path.join(scope.root, folder, n))]
+        if gone:
+            self._catalog.forget_failures(scope.source_id, folder, gone)
+
+    # ------------------------------------------------------------------ decode
+
+    def _decode_all(self, scopes: Sequence[Scope]) -> None:
+        workers = min(os.cpu_count() or 1, 8)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        ahead: deque[Future[Decoded]] = deque()
+        try:
+            for job in self._scan(scopes):
+                ahead.append(pool.submit(self._decoder, job))
+                if len(ahead) > PICTURES_A_BATCH + workers:
+                    self._take(ahead.popleft().result())
+            while ahead:
+                self._take(ahead.popleft().result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _take(self, done: Decoded) -> None:
+        self._batch.append(done)
+        pictures = sum(one.picture is not None for one in self._batch)
+        written = sum(len(one.texts or ()) for one in self._batch)
+        late = time.monotonic() - self._batch_began > SECONDS_A_BATCH
+        if pictures >= PICTURES_A_BATCH or written >= TEXTS_A_BATCH or late:
+            self._flush()
+
+    # ------------------------------------------------------------------ encode and store
+
+    def _flush(self) -> None:
+        batch, self._batch = self._with_true_twins(self._batch), []
+        self._batch_began = time.monotonic()
+        good = [done for done in batch if done.usable]
+        bad = [
+            self._failure_row(done, name, reason, retry=retry)
+            for done in batch
+            for name, reason, retry in done.failures
+        ]
+        entries = self._entries(good)
+        if entries or bad:
+            self._catalog.put(entries, self._space, failures=bad)
+        for entry, done in zip(entries, good, strict=True):
+            self._tally(entry, done)
+        for done in batch:
+            self.report.skipped += not done.usable
+            self._step()
+
+    def _with_true_twins(self, batch: list[Decoded]) -> list[Decoded]:
+        """Decode anew what was to borrow from an item whose own content has changed meanwhile.
+
+        Two photos that swap names are each other's twin until the first of them is stored.
+        """
+        hashes = self._catalog.hashes([done.like for done in batch if done.like is not None])
+        hashes |= {done.job.known.id: done.hash for done in batch if done.job.known and done.usable}
+        return [
+            done
+            if done.like is None or hashes.get(done.like) == done.hash
+            else self._decoder(done.job, borrow=False)
+            for done in batch
+        ]
+
+    def _entries(self, batch: list[Decoded]) -> list[Entry]:
+        """What to store of each, its new vectors encoded with the others'."""
+        import numpy as np
+
+        with_picture = [done.picture for done in batch if done.picture is not None]
+        pictures = iter(self._encoder.encode("image", with_picture) if with_picture else ())
+        words = [part.text for done in batch for part in done.texts or ()]
+        written = self._encoder.encode("text", words) if words else np.zeros((0, self._space.dim))
+        entries = []
+        start = 0
+        for done in batch:
+            vectors: dict[str, Any] = {}
+            if done.picture is not None:
+                vectors["image"] = next(pictures)[None].astype(np.float16)
+            if done.texts is not None:
+                end = start + len(done.texts)
+                vectors["text"] = written[start:end].astype(np.float16)
+                start = end
+            entries.append(self._entry(done, vectors))
+        return entries
+
+    def _entry(self, done: Decoded, vectors: dict[str, Any]) -> Entry:
+        job = done.job
+        item_id = job.known.id if job.known else None
+        if item_id is None and done.moved and done.like not in self._moved:
+            item_id = done.like
+            self._moved.add(item_id) if item_id is not None else None
+        return Entry(
+            source_id=job.source_id,
+            folder=job.folder,
+            name=job.name,
+            modality=job.file.modality,
+            stat=(job.file.size, job.file.mtime_ns),
+            hash=done.hash,
+            id=item_id,
+            sidecar=job.file.sidecar,
+            sidecar_name=job.file.sidecar_name,
+            details=done.details,
+            texts=done.texts,
+            vectors=vectors,
+            like=done.like,
+        )
+
+    def _tally(self, entry: Entry, done: Decoded) -> None:
+        if done.job.known is None:
+            renamed = entry.id is not None
+            self.report.renamed += renamed
+            self.report.added += not renamed
+        elif done.like == entry.id and entry.texts is None:
+            self.report.unchanged += 1  # only its time stamp changed
+        else:
+            self.report.updated += 1
+
+    # ------------------------------------------------------------------ reporting
+
+    def _step(self) -> None:
+        self._done += 1
+        self._tell(self._done, self._total)
+
+    def _failure_row(self, done: Decoded, name: str, reason: str, *, retry: bool) -> dict[str, Any]:
+        job = done.job
+        stat = (job.file.size, job.file.mtime_ns)
+        if name != job.name and job.file.sidecar is not None:
+            stat = job.file.sidecar
+        path = os.path.join(job.root, job.folder, name)
+        self.report.failures.append(Failure(path, reason, _now()))
+        return {
+            "source_id": job.source_id,
+            "folder": job.folder,
+            "name": name,
+            "reason": reason,
+            "size": stat[0],
+            "mtime_ns": stat[1],
+            "retry": int(retry),
+        }
+
+    def _keep_failure(self, scope: Scope, path: str, reason: str) -> None:
+        """Note what the scan itself could not use."""
+        folder, name = os.path.split(path)
+        self.report.failures.append(Failure(os.path.join(scope.root, path), reason, _now()))
+        self.report.skipped += 1
+        row = {"source_id": scope.source_id, "folder": folder, "name": name, "reason": reason}
+        self._catalog.put(
+            [], self._space, failures=[{**row, "size": None, "mtime_ns": None, "retry": 1}]
+        )
+
+    def _refuse(self, scope: Scope) -> None:
+        kinds = " ".join(sorted(EXTENSIONS))
+        self._keep_failure(scope, scope.below, f"not a kind of file that can be indexed ({kinds})")
+
+    def _warn_of_unused_captions(self) -> None:
+        unused = self._book.unused if self._book is not None else []
+        if unused:
+            first = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
+            self.report.warnings.append(
+                f"the captions file names {len(unused)} files that were not found: {first}"
+            )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _same(known: Known, file: FileStat) -> bool:
+    return known.stat == (file.size, file.mtime_ns) and known.sidecar == file.sidecar
+
+
+def _is_in(folder: str, other: str) -> bool:
+    return other in ("", folder) or folder.startswith(other + os.sep)

@@ -1,0 +1,212 @@
+"""Hits, reports and failures as text for a terminal or another program; nothing is printed here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from mmsearch.errors import InvalidQuery
+from mmsearch.types import Failure, Hit, Report, Span
+
+COLUMNS = ("rank", "score", "path", "span", "caption")
+
+
+def as_dict(hit: Hit) -> dict[str, Any]:
+    """A hit as plain values, for JSON."""
+    row = asdict(hit)
+    return {
+        "rank": row.pop("rank"),
+        "id": row.pop("id"),
+        "path": row.pop("path"),
+        "modality": row.pop("modality"),
+        **row,
+    }
+
+
+def as_json(hits: Sequence[Hit]) -> str:
+    """One array, a hit a line."""
+    rows = ",\n ".join(_json(as_dict(hit)) for hit in hits)
+    return f"[{rows}]\n"
+
+
+def as_jsonl(hits: Sequence[Hit]) -> str:
+    """A hit a line."""
+    return "".join(_json(as_dict(hit)) + "\n" for hit in hits)
+
+
+def as_csv(hits: Sequence[Hit]) -> str:
+    """A header, then a hit a row."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_cells(hit) for hit in hits)
+    return out.getvalue()
+
+
+def as_tsv(hits: Sequence[Hit]) -> str:
+    r"""Rank, score, path, span and caption; tabs and line ends in them stand as \t and \n."""
+    return "".join("\t".join(map(visible, _cells(hit))) + "\n" for hit in hits)
+
+
+def as_paths(hits: Sequence[Hit], end: str = "\n") -> str:
+    """A path a line, as the file system has it."""
+    return "".join(hit.path + end for hit in hits)
+
+
+def as_paths0(hits: Sequence[Hit]) -> str:
+    """Paths, each ended by a NUL."""
+    return as_paths(hits, "\0")
+
+
+def as_table(hits: Sequence[Hit]) -> str:
+    """A table as wide as the terminal, with colours if it has them."""
+    rows = [(*_cells(hit)[:2], _place(hit), visible(hit.caption or "")) for hit in hits]
+    wanted = [("#", True), ("score", True), ("path", False), ("text", False)]
+    return _table(wanted, rows)
+
+
+FORMATS: dict[str, Callable[[Sequence[Hit]], str]] = {
+    "csv": as_csv,
+    "json": as_json,
+    "jsonl": as_jsonl,
+    "paths": as_paths,
+    "paths0": as_paths0,
+    "table": as_table,
+    "tsv": as_tsv,
+}
+
+
+def pick_format(asked: Mapping[str, bool], *, terminal: bool) -> str:
+    """The one format asked for, else a table for a terminal and TSV for a pipe."""
+    chosen = [name for name, wanted in asked.items() if wanted]
+    if "paths0" in chosen and "paths" in chosen:
+        chosen.remove("paths")
+    if len(chosen) > 1:
+        raise InvalidQuery(f"one output form at a time, not {' and '.join(chosen)}")
+    return chosen[0] if chosen else "table" if terminal else "tsv"
+
+
+def report_line(report: Report) -> str:
+    """What a run did, in a line."""
+    parts = [
+        f"{name} {getattr(report, name)}"
+        for name in ("added", "updated", "renamed", "unchanged", "removed", "skipped")
+    ]
+    reasons = Counter(failure.reason for failure in report.failures)
+    why = [f"{count} {visible(reason)}" for reason, count in reasons.most_common(3)]
+    before = report.skipped - len(report.failures)
+    if len(reasons) > 3:
+        why.append("…")
+    if before > 0:
+        why.append(f"{before} known from before")
+    if why:
+        parts[-1] += f" ({', '.join(why)})"
+    word = "interrupted: " if report.interrupted else ""
+    return f"{word}{', '.join(parts)} in {report.seconds:.1f} s"
+
+
+def failures_table(failures: Sequence[Failure]) -> str:
+    """Path, reason and when, a file a row."""
+    rows = [(visible(_short(f.path)), visible(f.reason), f.seen_at) for f in failures]
+    return _table([("path", False), ("reason", False), ("seen", False)], rows)
+
+
+def failures_tsv(failures: Sequence[Failure]) -> str:
+    """Path, reason and when, tab between, a file a line."""
+    rows = ("\t".join(map(visible, (f.path, f.reason, f.seen_at))) for f in failures)
+    return "".join(row + "\n" for row in rows)
+
+
+def failures_json(failures: Sequence[Failure]) -> str:
+    """One array."""
+    return _json([asdict(failure) for failure in failures]) + "\n"
+
+
+def status_lines(status: Mapping[str, Any]) -> str:
+    """`Collection.status()` for people."""
+    shown = {
+        "index": status["index"],
+        "model": f"{status['model']} ({status['dim']} dimensions)"
+        if status["model"]
+        else "none yet",
+        "items": _counted(status["items"]),
+        "vectors": _counted(status["vectors"]),
+        "failures": f"{status['failures']}" + (" (mmsearch errors)" if status["failures"] else ""),
+        "on disk": f"{status['bytes'] / 2**20:.1f} MiB",
+    }
+    lines = [f"{key:<9} {value}" for key, value in shown.items()]
+    lines += [f"{'source':<9} {visible(path)}" for path in status["sources"]]
+    return "\n".join(lines) + "\n"
+
+
+def as_pretty_json(value: Any) -> str:
+    """Any plain value, indented."""
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def visible(text: str) -> str:
+    r"""Text on one line, safe to show: control characters as \n, \t, \x1b and so on."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"  # a byte that is not UTF-8
+    return char if char == "\u200d" else char.encode("unicode_escape").decode()  # emoji joiner
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in sorted(counts.items())) or "none"
+
+
+def _cells(hit: Hit) -> tuple[str, str, str, str, str]:
+    return str(hit.rank), f"{hit.score:.4f}", hit.path, span_text(hit.span), hit.caption or ""
+
+
+def span_text(span: Span | None) -> str:
+    """A span as `12-18`; nothing for a whole item."""
+    return "" if span is None else f"{span.start:g}-{span.end:g}"
+
+
+def _place(hit: Hit) -> str:
+    place = visible(_short(hit.path))
+    return f"{place}:{span_text(hit.span)}" if hit.span else place
+
+
+def _short(path: str) -> str:
+    """A path as seen from the working folder, when it lies in it."""
+    here = os.getcwd().rstrip(os.sep) + os.sep
+    return path.removeprefix(here)
+
+
+def _table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for title, number in columns:
+        keep = number or title == "path"
+        table.add_column(
+            title,
+            justify="right" if number else "left",
+            no_wrap=number or title == "text",
+            overflow="fold" if keep else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()

@@ -1,0 +1,234 @@
+"""The tables of the catalog, how a connection to it is made, and how an old one is brought up.
+
+Core tables and no ORM: importing the ORM would cost a cold query a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    cast,
+    create_engine,
+    event,
+)
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.types import TypeDecorator
+
+from mmsearch.errors import IndexUnusable
+
+APPLICATION_ID = 0x6D6D7372
+"""SQLite's application_id of our files ("mmsr"), so that another database is not taken for one."""
+
+
+class PathText(TypeDecorator[str]):
+    """A file name as text, byte for byte: names that are not UTF-8 come back as they went in.
+
+    Python holds such names with surrogate escapes, which the driver refuses to bind as text; so
+    the bytes are bound and SQLite is told that they are text.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> Any:
+        """Bytes."""
+        del dialect
+        return None if value is None else value.encode("utf-8", "surrogateescape")
+
+    def bind_expression(self, bindparam: Any) -> Any:
+        """CAST(? AS TEXT)."""
+        return cast(bindparam, Text)
+
+
+tables = MetaData()
+
+state = Table(
+    "state",
+    tables,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""catalog_id: names this catalog in its caches. revision: counts changes of the vectors."""
+
+sources = Table(
+    "sources",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("path", PathText, nullable=False, unique=True),
+)
+"""The folders that were indexed, absolute; none lies inside another."""
+
+spaces = Table(
+    "spaces",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("dim", Integer, nullable=False),
+    UniqueConstraint("name", "fingerprint"),
+)
+"""What vectors are filed under: an encoder's name and the hash of its weights."""
+
+items = Table(
+    "items",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("source_id", ForeignKey("sources.id", ondelete="CASCADE"), nullable=False),
+    Column("folder", PathText, nullable=False),  # below the source, "" for the source itself
+    Column("name", PathText, nullable=False),
+    Column("modality", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),  # bytes
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("sidecar_size", BigInteger),
+    Column("sidecar_mtime_ns", BigInteger),
+    Column("hash", LargeBinary, nullable=False),  # BLAKE2b-128 of the file
+    Column("width", Integer),  # pixels, upright
+    Column("height", Integer),
+    Column("taken_at", Text),  # ISO 8601, local time of the camera
+    Column("camera", Text),
+    Column("latitude", Float),  # degrees
+    Column("longitude", Float),
+    UniqueConstraint("source_id", "folder", "name"),
+    Index("items_by_hash", "hash"),
+    sqlite_autoincrement=True,  # an id is never used again, so an old cache cannot name a new item
+)
+
+texts = Table(
+    "texts",
+    tables,
+    Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("origin", Text, nullable=False),  # passage, sidecar or caption
+    Column("text", Text, nullable=False),
+    Column("start_line", Integer),  # passages only, from 1
+    Column("end_line", Integer),
+    PrimaryKeyConstraint("item_id", "position"),
+)
+"""Passages of text files and captions of photos; each has one vector of the text facet."""
+
+vectors = Table(
+    "vectors",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), nullable=False),
+    Column("facet", Text, nullable=False),
+    Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),  # of the text, for the text facet
+    Column("vector", LargeBinary, nullable=False),  # float16, little endian, unit length
+    UniqueConstraint("space_id", "facet", "item_id", "position"),
+    Index("vectors_by_item", "item_id"),
+)
+
+failures = Table(
+    "failures",
+    tables,
+    Column("source_id", ForeignKey("sources.id", ondelete="CASCADE"), nullable=False),
+    Column("folder", PathText, nullable=False),
+    Column("name", PathText, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("seen_at", Text, nullable=False),  # ISO 8601, UTC
+    Column("size", BigInteger),  # the file's stat then: it is retried when this has changed
+    Column("mtime_ns", BigInteger),
+    Column("retry", Integer, nullable=False),  # 1: not the bytes' fault, try again each time
+    PrimaryKeyConstraint("source_id", "folder", "name"),
+)
+
+MIGRATIONS: list[Callable[[Connection], None]] = []
+"""Number i brings a catalog of version i + 1 to version i + 2; never edited once released."""
+
+
+def connect(path: Path) -> Engine:
+    """An engine on the catalog at `path`, made if need be and brought up to this schema.
+
+    Raises:
+        IndexUnusable: the file is no catalog, or was made by a newer mmsearch.
+    """
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 30})
+    event.listen(engine, "connect", _set_up)
+    event.listen(engine, "begin", _begin)
+    try:
+        with engine.begin() as connection:
+            version = _version(connection, path)
+        if version < _newest():
+            with writing(engine) as connection:
+                _bring_up(connection, path)
+    except DatabaseError as error:
+        engine.dispose()
+        raise IndexUnusable(f"{path} cannot be used: {error.orig}") from error
+    except IndexUnusable:
+        engine.dispose()
+        raise
+    return engine
+
+
+def writing(engine: Engine) -> Any:
+    """A transaction that takes the write lock at once, so that it never fails half-way for it."""
+    return engine.execution_options(begin="BEGIN IMMEDIATE").begin()
+
+
+def _set_up(driver: Any, _record: object) -> None:
+    driver.isolation_level = None  # transactions begin where we say, reading ones too
+    driver.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    # 16-KiB pages hold 15 vectors of 1 KiB; the size of an existing file stays as it is
+    for pragma in ("page_size=16384", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        driver.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+
+def _pragma(connection: Connection, name: str) -> int:
+    return int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+
+
+def _version(connection: Connection, path: Path) -> int:
+    """The schema's version; 0 for a file that SQLite has only just made."""
+    version = _pragma(connection, "user_version")
+    if version == 0 and not _pragma(connection, "schema_version"):
+        return 0
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise IndexUnusable(f"{path} is not an mmsearch catalog")
+    if version > _newest():
+        raise IndexUnusable(
+            f"{path} was made by a newer mmsearch (schema {version}, this one reads up to "
+            f"{_newest()}): upgrade with `pip install -U mmsearch`"
+        )
+    return version
+
+
+def _newest() -> int:
+    return 1 + len(MIGRATIONS)
+
+
+def _bring_up(connection: Connection, path: Path) -> None:
+    """Make the tables, or migrate old ones, in one transaction."""
+    version = _version(connection, path)  # again: another process may have been first
+    if version == 0:
+        tables.create_all(connection)
+        connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+        fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0"}
+        connection.execute(state.insert(), [{"key": k, "value": v} for k, v in fresh.items()])
+    else:
+        for migrate in MIGRATIONS[version - 1 :]:
+            migrate(connection)
+    connection.exec_driver_sql(f"PRAGMA user_version={_newest()}")

@@ -1,0 +1,148 @@
+"""From queries to hits: encode → one ranking a facet → fuse → look the items up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from mmsearch.catalog import Catalog, Space
+from mmsearch.errors import InvalidQuery, PathNotFound, UnknownTarget
+from mmsearch.fusion import rrf
+from mmsearch.types import (
+    Encoder,
+    Hit,
+    Item,
+    Modality,
+    Query,
+    Ranking,
+    Signal,
+    TextPart,
+    VectorIndex,
+)
+
+if TYPE_CHECKING:
+    from mmsearch.types import Vectors
+
+DEPTH = 10
+"""How many times k each facet's ranking goes down before fusion."""
+
+Target = str | Sequence[str] | None
+
+
+def targets_of(target: Target, present: Sequence[str]) -> list[str]:
+    """The facets to search: those asked for, else pictures if there are any, else what there is.
+
+    Raises:
+        UnknownTarget: there is no such facet.
+    """
+    if target is None:
+        return ["image"] if "image" in present else list(present[:1])
+    asked = [target] if isinstance(target, str) else list(dict.fromkeys(target))
+    known = get_args(Modality)
+    for facet in asked:
+        if facet not in known:
+            raise UnknownTarget(
+                f"nothing can be searched in {facet!r}; there is: {', '.join(known)}"
+            )
+    return asked
+
+
+def encode_queries(encoder: Encoder, queries: Sequence[str | Query]) -> Vectors:
+    """Vectors (len(queries), dim), each modality encoded in one call.
+
+    Raises:
+        InvalidQuery: a query is empty.
+        PathNotFound: a query's file does not exist.
+        UnreadableFile: a query's file cannot be used.
+        UnsupportedModality: the encoder cannot encode a query.
+    """
+    import numpy as np
+
+    asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
+    out = np.zeros((len(asked), encoder.dim), dtype=np.float32)
+    for modality in sorted({query.modality for query in asked}):
+        rows = [row for row, query in enumerate(asked) if query.modality == modality]
+        out[rows] = encoder.encode(modality, [_content(asked[row], encoder) for row in rows])
+    return out
+
+
+def _content(query: Query, encoder: Encoder) -> Any:
+    content = query.content
+    if query.modality == "text":
+        if not isinstance(content, str):
+            raise InvalidQuery(f"a text query is a string, not {type(content).__name__}")
+        if not content.strip():
+            raise InvalidQuery("the query is empty: say in words what to look for")
+        return content
+    if query.modality == "image" and isinstance(content, (str, Path)):
+        from mmsearch.media.image import load_image
+
+        if not Path(content).exists():
+            raise PathNotFound(f"there is no file {str(content)!r}")
+        content, _ = load_image(content, at_least=encoder.image_size)
+    return encoder.prepare(query.modality, content)
+
+
+def rank(
+    vector: Vectors, index_of: Callable[[str], VectorIndex], targets: Sequence[str], k: int
+) -> tuple[Ranking, dict[str, Ranking]]:
+    """The k best items for one query vector (dim,), and each facet's own ranking."""
+    depth = k if len(targets) == 1 else max(k * DEPTH, 100)
+    rankings = {facet: index_of(facet).search(vector, depth) for facet in targets}
+    if len(rankings) == 1:
+        return next(iter(rankings.values())), rankings
+    return rrf(list(rankings.values()))[:k], rankings
+
+
+def hits(
+    catalog: Catalog, space: Space, vector: Vectors, fused: Ranking, rankings: dict[str, Ranking]
+) -> list[Hit]:
+    """Ranked items as hits, with where each matched; items that have just gone are left out."""
+    ids = [item_id for item_id, _ in fused]
+    items = catalog.items(ids)
+    signals: dict[int, dict[str, Signal]] = {item_id: {} for item_id in ids}
+    for facet, ranking in rankings.items():
+        for place, (item_id, score) in enumerate(ranking, start=1):
+            if item_id in signals:
+                signals[item_id][facet] = Signal(place, score)
+    positions = _best_texts(catalog, space, vector, ids) if "text" in rankings else {}
+    found: list[Hit] = []
+    for item_id, score in fused:
+        if (item := items.get(item_id)) is not None:
+            part = _part(item, positions.get(item_id, 0))
+            found.append(_hit(len(found) + 1, item, score, part, signals[item_id]))
+    return found
+
+
+def _best_texts(
+    catalog: Catalog, space: Space, vector: Vectors, ids: Sequence[int]
+) -> dict[int, int]:
+    """For each item, the position of its text nearest to the query."""
+    owners, matrix, positions = catalog.vectors(space, "text", ids)
+    best: dict[int, tuple[float, int]] = {}
+    for owner, score, position in zip(owners, matrix @ vector, positions, strict=True):
+        candidate = (float(score), -int(position))
+        best[int(owner)] = max(best.get(int(owner), candidate), candidate)
+    return {owner: -position for owner, (_, position) in best.items()}
+
+
+def _part(item: Item, position: int) -> TextPart | None:
+    return item.texts[position] if position < len(item.texts) else None
+
+
+def _hit(
+    rank_: int, item: Item, score: float, part: TextPart | None, signals: dict[str, Signal]
+) -> Hit:
+    return Hit(
+        rank=rank_,
+        id=item.id,
+        path=item.path,
+        modality=item.modality,
+        score=score,
+        confidence=None,
+        span=part.span if part else None,
+        caption=part.text if part else None,
+        metadata=item.metadata,
+        signals=signals,
+    )

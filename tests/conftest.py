@@ -1,0 +1,83 @@
+"""A toy encoder that knows four colours, and folders to point it at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from mmsearch import encoders
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+COLOURS = {
+    "red": (220, 20, 20),
+    "green": (20, 200, 30),
+    "blue": (20, 30, 220),
+    "white": (250, 250, 250),
+}
+
+
+class ToyEncoder:
+    """Sees the mean colour of a picture, and reads colour words; counts what it encodes."""
+
+    name = "toy"
+    fingerprint = "toy-1"
+    dim = 8
+    modalities = frozenset({"image", "text"})
+    image_size = 8
+
+    def __init__(self) -> None:
+        self.encoded = {"image": 0, "text": 0}
+
+    def prepare(self, modality: str, thing: Any) -> Any:
+        return np.asarray(thing.resize((8, 8))) if modality == "image" else thing
+
+    def encode(self, modality: str, batch: Any) -> Any:
+        self.encoded[modality] += len(batch)
+        rows = np.zeros((len(batch), self.dim), dtype=np.float32)
+        for row, thing in zip(rows, batch, strict=True):
+            if modality == "image":
+                pixels = self.prepare("image", thing) if isinstance(thing, Image.Image) else thing
+                row[:3] = pixels.reshape(-1, 3).mean(axis=0) / 255
+            else:
+                for word in thing.lower().split():
+                    row[:3] += np.array(COLOURS.get(word.strip(".,"), (0, 0, 0))) / 255
+                row[3 + len(thing) % 4] += 0.1  # so that two texts differ
+            row[7] = 0.05
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ToyEncoder:
+    """The toy encoder in place of the built-in model, and a home of its own."""
+    encoder = ToyEncoder()
+    monkeypatch.setitem(encoders.REGISTRY, "toy", lambda: encoder)
+    monkeypatch.setattr(encoders, "DEFAULT", "toy")
+    monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MMSEARCH_INDEX", raising=False)
+    return encoder
+
+
+def paint(path: Path, colour: str, size: tuple[int, int] = (40, 30), **options: Any) -> Path:
+    """A photo of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, COLOURS[colour]).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three photos, one of them in a subfolder."""
+    folder = tmp_path / "photos"
+    paint(folder / "red.png", "red")
+    paint(folder / "green.png", "green")
+    paint(folder / "deep" / "blue.png", "blue")
+    return folder

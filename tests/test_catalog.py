@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsearch import schema
+from mmsearch.catalog import Catalog, Entry, Space
+from mmsearch.errors import IndexUnusable, StorageFailed
+from mmsearch.types import Span, TextPart
+
+
+@pytest.fixture
+def catalog(tmp_path: Path):
+    made = Catalog(tmp_path / "catalog.db")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def space(catalog: Catalog) -> Space:
+    return catalog.add_space("toy", "f1", 4)
+
+
+def unit(*values: float) -> np.ndarray:
+    row = np.array([values], dtype=np.float16)
+    return row / np.linalg.norm(row)
+
+
+def entry(source_id: int, name: str = "a.jpg", **changes) -> Entry:
+    given = {
+        "source_id": source_id,
+        "folder": "",
+        "name": name,
+        "modality": "image",
+        "stat": (10, 20),
+        "hash": name.encode("utf-8", "surrogateescape"),
+        "vectors": {"image": unit(1, 0, 0, 0)},
+    }
+    return Entry(**{**given, **changes})
+
+
+def test_what_is_put_comes_back(catalog: Catalog, space: Space):
+    source = catalog.add_source("/photos")
+    texts = [TextPart("a dog", "caption"), TextPart("one line", "passage", Span(3, 4, "line"))]
+    details = {"width": 4, "height": 3, "camera": "Box", "latitude": 1.5, "longitude": -2.0}
+    vectors = {"image": unit(1, 2, 3, 4), "text": np.concatenate([unit(0, 1, 0, 0)] * 2)}
+    catalog.put([entry(source, texts=texts, details=details, vectors=vectors)], space)
+
+    (item,) = catalog.all_items()
+    assert item.path == "/photos/a.jpg"
+    assert list(item.texts) == texts
+    assert details.items() <= dict(item.metadata).items()
+    ids, matrix, positions = catalog.vectors(space, "text")
+    assert ids.tolist() == [item.id, item.id]
+    assert positions.tolist() == [0, 1]
+    assert matrix.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0]]
+    assert (catalog.vectors(space, "image")[1] == vectors["image"].astype(np.float32)).all()
+
+
+@given(name=st.binary(min_size=1, max_size=20).filter(lambda b: b"/" not in b and b"\0" not in b))
+def test_any_file_name_comes_back_byte_for_byte(tmp_path_factory, name: bytes):
+    catalog = Catalog(tmp_path_factory.mktemp("c") / "catalog.db")
+    space = catalog.add_space("toy", "f1", 4)
+    source = catalog.add_source("/photos")
+    text = name.decode("utf-8", "surrogateescape")
+    catalog.put([entry(source, text)], space)
+    assert list(catalog.known(source, "")) == [text]
+    assert next(catalog.all_items()).path == f"/photos/{text}"
+    catalog.close()
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(catalog: Catalog, space: Space):
+    source = catalog.add_source("/photos")
+    wrong = entry(source, "b.jpg", modality=None)
+    with pytest.raises(StorageFailed):
+        catalog.put([entry(source), wrong], space)
+    assert len(catalog) == 0
+
+
+def test_a_full_disk_is_a_clear_error_and_keeps_what_was_stored(tmp_path: Path):
+    catalog = Catalog(tmp_path / "catalog.db")
+    space = catalog.add_space("toy", "f1", 4)
+    source = catalog.add_source("/photos")
+    catalog.put([entry(source)], space)
+    with catalog._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    long = [TextPart("x" * 100_000, "caption")]
+    with pytest.raises(StorageFailed, match="full"):
+        catalog.put([entry(source, "b.jpg", texts=long)], space)
+    catalog.close()
+    again = Catalog(tmp_path / "catalog.db")
+    assert [item.path for item in again.all_items()] == ["/photos/a.jpg"]
+    again.close()
+
+
+def test_the_revision_rises_when_vectors_change_and_only_then(catalog: Catalog, space: Space):
+    source = catalog.add_source("/photos")
+    catalog.put([entry(source)], space)
+    _, before = catalog.stamp()
+    item_id = next(catalog.all_items()).id
+    catalog.put([entry(source, id=item_id, stat=(10, 21), vectors={}, like=item_id)], space)
+    assert catalog.stamp()[1] == before
+    catalog.remove([item_id])
+    assert catalog.stamp()[1] == before + 1
+
+
+def test_an_item_that_is_removed_takes_texts_and_vectors_along(catalog: Catalog, space: Space):
+    source = catalog.add_source("/photos")
+    catalog.put([entry(source, texts=[TextPart("a", "caption")])], space)
+    catalog.remove([item.id for item in catalog.all_items()])
+    with sqlite3.connect(catalog.path) as raw:
+        rows = [raw.execute(f"SELECT count(*) FROM {t}").fetchone() for t in ("texts", "vectors")]
+    raw.close()
+    assert rows == [(0,), (0,)]
+
+
+def test_an_id_is_never_used_again(catalog: Catalog, space: Space):
+    source = catalog.add_source("/photos")
+    catalog.put([entry(source)], space)
+    first = next(catalog.all_items()).id
+    catalog.remove([first])
+    catalog.put([entry(source)], space)
+    assert next(catalog.all_items()).id > first
+
+
+def test_a_copy_borrows_the_vectors_of_its_twin(catalog: Catalog, space: Space):
+    source = catalog.add_source("/photos")
+    catalog.put([entry(source, vectors={"image": unit(1, 2, 3, 4)})], space)
+    first = next(catalog.all_items()).id
+    catalog.put([entry(source, "b.jpg", vectors={}, like=first)], space)
+    ids, matrix, _ = catalog.vectors(space, "image")
+    assert len(ids) == 2
+    assert (matrix[0] == matrix[1]).all()
+
+
+def test_a_new_source_takes_in_those_inside_it(catalog: Catalog, space: Space):
+    inner = catalog.add_source("/photos/2020")
+    catalog.put([entry(inner), entry(inner, "b.jpg", folder="may")], space)
+    outer = catalog.add_source("/photos")
+    assert catalog.sources() == [(outer, "/photos")]
+    paths = [item.path for item in catalog.all_items()]
+    assert paths == ["/photos/2020/a.jpg", "/photos/2020/may/b.jpg"]
+
+
+def test_a_neighbour_with_the_same_beginning_is_not_inside(catalog: Catalog):
+    catalog.add_source("/photos-old")
+    catalog.add_source("/photos")
+    assert sorted(path for _, path in catalog.sources()) == ["/photos", "/photos-old"]
+    assert catalog.source_of("/photos-older/x") is None
+
+
+def test_removing_a_folder_spares_its_neighbours(catalog: Catalog, space: Space):
+    source = catalog.add_source("/p")
+    folders = ["a", "a/b", "a.b", "a0", "ab"]
+    catalog.put([entry(source, folder=folder) for folder in folders], space)
+    assert catalog.remove_below(source, "a") == 2
+    assert [item.path for item in catalog.all_items()] == [
+        "/p/a.b/a.jpg",
+        "/p/a0/a.jpg",
+        "/p/ab/a.jpg",
+    ]
+
+
+def test_folders_lists_what_lies_below(catalog: Catalog, space: Space):
+    source = catalog.add_source("/p")
+    catalog.put([entry(source, folder=folder) for folder in ("", "a", "a/b", "ab")], space)
+    assert catalog.folders(source, "a") == {"a", "a/b"}
+    assert catalog.folders(source, "") == {"", "a", "a/b", "ab"}
+
+
+def test_another_database_is_refused(tmp_path: Path):
+    path = tmp_path / "catalog.db"
+    with sqlite3.connect(path) as raw:
+        raw.execute("CREATE TABLE t (x)")
+    raw.close()
+    with pytest.raises(IndexUnusable, match="not an mmsearch catalog"):
+        Catalog(path)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path):
+    path = tmp_path / "catalog.db"
+    path.write_bytes(b"hello" * 1000)
+    with pytest.raises(IndexUnusable, match="cannot be used"):
+        Catalog(path)
+
+
+def test_a_newer_catalog_is_refused_with_what_to_do(tmp_path: Path):
+    path = tmp_path / "catalog.db"
+    Catalog(path).close()
+    with sqlite3.connect(path) as raw:
+        raw.execute("PRAGMA user_version=99")
+    raw.close()
+    with pytest.raises(IndexUnusable, match="upgrade"):
+        Catalog(path)
+
+
+def test_an_older_catalog_is_migrated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "catalog.db"
+    Catalog(path).close()
+    ran = []
+
+    def migrate(connection) -> None:
+        ran.append(1)
+        connection.exec_driver_sql("ALTER TABLE items ADD COLUMN extra TEXT")
+
+    monkeypatch.setattr(schema, "MIGRATIONS", [migrate])
+    Catalog(path).close()
+    Catalog(path).close()
+    assert ran == [1]
+
+
+def test_a_migration_that_fails_leaves_the_catalog_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "catalog.db"
+    Catalog(path).close()
+
+    def migrate(connection) -> None:
+        connection.exec_driver_sql("ALTER TABLE items ADD COLUMN extra TEXT")
+        connection.exec_driver_sql("SELECT nonsense")
+
+    monkeypatch.setattr(schema, "MIGRATIONS", [migrate])
+    with pytest.raises(IndexUnusable):
+        Catalog(path)
+    monkeypatch.undo()
+    Catalog(path).close()
+    with sqlite3.connect(path) as raw:
+        assert (
+            "extra"
+            not in raw.execute("SELECT sql FROM sqlite_master WHERE name='items'").fetchone()[0]
+        )
+    raw.close()

@@ -1,0 +1,467 @@
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COLOURS, ToyEncoder, paint
+from PIL import Image
+
+import mmsearch
+from mmsearch import ingest
+from mmsearch.errors import PathNotFound, StorageFailed
+
+
+@pytest.fixture
+def library(toy: ToyEncoder, photos: Path, tmp_path: Path):
+    with mmsearch.index(photos, into=tmp_path / "idx") as made:
+        toy.encoded.update(image=0, text=0)
+        yield made
+
+
+def names(library: mmsearch.Collection) -> list[str]:
+    return sorted(os.path.basename(item.path) for item in library.items)
+
+
+def counts(report: mmsearch.Report) -> dict[str, int]:
+    fields = ("added", "updated", "renamed", "unchanged", "removed", "skipped")
+    return {name: getattr(report, name) for name in fields if getattr(report, name)}
+
+
+def later(path: Path) -> None:
+    """Give a file a newer time stamp."""
+    os.utime(path, ns=(path.stat().st_mtime_ns + 10**9,) * 2)
+
+
+def test_every_photo_and_text_below_a_folder_is_added(toy, photos, tmp_path):
+    (photos / "note.md").write_text("red roses")
+    with mmsearch.index(photos, into=tmp_path / "idx") as library:
+        assert counts(library.report) == {"added": 4}
+        assert names(library) == ["blue.png", "green.png", "note.md", "red.png"]
+
+
+def test_unchanged_files_are_not_read_again(library, photos, toy, monkeypatch):
+    monkeypatch.setattr(ingest.Decoder, "__call__", lambda *_: pytest.fail("a file was read"))
+    assert counts(library.add(photos)) == {"unchanged": 3}
+
+
+def test_a_changed_photo_is_encoded_again_under_its_old_id(library, photos, toy):
+    before = {item.path: item.id for item in library.items}
+    paint(photos / "red.png", "blue")
+    later(photos / "red.png")
+    assert counts(library.add(photos)) == {"updated": 1, "unchanged": 2}
+    assert {item.path: item.id for item in library.items} == before
+    assert {os.path.basename(hit.path) for hit in library.search("blue", k=2)} == {
+        "blue.png",
+        "red.png",
+    }
+
+
+def test_a_new_time_stamp_alone_costs_no_encoding(library, photos, toy):
+    later(photos / "red.png")
+    assert counts(library.add(photos)) == {"unchanged": 3}
+    assert toy.encoded == {"image": 0, "text": 0}
+    assert counts(library.add(photos)) == {"unchanged": 3}
+
+
+def test_a_renamed_photo_keeps_its_vector_and_its_id(library, photos, toy):
+    before = {item.id for item in library.items}
+    (photos / "deep" / "blue.png").rename(photos / "azure.png")
+    assert counts(library.add(photos)) == {"renamed": 1, "unchanged": 2}
+    assert toy.encoded["image"] == 0
+    assert {item.id for item in library.items} == before
+    assert names(library) == ["azure.png", "green.png", "red.png"]
+
+
+def test_a_copied_photo_borrows_its_vector(library, photos, toy):
+    shutil.copy(photos / "red.png", photos / "deep" / "again.png")
+    assert counts(library.add(photos)) == {"added": 1, "unchanged": 3}
+    assert toy.encoded["image"] == 0
+    assert [round(hit.score, 4) for hit in library.search("red", k=2)] == [
+        round(library.search("red", k=1)[0].score, 4)
+    ] * 2
+
+
+def test_one_of_two_copies_of_a_lost_file_is_the_renamed_one(library, photos, toy):
+    shutil.copy(photos / "red.png", photos / "one.png")
+    (photos / "red.png").rename(photos / "two.png")
+    assert counts(library.add(photos)) == {"renamed": 1, "added": 1, "unchanged": 2}
+    assert names(library) == ["blue.png", "green.png", "one.png", "two.png"]
+
+
+def test_two_photos_that_swap_names_swap_vectors(library, photos):
+    red, green, spare = photos / "red.png", photos / "green.png", photos / "spare"
+    red.rename(spare)
+    green.rename(red)
+    spare.rename(green)
+    for path in (red, green):
+        later(path)
+    library.add(photos)
+    assert library.search("red", k=1)[0].path == str(green)
+    assert library.search("green", k=1)[0].path == str(red)
+
+
+def test_a_deleted_file_leaves_the_index(library, photos):
+    (photos / "red.png").unlink()
+    assert counts(library.add(photos)) == {"removed": 1, "unchanged": 2}
+    assert names(library) == ["blue.png", "green.png"]
+
+
+def test_a_deleted_folder_leaves_the_index(library, photos):
+    shutil.rmtree(photos / "deep")
+    assert counts(library.add(photos)) == {"removed": 1, "unchanged": 2}
+
+
+def test_files_leave_only_below_the_paths_given(library, photos, tmp_path):
+    paint(tmp_path / "other" / "white.png", "white")
+    library.add(tmp_path / "other")
+    (photos / "red.png").unlink()
+    assert counts(library.add(tmp_path / "other")) == {"unchanged": 1}
+    assert counts(library.add(photos / "deep")) == {"unchanged": 1}
+    assert "red.png" in names(library)
+
+
+def test_a_single_file_can_be_indexed_without_its_neighbours(toy, photos, tmp_path):
+    with mmsearch.index(photos / "red.png", into=tmp_path / "idx") as library:
+        assert names(library) == ["red.png"]
+        library.add(photos / "green.png")
+        assert names(library) == ["green.png", "red.png"]
+
+
+def test_a_folder_inside_an_indexed_one_adds_nothing_twice(library, photos):
+    assert counts(library.add(photos / "deep")) == {"unchanged": 1}
+    assert len(library) == 3
+
+
+def test_a_folder_around_an_indexed_one_adds_nothing_twice(library, photos, tmp_path):
+    paint(photos.parent / "top.png", "white")
+    report = library.add([photos.parent], exclude=["home", "idx"])
+    assert counts(report) == {"added": 1, "unchanged": 3}
+
+
+def test_a_folder_reached_by_a_link_adds_nothing_twice(library, photos, tmp_path):
+    (tmp_path / "link").symlink_to(photos)
+    assert counts(library.add(tmp_path / "link")) == {"unchanged": 3}
+
+
+def test_a_missing_path_is_an_error_and_removes_nothing(library, photos):
+    shutil.rmtree(photos)
+    with pytest.raises(PathNotFound, match="photos"):
+        library.add(photos)
+    assert len(library) == 3
+
+
+# ---------------------------------------------------------------------- bad files
+
+
+def bad_files(folder: Path) -> None:
+    good = paint(folder / "good.jpg", "red", (200, 200))
+    (folder / "truncated.jpg").write_bytes(good.read_bytes()[:-400])
+    (folder / "zip.jpg").write_bytes(b"PK\x03\x04" + bytes(100))
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "blank.txt").write_bytes(b"")
+    (folder / "binary.txt").write_bytes(b"ab\0\1\2" * 50)
+
+
+def test_bad_files_are_skipped_with_a_reason_and_the_rest_is_indexed(toy, tmp_path):
+    folder = tmp_path / "mixed"
+    bad_files(folder)
+    with mmsearch.index(folder, into=tmp_path / "idx") as library:
+        assert counts(library.report) == {"added": 1, "skipped": 5}
+        reasons = {os.path.basename(f.path): f.reason for f in library.failures}
+    assert set(reasons) == {"truncated.jpg", "zip.jpg", "empty.png", "blank.txt", "binary.txt"}
+    assert all(reasons.values())
+    assert "0 bytes" in reasons["empty.png"]
+
+
+def test_a_bad_file_is_not_read_again_until_it_changes(toy, tmp_path):
+    folder = tmp_path / "mixed"
+    bad_files(folder)
+    with mmsearch.index(folder, into=tmp_path / "idx") as library:
+        report = library.add(folder)
+        assert counts(report) == {"unchanged": 1, "skipped": 5}
+        assert report.failures == []
+        paint(folder / "zip.jpg", "blue")
+        assert counts(library.add(folder)) == {"added": 1, "unchanged": 1, "skipped": 4}
+        assert "zip.jpg" not in {os.path.basename(f.path) for f in library.failures}
+
+
+def test_a_bad_file_that_is_deleted_is_forgotten(toy, tmp_path):
+    folder = tmp_path / "mixed"
+    bad_files(folder)
+    with mmsearch.index(folder, into=tmp_path / "idx") as library:
+        (folder / "zip.jpg").unlink()
+        library.add(folder)
+        assert "zip.jpg" not in {os.path.basename(f.path) for f in library.failures}
+
+
+def test_a_photo_that_was_good_and_is_damaged_keeps_what_was_stored(library, photos):
+    content = (photos / "red.png").read_bytes()
+    (photos / "red.png").write_bytes(content[: len(content) // 2])
+    later(photos / "red.png")
+    assert counts(library.add(photos)) == {"skipped": 1, "unchanged": 2}
+    assert library.search("red", k=1)[0].path == str(photos / "red.png")
+    (photos / "red.png").write_bytes(content)
+    assert counts(library.add(photos)) == {"unchanged": 3}
+    assert library.failures == []
+
+
+def test_a_picture_over_the_limit_is_tried_again_when_the_limit_is_raised(toy, tmp_path):
+    paint(tmp_path / "p" / "big.png", "red", (1000, 1000))
+    with mmsearch.index(tmp_path / "p", into=tmp_path / "idx", max_megapixels=0.5) as library:
+        assert "max-megapixels" in library.failures[0].reason
+        assert counts(library.add(tmp_path / "p")) == {"added": 1}
+
+
+def test_metadata_stays_with_its_own_file_when_others_fail(toy, tmp_path):
+    folder = tmp_path / "many"
+    for number in range(90):
+        path = paint(folder / f"{number:03}.png", "red", (100 + number, 10))
+        if number % 3 == 0:
+            path.write_bytes(path.read_bytes()[:-30])
+    with mmsearch.index(folder, into=tmp_path / "idx") as library:
+        assert library.report.added == 60
+        for item in library.items:
+            assert item.metadata["width"] == 100 + int(Path(item.path).stem)
+
+
+@pytest.mark.parametrize("name", ["new\nline.png", "🐕 dog.png", "tab\t.png", "ü.png"])
+def test_odd_file_names_are_found_again(toy, tmp_path, name):
+    path = paint(tmp_path / "odd" / name, "red")
+    with mmsearch.index(tmp_path / "odd", into=tmp_path / "idx") as library:
+        assert library.search("red")[0].path == str(path)
+        assert counts(library.add(tmp_path / "odd")) == {"unchanged": 1}
+
+
+def test_a_name_that_is_not_utf8_is_found_again(toy, tmp_path):
+    (tmp_path / "odd").mkdir()
+    raw = os.fsencode(tmp_path / "odd") + b"/caf\xe9.png"
+    try:
+        shutil.copy(paint(tmp_path / "a.png", "red"), raw)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with mmsearch.index(tmp_path / "odd", into=tmp_path / "idx") as library:
+        assert os.fsencode(library.search("red")[0].path) == raw
+        assert counts(library.add(tmp_path / "odd")) == {"unchanged": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_an_unreadable_folder_is_reported_and_its_items_kept(library, photos):
+    (photos / "deep").chmod(0)
+    try:
+        report = library.add(photos)
+    finally:
+        (photos / "deep").chmod(0o755)
+    assert counts(report) == {"unchanged": 2, "skipped": 1}
+    assert "blue.png" in names(library)
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_items(library, photos, monkeypatch):
+    listed = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).rstrip("/").endswith("deep"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = library.add(photos)
+    monkeypatch.undo()
+    assert counts(report) == {"unchanged": 2, "skipped": 1}
+    assert "blue.png" in names(library)
+
+
+# ---------------------------------------------------------------------- captions
+
+
+def captions_of(library: mmsearch.Collection, name: str) -> list[str]:
+    return [
+        text.text
+        for item in library.items
+        if os.path.basename(item.path) == name
+        for text in item.texts
+    ]
+
+
+def test_a_sidecar_is_a_caption_of_its_photo_and_no_item_of_its_own(library, photos):
+    (photos / "red.txt").write_text("a white house\n\na green hill\n")
+    assert counts(library.add(photos)) == {"updated": 1, "unchanged": 2}
+    assert captions_of(library, "red.png") == ["a white house", "a green hill"]
+    hit = library.search("white", k=1, target="text")[0]
+    assert (os.path.basename(hit.path), hit.caption) == ("red.png", "a white house")
+
+
+def test_a_new_sidecar_does_not_encode_the_photo_again(library, photos, toy):
+    (photos / "red.txt").write_text("a white house")
+    library.add(photos)
+    assert toy.encoded == {"image": 0, "text": 1}
+
+
+def test_a_sidecar_that_goes_takes_its_captions_along(library, photos):
+    (photos / "red.txt").write_text("a white house")
+    library.add(photos)
+    (photos / "red.txt").unlink()
+    assert counts(library.add(photos)) == {"updated": 1, "unchanged": 2}
+    assert captions_of(library, "red.png") == []
+    assert library.search("white", target="text") == []
+
+
+def test_a_text_that_becomes_a_sidecar_is_no_item_any_more(library, photos):
+    (photos / "sky.txt").write_text("blue sky")
+    library.add(photos)
+    paint(photos / "sky.png", "white")
+    assert counts(library.add(photos)) == {"added": 1, "removed": 1, "unchanged": 3}
+    assert captions_of(library, "sky.png") == ["blue sky"]
+
+
+def test_a_bad_sidecar_is_reported_and_its_photo_kept(library, photos):
+    (photos / "red.txt").write_bytes(b"\0\1\2")
+    library.add(photos)
+    assert [os.path.basename(f.path) for f in library.failures] == ["red.txt"]
+    assert "red.png" in names(library)
+    (photos / "red.txt").write_text("a red wall")
+    library.add(photos)
+    assert library.failures == []
+
+
+def test_captions_from_a_file_belong_to_their_photos(library, photos, tmp_path):
+    book = tmp_path / "captions.tsv"
+    book.write_text("red.png\ta white wall\nred.png\tanother one\ndeep/blue.png\tgreen sea\n")
+    library.add(photos, captions=book)
+    assert captions_of(library, "red.png") == ["a white wall", "another one"]
+    assert captions_of(library, "blue.png") == ["green sea"]
+    assert counts(library.report) == {"updated": 2, "unchanged": 1}
+
+
+def test_captions_from_a_file_stay_without_it_and_cost_nothing_with_it(
+    library, photos, tmp_path, toy
+):
+    book = tmp_path / "captions.csv"
+    book.write_text("file,caption\nred.png,a white wall\n")
+    library.add(photos, captions=book)
+    toy.encoded.update(image=0, text=0)
+    assert counts(library.add(photos)) == {"unchanged": 3}
+    assert counts(library.add(photos, captions=book)) == {"unchanged": 3}
+    assert toy.encoded == {"image": 0, "text": 0}
+    assert captions_of(library, "red.png") == ["a white wall"]
+
+
+def test_a_renamed_photo_keeps_its_captions_and_a_copy_has_none(library, photos, tmp_path):
+    book = tmp_path / "captions.csv"
+    book.write_text("file,caption\nred.png,a white wall\n")
+    library.add(photos, captions=book)
+    (photos / "red.png").rename(photos / "rouge.png")
+    library.add(photos)
+    assert captions_of(library, "rouge.png") == ["a white wall"]
+    shutil.copy(photos / "rouge.png", photos / "copy.png")
+    library.add(photos)
+    assert captions_of(library, "copy.png") == []
+
+
+def test_captions_for_files_that_are_not_there_are_warned_of(library, photos, tmp_path):
+    book = tmp_path / "captions.csv"
+    book.write_text("file,caption\nnowhere.png,a wall\n")
+    assert any("nowhere.png" in line for line in library.add(photos, captions=book).warnings)
+
+
+def test_a_long_text_is_cut_into_passages_and_a_hit_names_its_own(library, photos):
+    filler = "word " * 80
+    (photos / "long.txt").write_text(f"red {filler}\n\nblue {filler}\n\nwhite {filler}\n")
+    library.add(photos)
+    hit = library.search("blue", target="text")[0]
+    assert (hit.span.start, hit.span.end, hit.span.unit) == (3, 3, "line")
+    assert hit.caption.startswith("blue")
+
+
+# ---------------------------------------------------------------------- stopping
+
+
+def test_an_interrupted_run_keeps_what_is_stored_and_goes_on(toy, tmp_path):
+    folder = tmp_path / "many"
+    for number in range(150):
+        paint(folder / f"{number:03}.png", "red", (50 + number, 10))
+    library = mmsearch.Collection(tmp_path / "idx", model="toy", create=True)
+
+    def stop(done: int, total: int | None) -> None:
+        if done == 80:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        library.add(folder, progress=stop)
+    assert library.report.interrupted
+    kept = len(library)
+    assert 0 < kept < 150
+    assert library.report.added == kept
+    report = library.add(folder)
+    assert counts(report) == {"added": 150 - kept, "unchanged": kept}
+    assert sorted(i.metadata["width"] for i in library.items) == list(range(50, 200))
+    library.close()
+    assert not any(t.name.startswith("decode") for t in threading.enumerate())
+
+
+def test_a_disk_that_fills_up_keeps_earlier_batches(toy, tmp_path, monkeypatch):
+    folder = tmp_path / "many"
+    for number in range(100):
+        paint(folder / f"{number:03}.png", "red", (50 + number, 10))
+    library = mmsearch.Collection(tmp_path / "idx", model="toy", create=True)
+    put = library._catalog.put
+    calls = []
+
+    def fill_up(*args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise StorageFailed("database or disk is full")
+        return put(*args, **options)
+
+    monkeypatch.setattr(library._catalog, "put", fill_up)
+    with pytest.raises(StorageFailed):
+        library.add(folder)
+    monkeypatch.undo()
+    assert len(library) == ingest.PICTURES_A_BATCH
+    library.add(folder)
+    assert len(library) == 100
+    library.close()
+
+
+def test_progress_ends_at_the_number_of_files(toy, photos, tmp_path):
+    seen = []
+    mmsearch.index(photos, into=tmp_path / "idx", progress=lambda *now: seen.append(now)).close()
+    assert [done for done, _ in seen] == [1, 2, 3]
+
+
+# ---------------------------------------------------------------------- upright
+
+
+def test_all_eight_orientations_of_a_photo_give_one_vector(tmp_path):
+    encoder = mmsearch.load_encoder("mini")
+    rng = np.random.default_rng(0)
+    base = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize(
+        (320, 240), Image.Resampling.BICUBIC
+    )
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    for tag, transpose in undo.items():
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        stored = base if transpose is None else base.transpose(transpose)
+        (tmp_path / "p").mkdir(exist_ok=True)
+        stored.save(tmp_path / "p" / f"{tag}.jpg", exif=exif, quality=95)
+    with mmsearch.index(tmp_path / "p", into=tmp_path / "idx", model="mini") as library:
+        _, vectors, _ = library._catalog.vectors(library._space, "image")
+    assert vectors.shape == (8, encoder.dim)
+    assert (vectors @ vectors.T).min() >= 0.99
+
+
+def test_the_toy_colours_are_told_apart():
+    assert len(set(COLOURS.values())) == 4
