@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Select, case, delete, func, or_, select, upda
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
 
+from mmsearch.entries import Entry, Stat, next_revision, put_entry, put_failures
 from mmsearch.errors import StorageFailed
 from mmsearch.schema import (
     connect,
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 MAX_PARAMETERS = 500
 """Ids in one IN list; SQLite's oldest bound is 999 variables."""
 
-Stat = tuple[int, int]
-"""(size in bytes, mtime in ns) of a file."""
-
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -62,34 +60,6 @@ class Space:
     name: str
     fingerprint: str
     dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file as it is to stand in the catalog.
-
-    `vectors` maps a facet to its (n, dim) float16 rows, one a text for the text facet; a facet
-    it does not name keeps the rows that `vectors_of` (else the item itself) has.
-    """
-
-    source_id: int
-    folder: str
-    name: str
-    modality: Modality
-    stat: Stat
-    hash: bytes
-    id: int | None = None  # the item to change; None makes a new one
-    sidecar: Stat | None = None
-    sidecar_name: str | None = None
-    details: dict[str, Any] | None = None  # width, height, taken_at, …; None leaves them
-    texts: Sequence[TextPart] | None = None  # None leaves them
-    vectors: dict[str, NDArray[np.float16]] = field(default_factory=dict)
-    like: int | None = None  # the item of the same content that lends what is not given
-
-    @property
-    def brings_vectors(self) -> bool:
-        """Whether storing it changes what a search can find."""
-        return self.id is None or bool(self.vectors) or self.like not in (None, self.id)
 
 
 class Catalog:
@@ -258,15 +228,17 @@ class Catalog:
             space: Where their vectors are filed.
             failures: source_id, folder, name, reason, size, mtime_ns and retry each.
         """
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._write() as connection:
             for entry in entries:
-                _put(connection, entry, space.id)
-            if failures:
-                rows = [{**row, "seen_at": now} for row in failures]
-                connection.execute(insert(failed).prefix_with("OR REPLACE"), rows)
+                put_entry(connection, entry, space.id)
+            put_failures(connection, failures)
             if any(entry.brings_vectors for entry in entries):
-                _next_revision(connection)
+                next_revision(connection)
+
+    def fail(self, failures: Sequence[dict[str, Any]]) -> None:
+        """Keep failures alone, as `put` does."""
+        with self._write() as connection:
+            put_failures(connection, failures)
 
     def forget_failures(self, source_id: int, folder: str, names: Iterable[str]) -> None:
         """Drop the failures of files that are gone."""
@@ -283,7 +255,7 @@ class Catalog:
         with self._write() as connection:
             for chunk in _chunks(ids):
                 connection.execute(delete(items).where(items.c.id.in_(chunk)))
-            _next_revision(connection)
+            next_revision(connection)
 
     def remove_below(self, source_id: int, below: str) -> int:
         """Take out a file or whatever lies at and below a folder; returns how many items."""
@@ -298,7 +270,7 @@ class Catalog:
                 gone = connection.execute(delete(table).where(*where)).rowcount
             if not below:
                 connection.execute(delete(sources).where(sources.c.id == source_id))
-            _next_revision(connection)
+            next_revision(connection)
         return gone
 
     # ------------------------------------------------------------------ reading
@@ -391,93 +363,6 @@ def _at_or_below(table: Any, folder: str) -> Any:
     # a range, not LIKE: it is served by the index and no character is special in it
     below = table.c.folder.between(folder + os.sep, folder + chr(ord(os.sep) + 1))
     return or_(table.c.folder == folder, below & (table.c.folder != folder + chr(ord(os.sep) + 1)))
-
-
-def _next_revision(connection: Connection) -> None:
-    connection.execute(
-        update(state).where(state.c.key == "revision").values(value=state.c.value + 1)
-    )
-
-
-def _put(connection: Connection, entry: Entry, space_id: int) -> None:
-    place = {"source_id": entry.source_id, "folder": entry.folder, "name": entry.name}
-    row: dict[str, Any] = {
-        **place,
-        "modality": entry.modality,
-        "size": entry.stat[0],
-        "mtime_ns": entry.stat[1],
-        "hash": entry.hash,
-        "sidecar_size": entry.sidecar[0] if entry.sidecar else None,
-        "sidecar_mtime_ns": entry.sidecar[1] if entry.sidecar else None,
-        **(entry.details or {}),
-    }
-    same_place = [items.c[column] == value for column, value in place.items()]
-    if entry.id is None:
-        if entry.like is not None:
-            row = {**_details(connection, entry.like), **row}
-        connection.execute(delete(items).where(*same_place))
-        made = connection.execute(insert(items).values(row).returning(items.c.id))
-        item_id = int(made.scalar_one())
-    else:
-        item_id = entry.id
-        connection.execute(delete(items).where(*same_place, items.c.id != item_id))
-        connection.execute(update(items).where(items.c.id == item_id).values(row))
-    healed = [name for name in (entry.name, entry.sidecar_name) if name is not None]
-    c = failed.c
-    here = (c.source_id == entry.source_id, c.folder == entry.folder, c.name.in_(healed))
-    connection.execute(delete(failed).where(*here))
-    if entry.like is not None and entry.like != item_id:
-        _borrow(connection, entry, item_id)
-    if entry.texts is not None:
-        _put_texts(connection, item_id, entry.texts)
-    for facet, matrix in entry.vectors.items():
-        where = (vectors.c.item_id == item_id, vectors.c.facet == facet)
-        connection.execute(delete(vectors).where(*where, vectors.c.space_id == space_id))
-        filed = {"space_id": space_id, "facet": facet, "item_id": item_id}
-        rows = [
-            {**filed, "position": position, "vector": vector.astype("<f2").tobytes()}
-            for position, vector in enumerate(matrix)
-        ]
-        if rows:
-            connection.execute(insert(vectors), rows)
-
-
-def _details(connection: Connection, item_id: int) -> dict[str, Any]:
-    c = items.c
-    columns = (c.width, c.height, c.taken_at, c.camera, c.latitude, c.longitude)
-    return dict(connection.execute(select(*columns).where(c.id == item_id)).mappings().one())
-
-
-def _borrow(connection: Connection, entry: Entry, item_id: int) -> None:
-    """Copy the texts and vectors that the entry does not bring from the item it is like."""
-    for table, wanted in (
-        (texts, [] if entry.texts is not None else [texts.c.item_id == entry.like]),
-        (vectors, [vectors.c.item_id == entry.like, vectors.c.facet.not_in(list(entry.vectors))]),
-    ):
-        if not wanted:
-            continue
-        copied = [column for column in table.c if column.name not in {"id", "item_id"}]
-        connection.execute(delete(table).where(table.c.item_id == item_id))
-        lent = connection.execute(select(*copied).where(*wanted)).mappings().all()
-        if lent:
-            connection.execute(insert(table), [{**row, "item_id": item_id} for row in lent])
-
-
-def _put_texts(connection: Connection, item_id: int, parts: Sequence[TextPart]) -> None:
-    connection.execute(delete(texts).where(texts.c.item_id == item_id))
-    rows = [
-        {
-            "item_id": item_id,
-            "position": position,
-            "origin": part.origin,
-            "text": part.text,
-            "start_line": part.span.start if part.span else None,
-            "end_line": part.span.end if part.span else None,
-        }
-        for position, part in enumerate(parts)
-    ]
-    if rows:
-        connection.execute(insert(texts), rows)
 
 
 def _items(connection: Connection, where: Any, limit: int | None = None) -> dict[int, Item]:

@@ -12,9 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from mmsearch import render
-from mmsearch.collection import Collection, open_collection
+from mmsearch.collection import Collection, collection_for, open_collection
 from mmsearch.errors import IndexUnusable, InvalidQuery, MMSearchError, ModelDamaged
-from mmsearch.home import index_folder
 from mmsearch.types import Hit, Query
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def index_command(
     Only what is new or changed is read again. Files that were deleted leave the index; nothing
     on your disk is ever changed.
     """
-    with Collection(index_folder(index), model=model, create=True) as library:
+    with collection_for(paths, index, model=model) as library:
         try:
             with _progress(quiet=quiet) as progress:
                 library.add(

@@ -59,10 +59,11 @@ class Collection:
             raise IndexNotFound(
                 f"there is no index at {folder}: make one with `mmsearch index FOLDER`"
             )
-        if create:
+        self._encoder: Encoder | None = None
+        if not path.is_file():
+            self._encoder = load_encoder(model or "auto")  # a wrong name leaves no empty index
             _make(folder)
         self._catalog = Catalog(path)
-        self._encoder: Encoder | None = None
         self._indexes: dict[str, tuple[int, FaissIndex]] = {}
         try:
             self._space = self._find_space(model)
@@ -73,8 +74,7 @@ class Collection:
     def _find_space(self, model: str | None) -> Space | None:
         spaces = self._catalog.spaces()
         if not spaces:
-            if model is not None:
-                self._encoder = load_encoder(model)
+            self._encoder = self._encoder or load_encoder(model or "auto")
             return None
         space = spaces[-1]
         if model not in (None, "auto", space.name):
@@ -154,13 +154,11 @@ class Collection:
             StorageFailed: the catalog cannot be written, a full disk say; earlier batches stay.
             KeyboardInterrupt: as it came; what was stored stays, and `report` says what it is.
         """
-        from mmsearch.ingest import Ingest, Options, scope_of
+        from mmsearch.ingest import Ingest
         from mmsearch.media.captions import CaptionBook
+        from mmsearch.scan import Options, scopes_of
 
-        given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-        for path in given:
-            if not os.path.exists(path):
-                raise PathNotFound(f"there is no file or folder {os.fspath(path)!r}")
+        given = _existing(paths)
         book = None if captions is None else CaptionBook(os.fspath(captions))
         encoder = self.encoder
         self._space = self._catalog.add_space(encoder.name, encoder.fingerprint, encoder.dim)
@@ -173,7 +171,7 @@ class Collection:
             progress=progress,
         )
         self.report = run.report
-        run.run([scope_of(self._catalog, path) for path in given])
+        run.run(scopes_of(self._catalog, given))
         for facet in self._catalog.facets(self._space):
             self._index(facet)
         return self.report
@@ -296,6 +294,14 @@ def _check_k(k: int) -> None:
         raise InvalidQuery(f"k is how many hits to give, at least 1, not {k}")
 
 
+def _existing(paths: Paths) -> list[str | os.PathLike[str]]:
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    for path in given:
+        if not os.path.exists(path):
+            raise PathNotFound(f"there is no file or folder {os.fspath(path)!r}")
+    return given
+
+
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -310,6 +316,18 @@ def open_collection(index: str | os.PathLike[str] | None = None) -> Collection:
         IndexNotFound: there is none.
     """
     return Collection(index_folder(index))
+
+
+def collection_for(
+    paths: Paths, into: str | os.PathLike[str] | None = None, *, model: str = "auto"
+) -> Collection:
+    """The index that `paths` are to go into, made if need be; nothing is indexed yet.
+
+    Raises:
+        PathNotFound: one of `paths` does not exist; then no index is made.
+    """
+    _existing(paths)
+    return Collection(index_folder(into), model=model, create=True)
 
 
 def index_paths(
@@ -327,7 +345,7 @@ def index_paths(
         model: The encoder's name.
         options: As `Collection.add` takes them.
     """
-    collection = Collection(index_folder(into), model=model, create=True)
+    collection = collection_for(paths, into, model=model)
     try:
         collection.add(paths, **options)
     except BaseException:

@@ -12,15 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.catalog import Catalog, Entry, Known, Space
+from mmsearch.catalog import Catalog, Space
 from mmsearch.decode import Decoded, Decoder, Job
-from mmsearch.errors import PathNotFound
-from mmsearch.media.walk import EXTENSIONS, FileStat, Folder, count, walk
+from mmsearch.entries import Entry
+from mmsearch.scan import Options, Scan, Scope
 from mmsearch.types import Encoder, Failure, Report
 
 if TYPE_CHECKING:
@@ -32,53 +30,6 @@ Progress = Callable[[int, int | None], None]
 PICTURES_A_BATCH = 32
 TEXTS_A_BATCH = 256
 SECONDS_A_BATCH = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How folders are read.
-
-    Attributes:
-        exclude: Shell patterns of names or relative paths to leave out.
-        include_hidden: Also files and folders that begin with a dot.
-        max_megapixels: Larger pictures are refused.
-    """
-
-    exclude: Sequence[str] = ()
-    include_hidden: bool = False
-    max_megapixels: float = 200.0
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What one path given by the user stands for: all at or below a place in a source."""
-
-    source_id: int
-    root: str
-    below: str  # "" for the whole source; else a folder or a file in it
-
-    @property
-    def place(self) -> str:
-        """The absolute path."""
-        return os.path.join(self.root, self.below)
-
-
-def scope_of(catalog: Catalog, path: str | os.PathLike[str]) -> Scope:
-    """Where a path belongs; its folder becomes a source unless it lies in one.
-
-    Raises:
-        PathNotFound: there is nothing at `path`.
-    """
-    given = os.path.abspath(os.fspath(path))
-    if not os.path.exists(given):
-        raise PathNotFound(f"there is no file or folder {os.fspath(path)!r}")
-    folder = given if os.path.isdir(given) else os.path.dirname(given)
-    root = os.path.realpath(folder)
-    source = catalog.source_of(root)
-    source_id, top, below = source or (catalog.add_source(root), root, "")
-    if folder != given:
-        below = os.path.join(below, os.path.basename(given))
-    return Scope(source_id, top, below)
 
 
 class Ingest:
@@ -113,7 +64,6 @@ class Ingest:
         self._tell = progress or (lambda _done, _total: None)
         self._done = 0
         self._total: int | None = None
-        self._missing: list[int] = []
         self._moved: set[int] = set()  # items that this run gave a new path
         self._batch: list[Decoded] = []
         self._batch_began = time.monotonic()
@@ -121,12 +71,19 @@ class Ingest:
     def run(self, scopes: Sequence[Scope]) -> Report:
         """Bring the catalog in line with what is on disk; what was stored survives Ctrl-C."""
         began = time.monotonic()
-        counting = threading.Thread(target=self._count, args=(scopes,), daemon=True)
-        counting.start()
+        scan = Scan(
+            self._catalog,
+            scopes,
+            self._options,
+            book=self._book,
+            report=self.report,
+            step=self._step,
+        )
+        threading.Thread(target=self._count, args=(scan,), daemon=True).start()
         try:
-            self._decode_all(scopes)
+            self._decode_all(scan.jobs())
             self._flush()
-            gone = [item_id for item_id in self._missing if item_id not in self._moved]
+            gone = [item_id for item_id in scan.missing if item_id not in self._moved]
             self._catalog.remove(gone)
             self.report.removed += len(gone)
         except KeyboardInterrupt:
@@ -138,110 +95,17 @@ class Ingest:
                 self._warn_of_unused_captions()
         return self.report
 
-    # ------------------------------------------------------------------ scan
-
-    def _count(self, scopes: Sequence[Scope]) -> None:
-        exclude, include_hidden = self._options.exclude, self._options.include_hidden
-        with suppress(OSError, PathNotFound):  # gone meanwhile; the scan itself will say so
-            self._total = sum(
-                count(scope.root, scope.below, exclude=exclude, include_hidden=include_hidden)
-                for scope in scopes
-            )
-
-    def _scan(self, scopes: Sequence[Scope]) -> Iterator[Job]:
-        for scope in scopes:
-            seen: set[str] = set()
-            unlisted: list[str] = []
-            for folder in walk(
-                scope.root,
-                scope.below,
-                exclude=self._options.exclude,
-                include_hidden=self._options.include_hidden,
-            ):
-                seen.add(folder.path)
-                if not folder.complete:
-                    unlisted.append(folder.path)
-                yield from self._changed(scope, folder)
-            if os.path.isdir(scope.place):
-                self._note_lost_folders(scope, seen, unlisted)
-            elif os.path.splitext(scope.place)[1].lower() not in EXTENSIONS:
-                self._refuse(scope)
-
-    def _changed(self, scope: Scope, folder: Folder) -> Iterator[Job]:
-        """Jobs for what is new or different in one folder; the rest is counted."""
-        known = self._catalog.known(scope.source_id, folder.path)
-        bad = self._catalog.known_failures(scope.source_id, folder.path)
-        for path, reason in folder.failures:
-            self._keep_failure(scope, path, reason)
-            known.pop(os.path.basename(path), None)
-        books = self._captions_of(scope, folder)
-        outdated = self._outdated_captions(known, books)
-        for file in folder.files:
-            name = os.path.basename(file.path)
-            stored = known.pop(name, None)
-            failed = bad.pop(name, None)
-            if failed == (file.size, file.mtime_ns):
-                self.report.skipped += 1
-                self._step()
-            elif stored is not None and _same(stored, file) and stored.id not in outdated:
-                self.report.unchanged += 1
-                self._step()
-            else:
-                yield Job(
-                    scope.source_id, scope.root, folder.path, name, file, stored, books.get(name)
-                )
-        if folder.complete and scope.place != scope.root and not os.path.isdir(scope.place):
-            return  # one file was asked for: its neighbours were not looked at
-        if folder.complete:
-            self._missing += [stored.id for stored in known.values()]
-            self._forget(scope, folder.path, bad)
-
-    def _captions_of(self, scope: Scope, folder: Folder) -> dict[str, list[str]]:
-        """What the captions file says of the photos of a folder, by name."""
-        if self._book is None:
-            return {}
-        found = {}
-        for file in folder.files:
-            if file.modality == "image":
-                absolute = os.path.join(scope.root, file.path)
-                captions = self._book.find(absolute, file.path)
-                if captions is not None:
-                    found[os.path.basename(file.path)] = captions
-        return found
-
-    def _outdated_captions(self, known: dict[str, Known], books: dict[str, list[str]]) -> set[int]:
-        """Items whose stored captions are not those of the captions file."""
-        asked = {known[name].id: captions for name, captions in books.items() if name in known}
-        stored = self._catalog.items(list(asked))
-        return {
-            item_id
-            for item_id, captions in asked.items()
-            if captions != [t.text for t in stored[item_id].texts if t.origin == "caption"]
-        }
-
-    def _note_lost_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
-        """Folders that are gone take their items along; those that could not be listed do not."""
-        for folder in self._catalog.folders(scope.source_id, scope.below) - seen:
-            if not any(_is_in(folder, kept) for kept in unlisted):
-                self._missing += [
-                    k.id for k in self._catalog.known(scope.source_id, folder).values()
-                ]
-                bad = self._catalog.known_failures(scope.source_id, folder)
-                self._forget(scope, folder, bad)
-
-    def _forget(self, scope: Scope, folder: str, bad: dict[str, Any]) -> None:
-        gone = [n for n in bad if not os.path.lexists(os.path.join(scope.root, folder, n))]
-        if gone:
-            self._catalog.forget_failures(scope.source_id, folder, gone)
+    def _count(self, scan: Scan) -> None:
+        self._total = scan.count()
 
     # ------------------------------------------------------------------ decode
 
-    def _decode_all(self, scopes: Sequence[Scope]) -> None:
+    def _decode_all(self, jobs: Iterator[Job]) -> None:
         workers = min(os.cpu_count() or 1, 8)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         ahead: deque[Future[Decoded]] = deque()
         try:
-            for job in self._scan(scopes):
+            for job in jobs:
                 ahead.append(pool.submit(self._decoder, job))
                 if len(ahead) > PICTURES_A_BATCH + workers:
                     self._take(ahead.popleft().result())
@@ -368,20 +232,6 @@ class Ingest:
             "retry": int(retry),
         }
 
-    def _keep_failure(self, scope: Scope, path: str, reason: str) -> None:
-        """Note what the scan itself could not use."""
-        folder, name = os.path.split(path)
-        self.report.failures.append(Failure(os.path.join(scope.root, path), reason, _now()))
-        self.report.skipped += 1
-        row = {"source_id": scope.source_id, "folder": folder, "name": name, "reason": reason}
-        self._catalog.put(
-            [], self._space, failures=[{**row, "size": None, "mtime_ns": None, "retry": 1}]
-        )
-
-    def _refuse(self, scope: Scope) -> None:
-        kinds = " ".join(sorted(EXTENSIONS))
-        self._keep_failure(scope, scope.below, f"not a kind of file that can be indexed ({kinds})")
-
     def _warn_of_unused_captions(self) -> None:
         unused = self._book.unused if self._book is not None else []
         if unused:
@@ -393,11 +243,3 @@ class Ingest:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _same(known: Known, file: FileStat) -> bool:
-    return known.stat == (file.size, file.mtime_ns) and known.sidecar == file.sidecar
-
-
-def _is_in(folder: str, other: str) -> bool:
-    return other in ("", folder) or folder.startswith(other + os.sep)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 DEPTH = 10
 """How many times k each facet's ranking goes down before fusion."""
 
+BATCH = 64
+"""Queries encoded in one call."""
+
 Target = str | Sequence[str] | None
 
 
@@ -63,7 +66,9 @@ def encode_queries(encoder: Encoder, queries: Sequence[str | Query]) -> Vectors:
     out = np.zeros((len(asked), encoder.dim), dtype=np.float32)
     for modality in sorted({query.modality for query in asked}):
         rows = [row for row, query in enumerate(asked) if query.modality == modality]
-        out[rows] = encoder.encode(modality, [_content(asked[row], encoder) for row in rows])
+        for start in range(0, len(rows), BATCH):  # decoded pictures are large
+            some = rows[start : start + BATCH]
+            out[some] = encoder.encode(modality, [_content(asked[row], encoder) for row in some])
     return out
 
 
@@ -105,7 +110,7 @@ def hits(
     for facet, ranking in rankings.items():
         for place, (item_id, score) in enumerate(ranking, start=1):
             if item_id in signals:
-                signals[item_id][facet] = Signal(place, score)
+                signals[item_id][facet] = Signal(place, min(score, 1.0))
     positions = _best_texts(catalog, space, vector, ids) if "text" in rankings else {}
     found: list[Hit] = []
     for item_id, score in fused:
@@ -139,7 +144,7 @@ def _hit(
         id=item.id,
         path=item.path,
         modality=item.modality,
-        score=score,
+        score=min(score, 1.0),  # float16 rows are up to 1e-3 longer than 1
         confidence=None,
         span=part.span if part else None,
         caption=part.text if part else None,

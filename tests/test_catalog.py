@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch import schema
-from mmsearch.catalog import Catalog, Entry, Space
+from mmsearch.catalog import Catalog, Space
+from mmsearch.entries import Entry
 from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.types import Span, TextPart
 

@@ -131,6 +131,24 @@ def test_a_single_file_can_be_indexed_without_its_neighbours(toy, photos, tmp_pa
         assert names(library) == ["green.png", "red.png"]
 
 
+def test_many_files_of_a_folder_are_taken_in_one_look(toy, photos, tmp_path, monkeypatch):
+    looks = []
+    listed = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looks.append(path) or listed(path))
+    with mmsearch.index(
+        [photos / "red.png", photos / "green.png"], into=tmp_path / "idx"
+    ) as library:
+        assert names(library) == ["green.png", "red.png"]
+    assert looks.count(str(photos)) + looks.count(str(photos) + "/") == 1
+
+
+def test_a_file_of_another_kind_that_is_named_is_warned_of(toy, photos, tmp_path):
+    (photos / "tool.exe").write_bytes(b"MZ")
+    with mmsearch.index([photos / "tool.exe", photos / "red.png"], into=tmp_path / "i") as library:
+        assert names(library) == ["red.png"]
+        assert "tool.exe" in library.report.warnings[0]
+
+
 def test_a_folder_inside_an_indexed_one_adds_nothing_twice(library, photos):
     assert counts(library.add(photos / "deep")) == {"unchanged": 1}
     assert len(library) == 3

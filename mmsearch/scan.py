@@ -1,0 +1,249 @@
+"""What changed on disk since the catalog was last brought in line with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.catalog import Catalog, Known
+from mmsearch.decode import Job
+from mmsearch.errors import PathNotFound
+from mmsearch.media.walk import EXTENSIONS, FileStat, Folder, count, walk
+from mmsearch.types import Failure, Report
+
+if TYPE_CHECKING:
+    from mmsearch.media.captions import CaptionBook
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How folders are read.
+
+    Attributes:
+        exclude: Shell patterns of names or relative paths to leave out.
+        include_hidden: Also files and folders that begin with a dot.
+        max_megapixels: Larger pictures are refused.
+    """
+
+    exclude: Sequence[str] = ()
+    include_hidden: bool = False
+    max_megapixels: float = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A folder to be read with all that lies below it, or only some files in it."""
+
+    source_id: int
+    root: str  # of the source, absolute
+    below: str  # the folder, relative to the root; "" for the root itself
+    only: frozenset[str] | None = None  # names of files
+
+
+def scopes_of(catalog: Catalog, paths: Sequence[str | os.PathLike[str]]) -> list[Scope]:
+    """Where paths belong; a folder becomes a source unless it lies in one.
+
+    Files of one folder come as one scope: a shell's `*.jpg` can be ten thousand of them.
+
+    Raises:
+        PathNotFound: there is nothing at one of the paths.
+    """
+    folders: dict[str, None] = {}
+    files: dict[str, set[str]] = {}
+    for path in paths:
+        given = os.path.abspath(os.fspath(path))
+        if os.path.isdir(given):
+            folders[os.path.realpath(given)] = None
+        elif os.path.exists(given):
+            folder, name = os.path.split(given)
+            files.setdefault(os.path.realpath(folder), set()).add(name)
+        else:
+            raise PathNotFound(f"there is no file or folder {os.fspath(path)!r}")
+    for folder in (*folders, *files):
+        if catalog.source_of(folder) is None:
+            catalog.add_source(folder)
+    scopes = []
+    for folder, names in [*((folder, None) for folder in folders), *files.items()]:
+        source = catalog.source_of(folder)  # asked when all are there: sources merge
+        assert source is not None
+        scopes.append(Scope(*source, None if names is None else frozenset(names)))
+    return scopes
+
+
+class Scan:
+    """One look at some scopes.
+
+    Args:
+        catalog: What was known.
+        scopes: Where to look.
+        options: How.
+        book: Captions from a file, if any.
+        report: Counts what is unchanged or known to be bad, and takes the scan's own failures.
+        step: Called for each file that needs no further work.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        scopes: Sequence[Scope],
+        options: Options,
+        *,
+        book: CaptionBook | None,
+        report: Report,
+        step: Callable[[], None],
+    ) -> None:
+        self.missing: list[int] = []
+        """Items whose file was not met where it should be; complete when `jobs` has ended."""
+        self._catalog = catalog
+        self._scopes = scopes
+        self._options = options
+        self._book = book
+        self._report = report
+        self._step = step
+        self._foreign: list[str] = []
+
+    def count(self) -> int | None:
+        """How many files there are, told from names alone; None if a folder vanished."""
+        options = {"exclude": self._options.exclude}
+        total = sum(len(scope.only) for scope in self._scopes if scope.only is not None)
+        with suppress(OSError, PathNotFound):
+            for scope in self._scopes:
+                if scope.only is None:
+                    hidden = self._options.include_hidden
+                    total += count(scope.root, scope.below, include_hidden=hidden, **options)
+            return total
+        return None
+
+    def jobs(self) -> Iterator[Job]:
+        """Files that are new or may have changed, folder by folder."""
+        for scope in self._scopes:
+            if scope.only is not None:
+                yield from self._some_files(scope, scope.only)
+                continue
+            seen: set[str] = set()
+            unlisted: list[str] = []
+            hidden = self._options.include_hidden
+            for folder in walk(
+                scope.root, scope.below, exclude=self._options.exclude, include_hidden=hidden
+            ):
+                seen.add(folder.path)
+                if not folder.complete:
+                    unlisted.append(folder.path)
+                yield from self._changed(scope, folder)
+            self._note_lost_folders(scope, seen, unlisted)
+        if self._foreign:
+            shown = ", ".join(self._foreign[:3]) + (", …" if len(self._foreign) > 3 else "")
+            kinds = " ".join(sorted(EXTENSIONS))
+            self._report.warnings.append(
+                f"{len(self._foreign)} of the files given cannot be indexed: {shown} "
+                f"(what can be: {kinds})"
+            )
+
+    def _some_files(self, scope: Scope, only: frozenset[str]) -> Iterator[Job]:
+        """As if the folder held but these files; those that are named are meant, hidden or not."""
+        exclude = self._options.exclude
+        folder = next(walk(scope.root, scope.below, exclude=exclude, include_hidden=True), None)
+        if folder is None:
+            return
+        files = [
+            file
+            for file in folder.files
+            if os.path.basename(file.path) in only or file.sidecar_name in only
+        ]
+        failures = [pair for pair in folder.failures if os.path.basename(pair[0]) in only]
+        met = {os.path.basename(file.path) for file in files}
+        met |= {file.sidecar_name or "" for file in files}
+        met |= {os.path.basename(path) for path, _ in failures}
+        self._foreign += sorted(
+            n for n in only - met if os.path.splitext(n)[1].lower() not in EXTENSIONS
+        )
+        yield from self._changed(
+            scope, replace(folder, files=files, failures=failures, complete=False)
+        )
+
+    def _changed(self, scope: Scope, folder: Folder) -> Iterator[Job]:
+        """Jobs for what is new or different in one folder; the rest is counted."""
+        known = self._catalog.known(scope.source_id, folder.path)
+        bad = self._catalog.known_failures(scope.source_id, folder.path)
+        for path, reason in folder.failures:
+            self._keep_failure(scope, path, reason)
+            known.pop(os.path.basename(path), None)
+        books = self._captions_of(scope, folder)
+        outdated = self._outdated_captions(known, books)
+        for file in folder.files:
+            name = os.path.basename(file.path)
+            stored = known.pop(name, None)
+            if bad.pop(name, None) == (file.size, file.mtime_ns):
+                self._report.skipped += 1
+                self._step()
+            elif stored is not None and _same(stored, file) and stored.id not in outdated:
+                self._report.unchanged += 1
+                self._step()
+            else:
+                yield Job(
+                    scope.source_id, scope.root, folder.path, name, file, stored, books.get(name)
+                )
+        if folder.complete:
+            self.missing += [stored.id for stored in known.values()]
+            self._forget(scope, folder.path, bad)
+
+    def _captions_of(self, scope: Scope, folder: Folder) -> dict[str, list[str]]:
+        """What the captions file says of the photos of a folder, by name."""
+        if self._book is None:
+            return {}
+        found = {}
+        for file in folder.files:
+            if file.modality == "image":
+                absolute = os.path.join(scope.root, file.path)
+                captions = self._book.find(absolute, file.path)
+                if captions is not None:
+                    found[os.path.basename(file.path)] = captions
+        return found
+
+    def _outdated_captions(self, known: dict[str, Known], books: dict[str, list[str]]) -> set[int]:
+        """Items whose stored captions are not those of the captions file."""
+        asked = {known[name].id: captions for name, captions in books.items() if name in known}
+        stored = self._catalog.items(list(asked))
+        return {
+            item_id
+            for item_id, captions in asked.items()
+            if captions != [t.text for t in stored[item_id].texts if t.origin == "caption"]
+        }
+
+    def _note_lost_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
+        """Folders that are gone take their items along; those that could not be listed do not."""
+        for folder in self._catalog.folders(scope.source_id, scope.below) - seen:
+            if not any(_is_in(folder, kept) for kept in unlisted):
+                known = self._catalog.known(scope.source_id, folder)
+                self.missing += [stored.id for stored in known.values()]
+                self._forget(scope, folder, self._catalog.known_failures(scope.source_id, folder))
+
+    def _forget(self, scope: Scope, folder: str, bad: dict[str, Any]) -> None:
+        gone = [n for n in bad if not os.path.lexists(os.path.join(scope.root, folder, n))]
+        if gone:
+            self._catalog.forget_failures(scope.source_id, folder, gone)
+
+    def _keep_failure(self, scope: Scope, path: str, reason: str) -> None:
+        """Note what could not even be listed."""
+        folder, name = os.path.split(path)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._report.failures.append(Failure(os.path.join(scope.root, path), reason, now))
+        self._report.skipped += 1
+        row = {"source_id": scope.source_id, "folder": folder, "name": name, "reason": reason}
+        self._catalog.fail([{**row, "size": None, "mtime_ns": None, "retry": 1}])
+
+
+def _known_kind(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _same(known: Known, file: FileStat) -> bool:
+    return known.stat == (file.size, file.mtime_ns) and known.sidecar == file.sidecar
+
+
+def _is_in(folder: str, other: str) -> bool:
+    return other in ("", folder) or folder.startswith(other + os.sep)

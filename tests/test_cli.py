@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ToyEncoder, paint
+from typer.testing import CliRunner
+
+from mmsearch import collection
+from mmsearch.cli import app
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def folder(toy: ToyEncoder, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Indexed photos, with the working folder set to them."""
+    (photos / "sea.txt").write_text("blue sea")
+    assert runner.invoke(app, ["index", str(photos)]).exit_code == 0
+    monkeypatch.chdir(photos)
+    return photos
+
+
+def run(*arguments: str, code: int = 0):
+    result = runner.invoke(app, list(arguments))
+    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
+    return result
+
+
+def test_index_says_what_it_did(toy, photos):
+    result = run("index", str(photos))
+    assert result.stdout == ""
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(
+        "added 3, updated 0, renamed 0, unchanged 0, removed 0, skipped 0 in "
+    ), line
+
+
+def test_index_ends_with_4_and_says_why_when_files_failed(toy, photos):
+    (photos / "bad.jpg").write_bytes(b"")
+    result = run("index", str(photos), code=4)
+    assert "skipped 1 (1 0 bytes)" in result.stderr
+    assert "mmsearch errors" in result.stderr
+    result = run("index", str(photos), code=4)
+    assert "skipped 1 (1 known from before)" in result.stderr
+
+
+def test_index_of_a_missing_folder_is_a_usage_error(toy, tmp_path):
+    result = run("index", str(tmp_path / "nowhere"), code=2)
+    assert "nowhere" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_mistyped_folder_leaves_no_empty_index_behind(toy, tmp_path):
+    run("index", str(tmp_path / "nowhere"), "-i", str(tmp_path / "idx"), code=2)
+    assert not (tmp_path / "idx").exists()
+
+
+def test_an_interrupted_index_ends_with_130_and_says_what_is_kept(toy, photos, monkeypatch):
+    def interrupt(self, *args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmsearch.ingest.Ingest._decode_all", interrupt)
+    result = run("index", str(photos), code=130)
+    assert "interrupted: added 0" in result.stderr
+
+
+def test_a_pipe_gets_tsv(folder):
+    rows = [line.split("\t") for line in run("query", "red").stdout.splitlines()]
+    assert rows[0][0] == "1"
+    assert rows[0][2] == str(folder / "red.png")
+    assert len(rows) == 3
+    assert all(len(row) == 5 for row in rows)
+
+
+def test_json_is_one_array_with_all_that_is_promised(folder):
+    hits = json.loads(run("query", "red", "--json").stdout)
+    assert list(hits[0]) == [
+        "rank",
+        "id",
+        "path",
+        "modality",
+        "score",
+        "confidence",
+        "span",
+        "caption",
+        "metadata",
+        "signals",
+    ]
+    assert hits[0]["path"] == str(folder / "red.png")
+    assert hits[0]["signals"] == {"image": {"rank": 1, "score": hits[0]["score"]}}
+    text = json.loads(run("query", "blue", "--in", "text", "--json").stdout)[0]
+    assert text["span"] == {"start": 1, "end": 1, "unit": "line"}
+    assert text["caption"] == "blue sea"
+
+
+def test_jsonl_is_a_hit_a_line(folder):
+    whole = json.loads(run("query", "red", "--json").stdout)
+    lines = run("query", "red", "--jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == whole
+
+
+def test_csv_has_a_header_and_reads_back(folder):
+    rows = list(csv.DictReader(io.StringIO(run("query", "red", "--csv").stdout)))
+    assert rows[0]["path"] == str(folder / "red.png")
+    assert list(rows[0]) == ["rank", "score", "path", "span", "caption"]
+
+
+def test_paths_are_a_path_a_line(folder):
+    first = str(folder / "red.png")
+    assert run("query", "red", "-f").stdout.splitlines()[0] == first
+    assert run("query", "red", "--paths", "-k", "1").stdout == first + "\n"
+    assert run("query", "red", "-0", "-k", "1").stdout == first + "\0"
+    assert run("query", "red", "-f", "-0", "-k", "1").stdout == first + "\0"
+
+
+def test_two_output_forms_are_a_usage_error(folder):
+    assert "one output form" in run("query", "red", "--json", "--csv", code=2).stderr
+
+
+def test_a_name_with_a_line_end_stays_on_one_line_of_tsv(folder):
+    paint(folder / "new\nline\t.png", "white")
+    run("index", str(folder))
+    line = run("query", "white", "-k", "1").stdout
+    assert line.count("\n") == 1
+    assert r"new\nline\t.png" in line
+
+
+def test_an_image_or_option_text_is_a_query_too(folder):
+    by_image = run("query", "--image", str(folder / "red.png"), "-k", "1", "-f").stdout
+    by_text = run("query", "--text", "red", "-k", "1", "-f").stdout
+    assert by_image == by_text == str(folder / "red.png") + "\n"
+
+
+def test_similar_finds_the_others(folder):
+    assert str(folder / "red.png") not in run("similar", str(folder / "red.png"), "-f").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["query"], "say what to look for"),
+        (["query", ""], "empty"),
+        (["query", "red", "--image", "x.png"], "one part"),
+        (["query", "red", "--in", "smell"], "image, text, audio"),
+        (["query", "red", "-k", "0"], "at least 1"),
+        (["query", "--image", "nowhere.png"], "nowhere.png"),
+        (["similar", "nowhere.png"], "nowhere.png"),
+        (["remove", "/nowhere"], "holds nothing"),
+        (["index", ".", "--model", "nonsense"], "toy"),
+    ],
+)
+def test_a_wrong_command_ends_with_2_and_one_line_of_why(folder, arguments, said):
+    result = run(*arguments, code=3 if "nonsense" in arguments else 2)
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_a_missing_index_ends_with_3_and_says_how_to_make_one(toy):
+    for command in (["query", "red"], ["status"], ["errors"], ["similar", __file__]):
+        assert "mmsearch index" in run(*command, code=3).stderr
+
+
+def test_nothing_found_ends_with_1(toy, tmp_path):
+    (tmp_path / "none").mkdir()
+    run("index", str(tmp_path / "none"))
+    result = run("query", "red", code=1)
+    assert "nothing found" in result.stderr
+    assert run("query", "red", "--json", code=1).stdout == "[]\n"
+
+
+def test_status_in_words_and_in_json(folder):
+    words = run("status").stdout
+    assert "3 image, 1 text" in words
+    status = json.loads(run("status", "--json").stdout)
+    assert status["items"] == {"image": 3, "text": 1}
+
+
+def test_errors_lists_path_and_reason(folder):
+    assert "no file failed" in run("errors").stderr
+    (folder / "bad.jpg").write_bytes(b"")
+    run("index", str(folder), code=4)
+    path, reason, _ = run("errors").stdout.rstrip("\n").split("\t")
+    assert (path, reason) == (str(folder / "bad.jpg"), "0 bytes")
+    assert json.loads(run("errors", "--json").stdout)[0]["reason"] == "0 bytes"
+
+
+def test_remove_takes_files_out(folder):
+    assert "removed 1" in run("remove", str(folder / "red.png")).stderr
+    assert "red.png" not in run("query", "red", "-f").stdout
+
+
+def test_an_index_goes_by_name_or_by_folder(toy, photos, tmp_path, monkeypatch):
+    run("index", str(photos), "-i", "holiday")
+    assert (tmp_path / "home" / "holiday" / "catalog.db").is_file()
+    run("index", str(photos), "-i", str(tmp_path / "here"))
+    assert (
+        run("query", "red", "-i", "holiday").stdout
+        == run("query", "red", "-i", str(tmp_path / "here")).stdout
+    )
+    monkeypatch.setenv("MMSEARCH_INDEX", "holiday")
+    assert run("status").stdout.splitlines()[0].endswith("holiday")
+
+
+def test_version_and_help(toy):
+    from mmsearch import __version__
+
+    assert run("--version").stdout == f"mmsearch {__version__}\n"
+    for command in ("index", "query", "similar", "status", "errors", "remove"):
+        assert command in run("--help").stdout
+        assert "Usage" in run(command, "--help").stdout
+
+
+def test_a_terminal_gets_a_table(folder, monkeypatch):
+    monkeypatch.setattr("mmsearch.render.pick_format", lambda *_, **__: "table")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    table = run("query", "blue", "--in", "text").stdout
+    assert [line.rstrip() for line in table.splitlines() if line.strip()] == [
+        " #    score   path          text",
+        " ───────────────────────────────────",
+        " 1   1.0000   sea.txt:1-1   blue sea",
+    ]
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path):
+    script = "import sys; from mmsearch.cli import main; sys.argv[1:] = ['--help']; main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    child.wait(30)
+
+
+def test_a_name_that_is_not_utf8_is_printed_as_it_is_and_as_valid_json(toy, tmp_path):
+    raw = os.fsencode(tmp_path / "p") + b"/caf\xe9.png"
+    paint(tmp_path / "p" / "a.png", "red")
+    try:
+        os.rename(tmp_path / "p" / "a.png", raw)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    run("index", str(tmp_path / "p"))
+    assert run("query", "red", "-f").stdout_bytes == raw + b"\n"
+    assert json.loads(run("query", "red", "--json").stdout_bytes)[0]["path"] == os.fsdecode(raw)
+    assert r"caf\xe9.png" in run("query", "red").stdout
+
+
+def test_closing_twice_does_no_harm(folder):
+    library = collection.open_collection()
+    library.close()
+    library.close()

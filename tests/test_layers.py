@@ -1,0 +1,107 @@
+"""Imports run strictly downward; heavy packages are imported where they are used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mmsearch"
+
+FLOORS = [
+    {"errors", "types", "models"},
+    {"schema"},
+    {"entries"},
+    {"catalog", "encoders", "fusion", "home", "media", "metrics", "vectors"},
+    {"cache", "decode"},
+    {"scan"},
+    {"ingest", "search", "training"},
+    {"similar"},
+    {"collection"},
+    {"render"},
+    {"cli"},
+]
+"""From the ground up; a module may import from lower floors and from its own package only."""
+
+HEAVY = {"torch", "open_clip", "transformers", "faiss", "onnxruntime", "numpy", "PIL", "tokenizers"}
+
+
+def floor_of(module: str) -> int:
+    return next(number for number, names in enumerate(FLOORS) if module in names)
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The parts of mmsearch that a module imports, at any depth of its code."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "mmsearch":
+                names.update(alias.name for alias in node.names)
+            elif node.module.startswith("mmsearch."):
+                names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            names.update(a.name.split(".")[1] for a in node.names if a.name.startswith("mmsearch."))
+    return names - {"__version__"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_run_strictly_downward(path: Path):
+    own = part_of(path)
+    for other in imported(path) - {own}:
+        assert floor_of(other) < floor_of(own), f"{own} imports {other}"
+
+
+def test_every_module_has_a_floor():
+    assert {part_of(path) for path in modules()} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_heavy_packages_are_imported_where_they_are_used(path: Path):
+    if part_of(path) == "training":
+        return  # torch is all it is about
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    at_import = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {
+        name.split(".")[0]
+        for node in at_import
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [a.name for a in node.names]
+        )
+    }
+    assert not names & HEAVY
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_mmsearch_brings_nothing_heavy():
+    assert not modules_after("import mmsearch") & HEAVY
+
+
+def test_a_query_on_the_built_in_model_never_imports_torch(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "note.txt").write_text("a note about a dog")
+    code = (
+        "import mmsearch\n"
+        f"library = mmsearch.index({str(tmp_path / 'photos')!r}, into={str(tmp_path / 'i')!r})\n"
+        "assert library.search('a dog')"
+    )
+    assert not modules_after(code) & {"torch", "transformers", "open_clip", "rich"}

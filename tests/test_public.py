@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import inspect
+
+import mmsearch
+
+
+def test_the_public_names_are_these():
+    assert mmsearch.__all__ == [
+        "Collection",
+        "Failure",
+        "Hit",
+        "Item",
+        "MMSearchError",
+        "Query",
+        "Report",
+        "Signal",
+        "Span",
+        "__version__",
+        "index",
+        "load_encoder",
+        "open",
+    ]
+    assert all(hasattr(mmsearch, name) for name in mmsearch.__all__)
+
+
+def test_a_hit_has_what_the_contract_promises():
+    assert list(mmsearch.Hit.__dataclass_fields__) == [
+        "rank",
+        "id",
+        "path",
+        "modality",
+        "score",
+        "confidence",
+        "span",
+        "caption",
+        "metadata",
+        "signals",
+    ]
+
+
+def test_every_public_name_is_documented():
+    for name in set(mmsearch.__all__) - {"__version__"}:
+        thing = getattr(mmsearch, name)
+        assert inspect.getdoc(thing), name
+        for attribute, member in vars(thing).items() if inspect.isclass(thing) else ():
+            if not attribute.startswith("_") and callable(member):
+                assert inspect.getdoc(member), f"{name}.{attribute}"

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ToyEncoder, paint
+from PIL import Image
+
+import mmsearch
+from mmsearch.errors import (
+    IndexNotFound,
+    IndexUnusable,
+    InvalidQuery,
+    PathNotFound,
+    UnknownModel,
+    UnknownTarget,
+    UnreadableFile,
+)
+from mmsearch.vectors import ExactIndex
+
+
+@pytest.fixture
+def library(toy: ToyEncoder, photos: Path, tmp_path: Path):
+    (photos / "roses.md").write_text("red roses")
+    (photos / "sea.txt").write_text("blue sea")
+    (photos / "green.txt").write_text("a green hill\na white house\n")
+    with mmsearch.index(photos, into=tmp_path / "idx") as made:
+        yield made
+
+
+def found(hits: list[mmsearch.Hit]) -> list[str]:
+    return [Path(hit.path).name for hit in hits]
+
+
+def test_words_find_pictures_first(library):
+    assert found(library.search("blue"))[0] == "blue.png"
+    assert {hit.modality for hit in library.search("blue")} == {"image"}
+
+
+def test_words_find_texts_and_captions_when_asked(library):
+    assert found(library.search("blue", target="text"))[0] == "sea.txt"
+    hit = library.search("white", target="text", k=1)[0]
+    assert (Path(hit.path).name, hit.caption) == ("green.png", "a white house")
+
+
+def test_a_picture_finds_pictures_like_it(library, tmp_path):
+    example = paint(tmp_path / "example.png", "green")
+    query = mmsearch.Query.image(example)
+    assert found(library.search(query, k=1)) == ["green.png"]
+
+
+def test_a_pil_picture_finds_as_its_file_does(library, photos):
+    path = photos / "red.png"
+    by_path = library.search(mmsearch.Query.image(path))
+    with Image.open(path) as picture:
+        by_picture = library.search(mmsearch.Query.image(picture))
+    assert by_path == by_picture
+
+
+def test_a_picture_finds_texts(library, photos):
+    query = mmsearch.Query.image(photos / "red.png")
+    assert found(library.search(query, target="text", k=1)) == ["roses.md"]
+
+
+def test_scores_are_the_exact_cosines_of_the_stored_vectors(library, toy):
+    ids, rows, _ = library._catalog.vectors(library._space, "image")
+    oracle = ExactIndex.empty(toy.dim)
+    oracle.add(ids.tolist(), rows)
+    query = toy.encode("text", ["blue green"])[0]
+    hits = library.search("blue green")
+    expected = oracle.search(query, 10)
+    assert [hit.id for hit in hits] == [item for item, _ in expected]
+    assert [hit.score for hit in hits] == pytest.approx([s for _, s in expected], abs=3e-6)
+
+
+def test_a_hit_tells_its_rank_and_score_in_its_facet(library):
+    for hit in library.search("red"):
+        assert hit.signals == {"image": mmsearch.Signal(hit.rank, hit.score)}
+
+
+def test_several_targets_are_fused_by_reciprocal_rank(library):
+    hit = library.search("green", target=["image", "text"], k=1)[0]
+    assert Path(hit.path).name == "green.png"
+    ranks = [signal.rank for signal in hit.signals.values()]
+    assert set(hit.signals) == {"image", "text"}
+    assert hit.score == pytest.approx(sum(1 / (60 + rank) for rank in ranks))
+
+
+def test_ranks_count_from_one_and_scores_fall(library):
+    hits = library.search("red", target="text")
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_equal_photos_stand_in_order_of_id(library, photos):
+    for number in range(30):
+        (photos / f"copy{number}.png").write_bytes((photos / "red.png").read_bytes())
+    library.add(photos)
+    ids = [hit.id for hit in library.search("red", k=12)]
+    assert ids == sorted(ids)
+
+
+def test_k_beyond_the_collection_gives_all_of_it(library):
+    assert len(library.search("red", k=10_000)) == 3
+
+
+def test_an_empty_collection_finds_nothing(toy, tmp_path):
+    (tmp_path / "none").mkdir()
+    with mmsearch.index(tmp_path / "none", into=tmp_path / "idx") as library:
+        assert library.search("red") == []
+        assert library.search("red", target="text") == []
+
+
+def test_a_target_that_nothing_has_finds_nothing(library):
+    assert library.search("red", target="audio") == []
+
+
+@pytest.mark.parametrize("target", ["images", "", ["image", "smell"]])
+def test_an_unknown_target_is_an_error_that_lists_the_known(library, target):
+    with pytest.raises(UnknownTarget, match="image, text, audio"):
+        library.search("red", target=target)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n\t"])
+def test_an_empty_text_is_an_error(library, text):
+    with pytest.raises(InvalidQuery, match="empty"):
+        library.search(text)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_below_one_is_an_error(library, k):
+    with pytest.raises(InvalidQuery, match="at least 1"):
+        library.search("red", k=k)
+
+
+def test_an_example_that_is_missing_or_bad_is_an_error(library, tmp_path):
+    with pytest.raises(PathNotFound):
+        library.search(mmsearch.Query.image(tmp_path / "nowhere.jpg"))
+    (tmp_path / "bad.jpg").write_bytes(b"PK\3\4")
+    with pytest.raises(UnreadableFile):
+        library.search(mmsearch.Query.image(tmp_path / "bad.jpg"))
+
+
+def test_search_many_finds_what_single_searches_find(library, photos):
+    queries = ["red", mmsearch.Query.image(photos / "red.png"), "green"]
+    assert library.search_many(queries, k=2) == [library.search(q, k=2) for q in queries]
+    assert library.search_many([]) == []
+
+
+def test_similar_leaves_the_file_itself_out(library, photos):
+    (photos / "red2.png").write_bytes((photos / "red.png").read_bytes())
+    library.add(photos)
+    assert found(library.similar(photos / "red.png", k=1)) == ["red2.png"]
+    assert "red.png" not in found(library.similar(photos / "red.png"))
+
+
+def test_similar_uses_the_stored_vector(library, photos, toy):
+    toy.encoded.update(image=0)
+    library.similar(photos / "red.png")
+    assert toy.encoded["image"] == 0
+
+
+def test_similar_takes_a_file_that_is_not_indexed(library, tmp_path):
+    assert found(library.similar(paint(tmp_path / "x.png", "blue"), k=1)) == ["blue.png"]
+    (tmp_path / "x.txt").write_text("green grass")
+    assert found(library.similar(tmp_path / "x.txt", k=1)) == ["green.png"]
+
+
+def test_similar_to_what_is_no_photo_or_text_is_an_error(library, tmp_path):
+    (tmp_path / "x.exe").write_bytes(b"MZ")
+    with pytest.raises(UnreadableFile, match="not a kind of file"):
+        library.similar(tmp_path / "x.exe")
+    with pytest.raises(PathNotFound):
+        library.similar(tmp_path / "nowhere.png")
+
+
+# ---------------------------------------------------------------------- the index folder
+
+
+def test_an_index_that_is_opened_again_finds_the_same(library, tmp_path):
+    before = library.search("red")
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert again.search("red") == before
+
+
+def test_a_stale_or_damaged_cache_is_made_again(library, tmp_path):
+    before = library.search("red")
+    for cache in (tmp_path / "idx" / "cache").iterdir():
+        cache.write_bytes(b"rubbish")
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert again.search("red") == before
+
+
+def test_a_missing_cache_is_made_again(library, tmp_path):
+    before = library.search("red")
+    folder = tmp_path / "idx" / "cache"
+    for cache in folder.iterdir():
+        cache.unlink()
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert again.search("red") == before
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_cache_folder_that_cannot_be_written_only_costs_time(library, tmp_path):
+    folder = tmp_path / "idx" / "cache"
+    for cache in folder.iterdir():
+        cache.unlink()
+    folder.rmdir()
+    folder.write_bytes(b"a file in the way")
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert found(again.search("red", k=1)) == ["red.png"]
+
+
+def test_an_open_collection_sees_what_another_adds(library, photos, tmp_path):
+    library.search("white")
+    paint(photos / "white.png", "white")
+    with mmsearch.open(tmp_path / "idx") as other:
+        other.add(photos)
+    assert found(library.search("white", k=1)) == ["white.png"]
+
+
+def test_removed_items_are_found_no_more(library, photos):
+    assert library.remove(photos / "deep") == 1
+    assert "blue.png" not in found(library.search("blue"))
+    assert library.remove(photos / "red.png") == 1
+    assert found(library.search("red")) == ["green.png"]
+
+
+def test_removing_what_is_not_there_is_an_error(library, photos, tmp_path):
+    for path in (photos / "nowhere.png", tmp_path / "elsewhere"):
+        with pytest.raises(PathNotFound, match="holds nothing"):
+            library.remove(path)
+
+
+def test_a_file_deleted_from_disk_can_still_be_removed(library, photos):
+    (photos / "red.png").unlink()
+    assert library.remove(photos / "red.png") == 1
+
+
+def test_removing_above_the_sources_takes_them_all(library, photos):
+    assert library.remove(photos.parent) == 5
+    assert library.status()["sources"] == []
+
+
+def test_items_are_a_view_of_what_is_stored(library):
+    assert len(library.items) == len(library) == 5
+    assert sorted(Path(item.path).name for item in library.items)[0] == "blue.png"
+
+
+def test_no_index_is_an_error_that_says_how_to_make_one(toy, tmp_path):
+    with pytest.raises(IndexNotFound, match="mmsearch index"):
+        mmsearch.open(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_index_keeps_its_model(library, tmp_path):
+    with pytest.raises(IndexUnusable, match="toy"):
+        mmsearch.index(tmp_path / "photos", into=tmp_path / "idx", model="mini")
+
+
+def test_other_weights_of_the_same_name_are_refused(library, tmp_path, toy):
+    toy.fingerprint = "toy-2"
+    with mmsearch.open(tmp_path / "idx") as again, pytest.raises(IndexUnusable, match="weights"):
+        again.search("red")
+
+
+def test_an_unknown_model_is_an_error_that_lists_the_known(toy, photos, tmp_path):
+    with pytest.raises(UnknownModel, match="mini"):
+        mmsearch.index(photos, into=tmp_path / "new", model="nonsense")
+    with pytest.raises(UnknownModel, match="mini"):
+        mmsearch.load_encoder("nonsense")
+
+
+def test_status_says_what_is_held(library, photos, tmp_path):
+    status = library.status()
+    assert status["items"] == {"image": 3, "text": 2}
+    assert status["vectors"] == {"image": 3, "text": 4}
+    assert status["sources"] == [str(photos)]
+    assert (status["model"], status["dim"]) == ("toy", 8)
+    assert status["bytes"] > 0
+
+
+def test_stored_vectors_have_unit_length(library):
+    for facet in ("image", "text"):
+        _, rows, _ = library._catalog.vectors(library._space, facet)
+        assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
