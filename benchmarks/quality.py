@@ -24,7 +24,7 @@ CUTOFFS = (1, 5, 10)
 
 
 def text_to_image(photos: dict[str, list[str]], folder: Path, model: str, work: Path) -> np.ndarray:
-    """Metric values (photos, metrics); a photo's captions are averaged, being no independent draws."""
+    """Metric values (photos, metrics); a photo's captions are averaged, being no separate draws."""
     with mmsearch.index(
         [folder / name for name in photos], into=work / "i", model=model
     ) as library:
