@@ -189,7 +189,7 @@ def errors(*, index: Index = None, json: Json = False) -> None:
     elif not found:
         _say("no file failed")
     else:
-        _out(render.failures_table(found) if sys.stdout.isatty() else render.failures_tsv(found))
+        _out(render.failures_table(found) if _terminal() else render.failures_tsv(found))
 
 
 @app.command()
@@ -226,8 +226,12 @@ def _options(
 # ------------------------------------------------------------------ parts of the above
 
 
+def _terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def _form(**asked: bool) -> str:
-    return render.pick_format(asked, terminal=sys.stdout.isatty())
+    return render.pick_format(asked, terminal=_terminal())
 
 
 def _one_part(words: list[str], images: list[str]) -> Query:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -225,8 +227,15 @@ class Collection:
         from mmsearch.search import encode_queries, targets_of
 
         _check_k(k)
-        targets_of(target, ())
-        return self.search_vectors(encode_queries(self.encoder, queries), k=k, target=target)
+        facets = targets_of(target, self._facets())
+        # read the index while the model is read: the two are half of a cold query
+        reading = threading.Thread(target=self._warm, args=(facets,))
+        reading.start()
+        try:
+            vectors = encode_queries(self.encoder, queries)
+        finally:
+            reading.join()
+        return self.search_vectors(vectors, k=k, target=target)
 
     def search_vectors(
         self, queries: Vectors, *, k: int = 10, target: Target = None
@@ -236,7 +245,7 @@ class Collection:
 
         _check_k(k)
         space = self._space
-        facets = targets_of(target, self._catalog.facets(space) if space else ())
+        facets = targets_of(target, self._facets())
         if space is None or not facets:
             return [[] for _ in queries]
         results = []
@@ -255,6 +264,15 @@ class Collection:
         own, vector = vector_of_file(self._catalog, self._space, self.encoder, os.fspath(path))
         found = self.search_vectors(vector[None], k=k + 1, target=target)[0]
         return [hit for hit in found if hit.id != own][:k]
+
+    def _facets(self) -> list[str]:
+        return self._catalog.facets(self._space) if self._space else []
+
+    def _warm(self, facets: Sequence[str]) -> None:
+        """Read indexes; what goes wrong comes up again when they are needed."""
+        with suppress(Exception):
+            for facet in facets:
+                self._index(facet)
 
     def _index(self, facet: str) -> FaissIndex:
         """The facet's FAISS index: from memory, else from its cache, else from the catalog."""

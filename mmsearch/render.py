@@ -66,7 +66,11 @@ def as_paths0(hits: Sequence[Hit]) -> str:
 
 def as_table(hits: Sequence[Hit]) -> str:
     """A table as wide as the terminal, with colours if it has them."""
-    rows = [(*_cells(hit)[:2], _place(hit), visible(hit.caption or "")) for hit in hits]
+    cells = [_cells(hit) for hit in hits]
+    rows = [
+        (cell[0], cell[1], _place(hit), visible(cell[-1]))
+        for hit, cell in zip(hits, cells, strict=True)
+    ]
     wanted = [("#", True), ("score", True), ("path", False), ("text", False)]
     return _table(wanted, rows)
 
@@ -170,7 +174,8 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _cells(hit: Hit) -> tuple[str, str, str, str, str]:
-    return str(hit.rank), f"{hit.score:.4f}", hit.path, span_text(hit.span), hit.caption or ""
+    caption = " ".join((hit.caption or "").split())
+    return str(hit.rank), f"{hit.score:.4f}", hit.path, span_text(hit.span), caption
 
 
 def span_text(span: Span | None) -> str:

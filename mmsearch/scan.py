@@ -176,6 +176,8 @@ class Scan:
         outdated = self._outdated_captions(known, books)
         for file in folder.files:
             name = os.path.basename(file.path)
+            if self._book is not None and self._book.path == os.path.join(scope.root, file.path):
+                continue  # it is about the photos it lies among, not one of them
             stored = known.pop(name, None)
             if bad.pop(name, None) == (file.size, file.mtime_ns):
                 self._report.skipped += 1
@@ -199,7 +201,8 @@ class Scan:
         for file in folder.files:
             if file.modality == "image":
                 absolute = os.path.join(scope.root, file.path)
-                captions = self._book.find(absolute, file.path)
+                given = os.path.relpath(file.path, scope.below or os.curdir)
+                captions = self._book.find(absolute, given)
                 if captions is not None:
                     found[os.path.basename(file.path)] = captions
         return found

@@ -219,7 +219,7 @@ def test_version_and_help(toy):
 
 
 def test_a_terminal_gets_a_table(folder, monkeypatch):
-    monkeypatch.setattr("mmsearch.render.pick_format", lambda *_, **__: "table")
+    monkeypatch.setattr("mmsearch.cli._terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("NO_COLOR", "1")
     table = run("query", "blue", "--in", "text").stdout

@@ -385,6 +385,23 @@ def test_captions_for_files_that_are_not_there_are_warned_of(library, photos, tm
     assert any("nowhere.png" in line for line in library.add(photos, captions=book).warnings)
 
 
+def test_a_captions_file_among_the_photos_is_no_text_of_its_own(library, photos):
+    book = photos / "captions.txt"
+    book.write_text("image,caption\nred.png,a white wall\n")
+    library.add(photos, captions=book)
+    assert names(library) == ["blue.png", "green.png", "red.png"]
+    assert captions_of(library, "red.png") == ["a white wall"]
+
+
+def test_captions_are_found_relative_to_the_folder_that_is_given(library, photos, tmp_path):
+    book = tmp_path / "captions.tsv"
+    (photos / "deep" / "er").mkdir()
+    paint(photos / "deep" / "er" / "x.png", "red")
+    book.write_text("er/x.png\ta white wall\n")
+    library.add(photos / "deep", captions=book)
+    assert captions_of(library, "x.png") == ["a white wall"]
+
+
 def test_a_long_text_is_cut_into_passages_and_a_hit_names_its_own(library, photos):
     filler = "word " * 80
     (photos / "long.txt").write_text(f"red {filler}\n\nblue {filler}\n\nwhite {filler}\n")

@@ -1,0 +1,350 @@
+"""Reads a photo, upright and in RGB, with what its EXIF says of time, camera and place."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import stat
+import warnings
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mmsearch.errors import TooLarge, UnreadableFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from PIL import Image
+
+_DECODERS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+"""How files begin, and Pillow's decoder for them; RIFF and ISO containers are told apart below.
+
+No other decoder is run: a .jpg that holds PostScript, say, must not start an interpreter.
+"""
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What is known of a photo besides its pixels."""
+
+    width: int
+    """Pixels of the whole picture, upright."""
+    height: int
+    taken_at: datetime | None
+    """The camera's local time, without a zone: EXIF rarely names one."""
+    camera: str | None
+    latitude: float | None
+    """Degrees, north positive."""
+    longitude: float | None
+    """Degrees, east positive."""
+
+
+def load_image(
+    source: str | Path | bytes | BinaryIO,
+    *,
+    at_least: int | None = None,
+    max_megapixels: float = 200.0,
+) -> tuple[Image.Image, ImageInfo]:
+    """An upright RGB picture, wholly decoded, and what its file says about it.
+
+    EXIF orientation is applied, transparency becomes white, an animation its first frame.
+
+    Args:
+        source: A path, the bytes of a file, or a binary file object (which stays open).
+        at_least: The side in pixels the caller will scale the picture to. It may then come
+            smaller than it is, but with both sides at least twice this long: scaled again it
+            looks the same, and most of the time and memory is saved.
+        max_megapixels: Larger pictures are refused before they are decoded.
+
+    Raises:
+        TooLarge: It has more than `max_megapixels`.
+        UnreadableFile: It cannot be opened, is no image, or is damaged or truncated.
+    """
+    from PIL import Image
+
+    _silence_pillow()
+    if Image.MAX_IMAGE_PIXELS is not None:  # never lowered: it is everyone's in this process
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, math.ceil(max_megapixels * 1e6))
+    with _opened(source) as file, _damage_told(max_megapixels):
+        decoder = _decoder_of(file)
+        _import_decoder(decoder)
+        opened = Image.open(file, formats=[decoder])
+        _check_size(opened.size, max_megapixels)
+        whole = opened.size
+        if at_least is not None and decoder == "JPEG":
+            opened.draft(None, (2 * at_least, 2 * at_least))
+        drafted = opened.size != whole
+        opened.load()
+        width, height = whole if drafted else opened.size  # decoding may turn a TIFF
+        tags = _tags_of(opened)
+        orientation = tags.get(_ORIENTATION, 1)  # 1 also of HEIC, which its decoder has turned
+        if orientation in (5, 6, 7, 8):
+            width, height = height, width
+        picture = _upright_rgb(opened, orientation, at_least)
+    return picture, ImageInfo(width, height, _taken_at(tags), _camera(tags), *_position(tags))
+
+
+# ---------------------------------------------------------------------- files
+
+
+@contextmanager
+def _opened(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+    elif not isinstance(source, str | Path):
+        yield source if source.seekable() else io.BytesIO(source.read())
+    else:
+        try:
+            # asked first: opening a pipe would wait for someone to write to it
+            if not stat.S_ISREG(Path(source).stat().st_mode):
+                raise UnreadableFile("not a regular file")
+            file = Path(source).open("rb")  # noqa: SIM115 - closed below
+        except ValueError as error:  # a NUL in the path
+            raise UnreadableFile("no such file") from error
+        except OSError as error:
+            raise UnreadableFile(_reason(error)) from error
+        with file:
+            yield file
+
+
+def _decoder_of(file: BinaryIO) -> str:
+    """The name of Pillow's decoder, told from how the file begins: endings are often wrong."""
+    file.seek(0)
+    head = file.read(256)
+    if not head:
+        raise UnreadableFile("0 bytes")
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        box = head[8 : int.from_bytes(head[:4], "big")]
+        brands = {box[start : start + 4] for start in range(0, len(box), 4)}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & _HEIF_BRANDS:
+            return "HEIF"
+    for magic, decoder in _DECODERS.items():
+        if head.startswith(magic):
+            return decoder
+    raise UnreadableFile("not an image")
+
+
+@cache
+def _import_decoder(decoder: str) -> None:
+    """Without this, Pillow imports all its fifty for one it does not know yet."""
+    if decoder == "HEIF":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    elif decoder in ("WEBP", "AVIF", "TIFF"):
+        module = "WebP" if decoder == "WEBP" else decoder.capitalize()
+        import_module(f"PIL.{module}ImagePlugin")
+
+
+def _silence_pillow() -> None:
+    """Keep what Pillow warns of (odd EXIF, mostly) off the terminal, and from becoming errors.
+
+    `warnings.catch_warnings` swaps a list that all threads share, so decoding threads would undo
+    each other's filters. One filter, of warnings raised inside Pillow alone, is put in front
+    once, and again when someone else's filter has been put before it.
+    """
+    if warnings.filters[:1] != [_PILLOW_FILTER]:
+        warnings.filterwarnings("ignore", module=_INSIDE_PILLOW)
+
+
+_INSIDE_PILLOW = r"(PIL|pillow_heif)\."
+_PILLOW_FILTER = ("ignore", None, Warning, re.compile(_INSIDE_PILLOW), 0)
+
+
+def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
+    megapixels = size[0] * size[1] / 1e6
+    if megapixels > max_megapixels:
+        shown = math.ceil(megapixels * 10) / 10
+        raise TooLarge(_too_large(f"{shown:g}", max_megapixels))
+
+
+def _too_large(megapixels: str, limit: float) -> str:
+    return f"too large: {megapixels} megapixels (limit {limit:g}; raise --max-megapixels)"
+
+
+@contextmanager
+def _damage_told(max_megapixels: float) -> Iterator[None]:
+    """Turns whatever a decoder raises into UnreadableFile.
+
+    Everything is caught, since on damaged data Pillow's decoders raise nearly everything:
+    OSError, SyntaxError, struct.error, zlib.error, ValueError, KeyError, MemoryError, …
+    """
+    from PIL import Image
+
+    try:
+        yield
+    except UnreadableFile:
+        raise
+    except Image.DecompressionBombError as error:
+        least = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise TooLarge(_too_large(f"over {least:g}", max_megapixels)) from error
+    except MemoryError as error:
+        raise UnreadableFile("out of memory") from error
+    except Exception as error:
+        raise UnreadableFile(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "truncated" if "truncated" in str(error).lower() else "damaged"
+
+
+# ---------------------------------------------------------------------- pixels
+
+
+def _upright_rgb(opened: Image.Image, orientation: int, at_least: int | None) -> Image.Image:
+    """Shrunk before anything else is done to it, so that a huge picture is held only once."""
+    from PIL import Image
+
+    picture = _averageable(opened)
+    factor = min(picture.size) // (2 * at_least) if at_least else 1
+    if factor > 1:
+        picture = picture.reduce(factor)
+    if orientation in _TURNS:
+        picture = picture.transpose(Image.Transpose[_TURNS[orientation]])
+    if picture.has_transparency_data:
+        clear = picture.convert("RGBA")
+        picture = Image.new("RGBA", clear.size, "white")
+        picture.alpha_composite(clear)
+    if picture.mode != "RGB" or picture is opened:
+        picture = picture.convert("RGB")  # a copy of RGB, free of the file
+    picture.info = {}  # its EXIF would have it turned a second time
+    return picture
+
+
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""EXIF orientation → the Pillow transposition that undoes it."""
+
+
+def _averageable(picture: Image.Image) -> Image.Image:
+    """The picture in a mode of 8-bit channels, whose pixels can be averaged."""
+    if picture.mode in ("1", "P", "PA"):
+        return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        return _eight_bits(picture)
+    return picture
+
+
+def _eight_bits(grey: Image.Image) -> Image.Image:
+    """Deep greys, scaled rather than clipped."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(grey)
+    if values.dtype.itemsize == 2:
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    # such files don't say what white is: the first usual scale that holds all values, else theirs
+    for white in (1, 255, 65535) if grey.mode == "F" else (255, 65535):
+        if low >= 0 and high <= white:
+            low, high = 0, white
+            break
+    values -= low
+    values *= 255 / max(high - low, 1e-9)
+    return Image.fromarray(values.round().astype(np.uint8))
+
+
+# ---------------------------------------------------------------------- EXIF
+
+_MAKE, _MODEL, _ORIENTATION, _CHANGED = 0x010F, 0x0110, 0x0112, 0x0132
+_TAKEN, _DIGITISED = 0x9003, 0x9004
+_EXIF_PART, _GPS_PART = 0x8769, 0x8825
+_DATE = re.compile(r"\s*(\d{4})\D(\d\d?)\D(\d\d?)\D+(\d\d?)\D(\d\d?)\D(\d\d?)")
+
+
+def _tags_of(opened: Image.Image) -> dict[int, Any]:
+    """The tags that can be read; under _GPS_PART, a dict of those of the place.
+
+    Broken EXIF is common and never a reason to refuse a photo, so whatever it makes Pillow raise
+    costs no more than the tags concerned.
+    """
+    tags: dict[int, Any] = {}
+    with suppress(Exception):
+        exif = opened.getexif()
+        with suppress(Exception):
+            tags.update(exif.get_ifd(_EXIF_PART))
+        for tag in (_MAKE, _MODEL, _ORIENTATION, _CHANGED):
+            with suppress(Exception):
+                tags[tag] = exif[tag]
+        with suppress(Exception):
+            tags[_GPS_PART] = exif.get_ifd(_GPS_PART)
+    return tags
+
+
+def _taken_at(tags: Mapping[int, Any]) -> datetime | None:
+    for tag in (_TAKEN, _DIGITISED, _CHANGED):
+        date = _DATE.match(_plain(tags.get(tag)))
+        if date:
+            with suppress(ValueError):  # cameras without a clock write 0000:00:00 00:00:00
+                return datetime(*map(int, date.groups()))  # type: ignore[arg-type]  # noqa: DTZ001
+    return None
+
+
+def _camera(tags: Mapping[int, Any]) -> str | None:
+    make, model = _plain(tags.get(_MAKE)), _plain(tags.get(_MODEL))
+    # "Canon" + "Canon EOS 5D", "NIKON CORPORATION" + "NIKON D90"
+    repeated = make and model and make.split()[0].lower() == model.split()[0].lower()
+    return (model if repeated else f"{make} {model}".strip()) or None
+
+
+def _position(tags: Mapping[int, Any]) -> tuple[float, float] | tuple[None, None]:
+    gps = tags.get(_GPS_PART, {})
+    latitude = _degrees(gps.get(2), gps.get(1), "NS", 90)
+    longitude = _degrees(gps.get(4), gps.get(3), "EW", 180)
+    if latitude is None or longitude is None or latitude == longitude == 0:
+        return None, None  # 0, 0 lies at sea; it is what is written before the first fix
+    return latitude, longitude
+
+
+def _degrees(parts: Any, reference: Any, signs: str, limit: float) -> float | None:
+    """Degrees, minutes, seconds with N, S, E or W, in decimal degrees."""
+    try:
+        numbers = [float(part) for part in (parts if isinstance(parts, tuple) else (parts,))]
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    degrees = sum(number / 60.0**power for power, number in enumerate(numbers[:3]))
+    side = _plain(reference)[:1].upper()
+    valid = side and side in signs and min(numbers, default=-1) >= 0 and degrees <= limit
+    if not valid:  # also for the NaN of a denominator of zero
+        return None
+    return -degrees if side == signs[1] else degrees
+
+
+def _plain(value: Any) -> str:
+    """A tag's text without the NULs and blanks that pad it; "" for what is no text."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str):
+        return ""
+    return " ".join("".join(c if c.isprintable() else " " for c in value).split())

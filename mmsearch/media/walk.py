@@ -1,0 +1,341 @@
+"""Finds the files under a folder that can be indexed, folder by folder, in a stable order.
+
+An unchanged collection costs one walk and nothing else, so the disk is asked once about a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import TYPE_CHECKING
+
+from mmsearch.errors import PathNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mmsearch.types import Modality
+
+    Medium = tuple[str, Modality, os.DirEntry[str]]
+    """The name of what may be a file to index, its modality, and its entry."""
+
+EXTENSIONS: dict[str, Modality] = {
+    **dict.fromkeys((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"), "image"),
+    **dict.fromkeys((".tif", ".tiff", ".heic", ".heif", ".avif"), "image"),
+    **dict.fromkeys((".txt", ".md"), "text"),
+}
+"""The endings (lower case) that are indexed, and what their files are made of."""
+
+_BINS = {"#recycle", "@Recycle", "$RECYCLE.BIN", ".Trashes", "lost+found"}
+_THUMBNAILS = {"@eaDir", ".thumbnails"}
+_CODE = {".git", ".hg", ".svn", "node_modules", "__pycache__"}
+_SYSTEM = {"__MACOSX", "System Volume Information"}
+SKIPPED_FOLDERS = frozenset(_BINS | _THUMBNAILS | _CODE | _SYSTEM)
+"""Folders that hold no one's photos; skipped wherever they are met, hidden files wanted or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """One file that can be indexed."""
+
+    path: str
+    """Relative to the root, "/" separated; a name that is not UTF-8 holds surrogate escapes."""
+    modality: Modality
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    sidecar: tuple[int, int] | None
+    """(size, mtime_ns) of `photo.txt` beside `photo.jpg`; images only."""
+    sidecar_name: str | None
+    """How that text is written: photo.txt, photo.TXT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What one folder holds, without what lies in its subfolders."""
+
+    path: str
+    """Relative to the root; "" for the root itself."""
+    files: list[FileStat]
+    """Sorted by name."""
+    failures: list[tuple[str, str]]
+    """(path relative to the root, reason) of the folder itself or of files in it."""
+    complete: bool
+    """False when the folder was not listed wholly: nothing below it may be taken for deleted."""
+
+
+def walk(
+    root: str | Path,
+    below: str = "",
+    *,
+    exclude: Sequence[str] = (),
+    include_hidden: bool = False,
+) -> Iterator[Folder]:
+    """Every folder from `root` down, depth first and sorted, with its files.
+
+    Links to files are followed, and so are links to folders that lead out of `root`; a link to
+    a folder that is walked anyway is not, so no photo comes twice and no loop is entered.
+
+    Args:
+        root: An existing folder; walked even when it is hidden or in SKIPPED_FOLDERS.
+        below: A folder or a file under `root`, relative to it, to look at alone. A file comes
+            with its sidecar, in a Folder that is not `complete`; a sidecar brings its image.
+        exclude: Shell globs, matched against relative paths and bare names of files and folders.
+        include_hidden: Whether to look at names that begin with a dot.
+
+    Raises:
+        PathNotFound: `root` is no folder, or there is no `below` under it.
+    """
+    root = os.fspath(root)
+    below = _checked(root, below)
+    skips = _Skips(exclude, include_hidden=include_hidden)
+    if skips.excludes_way_to(below):
+        return iter(())
+    if os.path.isdir(os.path.join(root, below)):
+        return _folders(root, below, skips)
+    # A file that is named is meant, even when it is hidden.
+    return iter((_folder_of_one(root, below, _Skips(exclude, include_hidden=True)),))
+
+
+def count(
+    root: str | Path,
+    below: str = "",
+    *,
+    exclude: Sequence[str] = (),
+    include_hidden: bool = False,
+) -> int:
+    """The number of files `walk` would list, told from names alone wherever the disk allows.
+
+    Args and Raises are those of `walk`. A file that `walk` fails to ask for its size counts.
+    """
+    root = os.fspath(root)
+    below = _checked(root, below)
+    skips = _Skips(exclude, include_hidden=include_hidden)
+    if not os.path.isdir(os.path.join(root, below)):
+        folders = walk(root, below, exclude=exclude, include_hidden=include_hidden)
+        return sum(len(folder.files) for folder in folders)
+    if skips.excludes_way_to(below):
+        return 0
+    total = 0
+    for listing in _listings(root, below, skips):
+        media = _regular(listing.media)
+        total += len(media) - len(set(_sidecars(media).values()))
+    return total
+
+
+class _Skips:
+    """Which names are passed over."""
+
+    def __init__(self, exclude: Sequence[str], *, include_hidden: bool) -> None:
+        globs = "|".join(translate(glob.rstrip("/")) for glob in exclude)
+        self._excluded = re.compile(globs).match if globs else None
+        self._include_hidden = include_hidden
+
+    def hides(self, name: str) -> bool:
+        # "._name" is macOS's resource fork of "name": no picture, hidden files wanted or not.
+        return name[0] == "." and (not self._include_hidden or name.startswith("._"))
+
+    def excludes(self, folder: str, name: str) -> bool:
+        if self._excluded is None:
+            return False
+        return bool(self._excluded(name) or self._excluded(_under(folder, name)))
+
+    def skips_folder(self, folder: str, name: str) -> bool:
+        return name in SKIPPED_FOLDERS or self.hides(name) or self.excludes(folder, name)
+
+    def excludes_way_to(self, path: str) -> bool:
+        return any(self.excludes(*step) for step in _steps(path))
+
+    def skips_way_to(self, path: str) -> bool:
+        return any(self.skips_folder(*step) for step in _steps(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """One folder as the disk lists it, before its files are asked for size and time."""
+
+    path: str
+    media: list[Medium]
+    subfolders: list[os.DirEntry[str]]
+    failures: list[tuple[str, str]]
+
+
+def _folders(root: str, below: str, skips: _Skips) -> Iterator[Folder]:
+    for listing in _listings(root, below, skips):
+        files, failures = _stat_files(listing.path, listing.media)
+        yield Folder(listing.path, files, listing.failures + failures, not listing.failures)
+
+
+def _listings(root: str, below: str, skips: _Skips) -> Iterator[_Listing]:
+    real_root = os.path.realpath(root)
+    # Folders are remembered by inode: that is bounded by their number, and cuts loops as well as
+    # second ways into one place, wherever links and mounts lead.
+    visited = {_inode(root)} if below else set()
+    pending = [below]
+    while pending:
+        path = pending.pop()
+        inode = _inode(os.path.join(root, path))
+        if inode in visited:
+            continue
+        if inode is not None:
+            visited.add(inode)
+        listing = _list(root, path, skips)
+        yield listing
+        pending.extend(
+            _under(path, entry.name)
+            for entry in reversed(listing.subfolders)
+            if not _leads_back(entry, real_root, skips)
+        )
+
+
+def _list(root: str, folder: str, skips: _Skips) -> _Listing:
+    entries: list[os.DirEntry[str]] = []
+    failures: list[tuple[str, str]] = []
+    try:
+        with os.scandir(os.path.join(root, folder)) as listed:
+            entries.extend(listed)
+    except OSError as error:
+        failures.append((folder, _reason(error)))
+    media: list[Medium] = []
+    subfolders = []
+    for entry in entries:
+        name = entry.name
+        if skips.hides(name):
+            continue
+        if _is_folder(entry):
+            if not skips.skips_folder(folder, name):
+                subfolders.append(entry)
+        elif (modality := _modality(name)) and not skips.excludes(folder, name):
+            media.append((name, modality, entry))
+    media.sort()
+    subfolders.sort(key=lambda entry: entry.name)
+    return _Listing(folder, media, subfolders, failures)
+
+
+def _leads_back(folder: os.DirEntry[str], real_root: str, skips: _Skips) -> bool:
+    """Whether this is a link to a folder that a walk of the root meets by its own name.
+
+    Without this rule, a photo's path would depend on which of its folder's names sorts first.
+    """
+    if not folder.is_symlink():
+        return False
+    target = os.path.realpath(folder.path)
+    inside = target.removeprefix(os.path.join(real_root, ""))
+    if inside == target:
+        return target == real_root
+    return not skips.skips_way_to(inside.replace(os.sep, "/"))
+
+
+def _stat_files(
+    folder: str, media: Iterable[Medium]
+) -> tuple[list[FileStat], list[tuple[str, str]]]:
+    stats: dict[str, tuple[Modality, os.stat_result]] = {}
+    failures: list[tuple[str, str]] = []
+    for name, modality, entry in media:
+        try:
+            status = entry.stat()
+        except OSError as error:
+            broken = isinstance(error, FileNotFoundError) and entry.is_symlink()
+            failures.append((_under(folder, name), "broken link" if broken else _reason(error)))
+        else:
+            if stat.S_ISREG(status.st_mode):
+                stats[name] = modality, status
+    sidecars = _sidecars({name: modality for name, (modality, _) in stats.items()})
+    taken = set(sidecars.values())
+    files = []
+    for name, (modality, status) in stats.items():
+        if name in taken:
+            continue
+        sidecar = None
+        if beside := sidecars.get(name):
+            sidecar = stats[beside][1].st_size, stats[beside][1].st_mtime_ns
+        size, mtime_ns = status.st_size, status.st_mtime_ns
+        files.append(FileStat(_under(folder, name), modality, size, mtime_ns, sidecar, beside))
+    return files, failures
+
+
+def _folder_of_one(root: str, path: str, skips: _Skips) -> Folder:
+    """The folder of `path` with that file alone, or with the images it is the sidecar of."""
+    folder, _, name = path.rpartition("/")
+    listing = _list(root, folder, skips)
+    sidecars = _sidecars(_regular(listing.media))
+    wanted = {image for image, beside in sidecars.items() if beside == name} or {name}
+    wanted |= {sidecars[image] for image in wanted if image in sidecars}
+    files, failures = _stat_files(folder, [m for m in listing.media if m[0] in wanted])
+    failures = listing.failures + failures
+    if not files and not failures and _modality(name):
+        failures.append((path, "not a regular file"))
+    return Folder(folder, files, failures, complete=False)
+
+
+def _regular(media: Iterable[Medium]) -> dict[str, Modality]:
+    """Name → modality of what is a file, by what the listing says (links are followed)."""
+    return {name: modality for name, modality, entry in media if _is_file(entry)}
+
+
+def _sidecars(media: Mapping[str, Modality]) -> dict[str, str]:
+    """Image name → name of the text beside it; of a.TXT and a.txt, the one that comes last."""
+    texts = {name[:-4]: name for name in media if name[-4:].lower() == ".txt"}
+    if not texts:
+        return {}
+    return {
+        name: texts[stem]
+        for name, modality in media.items()
+        if modality == "image" and (stem := name.rpartition(".")[0]) in texts
+    }
+
+
+def _modality(name: str) -> Modality | None:
+    dot = name.rfind(".")
+    return EXTENSIONS.get(name[dot:].lower()) if dot > 0 else None
+
+
+def _under(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _steps(path: str) -> Iterator[tuple[str, str]]:
+    """(folder, name) of everything on the way down to `path`."""
+    names = path.split("/") if path else []
+    return (("/".join(names[:depth]), name) for depth, name in enumerate(names))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: asking it for its size tells the reason
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _inode(place: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(place)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _checked(root: str, below: str) -> str:
+    """`below`, normalised; "" for the root."""
+    if not os.path.isdir(root):
+        raise PathNotFound(f"{root} is not a folder")
+    path = os.path.normpath(below).replace(os.sep, "/") if below else ""
+    outside = os.path.isabs(path) or path.split("/")[0] == ".."
+    if outside or not os.path.lexists(os.path.join(root, path)):
+        raise PathNotFound(f"there is no {below} in {root}")
+    return "" if path == "." else path
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,187 @@
+import os
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsearch.errors import UnreadableFile
+from mmsearch.media import text as text_module
+from mmsearch.media.text import Passage, count_words, passages, read_text
+
+# ---------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "naïve – “café” 日本".encode(),
+        "naïve – “café” 日本".encode("utf-8-sig"),
+        "naïve – “café” 日本".encode("utf-16"),
+        b"\xfe\xff" + "naïve – “café” 日本".encode("utf-16-be"),
+        "naïve – “café” 日本".encode("utf-32"),
+    ],
+)
+def test_unicode_is_told_by_its_mark_or_is_utf8(data):
+    assert read_text(data) == "naïve – “café” 日本"
+
+
+def test_other_bytes_are_windows_1252(tmp_path):
+    assert read_text("“café” – 5 €".encode("cp1252")) == "“café” – 5 €"
+
+
+def test_bytes_that_windows_1252_leaves_out_are_latin_1():
+    assert read_text(b"caf\xe9 \x81\x93x\x94") == "café \x81“x”"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "0 bytes"),
+        (b" \r\n\t ", "no text in it"),
+        (b"\xef\xbb\xbf", "no text in it"),
+        (b"PK\x03\x04\0\0", "not a text file"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "not a text file"),
+        (bytes(range(1, 256)) * 3, "not a text file"),
+        (b"\xff\xfea\0b", "damaged UTF-16 text"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_reason(tmp_path, data, reason):
+    (tmp_path / "a.txt").write_bytes(data)
+    for source in (data, tmp_path / "a.txt", str(tmp_path / "a.txt")):
+        with pytest.raises(UnreadableFile, match=f"^{reason}$"):
+            read_text(source)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "a.txt").open("wb") as file:
+        os.truncate(file.fileno(), 65 * 2**20)
+    with pytest.raises(UnreadableFile, match=r"too large: 65 MiB of text \(limit 64\)"):
+        read_text(tmp_path / "a.txt")
+
+
+def test_bytes_that_are_too_many_are_refused(monkeypatch):
+    monkeypatch.setattr(text_module, "MAX_MEBIBYTES", 0)
+    with pytest.raises(UnreadableFile, match="too large"):
+        read_text(b"abc")
+
+
+def test_a_file_that_cannot_be_opened_is_refused_with_its_reason(tmp_path):
+    with pytest.raises(UnreadableFile, match="no such file"):
+        read_text(tmp_path / "a.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path, tmp_path / "pipe.txt"):
+        with pytest.raises(UnreadableFile, match="not a regular file"):
+            read_text(path)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_text_or_a_reason(data):
+    with suppress(UnreadableFile):
+        assert read_text(data).strip()
+
+
+# ---------------------------------------------------------------------- passages
+
+
+def words(count: int, word: str = "word") -> str:
+    return " ".join([word] * count)
+
+
+def test_a_short_text_is_one_passage():
+    assert passages("\n\n  A dog.\n\nA cat.\n") == [Passage("A dog.\n\nA cat.", 3, 5)]
+
+
+def test_no_text_is_no_passage():
+    assert passages("") == passages(" \n\t\r\n ") == []
+
+
+def test_paragraphs_that_do_not_fit_together_are_apart():
+    one, two = words(60, "one"), words(60, "two")
+    assert passages(f"{one}\n\n\n{two}\n") == [Passage(one, 1, 1), Passage(two, 4, 4)]
+
+
+def test_neighbours_share_a_passage_while_they_fit():
+    one, two, three = (words(40, word) for word in ("one", "two", "three"))
+    found = passages(f"{one}\n \n{two}\n\n{three}")
+    assert found == [Passage(f"{one}\n \n{two}", 1, 3), Passage(three, 5, 5)]
+
+
+@pytest.mark.parametrize("heading", ["# Dogs", "Dogs\n====", "# Animals\n\n## Dogs"])
+def test_a_heading_stays_with_what_follows_it(heading):
+    before, after = words(85, "before"), words(85, "after")
+    found = passages(f"{before}\n\n{heading}\n\n{after}")
+    assert [p.text for p in found] == [before, f"{heading}\n\n{after}"]
+
+
+def test_a_long_paragraph_is_cut_at_sentence_ends():
+    sentences = [words(39, name) + " end." for name in ("One", "Two", "Three")]
+    found = [p.text for p in passages("  ".join(sentences))]
+    assert found == ["  ".join(sentences[:2]), sentences[2]]
+
+
+def test_a_sentence_does_not_end_at_an_abbreviation():
+    first, rest = words(50, "a") + " e.g. " + words(30, "b") + ".", words(20, "Then")
+    assert [p.text for p in passages(f"{first} {rest}")] == [first, rest]
+
+
+def test_a_long_sentence_is_cut_at_line_ends():
+    lines = [words(40, name) for name in ("one", "two", "three")]
+    found = passages("\n".join(lines))
+    assert found == [Passage("\n".join(lines[:2]), 1, 2), Passage(lines[2], 3, 3)]
+
+
+def test_a_long_line_is_cut_between_words():
+    found = passages(words(100))
+    assert found == [Passage(words(90), 1, 1), Passage(words(10), 1, 1)]
+
+
+def test_text_without_spaces_is_cut_at_its_own_full_stops_and_stays_bounded():
+    sentence = "犬は海辺を走る。"
+    found = passages(sentence * 60, max_words=20)
+    assert all(p.text == sentence * 5 for p in found)
+    assert "".join(p.text for p in found) == sentence * 60
+    assert len(passages("海" * 1000)) == 6  # 90 words of two characters each
+
+
+def test_a_run_without_spaces_is_cut_where_it_must_be():
+    found = passages("x" * 3000)
+    assert [len(p.text) for p in found] == [1800, 1200]
+
+
+def test_line_ends_of_all_systems_count_alike():
+    one, two = words(60, "one"), words(60, "two")
+    unix = passages(f"{one}\n\n{two}\n{two}")
+    for end in ("\r\n", "\r"):
+        assert passages(f"{one}\n\n{two}\n{two}".replace("\n", end)) == unix
+
+
+bits = st.one_of(
+    st.sampled_from(
+        ["a dog", "Cats! ", "e.g. ", "# H", "\n", "\n\n", "\r\n", "\r", " ", "海。", "海辺", "="]
+    ),
+    st.text(max_size=30),
+    st.integers(1, 60).map(lambda n: "x" * n),
+)
+
+
+@given(bits=st.lists(bits, max_size=60), max_words=st.integers(1, 12))
+def test_passages_lose_nothing_stay_in_order_and_within_bounds(bits, max_words):
+    text = "".join(bits)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    found = passages(text, max_words=max_words)
+    assert "".join("".join(p.text for p in found).split()) == "".join(text.split())
+    assert all(count_words(p.text) <= max_words for p in found)
+    assert all(p.text == p.text.strip() for p in found)
+    assert all(p.text in "\n".join(lines[p.start - 1 : p.end]) for p in found)
+    assert all(p.text.count("\n") == p.end - p.start for p in found)
+    assert [p.start for p in found] == sorted(p.start for p in found)
+    if count_words(text) <= max_words:
+        assert len(found) == (1 if text.strip() else 0)
+
+
+def test_a_large_text_takes_time_in_proportion():
+    paragraph = " ".join(f"Sentence {n} is here." for n in range(40))
+    found = passages("\n\n".join([paragraph] * 2000))
+    assert len(found) == 4000
+    assert found[-1].end == 3999
