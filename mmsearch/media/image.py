@@ -7,18 +7,19 @@ import math
 import re
 import stat
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from mmsearch.errors import TooLarge, UnreadableFile
+from mmsearch.media import exif
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from PIL import Image
 
@@ -93,12 +94,14 @@ def load_image(
         drafted = opened.size != whole
         opened.load()
         width, height = whole if drafted else opened.size  # decoding may turn a TIFF
-        tags = _tags_of(opened)
-        orientation = tags.get(_ORIENTATION, 1)  # 1 also of HEIC, which its decoder has turned
+        tags = exif.tags_of(opened)
+        orientation = tags.get(exif.ORIENTATION, 1)  # 1 also of HEIC, which its decoder has turned
         if orientation in (5, 6, 7, 8):
             width, height = height, width
         picture = _upright_rgb(opened, orientation, at_least)
-    return picture, ImageInfo(width, height, _taken_at(tags), _camera(tags), *_position(tags))
+    return picture, ImageInfo(
+        width, height, exif.taken_at(tags), exif.camera(tags), *exif.position(tags)
+    )
 
 
 # ---------------------------------------------------------------------- files
@@ -273,78 +276,3 @@ def _eight_bits(grey: Image.Image) -> Image.Image:
     values -= low
     values *= 255 / max(high - low, 1e-9)
     return Image.fromarray(values.round().astype(np.uint8))
-
-
-# ---------------------------------------------------------------------- EXIF
-
-_MAKE, _MODEL, _ORIENTATION, _CHANGED = 0x010F, 0x0110, 0x0112, 0x0132
-_TAKEN, _DIGITISED = 0x9003, 0x9004
-_EXIF_PART, _GPS_PART = 0x8769, 0x8825
-_DATE = re.compile(r"\s*(\d{4})\D(\d\d?)\D(\d\d?)\D+(\d\d?)\D(\d\d?)\D(\d\d?)")
-
-
-def _tags_of(opened: Image.Image) -> dict[int, Any]:
-    """The tags that can be read; under _GPS_PART, a dict of those of the place.
-
-    Broken EXIF is common and never a reason to refuse a photo, so whatever it makes Pillow raise
-    costs no more than the tags concerned.
-    """
-    tags: dict[int, Any] = {}
-    with suppress(Exception):
-        exif = opened.getexif()
-        with suppress(Exception):
-            tags.update(exif.get_ifd(_EXIF_PART))
-        for tag in (_MAKE, _MODEL, _ORIENTATION, _CHANGED):
-            with suppress(Exception):
-                tags[tag] = exif[tag]
-        with suppress(Exception):
-            tags[_GPS_PART] = exif.get_ifd(_GPS_PART)
-    return tags
-
-
-def _taken_at(tags: Mapping[int, Any]) -> datetime | None:
-    for tag in (_TAKEN, _DIGITISED, _CHANGED):
-        date = _DATE.match(_plain(tags.get(tag)))
-        if date:
-            with suppress(ValueError):  # cameras without a clock write 0000:00:00 00:00:00
-                return datetime(*map(int, date.groups()))  # type: ignore[arg-type]  # noqa: DTZ001
-    return None
-
-
-def _camera(tags: Mapping[int, Any]) -> str | None:
-    make, model = _plain(tags.get(_MAKE)), _plain(tags.get(_MODEL))
-    # "Canon" + "Canon EOS 5D", "NIKON CORPORATION" + "NIKON D90"
-    repeated = make and model and make.split()[0].lower() == model.split()[0].lower()
-    return (model if repeated else f"{make} {model}".strip()) or None
-
-
-def _position(tags: Mapping[int, Any]) -> tuple[float, float] | tuple[None, None]:
-    gps = tags.get(_GPS_PART, {})
-    latitude = _degrees(gps.get(2), gps.get(1), "NS", 90)
-    longitude = _degrees(gps.get(4), gps.get(3), "EW", 180)
-    if latitude is None or longitude is None or latitude == longitude == 0:
-        return None, None  # 0, 0 lies at sea; it is what is written before the first fix
-    return latitude, longitude
-
-
-def _degrees(parts: Any, reference: Any, signs: str, limit: float) -> float | None:
-    """Degrees, minutes, seconds with N, S, E or W, in decimal degrees."""
-    try:
-        numbers = [float(part) for part in (parts if isinstance(parts, tuple) else (parts,))]
-    except (TypeError, ValueError, ArithmeticError):
-        return None
-    degrees = sum(number / 60.0**power for power, number in enumerate(numbers[:3]))
-    side = _plain(reference)[:1].upper()
-    valid = side and side in signs and min(numbers, default=-1) >= 0 and degrees <= limit
-    if not valid:  # also for the NaN of a denominator of zero
-        return None
-    return -degrees if side == signs[1] else degrees
-
-
-def _plain(value: Any) -> str:
-    """A tag's text without the NULs and blanks that pad it; "" for what is no text."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if not isinstance(value, str):
-        return ""
-    return " ".join("".join(c if c.isprintable() else " " for c in value).split())
