@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mmsearch.catalog import Catalog, Space
 from mmsearch.encoders import load_encoder
 from mmsearch.errors import IndexNotFound, IndexUnusable, InvalidQuery, PathNotFound
 from mmsearch.home import index_folder
 from mmsearch.types import Failure, Hit, Item, Query, Report
 
 if TYPE_CHECKING:
+    from mmsearch.catalog import Catalog, Space
     from mmsearch.ingest import Progress
     from mmsearch.search import Target
     from mmsearch.types import Encoder, Vectors
@@ -65,6 +65,8 @@ class Collection:
         if not path.is_file():
             self._encoder = load_encoder(model or "auto")  # a wrong name leaves no empty index
             _make(folder)
+        from mmsearch.catalog import Catalog  # SQLAlchemy takes longer to import than all of us
+
         self._catalog = Catalog(path)
         self._indexes: dict[str, tuple[int, FaissIndex]] = {}
         try:
