@@ -1,0 +1,131 @@
+"""Processes that are killed or interrupted in the middle of indexing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import paint
+
+import mmsearch
+from mmsearch.catalog import Catalog
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
+
+SLOW_TOY = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from conftest import ToyEncoder
+from mmsearch import encoders
+from mmsearch.cli import main
+
+class Slow(ToyEncoder):
+    def encode(self, modality, batch):
+        time.sleep(0.1)
+        return super().encode(modality, batch)
+
+encoders.REGISTRY["toy"] = Slow
+encoders.DEFAULT = "toy"
+sys.argv = ["mmsearch", *sys.argv[1:]]
+main()
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    script = SLOW_TOY.format(tests=str(Path(__file__).parent))
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for_items(folder: Path, at_least: int) -> None:
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        if (folder / "catalog.db").exists():
+            try:
+                catalog = Catalog(folder / "catalog.db")
+                found = len(catalog)
+                catalog.close()
+                if found >= at_least:
+                    return
+            except mmsearch.MMSearchError:
+                pass  # just being made
+        time.sleep(0.01)
+    pytest.fail("nothing was stored")
+
+
+def content(library: mmsearch.Collection) -> list[tuple[str, bytes]]:
+    """(path, vector) of every item, ids aside."""
+    ids, rows, _ = library._catalog.vectors(library._space, "image")
+    paths = {item.id: item.path for item in library.items}
+    return sorted((paths[i], row.tobytes()) for i, row in zip(ids.tolist(), rows, strict=True))
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    for number in range(200):
+        paint(tmp_path / "many" / f"{number:03}.png", ("red", "green", "blue")[number % 3], (9, 9))
+        with (tmp_path / "many" / f"{number:03}.png").open("ab") as file:
+            file.write(bytes([number]))  # no two have the same content
+    return tmp_path / "many"
+
+
+def test_a_killed_run_loses_nothing_that_was_stored_and_is_continued(toy, many, tmp_path):
+    child = start("index", str(many), "-i", f"{tmp_path}/idx/")
+    wait_for_items(tmp_path / "idx", 32)
+    child.kill()
+    child.communicate()
+    with mmsearch.open(tmp_path / "idx") as library:
+        kept = content(library)
+        assert 32 <= len(kept) < 200
+        report = library.add(many)
+        assert report.unchanged == len(kept)
+        assert report.added == 200 - len(kept)
+        after = content(library)
+    assert set(kept) <= set(after)
+    with mmsearch.index(many, into=tmp_path / "undisturbed") as other:
+        assert after == content(other)
+    assert np.isfinite(np.frombuffer(after[0][1], dtype=np.float32)).all()
+
+
+def test_ctrl_c_ends_with_130_one_line_and_what_was_stored(toy, many, tmp_path):
+    child = start("index", str(many), "-i", f"{tmp_path}/idx/")
+    wait_for_items(tmp_path / "idx", 32)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    (line,) = said.decode().splitlines()
+    assert line.startswith("interrupted: added ")
+    with mmsearch.open(tmp_path / "idx") as library:
+        assert f"added {len(library)}," in line
+        assert len(library) >= 32
+
+
+def test_searching_goes_on_while_another_process_indexes(toy, many, tmp_path):
+    child = start("index", str(many), "-i", f"{tmp_path}/idx/")
+    wait_for_items(tmp_path / "idx", 32)
+    with mmsearch.open(tmp_path / "idx") as library:
+        while child.poll() is None:
+            hits = library.search("red", k=5)
+            assert len(hits) == 5
+            assert hits[0].score == pytest.approx(hits[4].score)
+        assert len(library) == 200
+    child.communicate()
+
+
+def test_two_runs_at_once_store_every_file_once(toy, many, tmp_path):
+    children = [start("index", str(many), "-i", f"{tmp_path}/idx/") for _ in range(2)]
+    for child in children:
+        _, said = child.communicate(timeout=120)
+        assert child.returncode == 0, said.decode()
+    with mmsearch.open(tmp_path / "idx") as library:
+        assert len(library) == 200
+        assert len({item.path for item in library.items}) == 200
