@@ -1,25 +1,35 @@
 #!/bin/sh
 # Indexes the gathered photos and texts and asks in each direction; `make demo` runs it.
 set -eu
-MMSEARCH_HOME="$DEMO/indexes"
+BIN=$(cd "$BIN" && pwd)
+cd "$DEMO"
+MMSEARCH_HOME="$PWD/indexes"
 MMSEARCH_INDEX=demo
 export MMSEARCH_HOME MMSEARCH_INDEX
 
 run() {
-  printf '\n$ mmsearch %s\n' "$*"
+  printf '\n$ mmsearch'
+  for word in "$@"; do
+    case $word in
+      *' '*) printf ' "%s"' "$word" ;;
+      *) printf ' %s' "$word" ;;
+    esac
+  done
+  printf '\n'
   "$BIN/mmsearch" "$@"
 }
 
-run index "$DEMO/photos" "$DEMO/texts" --captions "$DEMO/captions.tsv"
+run index photos texts --captions captions.tsv
 run status
-run query -k 3 "a cat"
-run query -k 3 "a cup of coffee on a table"
-run query -k 3 "a rocket launch"
-run query -k 3 --in text "ancient money"
-run query -k 3 --image "$DEMO/photos/chelsea.png" --in text
-run query -k 3 --image "$DEMO/photos/china.jpg" --in text
-run similar -k 3 "$DEMO/photos/motorcycle_left.png"
+run query --table -k 3 "a cat"
+run query --table -k 3 "a cup of coffee on a table"
+run query --table -k 3 "a motorcycle"
+run query --table -k 2 --in text "ancient money"
+run query --table -k 2 --image photos/chelsea.png --in text
+run query --table -k 2 --image photos/china.jpg --in text
+run similar --table -k 3 photos/motorcycle_left.png
 
 printf '\nAsk for yourself:\n'
-printf '  %s/mmsearch query -i %s/indexes/demo "an astronaut"\n' "$BIN" "$DEMO"
-printf '  %s/mmsearch index YOUR_PHOTOS && %s/mmsearch query "a dog on a beach"\n' "$BIN" "$BIN"
+printf '  %s query -i %s/demo "an astronaut"\n' "$BIN/mmsearch" "$MMSEARCH_HOME"
+printf '  %s index YOUR_PHOTOS\n' "$BIN/mmsearch"
+printf '  %s query "a dog on a beach"\n' "$BIN/mmsearch"

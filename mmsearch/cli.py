@@ -70,6 +70,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON array.")]
 Jsonl = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.")]
 Csv = Annotated[bool, typer.Option("--csv", help="CSV with a header.")]
 Tsv = Annotated[bool, typer.Option("--tsv", help="TSV (what a pipe gets unasked).")]
+Table = Annotated[bool, typer.Option("--table", help="A table (what a terminal gets unasked).")]
 Paths = Annotated[bool, typer.Option("-f", "--paths", help="Only paths, one a line.")]
 Nul = Annotated[bool, typer.Option("-0", "--null", help="Only paths, each ended by a NUL.")]
 
@@ -141,11 +142,12 @@ def query(
     jsonl: Jsonl = False,
     csv: Csv = False,
     tsv: Tsv = False,
+    table: Table = False,
     paths: Paths = False,
     nul: Nul = False,
 ) -> None:
     """Find photos or texts in words, or by an example image."""
-    form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, paths=paths, paths0=nul)
+    form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, table=table, paths=paths, paths0=nul)
     asked = _one_part(([words] if words is not None else []) + (text or []), image or [])
     with open_collection(index) as library:
         _show(library.search(asked, k=k, target=target), form, library)
@@ -162,11 +164,12 @@ def similar(
     jsonl: Jsonl = False,
     csv: Csv = False,
     tsv: Tsv = False,
+    table: Table = False,
     paths: Paths = False,
     nul: Nul = False,
 ) -> None:
     """Find what is like a file, the file itself left out."""
-    form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, paths=paths, paths0=nul)
+    form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, table=table, paths=paths, paths0=nul)
     with open_collection(index) as library:
         _show(library.similar(file, k=k, target=target), form, library)
 

@@ -243,18 +243,19 @@ class Collection:
         self, queries: Vectors, *, k: int = 10, target: Target = None
     ) -> list[list[Hit]]:
         """`search` for queries that are encoded already: unit vectors (n, dim) of `encoder`."""
+        _check_k(k)
+        return [self._search_vector(vector, k, target) for vector in queries]
+
+    def _search_vector(
+        self, vector: Vectors, k: int, target: Target, without: int | None = None
+    ) -> list[Hit]:
         from mmsearch.search import hits, rank, targets_of
 
-        _check_k(k)
-        space = self._space
         facets = targets_of(target, self._facets())
-        if space is None or not facets:
-            return [[] for _ in queries]
-        results = []
-        for vector in queries:
-            fused, rankings = rank(vector, self._index, facets, k)
-            results.append(hits(self._catalog, space, vector, fused, rankings))
-        return results
+        if self._space is None or not facets:
+            return []
+        fused, rankings = rank(vector, self._index, facets, k, without)
+        return hits(self._catalog, self._space, vector, fused, rankings)
 
     def similar(
         self, path: str | os.PathLike[str], *, k: int = 10, target: Target = None
@@ -264,8 +265,7 @@ class Collection:
 
         _check_k(k)
         own, vector = vector_of_file(self._catalog, self._space, self.encoder, os.fspath(path))
-        found = self.search_vectors(vector[None], k=k + 1, target=target)[0]
-        return [hit for hit in found if hit.id != own][:k]
+        return self._search_vector(vector, k, target, without=own)
 
     def _facets(self) -> list[str]:
         return self._catalog.facets(self._space) if self._space else []

@@ -116,9 +116,9 @@ def report_line(report: Report) -> str:
 
 
 def failures_table(failures: Sequence[Failure]) -> str:
-    """Path, reason and when, a file a row."""
-    rows = [(visible(_short(f.path)), visible(f.reason), f.seen_at) for f in failures]
-    return _table([("path", False), ("reason", False), ("seen", False)], rows)
+    """When, path and reason, a file a row."""
+    rows = [(f.seen_at[:10], visible(_short(f.path)), visible(f.reason)) for f in failures]
+    return _table([("seen", True), ("path", False), ("reason", False)], rows)
 
 
 def failures_tsv(failures: Sequence[Failure]) -> str:
@@ -203,15 +203,11 @@ def _table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -
     console = Console(highlight=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for title, number in columns:
-        keep = number or title == "path"
-        table.add_column(
-            title,
-            justify="right" if number else "left",
-            no_wrap=number or title == "text",
-            overflow="fold" if keep else "ellipsis",
-        )
+        # numbers keep their width; of the rest, the widest gives way first
+        table.add_column(title, justify="right" if number else "left", no_wrap=number)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        cells = [Text(cell, overflow="fold") for cell in row[:-1]]
+        table.add_row(*cells, Text(row[-1], no_wrap=True, overflow="ellipsis"))
     with console.capture() as captured:
         console.print(table)
     return captured.get()

@@ -90,13 +90,28 @@ def _content(query: Query, encoder: Encoder) -> Any:
 
 
 def rank(
-    vector: Vectors, index_of: Callable[[str], VectorIndex], targets: Sequence[str], k: int
+    vector: Vectors,
+    index_of: Callable[[str], VectorIndex],
+    targets: Sequence[str],
+    k: int,
+    without: int | None = None,
 ) -> tuple[Ranking, dict[str, Ranking]]:
-    """The k best items for one query vector (dim,), and each facet's own ranking."""
-    depth = k if len(targets) == 1 else max(k * DEPTH, 100)
-    rankings = {facet: index_of(facet).search(vector, depth) for facet in targets}
+    """The k best items for one query vector (dim,), and each facet's own ranking.
+
+    Args:
+        vector: The query, of unit length.
+        index_of: Gives a facet's index.
+        targets: The facets.
+        k: How many items.
+        without: An item to leave out.
+    """
+    depth = 1 + (k if len(targets) == 1 else max(k * DEPTH, 100))
+    rankings = {
+        facet: [pair for pair in index_of(facet).search(vector, depth) if pair[0] != without]
+        for facet in targets
+    }
     if len(rankings) == 1:
-        return next(iter(rankings.values())), rankings
+        return next(iter(rankings.values()))[:k], rankings
     return rrf(list(rankings.values()))[:k], rankings
 
 

@@ -153,7 +153,10 @@ def test_similar_leaves_the_file_itself_out(library, photos):
     (photos / "red2.png").write_bytes((photos / "red.png").read_bytes())
     library.add(photos)
     assert found(library.similar(photos / "red.png", k=1)) == ["red2.png"]
-    assert "red.png" not in found(library.similar(photos / "red.png"))
+    hits = library.similar(photos / "red.png")
+    assert "red.png" not in found(hits)
+    assert [hit.rank for hit in hits] == [1, 2, 3]
+    assert [hit.signals["image"].rank for hit in hits] == [1, 2, 3]
 
 
 def test_similar_uses_the_stored_vector(library, photos, toy):

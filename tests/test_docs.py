@@ -1,0 +1,98 @@
+"""The documentation names every command and flag, and what the README shows is what comes out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+import mmsearch
+from mmsearch.cli import app
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+commands = typer.main.get_command(app).commands
+
+
+@pytest.mark.parametrize("name", sorted(commands))
+def test_each_command_and_flag_is_documented(name: str):
+    assert f"mmsearch {name}" in COMMANDS
+    for parameter in commands[name].params:
+        for flag in parameter.opts:
+            if flag.startswith("-") and flag not in ("--help", "-h"):
+                assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", COMMANDS), flag
+
+
+@pytest.mark.parametrize("name", sorted(commands))
+def test_each_flag_has_a_help_text(name: str):
+    assert commands[name].help
+    for parameter in commands[name].params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+def test_every_file_the_documentation_links_to_exists():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+# ---------------------------------------------------------------------- README, as it runs
+
+
+def examples() -> list[tuple[str, list[str]]]:
+    """(command, lines shown) of every `$ mmsearch …` in the README."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *shown = part.rstrip().splitlines()
+            found.append((command, [line for line in shown if line.strip()]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory):
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    folder = tmp_path_factory.mktemp("demo")
+    gather = ROOT / "demo" / "gather.py"
+    subprocess.run([sys.executable, str(gather), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def test_the_examples_of_the_readme_print_what_it_shows(demo: Path, monkeypatch):
+    """Names and their order must agree; scores may differ in the last digits between machines."""
+    monkeypatch.chdir(demo)
+    monkeypatch.setenv("MMSEARCH_HOME", str(demo / "home"))
+    monkeypatch.delenv("MMSEARCH_INDEX", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("mmsearch.cli._terminal", lambda: True)
+    ran = examples()
+    assert len(ran) >= 5
+    for command, shown in ran:
+        result = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert result.exit_code == 0, (command, result.output)
+        assert _without_figures(result.output) == _without_figures("\n".join(shown)), command
+
+
+def _without_figures(text: str) -> list[str]:
+    lines = [re.sub(r"\d+\.\d+", "0.0", line).split() for line in text.splitlines()]
+    return [line for line in lines if line and not set("".join(line)) <= set("─")]
+
+
+def test_the_python_of_the_readme_runs(demo: Path, monkeypatch, capsys):
+    monkeypatch.chdir(demo)
+    monkeypatch.setenv("MMSEARCH_HOME", str(demo / "python-home"))
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {"mmsearch": mmsearch})
+    assert capsys.readouterr().out
