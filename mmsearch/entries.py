@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.schema import failures as failed
@@ -78,38 +78,51 @@ def put_entry(connection: Connection, entry: Entry, space_id: int) -> None:
         "sidecar_mtime_ns": entry.sidecar[1] if entry.sidecar else None,
         **(entry.details or {}),
     }
-    same_place = [items.c[column] == value for column, value in place.items()]
+    borrows = entry.like is not None and entry.like != entry.id
+    if borrows:
+        row = {**_details(connection, entry.like), **row}
+    asked = {f"{column}_": value for column, value in place.items()}
+    connection.execute(_CLEAR_PLACE, {**asked, "id_": entry.id or 0})
     if entry.id is None:
-        if entry.like is not None:
-            row = {**_details(connection, entry.like), **row}
-        connection.execute(delete(items).where(*same_place))
-        made = connection.execute(insert(items).values(row).returning(items.c.id))
-        item_id = int(made.scalar_one())
+        item_id = int(connection.execute(_MAKE_ITEM, row).scalar_one())
     else:
         item_id = entry.id
-        connection.execute(delete(items).where(*same_place, items.c.id != item_id))
         connection.execute(update(items).where(items.c.id == item_id).values(row))
-    healed = [name for name in (entry.name, entry.sidecar_name) if name is not None]
-    c = failed.c
-    here = (c.source_id == entry.source_id, c.folder == entry.folder, c.name.in_(healed))
-    connection.execute(delete(failed).where(*here))
-    if entry.like is not None and entry.like != item_id:
+    for name in (entry.name, entry.sidecar_name):
+        if name is not None:
+            connection.execute(_FORGET_FAILURE, {**asked, "name_": name})
+    if borrows:
         _borrow(connection, entry, item_id)
     if entry.texts is not None:
         _put_texts(connection, item_id, entry.texts)
     for facet, matrix in entry.vectors.items():
-        where = (vectors.c.item_id == item_id, vectors.c.facet == facet)
-        connection.execute(delete(vectors).where(*where, vectors.c.space_id == space_id))
         filed = {"space_id": space_id, "facet": facet, "item_id": item_id}
+        if entry.id is not None:
+            connection.execute(_CLEAR_VECTORS, {f"{key}_": value for key, value in filed.items()})
         rows = [
             {**filed, "position": position, "vector": vector.astype("<f2").tobytes()}
             for position, vector in enumerate(matrix)
         ]
         if rows:
-            connection.execute(insert(vectors), rows)
+            connection.execute(_ADD_VECTORS, rows)
 
 
-def _details(connection: Connection, item_id: int) -> dict[str, Any]:
+def _at(table: Table) -> list[ColumnElement[bool]]:
+    return [table.c[name] == bindparam(f"{name}_") for name in ("source_id", "folder", "name")]
+
+
+# Statements are made once: composing them anew for each of a million files takes longer than
+# SQLite needs to carry them out.
+_CLEAR_PLACE = delete(items).where(*_at(items), items.c.id != bindparam("id_"))
+_MAKE_ITEM = insert(items).returning(items.c.id)
+_FORGET_FAILURE = delete(failed).where(*_at(failed))
+_ADD_VECTORS = insert(vectors)
+_CLEAR_VECTORS = delete(vectors).where(
+    *(vectors.c[name] == bindparam(f"{name}_") for name in ("space_id", "facet", "item_id"))
+)
+
+
+def _details(connection: Connection, item_id: int | None) -> dict[str, Any]:
     c = items.c
     columns = (c.width, c.height, c.taken_at, c.camera, c.latitude, c.longitude)
     return dict(connection.execute(select(*columns).where(c.id == item_id)).mappings().one())

@@ -85,6 +85,18 @@ def test_a_copied_photo_borrows_its_vector(library, photos, toy):
     ] * 2
 
 
+def test_a_photo_overwritten_by_a_copy_of_another_takes_its_metadata_too(library, photos, toy):
+    paint(photos / "wide.png", "white", (99, 10))
+    library.add(photos)
+    toy.encoded.update(image=0)
+    shutil.copy(photos / "wide.png", photos / "red.png")
+    later(photos / "red.png")
+    assert counts(library.add(photos)) == {"updated": 1, "unchanged": 3}
+    assert toy.encoded["image"] == 0
+    sizes = {os.path.basename(item.path): item.metadata["width"] for item in library.items}
+    assert sizes["red.png"] == 99
+
+
 def test_one_of_two_copies_of_a_lost_file_is_the_renamed_one(library, photos, toy):
     shutil.copy(photos / "red.png", photos / "one.png")
     (photos / "red.png").rename(photos / "two.png")
