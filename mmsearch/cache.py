@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +33,12 @@ def cached_index(
     with suppress(OSError, RuntimeError):
         folder.mkdir(exist_ok=True)
         index.save(path)
-        for old in folder.glob(f"{facet}-{space.id}-*.faiss"):
-            if old != path:
+        for old in folder.glob(f"{facet}-{space.id}-*"):
+            # a .part that is new may be another process's, which is just writing it
+            if old != path and not (old.suffix == ".part" and _is_new(old)):
                 old.unlink(missing_ok=True)
     return index
+
+
+def _is_new(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime < 3600

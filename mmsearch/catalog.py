@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, case, delete, func, or_, select, update
+from sqlalchemy import Connection, Select, case, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from mmsearch.entries import Entry, Stat, next_revision, put_entry, put_failures
 from mmsearch.errors import StorageFailed
 from mmsearch.schema import (
+    PathText,
     connect,
     items,
     sources,
@@ -67,19 +68,27 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         self._engine = connect(path)
+        self._open = True
         self.path = path
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; it cannot be used any more."""
+        self._open = False
         self._engine.dispose()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StorageFailed("this index has been closed: open it again to use it")
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
+        self._check_open()
         with _storage_errors(), writing(self._engine) as connection:
             yield connection
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
+        self._check_open()
         with _storage_errors(), self._engine.begin() as connection:
             yield connection
 
@@ -127,31 +136,41 @@ class Catalog:
 
     def sources(self) -> list[tuple[int, str]]:
         """(id, absolute path) of each indexed folder."""
-        return [tuple(row) for row in self._rows(select(sources.c.id, sources.c.path))]
+        return [tuple(row) for row in self._rows(_SOURCES)]
+
+    def device(self, source_id: int) -> int:
+        """The device (st_dev) that a source was on when it was last read."""
+        return int(self._scalars(select(sources.c.device).where(sources.c.id == source_id))[0])
+
+    def note_device(self, source_id: int, device: int) -> None:
+        """Keep the device that a source is on."""
+        with self._write() as connection:
+            changed = update(sources).where(sources.c.id == source_id)
+            connection.execute(changed.values(device=device))
 
     def source_of(self, path: str) -> tuple[int, str, str] | None:
         """(source id, source path, path below it) of the source that an absolute path lies in."""
-        for source_id, root in self.sources():
-            if path == root:
-                return source_id, root, ""
-            if path.startswith(root.rstrip(os.sep) + os.sep):
-                return source_id, root, os.path.relpath(path, root)
-        return None
+        return _source_of(path, self.sources())
 
-    def add_source(self, root: str) -> int:
-        """File `root` as a source; sources inside it become part of it, their items kept."""
+    def add_source(self, root: str, device: int = 0) -> int:
+        """The source that `root` is or lies in, made if need be.
+
+        Sources inside a new one become part of it, their items kept.
+        """
         inside = root.rstrip(os.sep) + os.sep
         with self._write() as connection:
-            made = connection.execute(insert(sources).values(path=root).returning(sources.c.id))
-            source_id = int(made.scalar_one())
-            for other, path in connection.execute(select(sources.c.id, sources.c.path)).all():
+            there = [tuple(row) for row in connection.execute(_SOURCES).all()]
+            if (known := _source_of(root, there)) is not None:
+                return known[0]
+            new = insert(sources).values(path=root, device=device).returning(sources.c.id)
+            source_id = int(connection.execute(new).scalar_one())
+            for other, path in there:
                 if not path.startswith(inside):
                     continue
-                below = os.path.relpath(path, root)
+                below = literal(os.path.relpath(path, root), PathText())
                 for table in (items, failed):
-                    moved = case(
-                        (table.c.folder == "", below), else_=below + os.sep + table.c.folder
-                    )
+                    deeper = below.concat(os.sep).concat(table.c.folder)
+                    moved = case((table.c.folder == "", below), else_=deeper)
                     connection.execute(
                         update(table)
                         .where(table.c.source_id == other)
@@ -175,12 +194,12 @@ class Catalog:
             for name, id_, size, mtime, side, side_mtime, hash_ in rows
         }
 
-    def known_failures(self, source_id: int, folder: str) -> dict[str, Stat]:
-        """Stats of the files in a folder that are known bad and not worth another try, by name."""
+    def known_failures(self, source_id: int, folder: str) -> dict[str, Stat | None]:
+        """The failures in a folder by name: the file's stat, or None if it is worth another try."""
         c = failed.c
-        where = (c.source_id == source_id, c.folder == folder, c.retry == 0)
-        rows = self._rows(select(c.name, c.size, c.mtime_ns).where(*where))
-        return {name: (size, mtime) for name, size, mtime in rows}
+        where = (c.source_id == source_id, c.folder == folder)
+        rows = self._rows(select(c.name, c.size, c.mtime_ns, c.retry).where(*where))
+        return {name: None if retry else (size, mtime) for name, size, mtime, retry in rows}
 
     def folders(self, source_id: int, below: str) -> set[str]:
         """The folders at and below a folder of a source that hold items or failures."""
@@ -195,26 +214,18 @@ class Catalog:
     def _scalars(self, statement: Select[Any]) -> list[Any]:
         return [row[0] for row in self._rows(statement)]
 
-    def twin(self, hash_: bytes, modality: Modality) -> tuple[int, str, str] | None:
-        """(item id, source path, file path) of a stored file of the same content, if any."""
+    def twin(self, hash_: bytes, modality: Modality) -> tuple[int, str, int, str] | None:
+        """(item id, source path, source device, file path) of a file of this content, if any."""
         statement = (
-            select(items.c.id, sources.c.path, items.c.folder, items.c.name)
+            select(items.c.id, sources.c.path, sources.c.device, items.c.folder, items.c.name)
             .join(sources)
             .where(items.c.hash == hash_, items.c.modality == modality)
             .order_by(items.c.id)
             .limit(1)
         )
-        for id_, root, folder, name in self._rows(statement):
-            return id_, root, os.path.join(root, folder, name)
+        for id_, root, device, folder, name in self._rows(statement):
+            return id_, root, device, os.path.join(root, folder, name)
         return None
-
-    def hashes(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """Content hashes by item id."""
-        found: dict[int, bytes] = {}
-        for chunk in _chunks(ids):
-            rows = self._rows(select(items.c.id, items.c.hash).where(items.c.id.in_(chunk)))
-            found.update(map(tuple, rows))
-        return found
 
     # ------------------------------------------------------------------ writing
 
@@ -241,9 +252,11 @@ class Catalog:
             put_failures(connection, failures)
 
     def forget_failures(self, source_id: int, folder: str, names: Iterable[str]) -> None:
-        """Drop the failures of files that are gone."""
+        """Drop failures, if there are any to drop."""
+        if not (names := list(names)):
+            return
         with self._write() as connection:
-            for chunk in _chunks(list(names)):
+            for chunk in _chunks(names):
                 c = failed.c
                 where = (c.source_id == source_id, c.folder == folder, c.name.in_(chunk))
                 connection.execute(delete(failed).where(*where))
@@ -258,7 +271,7 @@ class Catalog:
             next_revision(connection)
 
     def remove_below(self, source_id: int, below: str) -> int:
-        """Take out a file or whatever lies at and below a folder; returns how many items."""
+        """Take out a file or all at and below a folder; returns how many items and failures."""
         with self._write() as connection:
             gone = 0
             for table in (failed, items):
@@ -267,7 +280,7 @@ class Catalog:
                     folder, name = os.path.split(below)
                     file = (table.c.folder == folder) & (table.c.name == name)
                     where.append(or_(file, _at_or_below(table, below)))
-                gone = connection.execute(delete(table).where(*where)).rowcount
+                gone += connection.execute(delete(table).where(*where)).rowcount
             if not below:
                 connection.execute(delete(sources).where(sources.c.id == source_id))
             next_revision(connection)
@@ -343,15 +356,43 @@ class Catalog:
 # ---------------------------------------------------------------------- parts of the above
 
 
+_SOURCES = select(sources.c.id, sources.c.path)
+
+
+def _source_of(path: str, known: Iterable[tuple[int, str]]) -> tuple[int, str, str] | None:
+    for source_id, root in known:
+        if path == root:
+            return source_id, root, ""
+        if path.startswith(root.rstrip(os.sep) + os.sep):
+            return source_id, root, os.path.relpath(path, root)
+    return None
+
+
 @contextmanager
 def _storage_errors() -> Iterator[None]:
     try:
         yield
-    except DatabaseError as error:
+    except IntegrityError as error:
         raise StorageFailed(
-            f"the catalog could not be read or written: {error.orig}; what was stored before is "
-            "kept: free some space or check the disk, then run the command again"
+            f"another process changed the index at the same time ({error.orig}); what was stored "
+            "before is kept: run the command again"
         ) from error
+    except DatabaseError as error:
+        cure = next((cure for word, cure in _CURES.items() if word in str(error.orig)), _CHECK)
+        raise StorageFailed(
+            f"the catalog could not be read or written: {error.orig}; {cure}"
+        ) from error
+
+
+_KEPT = "what was stored before is kept: "
+_CHECK = f"{_KEPT}check the disk, then run the command again"
+_CURES = {
+    "full": f"{_KEPT}free some space, then run the command again",
+    "readonly": f"{_KEPT}make the index folder writable, then run the command again",
+    "locked": "another process is writing: wait for it, then run the command again",
+    "malformed": "it is damaged: delete the index folder and index again",
+    "not a database": "it is damaged: delete the index folder and index again",
+}
 
 
 def _chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

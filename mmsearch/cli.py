@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,13 @@ from typer.core import TyperGroup
 from mmsearch import render
 from mmsearch.collection import Collection, collection_for, open_collection
 from mmsearch.errors import IndexUnusable, InvalidQuery, MMSearchError, ModelDamaged
+from mmsearch.media.walk import EXTENSIONS
 from mmsearch.types import Hit, Query
 
 if TYPE_CHECKING:
     from mmsearch.ingest import Progress
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itself
 
 NOTHING_FOUND, USAGE, UNUSABLE, SOME_FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -28,6 +32,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except _UsageError as error:
+            _say(f"mmsearch: {_usage(error)}")
+            raise typer.Exit(USAGE) from error
         except MMSearchError as error:
             _say(f"mmsearch: {error}")
             unusable = isinstance(error, (IndexUnusable, ModelDamaged))
@@ -104,7 +111,8 @@ def index_command(
     Only what is new or changed is read again. Files that were deleted leave the index; nothing
     on your disk is ever changed.
     """
-    with collection_for(paths, index, model=model) as library:
+    needed = [*paths, *([] if captions is None else [str(captions)])]
+    with collection_for(needed, index, model=model) as library:
         try:
             with _progress(quiet=quiet) as progress:
                 library.add(
@@ -118,7 +126,9 @@ def index_command(
         finally:
             if library.report is not None:
                 _say("\n".join([*library.report.warnings, render.report_line(library.report)]))
-        if library.report and library.report.skipped + len(library.report.failures):
+        if not len(library):
+            _say(f"nothing was found to index; what can be: {' '.join(sorted(EXTENSIONS))}")
+        if library.report and library.report.skipped:
             _say("see `mmsearch errors` for the files that were skipped")
             raise typer.Exit(SOME_FAILED)
 
@@ -126,7 +136,8 @@ def index_command(
 @app.command()
 def query(
     words: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="What to look for, in words.")
+        list[str] | None,
+        typer.Argument(metavar="[TEXT]...", help="What to look for, in words."),
     ] = None,
     *,
     text: Annotated[
@@ -148,7 +159,7 @@ def query(
 ) -> None:
     """Find photos or texts in words, or by an example image."""
     form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, table=table, paths=paths, paths0=nul)
-    asked = _one_part(([words] if words is not None else []) + (text or []), image or [])
+    asked = _one_part(([" ".join(words)] if words else []) + (text or []), image or [])
     with open_collection(index) as library:
         _show(library.search(asked, k=k, target=target), form, library)
 
@@ -230,7 +241,7 @@ def _options(
 
 
 def _terminal() -> bool:
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _form(**asked: bool) -> str:
@@ -263,15 +274,45 @@ def _show(hits: list[Hit], form: str, library: Collection) -> None:
 
 def _out(text: str, *, raw: bool = False) -> None:
     """Results; file names that are not UTF-8 go out as they are when `raw`, else escaped."""
+    if sys.stdout is None:  # closed by whoever started us
+        return
     data = text.encode("utf-8", "surrogateescape" if raw else "backslashreplace")
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.flush()
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError as error:  # `mmsearch query … | head`: the reader has enough
+        _drop_output()
+        raise typer.Exit(0) from error
+    except OSError as error:
+        _drop_output()
+        raise MMSearchError(f"the results could not be written: {error.strerror}") from error
+
+
+def _drop_output() -> None:
+    """Let what is left in the buffer go nowhere, so that ending does not fail on it again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str) -> None:
     """Everything that is not a result."""
-    sys.stderr.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+    if sys.stderr is None:
+        return
+    encoding = sys.stderr.encoding or "utf-8"
+    with suppress(OSError):
+        sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _usage(error: Any) -> str:
+    """What was wrong with the command line, and what to type instead."""
+    message = error.format_message().rstrip(".")
+    asked = error.ctx.info_name if error.ctx is not None and error.ctx.parent else None
+    unknown = "No such command" in message and sys.argv[1:]
+    if unknown and os.path.exists(sys.argv[1]):
+        return f"{message}; to index it: mmsearch index {sys.argv[1]}"
+    if unknown:
+        return f'{message}; to search: mmsearch query "{sys.argv[1]}"'
+    return f"{message}; see mmsearch {f'{asked} ' if asked else ''}--help"
 
 
 @contextmanager
@@ -289,11 +330,7 @@ def _progress(*, quiet: bool) -> Iterator[Progress]:
 
 def main() -> None:
     """Run the command line."""
-    try:
-        app()
-    except BrokenPipeError:  # `mmsearch query … | head`: the reader has enough
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    app()
 
 
 if __name__ == "__main__":

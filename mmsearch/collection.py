@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mmsearch.encoders import load_encoder
-from mmsearch.errors import IndexNotFound, IndexUnusable, InvalidQuery, PathNotFound
+from mmsearch.errors import IndexNotFound, IndexUnusable, InvalidOption, InvalidQuery, PathNotFound
 from mmsearch.home import index_folder
 from mmsearch.types import Failure, Hit, Item, Query, Report
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mmsearch.types import Encoder, Vectors
     from mmsearch.vectors import FaissIndex
 
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 class Items:
@@ -57,12 +58,13 @@ class Collection:
         self.report: Report | None = None
         """Of the last `add` on this object."""
         path = folder / "catalog.db"
-        if not create and not path.is_file():
+        exists = path.is_file() and path.stat().st_size > 0
+        if not create and not exists:
             raise IndexNotFound(
                 f"there is no index at {folder}: make one with `mmsearch index FOLDER`"
             )
         self._encoder: Encoder | None = None
-        if not path.is_file():
+        if not exists:
             self._encoder = load_encoder(model or "auto")  # a wrong name leaves no empty index
             _make(folder)
         from mmsearch.catalog import Catalog  # SQLAlchemy takes longer to import than all of us
@@ -137,7 +139,7 @@ class Collection:
         paths: Paths,
         *,
         captions: str | os.PathLike[str] | None = None,
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         include_hidden: bool = False,
         max_megapixels: float = 200.0,
         progress: Progress | None = None,
@@ -147,13 +149,14 @@ class Collection:
         Args:
             paths: Folders (searched to any depth) and files.
             captions: A tsv, csv or jsonl file of file names and captions.
-            exclude: Shell patterns of names or relative paths to leave out.
+            exclude: Shell patterns of names, or of paths from the folder given, to leave out.
             include_hidden: Also files and folders that begin with a dot.
             max_megapixels: Larger pictures are refused.
             progress: Called with (files done, files in all or None).
 
         Raises:
             PathNotFound: one of `paths`, or `captions`, does not exist.
+            InvalidOption: `max_megapixels` is not above 0.
             InvalidCaptions: the captions file cannot be parsed.
             StorageFailed: the catalog cannot be written, a full disk say; earlier batches stay.
             KeyboardInterrupt: as it came; what was stored stays, and `report` says what it is.
@@ -163,6 +166,8 @@ class Collection:
         from mmsearch.scan import Options, scopes_of
 
         given = _existing(paths)
+        if not max_megapixels > 0:
+            raise InvalidOption(f"max_megapixels is a size above 0, not {max_megapixels}")
         book = None if captions is None else CaptionBook(os.fspath(captions))
         encoder = self.encoder
         self._space = self._catalog.add_space(encoder.name, encoder.fingerprint, encoder.dim)
@@ -170,7 +175,11 @@ class Collection:
             self._catalog,
             self._space,
             encoder,
-            options=Options(exclude, include_hidden, max_megapixels),
+            options=Options(
+                [exclude] if isinstance(exclude, str) else list(exclude),
+                include_hidden,
+                max_megapixels,
+            ),
             book=book,
             progress=progress,
         )
@@ -229,6 +238,9 @@ class Collection:
         from mmsearch.search import encode_queries, targets_of
 
         _check_k(k)
+        if isinstance(queries, str):
+            raise InvalidQuery("search_many takes a list of queries; for one there is search")
+        queries = list(queries)
         facets = targets_of(target, self._facets())
         # read the index while the model is read: the two are half of a cold query
         reading = threading.Thread(target=self._warm, args=(facets,))
@@ -268,6 +280,8 @@ class Collection:
         return self._search_vector(vector, k, target, without=own)
 
     def _facets(self) -> list[str]:
+        if self._space is None:  # another process may have filled the index meanwhile
+            self._space = self._find_space(None)
         return self._catalog.facets(self._space) if self._space else []
 
     def _warm(self, facets: Sequence[str]) -> None:
@@ -310,15 +324,21 @@ class Collection:
 
 
 def _check_k(k: int) -> None:
-    if k < 1:
-        raise InvalidQuery(f"k is how many hits to give, at least 1, not {k}")
+    try:
+        enough = operator.index(k) >= 1
+    except TypeError:
+        enough = False
+    if not enough:
+        raise InvalidQuery(f"k is how many hits to give, a whole number of at least 1, not {k!r}")
 
 
-def _existing(paths: Paths) -> list[str | os.PathLike[str]]:
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+def _existing(paths: Paths) -> list[str]:
+    several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else paths
+    given = [os.fsdecode(path) for path in several]
     for path in given:
         if not os.path.exists(path):
-            raise PathNotFound(f"there is no file or folder {os.fspath(path)!r}")
+            where = "" if os.path.isabs(path) else f" in {os.getcwd()}"
+            raise PathNotFound(f"there is no file or folder {path!r}{where}")
     return given
 
 
@@ -339,14 +359,17 @@ def open_collection(index: str | os.PathLike[str] | None = None) -> Collection:
 
 
 def collection_for(
-    paths: Paths, into: str | os.PathLike[str] | None = None, *, model: str = "auto"
+    needed: Sequence[str | os.PathLike[str]],
+    into: str | os.PathLike[str] | None = None,
+    *,
+    model: str = "auto",
 ) -> Collection:
-    """The index that `paths` are to go into, made if need be; nothing is indexed yet.
+    """The index that files are to go into, made if need be; nothing is indexed yet.
 
     Raises:
-        PathNotFound: one of `paths` does not exist; then no index is made.
+        PathNotFound: one of the `needed` paths does not exist; then no index is made.
     """
-    _existing(paths)
+    _existing(needed)
     return Collection(index_folder(into), model=model, create=True)
 
 
@@ -365,9 +388,10 @@ def index_paths(
         model: The encoder's name.
         options: As `Collection.add` takes them.
     """
-    collection = collection_for(paths, into, model=model)
+    given = _existing(paths)
+    collection = collection_for(given, into, model=model)
     try:
-        collection.add(paths, **options)
+        collection.add(given, **options)
     except BaseException:
         collection.close()
         raise

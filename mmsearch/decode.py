@@ -13,7 +13,7 @@ from mmsearch.catalog import Catalog, Known
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media.image import load_image
 from mmsearch.media.text import passages, read_text
-from mmsearch.media.walk import FileStat
+from mmsearch.media.walk import FileStat, is_away
 from mmsearch.types import Encoder, Span, TextPart
 
 WHOLE = 64 * 2**20
@@ -40,7 +40,8 @@ class Decoded:
     job: Job
     hash: bytes = b""
     like: int | None = None  # a stored item of the same content
-    moved: bool = False  # and that item's own file is gone
+    orphan: bool = False  # and that item's own file is gone
+    moved: bool = False  # for good: this is the same item under a new name
     picture: Any = None  # ready for the encoder; None when a stored vector serves
     details: dict[str, Any] | None = None
     texts: list[TextPart] | None = None  # None: as stored
@@ -79,10 +80,10 @@ class Decoder:
     def _decode(self, done: Decoded, path: str, *, borrow: bool) -> None:
         job = done.job
         content, done.hash = _read(path)
-        if job.known is not None and job.known.hash == done.hash:
+        if borrow and job.known is not None and job.known.hash == done.hash:
             done.like = job.known.id
         elif borrow:
-            self._find_twin(done)
+            self._find_twin(done, path)
         if job.file.modality == "image":
             if done.like is None:
                 picture, info = load_image(
@@ -100,25 +101,35 @@ class Decoder:
                 for part in passages(read_text(content))
             ]
 
-    def _find_twin(self, done: Decoded) -> None:
+    def _find_twin(self, done: Decoded, path: str) -> None:
         twin = self._catalog.twin(done.hash, done.job.file.modality)
         if twin is not None:
-            done.like, root, twin_path = twin
+            done.like, root, device, twin_path = twin
+            done.orphan = not os.path.lexists(twin_path) or _is_other_spelling(twin_path, path)
             # a source that is away altogether is an unmounted drive, not a move
-            done.moved = not os.path.lexists(twin_path) and Path(root).is_dir()
+            done.moved = done.orphan and not is_away(root, device)
 
     def _captions(self, done: Decoded, path: str) -> list[TextPart] | None:
-        """The captions a photo is to have; None when they are those it, or its twin, has."""
+        """The captions a photo is to have; None when they are those it has."""
         job = done.job
-        own = job.known.id if job.known else done.like  # whose captions are ours, or to compare
+        # those of a lost file go to where its content is found again, not to each copy
+        own = done.like if done.orphan or not job.known else job.known.id
         item = None if own is None else self._catalog.items([own]).get(own)
         stored = list(item.texts) if item else []
         parts = _sidecar(done, path) if job.file.sidecar else []
         if job.captions is not None:
             parts += [TextPart(text, "caption") for text in job.captions]
-        elif job.known or done.moved:
+        elif job.known or done.orphan:
             parts += [part for part in stored if part.origin == "caption"]
-        return None if own == done.like and parts == stored else parts
+        unchanged = job.known is not None and own == job.known.id == done.like
+        return None if unchanged and parts == stored else parts
+
+
+def _is_other_spelling(one: str, other: str) -> bool:
+    """Whether two paths differ in case alone and the disk takes them for the same."""
+    if one == other or one.lower() != other.lower():
+        return False
+    return os.path.samefile(one, other)
 
 
 def _read(path: str) -> tuple[bytes | str, bytes]:

@@ -22,6 +22,10 @@ Stat = tuple[int, int]
 """(size in bytes, mtime in ns) of a file."""
 
 
+class LenderGone(Exception):
+    """An entry would borrow from an item that is gone, or has other content by now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file as it is to stand in the catalog.
@@ -66,8 +70,13 @@ def put_failures(connection: Connection, failures: Sequence[dict[str, Any]]) -> 
 
 
 def put_entry(connection: Connection, entry: Entry, space_id: int) -> None:
-    """Make or change one item with its texts and vectors, and forget its failures."""
+    """Make or change one item with its texts and vectors, and forget its failures.
+
+    Raises:
+        LenderGone: `entry.like` has not the entry's content; nothing of the batch may be kept.
+    """
     place = {"source_id": entry.source_id, "folder": entry.folder, "name": entry.name}
+    asked = {f"{column}_": value for column, value in place.items()}
     row: dict[str, Any] = {
         **place,
         "modality": entry.modality,
@@ -76,29 +85,27 @@ def put_entry(connection: Connection, entry: Entry, space_id: int) -> None:
         "hash": entry.hash,
         "sidecar_size": entry.sidecar[0] if entry.sidecar else None,
         "sidecar_mtime_ns": entry.sidecar[1] if entry.sidecar else None,
-        **(entry.details or {}),
     }
-    borrows = entry.like is not None and entry.like != entry.id
-    if borrows:
-        row = {**_details(connection, entry.like), **row}
-    asked = {f"{column}_": value for column, value in place.items()}
-    connection.execute(_CLEAR_PLACE, {**asked, "id_": entry.id or 0})
-    if entry.id is None:
-        item_id = int(connection.execute(_MAKE_ITEM, row).scalar_one())
-    else:
-        item_id = entry.id
-        connection.execute(update(items).where(items.c.id == item_id).values(row))
+    if entry.like is not None:
+        lender = connection.execute(_LENDER, {"id_": entry.like}).mappings().one_or_none()
+        if lender is None or lender["hash"] != entry.hash:
+            raise LenderGone
+        row = {**lender, **row}
+    row |= entry.details or {}
+    there = connection.execute(_ITEM_AT, asked).scalar_one_or_none()
+    if entry.id is not None and there not in (None, entry.id):
+        connection.execute(delete(items).where(items.c.id == there))
+    item_id = _put_row(connection, entry.id or there, row)
     for name in (entry.name, entry.sidecar_name):
         if name is not None:
             connection.execute(_FORGET_FAILURE, {**asked, "name_": name})
-    if borrows:
+    if entry.like is not None and entry.like != item_id:
         _borrow(connection, entry, item_id)
     if entry.texts is not None:
         _put_texts(connection, item_id, entry.texts)
     for facet, matrix in entry.vectors.items():
         filed = {"space_id": space_id, "facet": facet, "item_id": item_id}
-        if entry.id is not None:
-            connection.execute(_CLEAR_VECTORS, {f"{key}_": value for key, value in filed.items()})
+        connection.execute(_CLEAR_VECTORS, {f"{key}_": value for key, value in filed.items()})
         rows = [
             {**filed, "position": position, "vector": vector.astype("<f2").tobytes()}
             for position, vector in enumerate(matrix)
@@ -107,25 +114,30 @@ def put_entry(connection: Connection, entry: Entry, space_id: int) -> None:
             connection.execute(_ADD_VECTORS, rows)
 
 
+def _put_row(connection: Connection, item_id: int | None, row: dict[str, Any]) -> int:
+    """Change the item, or make one if there is none (any more)."""
+    if item_id is not None:
+        changed = connection.execute(update(items).where(items.c.id == item_id).values(row))
+        if changed.rowcount:
+            return item_id
+    return int(connection.execute(_MAKE_ITEM, row).scalar_one())
+
+
 def _at(table: Table) -> list[ColumnElement[bool]]:
     return [table.c[name] == bindparam(f"{name}_") for name in ("source_id", "folder", "name")]
 
 
 # Statements are made once: composing them anew for each of a million files takes longer than
 # SQLite needs to carry them out.
-_CLEAR_PLACE = delete(items).where(*_at(items), items.c.id != bindparam("id_"))
+_DETAILS = [items.c[n] for n in ("width", "height", "taken_at", "camera", "latitude", "longitude")]
+_LENDER = select(items.c.hash, *_DETAILS).where(items.c.id == bindparam("id_"))
+_ITEM_AT = select(items.c.id).where(*_at(items))
 _MAKE_ITEM = insert(items).returning(items.c.id)
 _FORGET_FAILURE = delete(failed).where(*_at(failed))
 _ADD_VECTORS = insert(vectors)
 _CLEAR_VECTORS = delete(vectors).where(
     *(vectors.c[name] == bindparam(f"{name}_") for name in ("space_id", "facet", "item_id"))
 )
-
-
-def _details(connection: Connection, item_id: int | None) -> dict[str, Any]:
-    c = items.c
-    columns = (c.width, c.height, c.taken_at, c.camera, c.latitude, c.longitude)
-    return dict(connection.execute(select(*columns).where(c.id == item_id)).mappings().one())
 
 
 def _borrow(connection: Connection, entry: Entry, item_id: int) -> None:

@@ -3,6 +3,7 @@
     MMSearchError
     ├── InvalidQuery            what was asked cannot be searched for
     │   └── UnknownTarget       no such facet
+    ├── InvalidOption           an option of indexing has no sense
     ├── UnknownModel            no encoder of this name
     ├── UnsupportedModality     this encoder cannot encode that
     ├── ModelDamaged            a model file is missing or does not match its checksum
@@ -28,6 +29,10 @@ class InvalidQuery(MMSearchError):
 
 class UnknownTarget(InvalidQuery):
     """There is no such facet to search in."""
+
+
+class InvalidOption(MMSearchError):
+    """An option of indexing has no sense."""
 
 
 class UnknownModel(MMSearchError):

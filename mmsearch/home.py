@@ -17,7 +17,7 @@ def home() -> Path:
     folder as the platform has it.
     """
     if chosen := os.environ.get("MMSEARCH_HOME"):
-        return Path(chosen).expanduser()
+        return Path(os.path.abspath(os.path.expanduser(chosen)))
     local = Path("indexes")
     if (local / MARKER).is_file():
         return local.absolute()
@@ -33,11 +33,11 @@ def index_folder(index: str | os.PathLike[str] | None = None) -> Path:
         index: A `Path`, or a string with a path separator, is a folder; any other string is a name
             in `home()`. None is `$MMSEARCH_INDEX`, else "default".
     """
-    if index is None:
+    if index is None or index == "":
         index = os.environ.get("MMSEARCH_INDEX") or DEFAULT_NAME
     if not isinstance(index, str):
         return Path(index).absolute()
     separators = {os.sep, os.altsep} - {None}
     if index in {".", ".."} or any(mark in index for mark in separators if mark):
-        return Path(index).expanduser().absolute()
+        return Path(os.path.abspath(os.path.expanduser(index)))
     return home() / index

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.catalog import Catalog, Space
 from mmsearch.decode import Decoded, Decoder, Job
-from mmsearch.entries import Entry
+from mmsearch.entries import Entry, LenderGone
 from mmsearch.scan import Options, Scan, Scope
 from mmsearch.types import Encoder, Failure, Report
 
@@ -65,6 +65,7 @@ class Ingest:
         self._done = 0
         self._total: int | None = None
         self._moved: set[int] = set()  # items that this run gave a new path
+        self._failed: set[str] = set()
         self._batch: list[Decoded] = []
         self._batch_began = time.monotonic()
 
@@ -83,9 +84,10 @@ class Ingest:
         try:
             self._decode_all(scan.jobs())
             self._flush()
-            gone = [item_id for item_id in scan.missing if item_id not in self._moved]
-            self._catalog.remove(gone)
+            gone = {item_id for item_id in scan.missing if item_id not in self._moved}
+            self._catalog.remove(sorted(gone))
             self.report.removed += len(gone)
+            self._warn_of_lost_sources()
         except KeyboardInterrupt:
             self.report.interrupted = True
             raise
@@ -125,8 +127,19 @@ class Ingest:
     # ------------------------------------------------------------------ encode and store
 
     def _flush(self) -> None:
-        batch, self._batch = self._with_true_twins(self._batch), []
+        batch, self._batch = self._batch, []
         self._batch_began = time.monotonic()
+        try:
+            self._store(batch)
+        except LenderGone:
+            # two photos that swapped names, say, or another process that took an item out
+            again = [
+                done if done.like is None else self._decoder(done.job, borrow=False)
+                for done in batch
+            ]
+            self._store(again)
+
+    def _store(self, batch: list[Decoded]) -> None:
         good = [done for done in batch if done.usable]
         bad = [
             self._failure_row(done, name, reason, retry=retry)
@@ -139,22 +152,8 @@ class Ingest:
         for entry, done in zip(entries, good, strict=True):
             self._tally(entry, done)
         for done in batch:
-            self.report.skipped += not done.usable
+            self._note_failures(done)
             self._step()
-
-    def _with_true_twins(self, batch: list[Decoded]) -> list[Decoded]:
-        """Decode anew what was to borrow from an item whose own content has changed meanwhile.
-
-        Two photos that swap names are each other's twin until the first of them is stored.
-        """
-        hashes = self._catalog.hashes([done.like for done in batch if done.like is not None])
-        hashes |= {done.job.known.id: done.hash for done in batch if done.job.known and done.usable}
-        return [
-            done
-            if done.like is None or hashes.get(done.like) == done.hash
-            else self._decoder(done.job, borrow=False)
-            for done in batch
-        ]
 
     def _entries(self, batch: list[Decoded]) -> list[Entry]:
         """What to store of each, its new vectors encoded with the others'."""
@@ -220,8 +219,6 @@ class Ingest:
         stat = (job.file.size, job.file.mtime_ns)
         if name != job.name and job.file.sidecar is not None:
             stat = job.file.sidecar
-        path = os.path.join(job.root, job.folder, name)
-        self.report.failures.append(Failure(path, reason, _now()))
         return {
             "source_id": job.source_id,
             "folder": job.folder,
@@ -232,6 +229,23 @@ class Ingest:
             "retry": int(retry),
         }
 
+    def _note_failures(self, done: Decoded) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        for name, reason, _ in done.failures:
+            path = os.path.join(done.job.root, done.job.folder, name)
+            if path not in self._failed:  # a sidecar may serve two photos
+                self._failed.add(path)
+                self.report.failures.append(Failure(path, reason, now))
+                self.report.skipped += 1
+
+    def _warn_of_lost_sources(self) -> None:
+        for _, root in self._catalog.sources():
+            if not os.path.isdir(root):
+                self.report.warnings.append(
+                    f"the indexed folder {root} is not there; what was found in it stays in the "
+                    f"index until it is back, or until `mmsearch remove {root}`"
+                )
+
     def _warn_of_unused_captions(self) -> None:
         unused = self._book.unused if self._book is not None else []
         if unused:
@@ -239,7 +253,3 @@ class Ingest:
             self.report.warnings.append(
                 f"the captions file names {len(unused)} files that were not found: {first}"
             )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -7,12 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmsearch.catalog import Catalog, Known
 from mmsearch.decode import Job
+from mmsearch.entries import Stat
 from mmsearch.errors import PathNotFound
-from mmsearch.media.walk import EXTENSIONS, FileStat, Folder, count, walk
+from mmsearch.media.walk import (
+    EXTENSIONS,
+    FileStat,
+    Folder,
+    count,
+    is_away,
+    is_passed_over,
+    walk,
+)
 from mmsearch.types import Failure, Report
 
 if TYPE_CHECKING:
@@ -55,23 +64,30 @@ def scopes_of(catalog: Catalog, paths: Sequence[str | os.PathLike[str]]) -> list
     folders: dict[str, None] = {}
     files: dict[str, set[str]] = {}
     for path in paths:
-        given = os.path.abspath(os.fspath(path))
+        given = os.path.abspath(os.fsdecode(path))
         if os.path.isdir(given):
-            folders[os.path.realpath(given)] = None
+            folders[_place(catalog, given)] = None
         elif os.path.exists(given):
             folder, name = os.path.split(given)
-            files.setdefault(os.path.realpath(folder), set()).add(name)
+            files.setdefault(_place(catalog, folder), set()).add(name)
         else:
-            raise PathNotFound(f"there is no file or folder {os.fspath(path)!r}")
+            raise PathNotFound(f"there is no file or folder {os.fsdecode(path)!r}")
+    # what lies in another folder that is given is met there
+    folders = {one: None for one in folders if not any(_is_in(one, o) for o in folders if o != one)}
+    files = {one: some for one, some in files.items() if not any(_is_in(one, o) for o in folders)}
     for folder in (*folders, *files):
-        if catalog.source_of(folder) is None:
-            catalog.add_source(folder)
+        catalog.add_source(folder, os.stat(folder).st_dev)
     scopes = []
     for folder, names in [*((folder, None) for folder in folders), *files.items()]:
         source = catalog.source_of(folder)  # asked when all are there: sources merge
         assert source is not None
         scopes.append(Scope(*source, None if names is None else frozenset(names)))
     return scopes
+
+
+def _place(catalog: Catalog, folder: str) -> str:
+    """A folder as the index knows it: a link inside a source stands for itself."""
+    return folder if catalog.source_of(folder) else os.path.realpath(folder)
 
 
 class Scan:
@@ -124,6 +140,8 @@ class Scan:
             if scope.only is not None:
                 yield from self._some_files(scope, scope.only)
                 continue
+            if self._is_away(scope):
+                continue
             seen: set[str] = set()
             unlisted: list[str] = []
             hidden = self._options.include_hidden
@@ -172,6 +190,7 @@ class Scan:
         for path, reason in folder.failures:
             self._keep_failure(scope, path, reason)
             known.pop(os.path.basename(path), None)
+            bad.pop(os.path.basename(path), None)
         books = self._captions_of(scope, folder)
         outdated = self._outdated_captions(known, books)
         for file in folder.files:
@@ -179,19 +198,52 @@ class Scan:
             if self._book is not None and self._book.path == os.path.join(scope.root, file.path):
                 continue  # it is about the photos it lies among, not one of them
             stored = known.pop(name, None)
-            if bad.pop(name, None) == (file.size, file.mtime_ns):
+            failed = bad.pop(name, None)
+            beside = bad.pop(file.sidecar_name, None) if file.sidecar_name else None
+            if failed == (file.size, file.mtime_ns):
                 self._report.skipped += 1
                 self._step()
             elif stored is not None and _same(stored, file) and stored.id not in outdated:
                 self._report.unchanged += 1
+                self._report.skipped += beside is not None and beside == file.sidecar
+                self._heal(scope, folder, name, failed)
                 self._step()
             else:
                 yield Job(
                     scope.source_id, scope.root, folder.path, name, file, stored, books.get(name)
                 )
         if folder.complete:
-            self.missing += [stored.id for stored in known.values()]
-            self._forget(scope, folder.path, bad)
+            self._miss(scope, folder.path, known)
+            self._catalog.forget_failures(scope.source_id, folder.path, bad)
+
+    def _heal(self, scope: Scope, folder: Folder, name: str, failed: Stat | None) -> None:
+        """A file that is again what it was when it was stored is no failure any more."""
+        if failed is not None:
+            self._catalog.forget_failures(scope.source_id, folder.path, [name])
+
+    def _miss(self, scope: Scope, folder: str, known: dict[str, Known]) -> None:
+        """What was not met is gone, unless it is there and walks pass it over: it was named."""
+        for name, stored in known.items():
+            path = os.path.join(folder, name)
+            there = os.path.lexists(os.path.join(scope.root, path))
+            if not (there and is_passed_over(path)):
+                self.missing.append(stored.id)
+
+    def _is_away(self, scope: Scope) -> bool:
+        """Whether a whole source is an empty mount point now: then nothing in it was deleted."""
+        if scope.below:
+            return False
+        device = self._catalog.device(scope.source_id)
+        if is_away(scope.root, device):
+            self._report.warnings.append(
+                f"{scope.root} is empty and was on another disk before: is it mounted? What was "
+                f"found in it stays in the index until `mmsearch remove {scope.root}`"
+            )
+            return True
+        now = os.stat(scope.root).st_dev
+        if now != device:
+            self._catalog.note_device(scope.source_id, now)
+        return False
 
     def _captions_of(self, scope: Scope, folder: Folder) -> dict[str, list[str]]:
         """What the captions file says of the photos of a folder, by name."""
@@ -214,21 +266,17 @@ class Scan:
         return {
             item_id
             for item_id, captions in asked.items()
-            if captions != [t.text for t in stored[item_id].texts if t.origin == "caption"]
+            if item_id in stored
+            and captions != [t.text for t in stored[item_id].texts if t.origin == "caption"]
         }
 
     def _note_lost_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
         """Folders that are gone take their items along; those that could not be listed do not."""
         for folder in self._catalog.folders(scope.source_id, scope.below) - seen:
             if not any(_is_in(folder, kept) for kept in unlisted):
-                known = self._catalog.known(scope.source_id, folder)
-                self.missing += [stored.id for stored in known.values()]
-                self._forget(scope, folder, self._catalog.known_failures(scope.source_id, folder))
-
-    def _forget(self, scope: Scope, folder: str, bad: dict[str, Any]) -> None:
-        gone = [n for n in bad if not os.path.lexists(os.path.join(scope.root, folder, n))]
-        if gone:
-            self._catalog.forget_failures(scope.source_id, folder, gone)
+                self._miss(scope, folder, self._catalog.known(scope.source_id, folder))
+                bad = self._catalog.known_failures(scope.source_id, folder)
+                self._catalog.forget_failures(scope.source_id, folder, bad)
 
     def _keep_failure(self, scope: Scope, path: str, reason: str) -> None:
         """Note what could not even be listed."""
@@ -249,4 +297,4 @@ def _same(known: Known, file: FileStat) -> bool:
 
 
 def _is_in(folder: str, other: str) -> bool:
-    return other in ("", folder) or folder.startswith(other + os.sep)
+    return other in ("", folder) or folder.startswith(other.rstrip(os.sep) + os.sep)

@@ -5,10 +5,12 @@ Core tables and no ORM: importing the ORM would cost a cold query a tenth of a s
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import (
     BigInteger,
@@ -74,6 +76,7 @@ sources = Table(
     tables,
     Column("id", Integer, primary_key=True),
     Column("path", PathText, nullable=False, unique=True),
+    Column("device", BigInteger, nullable=False),  # st_dev: tells an empty mount point
 )
 """The folders that were indexed, absolute; none lies inside another."""
 
@@ -162,8 +165,10 @@ def connect(path: Path) -> Engine:
     Raises:
         IndexUnusable: the file is no catalog, or was made by a newer mmsearch.
     """
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 30})
-    event.listen(engine, "connect", _set_up)
+    writable = os.access(path.parent, os.W_OK)
+    url = URL.create("sqlite", database=str(path)) if writable else _read_only(path)
+    engine = create_engine(url, connect_args={"timeout": 30})
+    event.listen(engine, "connect", _set_up if writable else _set_up_reading)
     event.listen(engine, "begin", _begin)
     try:
         with engine.begin() as connection:
@@ -173,7 +178,10 @@ def connect(path: Path) -> Engine:
                 _bring_up(connection, path)
     except DatabaseError as error:
         engine.dispose()
-        raise IndexUnusable(f"{path} cannot be used: {error.orig}") from error
+        raise IndexUnusable(
+            f"{path} cannot be used: {error.orig}; if it is damaged, delete its folder and index "
+            "again"
+        ) from error
     except IndexUnusable:
         engine.dispose()
         raise
@@ -185,9 +193,21 @@ def writing(engine: Engine) -> Any:
     return engine.execution_options(begin="BEGIN IMMEDIATE").begin()
 
 
-def _set_up(driver: Any, _record: object) -> None:
+def _read_only(path: Path) -> URL:
+    """A folder that cannot be written holds no lock and no new log, so SQLite must not make any."""
+    log = path.with_name(f"{path.name}-wal")
+    left = log.exists() and log.stat().st_size > 0
+    query = {"uri": "true", "mode": "ro"} | ({} if left else {"immutable": "1"})
+    return URL.create("sqlite", database=f"file:{quote(os.fsencode(path))}", query=query)
+
+
+def _set_up_reading(driver: Any, _record: object) -> None:
     driver.isolation_level = None  # transactions begin where we say, reading ones too
     driver.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+
+
+def _set_up(driver: Any, record: object) -> None:
+    _set_up_reading(driver, record)
     # 16-KiB pages hold 15 vectors of 1 KiB; the size of an existing file stays as it is
     for pragma in ("page_size=16384", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         driver.execute(f"PRAGMA {pragma}")

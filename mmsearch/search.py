@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from mmsearch.catalog import Catalog, Space
-from mmsearch.errors import InvalidQuery, PathNotFound, UnknownTarget
+from mmsearch.errors import InvalidQuery, PathNotFound, UnknownTarget, UnreadableFile
 from mmsearch.fusion import rrf
 from mmsearch.types import (
     Encoder,
@@ -41,14 +41,13 @@ def targets_of(target: Target, present: Sequence[str]) -> list[str]:
     """
     if target is None:
         return ["image"] if "image" in present else list(present[:1])
-    asked = [target] if isinstance(target, str) else list(dict.fromkeys(target))
     known = get_args(Modality)
+    asked = [target] if not isinstance(target, Iterable) or isinstance(target, str) else target
     for facet in asked:
         if facet not in known:
-            raise UnknownTarget(
-                f"nothing can be searched in {facet!r}; there is: {', '.join(known)}"
-            )
-    return asked
+            shown = ", ".join(known)
+            raise UnknownTarget(f"nothing can be searched in {facet!r}; there is: {shown}")
+    return list(dict.fromkeys(asked))
 
 
 def encode_queries(encoder: Encoder, queries: Sequence[str | Query]) -> Vectors:
@@ -62,7 +61,7 @@ def encode_queries(encoder: Encoder, queries: Sequence[str | Query]) -> Vectors:
     """
     import numpy as np
 
-    asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
+    asked = [query if isinstance(query, Query) else Query.text(query) for query in queries]
     out = np.zeros((len(asked), encoder.dim), dtype=np.float32)
     for modality in sorted({query.modality for query in asked}):
         rows = [row for row, query in enumerate(asked) if query.modality == modality]
@@ -73,20 +72,41 @@ def encode_queries(encoder: Encoder, queries: Sequence[str | Query]) -> Vectors:
 
 
 def _content(query: Query, encoder: Encoder) -> Any:
-    content = query.content
     if query.modality == "text":
-        if not isinstance(content, str):
-            raise InvalidQuery(f"a text query is a string, not {type(content).__name__}")
-        if not content.strip():
-            raise InvalidQuery("the query is empty: say in words what to look for")
-        return content
-    if query.modality == "image" and isinstance(content, (str, Path)):
-        from mmsearch.media.image import load_image
+        return encoder.prepare("text", _words(query.content))
+    if query.modality == "image":
+        return encoder.prepare("image", _picture(query.content, encoder))
+    return encoder.prepare(query.modality, query.content)
 
-        if not Path(content).exists():
-            raise PathNotFound(f"there is no file {str(content)!r}")
-        content, _ = load_image(content, at_least=encoder.image_size)
-    return encoder.prepare(query.modality, content)
+
+def _words(content: Any) -> str:
+    if not isinstance(content, str):
+        raise InvalidQuery(f"a text query is a string, not {type(content).__name__}")
+    if not content.strip():
+        raise InvalidQuery("the query is empty: say in words what to look for")
+    # a shell may hand over bytes that are not UTF-8, which no tokenizer takes
+    return content.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _picture(content: Any, encoder: Encoder) -> Any:
+    from PIL.Image import Image
+
+    from mmsearch.media.image import load_image, upright
+
+    if isinstance(content, Image):
+        return upright(content)
+    if not isinstance(content, (str, os.PathLike)):
+        name = type(content).__name__
+        raise InvalidQuery(f"an image query is a path or a PIL image, not {name}")
+    path = os.fsdecode(content)
+    if not os.path.exists(path):
+        raise PathNotFound(f"there is no file {path!r}")
+    if os.path.isdir(path):
+        raise UnreadableFile(f"{path!r} is a folder: give one picture in it")
+    try:
+        return load_image(path, at_least=encoder.image_size)[0]
+    except UnreadableFile as error:
+        raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
 
 
 def rank(

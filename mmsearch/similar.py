@@ -48,12 +48,11 @@ def vector_of_file(
 
 
 def _stored(catalog: Catalog, path: str) -> int | None:
-    folder, name = os.path.split(os.path.abspath(path))
-    source = catalog.source_of(os.path.realpath(folder))
-    if source is None:
-        return None
-    known = catalog.known(source[0], source[2]).get(name)
-    if known is None:
-        return None
     stat = os.stat(path)
-    return known.id if known.stat == (stat.st_size, stat.st_mtime_ns) else None
+    folder, name = os.path.split(os.path.abspath(path))
+    for place in dict.fromkeys((folder, os.path.realpath(folder))):
+        if (source := catalog.source_of(place)) is not None:
+            known = catalog.known(source[0], source[2]).get(name)
+            if known is not None and known.stat == (stat.st_size, stat.st_mtime_ns):
+                return known.id
+    return None

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 Modality = Literal["image", "text", "audio"]
 """What a file, a query part or a facet is made of."""
 
-MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
-
 Ranking = list[tuple[int, float]]
 """(item id, score) pairs, best first; ties stand in order of id."""
 

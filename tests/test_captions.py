@@ -190,3 +190,12 @@ def test_names_that_no_photo_was_found_for_are_told(tmp_path):
     full.find("/p/b.jpg", "b.jpg")
     full.find("/p/z.jpg", "z.jpg")
     assert full.unused == ["a.jpg", "c.jpg"]
+
+
+def test_a_bare_name_that_lies_beside_the_book_is_that_file_alone(tmp_path):
+    (tmp_path / "100").mkdir()
+    (tmp_path / "100" / "I1.jpg").touch()
+    (tmp_path / "100" / "c.tsv").write_text("I1.jpg\ta dog\n")
+    book = CaptionBook(tmp_path / "100" / "c.tsv")
+    assert book.find(str(tmp_path / "100" / "I1.jpg"), "100/I1.jpg") == ["a dog"]
+    assert book.find(str(tmp_path / "101" / "I1.jpg"), "101/I1.jpg") is None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmsearch import schema
 from mmsearch.catalog import Catalog, Space
-from mmsearch.entries import Entry
+from mmsearch.entries import Entry, LenderGone
 from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.types import Span, TextPart
 
@@ -130,11 +130,29 @@ def test_an_id_is_never_used_again(catalog: Catalog, space: Space):
     assert next(catalog.all_items()).id > first
 
 
+def test_a_lender_with_other_content_is_refused_and_nothing_stored(catalog: Catalog, space: Space):
+    source = catalog.add_source("/photos")
+    catalog.put([entry(source)], space)
+    first = next(catalog.all_items()).id
+    borrower = entry(source, "b.jpg", hash=b"other", vectors={}, like=first)
+    with pytest.raises(LenderGone):
+        catalog.put([entry(source, "c.jpg"), borrower], space)
+    assert len(catalog) == 1
+
+
+def test_an_item_stored_again_at_its_place_keeps_its_id(catalog: Catalog, space: Space):
+    source = catalog.add_source("/photos")
+    catalog.put([entry(source)], space)
+    first = next(catalog.all_items()).id
+    catalog.put([entry(source)], space)
+    assert [item.id for item in catalog.all_items()] == [first]
+
+
 def test_a_copy_borrows_the_vectors_of_its_twin(catalog: Catalog, space: Space):
     source = catalog.add_source("/photos")
     catalog.put([entry(source, vectors={"image": unit(1, 2, 3, 4)})], space)
     first = next(catalog.all_items()).id
-    catalog.put([entry(source, "b.jpg", vectors={}, like=first)], space)
+    catalog.put([entry(source, "b.jpg", hash=b"a.jpg", vectors={}, like=first)], space)
     ids, matrix, _ = catalog.vectors(space, "image")
     assert len(ids) == 2
     assert (matrix[0] == matrix[1]).all()
@@ -147,6 +165,19 @@ def test_a_new_source_takes_in_those_inside_it(catalog: Catalog, space: Space):
     assert catalog.sources() == [(outer, "/photos")]
     paths = [item.path for item in catalog.all_items()]
     assert paths == ["/photos/2020/a.jpg", "/photos/2020/may/b.jpg"]
+
+
+def test_a_source_whose_name_is_not_utf8_is_taken_in_too(catalog: Catalog, space: Space):
+    inner = catalog.add_source("/photos/caf\udce9")
+    catalog.put([entry(inner), entry(inner, folder="may")], space)
+    catalog.add_source("/photos")
+    paths = [item.path for item in catalog.all_items()]
+    assert paths == ["/photos/caf\udce9/a.jpg", "/photos/caf\udce9/may/a.jpg"]
+
+
+def test_a_source_is_added_once(catalog: Catalog):
+    assert catalog.add_source("/photos") == catalog.add_source("/photos")
+    assert catalog.add_source("/photos/2020") == catalog.add_source("/photos")
 
 
 def test_a_neighbour_with_the_same_beginning_is_not_inside(catalog: Catalog):

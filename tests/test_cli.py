@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,22 @@ def test_an_image_or_option_text_is_a_query_too(folder):
     assert by_image == by_text == str(folder / "red.png") + "\n"
 
 
+def test_words_need_no_quotes(folder):
+    assert run("query", "a", "red", "wall").stdout == run("query", "a red wall").stdout
+
+
+def test_a_path_in_place_of_a_command_says_how_to_index_it(folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mmsearch", str(folder)])
+    assert f"mmsearch index {folder}" in run(str(folder), code=2).stderr
+    monkeypatch.setattr(sys, "argv", ["mmsearch", "dog"])
+    assert 'mmsearch query "dog"' in run("dog", code=2).stderr
+
+
+def test_an_index_of_nothing_says_what_can_be_indexed(toy, tmp_path):
+    (tmp_path / "none").mkdir()
+    assert ".jpg" in run("index", str(tmp_path / "none")).stderr
+
+
 def test_similar_finds_the_others(folder):
     assert str(folder / "red.png") not in run("similar", str(folder / "red.png"), "-f").stdout
 
@@ -148,6 +165,11 @@ def test_similar_finds_the_others(folder):
         (["query"], "say what to look for"),
         (["query", ""], "empty"),
         (["query", "red", "--image", "x.png"], "one part"),
+        (["query", "red", "-k", "abc"], "query --help"),
+        (["query", "--image", "."], "is a folder"),
+        (["index"], "index --help"),
+        (["index", ".", "--max-megapixels", "-5"], "above 0"),
+        (["index", ".", "--captions", "nowhere.tsv"], "nowhere.tsv"),
         (["query", "red", "--in", "smell"], "image, text, audio"),
         (["query", "red", "-k", "0"], "at least 1"),
         (["query", "--image", "nowhere.png"], "nowhere.png"),
@@ -230,15 +252,19 @@ def test_a_terminal_gets_a_table(folder, monkeypatch):
     ]
 
 
-def test_a_reader_that_stops_early_is_no_error(tmp_path):
-    script = "import sys; from mmsearch.cli import main; sys.argv[1:] = ['--help']; main()"
-    child = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+@pytest.mark.parametrize("redirection", ["| true", ">&-", "2>&-"])
+def test_a_reader_that_stops_early_is_no_error(folder, tmp_path, redirection):
+    index = collection.open_collection().folder
+    script = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from conftest import ToyEncoder; "
+        "from mmsearch import encoders; from mmsearch.cli import main; "
+        "encoders.REGISTRY['toy'] = ToyEncoder; main()"
     )
-    child.stdout.close()
-    assert child.stderr.read() == b""
-    child.stderr.close()
-    child.wait(30)
+    tests = str(Path(__file__).parent)
+    words = [sys.executable, "-c", script, tests, "query", "red", "-f", "-i", f"{index}/"]
+    line = f"set -o pipefail; {shlex.join(words)} {redirection}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_name_that_is_not_utf8_is_printed_as_it_is_and_as_valid_json(toy, tmp_path):

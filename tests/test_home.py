@@ -48,7 +48,7 @@ def test_the_environment_names_the_index(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("value", ["./idx", "a/b", "idx/", ".", ".."])
 def test_a_value_with_a_separator_is_a_folder(value, tmp_path):
-    assert index_folder(value) == Path(value).absolute()
+    assert index_folder(value) == Path(value).resolve()
 
 
 def test_a_path_object_is_a_folder(tmp_path):

@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COLOURS, ToyEncoder, paint
+from conftest import ToyEncoder, paint
 from PIL import Image
 
 import mmsearch
@@ -184,6 +185,108 @@ def test_a_missing_path_is_an_error_and_removes_nothing(library, photos):
     assert len(library) == 3
 
 
+def test_overlapping_paths_are_read_once(library, photos):
+    (photos / "deep" / "blue.png").rename(photos / "deep" / "azure.png")
+    report = library.add([photos, photos / "deep", photos / "deep" / "azure.png"])
+    assert counts(report) == {"renamed": 1, "unchanged": 2}
+    assert "azure.png" in {os.path.basename(hit.path) for hit in library.search("blue")}
+
+
+def test_a_file_put_over_another_brings_its_captions_along(library, photos, tmp_path):
+    book = tmp_path / "captions.tsv"
+    book.write_text("red.png\tabout red\ngreen.png\tabout green\n")
+    library.add(photos, captions=book)
+    (photos / "green.png").replace(photos / "red.png")
+    library.add(photos)
+    assert captions_of(library, "red.png") == ["about green"]
+    assert library.search("green", k=1)[0].path == str(photos / "red.png")
+
+
+def test_a_copy_does_not_take_the_captions_its_original_is_just_given(library, photos):
+    shutil.copy(photos / "red.png", photos / "zcopy.png")
+    (photos / "red.txt").write_text("my dog rex")
+    library.add(photos)
+    assert captions_of(library, "red.png") == ["my dog rex"]
+    assert captions_of(library, "zcopy.png") == []
+
+
+def test_a_file_in_a_hidden_folder_that_was_named_stays(library, photos):
+    paint(photos / ".secret" / "white.png", "white")
+    library.add(photos / ".secret")
+    assert counts(library.add(photos)) == {"unchanged": 3}
+    assert "white.png" in names(library)
+    shutil.rmtree(photos / ".secret")
+    assert counts(library.add(photos)) == {"removed": 1, "unchanged": 3}
+
+
+def test_an_empty_folder_that_was_on_another_disk_keeps_its_items(library, photos, tmp_path):
+    ((source_id, _),) = library._catalog.sources()
+    library._catalog.note_device(source_id, -1)  # as if it had been a mounted drive
+    photos.rename(tmp_path / "away")
+    photos.mkdir()
+    report = library.add(photos)
+    assert counts(report) == {}
+    assert "mounted" in report.warnings[0]
+    assert len(library) == 3
+
+
+def test_an_empty_folder_on_the_same_disk_was_emptied(library, photos):
+    shutil.rmtree(photos)
+    photos.mkdir()
+    assert counts(library.add(photos)) == {"removed": 3}
+
+
+def test_a_source_that_is_gone_is_warned_of_and_its_captions_go_to_the_copies(
+    library, photos, tmp_path
+):
+    book = tmp_path / "captions.tsv"
+    book.write_text("red.png\ta white wall\n")
+    library.add(photos, captions=book)
+    photos.rename(tmp_path / "renamed")
+    report = library.add(tmp_path / "renamed")
+    assert counts(report) == {"added": 3}
+    assert any(f"mmsearch remove {photos}" in line for line in report.warnings)
+    assert captions_of(library, "red.png") == ["a white wall", "a white wall"]
+    library.remove(photos)
+    assert library.search("red", k=1)[0].path == str(tmp_path / "renamed" / "red.png")
+
+
+def test_patterns_are_relative_to_the_folder_given_and_one_may_come_alone(library, photos):
+    paint(photos / "deep" / "er" / "white.png", "white")
+    assert counts(library.add(photos / "deep", exclude="er/white.png")) == {"unchanged": 1}
+    assert counts(library.add(photos, exclude="*.png")) == {"removed": 3}
+
+
+def test_paths_may_be_any_iterable_and_bytes(toy, photos, tmp_path):
+    paths = (path for path in [photos / "red.png", photos / "green.png"])
+    with mmsearch.index(paths, into=tmp_path / "idx") as library:
+        library.add(os.fsencode(photos / "deep"))
+        assert len(library) == 3
+
+
+@pytest.mark.parametrize("limit", [0, -5, float("nan")])
+def test_a_limit_that_makes_no_sense_is_an_error(library, photos, limit):
+    with pytest.raises(mmsearch.MMSearchError, match="max_megapixels"):
+        library.add(photos, max_megapixels=limit)
+
+
+def test_items_taken_out_by_another_process_meanwhile_are_stored_anew(library, photos, monkeypatch):
+    shutil.copy(photos / "red.png", photos / "copy.png")
+    decode = ingest.Decoder.__call__
+
+    def then_remove(self, job, **options):
+        done = decode(self, job, **options)
+        with mmsearch.open(library.folder) as other:
+            ids = {os.path.basename(item.path): item.id for item in other.items}
+            if "red.png" in ids:
+                other._catalog.remove([ids["red.png"]])
+        return done
+
+    monkeypatch.setattr(ingest.Decoder, "__call__", then_remove)
+    library.add(photos)
+    assert "copy.png" in {os.path.basename(hit.path) for hit in library.search("red", k=1)}
+
+
 # ---------------------------------------------------------------------- bad files
 
 
@@ -236,6 +339,26 @@ def test_a_photo_that_was_good_and_is_damaged_keeps_what_was_stored(library, pho
     assert library.search("red", k=1)[0].path == str(photos / "red.png")
     (photos / "red.png").write_bytes(content)
     assert counts(library.add(photos)) == {"unchanged": 3}
+    assert library.failures == []
+
+
+def test_a_file_restored_with_its_old_time_stamp_is_no_failure_any_more(library, photos):
+    path = photos / "red.png"
+    content, stat = path.read_bytes(), path.stat()
+    path.write_bytes(b"")
+    library.add(photos)
+    assert len(library.failures) == 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert counts(library.add(photos)) == {"unchanged": 3}
+    assert library.failures == []
+
+
+def test_a_broken_link_that_is_deleted_is_forgotten(library, photos):
+    (photos / "link.jpg").symlink_to("/nowhere/at/all.jpg")
+    assert counts(library.add(photos)) == {"unchanged": 3, "skipped": 1}
+    (photos / "link.jpg").unlink()
+    library.add(photos)
     assert library.failures == []
 
 
@@ -349,8 +472,10 @@ def test_a_text_that_becomes_a_sidecar_is_no_item_any_more(library, photos):
 
 def test_a_bad_sidecar_is_reported_and_its_photo_kept(library, photos):
     (photos / "red.txt").write_bytes(b"\0\1\2")
-    library.add(photos)
+    shutil.copy(photos / "red.png", photos / "red.gif")  # shares the sidecar
+    assert counts(library.add(photos)) == {"added": 1, "unchanged": 3, "skipped": 1}
     assert [os.path.basename(f.path) for f in library.failures] == ["red.txt"]
+    assert library.add(photos).skipped > 0
     assert "red.png" in names(library)
     (photos / "red.txt").write_text("a red wall")
     library.add(photos)
@@ -477,6 +602,18 @@ def test_progress_ends_at_the_number_of_files(toy, photos, tmp_path):
     seen = []
     mmsearch.index(photos, into=tmp_path / "idx", progress=lambda *now: seen.append(now)).close()
     assert [done for done, _ in seen] == [1, 2, 3]
+    assert {total for _, total in seen} <= {None, 3}
+
+
+def test_the_number_of_files_is_told_while_they_are_read(toy, photos, tmp_path):
+    seen = []
+
+    def slow(done: int, total: int | None) -> None:
+        seen.append(total)
+        time.sleep(0.05)
+
+    mmsearch.index(photos, into=tmp_path / "idx", progress=slow).close()
+    assert seen[-1] == 3
 
 
 # ---------------------------------------------------------------------- upright
@@ -508,7 +645,3 @@ def test_all_eight_orientations_of_a_photo_give_one_vector(tmp_path):
         _, vectors, _ = library._catalog.vectors(library._space, "image")
     assert vectors.shape == (8, encoder.dim)
     assert (vectors @ vectors.T).min() >= 0.99
-
-
-def test_the_toy_colours_are_told_apart():
-    assert len(set(COLOURS.values())) == 4

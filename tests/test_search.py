@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,32 @@ def test_a_pil_picture_finds_as_its_file_does(library, photos):
     with Image.open(path) as picture:
         by_picture = library.search(mmsearch.Query.image(picture))
     assert by_path == by_picture
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_pil_picture_is_turned_upright_as_its_file_is(library, tmp_path, orientation):
+    picture = Image.new("RGB", (80, 80), (220, 20, 20))
+    picture.paste((20, 30, 220), (0, 0, 80, 30))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "x.jpg", exif=exif, quality=95)
+    by_path = library.search(mmsearch.Query.image(tmp_path / "x.jpg"))
+    with Image.open(tmp_path / "x.jpg") as opened:
+        hits = library.search(mmsearch.Query.image(opened))
+    assert found(hits) == found(by_path)
+    # the file is decoded at a reduced size, which is not the same to the last digit
+    assert [hit.score for hit in hits] == pytest.approx([h.score for h in by_path], abs=5e-3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "I;16", "1", "CMYK"])
+def test_a_pil_picture_of_any_mode_is_a_query(library, mode):
+    assert library.search(mmsearch.Query.image(Image.new(mode, (30, 30))), k=1)
+
+
+def test_what_is_transparent_is_white(library):
+    clear = mmsearch.Query.image(Image.new("RGBA", (30, 30), (0, 0, 0, 0)))
+    white = mmsearch.Query.image(Image.new("RGB", (30, 30), "white"))
+    assert library.search(clear) == library.search(white)
 
 
 def test_a_picture_finds_texts(library, photos):
@@ -117,7 +145,7 @@ def test_a_target_that_nothing_has_finds_nothing(library):
     assert library.search("red", target="audio") == []
 
 
-@pytest.mark.parametrize("target", ["images", "", ["image", "smell"]])
+@pytest.mark.parametrize("target", ["images", "", ["image", "smell"], 3])
 def test_an_unknown_target_is_an_error_that_lists_the_known(library, target):
     with pytest.raises(UnknownTarget, match="image, text, audio"):
         library.search("red", target=target)
@@ -127,6 +155,32 @@ def test_an_unknown_target_is_an_error_that_lists_the_known(library, target):
 def test_an_empty_text_is_an_error(library, text):
     with pytest.raises(InvalidQuery, match="empty"):
         library.search(text)
+
+
+def test_a_text_that_is_not_utf8_is_still_a_query(library):
+    assert library.search("caf\udce9 red", k=1)
+
+
+@pytest.mark.parametrize("query", [5, None, b"red", mmsearch.Query.image(b"x"), Path("red")])
+def test_what_is_no_query_is_an_error(library, query):
+    with pytest.raises(InvalidQuery):
+        library.search(query)
+
+
+def test_search_many_takes_any_iterable_but_not_one_string(library):
+    assert len(library.search_many(iter(["red", "blue"]))) == 2
+    with pytest.raises(InvalidQuery, match="list"):
+        library.search_many("red")
+
+
+@pytest.mark.parametrize("k", ["5", 2.5, None])
+def test_k_that_is_no_whole_number_is_an_error(library, k):
+    with pytest.raises(InvalidQuery, match="whole number"):
+        library.search("red", k=k)
+
+
+def test_k_may_be_a_numpy_number(library):
+    assert len(library.search("red", k=np.int64(2))) == 2
 
 
 @pytest.mark.parametrize("k", [0, -1])
@@ -169,6 +223,15 @@ def test_similar_takes_a_file_that_is_not_indexed(library, tmp_path):
     assert found(library.similar(paint(tmp_path / "x.png", "blue"), k=1)) == ["blue.png"]
     (tmp_path / "x.txt").write_text("green grass")
     assert found(library.similar(tmp_path / "x.txt", k=1)) == ["green.png"]
+
+
+def test_similar_knows_a_file_behind_a_linked_folder(library, photos, tmp_path):
+    paint(tmp_path / "outside" / "crimson.png", "red", (50, 30))
+    (photos / "linked").symlink_to(tmp_path / "outside")
+    library.add(photos)
+    assert "crimson.png" not in found(library.similar(photos / "linked" / "crimson.png"))
+    library.add(photos / "linked")
+    assert len(library.search("red", k=50)) == 4
 
 
 def test_similar_to_what_is_no_photo_or_text_is_an_error(library, tmp_path):
@@ -222,6 +285,34 @@ def test_an_open_collection_sees_what_another_adds(library, photos, tmp_path):
     with mmsearch.open(tmp_path / "idx") as other:
         other.add(photos)
     assert found(library.search("white", k=1)) == ["white.png"]
+
+
+def test_a_collection_opened_empty_sees_what_another_process_adds(toy, photos, tmp_path):
+    with mmsearch.Collection(tmp_path / "new", model="toy", create=True) as early:
+        assert early.search("red") == []
+        mmsearch.index(photos, into=tmp_path / "new").close()
+        assert found(early.search("red", k=1)) == ["red.png"]
+
+
+def test_a_closed_collection_says_so(library):
+    library.close()
+    with pytest.raises(mmsearch.MMSearchError, match="closed"):
+        library.search("red")
+
+
+def test_threads_may_search_at_once(library):
+    expected = library.search("red")
+    with ThreadPoolExecutor(8) as pool:
+        assert all(hits == expected for hits in pool.map(library.search, ["red"] * 40))
+
+
+def test_an_index_on_a_disk_that_cannot_be_written_is_searched(library, tmp_path, monkeypatch):
+    library.close()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "idx").iterdir()}
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert found(again.search("red", k=1)) == ["red.png"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "idx").iterdir()} == before
 
 
 def test_removed_items_are_found_no_more(library, photos):

@@ -138,12 +138,6 @@ def test_globs_exclude_files_and_folders_by_name_or_path(tmp_path, exclude, kept
     assert listed(tmp_path, exclude=exclude) == kept
 
 
-def test_what_is_excluded_stays_so_when_it_is_named(tmp_path):
-    make(tmp_path, "raw/deep/a.jpg", "b.jpg")
-    assert listed(tmp_path, "raw/deep", exclude=["raw"]) == []
-    assert listed(tmp_path, "b.jpg", exclude=["b.*"]) == []
-
-
 def test_pipes_and_sockets_are_never_opened_or_listed(tmp_path):
     make(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -151,8 +145,6 @@ def test_pipes_and_sockets_are_never_opened_or_listed(tmp_path):
         s.bind(f"{short}/socket.jpg")
         assert listed(Path(short)) == []
     assert listed(tmp_path) == ["a.jpg"]
-    [folder] = walk(tmp_path, "pipe.jpg")
-    assert folder.failures == [("pipe.jpg", "not a regular file")]
 
 
 # ---------------------------------------------------------------------- links
@@ -225,28 +217,6 @@ def test_two_links_to_one_outside_folder_give_its_photos_once(tmp_path):
 def test_the_walk_can_be_limited_to_a_folder(tmp_path, below):
     make(tmp_path, "a.jpg", "b/x.jpg", "b/c/y.jpg", "c/z.jpg")
     assert listed(tmp_path, below) == ["b/x.jpg", "b/c/y.jpg"]
-
-
-def test_the_walk_can_be_limited_to_a_file_with_its_sidecar(tmp_path):
-    make(tmp_path, "b/x.jpg", "b/x.txt", "b/y.jpg")
-    [folder] = walk(tmp_path, "b/x.jpg")
-    assert [(f.path, f.sidecar_name) for f in folder.files] == [("b/x.jpg", "x.txt")]
-    assert (folder.path, folder.complete) == ("b", False)
-
-
-def test_a_sidecar_that_is_named_brings_its_image(tmp_path):
-    make(tmp_path, "x.jpg", "x.txt", "y.jpg")
-    assert listed(tmp_path, "x.txt") == ["x.jpg"]
-
-
-def test_a_hidden_file_that_is_named_is_meant(tmp_path):
-    make(tmp_path, ".x.jpg", "y.jpg")
-    assert listed(tmp_path, ".x.jpg") == [".x.jpg"]
-
-
-def test_a_file_of_another_kind_gives_nothing(tmp_path):
-    make(tmp_path, "x.pdf")
-    assert listed(tmp_path, "x.pdf") == []
 
 
 @pytest.mark.parametrize("below", ["missing", "a.jpg/x", "..", "../other", "/etc"])

@@ -82,12 +82,19 @@ class CaptionBook:
         name = (
             self._absolute.get(_normal(absolute_path))
             or self._named.get(_normal(relative_path))
-            or self._named.get(_normal(bare))
+            or self._named_anywhere(_normal(bare))
         )
         if name is None:
             return None
         self._asked.add(name)
         return list(self._captions[name])
+
+    def _named_anywhere(self, bare: str) -> str | None:
+        """The row of a bare file name, unless that names a file beside the captions file."""
+        name = self._named.get(bare)
+        if name is None or os.path.lexists(os.path.join(os.path.dirname(self.path), name)):
+            return None
+        return name
 
     @property
     def unused(self) -> list[str]:

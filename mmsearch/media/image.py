@@ -104,6 +104,19 @@ def load_image(
     )
 
 
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture that is open already, made what `load_image` would give of its file.
+
+    Raises:
+        UnreadableFile: its file turns out to be damaged.
+    """
+    _silence_pillow()
+    with _damage_told(math.inf):
+        picture.load()
+        turned = picture.getexif().get(exif.ORIENTATION, 1)
+        return _upright_rgb(picture, turned, None)
+
+
 # ---------------------------------------------------------------------- files
 
 

@@ -82,23 +82,17 @@ def walk(
 
     Args:
         root: An existing folder; walked even when it is hidden or in SKIPPED_FOLDERS.
-        below: A folder or a file under `root`, relative to it, to look at alone. A file comes
-            with its sidecar, in a Folder that is not `complete`; a sidecar brings its image.
-        exclude: Shell globs, matched against relative paths and bare names of files and folders.
+        below: A folder under `root`, relative to it, to look at alone.
+        exclude: Shell globs, matched against bare names of files and folders and against their
+            paths relative to the folder that is looked at.
         include_hidden: Whether to look at names that begin with a dot.
 
     Raises:
-        PathNotFound: `root` is no folder, or there is no `below` under it.
+        PathNotFound: `root` is no folder, or there is no folder `below` under it.
     """
     root = os.fspath(root)
     below = _checked(root, below)
-    skips = _Skips(exclude, include_hidden=include_hidden)
-    if skips.excludes_way_to(below):
-        return iter(())
-    if os.path.isdir(os.path.join(root, below)):
-        return _folders(root, below, skips)
-    # A file that is named is meant, even when it is hidden.
-    return iter((_folder_of_one(root, below, _Skips(exclude, include_hidden=True)),))
+    return _folders(root, below, _Skips(exclude, below, include_hidden=include_hidden))
 
 
 def count(
@@ -114,12 +108,7 @@ def count(
     """
     root = os.fspath(root)
     below = _checked(root, below)
-    skips = _Skips(exclude, include_hidden=include_hidden)
-    if not os.path.isdir(os.path.join(root, below)):
-        folders = walk(root, below, exclude=exclude, include_hidden=include_hidden)
-        return sum(len(folder.files) for folder in folders)
-    if skips.excludes_way_to(below):
-        return 0
+    skips = _Skips(exclude, below, include_hidden=include_hidden)
     total = 0
     for listing in _listings(root, below, skips):
         media = _regular(listing.media)
@@ -127,11 +116,27 @@ def count(
     return total
 
 
+def is_away(root: str, device: int) -> bool:
+    """Whether a folder that was on `device` (its st_dev) is gone or an empty mount point now."""
+    if not os.path.isdir(root):
+        return True
+    if os.stat(root).st_dev == device:
+        return False
+    with os.scandir(root) as entries:
+        return next(entries, None) is None
+
+
+def is_passed_over(path: str) -> bool:
+    """Whether a walk with no options leaves out a relative path for one of the names in it."""
+    return any(name[0] == "." or name in SKIPPED_FOLDERS for name in path.split("/") if name)
+
+
 class _Skips:
     """Which names are passed over."""
 
-    def __init__(self, exclude: Sequence[str], *, include_hidden: bool) -> None:
-        globs = "|".join(translate(glob.rstrip("/")) for glob in exclude)
+    def __init__(self, exclude: Sequence[str], below: str, *, include_hidden: bool) -> None:
+        globs = "|".join(translate(glob.removeprefix("./").rstrip("/")) for glob in exclude)
+        self._above = f"{below}/" if below else ""
         self._excluded = re.compile(globs).match if globs else None
         self._include_hidden = include_hidden
 
@@ -142,13 +147,11 @@ class _Skips:
     def excludes(self, folder: str, name: str) -> bool:
         if self._excluded is None:
             return False
-        return bool(self._excluded(name) or self._excluded(_under(folder, name)))
+        path = _under(folder, name).removeprefix(self._above)
+        return bool(self._excluded(name) or self._excluded(path))
 
     def skips_folder(self, folder: str, name: str) -> bool:
         return name in SKIPPED_FOLDERS or self.hides(name) or self.excludes(folder, name)
-
-    def excludes_way_to(self, path: str) -> bool:
-        return any(self.excludes(*step) for step in _steps(path))
 
     def skips_way_to(self, path: str) -> bool:
         return any(self.skips_folder(*step) for step in _steps(path))
@@ -258,20 +261,6 @@ def _stat_files(
     return files, failures
 
 
-def _folder_of_one(root: str, path: str, skips: _Skips) -> Folder:
-    """The folder of `path` with that file alone, or with the images it is the sidecar of."""
-    folder, _, name = path.rpartition("/")
-    listing = _list(root, folder, skips)
-    sidecars = _sidecars(_regular(listing.media))
-    wanted = {image for image, beside in sidecars.items() if beside == name} or {name}
-    wanted |= {sidecars[image] for image in wanted if image in sidecars}
-    files, failures = _stat_files(folder, [m for m in listing.media if m[0] in wanted])
-    failures = listing.failures + failures
-    if not files and not failures and _modality(name):
-        failures.append((path, "not a regular file"))
-    return Folder(folder, files, failures, complete=False)
-
-
 def _regular(media: Iterable[Medium]) -> dict[str, Modality]:
     """Name → modality of what is a file, by what the listing says (links are followed)."""
     return {name: modality for name, modality, entry in media if _is_file(entry)}
@@ -332,8 +321,8 @@ def _checked(root: str, below: str) -> str:
         raise PathNotFound(f"{root} is not a folder")
     path = os.path.normpath(below).replace(os.sep, "/") if below else ""
     outside = os.path.isabs(path) or path.split("/")[0] == ".."
-    if outside or not os.path.lexists(os.path.join(root, path)):
-        raise PathNotFound(f"there is no {below} in {root}")
+    if outside or not os.path.isdir(os.path.join(root, path)):
+        raise PathNotFound(f"there is no folder {below} in {root}")
     return "" if path == "." else path
 
 
