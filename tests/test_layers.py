@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,12 @@ def test_imports_run_strictly_downward(path: Path):
     own = part_of(path)
     for other in imported(path) - {own}:
         assert floor_of(other) < floor_of(own), f"{own} imports {other}"
+
+
+def test_the_documentation_draws_the_same_floors():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d+ \| ([^|]*) \|", text, re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == FLOORS
 
 
 def test_every_module_has_a_floor():
