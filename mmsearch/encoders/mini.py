@@ -1,0 +1,217 @@
+"""The built-in model: photos and English text in one space, on ONNX Runtime alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mmsearch.errors import ModelDamaged, UnsupportedModality
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
+    from tokenizers import Tokenizer
+
+    from mmsearch.types import Modality, Vectors
+
+Loaded = TypeVar("Loaded")
+
+FOLDER = Path(__file__).parent.parent / "models" / "mini"
+
+TEXTS_A_RUN = 32
+PADDING = 0
+"""The token id the text graph takes for nothing."""
+
+
+def load_mini(folder: Path = FOLDER) -> MiniEncoder:
+    """The built-in encoder; each tower is read when first used.
+
+    Raises:
+        ModelDamaged: the folder's manifest is missing or unreadable.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return MiniEncoder(folder, manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder / "manifest.json", "cannot be read") from error
+
+
+class MiniEncoder:
+    """Unit vectors (n, 512) of photos and texts that can be compared with each other.
+
+    The same input has the same vector, whatever else is in the batch (to 1e-4). Safe to use from
+    several threads. Texts are cut at 128 tokens; photos are squeezed to a square, so that nothing
+    at their edges is lost.
+    """
+
+    name = "mini"
+    modalities: frozenset[Modality] = frozenset({"image", "text"})
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self._folder = folder
+        self._sha256: dict[str, str] = dict(manifest["sha256"])
+        self._loading = threading.Lock()
+        self.dim = int(manifest["dim"])
+        self.image_size = int(manifest["image_size"])
+        hashes = "".join(f"{name}:{self._sha256[name]}\n" for name in sorted(self._sha256))
+        self.fingerprint = hashlib.sha256(hashes.encode()).hexdigest()[:16]
+
+    def prepare(self, modality: Modality, thing: Any) -> Any:
+        """One thing made ready for `encode`; safe to call from threads.
+
+        Args:
+            modality: "image" or "text".
+            thing: An upright PIL image, or a string.
+
+        Returns:
+            Pixels (image_size, image_size, 3) uint8, or the string.
+
+        Raises:
+            UnsupportedModality: `mini` has no tower for it.
+        """
+        self._check(modality)
+        return self._pixels(thing) if modality == "image" else str(thing)
+
+    def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
+        """Unit rows (len(batch), 512) float32; (0, 512) of an empty batch.
+
+        Args:
+            modality: "image" or "text".
+            batch: PIL images, strings, or what `prepare` gave, as many as you like.
+
+        Raises:
+            UnsupportedModality: `mini` has no tower for it.
+            ModelDamaged: a file of the tower is missing or not the one that was shipped.
+        """
+        import numpy as np
+
+        self._check(modality)
+        vectors = np.empty((len(batch), self.dim), np.float32)
+        parts = self._photo_runs(batch) if modality == "image" else self._text_runs(batch)
+        for rows, found in parts:
+            vectors[rows] = found
+        return vectors
+
+    def _photo_runs(self, photos: Sequence[Any]) -> Iterator[tuple[Any, Vectors]]:
+        """One photo a thread: what a photo needs fits the core's cache, and batches do not."""
+        session = self._image
+
+        def run(photo: Any) -> Vectors:
+            vectors: Vectors = session.run(None, {"pixels": self._pixels(photo)[None]})[0]
+            return vectors
+
+        if len(photos) == 1:
+            yield 0, run(photos[0])
+        else:
+            yield from enumerate(self._threads.map(run, photos))
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
+
+    def _text_runs(self, texts: Sequence[str]) -> Iterator[tuple[Any, Vectors]]:
+        """Texts of like length run together, so that little is padding."""
+        import numpy as np
+
+        if not texts:
+            return
+        session, tokenizer = self._text
+        tokens = [found.ids for found in tokenizer.encode_batch(list(texts))]
+        by_length = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+        for start in range(0, len(tokens), TEXTS_A_RUN):
+            rows = by_length[start : start + TEXTS_A_RUN]
+            ids = np.full((len(rows), len(tokens[rows[-1]])), PADDING, np.int64)
+            for line, row in zip(ids, rows, strict=True):
+                line[: len(tokens[row])] = tokens[row]
+            yield rows, session.run(None, {"ids": ids})[0]
+
+    def _pixels(self, photo: Any) -> NDArray[np.uint8]:
+        import numpy as np
+        from PIL import Image
+
+        square = (self.image_size, self.image_size)
+        if isinstance(photo, np.ndarray):
+            if photo.shape == (*square, 3):
+                return photo
+            photo = Image.fromarray(photo)
+        upright = photo if photo.mode == "RGB" else photo.convert("RGB")
+        small = upright.resize(square, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        return np.asarray(small)
+
+    @cached_property
+    def _image(self) -> InferenceSession:
+        def load() -> InferenceSession:
+            return _session(self._checked("image.onnx"), optimise=True, threads=1)
+
+        return self._once("_image", load)
+
+    @cached_property
+    def _text(self) -> tuple[InferenceSession, Tokenizer]:
+        return self._once("_text", self._load_text)
+
+    def _load_text(self) -> tuple[InferenceSession, Tokenizer]:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self._checked("tokenizer.json")))
+        self._checked("text.bin")  # the graph's weights; ONNX Runtime finds them beside it
+        return _session(self._checked("text.onnx"), optimise=False), tokenizer
+
+    def _once(self, name: str, load: Callable[[], Loaded]) -> Loaded:
+        """What `load` gives, unless another thread has loaded it meanwhile."""
+        with self._loading:
+            if name not in self.__dict__:
+                self.__dict__[name] = load()
+            loaded: Loaded = self.__dict__[name]
+            return loaded
+
+    def _checked(self, name: str) -> Path:
+        """Where one of the model's files lies, once it is known to be what was shipped."""
+        path = self._folder / name
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _damaged(path, "cannot be read") from error
+        if found != self._sha256[name]:
+            raise _damaged(path, "is not the file that was shipped (its SHA-256 differs)")
+        return path
+
+    def _check(self, modality: str) -> None:
+        if modality not in self.modalities:
+            known = " and ".join(sorted(self.modalities))
+            raise UnsupportedModality(f"'mini' cannot encode {modality}; it encodes {known}")
+
+
+def _session(graph: Path, *, optimise: bool, threads: int = 0) -> InferenceSession:
+    """A graph ready to run; one that was optimised when it was made loads faster as it is.
+
+    Args:
+        graph: The ONNX file.
+        optimise: Whether ONNX Runtime is to optimise it first.
+        threads: How many a run may use; 0 is as many as there are cores.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    # idle threads that spin take the cores that decode the next photos
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors only: warnings would land on the user's stderr
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def _damaged(path: Path, what: str) -> ModelDamaged:
+    return ModelDamaged(
+        f"the built-in model is damaged: {path} {what}. "
+        "Reinstall it: pip install --force-reinstall --no-deps mmsearch"
+    )

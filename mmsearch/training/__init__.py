@@ -1,0 +1,14 @@
+"""How the built-in model is made: `python -m mmsearch.training build` writes `models/mini`.
+
+    data        photos and captions of a folder, ImageNet class names as prompts
+    trunks      EfficientNet-lite2 and MiniLM as plain modules, from their published weights
+    features    what the frozen parts say of each photo and text, computed once and kept
+    heads       pooling and projection into the shared space
+    losses      InfoNCE and what keeps the classifier's knowledge
+    fit         the training loop
+    export      one ONNX graph a tower
+    quantise    smaller weights, same vectors
+    evaluate    recall on the dev split through the exported graphs
+
+Nothing here is imported when mmsearch searches; it needs `pip install 'mmsearch[train]'`.
+"""

