@@ -1,7 +1,7 @@
 """How fast the built-in model encodes: `python benchmarks/encode.py`.
 
 Photos are decoded 224-pixel RGB pictures, so reading and decoding files is not in the figures;
-resizing is. Each figure is the median of some rounds. Loading is timed in a fresh process each, with
+resizing is. Each figure is the median of some rounds. Loading is timed in fresh processes, with
 imports apart.
 """
 
