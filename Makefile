@@ -22,7 +22,7 @@ lint: $(VENV)/.$(EXTRAS)
 
 # The built-in model, from the frozen towers and the captioned photos in $(DATA).
 mini: $(VENV)/.train
-	$(BIN)/python -m mmsearch.training --data $(DATA) --out mmsearch/models/mini
+	$(BIN)/python -m mmsearch.training build --data $(DATA)/flickr8k --out mmsearch/models/mini
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
