@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -190,3 +191,11 @@ def test_a_text_query_needs_neither_torch_nor_pillow() -> None:
         "sys.exit(', '.join(heavy) or None)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_is_written_to_the_users_home_nor_reported(tmp_path: Path) -> None:
+    """ONNX Runtime's own telemetry would leave a device id there."""
+    code = "import mmsearch; mmsearch.load_encoder('mini').encode('text', ['a dog'])"
+    kept = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=kept)
+    assert list(tmp_path.rglob("*")) == []

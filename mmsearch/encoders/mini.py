@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.errors import ModelDamaged, UnsupportedModality
 
 if TYPE_CHECKING:
@@ -198,8 +199,7 @@ def _session(graph: Path, *, optimise: bool, threads: int = 0) -> InferenceSessi
         optimise: Whether ONNX Runtime is to optimise it first.
         threads: How many a run may use; 0 is as many as there are cores.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
@@ -207,7 +207,10 @@ def _session(graph: Path, *, optimise: bool, threads: int = 0) -> InferenceSessi
     # idle threads that spin take the cores that decode the next photos
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: warnings would land on the user's stderr
-    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    session: InferenceSession = onnxruntime.InferenceSession(
+        str(graph), options, providers=["CPUExecutionProvider"]
+    )
+    return session
 
 
 def _damaged(path: Path, what: str) -> ModelDamaged:

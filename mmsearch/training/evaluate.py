@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmsearch.encoders.mini import MiniEncoder, load_mini
+from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.metrics import Interval, bootstrap_interval, ranks_from_scores
 from mmsearch.training.data import Split, class_prompts, read_split
 
@@ -109,7 +110,7 @@ def _alike(texts: Sequence[str]) -> list[list[int]]:
 
 def posteriors_of(split: Split) -> NDArray[np.float32]:
     """The ImageNet classifier's probabilities (photos, 1000)."""
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     from mmsearch.training.export import export_image
     from mmsearch.training.heads import Classifier

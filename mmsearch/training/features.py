@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.training.data import Split
 from mmsearch.training.trunks import MAX_TOKENS, ImageTrunk, TextTrunk, minilm_folder
 from mmsearch.training.views import MIRRORED, seen
@@ -34,7 +35,7 @@ def photo_maps(trunk: ImageTrunk, split: Split, view: int, *, seed: int, cache: 
 
 
 def _below(trunk: ImageTrunk, split: Split, view: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     from mmsearch.training.export import export_lower
 

@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mmsearch.encoders.onnx import import_onnxruntime
+
 BLOCK = 64
 """Rows of a matrix that share a scale."""
 
@@ -30,7 +32,7 @@ def simplified(model: bytes, level: str) -> onnx.ModelProto:
         model: An ONNX file.
         level: "BASIC" keeps to ONNX's own operators, "EXTENDED" does not.
     """
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "simple.onnx"
