@@ -63,7 +63,8 @@ class FaissIndex:
     def _nearest(self, vector: Vectors, wanted: int) -> Any:
         """FAISS's search; on one thread where waking others takes longer than the work.
 
-        10,000 rows take 0.3 ms alone, and 20 ms on two threads when another program is busy.
+        10,000 rows take 0.4 ms alone, and 8 ms on two threads when other programs are busy
+        (benchmarks/threads.py).
         """
         import faiss
 
