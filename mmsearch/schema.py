@@ -1,6 +1,6 @@
 """The tables of the catalog, how a connection to it is made, and how an old one is brought up.
 
-Core tables and no ORM: importing the ORM would cost a cold query a tenth of a second.
+Core tables and no ORM, whose import would make each cold query slower.
 """
 
 from __future__ import annotations
