@@ -43,6 +43,10 @@ MAX_PARAMETERS = 500
 """Ids in one IN list; SQLite's oldest bound is 999 variables."""
 
 
+MOST_TWINS = 20
+"""Files of one content that are looked at for one that is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What the catalog holds of a file that may have changed since."""
@@ -214,18 +218,19 @@ class Catalog:
     def _scalars(self, statement: Select[Any]) -> list[Any]:
         return [row[0] for row in self._rows(statement)]
 
-    def twin(self, hash_: bytes, modality: Modality) -> tuple[int, str, int, str] | None:
-        """(item id, source path, source device, file path) of a file of this content, if any."""
+    def twins(self, hash_: bytes, modality: Modality) -> list[tuple[int, str, int, str]]:
+        """(item id, source path, source device, file path) of files of this content, a few."""
         statement = (
             select(items.c.id, sources.c.path, sources.c.device, items.c.folder, items.c.name)
             .join(sources)
             .where(items.c.hash == hash_, items.c.modality == modality)
             .order_by(items.c.id)
-            .limit(1)
+            .limit(MOST_TWINS)
         )
-        for id_, root, device, folder, name in self._rows(statement):
-            return id_, root, device, os.path.join(root, folder, name)
-        return None
+        return [
+            (id_, root, device, os.path.join(root, folder, name))
+            for id_, root, device, folder, name in self._rows(statement)
+        ]
 
     # ------------------------------------------------------------------ writing
 

@@ -102,12 +102,15 @@ class Decoder:
             ]
 
     def _find_twin(self, done: Decoded, path: str) -> None:
-        twin = self._catalog.twin(done.hash, done.job.file.modality)
-        if twin is not None:
-            done.like, root, device, twin_path = twin
-            done.orphan = not os.path.lexists(twin_path) or _is_other_spelling(twin_path, path)
-            # a source that is away altogether is an unmounted drive, not a move
-            done.moved = done.orphan and not is_away(root, device)
+        """A stored file of the same content, one that is gone from the disk before any other."""
+        for item_id, root, device, place in self._catalog.twins(done.hash, done.job.file.modality):
+            orphan = not os.path.lexists(place) or _is_other_spelling(place, path)
+            if done.like is None or orphan:
+                done.like, done.orphan = item_id, orphan
+                # a source that is away altogether is an unmounted drive, not a move
+                done.moved = orphan and not is_away(root, device)
+            if orphan:
+                return
 
     def _captions(self, done: Decoded, path: str) -> list[TextPart] | None:
         """The captions a photo is to have; None when they are those it has."""

@@ -288,10 +288,6 @@ class Scan:
         self._catalog.fail([{**row, "size": None, "mtime_ns": None, "retry": 1}])
 
 
-def _known_kind(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
 def _same(known: Known, file: FileStat) -> bool:
     return known.stat == (file.size, file.mtime_ns) and known.sidecar == file.sidecar
 

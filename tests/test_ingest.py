@@ -192,6 +192,16 @@ def test_overlapping_paths_are_read_once(library, photos):
     assert "azure.png" in {os.path.basename(hit.path) for hit in library.search("blue")}
 
 
+def test_of_two_copies_the_one_that_was_renamed_keeps_its_captions(library, photos, tmp_path):
+    shutil.copy(photos / "red.png", photos / "zred.png")
+    book = tmp_path / "captions.tsv"
+    book.write_text("red.png\tthe first\nzred.png\tthe second\n")
+    library.add(photos, captions=book)
+    (photos / "zred.png").rename(photos / "other.png")
+    assert counts(library.add(photos)) == {"renamed": 1, "unchanged": 3}
+    assert captions_of(library, "other.png") == ["the second"]
+
+
 def test_a_file_put_over_another_brings_its_captions_along(library, photos, tmp_path):
     book = tmp_path / "captions.tsv"
     book.write_text("red.png\tabout red\ngreen.png\tabout green\n")
