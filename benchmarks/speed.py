@@ -199,6 +199,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".cache/benchmarks"), help="kept files")
     work = parser.parse_args().work.absolute()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    package = Path(mmsearch.__file__).parent
+    shipped = [p for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    size = sum(path.stat().st_size for path in shipped)
+    table("The package, its model included", [("MB", f"{size / 1e6:.1f}")])
     folders = [crops(work / "small" / str(n), 1000, SMALL, seed=n) for n in range(10)]
     large = crops(work / "large", 48, LARGE)
     index = work / "index-10k"

@@ -1,4 +1,4 @@
-"""mmsearch finds photos and texts in words, by example, or both, on your own machine.
+"""mmsearch finds photos and texts, in words or by example, on your own machine.
 
 import mmsearch
 

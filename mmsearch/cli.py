@@ -51,7 +51,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Find photos and texts in words, by example, or both, on your own machine.",
+    help="Find photos and texts, in words or by example, on your own machine.",
 )
 
 Index = Annotated[
