@@ -242,13 +242,16 @@ class Collection:
             raise InvalidQuery("search_many takes a list of queries; for one there is search")
         queries = list(queries)
         facets = targets_of(target, self._facets())
-        # read the index while the model is read: the two are half of a cold query
-        reading = threading.Thread(target=self._warm, args=(facets,))
-        reading.start()
-        try:
+        if self._indexes.keys() >= set(facets):
             vectors = encode_queries(self.encoder, queries)
-        finally:
-            reading.join()
+        else:
+            # read the index while the model is read: the two are half of a cold query
+            reading = threading.Thread(target=self._warm, args=(facets,))
+            reading.start()
+            try:
+                vectors = encode_queries(self.encoder, queries)
+            finally:
+                reading.join()
         return self.search_vectors(vectors, k=k, target=target)
 
     def search_vectors(

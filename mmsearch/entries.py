@@ -25,6 +25,10 @@ Stat = tuple[int, int]
 class LenderGone(Exception):
     """An entry would borrow from an item that is gone, or has other content by now."""
 
+    def __init__(self, item_id: int) -> None:
+        super().__init__(item_id)
+        self.item_id = item_id
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -89,7 +93,7 @@ def put_entry(connection: Connection, entry: Entry, space_id: int) -> None:
     if entry.like is not None:
         lender = connection.execute(_LENDER, {"id_": entry.like}).mappings().one_or_none()
         if lender is None or lender["hash"] != entry.hash:
-            raise LenderGone
+            raise LenderGone(entry.like)
         row = {**lender, **row}
     row |= entry.details or {}
     there = connection.execute(_ITEM_AT, asked).scalar_one_or_none()

@@ -65,6 +65,7 @@ class Ingest:
         self._done = 0
         self._total: int | None = None
         self._moved: set[int] = set()  # items that this run gave a new path
+        self._claimed: set[int] = set()  # the same, of the batch that is being stored
         self._failed: set[str] = set()
         self._batch: list[Decoded] = []
         self._batch_began = time.monotonic()
@@ -129,17 +130,19 @@ class Ingest:
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
         self._batch_began = time.monotonic()
-        try:
-            self._store(batch)
-        except LenderGone:
-            # two photos that swapped names, say, or another process that took an item out
-            again = [
-                done if done.like is None else self._decoder(done.job, borrow=False)
-                for done in batch
-            ]
-            self._store(again)
+        while True:
+            try:
+                return self._store(batch)
+            except LenderGone as error:
+                # two photos that swapped names, say, or another process that took an item out;
+                # who borrowed there has its own picture decoded, so this comes to an end
+                batch = [
+                    self._decoder(done.job, borrow=False) if done.like == error.item_id else done
+                    for done in batch
+                ]
 
     def _store(self, batch: list[Decoded]) -> None:
+        self._claimed = set()
         good = [done for done in batch if done.usable]
         bad = [
             self._failure_row(done, name, reason, retry=retry)
@@ -149,6 +152,7 @@ class Ingest:
         entries = self._entries(good)
         if entries or bad:
             self._catalog.put(entries, self._space, failures=bad)
+        self._moved |= self._claimed
         for entry, done in zip(entries, good, strict=True):
             self._tally(entry, done)
         for done in batch:
@@ -179,9 +183,10 @@ class Ingest:
     def _entry(self, done: Decoded, vectors: dict[str, Any]) -> Entry:
         job = done.job
         item_id = job.known.id if job.known else None
-        if item_id is None and done.moved and done.like not in self._moved:
+        if item_id is None and done.moved and self._is_free(done.like):
             item_id = done.like
-            self._moved.add(item_id) if item_id is not None else None
+            if item_id is not None:
+                self._claimed.add(item_id)
         return Entry(
             source_id=job.source_id,
             folder=job.folder,
@@ -197,6 +202,10 @@ class Ingest:
             vectors=vectors,
             like=done.like,
         )
+
+    def _is_free(self, item_id: int | None) -> bool:
+        """Whether no other file has been taken for this item's new name."""
+        return item_id not in self._moved and item_id not in self._claimed
 
     def _tally(self, entry: Entry, done: Decoded) -> None:
         if done.job.known is None:

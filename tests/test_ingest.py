@@ -117,6 +117,23 @@ def test_two_photos_that_swap_names_swap_vectors(library, photos):
     assert library.search("green", k=1)[0].path == str(red)
 
 
+def test_a_rename_beside_a_swap_is_still_a_rename(library, photos, tmp_path):
+    book = tmp_path / "captions.tsv"
+    book.write_text("deep/blue.png\tabout blue\n")
+    library.add(photos, captions=book)
+    red, green, spare = photos / "red.png", photos / "green.png", photos / "spare"
+    red.rename(spare)
+    green.rename(red)
+    spare.rename(green)
+    for path in (red, green):
+        later(path)
+    (photos / "deep" / "blue.png").rename(photos / "azure.png")
+    assert counts(library.add(photos)) == {"renamed": 1, "updated": 2}
+    assert names(library) == ["azure.png", "green.png", "red.png"]
+    assert captions_of(library, "azure.png") == ["about blue"]
+    assert library.search("red", k=1)[0].path == str(green)
+
+
 def test_a_deleted_file_leaves_the_index(library, photos):
     (photos / "red.png").unlink()
     assert counts(library.add(photos)) == {"removed": 1, "unchanged": 2}
