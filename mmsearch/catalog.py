@@ -13,11 +13,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, case, delete, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    case,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from mmsearch.entries import Entry, Stat, next_revision, put_entry, put_failures
+from mmsearch.entries import (
+    DETAILS,
+    Entry,
+    Place,
+    Rows,
+    Stat,
+    next_revision,
+    put_entry,
+    put_failures,
+    put_rows,
+)
 from mmsearch.errors import StorageFailed
 from mmsearch.schema import (
     PathText,
@@ -31,7 +52,7 @@ from mmsearch.schema import (
     writing,
 )
 from mmsearch.schema import failures as failed
-from mmsearch.types import Failure, Item, Modality, Span, TextPart
+from mmsearch.types import Encoder, Failure, Item, Kind, Modality, Span, TextPart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,16 +76,21 @@ class Known:
     stat: Stat
     sidecar: Stat | None
     hash: bytes
+    readings: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Where vectors are filed."""
+    """Where the vectors of one encoder are filed."""
 
     id: int
     name: str
     fingerprint: str
     dim: int
+    modalities: frozenset[Modality]
+    preference: int
+    complete: bool
+    """Whether it has a vector of everything; until then it answers nothing."""
 
 
 class Catalog:
@@ -107,30 +133,81 @@ class Catalog:
         found = dict(self._rows(select(state.c.key, state.c.value)))
         return found["catalog_id"], int(found["revision"])
 
-    def spaces(self) -> list[Space]:
-        """All spaces, oldest first."""
-        return [Space(*row) for row in self._rows(select(spaces).order_by(spaces.c.id))]
+    def setting(self, key: str) -> str | None:
+        """What was kept under a key, if anything was."""
+        found: list[str] = self._scalars(select(state.c.value).where(state.c.key == key))
+        return found[0] if found else None
 
-    def add_space(self, name: str, fingerprint: str, dim: int) -> Space:
-        """The space of these weights, made if it is new."""
+    def set_setting(self, key: str, value: str) -> None:
+        """Keep a text under a key."""
         with self._write() as connection:
-            connection.execute(
-                insert(spaces)
-                .values(name=name, fingerprint=fingerprint, dim=dim)
-                .on_conflict_do_nothing()
-            )
-        wanted = (name, fingerprint)
-        return next(s for s in self.spaces() if (s.name, s.fingerprint) == wanted)
+            row = insert(state).values(key=key, value=value)
+            kept = {"value": row.excluded.value}
+            connection.execute(row.on_conflict_do_update(index_elements=["key"], set_=kept))
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """How many items of each modality, vectors of each facet, and failures there are."""
+    def spaces(self) -> list[Space]:
+        """All spaces, the preferred one first."""
+        c = spaces.c
+        columns = (c.id, c.name, c.fingerprint, c.dim, c.modalities, c.preference, c.complete)
+        rows = self._rows(select(*columns).order_by(c.preference.desc()))
+        return [
+            Space(id_, name, fingerprint, dim, frozenset(takes.split()), rank, bool(complete))
+            for id_, name, fingerprint, dim, takes, rank, complete in rows
+        ]
+
+    def add_space(self, encoder: Encoder) -> Space:
+        """The space of an encoder, preferred to all others, made if it is new.
+
+        While there are items that it has no vectors of, it is not complete.
+        """
+        key = {"name": encoder.name, "fingerprint": encoder.fingerprint}
+        c = spaces.c
+        with self._write() as connection:
+            last = connection.execute(select(func.max(c.preference))).scalar_one() or 0
+            empty = connection.execute(select(items.c.id).limit(1)).first() is None
+            row = {
+                "modalities": " ".join(sorted(encoder.modalities)),
+                "preference": last + 1,
+                "complete": int(empty),
+            }
+            made = insert(spaces).values(**key, dim=encoder.dim, **row)
+            connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=row))
+        return next(
+            space
+            for space in self.spaces()
+            if (space.name, space.fingerprint) == (encoder.name, encoder.fingerprint)
+        )
+
+    def note_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
+        """Keep what a newer version of a space's encoder can encode."""
+        self._change_space(space, modalities=" ".join(sorted(modalities)))
+
+    def complete_space(self, space: Space) -> None:
+        """Say that a space has a vector of everything."""
+        self._change_space(space, complete=1)
+
+    def _change_space(self, space: Space, **changed: Any) -> None:
+        with self._write() as connection:
+            connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
+
+    def drop_space(self, space: Space) -> None:
+        """Delete a space and all vectors in it."""
+        with self._write() as connection:
+            connection.execute(delete(spaces).where(spaces.c.id == space.id))
+            next_revision(connection)
+
+    def counts(self) -> dict[str, Any]:
+        """How many there are: items by kind, vectors by space id and facet, failures."""
         item_counts = select(items.c.modality, func.count()).group_by(items.c.modality)
-        facet_counts = select(vectors.c.facet, func.count()).group_by(vectors.c.facet)
-        bad = self._rows(select(func.count()).select_from(failed))[0][0]
+        c = vectors.c
+        vector_counts = select(c.space_id, c.facet, func.count()).group_by(c.space_id, c.facet)
+        by_space: dict[int, dict[str, int]] = {}
+        for space_id, facet, number in self._rows(vector_counts):
+            by_space.setdefault(space_id, {})[facet] = number
         return {
             "items": dict(map(tuple, self._rows(item_counts))),
-            "vectors": dict(map(tuple, self._rows(facet_counts))),
-            "failures": {"files": bad},
+            "vectors": by_space,
+            "failures": self._scalars(select(func.count()).select_from(failed))[0],
         }
 
     def __len__(self) -> int:
@@ -156,7 +233,11 @@ class Catalog:
         """(source id, source path, path below it) of the source that an absolute path lies in."""
         return _source_of(path, self.sources())
 
-    def add_source(self, root: str, device: int = 0) -> int:
+    def is_whole(self, source_id: int) -> bool:
+        """Whether all of a source was asked for, not only some of its files."""
+        return bool(self._scalars(select(sources.c.whole).where(sources.c.id == source_id))[0])
+
+    def add_source(self, root: str, device: int = 0, *, whole: bool = True) -> int:
         """The source that `root` is or lies in, made if need be.
 
         Sources inside a new one become part of it, their items kept.
@@ -165,8 +246,12 @@ class Catalog:
         with self._write() as connection:
             there = [tuple(row) for row in connection.execute(_SOURCES).all()]
             if (known := _source_of(root, there)) is not None:
+                if whole and known[1] == root:
+                    changed = update(sources).where(sources.c.id == known[0])
+                    connection.execute(changed.values(whole=1))
                 return known[0]
-            new = insert(sources).values(path=root, device=device).returning(sources.c.id)
+            row = {"path": root, "device": device, "whole": int(whole)}
+            new = insert(sources).values(row).returning(sources.c.id)
             source_id = int(connection.execute(new).scalar_one())
             for other, path in there:
                 if not path.startswith(inside):
@@ -190,13 +275,31 @@ class Catalog:
         c = items.c
         rows = self._rows(
             select(
-                c.name, c.id, c.size, c.mtime_ns, c.sidecar_size, c.sidecar_mtime_ns, c.hash
+                c.name,
+                c.id,
+                c.size,
+                c.mtime_ns,
+                c.sidecar_size,
+                c.sidecar_mtime_ns,
+                c.hash,
+                c.readings,
             ).where(c.source_id == source_id, c.folder == folder)
         )
         return {
-            name: Known(id_, (size, mtime), None if side is None else (side, side_mtime), hash_)
-            for name, id_, size, mtime, side, side_mtime, hash_ in rows
+            name: Known(
+                id_,
+                (size, mtime),
+                None if side is None else (side, side_mtime),
+                hash_,
+                frozenset(readings.split()) if readings else _NONE,
+            )
+            for name, id_, size, mtime, side, side_mtime, hash_, readings in rows
         }
+
+    def readings(self, item_id: int) -> frozenset[str]:
+        """What has been read from an item besides its pixels and samples: "ocr", "speech"."""
+        found = self._scalars(select(items.c.readings).where(items.c.id == item_id))
+        return frozenset(found[0].split()) if found else _NONE
 
     def known_failures(self, source_id: int, folder: str) -> dict[str, Stat | None]:
         """The failures in a folder by name: the file's stat, or None if it is worth another try."""
@@ -218,7 +321,7 @@ class Catalog:
     def _scalars(self, statement: Select[Any]) -> list[Any]:
         return [row[0] for row in self._rows(statement)]
 
-    def twins(self, hash_: bytes, modality: Modality) -> list[tuple[int, str, int, str]]:
+    def twins(self, hash_: bytes, modality: Kind) -> list[tuple[int, str, int, str]]:
         """(item id, source path, source device, file path) of files of this content, a few."""
         statement = (
             select(items.c.id, sources.c.path, sources.c.device, items.c.folder, items.c.name)
@@ -234,22 +337,35 @@ class Catalog:
 
     # ------------------------------------------------------------------ writing
 
-    def put(
-        self, entries: Sequence[Entry], space: Space, failures: Sequence[dict[str, Any]] = ()
-    ) -> None:
+    def put(self, entries: Sequence[Entry], failures: Sequence[dict[str, Any]] = ()) -> None:
         """Store a batch, all or none; what is stored of a file forgets its earlier failure.
 
         Args:
             entries: Items to make or change.
-            space: Where their vectors are filed.
             failures: source_id, folder, name, reason, size, mtime_ns and retry each.
         """
         with self._write() as connection:
             for entry in entries:
-                put_entry(connection, entry, space.id)
+                put_entry(connection, entry)
             put_failures(connection, failures)
             if any(entry.brings_vectors for entry in entries):
                 next_revision(connection)
+
+    def fill(self, rows: dict[tuple[int, bytes], dict[Place, Rows]]) -> None:
+        """File vectors of items that are stored already, all or none.
+
+        Args:
+            rows: By (item id, hash); an item whose content has changed meanwhile is left out.
+        """
+        with self._write() as connection:
+            hashes = dict(
+                map(tuple, connection.execute(_hashes_of([id_ for id_, _ in rows])).all())
+            )
+            for (item_id, hash_), places in rows.items():
+                if hashes.get(item_id) == hash_:
+                    for place, some in places.items():
+                        put_rows(connection, item_id, place, some)
+            next_revision(connection)
 
     def fail(self, failures: Sequence[dict[str, Any]]) -> None:
         """Keep failures alone, as `put` does."""
@@ -319,11 +435,51 @@ class Catalog:
         positions = np.fromiter((row[1] for row in rows), dtype=np.int64, count=len(rows))
         return id_array, matrix.astype(np.float32), positions
 
-    def facets(self, space: Space) -> list[str]:
+    def spans(
+        self, space: Space, facet: str, ids: Sequence[int]
+    ) -> dict[tuple[int, int], Span | None]:
+        """By (item id, position), what stretch of the file each vector of some items is about."""
+        c = texts.c if facet == "text" else vectors.c
+        base = select(c.item_id, c.position, c.start, c.end, c.unit)
+        if facet != "text":
+            base = base.where(c.space_id == space.id, c.facet == facet)
+        return {
+            (item_id, position): _span(start, end, unit)
+            for part in _chunks(sorted(set(ids)))
+            for item_id, position, start, end, unit in self._rows(base.where(c.item_id.in_(part)))
+        }
+
+    def without(
+        self, space: Space, facet: str, kinds: Iterable[Kind]
+    ) -> list[tuple[int, str, bytes]]:
+        """(item id, path, hash) of the items of some kinds that have no vector in a space.
+
+        Args:
+            space: Which encoder's.
+            facet: Which facet's vector; for "text", items of any kind that have texts.
+            kinds: Which items, for the other facets.
+        """
+        c = vectors.c
+        has = select(c.id).where(c.space_id == space.id, c.facet == facet, c.item_id == items.c.id)
+        due: ColumnElement[bool] = items.c.modality.in_(list(kinds))
+        if facet == "text":
+            due = select(texts.c.item_id).where(texts.c.item_id == items.c.id).exists()
+        statement = (
+            select(items.c.id, sources.c.path, items.c.folder, items.c.name, items.c.hash)
+            .join(sources)
+            .where(due, ~has.exists())
+            .order_by(items.c.id)
+        )
+        return [
+            (id_, os.path.join(root, folder, name), hash_)
+            for id_, root, folder, name, hash_ in self._rows(statement)
+        ]
+
+    def facets(self, space: Space) -> list[Modality]:
         """The facets that have vectors in a space, sorted."""
         c = vectors.c
         first = select(c.id).where(c.space_id == space.id).limit(1)
-        known = ("audio", "image", "text")
+        known: tuple[Modality, ...] = ("audio", "image", "text")
         return [facet for facet in known if self._rows(first.where(c.facet == facet))]
 
     def items(self, ids: Sequence[int]) -> dict[int, Item]:
@@ -361,6 +517,7 @@ class Catalog:
 # ---------------------------------------------------------------------- parts of the above
 
 
+_NONE: frozenset[str] = frozenset()
 _SOURCES = select(sources.c.id, sources.c.path)
 
 
@@ -405,6 +562,10 @@ def _chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield values[start : start + MAX_PARAMETERS]
 
 
+def _hashes_of(ids: Sequence[int]) -> Select[Any]:
+    return select(items.c.id, items.c.hash).where(items.c.id.in_(ids))
+
+
 def _at_or_below(table: Any, folder: str) -> Any:
     # a range, not LIKE: it is served by the index and no character is special in it
     below = table.c.folder.between(folder + os.sep, folder + chr(ord(os.sep) + 1))
@@ -425,10 +586,13 @@ def _items(connection: Connection, where: Any, limit: int | None = None) -> dict
     for chunk in _chunks(list(parts)):
         chosen = select(texts).where(c.item_id.in_(chunk)).order_by(c.item_id, c.position)
         for row in connection.execute(chosen).mappings():
-            start, end = row["start_line"], row["end_line"]
-            span = None if start is None else Span(start, end, "line")
+            span = _span(row["start"], row["end"], row["unit"])
             parts[row["item_id"]].append(TextPart(row["text"], row["origin"], span))
     return {row["id"]: _item(row, parts[row["id"]]) for row in rows}
+
+
+def _span(start: float | None, end: float | None, unit: Any) -> Span | None:
+    return None if start is None or end is None else Span(start, end, unit)
 
 
 def _item(row: Any, parts: list[TextPart]) -> Item:
@@ -438,7 +602,7 @@ def _item(row: Any, parts: list[TextPart]) -> Item:
             timespec="seconds"
         ),
     }
-    for key in ("width", "height", "taken_at", "camera", "latitude", "longitude"):
+    for key in DETAILS:
         if row[key] is not None:
             metadata[key] = row[key]
     path = os.path.join(row["root"], row["folder"], row["name"])

@@ -6,22 +6,21 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from mmsearch import render
 from mmsearch.collection import Collection, collection_for, open_collection
+from mmsearch.console import out, progress_bar, say, terminal
+from mmsearch.encoders import runtime_of
 from mmsearch.errors import IndexUnusable, InvalidQuery, MMSearchError, ModelDamaged
-from mmsearch.media.walk import EXTENSIONS
-from mmsearch.types import Hit, Query
-
-if TYPE_CHECKING:
-    from mmsearch.ingest import Progress
+from mmsearch.media.kinds import EXTENSIONS
+from mmsearch.models_cli import models
+from mmsearch.types import Hit, Modality, Part, Query
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itself
 
@@ -35,10 +34,10 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except _UsageError as error:
-            _say(f"mmsearch: {_usage(error)}")
+            say(f"mmsearch: {_usage(error)}")
             raise typer.Exit(USAGE) from error
         except MMSearchError as error:
-            _say(f"mmsearch: {error}")
+            say(f"mmsearch: {error}")
             unusable = isinstance(error, (IndexUnusable, ModelDamaged))
             raise typer.Exit(UNUSABLE if unusable else USAGE) from error
         except KeyboardInterrupt as error:
@@ -51,8 +50,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Find photos and texts, in words or by example, on your own machine.",
+    help="Find photos, texts and sounds, in words or by example, on your own machine.",
 )
+
+app.add_typer(models, name="models")
 
 Index = Annotated[
     str | None,
@@ -70,10 +71,22 @@ In = Annotated[
     str | None,
     typer.Option(
         "--in",
-        metavar="image|text",
-        help="Search pictures, or texts and captions. [default: pictures, if there are any]",
+        metavar="image|text|audio",
+        help="What to search: pictures, texts and captions, sounds; several with a comma. "
+        "[default: pictures, if there are any]",
         show_default=False,
     ),
+]
+Spans = Annotated[
+    bool, typer.Option("--spans", help="Each matching stretch of a file, not its best alone.")
+]
+On = Annotated[
+    str,
+    typer.Option("--runtime", metavar="R", help="What models run on: auto, torch, onnx."),
+]
+Device = Annotated[str, typer.Option("--device", metavar="D", help="Where: auto, cpu, cuda, mps.")]
+Precision = Annotated[
+    str, typer.Option("--precision", metavar="P", help="With what: auto, fp32, bf16, int8.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON array.")]
 Jsonl = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.")]
@@ -86,10 +99,26 @@ Nul = Annotated[bool, typer.Option("-0", "--null", help="Only paths, each ended 
 
 @app.command("index")
 def index_command(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Folders and files.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATH]...",
+            help="Folders and files. [default: all that was indexed before]",
+            show_default=False,
+        ),
+    ] = None,
     *,
     index: Index = None,
-    model: Annotated[str, typer.Option("--model", metavar="M", help="Which encoder.")] = "auto",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="M",
+            help="Which encoder; repeatable. A new one beside that of the index is filled, then "
+            "answers. [default: the index's own; see `mmsearch models`]",
+            show_default=False,
+        ),
+    ] = None,
     captions: Annotated[
         Path | None,
         typer.Option(
@@ -106,32 +135,74 @@ def index_command(
     max_megapixels: Annotated[
         float, typer.Option("--max-megapixels", metavar="N", help="Refuse larger pictures.")
     ] = 200.0,
+    video: Annotated[
+        bool | None,
+        typer.Option("--video/--no-video", help="Take in videos.", show_default=False),
+    ] = None,
+    pdf: Annotated[
+        bool | None, typer.Option("--pdf/--no-pdf", help="Take in PDFs.", show_default=False)
+    ] = None,
+    ocr: Annotated[
+        bool | None,
+        typer.Option("--ocr/--no-ocr", help="Read the writing in pictures.", show_default=False),
+    ] = None,
+    transcribe: Annotated[
+        bool | None,
+        typer.Option(
+            "--transcribe/--no-transcribe",
+            help="Write down what is said in sounds and videos.",
+            show_default=False,
+        ),
+    ] = None,
+    whisper: Annotated[
+        str | None,
+        typer.Option("--whisper", metavar="M", help="The model that does: a size or a folder."),
+    ] = None,
+    drop_space: Annotated[
+        str | None,
+        typer.Option("--drop-space", metavar="M", help="Delete the vectors of one of its models."),
+    ] = None,
+    runtime: On = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Index folders of photos and texts, or bring an index up to date.
+    """Index folders of photos, texts and sounds, or bring an index up to date.
 
     Only what is new or changed is read again. Files that were deleted leave the index; nothing
-    on your disk is ever changed.
+    on your disk is ever changed. What --video, --pdf, --ocr and --transcribe turn on stays on.
     """
-    needed = [*paths, *([] if captions is None else [str(captions)])]
-    with collection_for(needed, index, model=model) as library:
+    if drop_space is not None:
+        with open_collection(index) as library:
+            library.drop_space(drop_space)
+        return
+    if not paths:
+        open_collection(index).close()  # nothing to bring up to date is an error
+    needed = [*(paths or []), *([] if captions is None else [str(captions)])]
+    how = runtime_of(runtime, device, precision)
+    with collection_for(needed, index, model=model or "auto", how=how) as library:
         try:
-            with _progress(quiet=quiet) as progress:
+            with progress_bar(" files", quiet=quiet) as progress:
                 library.add(
-                    paths,
+                    paths or None,
                     captions=captions,
                     exclude=exclude or (),
                     include_hidden=include_hidden,
                     max_megapixels=max_megapixels,
+                    video=video,
+                    pdf=pdf,
+                    ocr=ocr,
+                    transcribe=transcribe,
+                    whisper=whisper,
                     progress=progress,
                 )
         finally:
             if library.report is not None:
-                _say("\n".join([*library.report.warnings, render.report_line(library.report)]))
+                say("\n".join([*library.report.warnings, render.report_line(library.report)]))
         if not len(library):
-            _say(f"nothing was found to index; what can be: {' '.join(sorted(EXTENSIONS))}")
+            say(f"nothing was found to index; what can be: {' '.join(sorted(EXTENSIONS))}")
         if library.report and library.report.skipped:
-            _say("see `mmsearch errors` for the files that were skipped")
+            say("see `mmsearch errors` for the files that were skipped")
             raise typer.Exit(SOME_FAILED)
 
 
@@ -143,14 +214,34 @@ def query(
     ] = None,
     *,
     text: Annotated[
-        list[str] | None, typer.Option("--text", metavar="T", help="The same, as an option.")
+        list[str] | None,
+        typer.Option("--text", metavar="[W:]T", help="Words; repeatable. W: is their weight."),
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option("--image", metavar="FILE", help="Look for what is like it.")
+        list[str] | None,
+        typer.Option("--image", metavar="[W:]FILE", help="A picture to be like; repeatable."),
     ] = None,
+    audio: Annotated[
+        list[str] | None,
+        typer.Option("--audio", metavar="[W:]FILE", help="A sound to be like; repeatable."),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--not", metavar="[W:]T", help="Words for what is not wanted; repeatable."),
+    ] = None,
+    combine: Annotated[
+        str,
+        typer.Option(
+            "--combine", metavar="early|late", help="Add the parts up, or rank for each and fuse."
+        ),
+    ] = "early",
     index: Index = None,
     k: K = 10,
     target: In = None,
+    spans: Spans = False,
+    runtime: On = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     json: Json = False,
     jsonl: Jsonl = False,
     csv: Csv = False,
@@ -159,20 +250,28 @@ def query(
     paths: Paths = False,
     nul: Nul = False,
 ) -> None:
-    """Find photos or texts in words, or by an example image."""
+    """Find photos, texts or sounds: in words, by example, or both at once.
+
+    A weight stands before a part: --text "2:golden retriever" --image pool.jpg --not fruit
+    """
     form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, table=table, paths=paths, paths0=nul)
-    asked = _one_part(([" ".join(words)] if words else []) + (text or []), image or [])
-    with open_collection(index) as library:
-        _show(library.search(asked, k=k, target=target), form, library)
+    plain = [" ".join(words)] if words else []
+    asked = _query(plain, {"text": text, "image": image, "audio": audio}, without)
+    how: dict[str, Any] = {"k": k, "target": _targets(target), "combine": combine, "spans": spans}
+    with open_collection(index, runtime=runtime, device=device, precision=precision) as library:
+        _show(library.search(asked, **how), form, library)
 
 
 @app.command()
 def similar(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A photo or text, indexed or not.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A photo, text or sound, indexed or not.")
+    ],
     *,
     index: Index = None,
     k: K = 10,
     target: In = None,
+    spans: Spans = False,
     json: Json = False,
     jsonl: Jsonl = False,
     csv: Csv = False,
@@ -184,7 +283,7 @@ def similar(
     """Find what is like a file, the file itself left out."""
     form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, table=table, paths=paths, paths0=nul)
     with open_collection(index) as library:
-        _show(library.similar(file, k=k, target=target), form, library)
+        _show(library.similar(file, k=k, target=_targets(target), spans=spans), form, library)
 
 
 @app.command()
@@ -192,7 +291,7 @@ def status(*, index: Index = None, json: Json = False) -> None:
     """Say what an index holds."""
     with open_collection(index) as library:
         found = library.status()
-    _out(render.as_pretty_json(found) if json else render.status_lines(found))
+    out(render.as_pretty_json(found) if json else render.status_lines(found))
 
 
 @app.command()
@@ -201,11 +300,11 @@ def errors(*, index: Index = None, json: Json = False) -> None:
     with open_collection(index) as library:
         found = library.failures
     if json:
-        _out(render.failures_json(found))
+        out(render.failures_json(found))
     elif not found:
-        _say("no file failed")
+        say("no file failed")
     else:
-        _out(render.failures_table(found) if _terminal() else render.failures_tsv(found))
+        out(render.failures_table(found) if terminal() else render.failures_tsv(found))
 
 
 @app.command()
@@ -217,14 +316,14 @@ def remove(
     """Take files or folders out of an index; nothing on your disk is deleted."""
     with open_collection(index) as library:
         gone = sum(library.remove(path) for path in paths)
-    _say(f"removed {gone}")
+    say(f"removed {gone}")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
         from mmsearch import __version__
 
-        _out(f"mmsearch {__version__}\n")
+        out(f"mmsearch {__version__}\n")
         raise typer.Exit
 
 
@@ -242,67 +341,40 @@ def _options(
 # ------------------------------------------------------------------ parts of the above
 
 
-def _terminal() -> bool:
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
 def _form(**asked: bool) -> str:
-    return render.pick_format(asked, terminal=_terminal())
+    return render.pick_format(asked, terminal=terminal())
 
 
-def _one_part(words: list[str], images: list[str]) -> Query:
-    parts = [Query.text(text) for text in words] + [Query.image(path) for path in images]
-    if len(parts) != 1:
+def _query(
+    plain: list[str], parts: Mapping[Modality, list[str] | None], without: list[str] | None
+) -> Query:
+    """The parts of a command line; words that are no option's have no weight before them."""
+    query = Query(tuple(Part("text", words) for words in plain))
+    for modality, given in parts.items():
+        query += Query(tuple(Part.parse(modality, one) for one in given or []))
+    query -= Query(tuple(Part.parse("text", one) for one in without or []))
+    if not query.parts:
         raise InvalidQuery(
             'say what to look for: mmsearch query "a dog on a beach", or --image FILE'
-            if not parts
-            else f"a query has one part, a text or an image; this one has {len(parts)}"
         )
-    return parts[0]
+    return query
+
+
+def _targets(given: str | None) -> list[str] | None:
+    return None if given is None else [facet.strip() for facet in given.split(",")]
 
 
 def _show(hits: list[Hit], form: str, library: Collection) -> None:
     if not hits:
         if form in {"json", "csv"}:
-            _out(render.FORMATS[form](hits))
+            out(render.FORMATS[form](hits))
         empty = not len(library)
-        _say(
+        say(
             "nothing found"
             + (": the index is empty, fill it with `mmsearch index`" if empty else "")
         )
         raise typer.Exit(NOTHING_FOUND)
-    _out(render.FORMATS[form](hits), raw=form.startswith("paths"))
-
-
-def _out(text: str, *, raw: bool = False) -> None:
-    """Results; file names that are not UTF-8 go out as they are when `raw`, else escaped."""
-    if sys.stdout is None:  # closed by whoever started us
-        return
-    data = text.encode("utf-8", "surrogateescape" if raw else "backslashreplace")
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
-    except BrokenPipeError as error:  # `mmsearch query … | head`: the reader has enough
-        _drop_output()
-        raise typer.Exit(0) from error
-    except OSError as error:
-        _drop_output()
-        raise MMSearchError(f"the results could not be written: {error.strerror}") from error
-
-
-def _drop_output() -> None:
-    """Let what is left in the buffer go nowhere, so that ending does not fail on it again."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _say(text: str) -> None:
-    """Everything that is not a result."""
-    if sys.stderr is None:
-        return
-    encoding = sys.stderr.encoding or "utf-8"
-    with suppress(OSError):
-        sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    out(render.FORMATS[form](hits), raw=form.startswith("paths"))
 
 
 def _usage(error: Any) -> str:
@@ -315,19 +387,6 @@ def _usage(error: Any) -> str:
     if unknown:
         return f'{message}; to search: mmsearch query "{sys.argv[1]}"'
     return f"{message}; see mmsearch {f'{asked} ' if asked else ''}--help"
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress]:
-    from tqdm import tqdm
-
-    with tqdm(unit=" files", disable=True if quiet else None, leave=False) as bar:
-
-        def tell(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield tell
 
 
 def main() -> None:

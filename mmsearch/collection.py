@@ -11,16 +11,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mmsearch.encoders import load_encoder
-from mmsearch.errors import IndexNotFound, IndexUnusable, InvalidOption, InvalidQuery, PathNotFound
+from mmsearch.encoders import load_encoder, runtime_of
+from mmsearch.errors import IndexNotFound, IndexUnusable, InvalidQuery, PathNotFound
 from mmsearch.home import index_folder
-from mmsearch.types import Failure, Hit, Item, Query, Report
+from mmsearch.types import Failure, Hit, Item, Modality, Query, Report
 
 if TYPE_CHECKING:
     from mmsearch.catalog import Catalog, Space
-    from mmsearch.ingest import Progress
-    from mmsearch.search import Target
-    from mmsearch.types import Encoder, Vectors
+    from mmsearch.queries import Ask, Combine
+    from mmsearch.search import Search, Target
+    from mmsearch.types import Encoder, Progress, Runtime, Vectors
     from mmsearch.vectors import FaissIndex
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -44,64 +44,72 @@ class Collection:
 
     Args:
         folder: Where it is, or is to be made.
-        model: The encoder's name; None takes the one that the index was built with.
+        model: The encoder's name, or several; None and "auto" take those that the index was built
+            with. Another one than those is filled at the next `add`, and answers from then on.
+        how: What encoders are to run on.
         create: Make the index if there is none.
 
     Raises:
         IndexNotFound: there is none and `create` is False.
-        IndexUnusable: the catalog is damaged, newer than this version, or of another model.
+        IndexUnusable: the catalog is damaged, or newer than this version.
         UnknownModel: no encoder has this name.
+        ModelUnavailable: its weights are not on this machine.
     """
 
-    def __init__(self, folder: Path, *, model: str | None = None, create: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: str | Sequence[str] | None = None,
+        how: Runtime | None = None,
+        create: bool = False,
+    ) -> None:
         self.folder = folder
         self.report: Report | None = None
         """Of the last `add` on this object."""
+        self._how = how or runtime_of()
         path = folder / "catalog.db"
         exists = path.is_file() and path.stat().st_size > 0
         if not create and not exists:
             raise IndexNotFound(
                 f"there is no index at {folder}: make one with `mmsearch index FOLDER`"
             )
-        self._encoder: Encoder | None = None
+        names = [model] if isinstance(model, str) else list(model or [])
+        self._advice: list[str] = []
+        # loaded first: a wrong name leaves no empty index
+        self._wanted = [load_encoder(name, self._how) for name in names if name != "auto"]
         if not exists:
-            self._encoder = load_encoder(model or "auto")  # a wrong name leaves no empty index
+            self._wanted = self._wanted or self._chosen()
             _make(folder)
         from mmsearch.catalog import Catalog  # SQLAlchemy takes longer to import than all of us
+        from mmsearch.roster import Roster
 
         self._catalog = Catalog(path)
-        self._indexes: dict[str, tuple[int, FaissIndex]] = {}
-        try:
-            self._space = self._find_space(model)
-        except Exception:
-            self.close()
-            raise
+        self._roster = Roster(self._catalog, self._how)
+        self._indexes: dict[tuple[int, str], tuple[int, FaissIndex]] = {}
+        if exists and not self._wanted and not self._catalog.spaces():
+            self._wanted = self._chosen()
 
-    def _find_space(self, model: str | None) -> Space | None:
-        spaces = self._catalog.spaces()
-        if not spaces:
-            self._encoder = self._encoder or load_encoder(model or "auto")
-            return None
-        space = spaces[-1]
-        if model not in (None, "auto", space.name):
-            raise IndexUnusable(
-                f"{self.folder} was built with the model {space.name!r}: leave --model out, or "
-                f"build another index for {model!r} with -i NAME"
-            )
-        return space
+    def _chosen(self) -> list[Encoder]:
+        """The encoders of a new index that was given none; `mini` hears if the other does not."""
+        from mmsearch.encoders import choose
+
+        name, advice = choose()
+        if advice:
+            self._advice.append(advice)
+        best = load_encoder(name, self._how)
+        hears = "audio" in best.modalities or name.partition(":")[0] not in ("clip",)
+        return [best] if hears else [load_encoder("mini", self._how), best]
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of this index, loaded when first needed."""
-        if self._encoder is None:
-            self._encoder = load_encoder(self._space.name if self._space else "auto")
-        if self._space is not None and self._encoder.fingerprint != self._space.fingerprint:
-            raise IndexUnusable(
-                f"{self.folder} was built with other weights of {self._space.name!r} than are "
-                "installed: install that version of mmsearch again, or delete the folder and index "
-                "again"
-            )
-        return self._encoder
+        """The preferred encoder of this index, loaded when first needed."""
+        spaces = self._spaces()
+        return self._roster.encoder_of(spaces[0]) if spaces else self._wanted[-1]
+
+    def _spaces(self) -> list[Space]:
+        """The spaces that can answer, the preferred one first."""
+        return [space for space in self._catalog.spaces() if space.complete]
 
     def __len__(self) -> int:
         return len(self._catalog)
@@ -117,77 +125,117 @@ class Collection:
         return self._catalog.failures()
 
     def status(self) -> dict[str, Any]:
-        """What is stored: folder, model, dim, sources, items, vectors, failures, bytes."""
-        space = self._space
+        """What is stored: folder, models, sources, items, vectors, failures, bytes."""
+        from mmsearch.lanes import served
+
+        spaces = self._catalog.spaces()
+        answering = served(spaces)
+        first = next((space for space in spaces if space.id in answering), None)
         counts = self._catalog.counts()
+        models = [
+            {
+                "name": space.name,
+                "fingerprint": space.fingerprint,
+                "dim": space.dim,
+                "answers": sorted(answering.get(space.id, ())),
+                "complete": space.complete,
+                "vectors": counts["vectors"].get(space.id, {}),
+            }
+            for space in spaces
+        ]
         return {
             "index": str(self.folder),
-            "model": space.name if space else None,
-            "fingerprint": space.fingerprint if space else None,
-            "dim": space.dim if space else None,
+            "model": first.name if first else None,
+            "fingerprint": first.fingerprint if first else None,
+            "dim": first.dim if first else None,
+            "models": models,
             "sources": sorted(path for _, path in self._catalog.sources()),
             "items": counts["items"],
-            "vectors": counts["vectors"],
-            "failures": counts["failures"]["files"],
+            "vectors": _answering(models),
+            "failures": counts["failures"],
             "bytes": sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()),
         }
 
     # ------------------------------------------------------------------ putting in, taking out
 
-    def add(
+    def add(  # noqa: PLR0913 - keywords, all optional
         self,
-        paths: Paths,
+        paths: Paths | None = None,
         *,
         captions: str | os.PathLike[str] | None = None,
         exclude: str | Sequence[str] = (),
         include_hidden: bool = False,
         max_megapixels: float = 200.0,
+        video: bool | None = None,
+        pdf: bool | None = None,
+        ocr: bool | None = None,
+        transcribe: bool | None = None,
+        whisper: str | None = None,
         progress: Progress | None = None,
     ) -> Report:
         """Bring folders or files up to date in the index; `report` holds the result as well.
 
         Args:
-            paths: Folders (searched to any depth) and files.
+            paths: Folders (searched to any depth) and files; left out, all that was ever indexed.
             captions: A tsv, csv or jsonl file of file names and captions.
             exclude: Shell patterns of names, or of paths from the folder given, to leave out.
             include_hidden: Also files and folders that begin with a dot.
             max_megapixels: Larger pictures are refused.
+            video: Whether to take in videos. Of this and the next three, None is as last time, and
+                at first not.
+            pdf: Whether to take in PDFs.
+            ocr: Whether to read the writing in pictures.
+            transcribe: Whether to write down what is said in sounds and videos.
+            whisper: The model that does: a size ("base"), a repository or a folder.
             progress: Called with (files done, files in all or None).
 
         Raises:
             PathNotFound: one of `paths`, or `captions`, does not exist.
             InvalidOption: `max_megapixels` is not above 0.
             InvalidCaptions: the captions file cannot be parsed.
+            MissingExtra: packages that an option needs are not installed.
             StorageFailed: the catalog cannot be written, a full disk say; earlier batches stay.
             KeyboardInterrupt: as it came; what was stored stays, and `report` says what it is.
         """
-        from mmsearch.ingest import Ingest
+        from mmsearch.contents import Options
         from mmsearch.media.captions import CaptionBook
-        from mmsearch.scan import Options, scopes_of
+        from mmsearch.scan import known_scopes, scopes_of
+        from mmsearch.update import Reads, Update, check_megapixels, options_for
 
-        given = _existing(paths)
-        if not max_megapixels > 0:
-            raise InvalidOption(f"max_megapixels is a size above 0, not {max_megapixels}")
-        book = None if captions is None else CaptionBook(os.fspath(captions))
-        encoder = self.encoder
-        self._space = self._catalog.add_space(encoder.name, encoder.fingerprint, encoder.dim)
-        run = Ingest(
-            self._catalog,
-            self._space,
-            encoder,
-            options=Options(
-                [exclude] if isinstance(exclude, str) else list(exclude),
-                include_hidden,
-                max_megapixels,
-            ),
-            book=book,
-            progress=progress,
+        given = None if paths is None else _existing(paths)
+        reads = Reads(video, pdf, ocr, transcribe)
+        options = Options(
+            exclude=[exclude] if isinstance(exclude, str) else list(exclude),
+            include_hidden=include_hidden,
+            max_megapixels=check_megapixels(max_megapixels),
+            refused=reads.refused(),
+            whisper=whisper,
         )
+        book = None if captions is None else CaptionBook(os.fspath(captions))
+        chosen = reads.settle(self._catalog)
+        self._roster.want(self._wanted)
+        lanes = self._roster.lanes()
+        options = options_for(options, lanes, chosen, captions=book is not None)
+        run = Update(self._catalog, lanes, options, book=book, progress=progress)
         self.report = run.report
-        run.run(scopes_of(self._catalog, given))
-        for facet in self._catalog.facets(self._space):
-            self._index(facet)
+        self.report.warnings += self._advice
+        if given is None:
+            run.run(known_scopes(self._catalog))
+        else:
+            run.run(scopes_of(self._catalog, given))
+        for space, facets in self._present():
+            for facet in facets:
+                self._index(space, facet)
         return self.report
+
+    def drop_space(self, model: str) -> None:
+        """Delete the vectors of one of several models.
+
+        Raises:
+            InvalidOption: the index has none of this name, or no other to answer instead.
+        """
+        self._roster.drop(model)
+        self._indexes = {}
 
     def remove(self, path: str | os.PathLike[str]) -> int:
         """Take a file, or all of a folder, out of the index; the disk is not touched.
@@ -215,96 +263,154 @@ class Collection:
 
     # ------------------------------------------------------------------ searching
 
-    def search(self, query: str | Query, *, k: int = 10, target: Target = None) -> list[Hit]:
+    def search(
+        self,
+        query: str | Query,
+        *,
+        k: int = 10,
+        target: Target = None,
+        combine: Combine = "early",
+        spans: bool = False,
+    ) -> list[Hit]:
         """The k best hits for one query, best first; fewer when the collection is smaller.
 
         Args:
-            query: Words, or `Query.image(...)`.
+            query: Words, or `Query.image(...)`, or several: `Query.text("a dog") -
+                Query.text("snow")`.
             k: How many, at least 1.
             target: The facet to search in, or several, fused: "image", "text", "audio". Left out,
                 pictures if the index has any.
+            combine: Whether the parts' vectors are added up ("early"), or each part's ranking is
+                made on its own and then fused ("late").
+            spans: Whether each stretch of a file that matches is a hit, not its best alone.
 
         Raises:
             InvalidQuery: the query is empty or k is below 1.
             UnknownTarget: there is no such facet.
+            UnsupportedModality: none of the index's models takes one of the parts.
             PathNotFound, UnreadableFile: the example file cannot be used.
         """
-        return self.search_many([query], k=k, target=target)[0]
+        return self.search_many([query], k=k, target=target, combine=combine, spans=spans)[0]
 
     def search_many(
-        self, queries: Sequence[str | Query], *, k: int = 10, target: Target = None
+        self,
+        queries: Sequence[str | Query],
+        *,
+        k: int = 10,
+        target: Target = None,
+        combine: Combine = "early",
+        spans: bool = False,
     ) -> list[list[Hit]]:
         """`search` for each query, encoded in batches; a list of hits a query."""
-        from mmsearch.search import encode_queries, targets_of
+        from mmsearch.queries import parts_of, plan
+        from mmsearch.search import encode_asks, targets_of
 
         _check_k(k)
         if isinstance(queries, str):
             raise InvalidQuery("search_many takes a list of queries; for one there is search")
-        queries = list(queries)
-        facets = targets_of(target, self._facets())
-        if self._indexes.keys() >= set(facets):
-            vectors = encode_queries(self.encoder, queries)
-        else:
-            # read the index while the model is read: the two are half of a cold query
-            reading = threading.Thread(target=self._warm, args=(facets,))
-            reading.start()
-            try:
-                vectors = encode_queries(self.encoder, queries)
-            finally:
+        pairs = self._present()
+        present = {space.id: facets for space, facets in pairs}
+        spaces = [space for space, _ in pairs]
+        there = {facet for facets in present.values() for facet in facets}
+        asks = []
+        for query in queries:
+            asked = [part.modality for part in parts_of(query)]
+            asks.append(plan(query, targets_of(target, there, asked), combine, spaces, present))
+        reading = self._warming([ask for several in asks for ask in several])
+        try:
+            searches = encode_asks(asks, self._roster.encoder_of, self._index, self._catalog)
+        finally:
+            if reading is not None:
                 reading.join()
-        return self.search_vectors(vectors, k=k, target=target)
+        return [self._hits(several, k, spans=spans) for several in searches]
 
     def search_vectors(
-        self, queries: Vectors, *, k: int = 10, target: Target = None
+        self, queries: Vectors, *, k: int = 10, target: Target = None, spans: bool = False
     ) -> list[list[Hit]]:
         """`search` for queries that are encoded already: unit vectors (n, dim) of `encoder`."""
+        from mmsearch.search import Search, targets_of
+
         _check_k(k)
-        return [self._search_vector(vector, k, target) for vector in queries]
-
-    def _search_vector(
-        self, vector: Vectors, k: int, target: Target, without: int | None = None
-    ) -> list[Hit]:
-        from mmsearch.search import hits, rank, targets_of
-
-        facets = targets_of(target, self._facets())
-        if self._space is None or not facets:
-            return []
-        fused, rankings = rank(vector, self._index, facets, k, without)
-        return hits(self._catalog, self._space, vector, fused, rankings)
+        pairs = self._present()[:1]
+        there = pairs[0][1] if pairs else []
+        facets = targets_of(target, there, ())
+        return [
+            self._hits(
+                [Search(facet, pairs[0][0], vector) for facet in facets if facet in there],
+                k,
+                spans=spans,
+            )
+            for vector in queries
+        ]
 
     def similar(
-        self, path: str | os.PathLike[str], *, k: int = 10, target: Target = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        k: int = 10,
+        target: Target = None,
+        spans: bool = False,
     ) -> list[Hit]:
         """What is like a file, the file itself left out; it need not be in the index."""
-        from mmsearch.similar import vector_of_file
+        from mmsearch.queries import plan
+        from mmsearch.search import Search, targets_of
+        from mmsearch.similar import Example
 
         _check_k(k)
-        own, vector = vector_of_file(self._catalog, self._space, self.encoder, os.fspath(path))
-        return self._search_vector(vector, k, target, without=own)
+        example = Example(self._catalog, os.fspath(path))
+        pairs = self._present()
+        present = {space.id: facets for space, facets in pairs}
+        there = {facet for facets in present.values() for facet in facets}
+        facets = targets_of(target, there, [example.modality])
+        asks = plan(example.query, facets, "early", [space for space, _ in pairs], present)
+        searches = [
+            Search(ask.facet, ask.space, example.vector(ask.space, self._roster.encoder_of))
+            for ask in asks
+        ]
+        return self._hits(searches, k, spans=spans, without=example.own)
 
-    def _facets(self) -> list[str]:
-        if self._space is None:  # another process may have filled the index meanwhile
-            self._space = self._find_space(None)
-        return self._catalog.facets(self._space) if self._space else []
+    def _hits(
+        self, searches: Sequence[Search], k: int, *, spans: bool, without: int | None = None
+    ) -> list[Hit]:
+        from mmsearch.search import hits, rank, span_hits
 
-    def _warm(self, facets: Sequence[str]) -> None:
-        """Read indexes; what goes wrong comes up again when they are needed."""
-        with suppress(Exception):
-            for facet in facets:
-                self._index(facet)
+        if not searches:
+            return []
+        fused, rankings = rank(searches, self._index, k, without)
+        if spans:
+            return span_hits(self._catalog, searches, fused, k)
+        return hits(self._catalog, searches, fused, rankings)
 
-    def _index(self, facet: str) -> FaissIndex:
-        """The facet's FAISS index: from memory, else from its cache, else from the catalog."""
+    def _present(self) -> list[tuple[Space, list[Modality]]]:
+        """The spaces that can answer, the preferred one first, and the facets they hold."""
+        return [(space, self._catalog.facets(space)) for space in self._spaces()]
+
+    def _warming(self, asks: Sequence[Ask]) -> threading.Thread | None:
+        """Reads indexes while the model is read: the two are half of a cold query."""
+        wanted = {(ask.space.id, ask.facet): ask for ask in asks}
+        if self._indexes.keys() >= wanted.keys():
+            return None
+
+        def read() -> None:
+            with suppress(Exception):  # what goes wrong comes up again when they are needed
+                for ask in wanted.values():
+                    self._index(ask.space, ask.facet)
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        return reading
+
+    def _index(self, space: Space, facet: str) -> FaissIndex:
+        """A facet's FAISS index: from memory, else from its cache, else from the catalog."""
         catalog_id, revision = self._catalog.stamp()
-        held = self._indexes.get(facet)
+        held = self._indexes.get((space.id, facet))
         if held is None or held[0] != revision:
-            assert self._space is not None
             from mmsearch.cache import cached_index
 
             place = self.folder / "cache"
             stamp = f"{catalog_id}-{revision}"
-            held = revision, cached_index(place, stamp, self._catalog, self._space, facet)
-            self._indexes[facet] = held
+            held = revision, cached_index(place, stamp, self._catalog, space, facet)
+            self._indexes[space.id, facet] = held
         return held[1]
 
     # ------------------------------------------------------------------ closing
@@ -352,20 +458,43 @@ def _make(folder: Path) -> None:
         raise IndexUnusable(f"no index can be made at {folder}: {error.strerror}") from error
 
 
-def open_collection(index: str | os.PathLike[str] | None = None) -> Collection:
+def open_collection(
+    index: str | os.PathLike[str] | None = None,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+) -> Collection:
     """An existing index, by name or folder; see `mmsearch.home.index_folder`.
+
+    Args:
+        index: Which.
+        runtime: What its models run on; see `load_encoder`.
+        device: On which device.
+        precision: With what numbers.
 
     Raises:
         IndexNotFound: there is none.
     """
-    return Collection(index_folder(index))
+    return Collection(index_folder(index), how=runtime_of(runtime, device, precision))
+
+
+def _answering(models: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many vectors there are of each facet, in the model that answers for it."""
+    found: dict[str, int] = {}
+    for model in models:
+        for facet, number in model["vectors"].items():
+            if facet in model["answers"]:
+                found.setdefault(facet, number)
+    return found
 
 
 def collection_for(
     needed: Sequence[str | os.PathLike[str]],
     into: str | os.PathLike[str] | None = None,
     *,
-    model: str = "auto",
+    model: str | Sequence[str] = "auto",
+    how: Runtime | None = None,
 ) -> Collection:
     """The index that files are to go into, made if need be; nothing is indexed yet.
 
@@ -373,14 +502,17 @@ def collection_for(
         PathNotFound: one of the `needed` paths does not exist; then no index is made.
     """
     _existing(needed)
-    return Collection(index_folder(into), model=model, create=True)
+    return Collection(index_folder(into), model=model, how=how, create=True)
 
 
 def index_paths(
     paths: Paths,
     into: str | os.PathLike[str] | None = None,
     *,
-    model: str = "auto",
+    model: str | Sequence[str] = "auto",
+    runtime: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
     **options: Any,
 ) -> Collection:
     """Build an index of folders and files, or bring it up to date; returns it open.
@@ -388,11 +520,15 @@ def index_paths(
     Args:
         paths: Folders (searched to any depth) and files.
         into: The index, by name or folder.
-        model: The encoder's name.
+        model: The encoder's name, or several.
+        runtime: What it runs on; see `load_encoder`.
+        device: On which device.
+        precision: With what numbers.
         options: As `Collection.add` takes them.
     """
     given = _existing(paths)
-    collection = collection_for(given, into, model=model)
+    how = runtime_of(runtime, device, precision)
+    collection = collection_for(given, into, model=model, how=how)
     try:
         collection.add(given, **options)
     except BaseException:

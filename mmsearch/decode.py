@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from mmsearch.catalog import Catalog, Known
+from mmsearch.contents import Contents, Options, Reader
+from mmsearch.entries import Place, Rows
 from mmsearch.errors import TooLarge, UnreadableFile
-from mmsearch.media.image import load_image
+from mmsearch.lanes import Lane
 from mmsearch.media.text import passages, read_text
-from mmsearch.media.walk import FileStat, is_away
-from mmsearch.types import Encoder, Span, TextPart
+from mmsearch.media.walk import CAPTIONED, FileStat, is_away
+from mmsearch.types import Item, TextPart
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 WHOLE = 64 * 2**20
 """Bytes; a larger file is hashed in pieces and decoded from disk, so it is never held whole."""
@@ -42,8 +49,7 @@ class Decoded:
     like: int | None = None  # a stored item of the same content
     orphan: bool = False  # and that item's own file is gone
     moved: bool = False  # for good: this is the same item under a new name
-    picture: Any = None  # ready for the encoder; None when a stored vector serves
-    details: dict[str, Any] | None = None
+    contents: Contents | None = None  # None when what is stored serves
     texts: list[TextPart] | None = None  # None: as stored
     failures: list[tuple[str, str, bool]] = field(default_factory=list)  # name, reason, retry
     usable: bool = True
@@ -54,14 +60,15 @@ class Decoder:
 
     Args:
         catalog: Asked for stored files of the same content.
-        encoder: Says how pictures are made ready.
-        max_megapixels: Larger pictures are refused.
+        lanes: The encoders that files are made ready for.
+        options: How files are read.
     """
 
-    def __init__(self, catalog: Catalog, encoder: Encoder, max_megapixels: float) -> None:
+    def __init__(self, catalog: Catalog, lanes: Sequence[Lane], options: Options) -> None:
         self._catalog = catalog
-        self._encoder = encoder
-        self._max_megapixels = max_megapixels
+        self._options = options
+        self._reader = Reader(lanes, options)
+        self.stop = self._reader.stop
 
     def __call__(self, job: Job, *, borrow: bool = True) -> Decoded:
         """Decode one file; without `borrow`, even if a file of the same content is stored."""
@@ -79,31 +86,25 @@ class Decoder:
 
     def _decode(self, done: Decoded, path: str, *, borrow: bool) -> None:
         job = done.job
-        content, done.hash = _read(path)
+        kind = job.file.kind
+        content, done.hash = read_file(path)
         if borrow and job.known is not None and job.known.hash == done.hash:
             done.like = job.known.id
         elif borrow:
             self._find_twin(done, path)
-        if job.file.modality == "image":
-            if done.like is None:
-                picture, info = load_image(
-                    content,
-                    at_least=self._encoder.image_size,
-                    max_megapixels=self._max_megapixels,
-                )
-                done.picture = self._encoder.prepare("image", picture)
-                taken = info.taken_at.isoformat() if info.taken_at else None
-                done.details = {**asdict(info), "taken_at": taken}
-            done.texts = self._captions(done, path)
-        elif done.like is None:
-            done.texts = [
-                TextPart(part.text, "passage", Span(part.start, part.end, "line"))
-                for part in passages(read_text(content))
-            ]
+        own: list[TextPart] | None = None  # as stored
+        if done.like is None:
+            done.contents = self._reader.read(kind, content, path)
+            own = done.contents.texts
+        elif not self._options.readings_of(kind) <= self._catalog.readings(done.like):
+            own = self._reader.words(kind, content, path)
+            readings = " ".join(sorted(self._options.readings_of(kind)))
+            done.contents = Contents(details={"readings": readings})
+        done.texts = self._texts(done, path, own)
 
     def _find_twin(self, done: Decoded, path: str) -> None:
         """A stored file of the same content, one that is gone from the disk before any other."""
-        for item_id, root, device, place in self._catalog.twins(done.hash, done.job.file.modality):
+        for item_id, root, device, place in self._catalog.twins(done.hash, done.job.file.kind):
             orphan = not os.path.lexists(place) or _is_other_spelling(place, path)
             if done.like is None or orphan:
                 done.like, done.orphan = item_id, orphan
@@ -112,20 +113,33 @@ class Decoder:
             if orphan:
                 return
 
-    def _captions(self, done: Decoded, path: str) -> list[TextPart] | None:
-        """The captions a photo is to have; None when they are those it has."""
+    def _texts(self, done: Decoded, path: str, own: list[TextPart] | None) -> list[TextPart] | None:
+        """The texts an item is to have, its own and its captions; None when it gets
+        those of the item it is like.
+        """
         job = done.job
-        # those of a lost file go to where its content is found again, not to each copy
-        own = done.like if done.orphan or not job.known else job.known.id
-        item = None if own is None else self._catalog.items([own]).get(own)
+        # captions of a lost file go to where its content is found again, not to each copy
+        lender = done.like if done.orphan or not job.known else job.known.id
+        item = self._item(lender)
         stored = list(item.texts) if item else []
-        parts = _sidecar(done, path) if job.file.sidecar else []
+        like = item if done.like == lender else self._item(done.like)
+        if own is None:
+            own = [part for part in like.texts if part.origin not in _CAPTIONS] if like else []
+        parts = own + (_sidecar(done, path) if job.file.sidecar else [])
         if job.captions is not None:
             parts += [TextPart(text, "caption") for text in job.captions]
         elif job.known or done.orphan:
             parts += [part for part in stored if part.origin == "caption"]
-        unchanged = job.known is not None and own == job.known.id == done.like
-        return None if unchanged and parts == stored else parts
+        unchanged = job.known is not None and lender == job.known.id == done.like
+        # of what can have no captions a copy has the texts of its original, whatever happens to it
+        same = like is not None and (unchanged or job.file.kind not in CAPTIONED)
+        return None if same and like and parts == list(like.texts) else parts
+
+    def _item(self, item_id: int | None) -> Item | None:
+        return None if item_id is None else self._catalog.items([item_id]).get(item_id)
+
+
+_CAPTIONS = {"sidecar", "caption"}
 
 
 def _is_other_spelling(one: str, other: str) -> bool:
@@ -135,7 +149,7 @@ def _is_other_spelling(one: str, other: str) -> bool:
     return os.path.samefile(one, other)
 
 
-def _read(path: str) -> tuple[bytes | str, bytes]:
+def read_file(path: str) -> tuple[bytes | str, bytes]:
     """A file's bytes (its path, when it is large) and the BLAKE2b-128 of its content."""
     with Path(path).open("rb") as file:
         if os.fstat(file.fileno()).st_size > WHOLE:
@@ -154,3 +168,49 @@ def _sidecar(done: Decoded, path: str) -> list[TextPart]:
         done.failures.append((name, str(error), False))
         return []
     return [TextPart(part.text, "sidecar") for line in lines for part in passages(line)]
+
+
+def look_ahead(
+    pool: Executor, work: Callable[[Given], Made], given: Iterable[Given], most: int
+) -> Iterator[Made]:
+    """What `work` makes of each thing, in order, made in threads that are up to `most` ahead."""
+    ahead: deque[Future[Made]] = deque()
+    for thing in given:
+        ahead.append(pool.submit(work, thing))
+        if len(ahead) > most:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def encode(
+    lanes: Sequence[Lane], files: Sequence[tuple[Contents | None, Sequence[TextPart] | None]]
+) -> list[dict[Place, Rows]]:
+    """The vectors of each file's contents and texts; photos, and texts, of all encoded together."""
+    import numpy as np
+
+    found = [dict(contents.rows) if contents else {} for contents, _ in files]
+    for lane in lanes:
+        space = lane.space.id
+        seen = [
+            (rows, contents.pictures[space])
+            for rows, (contents, _) in zip(found, files, strict=True)
+            if contents and space in contents.pictures
+        ]
+        if seen:
+            matrix = lane.encoder.encode("image", [picture for _, picture in seen])
+            for (rows, _), vector in zip(seen, matrix.astype(np.float16), strict=True):
+                rows[space, "image"] = Rows(vector[None])
+        said = [
+            (rows, [part.text for part in texts])
+            for rows, (_, texts) in zip(found, files, strict=True)
+            if texts and "text" in lane.modalities
+        ]
+        if said:
+            matrix = lane.encoder.encode("text", [text for _, texts in said for text in texts])
+            start = 0
+            for rows, texts in said:
+                end = start + len(texts)
+                rows[space, "text"] = Rows(matrix[start:end].astype(np.float16))
+                start = end
+    return found

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.schema import failures as failed
 from mmsearch.schema import items, state, texts, vectors
-from mmsearch.types import Modality, TextPart
+from mmsearch.types import Kind, Span, TextPart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,17 +31,34 @@ class LenderGone(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """The vectors of one facet of one item.
+
+    Attributes:
+        matrix: (n, dim) float16.
+        spans: What stretch each is about; empty when they have none of their own.
+    """
+
+    matrix: NDArray[np.float16]
+    spans: Sequence[Span | None] = ()
+
+
+Place = tuple[int, str]
+"""(space id, facet): where vectors are filed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A file as it is to stand in the catalog.
 
-    `vectors` maps a facet to its (n, dim) float16 rows, one a text for the text facet; a facet
-    it does not name keeps the rows that `vectors_of` (else the item itself) has.
+    A place that `vectors` does not name keeps the rows of the item that it is `like`; when it is
+    like none, its content is new and what was stored of an older one goes.
     """
 
     source_id: int
     folder: str
     name: str
-    modality: Modality
+    modality: Kind
     stat: Stat
     hash: bytes
     id: int | None = None  # the item to change; None makes a new one
@@ -49,7 +66,7 @@ class Entry:
     sidecar_name: str | None = None
     details: dict[str, Any] | None = None  # width, height, taken_at, …; None leaves them
     texts: Sequence[TextPart] | None = None  # None leaves them
-    vectors: dict[str, NDArray[np.float16]] = field(default_factory=dict)
+    vectors: dict[Place, Rows] = field(default_factory=dict)
     like: int | None = None  # the item of the same content that lends what is not given
 
     @property
@@ -73,7 +90,7 @@ def put_failures(connection: Connection, failures: Sequence[dict[str, Any]]) -> 
         connection.execute(insert(failed).prefix_with("OR REPLACE"), rows)
 
 
-def put_entry(connection: Connection, entry: Entry, space_id: int) -> None:
+def put_entry(connection: Connection, entry: Entry) -> None:
     """Make or change one item with its texts and vectors, and forget its failures.
 
     Raises:
@@ -103,19 +120,39 @@ def put_entry(connection: Connection, entry: Entry, space_id: int) -> None:
     for name in (entry.name, entry.sidecar_name):
         if name is not None:
             connection.execute(_FORGET_FAILURE, {**asked, "name_": name})
-    if entry.like is not None and entry.like != item_id:
+    if entry.like is None:
+        connection.execute(_CLEAR_ALL_VECTORS, {"item_id_": item_id})
+    elif entry.like != item_id:
         _borrow(connection, entry, item_id)
     if entry.texts is not None:
         _put_texts(connection, item_id, entry.texts)
-    for facet, matrix in entry.vectors.items():
-        filed = {"space_id": space_id, "facet": facet, "item_id": item_id}
-        connection.execute(_CLEAR_VECTORS, {f"{key}_": value for key, value in filed.items()})
-        rows = [
-            {**filed, "position": position, "vector": vector.astype("<f2").tobytes()}
-            for position, vector in enumerate(matrix)
-        ]
-        if rows:
-            connection.execute(_ADD_VECTORS, rows)
+        connection.execute(_CLEAR_TEXT_VECTORS, {"item_id_": item_id})  # of all spaces
+    for place_, rows in entry.vectors.items():
+        put_rows(connection, item_id, place_, rows)
+
+
+def put_rows(connection: Connection, item_id: int, place: Place, rows: Rows) -> None:
+    """File an item's vectors in the place of those it had there."""
+    filed = {"space_id": place[0], "facet": place[1], "item_id": item_id}
+    connection.execute(_CLEAR_VECTORS, {f"{key}_": value for key, value in filed.items()})
+    spans = rows.spans or [None] * len(rows.matrix)
+    found = [
+        {
+            **filed,
+            "position": position,
+            **_span_columns(span),
+            "vector": vector.astype("<f2").tobytes(),
+        }
+        for position, (vector, span) in enumerate(zip(rows.matrix, spans, strict=True))
+    ]
+    if found:
+        connection.execute(_ADD_VECTORS, found)
+
+
+def _span_columns(span: Span | None) -> dict[str, Any]:
+    if span is None:
+        return {"start": None, "end": None, "unit": None}
+    return {"start": span.start, "end": span.end, "unit": span.unit}
 
 
 def _put_row(connection: Connection, item_id: int | None, row: dict[str, Any]) -> int:
@@ -133,12 +170,15 @@ def _at(table: Table) -> list[ColumnElement[bool]]:
 
 # Statements are made once: composing them anew for each of a million files takes longer than
 # SQLite needs to carry them out.
-_DETAILS = [items.c[n] for n in ("width", "height", "taken_at", "camera", "latitude", "longitude")]
+DETAILS = ("width", "height", "taken_at", "camera", "latitude", "longitude", "seconds", "pages")
+_DETAILS = [items.c[name] for name in (*DETAILS, "readings")]
 _LENDER = select(items.c.hash, *_DETAILS).where(items.c.id == bindparam("id_"))
 _ITEM_AT = select(items.c.id).where(*_at(items))
 _MAKE_ITEM = insert(items).returning(items.c.id)
 _FORGET_FAILURE = delete(failed).where(*_at(failed))
 _ADD_VECTORS = insert(vectors)
+_CLEAR_ALL_VECTORS = delete(vectors).where(vectors.c.item_id == bindparam("item_id_"))
+_CLEAR_TEXT_VECTORS = _CLEAR_ALL_VECTORS.where(vectors.c.facet == "text")
 _CLEAR_VECTORS = delete(vectors).where(
     *(vectors.c[name] == bindparam(f"{name}_") for name in ("space_id", "facet", "item_id"))
 )
@@ -146,15 +186,13 @@ _CLEAR_VECTORS = delete(vectors).where(
 
 def _borrow(connection: Connection, entry: Entry, item_id: int) -> None:
     """Copy the texts and vectors that the entry does not bring from the item it is like."""
-    for table, wanted in (
-        (texts, [] if entry.texts is not None else [texts.c.item_id == entry.like]),
-        (vectors, [vectors.c.item_id == entry.like, vectors.c.facet.not_in(list(entry.vectors))]),
-    ):
-        if not wanted:
-            continue
+    connection.execute(_CLEAR_ALL_VECTORS, {"item_id_": item_id})
+    for table in (vectors,) if entry.texts is not None else (vectors, texts):
         copied = [column for column in table.c if column.name not in {"id", "item_id"}]
-        connection.execute(delete(table).where(table.c.item_id == item_id))
-        lent = connection.execute(select(*copied).where(*wanted)).mappings().all()
+        if table is texts:
+            connection.execute(delete(texts).where(texts.c.item_id == item_id))
+        wanted = select(*copied).where(table.c.item_id == entry.like)
+        lent = connection.execute(wanted).mappings().all()
         if lent:
             connection.execute(insert(table), [{**row, "item_id": item_id} for row in lent])
 
@@ -167,8 +205,7 @@ def _put_texts(connection: Connection, item_id: int, parts: Sequence[TextPart]) 
             "position": position,
             "origin": part.origin,
             "text": part.text,
-            "start_line": part.span.start if part.span else None,
-            "end_line": part.span.end if part.span else None,
+            **_span_columns(part.span),
         }
         for position, part in enumerate(parts)
     ]

@@ -5,6 +5,8 @@
     │   └── UnknownTarget       no such facet
     ├── InvalidOption           an option of indexing has no sense
     ├── UnknownModel            no encoder of this name
+    ├── ModelUnavailable        its weights are not on this machine and cannot be fetched
+    ├── MissingExtra            a package that only some users need is not installed
     ├── UnsupportedModality     this encoder cannot encode that
     ├── ModelDamaged            a model file is missing or does not match its checksum
     ├── UnreadableFile          one media file cannot be used (kept in the catalog, never fatal)
@@ -37,6 +39,23 @@ class InvalidOption(MMSearchError):
 
 class UnknownModel(MMSearchError):
     """No encoder has this name."""
+
+
+class ModelUnavailable(MMSearchError):
+    """A model's weights are not on this machine, and cannot be fetched."""
+
+
+class MissingExtra(MMSearchError):
+    """A package that only some users need is not installed.
+
+    Args:
+        what: What cannot be done without it, as the beginning of a sentence.
+        extra: The extra of mmsearch that brings it.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs more packages: pip install 'mmsearch[{extra}]'")
+        self.extra = extra
 
 
 class UnsupportedModality(MMSearchError):

@@ -1,26 +1,38 @@
-"""Several rankings of the same items, made one."""
+"""Several rankings of the same things, made one."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from mmsearch.types import Ranking
+Key = TypeVar("Key", bound=Hashable)
 
 
-def rrf(rankings: Sequence[Ranking], k: float = 60.0) -> Ranking:
-    """Fuse rankings by reciprocal rank: score(d) = Σ 1 / (k + rank of d), ranks from 1.
+def rrf(
+    rankings: Sequence[Sequence[tuple[Key, float]]],
+    weights: Sequence[float] | None = None,
+    k: float = 60.0,
+) -> list[tuple[Key, float]]:
+    """Fuse rankings by reciprocal rank: score(d) = Σ w / (k + rank of d), ranks from 1.
+
+    What stands only in rankings of negative weight is left out. The order of the rankings makes no
+    difference: sums are exact, and ties stand in order of key.
 
     Args:
-        rankings: Each best first; an item may be missing from some.
+        rankings: Each best first; a key may be missing from some.
+        weights: Of each ranking; 1 if left out.
         k: Smoothing; 60 as in the paper.
 
     Source: Cormack, Clarke & Büttcher, SIGIR 2009.
     """
-    scores: defaultdict[int, float] = defaultdict(float)
-    for ranking in rankings:
-        for rank, (item_id, _) in enumerate(ranking, start=1):
-            scores[item_id] += 1 / (k + rank)
-    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    terms: defaultdict[Key, list[float]] = defaultdict(list)
+    wanted: set[Key] = set()
+    for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
+        for rank, (key, _) in enumerate(ranking, start=1):
+            terms[key].append(weight / (k + rank))
+        if weight > 0:
+            wanted.update(key for key, _ in ranking)
+    scores = [(key, math.fsum(terms[key])) for key in wanted]
+    return sorted(scores, key=lambda pair: (-pair[1], pair[0]))

@@ -1,4 +1,4 @@
-"""Where indexes are kept, and which folder a name stands for."""
+"""Where indexes and what is made for models are kept, and which folder a name stands for."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def home() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("mmsearch", appauthor=False)
+
+
+def cache_folder() -> Path:
+    """The folder of what can be made or fetched again: `$MMSEARCH_CACHE`, else the platform's."""
+    if chosen := os.environ.get("MMSEARCH_CACHE"):
+        return Path(os.path.abspath(os.path.expanduser(chosen)))
+    from platformdirs import user_cache_path
+
+    return user_cache_path("mmsearch", appauthor=False)
 
 
 def index_folder(index: str | os.PathLike[str] | None = None) -> Path:

@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.catalog import Catalog, Space
-from mmsearch.decode import Decoded, Decoder, Job
-from mmsearch.entries import Entry, LenderGone
-from mmsearch.scan import Options, Scan, Scope
-from mmsearch.types import Encoder, Failure, Report
+from mmsearch.catalog import Catalog
+from mmsearch.contents import Options
+from mmsearch.decode import Decoded, Decoder, Job, encode, look_ahead
+from mmsearch.entries import Entry, LenderGone, Place, Rows
+from mmsearch.lanes import Lane
+from mmsearch.scan import Scan, Scope
+from mmsearch.types import Failure, Kind, Progress, Report
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionBook
-
-Progress = Callable[[int, int | None], None]
-"""Called with (files done, files in all); all is None until they have been counted."""
 
 PICTURES_A_BATCH = 32
 TEXTS_A_BATCH = 256
@@ -37,8 +36,7 @@ class Ingest:
 
     Args:
         catalog: Where things are stored.
-        space: The encoder's, in that catalog.
-        encoder: Makes the vectors.
+        lanes: The encoders that make the vectors, and their spaces in that catalog.
         options: How folders are read.
         book: Captions from a file, if any.
         progress: Told of every file.
@@ -47,20 +45,20 @@ class Ingest:
     def __init__(
         self,
         catalog: Catalog,
-        space: Space,
-        encoder: Encoder,
+        lanes: Sequence[Lane],
         *,
         options: Options,
         book: CaptionBook | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.report = Report()
+        self.others: Counter[Kind] = Counter()
+        """Files that were met but not asked for."""
         self._catalog = catalog
-        self._space = space
-        self._encoder = encoder
+        self._lanes = lanes
         self._options = options
         self._book = book
-        self._decoder = Decoder(catalog, encoder, options.max_megapixels)
+        self._decoder = Decoder(catalog, lanes, options)
         self._tell = progress or (lambda _done, _total: None)
         self._done = 0
         self._total: int | None = None
@@ -85,6 +83,7 @@ class Ingest:
         try:
             self._decode_all(scan.jobs())
             self._flush()
+            self.others = scan.others
             gone = {item_id for item_id in scan.missing if item_id not in self._moved}
             self._catalog.remove(sorted(gone))
             self.report.removed += len(gone)
@@ -106,20 +105,18 @@ class Ingest:
     def _decode_all(self, jobs: Iterator[Job]) -> None:
         workers = min(os.cpu_count() or 1, 8)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        ahead: deque[Future[Decoded]] = deque()
         try:
-            for job in jobs:
-                ahead.append(pool.submit(self._decoder, job))
-                if len(ahead) > PICTURES_A_BATCH + workers:
-                    self._take(ahead.popleft().result())
-            while ahead:
-                self._take(ahead.popleft().result())
+            for done in look_ahead(pool, self._decoder, jobs, PICTURES_A_BATCH + workers):
+                self._take(done)
+        except BaseException:
+            self._decoder.stop()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _take(self, done: Decoded) -> None:
         self._batch.append(done)
-        pictures = sum(one.picture is not None for one in self._batch)
+        pictures = sum(bool(one.contents and one.contents.pictures) for one in self._batch)
         written = sum(len(one.texts or ()) for one in self._batch)
         late = time.monotonic() - self._batch_began > SECONDS_A_BATCH
         if pictures >= PICTURES_A_BATCH or written >= TEXTS_A_BATCH or late:
@@ -149,9 +146,10 @@ class Ingest:
             for done in batch
             for name, reason, retry in done.failures
         ]
-        entries = self._entries(good)
+        found = encode(self._lanes, [(done.contents, done.texts) for done in good])
+        entries = [self._entry(done, rows) for done, rows in zip(good, found, strict=True)]
         if entries or bad:
-            self._catalog.put(entries, self._space, failures=bad)
+            self._catalog.put(entries, failures=bad)
         self._moved |= self._claimed
         for entry, done in zip(entries, good, strict=True):
             self._tally(entry, done)
@@ -159,28 +157,7 @@ class Ingest:
             self._note_failures(done)
             self._step()
 
-    def _entries(self, batch: list[Decoded]) -> list[Entry]:
-        """What to store of each, its new vectors encoded with the others'."""
-        import numpy as np
-
-        with_picture = [done.picture for done in batch if done.picture is not None]
-        pictures = iter(self._encoder.encode("image", with_picture) if with_picture else ())
-        words = [part.text for done in batch for part in done.texts or ()]
-        written = self._encoder.encode("text", words) if words else np.zeros((0, self._space.dim))
-        entries = []
-        start = 0
-        for done in batch:
-            vectors: dict[str, Any] = {}
-            if done.picture is not None:
-                vectors["image"] = next(pictures)[None].astype(np.float16)
-            if done.texts is not None:
-                end = start + len(done.texts)
-                vectors["text"] = written[start:end].astype(np.float16)
-                start = end
-            entries.append(self._entry(done, vectors))
-        return entries
-
-    def _entry(self, done: Decoded, vectors: dict[str, Any]) -> Entry:
+    def _entry(self, done: Decoded, vectors: dict[Place, Rows]) -> Entry:
         job = done.job
         item_id = job.known.id if job.known else None
         if item_id is None and done.moved and self._is_free(done.like):
@@ -191,13 +168,13 @@ class Ingest:
             source_id=job.source_id,
             folder=job.folder,
             name=job.name,
-            modality=job.file.modality,
+            modality=job.file.kind,
             stat=(job.file.size, job.file.mtime_ns),
             hash=done.hash,
             id=item_id,
             sidecar=job.file.sidecar,
             sidecar_name=job.file.sidecar_name,
-            details=done.details,
+            details=done.contents.details if done.contents else None,
             texts=done.texts,
             vectors=vectors,
             like=done.like,

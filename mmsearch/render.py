@@ -9,10 +9,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidQuery
 from mmsearch.types import Failure, Hit, Report, Span
+
+if TYPE_CHECKING:
+    from mmsearch.encoders.store import ModelRow
 
 COLUMNS = ("rank", "score", "path", "span", "caption")
 
@@ -111,6 +114,8 @@ def report_line(report: Report) -> str:
         why.append(f"{before} known from before")
     if why:
         parts[-1] += f" ({', '.join(why)})"
+    if report.filled:
+        parts.append(f"encoded anew {report.filled}")
     word = "interrupted: " if report.interrupted else ""
     return f"{word}{', '.join(parts)} in {report.seconds:.1f} s"
 
@@ -136,9 +141,7 @@ def status_lines(status: Mapping[str, Any]) -> str:
     """`Collection.status()` for people."""
     shown = {
         "index": status["index"],
-        "model": f"{status['model']} ({status['dim']} dimensions)"
-        if status["model"]
-        else "none yet",
+        "model": ", ".join(map(_model, status["models"])) or "none yet",
         "items": _counted(status["items"]),
         "vectors": _counted(status["vectors"]),
         "failures": f"{status['failures']}" + (" (mmsearch errors)" if status["failures"] else ""),
@@ -147,6 +150,67 @@ def status_lines(status: Mapping[str, Any]) -> str:
     lines = [f"{key:<9} {value}" for key, value in shown.items()]
     lines += [f"{'source':<9} {visible(path)}" for path in status["sources"]]
     return "\n".join(lines) + "\n"
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    """A model, and what it does if that is not all."""
+    state = "" if model["complete"] else ", being filled"
+    if model["complete"] and not model["answers"]:
+        state = ", not used any more: --drop-space frees its place"
+    return f"{model['name']} ({model['dim']} dimensions{state})"
+
+
+def models_table(rows: Sequence[ModelRow]) -> str:
+    """Name, where it is, size, recalls and what it is for, a model a row."""
+    shown = [
+        (
+            f"{row.name}{' *' if row.is_default else ''}",
+            row.state,
+            "" if row.megabytes is None else f"{row.megabytes} MB",
+            _recall(row, "flickr30k"),
+            _recall(row, "coco"),
+            row.licence or "",
+            row.about,
+        )
+        for row in rows
+    ]
+    columns = [("model (* auto)", False), ("state", True), ("size", True), ("Flickr30k", True)]
+    return _table([*columns, ("COCO", True), ("licence", True), ("", False)], shown)
+
+
+def models_tsv(rows: Sequence[ModelRow]) -> str:
+    """Name, state, megabytes, recalls at 1 and 5, licence and purpose, tab between."""
+    lines = [
+        "\t".join(
+            (
+                row.name,
+                row.state,
+                "" if row.megabytes is None else str(row.megabytes),
+                _recall(row, "flickr30k"),
+                _recall(row, "coco"),
+                row.licence or "",
+                row.about,
+            )
+        )
+        for row in rows
+    ]
+    return "".join(line + "\n" for line in lines)
+
+
+def models_json(rows: Sequence[ModelRow]) -> str:
+    """One array."""
+    found = []
+    for row in rows:
+        recall = {name: {"at1": of.at1, "at5": of.at5} for name, of in row.recall.items()}
+        found.append({**asdict(row), "recall": recall})
+    return as_pretty_json(found)
+
+
+def _recall(row: ModelRow, data: str) -> str:
+    found = row.recall.get(data)
+    if found is None:
+        return ""
+    return f"{found.at1:g}" if found.at5 is None else f"{found.at1:g}/{found.at5:g}"
 
 
 def as_pretty_json(value: Any) -> str:
@@ -179,13 +243,32 @@ def _cells(hit: Hit) -> tuple[str, str, str, str, str]:
 
 
 def span_text(span: Span | None) -> str:
-    """A span as `12-18`; nothing for a whole item."""
-    return "" if span is None else f"{span.start:g}-{span.end:g}"
+    """Lines as `12-18`, pages as `p. 3`, seconds as `0:07.5–0:12.5`; nothing for a whole item."""
+    if span is None:
+        return ""
+    if span.unit == "second":
+        return f"{_clock(span.start)}–{_clock(span.end)}"
+    if span.unit == "page":
+        pages = f"{span.start:g}" if span.start == span.end else f"{span.start:g}-{span.end:g}"
+        return f"p. {pages}"
+    return f"{span.start:g}-{span.end:g}"
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, 0:07.5, with hours when there are any."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    shown = f"{rest // 10:02d}.{rest % 10}"
+    if minutes < 60:
+        return f"{minutes}:{shown}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{shown}"
 
 
 def _place(hit: Hit) -> str:
     place = visible(_short(hit.path))
-    return f"{place}:{span_text(hit.span)}" if hit.span else place
+    if hit.span is None:
+        return place
+    return f"{place}{':' if hit.span.unit == 'line' else ' '}{span_text(hit.span)}"
 
 
 def _short(path: str) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmsearch.catalog import Catalog, Known
+from mmsearch.contents import Options
 from mmsearch.decode import Job
 from mmsearch.entries import Stat
 from mmsearch.errors import PathNotFound
+from mmsearch.media.kinds import endings_of, kind_of
 from mmsearch.media.walk import (
-    EXTENSIONS,
+    CAPTIONED,
     FileStat,
     Folder,
     count,
@@ -22,25 +25,10 @@ from mmsearch.media.walk import (
     is_passed_over,
     walk,
 )
-from mmsearch.types import Failure, Report
+from mmsearch.types import Failure, Kind, Report
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionBook
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How folders are read.
-
-    Attributes:
-        exclude: Shell patterns of names or relative paths to leave out.
-        include_hidden: Also files and folders that begin with a dot.
-        max_megapixels: Larger pictures are refused.
-    """
-
-    exclude: Sequence[str] = ()
-    include_hidden: bool = False
-    max_megapixels: float = 200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +64,28 @@ def scopes_of(catalog: Catalog, paths: Sequence[str | os.PathLike[str]]) -> list
     folders = {one: None for one in folders if not any(_is_in(one, o) for o in folders if o != one)}
     files = {one: some for one, some in files.items() if not any(_is_in(one, o) for o in folders)}
     for folder in (*folders, *files):
-        catalog.add_source(folder, os.stat(folder).st_dev)
+        catalog.add_source(folder, os.stat(folder).st_dev, whole=folder in folders)
     scopes = []
     for folder, names in [*((folder, None) for folder in folders), *files.items()]:
         source = catalog.source_of(folder)  # asked when all are there: sources merge
         assert source is not None
         scopes.append(Scope(*source, None if names is None else frozenset(names)))
+    return scopes
+
+
+def known_scopes(catalog: Catalog) -> list[Scope]:
+    """All that was ever indexed, as far as it is there; of single files, only those."""
+    scopes = []
+    for source_id, root in catalog.sources():
+        if not os.path.isdir(root):
+            continue
+        if catalog.is_whole(source_id):
+            scopes.append(Scope(source_id, root, ""))
+            continue
+        for folder in sorted(catalog.folders(source_id, "")):
+            names = frozenset(catalog.known(source_id, folder))
+            if names and os.path.isdir(os.path.join(root, folder)):
+                scopes.append(Scope(source_id, root, folder, names))
     return scopes
 
 
@@ -121,10 +125,13 @@ class Scan:
         self._report = report
         self._step = step
         self._foreign: list[str] = []
+        self._endings = endings_of(options.kinds)
+        self.others: Counter[Kind] = Counter()
+        """Files that could be indexed, but were not asked for; complete when `jobs` has ended."""
 
     def count(self) -> int | None:
         """How many files there are, told from names alone; None if a folder vanished."""
-        options = {"exclude": self._options.exclude}
+        options: dict[str, Any] = {"exclude": self._options.exclude, "endings": self._endings}
         total = sum(len(scope.only) for scope in self._scopes if scope.only is not None)
         with suppress(OSError, PathNotFound):
             for scope in self._scopes:
@@ -146,16 +153,21 @@ class Scan:
             unlisted: list[str] = []
             hidden = self._options.include_hidden
             for folder in walk(
-                scope.root, scope.below, exclude=self._options.exclude, include_hidden=hidden
+                scope.root,
+                scope.below,
+                exclude=self._options.exclude,
+                include_hidden=hidden,
+                endings=self._endings,
             ):
                 seen.add(folder.path)
+                self.others.update(folder.others)
                 if not folder.complete:
                     unlisted.append(folder.path)
                 yield from self._changed(scope, folder)
             self._note_lost_folders(scope, seen, unlisted)
         if self._foreign:
             shown = ", ".join(self._foreign[:3]) + (", …" if len(self._foreign) > 3 else "")
-            kinds = " ".join(sorted(EXTENSIONS))
+            kinds = " ".join(sorted(self._endings))
             self._report.warnings.append(
                 f"{len(self._foreign)} of the files given cannot be indexed: {shown} "
                 f"(what can be: {kinds})"
@@ -164,7 +176,8 @@ class Scan:
     def _some_files(self, scope: Scope, only: frozenset[str]) -> Iterator[Job]:
         """As if the folder held but these files; those that are named are meant, hidden or not."""
         exclude = self._options.exclude
-        folder = next(walk(scope.root, scope.below, exclude=exclude, include_hidden=True), None)
+        options: dict[str, Any] = {"exclude": exclude, "include_hidden": True}
+        folder = next(walk(scope.root, scope.below, endings=self._endings, **options), None)
         if folder is None:
             return
         files = [
@@ -176,8 +189,10 @@ class Scan:
         met = {os.path.basename(file.path) for file in files}
         met |= {file.sidecar_name or "" for file in files}
         met |= {os.path.basename(path) for path, _ in failures}
-        self._foreign += sorted(
-            n for n in only - met if os.path.splitext(n)[1].lower() not in EXTENSIONS
+        unmet = only - met
+        self._foreign += sorted(name for name in unmet if kind_of(name) is None)
+        self.others.update(
+            kind for name in unmet if (kind := kind_of(name)) and not _ends(name, self._endings)
         )
         yield from self._changed(
             scope, replace(folder, files=files, failures=failures, complete=False)
@@ -203,7 +218,12 @@ class Scan:
             if failed == (file.size, file.mtime_ns):
                 self._report.skipped += 1
                 self._step()
-            elif stored is not None and _same(stored, file) and stored.id not in outdated:
+            elif (
+                stored is not None
+                and _same(stored, file)
+                and stored.id not in outdated
+                and self._options.readings_of(file.kind) <= stored.readings
+            ):
                 self._report.unchanged += 1
                 self._report.skipped += beside is not None and beside == file.sidecar
                 self._heal(scope, folder, name, failed)
@@ -222,11 +242,15 @@ class Scan:
             self._catalog.forget_failures(scope.source_id, folder.path, [name])
 
     def _miss(self, scope: Scope, folder: str, known: dict[str, Known]) -> None:
-        """What was not met is gone, unless it is there and walks pass it over: it was named."""
+        """What was not met is gone, unless it is there and walks pass it over: it was named.
+
+        Or else it is of a kind that cannot be read just now, for want of a package, say.
+        """
         for name, stored in known.items():
             path = os.path.join(folder, name)
             there = os.path.lexists(os.path.join(scope.root, path))
-            if not (there and is_passed_over(path)):
+            unasked = not _ends(name, self._endings) and kind_of(name) not in self._options.refused
+            if not (there and (is_passed_over(path) or unasked)):
                 self.missing.append(stored.id)
 
     def _is_away(self, scope: Scope) -> bool:
@@ -251,7 +275,7 @@ class Scan:
             return {}
         found = {}
         for file in folder.files:
-            if file.modality == "image":
+            if file.kind in CAPTIONED:
                 absolute = os.path.join(scope.root, file.path)
                 given = os.path.relpath(file.path, scope.below or os.curdir)
                 captions = self._book.find(absolute, given)
@@ -286,6 +310,10 @@ class Scan:
         self._report.skipped += 1
         row = {"source_id": scope.source_id, "folder": folder, "name": name, "reason": reason}
         self._catalog.fail([{**row, "size": None, "mtime_ns": None, "retry": 1}])
+
+
+def _ends(name: str, endings: frozenset[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in endings
 
 
 def _same(known: Known, file: FileStat) -> bool:

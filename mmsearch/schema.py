@@ -61,6 +61,11 @@ class PathText(TypeDecorator[str]):
         return cast(bindparam, Text)
 
 
+def _span() -> list[Column[Any]]:
+    """What stretch of the file a row is about; empty when it is about all of it."""
+    return [Column("start", Float), Column("end", Float), Column("unit", Text)]
+
+
 tables = MetaData()
 
 state = Table(
@@ -77,6 +82,7 @@ sources = Table(
     Column("id", Integer, primary_key=True),
     Column("path", PathText, nullable=False, unique=True),
     Column("device", BigInteger, nullable=False),  # st_dev: tells an empty mount point
+    Column("whole", Integer, nullable=False),  # 0: only some files of it were ever asked for
 )
 """The folders that were indexed, absolute; none lies inside another."""
 
@@ -87,6 +93,9 @@ spaces = Table(
     Column("name", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
     Column("dim", Integer, nullable=False),
+    Column("modalities", Text, nullable=False),  # of the encoder, with a space between
+    Column("preference", Integer, nullable=False),  # of two that could answer, the higher does
+    Column("complete", Integer, nullable=False),  # 0: still being filled, so it answers nothing
     UniqueConstraint("name", "fingerprint"),
 )
 """What vectors are filed under: an encoder's name and the hash of its weights."""
@@ -110,6 +119,9 @@ items = Table(
     Column("camera", Text),
     Column("latitude", Float),  # degrees
     Column("longitude", Float),
+    Column("seconds", Float),  # of sounds and videos
+    Column("pages", Integer),
+    Column("readings", Text, nullable=False, server_default=""),  # of "ocr speech": those done
     UniqueConstraint("source_id", "folder", "name"),
     Index("items_by_hash", "hash"),
     sqlite_autoincrement=True,  # an id is never used again, so an old cache cannot name a new item
@@ -120,13 +132,12 @@ texts = Table(
     tables,
     Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
     Column("position", Integer, nullable=False),
-    Column("origin", Text, nullable=False),  # passage, sidecar or caption
+    Column("origin", Text, nullable=False),  # as `mmsearch.types.Origin` has them
     Column("text", Text, nullable=False),
-    Column("start_line", Integer),  # passages only, from 1
-    Column("end_line", Integer),
+    *_span(),
     PrimaryKeyConstraint("item_id", "position"),
 )
-"""Passages of text files and captions of photos; each has one vector of the text facet."""
+"""Passages, captions, words read or heard; each has one vector of the text facet."""
 
 vectors = Table(
     "vectors",
@@ -135,7 +146,8 @@ vectors = Table(
     Column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), nullable=False),
     Column("facet", Text, nullable=False),
     Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
-    Column("position", Integer, nullable=False),  # of the text, for the text facet
+    Column("position", Integer, nullable=False),  # of the text, window, frame or page
+    *_span(),  # not of the text facet: the text has it
     Column("vector", LargeBinary, nullable=False),  # float16, little endian, unit length
     UniqueConstraint("space_id", "facet", "item_id", "position"),
     Index("vectors_by_item", "item_id"),
@@ -155,7 +167,30 @@ failures = Table(
     PrimaryKeyConstraint("source_id", "folder", "name"),
 )
 
-MIGRATIONS: list[Callable[[Connection], None]] = []
+
+def _add_spans_and_several_spaces(connection: Connection) -> None:
+    """Version 2: stretches of sounds, videos and PDFs; several models side by side."""
+    for change in (
+        "texts RENAME COLUMN start_line TO start",
+        "texts RENAME COLUMN end_line TO 'end'",
+        "texts ADD COLUMN unit TEXT",
+        "vectors ADD COLUMN start FLOAT",
+        "vectors ADD COLUMN 'end' FLOAT",
+        "vectors ADD COLUMN unit TEXT",
+        "items ADD COLUMN seconds FLOAT",
+        "items ADD COLUMN pages INTEGER",
+        "items ADD COLUMN readings TEXT NOT NULL DEFAULT ''",
+        "sources ADD COLUMN whole INTEGER NOT NULL DEFAULT 1",
+        "spaces ADD COLUMN modalities TEXT NOT NULL DEFAULT 'image text'",
+        "spaces ADD COLUMN preference INTEGER NOT NULL DEFAULT 0",
+        "spaces ADD COLUMN complete INTEGER NOT NULL DEFAULT 1",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE {change}")
+    connection.exec_driver_sql("UPDATE texts SET unit = 'line' WHERE start IS NOT NULL")
+    connection.exec_driver_sql("UPDATE spaces SET preference = id")
+
+
+MIGRATIONS: list[Callable[[Connection], None]] = [_add_spans_and_several_spaces]
 """Number i brings a catalog of version i + 1 to version i + 2; never edited once released."""
 
 

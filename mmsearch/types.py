@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -16,63 +17,108 @@ if TYPE_CHECKING:
     """(n, dim) float32; every row has unit length."""
 
 Modality = Literal["image", "text", "audio"]
-"""What a file, a query part or a facet is made of."""
+"""What a query part or a facet is made of."""
+
+Kind = Literal["image", "text", "audio", "video", "document"]
+"""What a file is: a video has frames and sound, a document pages of text that can be looked at."""
 
 Ranking = list[tuple[int, float]]
 """(item id, score) pairs, best first; ties stand in order of id."""
 
+
+Progress = Callable[[int, int | None], None]
+"""Called with (things done, things in all); all is None until they have been counted."""
 
 Unit = Literal["line", "second", "page"]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of an item: lines of a text, counted from 1 and both included."""
+    """A stretch of an item: lines or pages, counted from 1 and both included, or seconds."""
 
     start: float
     end: float
     unit: Unit
 
 
+Origin = Literal["passage", "sidecar", "caption", "page", "ocr", "speech"]
+"""Where a text comes from: a text file, a text beside a photo, a captions file, a PDF's page,
+the writing in a picture, the speech in a sound."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """One text of an item: a passage of a text file, or a caption of a photo."""
+    """One text of an item: a passage of a text file, a caption, what is said in a sound."""
 
     text: str
-    origin: Literal["passage", "sidecar", "caption"]
+    origin: Origin
     span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing a person would call a result: a photo with its captions, a text file."""
+    """One thing a person would call a result: a photo with its captions, a sound, a video."""
 
     id: int
     path: str
     """Absolute; names that are not UTF-8 hold surrogate escapes, as `os.fsdecode` makes them."""
-    modality: Modality
+    modality: Kind
     texts: tuple[TextPart, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """size (bytes), modified (ISO 8601, UTC) and, where known, width, height (pixels), taken_at
-    (ISO 8601, the camera's local time), camera, latitude, longitude (degrees)."""
+    (ISO 8601, the camera's local time), camera, latitude, longitude (degrees), seconds, pages."""
+
+
+_WEIGHT = re.compile(r"([+-]?\d+(?:\.\d+)?):(?=.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a query: words, or the path of an example."""
+
+    modality: Modality
+    content: Any
+    weight: float = 1.0
+    """How much it counts; below 0 what is like it is pushed away, at 0 it is as if not there."""
+
+    @classmethod
+    def parse(cls, modality: Modality, written: str) -> Part:
+        """A part as a command line has it, "2:golden retriever" with its weight before it."""
+        found = _WEIGHT.match(written)
+        if found is None:
+            return cls(modality, written)
+        return cls(modality, written[found.end() :], float(found[1]))
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is searched for; `Query.text(...)` and `Query.image(...)` make one."""
+    """What is searched for: parts that are added up, `Query.text("dog") - Query.text("snow")`."""
 
-    modality: Modality
-    content: Any
+    parts: tuple[Part, ...]
 
     @classmethod
-    def text(cls, words: str) -> Query:
+    def text(cls, words: str, weight: float = 1.0) -> Query:
         """Ask in words."""
-        return cls("text", words)
+        return cls((Part("text", words, weight),))
 
     @classmethod
-    def image(cls, picture: str | Path | Image) -> Query:
+    def image(cls, picture: str | Path | Image, weight: float = 1.0) -> Query:
         """Ask by example: an image file's path, or a PIL image."""
-        return cls("image", picture)
+        return cls((Part("image", picture, weight),))
+
+    @classmethod
+    def audio(cls, sound: str | Path, weight: float = 1.0) -> Query:
+        """Ask by example: a sound file's path."""
+        return cls((Part("audio", sound, weight),))
+
+    def __add__(self, other: Query) -> Query:
+        return Query(self.parts + other.parts)
+
+    def __sub__(self, other: Query) -> Query:
+        return self + -other
+
+    def __neg__(self) -> Query:
+        return Query(tuple(replace(part, weight=-part.weight) for part in self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +137,13 @@ class Hit:
     """From 1."""
     id: int
     path: str
-    modality: Modality
+    modality: Kind
     score: float
     """Cosine in [-1, 1] when one facet was searched, else the fused score."""
     confidence: float | None
     """None until scores are calibrated."""
     span: Span | None
-    """The passage that matched, when a part of a text file did."""
+    """The stretch that matched best: a text's lines, a PDF's pages, a sound's seconds."""
     caption: str | None
     """The text that matched, else the item's first."""
     metadata: Mapping[str, Any]
@@ -126,6 +172,8 @@ class Report:
     removed: int = 0
     skipped: int = 0
     """Could not be used, now or in an earlier run and unchanged since; `failures` says why."""
+    filled: int = 0
+    """Given their vectors of another model."""
     failures: list[Failure] = field(default_factory=list)
     """New in this run."""
     warnings: list[str] = field(default_factory=list)
@@ -133,8 +181,22 @@ class Report:
     interrupted: bool = False
 
 
+RuntimeName = Literal["auto", "torch", "onnx"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What an encoder is to run on; "auto" leaves the choice to it."""
+
+    runtime: RuntimeName = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
+
+
 class Encoder(Protocol):
-    """Turns media into unit vectors of one space."""
+    """Turns media into unit vectors of one space. Safe to use from several threads."""
 
     name: str
     """What `--model` takes, e.g. "mini"."""
@@ -143,14 +205,23 @@ class Encoder(Protocol):
     dim: int
     modalities: frozenset[Modality]
     image_size: int
-    """Side in pixels of the picture the image tower sees; photos may be shrunk towards it."""
+    """Side in pixels of the picture the image tower sees; photos may be shrunk towards it.
+    0 without an image tower."""
+    sample_rate: int
+    """Samples a second of the sound that `prepare` takes; 0 without an audio tower."""
 
     def prepare(self, modality: Modality, thing: Any) -> Any:
-        """One decoded thing, made ready for `encode` (resized, say); safe to call from threads."""
+        """One decoded thing, made ready for `encode` (resized, say).
+
+        Args:
+            modality: One of `modalities`.
+            thing: An upright RGB PIL image, a string, or a window of mono sound: float32
+                samples (5 s · sample_rate,) in [-1, 1].
+        """
         ...
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
-        """Vectors (len(batch), dim) of upright RGB PIL images, strings, or what `prepare` gave."""
+        """Vectors (len(batch), dim) of things that `prepare` takes, or of what it gave."""
         ...
 
 

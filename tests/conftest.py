@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from PIL import Image
 from mmsearch import encoders
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# what this machine's owner has fetched makes no difference here
+_CACHE = tempfile.TemporaryDirectory(prefix="mmsearch-tests-")
+os.environ["HF_HOME"] = f"{_CACHE.name}/hub"
+os.environ["MMSEARCH_CACHE"] = f"{_CACHE.name}/cache"
+for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+    os.environ.pop(name, None)
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
@@ -33,6 +40,7 @@ class ToyEncoder:
     dim = 8
     modalities = frozenset({"image", "text"})
     image_size = 8
+    sample_rate = 0
 
     def __init__(self) -> None:
         self.encoded = {"image": 0, "text": 0}
@@ -55,11 +63,55 @@ class ToyEncoder:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+class SecondToy(ToyEncoder):
+    """Sees the same in other numbers, as another model would."""
+
+    name = "second"
+    fingerprint = "second-1"
+
+    def encode(self, modality: str, batch: Any) -> Any:
+        return super().encode(modality, batch)[:, ::-1].copy()
+
+
+PITCHES = {"low": 200, "middle": 800, "high": 3000}
+
+
+class Ear:
+    """Hears how high a tone is, and reads the words for it."""
+
+    name = "ear"
+    fingerprint = "ear-1"
+    dim = 4
+    modalities = frozenset({"audio", "text"})
+    image_size = 0
+    sample_rate = 8000
+
+    def prepare(self, modality: str, thing: Any) -> Any:
+        return thing
+
+    def encode(self, modality: str, batch: Any) -> Any:
+        rows = np.full((len(batch), self.dim), 0.01, dtype=np.float32)
+        for row, thing in zip(rows, batch, strict=True):
+            if modality == "audio":
+                loud = thing[np.abs(thing) > 1e-3]
+                turns = np.count_nonzero(np.diff(np.sign(loud)))
+                hertz = turns / 2 / max(len(loud), 1) * self.sample_rate
+                nearest = min(PITCHES, key=lambda name: abs(PITCHES[name] - hertz))
+                row[list(PITCHES).index(nearest)] = 1 if len(loud) else 0
+            else:
+                for word in thing.lower().split():
+                    if word in PITCHES:
+                        row[list(PITCHES).index(word)] = 1
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ToyEncoder:
     """The toy encoder in place of the built-in model, and a home of its own."""
     encoder = ToyEncoder()
-    monkeypatch.setitem(encoders.REGISTRY, "toy", lambda: encoder)
+    monkeypatch.setitem(encoders.REGISTRY, "toy", lambda _name, _how: encoder)
+    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: SecondToy())
+    monkeypatch.setitem(encoders.REGISTRY, "ear", lambda _name, _how: Ear())
     monkeypatch.setattr(encoders, "DEFAULT", "toy")
     monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MMSEARCH_INDEX", raising=False)
@@ -81,3 +133,16 @@ def photos(tmp_path: Path) -> Path:
     paint(folder / "green.png", "green")
     paint(folder / "deep" / "blue.png", "blue")
     return folder
+
+
+def tone(path: Path, *pitches: str, seconds: float = 5.0) -> Path:
+    """A sound of tones, one after the other; "" is silence."""
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(int(seconds * 16_000)) / 16_000
+    parts = [
+        0.5 * np.sin(2 * np.pi * PITCHES[pitch] * time) if pitch else 0 * time for pitch in pitches
+    ]
+    soundfile.write(path, np.concatenate(parts).astype(np.float32), 16_000)
+    return path

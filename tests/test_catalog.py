@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from mmsearch import schema
 from mmsearch.catalog import Catalog, Space
-from mmsearch.entries import Entry, LenderGone
+from mmsearch.entries import Entry, LenderGone, Rows
 from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.types import Span, TextPart
+
+
+class Encoder:
+    name = "toy"
+    fingerprint = "f1"
+    dim = 4
+    modalities = frozenset({"image", "text"})
 
 
 @pytest.fixture
@@ -24,7 +31,7 @@ def catalog(tmp_path: Path):
 
 @pytest.fixture
 def space(catalog: Catalog) -> Space:
-    return catalog.add_space("toy", "f1", 4)
+    return catalog.add_space(Encoder())
 
 
 def unit(*values: float) -> np.ndarray:
@@ -42,7 +49,9 @@ def entry(source_id: int, name: str = "a.jpg", **changes) -> Entry:
         "hash": name.encode("utf-8", "surrogateescape"),
         "vectors": {"image": unit(1, 0, 0, 0)},
     }
-    return Entry(**{**given, **changes})
+    made = {**given, **changes}
+    made["vectors"] = {(1, facet): Rows(rows) for facet, rows in made["vectors"].items()}
+    return Entry(**made)
 
 
 def test_what_is_put_comes_back(catalog: Catalog, space: Space):
@@ -50,7 +59,7 @@ def test_what_is_put_comes_back(catalog: Catalog, space: Space):
     texts = [TextPart("a dog", "caption"), TextPart("one line", "passage", Span(3, 4, "line"))]
     details = {"width": 4, "height": 3, "camera": "Box", "latitude": 1.5, "longitude": -2.0}
     vectors = {"image": unit(1, 2, 3, 4), "text": np.concatenate([unit(0, 1, 0, 0)] * 2)}
-    catalog.put([entry(source, texts=texts, details=details, vectors=vectors)], space)
+    catalog.put([entry(source, texts=texts, details=details, vectors=vectors)])
 
     (item,) = catalog.all_items()
     assert item.path == "/photos/a.jpg"
@@ -66,10 +75,10 @@ def test_what_is_put_comes_back(catalog: Catalog, space: Space):
 @given(name=st.binary(min_size=1, max_size=20).filter(lambda b: b"/" not in b and b"\0" not in b))
 def test_any_file_name_comes_back_byte_for_byte(tmp_path_factory, name: bytes):
     catalog = Catalog(tmp_path_factory.mktemp("c") / "catalog.db")
-    space = catalog.add_space("toy", "f1", 4)
+    catalog.add_space(Encoder())
     source = catalog.add_source("/photos")
     text = name.decode("utf-8", "surrogateescape")
-    catalog.put([entry(source, text)], space)
+    catalog.put([entry(source, text)])
     assert list(catalog.known(source, "")) == [text]
     assert next(catalog.all_items()).path == f"/photos/{text}"
     catalog.close()
@@ -79,21 +88,21 @@ def test_a_batch_is_stored_whole_or_not_at_all(catalog: Catalog, space: Space):
     source = catalog.add_source("/photos")
     wrong = entry(source, "b.jpg", modality=None)
     with pytest.raises(StorageFailed):
-        catalog.put([entry(source), wrong], space)
+        catalog.put([entry(source), wrong])
     assert len(catalog) == 0
 
 
 def test_a_full_disk_is_a_clear_error_and_keeps_what_was_stored(tmp_path: Path):
     catalog = Catalog(tmp_path / "catalog.db")
-    space = catalog.add_space("toy", "f1", 4)
+    catalog.add_space(Encoder())
     source = catalog.add_source("/photos")
-    catalog.put([entry(source)], space)
+    catalog.put([entry(source)])
     with catalog._engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     long = [TextPart("x" * 100_000, "caption")]
     with pytest.raises(StorageFailed, match="full"):
-        catalog.put([entry(source, "b.jpg", texts=long)], space)
+        catalog.put([entry(source, "b.jpg", texts=long)])
     catalog.close()
     again = Catalog(tmp_path / "catalog.db")
     assert [item.path for item in again.all_items()] == ["/photos/a.jpg"]
@@ -102,10 +111,10 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_was_stored(tmp_path: Path):
 
 def test_the_revision_rises_when_vectors_change_and_only_then(catalog: Catalog, space: Space):
     source = catalog.add_source("/photos")
-    catalog.put([entry(source)], space)
+    catalog.put([entry(source)])
     _, before = catalog.stamp()
     item_id = next(catalog.all_items()).id
-    catalog.put([entry(source, id=item_id, stat=(10, 21), vectors={}, like=item_id)], space)
+    catalog.put([entry(source, id=item_id, stat=(10, 21), vectors={}, like=item_id)])
     assert catalog.stamp()[1] == before
     catalog.remove([item_id])
     assert catalog.stamp()[1] == before + 1
@@ -113,7 +122,7 @@ def test_the_revision_rises_when_vectors_change_and_only_then(catalog: Catalog, 
 
 def test_an_item_that_is_removed_takes_texts_and_vectors_along(catalog: Catalog, space: Space):
     source = catalog.add_source("/photos")
-    catalog.put([entry(source, texts=[TextPart("a", "caption")])], space)
+    catalog.put([entry(source, texts=[TextPart("a", "caption")])])
     catalog.remove([item.id for item in catalog.all_items()])
     with sqlite3.connect(catalog.path) as raw:
         rows = [raw.execute(f"SELECT count(*) FROM {t}").fetchone() for t in ("texts", "vectors")]
@@ -123,36 +132,36 @@ def test_an_item_that_is_removed_takes_texts_and_vectors_along(catalog: Catalog,
 
 def test_an_id_is_never_used_again(catalog: Catalog, space: Space):
     source = catalog.add_source("/photos")
-    catalog.put([entry(source)], space)
+    catalog.put([entry(source)])
     first = next(catalog.all_items()).id
     catalog.remove([first])
-    catalog.put([entry(source)], space)
+    catalog.put([entry(source)])
     assert next(catalog.all_items()).id > first
 
 
 def test_a_lender_with_other_content_is_refused_and_nothing_stored(catalog: Catalog, space: Space):
     source = catalog.add_source("/photos")
-    catalog.put([entry(source)], space)
+    catalog.put([entry(source)])
     first = next(catalog.all_items()).id
     borrower = entry(source, "b.jpg", hash=b"other", vectors={}, like=first)
     with pytest.raises(LenderGone):
-        catalog.put([entry(source, "c.jpg"), borrower], space)
+        catalog.put([entry(source, "c.jpg"), borrower])
     assert len(catalog) == 1
 
 
 def test_an_item_stored_again_at_its_place_keeps_its_id(catalog: Catalog, space: Space):
     source = catalog.add_source("/photos")
-    catalog.put([entry(source)], space)
+    catalog.put([entry(source)])
     first = next(catalog.all_items()).id
-    catalog.put([entry(source)], space)
+    catalog.put([entry(source)])
     assert [item.id for item in catalog.all_items()] == [first]
 
 
 def test_a_copy_borrows_the_vectors_of_its_twin(catalog: Catalog, space: Space):
     source = catalog.add_source("/photos")
-    catalog.put([entry(source, vectors={"image": unit(1, 2, 3, 4)})], space)
+    catalog.put([entry(source, vectors={"image": unit(1, 2, 3, 4)})])
     first = next(catalog.all_items()).id
-    catalog.put([entry(source, "b.jpg", hash=b"a.jpg", vectors={}, like=first)], space)
+    catalog.put([entry(source, "b.jpg", hash=b"a.jpg", vectors={}, like=first)])
     ids, matrix, _ = catalog.vectors(space, "image")
     assert len(ids) == 2
     assert (matrix[0] == matrix[1]).all()
@@ -160,7 +169,7 @@ def test_a_copy_borrows_the_vectors_of_its_twin(catalog: Catalog, space: Space):
 
 def test_a_new_source_takes_in_those_inside_it(catalog: Catalog, space: Space):
     inner = catalog.add_source("/photos/2020")
-    catalog.put([entry(inner), entry(inner, "b.jpg", folder="may")], space)
+    catalog.put([entry(inner), entry(inner, "b.jpg", folder="may")])
     outer = catalog.add_source("/photos")
     assert catalog.sources() == [(outer, "/photos")]
     paths = [item.path for item in catalog.all_items()]
@@ -169,7 +178,7 @@ def test_a_new_source_takes_in_those_inside_it(catalog: Catalog, space: Space):
 
 def test_a_source_whose_name_is_not_utf8_is_taken_in_too(catalog: Catalog, space: Space):
     inner = catalog.add_source("/photos/caf\udce9")
-    catalog.put([entry(inner), entry(inner, folder="may")], space)
+    catalog.put([entry(inner), entry(inner, folder="may")])
     catalog.add_source("/photos")
     paths = [item.path for item in catalog.all_items()]
     assert paths == ["/photos/caf\udce9/a.jpg", "/photos/caf\udce9/may/a.jpg"]
@@ -190,7 +199,7 @@ def test_a_neighbour_with_the_same_beginning_is_not_inside(catalog: Catalog):
 def test_removing_a_folder_spares_its_neighbours(catalog: Catalog, space: Space):
     source = catalog.add_source("/p")
     folders = ["a", "a/b", "a.b", "a0", "ab"]
-    catalog.put([entry(source, folder=folder) for folder in folders], space)
+    catalog.put([entry(source, folder=folder) for folder in folders])
     assert catalog.remove_below(source, "a") == 2
     assert [item.path for item in catalog.all_items()] == [
         "/p/a.b/a.jpg",
@@ -201,7 +210,7 @@ def test_removing_a_folder_spares_its_neighbours(catalog: Catalog, space: Space)
 
 def test_folders_lists_what_lies_below(catalog: Catalog, space: Space):
     source = catalog.add_source("/p")
-    catalog.put([entry(source, folder=folder) for folder in ("", "a", "a/b", "ab")], space)
+    catalog.put([entry(source, folder=folder) for folder in ("", "a", "a/b", "ab")])
     assert catalog.folders(source, "a") == {"a", "a/b"}
     assert catalog.folders(source, "") == {"", "a", "a/b", "ab"}
 
@@ -241,7 +250,7 @@ def test_an_older_catalog_is_migrated_once(tmp_path: Path, monkeypatch: pytest.M
         ran.append(1)
         connection.exec_driver_sql("ALTER TABLE items ADD COLUMN extra TEXT")
 
-    monkeypatch.setattr(schema, "MIGRATIONS", [migrate])
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, migrate])
     Catalog(path).close()
     Catalog(path).close()
     assert ran == [1]
@@ -257,7 +266,7 @@ def test_a_migration_that_fails_leaves_the_catalog_as_it_was(
         connection.exec_driver_sql("ALTER TABLE items ADD COLUMN extra TEXT")
         connection.exec_driver_sql("SELECT nonsense")
 
-    monkeypatch.setattr(schema, "MIGRATIONS", [migrate])
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, migrate])
     with pytest.raises(IndexUnusable):
         Catalog(path)
     monkeypatch.undo()
@@ -268,3 +277,76 @@ def test_a_migration_that_fails_leaves_the_catalog_as_it_was(
             not in raw.execute("SELECT sql FROM sqlite_master WHERE name='items'").fetchone()[0]
         )
     raw.close()
+
+
+FIRST_SCHEMA = """
+PRAGMA application_id=1835889522;
+PRAGMA user_version=1;
+CREATE TABLE state (key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key));
+CREATE TABLE sources (id INTEGER NOT NULL, path TEXT NOT NULL, device BIGINT NOT NULL,
+  PRIMARY KEY (id), UNIQUE (path));
+CREATE TABLE spaces (id INTEGER NOT NULL, name TEXT NOT NULL, fingerprint TEXT NOT NULL,
+  dim INTEGER NOT NULL, PRIMARY KEY (id), UNIQUE (name, fingerprint));
+CREATE TABLE items (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, source_id INTEGER NOT NULL,
+  folder TEXT NOT NULL, name TEXT NOT NULL, modality TEXT NOT NULL, size BIGINT NOT NULL,
+  mtime_ns BIGINT NOT NULL, sidecar_size BIGINT, sidecar_mtime_ns BIGINT, hash BLOB NOT NULL,
+  width INTEGER, height INTEGER, taken_at TEXT, camera TEXT, latitude FLOAT, longitude FLOAT,
+  UNIQUE (source_id, folder, name),
+  FOREIGN KEY(source_id) REFERENCES sources (id) ON DELETE CASCADE);
+CREATE TABLE texts (item_id INTEGER NOT NULL, position INTEGER NOT NULL, origin TEXT NOT NULL,
+  text TEXT NOT NULL, start_line INTEGER, end_line INTEGER, PRIMARY KEY (item_id, position),
+  FOREIGN KEY(item_id) REFERENCES items (id) ON DELETE CASCADE);
+CREATE TABLE vectors (id INTEGER NOT NULL, space_id INTEGER NOT NULL, facet TEXT NOT NULL,
+  item_id INTEGER NOT NULL, position INTEGER NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (id),
+  UNIQUE (space_id, facet, item_id, position),
+  FOREIGN KEY(space_id) REFERENCES spaces (id) ON DELETE CASCADE,
+  FOREIGN KEY(item_id) REFERENCES items (id) ON DELETE CASCADE);
+CREATE TABLE failures (source_id INTEGER NOT NULL, folder TEXT NOT NULL, name TEXT NOT NULL,
+  reason TEXT NOT NULL, seen_at TEXT NOT NULL, size BIGINT, mtime_ns BIGINT, retry INTEGER NOT NULL,
+  PRIMARY KEY (source_id, folder, name),
+  FOREIGN KEY(source_id) REFERENCES sources (id) ON DELETE CASCADE);
+INSERT INTO state VALUES ('catalog_id', 'abc'), ('revision', '7');
+INSERT INTO sources VALUES (1, '/notes', 5);
+INSERT INTO spaces VALUES (1, 'mini', 'f0', 4);
+INSERT INTO items (id, source_id, folder, name, modality, size, mtime_ns, hash)
+  VALUES (3, 1, '', 'a.txt', 'text', 10, 20, x'00');
+INSERT INTO texts VALUES (3, 0, 'passage', 'one', 1, 2), (3, 1, 'passage', 'two', 3, 9);
+INSERT INTO vectors VALUES (1, 1, 'text', 3, 0, x'003c000000000000'),
+  (2, 1, 'text', 3, 1, x'0000003c00000000');
+"""
+
+
+def test_an_index_of_the_first_version_is_brought_up_whole(tmp_path: Path):
+    path = tmp_path / "catalog.db"
+    with sqlite3.connect(path) as raw:
+        raw.executescript(FIRST_SCHEMA)
+    raw.close()
+    catalog = Catalog(path)
+    (item,) = catalog.all_items()
+    assert item.texts == (
+        TextPart("one", "passage", Span(1, 2, "line")),
+        TextPart("two", "passage", Span(3, 9, "line")),
+    )
+    (space,) = catalog.spaces()
+    assert (space.name, space.complete, space.modalities) == ("mini", True, {"image", "text"})
+    assert catalog.vectors(space, "text")[1].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
+    assert catalog.stamp() == ("abc", 7)
+    catalog.close()
+
+
+def test_an_old_catalog_that_was_brought_up_has_the_columns_of_a_new_one(tmp_path: Path):
+    with sqlite3.connect(tmp_path / "old.db") as raw:
+        raw.executescript(FIRST_SCHEMA)
+    raw.close()
+    shapes = []
+    for name in ("old.db", "new.db"):
+        Catalog(tmp_path / name).close()
+        with sqlite3.connect(tmp_path / name) as raw:
+            shapes.append(
+                {
+                    table: {row[1] for row in raw.execute(f"PRAGMA table_info({table})")}
+                    for table in schema.tables.tables
+                }
+            )
+        raw.close()
+    assert shapes[0] == shapes[1]

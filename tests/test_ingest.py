@@ -669,6 +669,6 @@ def test_all_eight_orientations_of_a_photo_give_one_vector(tmp_path):
         (tmp_path / "p").mkdir(exist_ok=True)
         stored.save(tmp_path / "p" / f"{tag}.jpg", exif=exif, quality=95)
     with mmsearch.index(tmp_path / "p", into=tmp_path / "idx", model="mini") as library:
-        _, vectors, _ = library._catalog.vectors(library._space, "image")
+        _, vectors, _ = library._catalog.vectors(library._spaces()[0], "image")
     assert vectors.shape == (8, encoder.dim)
     assert (vectors @ vectors.T).min() >= 0.99

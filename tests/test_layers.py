@@ -14,15 +14,19 @@ PACKAGE = Path(__file__).parent.parent / "mmsearch"
 
 FLOORS = [
     {"errors", "types", "models"},
-    {"schema"},
+    {"home", "schema"},
     {"entries"},
-    {"catalog", "encoders", "fusion", "home", "media", "metrics", "vectors"},
-    {"cache", "decode"},
-    {"scan"},
-    {"ingest", "search", "training"},
-    {"similar"},
+    {"catalog", "encoders", "fusion", "media", "metrics", "vectors"},
+    {"cache", "lanes"},
+    {"contents", "roster", "queries"},
+    {"decode"},
+    {"scan", "fill"},
+    {"ingest", "search", "similar", "training"},
+    {"update"},
     {"collection"},
     {"render"},
+    {"console"},
+    {"models_cli"},
     {"cli"},
 ]
 """From the ground up; a module may import from lower floors and from its own package only."""

@@ -30,7 +30,7 @@ class Slow(ToyEncoder):
         time.sleep(0.1)
         return super().encode(modality, batch)
 
-encoders.REGISTRY["toy"] = Slow
+encoders.REGISTRY["toy"] = lambda _name, _how: Slow()
 encoders.DEFAULT = "toy"
 sys.argv = ["mmsearch", *sys.argv[1:]]
 main()
@@ -64,7 +64,7 @@ def wait_for_items(folder: Path, at_least: int) -> None:
 
 def content(library: mmsearch.Collection) -> list[tuple[str, bytes]]:
     """(path, vector) of every item, ids aside."""
-    ids, rows, _ = library._catalog.vectors(library._space, "image")
+    ids, rows, _ = library._catalog.vectors(library._spaces()[0], "image")
     paths = {item.id: item.path for item in library.items}
     return sorted((paths[i], row.tobytes()) for i, row in zip(ids.tolist(), rows, strict=True))
 

@@ -49,12 +49,12 @@ def test_a_file_comes_with_its_modality_size_and_time(tmp_path):
     os.utime(tmp_path / "a.jpg", ns=(1, 1_234_567_891))
     [folder] = walk(str(tmp_path))
     assert folder == Folder(
-        "", [FileStat("a.jpg", "image", 5, 1_234_567_891, None, None)], [], True
+        "", [FileStat("a.jpg", "image", 5, 1_234_567_891, None, None)], [], complete=True, others={}
     )
 
 
 def test_endings_are_told_in_any_case_and_other_kinds_are_left_out(tmp_path):
-    make(tmp_path, "A.JPG", "b.HeiC", "c.Md", "d.pdf", "e", "jpg", "f.jpg.bak")
+    make(tmp_path, "A.JPG", "b.HeiC", "c.Md", "d.docx", "e", "jpg", "f.jpg.bak")
     assert listed(tmp_path) == ["A.JPG", "b.HeiC", "c.Md"]
 
 
@@ -76,7 +76,7 @@ def test_a_sidecar_belongs_to_its_image_and_is_no_file_of_its_own(tmp_path):
     [folder] = walk(tmp_path)
     status = (tmp_path / "dog.txt").stat()
     cat, dog = folder.files
-    assert (cat.path, cat.modality, cat.sidecar) == ("cat.txt", "text", None)
+    assert (cat.path, cat.kind, cat.sidecar) == ("cat.txt", "text", None)
     assert dog.path == "dog.jpg"
     assert (dog.sidecar, dog.sidecar_name) == ((7, status.st_mtime_ns), "dog.txt")
     assert listed(tmp_path) == ["cat.txt", "dog.jpg"]
@@ -159,7 +159,7 @@ def test_links_to_files_are_followed(tmp_path):
 
 def test_a_broken_link_is_a_failure_only_when_it_is_called_like_media(tmp_path):
     (tmp_path / "a.jpg").symlink_to("nowhere")
-    (tmp_path / "b.pdf").symlink_to("nowhere")
+    (tmp_path / "b.docx").symlink_to("nowhere")
     [folder] = walk(tmp_path)
     assert (folder.files, folder.failures) == ([], [("a.jpg", "broken link")])
     assert folder.complete
@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_listed_is_a_failure_and_the_others_go_on(tmp_pa
         return scandir(place)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    locked = Folder("locked", [], [("locked", "permission denied")], complete=False)
+    locked = Folder("locked", [], [("locked", "permission denied")], complete=False, others={})
     folders = {folder.path: folder for folder in walk(tmp_path)}
     assert folders["locked"] == locked
     assert [f.path for f in folders["z"].files] == ["z/z.jpg"]

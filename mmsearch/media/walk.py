@@ -13,22 +13,19 @@ from fnmatch import translate
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import PathNotFound
+from mmsearch.media.kinds import EXTENSIONS, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from mmsearch.types import Modality
+    from mmsearch.types import Kind
 
-    Medium = tuple[str, Modality, os.DirEntry[str]]
-    """The name of what may be a file to index, its modality, and its entry."""
+    Medium = tuple[str, Kind, os.DirEntry[str]]
+    """The name of what may be a file to index, its kind, and its entry."""
 
-EXTENSIONS: dict[str, Modality] = {
-    **dict.fromkeys((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"), "image"),
-    **dict.fromkeys((".tif", ".tiff", ".heic", ".heif", ".avif"), "image"),
-    **dict.fromkeys((".txt", ".md"), "text"),
-}
-"""The endings (lower case) that are indexed, and what their files are made of."""
+CAPTIONED: frozenset[Kind] = frozenset({"image", "audio", "video"})
+"""What may have captions; texts and documents speak for themselves."""
 
 _BINS = {"#recycle", "@Recycle", "$RECYCLE.BIN", ".Trashes", "lost+found"}
 _THUMBNAILS = {"@eaDir", ".thumbnails"}
@@ -44,12 +41,12 @@ class FileStat:
 
     path: str
     """Relative to the root, "/" separated; a name that is not UTF-8 holds surrogate escapes."""
-    modality: Modality
+    kind: Kind
     size: int
     """Bytes."""
     mtime_ns: int
     sidecar: tuple[int, int] | None
-    """(size, mtime_ns) of `photo.txt` beside `photo.jpg`; images only."""
+    """(size, mtime_ns) of `photo.txt` beside `photo.jpg`; not of texts and documents."""
     sidecar_name: str | None
     """How that text is written: photo.txt, photo.TXT."""
 
@@ -66,6 +63,8 @@ class Folder:
     """(path relative to the root, reason) of the folder itself or of files in it."""
     complete: bool
     """False when the folder was not listed wholly: nothing below it may be taken for deleted."""
+    others: Mapping[Kind, int]
+    """How many files could be indexed, but are of an ending that was not asked for."""
 
 
 def walk(
@@ -74,6 +73,7 @@ def walk(
     *,
     exclude: Sequence[str] = (),
     include_hidden: bool = False,
+    endings: Collection[str] = EXTENSIONS,
 ) -> Iterator[Folder]:
     """Every folder from `root` down, depth first and sorted, with its files.
 
@@ -86,13 +86,15 @@ def walk(
         exclude: Shell globs, matched against bare names of files and folders and against their
             paths relative to the folder that is looked at.
         include_hidden: Whether to look at names that begin with a dot.
+        endings: Which of EXTENSIONS to look for.
 
     Raises:
         PathNotFound: `root` is no folder, or there is no folder `below` under it.
     """
     root = os.fspath(root)
     below = _checked(root, below)
-    return _folders(root, below, _Skips(exclude, below, include_hidden=include_hidden))
+    skips = _Skips(exclude, below, include_hidden=include_hidden, endings=endings)
+    return _folders(root, below, skips)
 
 
 def count(
@@ -101,6 +103,7 @@ def count(
     *,
     exclude: Sequence[str] = (),
     include_hidden: bool = False,
+    endings: Collection[str] = EXTENSIONS,
 ) -> int:
     """The number of files `walk` would list, told from names alone wherever the disk allows.
 
@@ -108,7 +111,7 @@ def count(
     """
     root = os.fspath(root)
     below = _checked(root, below)
-    skips = _Skips(exclude, below, include_hidden=include_hidden)
+    skips = _Skips(exclude, below, include_hidden=include_hidden, endings=endings)
     total = 0
     for listing in _listings(root, below, skips):
         media = _regular(listing.media)
@@ -134,7 +137,10 @@ def is_passed_over(path: str) -> bool:
 class _Skips:
     """Which names are passed over."""
 
-    def __init__(self, exclude: Sequence[str], below: str, *, include_hidden: bool) -> None:
+    def __init__(
+        self, exclude: Sequence[str], below: str, *, include_hidden: bool, endings: Collection[str]
+    ) -> None:
+        self.endings = frozenset(endings)
         globs = "|".join(translate(glob.removeprefix("./").rstrip("/")) for glob in exclude)
         self._above = f"{below}/" if below else ""
         self._excluded = re.compile(globs).match if globs else None
@@ -165,12 +171,14 @@ class _Listing:
     media: list[Medium]
     subfolders: list[os.DirEntry[str]]
     failures: list[tuple[str, str]]
+    others: dict[Kind, int]
 
 
 def _folders(root: str, below: str, skips: _Skips) -> Iterator[Folder]:
     for listing in _listings(root, below, skips):
         files, failures = _stat_files(listing.path, listing.media)
-        yield Folder(listing.path, files, listing.failures + failures, not listing.failures)
+        failures = listing.failures + failures
+        yield Folder(listing.path, files, failures, not listing.failures, listing.others)
 
 
 def _listings(root: str, below: str, skips: _Skips) -> Iterator[_Listing]:
@@ -205,6 +213,7 @@ def _list(root: str, folder: str, skips: _Skips) -> _Listing:
         failures.append((folder, _reason(error)))
     media: list[Medium] = []
     subfolders = []
+    others: dict[Kind, int] = {}
     for entry in entries:
         name = entry.name
         if skips.hides(name):
@@ -212,11 +221,14 @@ def _list(root: str, folder: str, skips: _Skips) -> _Listing:
         if _is_folder(entry):
             if not skips.skips_folder(folder, name):
                 subfolders.append(entry)
-        elif (modality := _modality(name)) and not skips.excludes(folder, name):
-            media.append((name, modality, entry))
+        elif (kind := kind_of(name)) and not skips.excludes(folder, name):
+            if os.path.splitext(name)[1].lower() in skips.endings:
+                media.append((name, kind, entry))
+            else:
+                others[kind] = others.get(kind, 0) + 1
     media.sort()
     subfolders.sort(key=lambda entry: entry.name)
-    return _Listing(folder, media, subfolders, failures)
+    return _Listing(folder, media, subfolders, failures, others)
 
 
 def _leads_back(folder: os.DirEntry[str], real_root: str, skips: _Skips) -> bool:
@@ -236,9 +248,9 @@ def _leads_back(folder: os.DirEntry[str], real_root: str, skips: _Skips) -> bool
 def _stat_files(
     folder: str, media: Iterable[Medium]
 ) -> tuple[list[FileStat], list[tuple[str, str]]]:
-    stats: dict[str, tuple[Modality, os.stat_result]] = {}
+    stats: dict[str, tuple[Kind, os.stat_result]] = {}
     failures: list[tuple[str, str]] = []
-    for name, modality, entry in media:
+    for name, kind, entry in media:
         try:
             status = entry.stat()
         except OSError as error:
@@ -246,41 +258,36 @@ def _stat_files(
             failures.append((_under(folder, name), "broken link" if broken else _reason(error)))
         else:
             if stat.S_ISREG(status.st_mode):
-                stats[name] = modality, status
-    sidecars = _sidecars({name: modality for name, (modality, _) in stats.items()})
+                stats[name] = kind, status
+    sidecars = _sidecars({name: kind for name, (kind, _) in stats.items()})
     taken = set(sidecars.values())
     files = []
-    for name, (modality, status) in stats.items():
+    for name, (kind, status) in stats.items():
         if name in taken:
             continue
         sidecar = None
         if beside := sidecars.get(name):
             sidecar = stats[beside][1].st_size, stats[beside][1].st_mtime_ns
         size, mtime_ns = status.st_size, status.st_mtime_ns
-        files.append(FileStat(_under(folder, name), modality, size, mtime_ns, sidecar, beside))
+        files.append(FileStat(_under(folder, name), kind, size, mtime_ns, sidecar, beside))
     return files, failures
 
 
-def _regular(media: Iterable[Medium]) -> dict[str, Modality]:
-    """Name → modality of what is a file, by what the listing says (links are followed)."""
-    return {name: modality for name, modality, entry in media if _is_file(entry)}
+def _regular(media: Iterable[Medium]) -> dict[str, Kind]:
+    """Name → kind of what is a file, by what the listing says (links are followed)."""
+    return {name: kind for name, kind, entry in media if _is_file(entry)}
 
 
-def _sidecars(media: Mapping[str, Modality]) -> dict[str, str]:
-    """Image name → name of the text beside it; of a.TXT and a.txt, the one that comes last."""
+def _sidecars(media: Mapping[str, Kind]) -> dict[str, str]:
+    """Name → name of the text beside it; of a.TXT and a.txt, the one that comes last."""
     texts = {name[:-4]: name for name in media if name[-4:].lower() == ".txt"}
     if not texts:
         return {}
     return {
         name: texts[stem]
-        for name, modality in media.items()
-        if modality == "image" and (stem := name.rpartition(".")[0]) in texts
+        for name, kind in media.items()
+        if kind in CAPTIONED and (stem := name.rpartition(".")[0]) in texts
     }
-
-
-def _modality(name: str) -> Modality | None:
-    dot = name.rfind(".")
-    return EXTENSIONS.get(name[dot:].lower()) if dot > 0 else None
 
 
 def _under(folder: str, name: str) -> str:

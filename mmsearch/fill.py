@@ -1,0 +1,136 @@
+"""Gives what is stored already its vectors in another model's space."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from mmsearch.catalog import Catalog
+from mmsearch.contents import Contents, Options, Reader
+from mmsearch.decode import encode, look_ahead, read_file
+from mmsearch.errors import UnreadableFile
+from mmsearch.lanes import KINDS_WITH, Lane
+from mmsearch.media.kinds import kind_of
+from mmsearch.types import Progress
+
+FILES_A_BATCH = 32
+ITEMS_A_BATCH = 64
+"""Items whose texts are encoded in one call."""
+
+Due = tuple[int, str, bytes]
+"""(item id, path, hash) of an item that lacks a vector."""
+
+
+class Fill:
+    """One space brought to where it holds a vector of everything.
+
+    Batches are stored as they are made: what is interrupted goes on where it stopped. Texts come
+    from the catalog; photos, sounds and so on are read again.
+
+    Args:
+        catalog: What is stored.
+        lane: The space to fill.
+        options: How files are read.
+        progress: Called with (items done, items in all).
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        lane: Lane,
+        options: Options,
+        progress: Progress | None = None,
+    ) -> None:
+        self.holes = 0
+        """Files that could not be read; they are found by their other vectors alone."""
+        self.away = 0
+        """Files that are not there just now; without them the space is not complete."""
+        self._catalog = catalog
+        self._lane = lane
+        self._options = replace(options, readings=frozenset())
+        self._tell = progress or (lambda _done, _total: None)
+        self._done = 0
+        self._total = 0
+
+    def run(self) -> None:
+        """Encode what is missing; then, if nothing was away, say that the space is complete."""
+        space = self._lane.space
+        lacking: dict[int, Due] = {}
+        for facet in sorted(self._lane.modalities - {"text"}):
+            for due in self._catalog.without(space, facet, KINDS_WITH[facet]):
+                lacking[due[0]] = due
+        texts = []
+        if "text" in self._lane.modalities:
+            texts = self._catalog.without(space, "text", ())
+        self._total = len(lacking) + len(texts)
+        self._fill_texts(texts)
+        self._fill_files([lacking[item_id] for item_id in sorted(lacking)])
+        if not self.away:
+            self._catalog.complete_space(space)
+
+    def _fill_texts(self, due: Sequence[Due]) -> None:
+        for some in _batches(due, ITEMS_A_BATCH):
+            items = self._catalog.items([item_id for item_id, _, _ in some])
+            there = [one for one in some if one[0] in items]
+            found = encode([self._lane], [(None, items[one[0]].texts) for one in there])
+            rows = {
+                (item_id, hash_): places
+                for (item_id, _, hash_), places in zip(there, found, strict=True)
+            }
+            self._catalog.fill(rows)
+            self._step(len(some))
+
+    def _fill_files(self, due: Sequence[Due]) -> None:
+        reader = Reader([self._lane], self._options)
+        workers = min(os.cpu_count() or 1, 8)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        try:
+            read = look_ahead(pool, lambda one: _read(reader, one), due, FILES_A_BATCH + workers)
+            for some in _batches(due, FILES_A_BATCH):
+                self._store(some, [next(read) for _ in some])
+        except BaseException:
+            reader.stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _store(self, due: Sequence[Due], read: Sequence[Contents | OSError | None]) -> None:
+        self.away += sum(isinstance(contents, OSError) for contents in read)
+        self.holes += sum(contents is None for contents in read)
+        good = [
+            (one, contents)
+            for one, contents in zip(due, read, strict=True)
+            if isinstance(contents, Contents)
+        ]
+        found = encode([self._lane], [(contents, None) for _, contents in good])
+        self._catalog.fill(
+            {
+                (item_id, hash_): rows
+                for ((item_id, _, hash_), _), rows in zip(good, found, strict=True)
+            }
+        )
+        self._step(len(due))
+
+    def _step(self, number: int) -> None:
+        self._done += number
+        self._tell(self._done, self._total)
+
+
+def _read(reader: Reader, due: Due) -> Contents | OSError | None:
+    """What the file holds; None if it cannot be used or has changed, the error if it is away."""
+    _, path, hash_ = due
+    kind = kind_of(path)
+    try:
+        content, now = read_file(path)
+        return reader.read(kind, content, path) if kind is not None and now == hash_ else None
+    except UnreadableFile:
+        return None
+    except OSError as error:
+        return error
+
+
+def _batches(due: Sequence[Due], size: int) -> Iterator[Sequence[Due]]:
+    for start in range(0, len(due), size):
+        yield due[start : start + size]

@@ -1,0 +1,164 @@
+"""Queries of several parts, with weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import paint
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import mmsearch
+from mmsearch import Query
+from mmsearch.errors import InvalidQuery
+from mmsearch.fusion import rrf
+from mmsearch.queries import combined
+from mmsearch.types import Part
+
+
+@pytest.fixture
+def library(toy, tmp_path: Path):
+    folder = tmp_path / "photos"
+    for name, colour in {"a": "red", "b": "green", "c": "blue", "d": "white"}.items():
+        paint(folder / f"{name}.png", colour)
+    with mmsearch.index(folder, tmp_path / "idx") as made:
+        yield made
+
+
+def found(library, query, **options):
+    return [(hit.id, hit.score) for hit in library.search(query, **options)]
+
+
+def names(library, query, **options):
+    return [Path(hit.path).stem for hit in library.search(query, **options)]
+
+
+@pytest.mark.parametrize(
+    ("written", "weight", "content"),
+    [
+        ("2:golden retriever", 2, "golden retriever"),
+        ("-0.5:fruit", -0.5, "fruit"),
+        ("+3:red", 3, "red"),
+        ("a plain one", 1, "a plain one"),
+        ("at 10:30", 1, "at 10:30"),
+        ("2:", 1, "2:"),
+        ("1:3:10 to Yuma", 1, "3:10 to Yuma"),
+        ("C:/photos/dog.jpg", 1, "C:/photos/dog.jpg"),
+    ],
+)
+def test_a_weight_stands_before_a_part(written, weight, content):
+    assert Part.parse("text", written) == Part("text", content, weight)
+
+
+def test_parts_are_added_and_taken_away():
+    query = Query.text("dog", 2) + Query.image("pool.jpg") - Query.text("fruit")
+    assert query.parts == (
+        Part("text", "dog", 2),
+        Part("image", "pool.jpg", 1),
+        Part("text", "fruit", -1),
+    )
+
+
+def test_a_mixed_query_is_the_sum_of_its_parts_of_unit_length(library):
+    one, other = (library.encoder.encode("text", [word])[0] for word in ("red", "blue"))
+    wanted = 2 * one + other
+    wanted /= np.linalg.norm(wanted)
+    hits = library.search(Query.text("red", 2) + Query.text("blue"), k=4)
+    space = library._spaces()[0]
+    ids, rows, _ = library._catalog.vectors(space, "image")
+    scores = dict(zip(ids.tolist(), (rows @ wanted).tolist(), strict=True))
+    assert {hit.id: pytest.approx(hit.score, abs=1e-5) for hit in hits} == scores
+
+
+@pytest.mark.parametrize("combine", ["early", "late"])
+def test_the_order_of_the_parts_makes_no_difference(library, combine):
+    parts = [Query.text("red", 2), Query.text("blue"), -Query.text("white", 0.3)]
+    one = parts[0] + parts[1] + parts[2]
+    other = parts[2] + parts[0] + parts[1]
+    assert found(library, one, combine=combine) == found(library, other, combine=combine)
+
+
+@pytest.mark.parametrize("combine", ["early", "late"])
+def test_a_part_of_weight_0_is_as_if_not_there(library, combine):
+    with_it = Query.text("red") + Query.image("/nowhere.png", 0)
+    assert found(library, with_it, combine=combine) == found(library, "red")
+
+
+@pytest.mark.parametrize("weight", [0.2, 1, 7])
+@pytest.mark.parametrize("combine", ["early", "late"])
+def test_one_part_is_the_plain_query_whatever_its_weight(library, combine, weight):
+    assert found(library, Query.text("red", weight), combine=combine) == found(library, "red")
+
+
+def test_what_is_not_wanted_is_pushed_away(library):
+    assert names(library, "white")[0] == "d"
+    assert names(library, Query.text("white") - Query.text("red", 0.9))[-1] == "a"
+
+
+def test_words_and_a_picture_go_together(library, tmp_path):
+    picture = paint(tmp_path / "q.png", "red")
+    query = Query.text("blue") + Query.image(picture)
+    assert names(library, query)[-1] == "b"
+    assert set(names(library, query, k=3, combine="late")) == {"a", "c", "d"}
+
+
+def test_late_parts_are_ranked_on_their_own_and_fused_by_weight(library):
+    hits = library.search(Query.text("red", 2) + Query.text("blue"), combine="late", k=4)
+    by_name = {Path(hit.path).stem: hit for hit in hits}
+    places = {name: hit.signals for name, hit in by_name.items()}
+    for name, hit in by_name.items():
+        first, second = places[name]["image"].rank, places[name]["image 2"].rank
+        assert hit.score == pytest.approx(2 / (60 + first) + 1 / (60 + second))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_refused(library, weight):
+    with pytest.raises(InvalidQuery, match="weight"):
+        library.search(Query.text("red", weight))
+
+
+def test_parts_that_cancel_each_other_out_are_refused(library):
+    with pytest.raises(InvalidQuery, match="cancel"):
+        library.search(Query.text("red") - Query.text("red"))
+
+
+rows = arrays(np.float32, (4, 6), elements=st.floats(-1, 1, width=32))
+
+
+@given(
+    vectors=rows,
+    weights=st.lists(st.floats(0.1, 3), min_size=4, max_size=4),
+    order=st.permutations(range(4)),
+)
+def test_adding_up_does_not_care_about_the_order(vectors, weights, order):
+    shuffled = list(order)
+    try:
+        one = combined(vectors, weights)
+    except InvalidQuery:
+        return
+    other = combined(vectors[shuffled], [weights[i] for i in shuffled])
+    assert one.tolist() == other.tolist()
+
+
+ranking = st.lists(st.integers(0, 9), unique=True, max_size=10).map(
+    lambda ids: [(item_id, 0.0) for item_id in ids]
+)
+
+
+@given(rankings=st.lists(st.tuples(ranking, st.floats(-2, 2)), max_size=5), seed=st.randoms())
+def test_weighted_fusion_does_not_care_about_the_order(rankings, seed):
+    shuffled = rankings.copy()
+    seed.shuffle(shuffled)
+    fused = [
+        rrf([one for one, _ in some], [weight for _, weight in some])
+        for some in (rankings, shuffled)
+    ]
+    assert fused[0] == fused[1]
+
+
+def test_fusion_takes_away_what_a_negative_ranking_holds():
+    fused = rrf([[(1, 0), (2, 0)], [(2, 0), (3, 0)]], [1, -0.5])
+    assert fused == [(1, 1 / 61), (2, 1 / 62 - 0.5 / 61)]

@@ -1,0 +1,209 @@
+"""Several models in one index: filled side by side, switched when complete, dropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import PITCHES, SecondToy, paint, tone
+
+import mmsearch
+from mmsearch import encoders
+from mmsearch.errors import InvalidOption, UnsupportedModality
+
+
+@pytest.fixture
+def library(toy, photos: Path, tmp_path: Path):
+    (photos / "red.txt").write_text("red rose")
+    with mmsearch.index(photos, into=tmp_path / "idx") as made:
+        yield made
+
+
+def models(library) -> dict[str, tuple[bool, tuple[str, ...]]]:
+    return {m["name"]: (m["complete"], tuple(m["answers"])) for m in library.status()["models"]}
+
+
+def best(library, words: str, **options) -> str:
+    return Path(library.search(words, **options)[0].path).name
+
+
+def test_a_second_model_is_given_all_that_is_stored_and_then_answers(library):
+    with mmsearch.index(library.folder.parent / "photos", library.folder, model="second") as both:
+        assert models(both) == {"second": (True, ("image", "text")), "toy": (True, ())}
+        assert both.report.filled == 4  # three photos and one caption
+        assert best(both, "blue") == "blue.png"
+        assert best(both, "rose red", target="text") == "red.png"
+        assert both.encoder.name == "second"
+
+
+def test_the_old_model_answers_until_the_new_one_is_complete(library, monkeypatch):
+    class Failing(SecondToy):
+        def encode(self, modality, batch):
+            if modality == "image":
+                raise KeyboardInterrupt
+            return super().encode(modality, batch)
+
+    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    with pytest.raises(KeyboardInterrupt):
+        mmsearch.index(library.folder.parent / "photos", library.folder, model="second")
+    assert models(library) == {"second": (False, ()), "toy": (True, ("image", "text"))}
+    assert library.encoder.name == "toy"
+    assert best(library, "blue") == "blue.png"
+
+
+def test_a_filling_that_was_interrupted_goes_on_at_the_next_run(library, monkeypatch):
+    calls = []
+
+    class Interrupted(SecondToy):
+        def encode(self, modality, batch):
+            calls.append(modality)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return super().encode(modality, batch)
+
+    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        mmsearch.index(library.folder.parent / "photos", library.folder, model="second")
+    encoder = SecondToy()
+    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: encoder)
+    with mmsearch.open(library.folder) as again:
+        again.add()  # no model is named: the index knows what it lacks
+        assert models(again)["second"] == (True, ("image", "text"))
+        assert encoder.encoded == {"image": 3, "text": 0}  # the caption was stored before
+        assert best(again, "blue") == "blue.png"
+
+
+def test_what_is_new_while_a_model_is_filled_is_encoded_in_both(library, monkeypatch, photos):
+    class Failing(SecondToy):
+        def encode(self, modality, batch):
+            if modality == "text":
+                raise KeyboardInterrupt
+            return super().encode(modality, batch)
+
+    paint(photos / "white.png", "white")
+    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    with pytest.raises(KeyboardInterrupt):
+        mmsearch.index(photos, library.folder, model="second")
+    assert best(library, "white") == "white.png"
+
+
+def test_a_photo_that_changes_after_the_switch_is_not_found_by_its_old_vectors(library, photos):
+    with mmsearch.index(photos, library.folder, model="second") as both:
+        paint(photos / "red.png", "white")
+        both.add(photos)
+        (old,) = (space for space in both._catalog.spaces() if space.name == "toy")
+        ids, _, _ = both._catalog.vectors(old, "image")
+        assert len(ids) == 2  # of the photos that are as they were
+
+
+def test_going_back_to_the_first_model_encodes_only_what_changed_meanwhile(library, photos, toy):
+    with mmsearch.index(photos, library.folder, model="second"):
+        paint(photos / "red.png", "white")
+        mmsearch.index(photos, library.folder).close()
+    before = toy.encoded["image"]
+    with mmsearch.index(photos, library.folder, model="toy") as back:
+        assert back.encoder.name == "toy"
+        assert toy.encoded["image"] - before == 1
+        assert best(back, "white") == "red.png"
+
+
+def test_an_existing_index_uses_its_own_model_whatever_auto_is(library, photos, monkeypatch):
+    monkeypatch.setattr(encoders, "DEFAULT", "second")
+    with mmsearch.index(photos, library.folder) as same:
+        assert list(models(same)) == ["toy"]
+
+
+def test_a_dropped_model_is_gone_and_the_other_answers(library, photos):
+    with mmsearch.index(photos, library.folder, model="second") as both:
+        both.drop_space("toy")
+        assert list(models(both)) == ["second"]
+        assert best(both, "blue") == "blue.png"
+
+
+def test_the_only_model_that_can_answer_is_not_dropped(library, photos):
+    with mmsearch.index(photos, library.folder, model="ear") as both:
+        with pytest.raises(InvalidOption, match="image"):
+            both.drop_space("toy")
+        with pytest.raises(InvalidOption, match="it has: ear, toy"):
+            both.drop_space("mini")
+        assert best(both, "blue") == "blue.png"
+
+
+def test_files_that_are_away_keep_the_old_model_answering(library, photos, tmp_path):
+    away = photos.rename(tmp_path / "elsewhere")
+    with mmsearch.open(library.folder) as open_:
+        open_._wanted = [SecondToy()]
+        open_.add()
+        assert models(open_)["second"] == (False, ())
+        assert "not there just now" in " ".join(open_.report.warnings)
+        away.rename(photos)
+        open_.add()
+        assert models(open_)["second"] == (True, ("image", "text"))
+
+
+def test_a_photo_that_was_damaged_since_does_not_hold_the_switch_up(library, photos):
+    stat = (photos / "red.png").stat()
+    (photos / "red.png").write_bytes(b"x" * stat.st_size)
+    import os
+
+    os.utime(photos / "red.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with mmsearch.index(photos, library.folder, model="second") as both:
+        assert models(both)["second"] == (True, ("image", "text"))
+        assert "could not be read again" in " ".join(both.report.warnings)
+        assert best(both, "rose red", target="text") == "red.png"
+
+
+# ---------------------------------------------------------------------- seeing beside hearing
+
+
+@pytest.fixture
+def mixed(toy, photos: Path, tmp_path: Path):
+    (photos / "red.txt").write_text("red high")
+    (photos / "blue.txt").write_text("a note")
+    for pitch in PITCHES:
+        tone(photos / f"{pitch}.wav", pitch)
+    (photos / "low.txt").write_text("low blue")
+    into = tmp_path / "mixed"
+    with mmsearch.index(photos, into, model=["toy", "ear"]) as made:
+        yield made
+
+
+def test_two_models_share_an_index_each_for_what_it_can(mixed):
+    assert models(mixed) == {"ear": (True, ("audio", "text")), "toy": (True, ("image", "text"))}
+    assert mixed.status()["vectors"]["audio"] == 3
+    assert best(mixed, "blue") == "blue.png"
+    assert best(mixed, "high", target="audio") == "high.wav"
+
+
+def test_text_goes_to_both_spaces_and_the_rankings_are_fused_by_id(mixed):
+    hits = mixed.search("high red", target=["image", "audio"], k=2)
+    assert {Path(hit.path).name for hit in hits} == {"red.png", "high.wav"}
+    assert {name for hit in hits for name in hit.signals} == {"image", "audio"}
+    assert hits[0].score == pytest.approx(1 / 61)
+
+
+def test_a_sound_finds_pictures_through_texts_that_both_models_read(mixed, photos):
+    hits = mixed.search(mmsearch.Query.audio(photos / "high.wav"), target="image")
+    assert Path(hits[0].path).name == "red.png"
+
+
+def test_a_picture_finds_sounds_through_texts_that_both_models_read(mixed, photos):
+    hits = mixed.search(mmsearch.Query.image(photos / "deep" / "blue.png"), target="audio")
+    assert Path(hits[0].path).name == "low.wav"
+
+
+def test_without_texts_to_lead_over_it_is_said_what_is_missing(toy, photos, tmp_path):
+    sound = tone(photos / "high.wav", "high")
+    with (
+        mmsearch.index(photos, tmp_path / "bare", model=["toy", "ear"]) as bare,
+        pytest.raises(UnsupportedModality, match=r"high\.wav.*no captions or texts"),
+    ):
+        bare.search(mmsearch.Query.audio(sound), target="image")
+
+
+def test_a_mixed_query_that_no_space_takes_whole_names_the_part(mixed, photos):
+    query = mmsearch.Query.text("red") + mmsearch.Query.audio(photos / "high.wav")
+    with pytest.raises(UnsupportedModality, match=r"high\.wav"):
+        mixed.search(query, target="image")
+    late = mixed.search(query, target="image", combine="late")
+    assert Path(late[0].path).name == "red.png"
