@@ -1,0 +1,156 @@
+"""What the catalog holds of each file: texts, vectors, details."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Connection, select
+
+from mmsearch.entries import DETAILS
+from mmsearch.schema import items, sources, texts, vectors
+from mmsearch.types import Item, Kind, Modality, Span, TextPart
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Vectors
+
+from mmsearch.catalog.spaces import Space
+from mmsearch.catalog.store import Store, chunks
+
+
+class ContentTables(Store):
+    """What is known of the items: their texts, their vectors."""
+
+    def vectors(
+        self, space: Space, facet: str, ids: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.int64], Vectors, NDArray[np.int64]]:
+        """Item ids (n,), vectors (n, dim) float32 and text positions (n,), in order of id.
+
+        Args:
+            space: Which encoder's.
+            facet: "image", "text" or "audio".
+            ids: Only these items' (all of them when None).
+        """
+        import numpy as np
+
+        c = vectors.c
+        base = select(c.item_id, c.position, c.vector).where(
+            c.space_id == space.id, c.facet == facet
+        )
+        rows: list[Any] = []
+        for part in [None] if ids is None else chunks(sorted(set(ids))):
+            chosen = base if part is None else base.where(c.item_id.in_(part))
+            rows += self._rows(chosen.order_by(c.item_id, c.position))
+        blob = b"".join(row[2] for row in rows)
+        matrix = np.frombuffer(blob, dtype="<f2").reshape(len(rows), space.dim)
+        id_array = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+        positions = np.fromiter((row[1] for row in rows), dtype=np.int64, count=len(rows))
+        return id_array, matrix.astype(np.float32), positions
+
+    def spans(
+        self, space: Space, facet: str, ids: Sequence[int]
+    ) -> dict[tuple[int, int], Span | None]:
+        """By (item id, position), what stretch of the file each vector of some items is about."""
+        c = texts.c if facet == "text" else vectors.c
+        base = select(c.item_id, c.position, c.start, c.end, c.unit)
+        if facet != "text":
+            base = base.where(c.space_id == space.id, c.facet == facet)
+        return {
+            (item_id, position): _span(start, end, unit)
+            for part in chunks(sorted(set(ids)))
+            for item_id, position, start, end, unit in self._rows(base.where(c.item_id.in_(part)))
+        }
+
+    def without(
+        self, space: Space, facet: str, kinds: Iterable[Kind]
+    ) -> list[tuple[int, str, bytes]]:
+        """(item id, path, hash) of the items of some kinds that have no vector in a space.
+
+        Args:
+            space: Which encoder's.
+            facet: Which facet's vector; for "text", items of any kind that have texts.
+            kinds: Which items, for the other facets.
+        """
+        c = vectors.c
+        has = select(c.id).where(c.space_id == space.id, c.facet == facet, c.item_id == items.c.id)
+        due: ColumnElement[bool] = items.c.modality.in_(list(kinds))
+        if facet == "text":
+            due = select(texts.c.item_id).where(texts.c.item_id == items.c.id).exists()
+        statement = (
+            select(items.c.id, sources.c.path, items.c.folder, items.c.name, items.c.hash)
+            .join(sources)
+            .where(due, ~has.exists())
+            .order_by(items.c.id)
+        )
+        return [
+            (id_, os.path.join(root, folder, name), hash_)
+            for id_, root, folder, name, hash_ in self._rows(statement)
+        ]
+
+    def facets(self, space: Space) -> list[Modality]:
+        """The facets that have vectors in a space, sorted."""
+        c = vectors.c
+        first = select(c.id).where(c.space_id == space.id).limit(1)
+        known: tuple[Modality, ...] = ("audio", "image", "text")
+        return [facet for facet in known if self._rows(first.where(c.facet == facet))]
+
+    def items(self, ids: Sequence[int]) -> dict[int, Item]:
+        """Items by id, with their texts; ids that are gone are left out."""
+        found: dict[int, Item] = {}
+        with self._read() as connection:
+            for chunk in chunks(ids):
+                found.update(_items(connection, items.c.id.in_(chunk)))
+        return found
+
+    def all_items(self, page: int = 500) -> Iterator[Item]:
+        """Every item in order of id, read page by page."""
+        last = 0
+        while True:
+            with self._read() as connection:
+                some = _items(connection, items.c.id > last, page)
+            if not some:
+                return
+            yield from some.values()
+            last = max(some)
+
+
+def _items(connection: Connection, where: Any, limit: int | None = None) -> dict[int, Item]:
+    statement = (
+        select(items, sources.c.path.label("root"))
+        .join(sources)
+        .where(where)
+        .order_by(items.c.id)
+        .limit(limit)
+    )
+    rows = connection.execute(statement).mappings().all()
+    parts: dict[int, list[TextPart]] = {row["id"]: [] for row in rows}
+    c = texts.c
+    for chunk in chunks(list(parts)):
+        chosen = select(texts).where(c.item_id.in_(chunk)).order_by(c.item_id, c.position)
+        for row in connection.execute(chosen).mappings():
+            span = _span(row["start"], row["end"], row["unit"])
+            parts[row["item_id"]].append(TextPart(row["text"], row["origin"], span))
+    return {row["id"]: _item(row, parts[row["id"]]) for row in rows}
+
+
+def _span(start: float | None, end: float | None, unit: Any) -> Span | None:
+    return None if start is None or end is None else Span(start, end, unit)
+
+
+def _item(row: Any, parts: list[TextPart]) -> Item:
+    metadata: dict[str, Any] = {
+        "size": row["size"],
+        "modified": datetime.fromtimestamp(row["mtime_ns"] / 1e9, UTC).isoformat(
+            timespec="seconds"
+        ),
+    }
+    for key in DETAILS:
+        if row[key] is not None:
+            metadata[key] = row[key]
+    path = os.path.join(row["root"], row["folder"], row["name"])
+    return Item(row["id"], path, row["modality"], tuple(parts), metadata)

@@ -1,0 +1,169 @@
+"""Where the files are that the catalog knows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import case, delete, literal, or_, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from mmsearch.catalog.store import Store
+from mmsearch.entries import Stat
+from mmsearch.schema import PathText, items, sources
+from mmsearch.schema import failures as failed
+from mmsearch.types import Kind
+
+MOST_TWINS = 20
+"""Files of one content that are looked at for one that is gone."""
+
+_NONE: frozenset[str] = frozenset()
+_SOURCES = select(sources.c.id, sources.c.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the catalog holds of a file that may have changed since."""
+
+    id: int
+    stat: Stat
+    sidecar: Stat | None
+    hash: bytes
+    readings: frozenset[str] = frozenset()
+
+
+class PlaceTables(Store):
+    """Which folders were indexed, and what a scan asks of the files in them."""
+
+    def sources(self) -> list[tuple[int, str]]:
+        """(id, absolute path) of each indexed folder."""
+        return [tuple(row) for row in self._rows(_SOURCES)]
+
+    def device(self, source_id: int) -> int:
+        """The device (st_dev) that a source was on when it was last read."""
+        return int(self._scalars(select(sources.c.device).where(sources.c.id == source_id))[0])
+
+    def note_device(self, source_id: int, device: int) -> None:
+        """Keep the device that a source is on."""
+        with self._write() as connection:
+            changed = update(sources).where(sources.c.id == source_id)
+            connection.execute(changed.values(device=device))
+
+    def source_of(self, path: str) -> tuple[int, str, str] | None:
+        """(source id, source path, path below it) of the source that an absolute path lies in."""
+        return _source_of(path, self.sources())
+
+    def is_whole(self, source_id: int) -> bool:
+        """Whether all of a source was asked for, not only some of its files."""
+        return bool(self._scalars(select(sources.c.whole).where(sources.c.id == source_id))[0])
+
+    def add_source(self, root: str, device: int = 0, *, whole: bool = True) -> int:
+        """The source that `root` is or lies in, made if need be.
+
+        Sources inside a new one become part of it, their items kept.
+        """
+        inside = root.rstrip(os.sep) + os.sep
+        with self._write() as connection:
+            there = [tuple(row) for row in connection.execute(_SOURCES).all()]
+            if (known := _source_of(root, there)) is not None:
+                if whole and known[1] == root:
+                    changed = update(sources).where(sources.c.id == known[0])
+                    connection.execute(changed.values(whole=1))
+                return known[0]
+            row = {"path": root, "device": device, "whole": int(whole)}
+            new = insert(sources).values(row).returning(sources.c.id)
+            source_id = int(connection.execute(new).scalar_one())
+            for other, path in there:
+                if not path.startswith(inside):
+                    continue
+                below = literal(os.path.relpath(path, root), PathText())
+                for table in (items, failed):
+                    deeper = below.concat(os.sep).concat(table.c.folder)
+                    moved = case((table.c.folder == "", below), else_=deeper)
+                    connection.execute(
+                        update(table)
+                        .where(table.c.source_id == other)
+                        .values(source_id=source_id, folder=moved)
+                    )
+                connection.execute(delete(sources).where(sources.c.id == other))
+        return source_id
+
+    def known(self, source_id: int, folder: str) -> dict[str, Known]:
+        """What is stored of the files that lie directly in a folder, by name."""
+        c = items.c
+        rows = self._rows(
+            select(
+                c.name,
+                c.id,
+                c.size,
+                c.mtime_ns,
+                c.sidecar_size,
+                c.sidecar_mtime_ns,
+                c.hash,
+                c.readings,
+            ).where(c.source_id == source_id, c.folder == folder)
+        )
+        return {
+            name: Known(
+                id_,
+                (size, mtime),
+                None if side is None else (side, side_mtime),
+                hash_,
+                frozenset(readings.split()) if readings else _NONE,
+            )
+            for name, id_, size, mtime, side, side_mtime, hash_, readings in rows
+        }
+
+    def readings(self, item_id: int) -> frozenset[str]:
+        """What has been read from an item besides its pixels and samples: "ocr", "speech"."""
+        found = self._scalars(select(items.c.readings).where(items.c.id == item_id))
+        return frozenset(found[0].split()) if found else _NONE
+
+    def known_failures(self, source_id: int, folder: str) -> dict[str, Stat | None]:
+        """The failures in a folder by name: the file's stat, or None if it is worth another try."""
+        c = failed.c
+        where = (c.source_id == source_id, c.folder == folder)
+        rows = self._rows(select(c.name, c.size, c.mtime_ns, c.retry).where(*where))
+        return {name: None if retry else (size, mtime) for name, size, mtime, retry in rows}
+
+    def folders(self, source_id: int, below: str) -> set[str]:
+        """The folders at and below a folder of a source that hold items or failures."""
+        found: set[str] = set()
+        for table in (items, failed):
+            where = [table.c.source_id == source_id]
+            if below:
+                where.append(at_or_below(table, below))
+            found.update(self._scalars(select(table.c.folder).where(*where).distinct()))
+        return found
+
+    def twins(self, hash_: bytes, modality: Kind) -> list[tuple[int, str, int, str]]:
+        """(item id, source path, source device, file path) of files of this content, a few."""
+        statement = (
+            select(items.c.id, sources.c.path, sources.c.device, items.c.folder, items.c.name)
+            .join(sources)
+            .where(items.c.hash == hash_, items.c.modality == modality)
+            .order_by(items.c.id)
+            .limit(MOST_TWINS)
+        )
+        return [
+            (id_, root, device, os.path.join(root, folder, name))
+            for id_, root, device, folder, name in self._rows(statement)
+        ]
+
+
+def _source_of(path: str, known: Iterable[tuple[int, str]]) -> tuple[int, str, str] | None:
+    for source_id, root in known:
+        if path == root:
+            return source_id, root, ""
+        if path.startswith(root.rstrip(os.sep) + os.sep):
+            return source_id, root, os.path.relpath(path, root)
+    return None
+
+
+def at_or_below(table: Any, folder: str) -> Any:
+    """The condition that a row of items or failures lies in a folder, to any depth."""
+    # a range, not LIKE: it is served by the index and no character is special in it
+    below = table.c.folder.between(folder + os.sep, folder + chr(ord(os.sep) + 1))
+    return or_(table.c.folder == folder, below & (table.c.folder != folder + chr(ord(os.sep) + 1)))
