@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mmsearch.encoders import load_encoder, runtime_of
+from mmsearch.encoders import how_for, load_encoder, runtime_of
 from mmsearch.errors import IndexNotFound, IndexUnusable, InvalidQuery, PathNotFound
 from mmsearch.home import index_folder
 from mmsearch.types import Failure, Hit, Item, Modality, Query, Report
@@ -77,7 +77,11 @@ class Collection:
         names = [model] if isinstance(model, str) else list(model or [])
         self._advice: list[str] = []
         # loaded first: a wrong name leaves no empty index
-        self._wanted = [load_encoder(name, self._how) for name in names if name != "auto"]
+        named = [name for name in names if name != "auto"]
+        one = len(named) == 1  # of several, each takes what it can of `how`
+        self._wanted = [
+            load_encoder(name, self._how if one else how_for(name, self._how)) for name in named
+        ]
         if not exists:
             self._wanted = self._wanted or self._chosen()
             _make(folder)
@@ -97,9 +101,9 @@ class Collection:
         name, advice = choose()
         if advice:
             self._advice.append(advice)
-        best = load_encoder(name, self._how)
+        best = load_encoder(name, how_for(name, self._how))
         hears = "audio" in best.modalities or name.partition(":")[0] not in ("clip",)
-        return [best] if hears else [load_encoder("mini", self._how), best]
+        return [best] if hears else [load_encoder("mini"), best]
 
     @property
     def encoder(self) -> Encoder:
@@ -194,6 +198,7 @@ class Collection:
             InvalidOption: `max_megapixels` is not above 0.
             InvalidCaptions: the captions file cannot be parsed.
             MissingExtra: packages that an option needs are not installed.
+            ModelUnavailable: there is no model to transcribe with.
             StorageFailed: the catalog cannot be written, a full disk say; earlier batches stay.
             KeyboardInterrupt: as it came; what was stored stays, and `report` says what it is.
         """
@@ -212,7 +217,7 @@ class Collection:
             whisper=whisper,
         )
         book = None if captions is None else CaptionBook(os.fspath(captions))
-        chosen = reads.settle(self._catalog)
+        chosen = reads.settle(self._catalog, whisper)
         self._roster.want(self._wanted)
         lanes = self._roster.lanes()
         options = options_for(options, lanes, chosen, captions=book is not None)

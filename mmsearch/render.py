@@ -210,7 +210,7 @@ def _recall(row: ModelRow, data: str) -> str:
     found = row.recall.get(data)
     if found is None:
         return ""
-    return f"{found.at1:g}" if found.at5 is None else f"{found.at1:g}/{found.at5:g}"
+    return f"{found.at1:.1f}" if found.at5 is None else f"{found.at1:.1f}/{found.at5:.1f}"
 
 
 def as_pretty_json(value: Any) -> str:

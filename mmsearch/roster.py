@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from mmsearch.catalog import Catalog, Space
-from mmsearch.encoders import load_encoder
+from mmsearch.encoders import how_for, load_encoder
 from mmsearch.errors import IndexUnusable, InvalidOption
 from mmsearch.lanes import Lane, needed, served
 from mmsearch.types import Encoder, Runtime
@@ -34,7 +34,7 @@ class Roster:
         """
         with self._loading:
             if space.id not in self._loaded:
-                encoder = load_encoder(space.name, self._how)
+                encoder = load_encoder(space.name, how_for(space.name, self._how))
                 if encoder.fingerprint != space.fingerprint:
                     raise IndexUnusable(
                         f"the index was built with other weights of {space.name!r} than are "

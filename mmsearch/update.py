@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmsearch.catalog import Catalog
 from mmsearch.contents import Options
+from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.errors import InvalidOption
 from mmsearch.fill import Fill
 from mmsearch.ingest import Ingest
@@ -33,11 +34,12 @@ class Reads:
     ocr: bool | None = None
     transcribe: bool | None = None
 
-    def settle(self, catalog: Catalog) -> frozenset[str]:
+    def settle(self, catalog: Catalog, whisper: str | None) -> frozenset[str]:
         """What is on from now on: "video", "pdf", "ocr", "transcribe".
 
         Raises:
             MissingExtra: something was turned on whose packages are not installed.
+            ModelUnavailable: there is no model to transcribe with.
         """
         held = frozenset((catalog.setting(SETTING) or "").split())
         asked = {name: getattr(self, name) for name in _REQUIRED}
@@ -45,7 +47,7 @@ class Reads:
             name for name, on in asked.items() if (name in held if on is None else on)
         )
         for name in sorted(chosen):
-            _REQUIRED[name]()
+            _REQUIRED[name](whisper)
         if chosen != held:
             catalog.set_setting(SETTING, " ".join(sorted(chosen)))
         return chosen
@@ -60,31 +62,34 @@ class Reads:
         return frozenset(off)
 
 
-def _require_video() -> None:
+def _require_video(_: str | None) -> None:
     from mmsearch.media import video
 
     video.require()
 
 
-def _require_pdf() -> None:
+def _require_pdf(_: str | None) -> None:
     from mmsearch.media import pdf
 
     pdf.require()
 
 
-def _require_ocr() -> None:
+def _require_ocr(_: str | None) -> None:
     from mmsearch.media import ocr
 
     ocr.require()
+    import_onnxruntime()  # before rapidocr does, whose import leaves the telemetry on
 
 
-def _require_speech() -> None:
+def _require_speech(whisper: str | None) -> None:
     from mmsearch.media import speech
 
     speech.require()
+    speech.model_folder(whisper)
+    import_onnxruntime()  # as above
 
 
-_REQUIRED: dict[str, Callable[[], None]] = {
+_REQUIRED: dict[str, Callable[[str | None], None]] = {
     "video": _require_video,
     "pdf": _require_pdf,
     "ocr": _require_ocr,

@@ -57,13 +57,18 @@ def runtime_of(runtime: str = "auto", device: str = "auto", precision: str = "au
     return Runtime(**asked)  # type: ignore[arg-type]
 
 
+def how_for(name: str, how: Runtime) -> Runtime:
+    """What one of several models is to run on: only `clip:` models have a choice but of device."""
+    return how if name.startswith("clip:") else Runtime(device=how.device)
+
+
 def choose() -> tuple[str, str | None]:
     """What `auto` stands for in a new index, and what to tell its owner about it, if anything."""
     if DEFAULT != "mini":
         return DEFAULT, None
-    from mmsearch.encoders import store
+    from mmsearch.encoders.store import choose as best_at_hand
 
-    choice = store.choose()
+    choice = best_at_hand()
     return choice.name, choice.advice
 
 

@@ -1,0 +1,293 @@
+"""CLAP models, sounds and texts in one space, through transformers and torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mmsearch.encoders import clap_weights
+from mmsearch.errors import (
+    InvalidOption,
+    MissingExtra,
+    ModelDamaged,
+    UnsupportedModality,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.encoders.clap_weights import ClapFiles
+    from mmsearch.types import Modality, Runtime, Vectors
+
+Loaded = TypeVar("Loaded")
+
+WINDOWS_A_RUN = 8
+TEXTS_A_RUN = 32
+_quiet = threading.RLock()
+"""Held while transformers' own messages are off, which is a switch of the whole process."""
+
+
+def load_clap(name: str, how: Runtime) -> ClapEncoder:
+    """The encoder `clap:REPOSITORY_OR_FOLDER`; torch is imported when it first encodes.
+
+    Raises:
+        InvalidOption: CLAP cannot run like that.
+        MissingExtra: transformers or torch are not installed.
+        ModelUnavailable: the model's files are not on this machine; nothing is fetched.
+        UnknownModel: it is no CLAP model.
+        ModelDamaged: its files cannot be read.
+    """
+    if how.runtime == "onnx" or how.precision not in {"auto", "fp32"}:
+        raise InvalidOption(
+            f"{name} runs on torch in fp32 only; leave out --runtime and --precision"
+        )
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        raise MissingExtra(f"the model {name!r}", "audio")
+    return ClapEncoder(clap_weights.find(name), how.device)
+
+
+class ClapEncoder:
+    """Unit vectors of sounds and texts that can be compared with each other.
+
+    The same input has the same vector, whatever else is in the batch (to 1e-5), and nothing is
+    left to chance: a sound longer than the model hears (10 s, for those published) is cut at its
+    end, not at random. Texts are cut at what the tokenizer and the text tower can take. Safe to
+    use from several threads.
+    """
+
+    modalities: frozenset[Modality] = frozenset({"audio", "text"})
+    image_size = 0
+
+    def __init__(self, files: ClapFiles, device: str) -> None:
+        self._files = files
+        self._wanted_device = device
+        self._loading = threading.RLock()
+        self._reading = threading.Lock()
+        self.name = files.name
+        self.fingerprint = files.fingerprint()
+        self.dim = int(files.config.get("projection_dim", 512))
+        self.sample_rate = int(files.preprocessing.get("sampling_rate", 48_000))
+
+    def prepare(self, modality: Modality, thing: Any) -> Any:
+        """One thing made ready for `encode`; safe to call from threads.
+
+        Args:
+            modality: "audio" or "text".
+            thing: Mono samples (n,) float32 in [-1, 1] at `sample_rate`, or a string.
+
+        Returns:
+            The log-mel picture (frames, mels) float32, or the string.
+
+        Raises:
+            UnsupportedModality: CLAP has no tower for it.
+        """
+        self._check(modality)
+        return self._picture(thing) if modality == "audio" else str(thing)
+
+    def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
+        """Unit rows (len(batch), dim) float32; (0, dim) of an empty batch.
+
+        Args:
+            modality: "audio" or "text".
+            batch: Samples, strings, or what `prepare` gave, as many as you like.
+
+        Raises:
+            UnsupportedModality: CLAP has no tower for it.
+            InvalidOption: the device that was asked for is not there.
+            ModelDamaged: the weights cannot be loaded, or are not all there.
+        """
+        import numpy as np
+
+        self._check(modality)
+        vectors = np.empty((len(batch), self.dim), np.float32)
+        runs = self._sound_runs(batch) if modality == "audio" else self._text_runs(batch)
+        for rows, found in runs:
+            vectors[rows] = found
+        return vectors
+
+    def _sound_runs(self, windows: Sequence[Any]) -> Iterator[tuple[Any, Vectors]]:
+        import numpy as np
+
+        for start in range(0, len(windows), WINDOWS_A_RUN):
+            part = windows[start : start + WINDOWS_A_RUN]
+            pictures = np.stack([one if np.ndim(one) == 2 else self._picture(one) for one in part])
+            yield slice(start, start + len(part)), self._hear(pictures)
+
+    def _hear(self, pictures: NDArray[np.float32]) -> Vectors:
+        """Vectors (n, dim) of log-mel pictures (n, frames, mels)."""
+        import torch
+
+        model, device = self._model
+        # a model that fuses parts of a long sound takes four pictures, and of a short one the
+        # same four times; that it is short is what is_longer says
+        views = 4 if self._extractor.truncation == "fusion" else 1
+        features = torch.from_numpy(pictures).to(device)[:, None].expand(-1, views, -1, -1)
+        longer = torch.zeros(len(pictures), 1, dtype=torch.bool, device=device)
+        with torch.inference_mode():
+            return _unit(model.get_audio_features(input_features=features, is_longer=longer))
+
+    def _text_runs(self, texts: Sequence[str]) -> Iterator[tuple[Any, Vectors]]:
+        """Texts of like length run together, so that little is padding."""
+        import torch
+
+        if not texts:
+            return
+        tokens = self._tokens([str(text) for text in texts])
+        model, device = self._model
+        by_length = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+        for start in range(0, len(tokens), TEXTS_A_RUN):
+            rows = by_length[start : start + TEXTS_A_RUN]
+            shape = len(rows), len(tokens[rows[-1]])
+            ids = torch.full(shape, model.config.text_config.pad_token_id or 0)
+            mask = torch.zeros(shape, dtype=torch.long)
+            for line, row in enumerate(rows):
+                ids[line, : len(tokens[row])] = torch.tensor(tokens[row])
+                mask[line, : len(tokens[row])] = 1
+            with torch.inference_mode():
+                found = model.get_text_features(ids.to(device), mask.to(device))
+                yield rows, _unit(found)
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        tokenizer, limit = self._tokenizer
+        with self._reading:  # its settings for cutting are set anew at each call
+            found: list[list[int]] = tokenizer(texts, truncation=True, max_length=limit)[
+                "input_ids"
+            ]
+        return found
+
+    def _picture(self, samples: Any) -> NDArray[np.float32]:
+        """The log-mel picture (frames, mels) that the model's own preprocessing makes."""
+        import numpy as np
+
+        samples = np.asarray(samples, np.float32)
+        if samples.ndim != 1 or not len(samples):
+            raise InvalidOption(f"a sound is one row of samples, not an array {samples.shape}")
+        extractor = self._extractor
+        whole = samples[: extractor.nb_max_samples]
+        found = extractor(whole, sampling_rate=self.sample_rate, return_tensors="np")
+        picture: NDArray[np.float32] = found["input_features"][0, 0].astype(np.float32)
+        return picture
+
+    # ------------------------------------------------------------------ loaded when first used
+
+    @cached_property
+    def _extractor(self) -> Any:
+        def load() -> Any:
+            from transformers import ClapFeatureExtractor
+
+            return ClapFeatureExtractor.from_dict(self._files.preprocessing)
+
+        return self._once("_extractor", load)
+
+    @cached_property
+    def _tokenizer(self) -> tuple[Any, int]:
+        def load() -> tuple[Any, int]:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(self._files.folder, local_files_only=True)
+            text = self._model[0].config.text_config
+            # RoBERTa counts positions from behind the padding's id
+            places = text.max_position_embeddings - (text.pad_token_id or 0) - 1
+            return tokenizer, min(tokenizer.model_max_length, places)
+
+        return self._once("_tokenizer", load)
+
+    @cached_property
+    def _model(self) -> tuple[Any, str]:
+        return self._once("_model", self._load_model)
+
+    def _load_model(self) -> tuple[Any, str]:
+        import torch
+        from transformers import ClapModel
+
+        device = _device(self._wanted_device, self.name)
+        model, found = ClapModel.from_pretrained(
+            self._files.folder,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+        # what the file lacks was filled with random numbers
+        lacking = set(found["missing_keys"]) & {key for key, _ in model.named_parameters()}
+        if lacking or found["mismatched_keys"]:
+            raise ModelDamaged(
+                f"{self._files.weights} does not hold all weights of the model "
+                f"(such as {min(lacking, default='of another shape')}); {self._cure}"
+            )
+        return model.eval().to(device), device
+
+    def _once(self, name: str, load: Callable[[], Loaded]) -> Loaded:
+        """What `load` gives, unless another thread has loaded it meanwhile."""
+        with self._loading:
+            if name not in self.__dict__:
+                with _silence():
+                    try:
+                        self.__dict__[name] = load()
+                    except (InvalidOption, ModelDamaged):
+                        raise
+                    except Exception as error:  # transformers and torch raise all kinds
+                        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                        raise ModelDamaged(
+                            f"{self._files.folder} cannot be loaded ({reason}); {self._cure}"
+                        ) from error
+            loaded: Loaded = self.__dict__[name]
+            return loaded
+
+    @property
+    def _cure(self) -> str:
+        return "delete that folder and fetch or copy the model again"
+
+    def _check(self, modality: str) -> None:
+        if modality not in self.modalities:
+            known = " and ".join(sorted(self.modalities))
+            raise UnsupportedModality(f"{self.name!r} cannot encode {modality}; it encodes {known}")
+
+
+def _unit(features: Any) -> Vectors:
+    """Rows of unit length on the CPU; transformers 5 wraps them, and 4 did not."""
+    import torch
+
+    rows = features if isinstance(features, torch.Tensor) else features.pooler_output
+    vectors: Vectors = torch.nn.functional.normalize(rows.float(), dim=-1).cpu().numpy()
+    return vectors
+
+
+def _device(wanted: str, name: str) -> str:
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return next(device for device, available in there.items() if available)
+    if not there[wanted]:
+        raise InvalidOption(f"{name} cannot run on {wanted}: torch finds none here")
+    return wanted
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep transformers from writing progress bars and remarks; a library does not print."""
+    import warnings
+
+    from transformers.utils import logging
+
+    with _quiet:
+        level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
