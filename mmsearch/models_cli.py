@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from mmsearch import render
+from mmsearch.collection import open_collection
 from mmsearch.console import out, progress_bar, say, terminal
+from mmsearch.encoders import runtime_of
+from mmsearch.errors import IndexUnusable
 
 models = typer.Typer(
     help="List, fetch and choose models.",
@@ -53,6 +58,56 @@ def pull(
     with progress_bar("B", quiet=quiet) as progress:
         place = fetch(name, progress)
     say(f"{name} is at {place}")
+
+
+@models.command()
+def export(
+    name: Name,
+    *,
+    photos: Annotated[
+        str | None,
+        typer.Option(
+            "--photos",
+            metavar="FOLDER",
+            help="Photos to check it on. [default: those of the default index]",
+            show_default=False,
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="P", help="With what: auto, fp32, int8.")
+    ] = "auto",
+) -> None:
+    """Make a clip: model's ONNX files now, and check them, not at its first use.
+
+    From then on neither indexing nor searching with it needs torch, or a second to import it.
+    """
+    from mmsearch.exports import export as make
+
+    made = make(
+        name,
+        _photos(photos),
+        runtime_of("onnx" if precision != "auto" else "auto", precision=precision),
+    )
+    for note in made.notes:
+        say(note)
+    if "image" in made.towers:
+        say(f"{name}: both towers are ready, checked on {made.photos} photos")
+    else:
+        say(
+            f"{name}: the text tower is ready; the image tower is made when the first photos are "
+            "indexed, or now with --photos FOLDER"
+        )
+
+
+def _photos(folder: str | None) -> Iterator[str]:
+    """Photos to check a model on: in a folder, else in the default index, if there is one."""
+    if folder is not None:
+        from mmsearch.exports import photos_in
+
+        yield from photos_in(folder)
+        return
+    with suppress(IndexUnusable), open_collection() as library:
+        yield from (item.path for item in library.items if item.modality == "image")
 
 
 @models.command()

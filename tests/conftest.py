@@ -90,14 +90,15 @@ class Ear:
         return thing
 
     def encode(self, modality: str, batch: Any) -> Any:
-        rows = np.full((len(batch), self.dim), 0.01, dtype=np.float32)
+        rows = np.zeros((len(batch), self.dim), dtype=np.float32)
+        rows[:, 3] = 0.01
         for row, thing in zip(rows, batch, strict=True):
             if modality == "audio":
                 loud = thing[np.abs(thing) > 1e-3]
                 turns = np.count_nonzero(np.diff(np.sign(loud)))
                 hertz = turns / 2 / max(len(loud), 1) * self.sample_rate
-                nearest = min(PITCHES, key=lambda name: abs(PITCHES[name] - hertz))
-                row[list(PITCHES).index(nearest)] = 1 if len(loud) else 0
+                for place, pitch in enumerate(PITCHES.values()):
+                    row[place] = np.exp(-3 * abs(np.log2(max(hertz, 1) / pitch)))
             else:
                 for word in thing.lower().split():
                     if word in PITCHES:

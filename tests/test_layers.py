@@ -18,7 +18,7 @@ FLOORS = [
     {"entries"},
     {"catalog", "encoders", "fusion", "media", "metrics", "vectors"},
     {"cache", "lanes"},
-    {"contents", "roster", "queries"},
+    {"contents", "exports", "roster", "queries"},
     {"decode"},
     {"scan", "fill"},
     {"ingest", "search", "similar", "training"},
