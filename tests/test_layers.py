@@ -32,6 +32,7 @@ FLOORS = [
 """From the ground up; a module may import from lower floors and from its own package only."""
 
 HEAVY = {"torch", "open_clip", "transformers", "faiss", "onnxruntime", "numpy", "PIL", "tokenizers"}
+HEAVY |= {"av", "soundfile", "soxr", "pypdfium2", "rapidocr", "faster_whisper", "huggingface_hub"}
 
 
 def floor_of(module: str) -> int:

@@ -1,0 +1,213 @@
+"""Reads a PDF page by page: what it says, and what it looks like."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import stat
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mmsearch.errors import MissingExtra, UnreadableFile
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST_SQUARES = 8
+"""A page's picture has at most the pixels of so many squares of the side that was asked for: that
+is enough for a page eight times as long as it is wide."""
+LONGEST_SIDE = 16_000
+"""Pixels; thinner strips would be more than Pillow and an encoder can use."""
+
+_LOCK = threading.RLock()
+"""Held round every call into PDFium, which must not be entered by two threads even with two
+documents. Reentrant, since an abandoned document may be collected while a page is rendered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page."""
+
+    number: int
+    """From 1."""
+    text: str
+    """In lines, as far as the file says; empty for a scan."""
+    picture: Image.Image
+    """Upright RGB on white."""
+
+
+def require() -> None:
+    """Return if PDFs can be read.
+
+    Raises:
+        MissingExtra: pypdfium2 is not installed.
+    """
+    if find_spec("pypdfium2") is None:
+        raise MissingExtra("reading PDFs", "pdf")
+
+
+def count(source: str | Path | bytes) -> int:
+    """How many pages there are.
+
+    Raises:
+        UnreadableFile: As `pages`.
+    """
+    with _opened(source) as document:
+        return _length(document)
+
+
+def pages(source: str | Path | bytes, *, at_least: int) -> Iterator[Page]:
+    """The pages in order, one at a time in memory; damaged ones are left out.
+
+    Args:
+        source: A path, or the bytes of the file.
+        at_least: The side in pixels the caller will scale pictures to. A page's shorter side is
+            twice this, except that very long or wide ones are held to `MOST_SQUARES`.
+
+    Raises:
+        UnreadableFile: It cannot be opened, is no PDF, needs a password, or no page can be read.
+    """
+    with _opened(source) as document:
+        found = False
+        for index in range(_length(document)):
+            page = _page(document, index, 2 * at_least)
+            if page is not None:
+                found = True
+                yield page
+        if not found:
+            raise UnreadableFile("damaged")
+
+
+# ---------------------------------------------------------------------- documents
+
+
+@contextmanager
+def _opened(source: str | Path | bytes) -> Iterator[Any]:
+    require()
+    with _file_of(source) as file:
+        head = file.read(1024)  # some begin with a few bytes of something else
+        if not head:
+            raise UnreadableFile("0 bytes")
+        if b"%PDF-" not in head:
+            raise UnreadableFile("not a PDF")
+        file.seek(0)
+        with _LOCK:
+            document = _document(file)
+        try:
+            yield document
+        finally:
+            with _LOCK:
+                document.close()
+
+
+@contextmanager
+def _file_of(source: str | Path | bytes) -> Iterator[BinaryIO]:
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
+    try:
+        # asked first: opening a pipe would wait for someone to write to it
+        if not stat.S_ISREG(Path(source).stat().st_mode):
+            raise UnreadableFile("not a regular file")
+        file = Path(source).open("rb")  # noqa: SIM115 - closed below
+    except ValueError as error:  # a NUL in the path
+        raise UnreadableFile("no such file") from error
+    except OSError as error:
+        raise UnreadableFile((error.strerror or str(error)).lower()) from error
+    with file:
+        yield file
+
+
+def _document(file: BinaryIO) -> Any:
+    import pypdfium2
+    import pypdfium2.raw as pdfium
+
+    try:
+        document = pypdfium2.PdfDocument(file)
+        if document.get_formtype() == pdfium.FORMTYPE_ACRO_FORM:
+            document.init_forms()  # what has been filled in is drawn too
+    except pypdfium2.PdfiumError as error:
+        locked = error.err_code == pdfium.FPDF_ERR_PASSWORD
+        raise UnreadableFile("password needed" if locked else "damaged") from error
+    return document
+
+
+def _length(document: Any) -> int:
+    with _LOCK:
+        length = len(document)
+    if length < 1:
+        raise UnreadableFile("no pages")
+    return length
+
+
+# ---------------------------------------------------------------------- pages
+
+
+def _page(document: Any, index: int, shorter: int) -> Page | None:
+    from pypdfium2 import PdfiumError
+
+    with _LOCK:
+        try:
+            page = document[index]
+        except PdfiumError:
+            return None
+        try:
+            scale = _scale(page.get_size(), shorter)
+            bitmap = page.render(scale=scale)
+            picture = bitmap.to_pil().convert("RGB")  # a copy, free of the bitmap
+            bitmap.close()
+            text = _text_of(page)
+        except (PdfiumError, MemoryError):
+            return None
+        finally:
+            page.close()
+    return Page(index + 1, _cleaned(text), picture)
+
+
+def _text_of(page: Any) -> str:
+    text_page = page.get_textpage()
+    try:
+        return str(text_page.get_text_range())
+    finally:
+        text_page.close()
+
+
+def _scale(size: tuple[float, float], shorter: int) -> float:
+    """Pixels per point (1/72 inch)."""
+    short, long = max(1e-3, min(size)), max(1e-3, *size)
+    most = shorter * math.sqrt(MOST_SQUARES / (short * long))
+    return min(shorter / short, most, LONGEST_SIDE / long)
+
+
+# ---------------------------------------------------------------------- text
+
+_BREAK = re.compile(r"[\x02\ufffe]\s*|[-\u2010\u00ad]\n")
+"""A hyphen that PDFium has found at a line's end and put a mark for, or one that it has not."""
+_LIGATURES = re.compile(r"[\ufb00-\ufb06]")
+_UNPRINTABLE = re.compile(r"[\x00\x01\x03-\x09\x0b-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\ufffd\uffff]")
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff\ud800-\udfff]")
+
+
+def _cleaned(text: str) -> str:
+    """Text as it is meant: words that a line's end has cut are whole, no invisible characters."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _LIGATURES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    lines = (" ".join(_UNPRINTABLE.sub(" ", line).split()) for line in text.split("\n"))
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    return _INVISIBLE.sub("", _BREAK.sub(_joined, text))
+
+
+def _joined(found: re.Match[str]) -> str:
+    """What stands for a hyphen at a line's end: `exam-ple`, but `Anglo-Saxon` and `2019-2024`."""
+    before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
+    if found[0] == "\u00ad\n" or (before.isalpha() and after.islower()):
+        return ""
+    marked = found[0][0] in "\x02\ufffe"
+    return "-" if marked or (before.isalpha() and after.isalpha()) else found[0]

@@ -1,0 +1,223 @@
+"""Hears what is said in a sound or video, and when."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.errors import MissingExtra, ModelUnavailable
+from mmsearch.media.audio import HOP, windows
+from mmsearch.types import Span, TextPart
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Samples = NDArray[np.float32]
+    """(n,) mono, 16,000 a second, in [-1, 1]."""
+
+RATE = 16_000
+"""Samples a second that Whisper hears."""
+STRETCH = 300
+"""Seconds that are heard at once: more would fill the memory (an hour is 230 MB, several times)."""
+MARGIN = 30
+"""Seconds at the end of a stretch in which the quietest moment is looked for, to cut there."""
+LONGEST = 30.0
+"""Seconds of a passage; the text of more would not fit what a text encoder reads."""
+ENOUGH = 15.0
+"""Seconds after which a passage ends with a sentence."""
+PAUSE = 2.0
+"""Seconds of silence that end a passage."""
+
+_NEEDED = ("config.json", "model.bin", "tokenizer.json")
+"""Without its tokenizer, faster-whisper would fetch one."""
+_load_lock = Lock()
+
+
+def require() -> None:
+    """Return if speech can be heard, given a model.
+
+    Raises:
+        MissingExtra: faster-whisper is not installed.
+    """
+    if find_spec("faster_whisper") is None:
+        raise MissingExtra("--transcribe", "speech")
+
+
+def segments(source: str | Path, model: str | None = None) -> Iterator[TextPart]:
+    """What is said, in passages of some sentences with their times; nothing where nobody speaks.
+
+    Args:
+        source: Path of a sound or video file.
+        model: As for `model_folder`.
+
+    Raises:
+        ModelUnavailable: As `model_folder`.
+        UnreadableFile: The file cannot be opened, has no sound, or is damaged.
+    """
+    require()
+    whisper = _loaded(model_folder(model))
+    for start, samples in _stretches(windows(source, RATE)):
+        yield from _passages(_heard(whisper, start, samples))
+
+
+def model_folder(model: str | None = None) -> Path:
+    """Where a Whisper model is on this machine; nothing is ever fetched.
+
+    Args:
+        model: A folder with a model for CTranslate2; or a size ("base", "large-v3"), or a
+            repository ("Systran/faster-whisper-base"), that is in the Hugging Face cache. None is
+            `$MMSEARCH_WHISPER`, else "base".
+
+    Raises:
+        ModelUnavailable: It is not there, or not wholly.
+    """
+    name = model or os.environ.get("MMSEARCH_WHISPER") or "base"
+    folder = Path(os.path.expanduser(name))
+    # a folder that happens to be called `base` is not meant
+    if not folder.is_dir() or (folder.name == name and not (folder / "model.bin").is_file()):
+        folder = _cached(name)
+    missing = [needed for needed in _NEEDED if not (folder / needed).is_file()]
+    if missing:
+        raise ModelUnavailable(f"no Whisper model in {folder}: {', '.join(missing)} missing")
+    return folder
+
+
+def _cached(name: str) -> Path:
+    """The folder in the Hugging Face cache."""
+    require()
+    from faster_whisper.utils import _MODELS, download_model
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    repository = _MODELS.get(name, name)
+    if name.startswith((".", "~")) or os.path.isabs(name) or repository.count("/") != 1:
+        sizes = ", ".join(sorted(_MODELS))
+        raise ModelUnavailable(f"no Whisper model {name!r}: no such folder, nor one of {sizes}")
+    try:
+        return Path(download_model(repository, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise ModelUnavailable(
+            f"the Whisper model {name!r} is not on this machine: `hf download {repository}` "
+            "fetches it, or give the folder of one with --whisper"
+        ) from error
+
+
+def _loaded(folder: Path) -> Any:
+    with _load_lock:
+        return _model(str(folder.absolute()))
+
+
+@cache
+def _model(folder: str) -> Any:
+    for name in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"):  # by version
+        os.environ.setdefault(name, "1")  # before ONNX Runtime, which finds speech, is imported
+    from faster_whisper import WhisperModel
+
+    try:
+        return WhisperModel(folder, device="cpu", compute_type="int8", local_files_only=True)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelUnavailable(f"no Whisper model for CTranslate2 in {folder}: {error}") from error
+
+
+# ---------------------------------------------------------------------- sound
+
+
+def _stretches(heard: Iterable[tuple[Span, Samples]]) -> Iterator[tuple[float, Samples]]:
+    """The sound in long pieces that are cut where it is quiet, with where they start."""
+    import numpy as np
+
+    start, ahead, length = 0.0, [], 0
+    for samples in _in_a_row(heard):
+        ahead.append(samples)
+        length += len(samples)
+        if length >= STRETCH * RATE:
+            whole = np.concatenate(ahead)
+            end = _quietest(whole)
+            yield start, whole[:end]
+            start += end / RATE
+            ahead, length = [whole[end:]], len(whole) - end
+    if length:
+        yield start, np.concatenate(ahead)
+
+
+def _in_a_row(heard: Iterable[tuple[Span, Samples]]) -> Iterator[Samples]:
+    """What overlapping windows have between them, once."""
+    last: tuple[Span, Samples] | None = None
+    for window in heard:
+        if last:
+            yield last[1][: round(HOP * RATE)]
+        last = window
+    if last:
+        span, samples = last
+        yield samples[: round((span.end - span.start) * RATE)]
+
+
+def _quietest(samples: Samples) -> int:
+    """The middle of the quietest half second near the end."""
+    import numpy as np
+
+    half = RATE // 2
+    near = samples[-MARGIN * RATE :]
+    near = near[: len(near) // half * half].reshape(-1, half)
+    quiet = int(np.square(near).mean(axis=1).argmin())
+    return max(half, len(samples) - MARGIN * RATE) + quiet * half + half // 2
+
+
+# ---------------------------------------------------------------------- words
+
+
+def _heard(whisper: Any, start: float, samples: Samples) -> Iterator[TextPart]:
+    """Whisper's own segments: a clause or a sentence each."""
+    from faster_whisper.vad import VadOptions, get_speech_timestamps
+
+    voices = VadOptions(min_speech_duration_ms=250)
+    if not get_speech_timestamps(samples, voices):
+        return  # else it would be guessed which language the silence is in
+    found, _ = whisper.transcribe(
+        samples,
+        vad_filter=True,
+        vad_parameters=voices,
+        temperature=0.0,  # no dice: the same file has the same words
+        condition_on_previous_text=False,  # an error doesn't breed others
+    )
+    for segment in found:
+        text = " ".join(segment.text.split())
+        repeats = segment.compression_ratio > 2.4  # "you you you": Whisper's own bounds
+        if text and not repeats and segment.avg_logprob > -1.0:
+            begin, end = round(start + segment.start, 2), round(start + segment.end, 2)
+            yield TextPart(text, "speech", Span(begin, end, "second"))
+
+
+def _passages(parts: Iterable[TextPart]) -> Iterator[TextPart]:
+    """Segments put together until they are worth finding: some sentences without a long pause."""
+    now: TextPart | None = None
+    for part in parts:
+        if now is not None and _goes_on(now, part):
+            now = _together(now, part)
+        else:
+            if now is not None:
+                yield now
+            now = part
+    if now is not None:
+        yield now
+
+
+def _goes_on(now: TextPart, part: TextPart) -> bool:
+    here, there = now.span, part.span
+    if here is None or there is None or there.start - here.end >= PAUSE:
+        return False
+    ended = now.text.endswith((".", "!", "?", "…", "。", "！", "？"))
+    long = here.end - here.start
+    return there.end - here.start <= LONGEST and not (ended and long >= ENOUGH)
+
+
+def _together(one: TextPart, other: TextPart) -> TextPart:
+    assert one.span is not None
+    assert other.span is not None
+    span = Span(one.span.start, other.span.end, "second")
+    return TextPart(f"{one.text} {other.text}", one.origin, span)

@@ -1,0 +1,264 @@
+"""Looks at a video: one upright picture for each shot, and what its file says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmsearch.errors import MissingExtra, UnreadableFile
+from mmsearch.media.container import opened
+from mmsearch.media.shots import Shot, ShotFinder
+from mmsearch.types import Span
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+    from PIL import Image
+
+    from mmsearch.media.shots import Glance
+
+SHORT_GROUP = 1.0
+"""Seconds; of a group of pictures up to this long only the key frame is decoded."""
+LOOK_EVERY = 0.12
+"""Seconds between frames that are compared."""
+TAIL = 1.5
+"""Seconds at the end of a whole video that may be without a decoded frame."""
+MOST_PIXELS = 2**27
+"""Larger frames are refused by the decoder: four times 8K."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A picture that stands for a stretch of a video."""
+
+    span: Span
+    """Seconds: from where it is first seen to where the next one is."""
+    picture: Image.Image
+    """Upright RGB, taken a moment after the stretch begins, clear of a blended cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What is known of a video besides its frames."""
+
+    seconds: float
+    width: int
+    """Pixels as shown: upright, and square."""
+    height: int
+    taken_at: datetime | None
+    """Local time without a zone, as photos have it: the camera's where the file says it (Apple's
+    do), else this machine's, since other files have universal time."""
+
+
+def require() -> None:
+    """Return if videos can be read.
+
+    Raises:
+        MissingExtra: PyAV is not installed.
+    """
+    if find_spec("av") is None:
+        raise MissingExtra("video", "av")
+
+
+def frames(source: str | Path, *, at_least: int) -> Iterator[Frame]:
+    """One frame for each shot, and at least one every 10 seconds, in order of time.
+
+    The spans are contiguous, begin at 0 and reach the end. Of a video that breaks off, what could
+    be read is given.
+
+    Args:
+        source: Path of the file.
+        at_least: The side in pixels the caller will scale pictures to. They come with a shorter
+            side of twice this, or as they are when smaller.
+
+    Raises:
+        UnreadableFile: It cannot be opened, is no video, or no frame of it can be decoded.
+    """
+    with opened(source) as container:
+        stream = _video_of(container)
+        finder, last = ShotFinder(), 0.0
+
+        def chosen(shot: Shot) -> Frame:
+            picture = _picture(shot.frame, stream, 2 * at_least)
+            return Frame(Span(shot.start, shot.end, "second"), picture)
+
+        for last, frame in _looked_at(container, stream):
+            if shot := finder.feed(last, _glance(frame), frame):
+                yield chosen(shot)
+        if finder.latest is None:
+            raise UnreadableFile("damaged")
+        for shot in finder.finish(_end(container, stream, last)):
+            yield chosen(shot)
+
+
+def has_sound(source: str | Path) -> bool:
+    """Whether a video has a sound track that can be decoded.
+
+    Raises:
+        UnreadableFile: It cannot be opened, or is no video.
+    """
+    with opened(source) as container:
+        return any(stream.codec_context is not None for stream in container.streams.audio)
+
+
+def info(source: str | Path) -> VideoInfo:
+    """What a video's file says of it.
+
+    Raises:
+        UnreadableFile: It cannot be opened, is no video, or no frame of it can be decoded.
+    """
+    with opened(source) as container:
+        stream = _video_of(container)
+        looked_at = _looked_at(container, stream)
+        time, frame = next(looked_at, (0.0, None))
+        if frame is None:
+            raise UnreadableFile("damaged")
+        size = _shown_size(frame, stream)
+        if not container.duration:  # a browser's recording doesn't say: looked through to its end
+            for time, _ in looked_at:  # noqa: B007 - the last is wanted
+                pass
+        seconds = container.duration / 1e6 if container.duration else time + _frame_time(stream)
+        return VideoInfo(seconds, *size, _taken_at({**stream.metadata, **container.metadata}))
+
+
+# ---------------------------------------------------------------------- decoding
+
+
+def _video_of(container: InputContainer) -> VideoStream:
+    from av.stream import Disposition
+
+    for stream in container.streams.video:
+        cover = stream.disposition & Disposition.attached_pic
+        if not cover and stream.codec_context is not None:
+            stream.thread_type = "AUTO"
+            stream.codec_context.skip_frame = "NONREF"
+            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+            return stream
+    raise UnreadableFile("no video in it")
+
+
+def _looked_at(
+    container: InputContainer, stream: VideoStream
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Frames in order, with their times in seconds from the start of the file."""
+    zero = (container.start_time or 0) / 1e6
+    step = _frame_time(stream)
+    last = None
+    for packet in _needed(container, stream):
+        for frame in _decoded(packet):
+            time = None if frame.time is None else frame.time - zero
+            if last is None:
+                time = max(time or 0.0, 0.0)
+            elif time is None or time < last - 1:  # no times, or they begin again
+                time = last + step
+            elif time < last + LOOK_EVERY:
+                continue
+            if not frame.is_corrupt:
+                last = time
+                yield time, frame
+
+
+def _needed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """Packets to decode: of short groups of pictures, as phones make them, the key frame alone.
+
+    A group whose length isn't clear yet is held back, compressed as it is.
+    """
+    group: list[Packet[VideoStream]] = []
+    for packet in container.demux(stream):
+        if packet.is_keyframe and packet.size:
+            yield from group[:1]  # short, or it would not be here
+            group = [packet]
+        elif group:
+            group.append(packet)
+            if _is_long(group):
+                yield from group
+                group = []
+        else:
+            yield packet
+    yield from group
+
+
+def _is_long(group: list[Packet[VideoStream]]) -> bool:
+    first, last = group[0], group[-1]
+    if first.dts is None or last.dts is None or last.time_base is None:
+        return len(group) > 30  # about a second
+    return float((last.dts - first.dts) * last.time_base) > SHORT_GROUP
+
+
+def _decoded(packet: Packet[VideoStream]) -> list[VideoFrame]:
+    import av
+
+    try:
+        return list(packet.decode())
+    except av.error.FFmpegError:
+        return []  # those after it may be whole
+
+
+def _frame_time(stream: VideoStream) -> float:
+    """Seconds that a frame usually lasts."""
+    rate = stream.average_rate or stream.guessed_rate
+    return min(1.0, float(1 / rate)) if rate else 0.04
+
+
+def _end(container: InputContainer, stream: VideoStream, last: float) -> float:
+    """Seconds at which a video ends of which the last frame decoded is at `last`.
+
+    That is where the file says that it does, its sound included. But one that breaks off says so
+    of what is missing too, and is taken to end with its frames.
+    """
+    end = last + _frame_time(stream)
+    said = (container.duration or 0) / 1e6
+    own = float(stream.duration * (stream.time_base or 0)) if stream.duration else said
+    return max(end, said) if end > own - TAIL else end
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def _glance(frame: VideoFrame) -> Glance:
+    import numpy as np
+
+    small = frame.reformat(width=32, height=18, format="rgb24", interpolation="AREA")
+    return np.asarray(small.to_ndarray(), np.float32) / np.float32(255)
+
+
+def _picture(frame: VideoFrame, stream: VideoStream, shorter: int) -> Image.Image:
+    """The frame upright in RGB, its shorter side at most so many pixels."""
+    from PIL import Image
+
+    width, height = _square_size(frame, stream)
+    scale = min(1.0, shorter / min(width, height))
+    width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    shrunk = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+    picture = Image.fromarray(shrunk.to_ndarray())
+    turn = {90: "ROTATE_90", 180: "ROTATE_180", 270: "ROTATE_270"}.get(frame.rotation % 360)
+    return picture.transpose(Image.Transpose[turn]) if turn else picture
+
+
+def _square_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """Width and height as it lies in the file, of square pixels (those of a DVD are not)."""
+    aspect = stream.sample_aspect_ratio or 1
+    return (max(1, round(frame.width * aspect)), frame.height) if aspect > 0 else (1, 1)
+
+
+def _shown_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    width, height = _square_size(frame, stream)
+    return (height, width) if frame.rotation % 180 == 90 else (width, height)
+
+
+def _taken_at(tags: dict[str, str]) -> datetime | None:
+    for name in ("com.apple.quicktime.creationdate", "creation_time"):
+        try:
+            time = datetime.fromisoformat(tags.get(name, ""))
+        except ValueError:
+            continue
+        if name == "creation_time":
+            time = time.astimezone()
+        if time.year > 1980:  # a camera whose clock was never set has the epoch
+            return time.replace(tzinfo=None)
+    return None
