@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -190,7 +191,7 @@ class Collection:
             pdf: Whether to take in PDFs.
             ocr: Whether to read the writing in pictures.
             transcribe: Whether to write down what is said in sounds and videos.
-            whisper: The model that does: a size ("base"), a repository or a folder.
+            whisper: The model that does: a size ("base"), a repository or a folder; remembered.
             progress: Called with (files done, files in all or None).
 
         Raises:
@@ -208,19 +209,19 @@ class Collection:
         from mmsearch.update import Reads, Update, check_megapixels, options_for
 
         given = None if paths is None else _existing(paths)
-        reads = Reads(video, pdf, ocr, transcribe)
+        reads = Reads(video, pdf, ocr, transcribe, whisper)
         options = Options(
             exclude=[exclude] if isinstance(exclude, str) else list(exclude),
             include_hidden=include_hidden,
             max_megapixels=check_megapixels(max_megapixels),
             refused=reads.refused(),
-            whisper=whisper,
         )
         book = None if captions is None else CaptionBook(os.fspath(captions))
-        chosen = reads.settle(self._catalog, whisper)
+        chosen, heard_by = reads.settle(self._catalog)
         self._roster.want(self._wanted)
         lanes = self._roster.lanes()
         options = options_for(options, lanes, chosen, captions=book is not None)
+        options = replace(options, whisper=heard_by)
         run = Update(self._catalog, lanes, options, book=book, progress=progress)
         self.report = run.report
         self.report.warnings += self._advice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 SETTING = "reads"
 """The catalog's setting that holds what was turned on, with a space between."""
 
+WHISPER = "whisper"
+"""The setting that holds the model that hears speech, if one was named."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reads:
@@ -33,9 +37,10 @@ class Reads:
     pdf: bool | None = None
     ocr: bool | None = None
     transcribe: bool | None = None
+    whisper: str | None = None
 
-    def settle(self, catalog: Catalog, whisper: str | None) -> frozenset[str]:
-        """What is on from now on: "video", "pdf", "ocr", "transcribe".
+    def settle(self, catalog: Catalog) -> tuple[frozenset[str], str | None]:
+        """What is on from now on, of "video", "pdf", "ocr", "transcribe", and what hears speech.
 
         Raises:
             MissingExtra: something was turned on whose packages are not installed.
@@ -46,11 +51,16 @@ class Reads:
         chosen = frozenset(
             name for name, on in asked.items() if (name in held if on is None else on)
         )
+        whisper = self.whisper or catalog.setting(WHISPER)
+        if self.whisper is not None and os.path.isdir(self.whisper):
+            whisper = os.path.abspath(self.whisper)
         for name in sorted(chosen):
             _REQUIRED[name](whisper)
         if chosen != held:
             catalog.set_setting(SETTING, " ".join(sorted(chosen)))
-        return chosen
+        if self.whisper is not None and whisper is not None:
+            catalog.set_setting(WHISPER, whisper)
+        return chosen, whisper
 
     def refused(self) -> frozenset[Kind]:
         """Kinds that were turned off just now: those of them that are stored go."""

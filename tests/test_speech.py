@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mmsearch
 from mmsearch.errors import MissingExtra, ModelUnavailable, UnreadableFile
 from mmsearch.media import speech
 from mmsearch.types import Span, TextPart
@@ -211,3 +212,15 @@ def test_no_passage_of_several_segments_is_over_30_seconds():
     for passage in speech._passages(parts):
         assert passage.span is not None
         assert passage.span.end - passage.span.start <= 30
+
+
+def test_what_is_said_in_a_sound_is_found_in_words_with_its_seconds(base, toy, tmp_path):
+    (tmp_path / "s").mkdir()
+    spoken(tmp_path / "s" / "a.wav", "The old lighthouse was painted red.")
+    with mmsearch.index(tmp_path / "s", tmp_path / "i", transcribe=True, whisper=base) as library:
+        (hit,) = library.search("red", target="text")
+        assert hit.modality == "audio"
+        assert "lighthouse" in hit.caption.lower()
+        assert hit.span.unit == "second"
+        library.add()  # what is to hear it is remembered
+        assert library.report.unchanged == 1
