@@ -20,9 +20,10 @@ lint: $(VENV)/.$(EXTRAS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The built-in model, from the frozen towers and the captioned photos in $(DATA).
+# The built-in model, from the frozen towers and the captioned photos and sounds in $(DATA).
 mini: $(VENV)/.train
-	$(BIN)/python -m mmsearch.training build --data $(DATA)/flickr8k --out mmsearch/models/mini
+	$(BIN)/python -m mmsearch.training build --data $(DATA)/flickr8k --sounds $(DATA)/esc10 \
+	  --stamps $(DATA)/tuxpaint --out mmsearch/models/mini
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -31,6 +31,24 @@ def noise(seed: int, width: int = 320, height: int = 200) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def sound(seed: int, *, hertz: float = 440) -> np.ndarray:
+    """A window of a tone in noise."""
+    dice = np.random.default_rng(seed)
+    at = np.arange(5 * 16000) / 16000
+    tone = 0.3 * np.sin(2 * np.pi * hertz * (1 + seed) * at)
+    return (tone + 0.05 * dice.standard_normal(len(at))).astype(np.float32)
+
+
+def deaf(tmp_path: Path) -> MiniEncoder:
+    """The model without what makes it hear."""
+    folder = copied(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]["audio.onnx"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "audio.onnx").unlink()
+    return load_mini(folder)
+
+
 def copied(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FOLDER, tmp_path / "mini"))
 
@@ -38,13 +56,14 @@ def copied(tmp_path: Path) -> Path:
 def test_rows_have_unit_length(mini: MiniEncoder) -> None:
     photos = mini.encode("image", [noise(seed) for seed in range(3)])
     texts = mini.encode("text", ["a dog", "a city street at night", ""])
-    for vectors in (photos, texts):
+    sounds = mini.encode("audio", [sound(0), sound(1), np.zeros(5 * 16000, np.float32)])
+    for vectors in (photos, texts, sounds):
         assert vectors.shape == (3, mini.dim)
         assert vectors.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("modality", ["image", "text"])
+@pytest.mark.parametrize("modality", ["image", "text", "audio"])
 def test_no_things_have_no_rows(mini: MiniEncoder, modality: str) -> None:
     assert mini.encode(modality, []).shape == (0, mini.dim)  # type: ignore[arg-type]
 
@@ -75,6 +94,51 @@ def test_prepared_things_have_the_same_vectors(mini: MiniEncoder) -> None:
     assert prepared.dtype == np.uint8
     np.testing.assert_array_equal(mini.encode("image", [prepared]), mini.encode("image", [photo]))
     assert mini.prepare("text", "a dog") == "a dog"
+
+
+def test_a_sound_has_the_same_vector_whatever_the_batch(mini: MiniEncoder) -> None:
+    sounds = [sound(seed) for seed in range(9)]
+    together = mini.encode("audio", sounds)
+    alone = np.concatenate([mini.encode("audio", [one]) for one in sounds])
+    np.testing.assert_allclose(together, alone, atol=SAME)
+
+
+def test_a_prepared_sound_is_a_picture_with_the_same_vector(mini: MiniEncoder) -> None:
+    prepared = mini.prepare("audio", sound(3))
+    assert prepared.shape == (mini.image_size, mini.image_size)
+    assert prepared.dtype == np.uint8
+    np.testing.assert_array_equal(
+        mini.encode("audio", [prepared]), mini.encode("audio", [sound(3)])
+    )
+
+
+def test_the_same_sound_has_the_same_vector_to_the_bit(mini: MiniEncoder) -> None:
+    first = mini.encode("audio", [sound(0)])
+    for encoder in (mini, load_mini()):
+        np.testing.assert_array_equal(encoder.encode("audio", [sound(0)]), first)
+
+
+def test_hearing_changes_no_image_and_no_text_vector(mini: MiniEncoder, tmp_path: Path) -> None:
+    without = deaf(tmp_path)
+    mini.encode("audio", [sound(0)])
+    photos, texts = [noise(seed) for seed in range(3)], ["a dog", "the sound of rain"]
+    np.testing.assert_array_equal(mini.encode("image", photos), without.encode("image", photos))
+    np.testing.assert_array_equal(mini.encode("text", texts), without.encode("text", texts))
+
+
+def test_a_model_that_does_not_hear_is_of_the_same_space(tmp_path: Path) -> None:
+    without = deaf(tmp_path)
+    assert without.modalities == {"image", "text"}
+    assert without.sample_rate == 0
+    assert without.fingerprint == load_mini().fingerprint
+    with pytest.raises(UnsupportedModality, match=r"audio.*image and text"):
+        without.encode("audio", [sound(0)])
+
+
+def test_indexes_of_earlier_releases_stay_valid(mini: MiniEncoder) -> None:
+    assert mini.fingerprint == "084f0c58b661080b"
+    assert mini.modalities == {"image", "text", "audio"}
+    assert mini.sample_rate == 16000
 
 
 def test_a_grey_photo_is_taken_as_rgb(mini: MiniEncoder) -> None:
@@ -112,11 +176,11 @@ def test_a_real_photo_lies_nearest_to_its_description(
     assert names[int(scores.argmax())] == words
 
 
-def test_sound_is_refused_with_what_can_be_encoded(mini: MiniEncoder) -> None:
-    with pytest.raises(UnsupportedModality, match=r"audio.*image and text"):
-        mini.encode("audio", [])
+def test_what_is_not_known_is_refused_with_what_can_be_encoded(mini: MiniEncoder) -> None:
+    with pytest.raises(UnsupportedModality, match=r"smell.*audio and image and text"):
+        mini.encode("smell", [])  # type: ignore[arg-type]
     with pytest.raises(UnsupportedModality):
-        mini.prepare("audio", b"")
+        mini.prepare("smell", b"")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +189,8 @@ def test_sound_is_refused_with_what_can_be_encoded(mini: MiniEncoder) -> None:
         ("image.onnx", "image", noise(0)),
         ("text.onnx", "text", "a"),
         ("tokenizer.json", "text", "a"),
+        ("audio.onnx", "audio", sound(0)),
+        ("image.onnx", "audio", sound(0)),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, file: str, modality: str, thing: object) -> None:
@@ -166,7 +232,9 @@ def test_threads_share_one_encoder() -> None:
     encoder, found = load_mini(), dict[int, np.ndarray]()
 
     def work(seed: int) -> None:
-        found[seed] = encoder.encode("text", [f"{seed} dogs"])
+        found[seed] = np.concatenate(
+            [encoder.encode("text", [f"{seed} dogs"]), encoder.encode("audio", [sound(seed)])]
+        )
 
     threads = [Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -174,7 +242,10 @@ def test_threads_share_one_encoder() -> None:
     for thread in threads:
         thread.join()
     for seed, vectors in found.items():
-        np.testing.assert_allclose(vectors, encoder.encode("text", [f"{seed} dogs"]), atol=SAME)
+        np.testing.assert_allclose(
+            vectors[0], encoder.encode("text", [f"{seed} dogs"])[0], atol=SAME
+        )
+        np.testing.assert_allclose(vectors[1], encoder.encode("audio", [sound(seed)])[0], atol=SAME)
     assert len(found) == 4
 
 

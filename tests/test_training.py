@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,48 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
+pytest.importorskip("soxr")
 
 from torch import nn  # noqa: E402
 
+from mmsearch.encoders import mini  # noqa: E402
 from mmsearch.training.data import read_split  # noqa: E402
 from mmsearch.training.evaluate import class_recalls, dev_recalls, recalls  # noqa: E402
 from mmsearch.training.export import exported  # noqa: E402
 from mmsearch.training.features import Texts  # noqa: E402
 from mmsearch.training.fit import Temperatures, fit_heads, shuffled  # noqa: E402
-from mmsearch.training.heads import Head, moments, standardised, token_mean  # noqa: E402
+from mmsearch.training.heads import DIM, Head, moments, standardised, token_mean  # noqa: E402
+from mmsearch.training.hearing import WIDTH, Ear, Heard  # noqa: E402
 from mmsearch.training.lessons import CLASSES, Lessons  # noqa: E402
+from mmsearch.training.listen import (  # noqa: E402
+    AudioHead,
+    Concepts,
+    export_audio,
+    fit_audio,
+)
 from mmsearch.training.losses import classifier_distillation, info_nce  # noqa: E402
-from mmsearch.training.package import apart, write_model  # noqa: E402
+from mmsearch.training.package import add_hearing, apart, write_model  # noqa: E402
+from mmsearch.training.phrases import ESC10, phrases_of  # noqa: E402
 from mmsearch.training.quantise import small_image  # noqa: E402
 from mmsearch.training.recipe import Recipe  # noqa: E402
+from mmsearch.training.sound_figures import (  # noqa: E402
+    FREELY,
+    average_precisions,
+    hits_at,
+    precision_at,
+    unseen_vectors,
+)
+from mmsearch.training.sounds import (  # noqa: E402
+    Sound,
+    changed_picture,
+    placed,
+    read_esc10,
+    read_stamps,
+)
 from mmsearch.training.trunks import _folded, padding_bias  # noqa: E402
 from mmsearch.training.views import seen  # noqa: E402
+
+torch.set_num_threads(1)  # on tensors this small, threads only wait for each other
 
 
 def test_info_nce_is_the_mean_of_both_directions() -> None:
@@ -240,3 +267,143 @@ def test_an_interval_holds_its_mean() -> None:
     at = recalls(scores, [[row % 20] for row in range(60)], [row // 3 for row in range(60)])[5]
     assert at.low <= at.mean <= at.high
     assert at.low < at.high
+
+
+# ---------------------------------------------------------------------- hearing
+
+
+def tone(hertz: float, seconds: float = 1.0) -> Any:
+    return np.sin(np.arange(round(seconds * 16000)) * hertz * math.tau / 16000).astype(np.float32)
+
+
+def heard_of(per_concept: int = 6, views: int = 3) -> tuple[Heard, Concepts]:
+    """Four concepts of 30 numbers each, noisily heard, with two phrases a concept."""
+    dice = torch.Generator().manual_seed(0)
+    of_sound = torch.arange(4).repeat_interleave(per_concept)
+    centres = torch.randn(4, 30, generator=dice)
+    changed = centres[of_sound] + 0.3 * torch.randn(views, len(of_sound), 30, generator=dice)
+    phrases = nn.functional.normalize(torch.randn(8, DIM, generator=dice), dim=-1)
+    concepts = Concepts(of_sound, phrases, torch.tensor([0, 2, 4, 6, 8]))
+    return Heard(changed[0], torch.arange(len(of_sound)), changed), concepts
+
+
+FEW_STEPS = Recipe(audio_steps=60, audio_inner=8)
+
+
+def test_training_brings_sounds_to_their_phrases() -> None:
+    heard, concepts = heard_of()
+    head = fit_audio(heard, concepts, torch.arange(24), FEW_STEPS)
+    with torch.no_grad():
+        best = (head(heard.plain) @ concepts.vectors.T).argmax(1) // 2
+    assert float((best == concepts.of_sound).float().mean()) > 0.95
+
+
+def test_the_audio_head_is_the_same_for_the_same_seed() -> None:
+    heard, concepts = heard_of()
+    one, again = (fit_audio(heard, concepts, torch.arange(24), FEW_STEPS) for _ in range(2))
+    assert all(map(torch.equal, one.parameters(), again.parameters()))
+
+
+def test_a_fold_that_is_left_out_is_not_learnt_from() -> None:
+    heard, concepts = heard_of()
+    spoilt = Heard(heard.plain, heard.owners, heard.changed.clone())
+    spoilt.changed[:, 20:] = 1e3
+    rows = torch.arange(20)
+    one, other = (fit_audio(which, concepts, rows, FEW_STEPS) for which in (heard, spoilt))
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def test_what_is_added_to_the_tower_does_what_the_head_does() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder = Path(mini.__file__).parent.parent / "models" / "mini"
+    torch.manual_seed(0)
+    head = AudioHead(torch.randn(WIDTH), torch.rand(WIDTH) + 0.5, Recipe()).eval()
+    both = (folder / "image.onnx").read_bytes() + export_audio(head)
+    session = onnxruntime.InferenceSession(both)
+    picture = np.random.default_rng(0).integers(0, 256, (260, 260), dtype=np.uint8)
+    pixels = np.repeat(picture[None, ..., None], 3, axis=3)
+    found = session.run(["heard"], {"pixels": pixels})[0]
+    with torch.no_grad():
+        expected = head(torch.from_numpy(Ear(folder / "image.onnx").features([picture])))
+    np.testing.assert_allclose(found, expected.numpy(), atol=2e-3)
+
+
+def test_an_audio_head_leaves_the_rest_of_the_folder_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "image.onnx").write_bytes(b"tower")
+    (tmp_path / "manifest.json").write_text('{"dim": 512, "sha256": {"image.onnx": "1"}}')
+    add_hearing(tmp_path, b"head")
+    add_hearing(tmp_path, b"new head")
+    assert (tmp_path / "image.onnx").read_bytes() == b"tower"
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["sha256"].keys() == {"image.onnx", "audio.onnx"}
+    assert manifest["sha256"]["image.onnx"] == "1"
+    with pytest.raises(ValueError, match="may be 0"):
+        add_hearing(tmp_path, b"too big", most_bytes=5)
+    assert (tmp_path / "audio.onnx").read_bytes() == b"new head"
+
+
+def test_a_changed_sound_is_the_same_for_the_same_dice() -> None:
+    waves = [tone(300), tone(500, 7)]
+    for wave in waves:
+        one, again, other = (
+            changed_picture(wave, waves, np.random.default_rng(seed)) for seed in (1, 1, 2)
+        )
+        assert one.shape == (260, 260)
+        np.testing.assert_array_equal(one, again)
+        assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+def test_a_short_sound_is_placed_whole(repeat: bool) -> None:
+    wave = tone(300)
+    window = placed(wave, np.random.default_rng(0), repeat=repeat)
+    assert len(window) == 5 * 16000
+    times = 5 if repeat else 1
+    assert float((window**2).sum()) == pytest.approx(times * float((wave**2).sum()), rel=1e-3)
+
+
+def test_each_label_has_several_phrases_and_labels_of_one_thing_share_a_concept() -> None:
+    for label in ("Dog bark", "Sea waves", "Person sneeze"):
+        concept, phrases = phrases_of(label)
+        assert len(phrases) > 20
+        assert len(set(phrases)) == len(phrases)
+    assert phrases_of("Dog bark")[0] == phrases_of("A dog.", animal=True)[0]
+    concept, phrases = phrases_of("A cow.", animal=True)
+    assert concept == "cow"
+    assert {"a cow mooing", "the sound of a cow"} <= set(phrases)
+    assert "a voice saying seven" in phrases_of("Seven.")[1]
+
+
+def test_the_words_of_the_measurement_are_not_learnt_from() -> None:
+    learnt = {phrase for label in ESC10 for phrase in phrases_of(label)[1]}
+    assert not learnt & set(FREELY.values())
+
+
+def test_sets_of_sounds_are_read_with_folds_and_pictures(tmp_path: Path) -> None:
+    (tmp_path / "labels.tsv").write_text("a.ogg\tRain\t3\n")
+    [sound] = read_esc10(tmp_path)
+    assert (sound.path, sound.concept, sound.fold) == (tmp_path / "audio" / "a.ogg", "rain", 3)
+    (tmp_path / "labels.tsv").write_text("b.ogg\tA frog.\tanimals/amphibians\tfrog.jpg\t1.5\n")
+    [stamp] = read_stamps(tmp_path)
+    assert (stamp.concept, stamp.fold, stamp.picture) == ("frog", 0, "frog.jpg")
+
+
+def test_average_precision_is_the_mean_over_right_answers() -> None:
+    scores = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
+    answers = np.array([[True, False, False, True]])
+    assert average_precisions(scores, answers)[0] == pytest.approx((1 / 1 + 2 / 4) / 2)
+    assert hits_at(scores, ~answers, 1) == 0
+    assert hits_at(scores, ~answers, 2) == 100
+    assert precision_at(scores, answers, 2) == 50
+
+
+def test_sounds_are_judged_by_heads_that_never_heard_them() -> None:
+    heard, concepts = heard_of()
+    sounds = [Sound(Path(), "x", "x", (), fold=row % 4) for row in range(24)]
+    vectors = unseen_vectors(sounds, heard, concepts, FEW_STEPS)
+    folds = np.arange(24) % 4
+    assert len(vectors) == (folds > 0).sum()
+    head = fit_audio(heard, concepts, torch.from_numpy(np.flatnonzero(folds != 2)), FEW_STEPS)
+    with torch.no_grad():
+        expected = head(heard.plain[folds == 2]).numpy()
+    np.testing.assert_array_equal(vectors[folds[folds > 0] == 2], expected)

@@ -1,4 +1,4 @@
-"""The built-in model: photos and English text in one space, on ONNX Runtime alone."""
+"""The built-in model: photos, sounds and English text in one space, on ONNX Runtime alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mmsearch.encoders.mel import RATE, mel_picture
 from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.errors import ModelDamaged, UnsupportedModality
 
@@ -31,6 +32,11 @@ TEXTS_A_RUN = 32
 PADDING = 0
 """The token id the text graph takes for nothing."""
 
+AUDIO = "audio.onnx"
+"""What the image tower's graph lacks to hear; a model may be without it."""
+HEARD = "heard"
+"""The output that it adds."""
+
 
 def load_mini(folder: Path = FOLDER) -> MiniEncoder:
     """The built-in encoder; each tower is read when first used.
@@ -46,15 +52,14 @@ def load_mini(folder: Path = FOLDER) -> MiniEncoder:
 
 
 class MiniEncoder:
-    """Unit vectors (n, 512) of photos and texts that can be compared with each other.
+    """Unit vectors (n, 512) of photos, sounds and texts that can be compared with each other.
 
     The same input has the same vector, whatever else is in the batch (to 1e-4). Safe to use from
     several threads. Texts are cut at 128 tokens; photos are squeezed to a square, so that nothing
-    at their edges is lost.
+    at their edges is lost; of a sound the image tower sees a picture, five seconds wide.
     """
 
     name = "mini"
-    modalities: frozenset[Modality] = frozenset({"image", "text"})
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self._folder = folder
@@ -62,31 +67,42 @@ class MiniEncoder:
         self._loading = threading.Lock()
         self.dim = int(manifest["dim"])
         self.image_size = int(manifest["image_size"])
-        hashes = "".join(f"{name}:{self._sha256[name]}\n" for name in sorted(self._sha256))
+        hears = AUDIO in self._sha256
+        self.modalities: frozenset[Modality] = frozenset(
+            ("image", "text", "audio") if hears else ("image", "text")
+        )
+        self.sample_rate = RATE if hears else 0
+        # hearing changes no other vector, so what was indexed without it stays as it is
+        files = sorted(self._sha256.keys() - {AUDIO})
+        hashes = "".join(f"{name}:{self._sha256[name]}\n" for name in files)
         self.fingerprint = hashlib.sha256(hashes.encode()).hexdigest()[:16]
 
     def prepare(self, modality: Modality, thing: Any) -> Any:
         """One thing made ready for `encode`; safe to call from threads.
 
         Args:
-            modality: "image" or "text".
-            thing: An upright PIL image, or a string.
+            modality: One of `modalities`.
+            thing: An upright PIL image, a string, or a window of mono sound: float32 samples
+                (5 s · sample_rate,) in [-1, 1].
 
         Returns:
-            Pixels (image_size, image_size, 3) uint8, or the string.
+            Pixels (image_size, image_size, 3) uint8, the string, or the picture of the sound
+            (image_size, image_size) uint8.
 
         Raises:
             UnsupportedModality: `mini` has no tower for it.
         """
         self._check(modality)
+        if modality == "audio":
+            return self._sound_picture(thing)
         return self._pixels(thing) if modality == "image" else str(thing)
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
         """Unit rows (len(batch), 512) float32; (0, 512) of an empty batch.
 
         Args:
-            modality: "image" or "text".
-            batch: PIL images, strings, or what `prepare` gave, as many as you like.
+            modality: One of `modalities`.
+            batch: Things that `prepare` takes, or what it gave, as many as you like.
 
         Raises:
             UnsupportedModality: `mini` has no tower for it.
@@ -96,23 +112,41 @@ class MiniEncoder:
 
         self._check(modality)
         vectors = np.empty((len(batch), self.dim), np.float32)
-        parts = self._photo_runs(batch) if modality == "image" else self._text_runs(batch)
+        runs = {"image": self._photo_runs, "text": self._text_runs, "audio": self._sound_runs}
+        parts = runs[modality](batch)
         for rows, found in parts:
             vectors[rows] = found
         return vectors
 
     def _photo_runs(self, photos: Sequence[Any]) -> Iterator[tuple[Any, Vectors]]:
-        """One photo a thread: what a photo needs fits the core's cache, and batches do not."""
         session = self._image
 
         def run(photo: Any) -> Vectors:
-            vectors: Vectors = session.run(None, {"pixels": self._pixels(photo)[None]})[0]
+            vectors: Vectors = session.run(["vectors"], {"pixels": self._pixels(photo)[None]})[0]
             return vectors
 
-        if len(photos) == 1:
-            yield 0, run(photos[0])
+        return self._each(run, photos)
+
+    def _sound_runs(self, sounds: Sequence[Any]) -> Iterator[tuple[Any, Vectors]]:
+        import numpy as np
+
+        session = self._audio
+
+        def run(sound: Any) -> Vectors:
+            grey = self._sound_picture(sound)[None, :, :, None]
+            vectors: Vectors = session.run([HEARD], {"pixels": np.repeat(grey, 3, axis=3)})[0]
+            return vectors
+
+        return self._each(run, sounds)
+
+    def _each(
+        self, run: Callable[[Any], Vectors], things: Sequence[Any]
+    ) -> Iterator[tuple[Any, Vectors]]:
+        """One a thread: what one needs fits the core's cache, and batches do not."""
+        if len(things) == 1:
+            yield 0, run(things[0])
         else:
-            yield from enumerate(self._threads.map(run, photos))
+            yield from enumerate(self._threads.map(run, things))
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -147,12 +181,27 @@ class MiniEncoder:
         small = upright.resize(square, Image.Resampling.BICUBIC, reducing_gap=2.0)
         return np.asarray(small)
 
+    def _sound_picture(self, sound: Any) -> NDArray[np.uint8]:
+        picture: NDArray[np.uint8] = sound
+        return picture if picture.ndim == 2 else mel_picture(sound, self.image_size)
+
     @cached_property
     def _image(self) -> InferenceSession:
         def load() -> InferenceSession:
             return _session(self._checked("image.onnx"), optimise=True, threads=1)
 
         return self._once("_image", load)
+
+    @cached_property
+    def _audio(self) -> InferenceSession:
+        """The image tower's graph and what it lacks to hear, which are read as one graph."""
+
+        def load() -> InferenceSession:
+            both = [self._checked("image.onnx"), self._checked(AUDIO)]
+            graph = b"".join(path.read_bytes() for path in both)
+            return _session(graph, optimise=True, threads=1)
+
+        return self._once("_audio", load)
 
     @cached_property
     def _text(self) -> tuple[InferenceSession, Tokenizer]:
@@ -191,11 +240,11 @@ class MiniEncoder:
             raise UnsupportedModality(f"'mini' cannot encode {modality}; it encodes {known}")
 
 
-def _session(graph: Path, *, optimise: bool, threads: int = 0) -> InferenceSession:
+def _session(graph: Path | bytes, *, optimise: bool, threads: int = 0) -> InferenceSession:
     """A graph ready to run; one that was optimised when it was made loads faster as it is.
 
     Args:
-        graph: The ONNX file.
+        graph: The ONNX file, or its bytes.
         optimise: Whether ONNX Runtime is to optimise it first.
         threads: How many a run may use; 0 is as many as there are cores.
     """
@@ -208,7 +257,9 @@ def _session(graph: Path, *, optimise: bool, threads: int = 0) -> InferenceSessi
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: warnings would land on the user's stderr
     session: InferenceSession = onnxruntime.InferenceSession(
-        str(graph), options, providers=["CPUExecutionProvider"]
+        graph if isinstance(graph, bytes) else str(graph),
+        options,
+        providers=["CPUExecutionProvider"],
     )
     return session
 

@@ -8,6 +8,11 @@
     fit         the training loop
     export      one ONNX graph a tower
     quantise    smaller weights, same vectors
+    phrases     what people call a sound
+    sounds      labelled sounds, as they are and changed at random
+    hearing     what the frozen image tower makes of pictures of them
+    listen      the audio head, and the graph that is laid behind the image tower's
+    sound_figures  how well it hears
     evaluate    recall on the dev split through the exported graphs
 
 Nothing here is imported when mmsearch searches; it needs `pip install 'mmsearch[train]'`.

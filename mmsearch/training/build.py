@@ -6,15 +6,40 @@ from pathlib import Path
 
 import torch
 
+from mmsearch.encoders.mini import load_mini
 from mmsearch.training.data import read_split
 from mmsearch.training.export import export_image, export_text
 from mmsearch.training.fit import Tuning, fit_heads
 from mmsearch.training.heads import Head, ImageTower, TextTower, moments
+from mmsearch.training.hearing import hear
 from mmsearch.training.lessons import gather
-from mmsearch.training.package import write_model
+from mmsearch.training.listen import concepts_of, export_audio, fit_audio
+from mmsearch.training.package import add_hearing, write_model
 from mmsearch.training.quantise import small_image, small_text
 from mmsearch.training.recipe import Recipe
+from mmsearch.training.sounds import read_esc10, read_stamps
 from mmsearch.training.trunks import ImageTrunk, TextTrunk
+
+
+def build_hearing(esc10: Path, stamps: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
+    """Train the audio head of the model in `out` and put it there; nothing else changes.
+
+    Args:
+        esc10: Holds `audio/` and `labels.tsv`.
+        stamps: The same, of tuxpaint.
+        out: The model's folder.
+        cache: Keeps features between runs.
+        recipe: What to do, and the seed.
+    """
+    print("sounds")
+    sounds = [*read_esc10(esc10), *read_stamps(stamps)]
+    heard = hear(
+        sounds, out / "image.onnx", views=recipe.sound_views, seed=recipe.seed, cache=cache
+    )
+    concepts = concepts_of(sounds, load_mini(out))
+    print("audio head")
+    head = fit_audio(heard, concepts, torch.arange(len(sounds)), recipe)
+    add_hearing(out, export_audio(head))
 
 
 def build(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:

@@ -29,7 +29,7 @@ def photo_maps(trunk: ImageTrunk, split: Split, view: int, *, seed: int, cache: 
     path = cache / f"maps-{key}.npz"
     if not path.exists():
         maps = np.concatenate(list(_below(trunk, split, view, seed)))
-        _keep(path, maps=maps.astype(np.float16))
+        keep(path, maps=maps.astype(np.float16))
         print(f"  view {view}: {len(maps)} photos")
     return torch.from_numpy(np.load(path)["maps"])
 
@@ -93,7 +93,7 @@ def text_states(trunk: TextTrunk, texts: Sequence[str], *, cache: Path) -> Texts
             for row, state in zip(rows, found, strict=True):
                 states[row] = state[: len(ids[row])]
         starts = np.cumsum([0, *map(len, ids)])
-        _keep(path, ids=np.concatenate(ids), states=np.concatenate(states), starts=starts)
+        keep(path, ids=np.concatenate(ids), states=np.concatenate(states), starts=starts)
         print(f"  {len(ids)} texts")
     kept = np.load(path)
     return Texts(*(torch.from_numpy(kept[name]) for name in ("ids", "states", "starts")))
@@ -119,7 +119,7 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _keep(path: Path, **arrays: NDArray[Any]) -> None:
+def keep(path: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays to one file, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name("part-" + path.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from mmsearch.encoders.mini import AUDIO
 from mmsearch.training.heads import DIM
 from mmsearch.training.trunks import IMAGE_SIZE, MAX_TOKENS, minilm_folder
 
@@ -66,7 +67,25 @@ def write_model(
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / AUDIO).unlink(missing_ok=True)  # it belonged to the tower that was here
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     print(f"  {folder}: {total / 1e6:.1f} MB")
+
+
+def add_hearing(folder: Path, audio: bytes, *, most_bytes: int = MOST_BYTES) -> None:
+    """Put an audio head beside the towers of a model's folder, which stay as they are.
+
+    Raises:
+        ValueError: the files together are then over `most_bytes`.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    towers = [folder / name for name in manifest["sha256"] if name != AUDIO]
+    total = len(audio) + sum(path.stat().st_size for path in towers)
+    if total > most_bytes:
+        raise ValueError(f"the model is {total / 1e6:.1f} MB; it may be {most_bytes / 1e6:.0f}")
+    manifest["sha256"][AUDIO] = hashlib.sha256(audio).hexdigest()
+    (folder / AUDIO).write_bytes(audio)
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    print(f"  {AUDIO}: {len(audio) / 1e6:.2f} MB")

@@ -44,3 +44,16 @@ class Recipe:
     """At the start, when the trunks are tuned."""
     average: float = 0.95
     """Decay of the moving average of the weights, which is what is kept."""
+
+    sound_views: int = 20
+    """Changed versions of each sound."""
+    audio_inner: int = 128
+    """Dimensions between the tower's features and the space."""
+    audio_dropout: float = 0.3
+    audio_noise: float = 0.1
+    """Deviation of the noise on standardised features, drawn anew at each step."""
+    audio_temperature: float = 0.07
+    audio_smoothing: float = 0.1
+    audio_steps: int = 500
+    audio_batch: int = 128
+    audio_rate: float = 2e-3
