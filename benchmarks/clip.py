@@ -1,0 +1,137 @@
+"""How fast a clip model indexes photos, beside the loop that most people write.
+
+    python benchmarks/clip.py [--work FOLDER] [--rounds N]
+
+The loop is PIL, open_clip's preprocessing and `encode_image`: batches of 32, fp32, all cores. It
+runs in turns with `Collection.add`, which also stores what it finds, on the same photos and the
+same ViT-B/32 of random weights. Figures are photos a second (medians of the rounds) and ratios:
+of the first, other machines have others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from photos import LARGE, SMALL, crops
+from PIL import Image
+
+import mmsearch
+from mmsearch.types import Runtime
+
+ARCH = "ViT-B-32"
+BATCH = 32
+PRECISIONS = ("fp32", "int8")
+
+
+def untrained(work: Path) -> Path:
+    """A checkpoint of random weights, made once and kept."""
+    import open_clip
+    import torch
+
+    file = work / f"{ARCH}.pt"
+    if not file.exists():
+        torch.manual_seed(0)
+        torch.save(open_clip.create_model(ARCH).state_dict(), file)
+    return file
+
+
+def usual_loop(weights: Path) -> Callable[[list[Path]], Any]:
+    """What open_clip's own example does, in batches."""
+    import open_clip
+    import torch
+
+    model, _, preprocess = open_clip.create_model_and_transforms(ARCH, str(weights))
+    model.eval()
+
+    def run(paths: list[Path]) -> Any:
+        found = []
+        for start in range(0, len(paths), BATCH):
+            some = paths[start : start + BATCH]
+            photos = torch.stack([preprocess(Image.open(path)) for path in some])
+            with torch.no_grad():
+                found.append(model.encode_image(photos, normalize=True))
+        return torch.cat(found).numpy()
+
+    return run
+
+
+def indexing(name: str, precision: str, warm: Path, folder: Path) -> float:
+    """Seconds to add a folder to an index whose model is loaded and has encoded before."""
+    with tempfile.TemporaryDirectory() as index:
+        with mmsearch.index(warm, into=Path(index), model=name, precision=precision) as library:
+            began = time.perf_counter()
+            library.add(folder)
+            taken = time.perf_counter() - began
+            if library.report.failures:
+                raise SystemExit(f"{len(library.report.failures)} photos were not indexed")
+        return taken
+
+
+def encoding(name: str, precision: str, paths: list[Path]) -> float:
+    """Seconds to encode pictures that are decoded already, in the encoder's own batches."""
+    encoder = mmsearch.load_encoder(name, Runtime(precision=precision))
+    photos = [encoder.prepare("image", Image.open(path)) for path in paths]
+    encoder.encode("image", photos[:BATCH])
+    began = time.perf_counter()
+    encoder.encode("image", photos)
+    return time.perf_counter() - began
+
+
+def report(title: str, count: int, taken: dict[str, list[float]]) -> None:
+    """One table: photos a second, and how many times the first row's that is."""
+    print(f"\n{title}")
+    rounds = np.array(list(taken.values()))
+    for name, ratios in zip(taken, rounds[0] / rounds, strict=True):
+        rate = count / statistics.median(taken[name])
+        print(f"  {name:<34} {rate:7.1f} photos/s   ×{statistics.median(ratios):.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path(".cache/benchmarks"), help="kept files")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--small", type=int, default=256, help="photos of 224 pixels")
+    parser.add_argument("--large", type=int, default=48, help="photos of 12 megapixels")
+    given = parser.parse_args()
+    work = given.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    os.environ["MMSEARCH_CACHE"] = str(work / "cache")
+    weights = untrained(work)
+    name = f"clip:{ARCH}@{weights}"
+    warm = crops(work / "clip-warm", 64, SMALL, seed=8)
+    folders = {
+        "224-pixel JPEGs": crops(work / "clip-small", given.small, SMALL, seed=9),
+        "12-megapixel JPEGs": crops(work / "large", given.large, LARGE),
+    }
+    loop = usual_loop(weights)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {ARCH} of random weights")
+    for precision in PRECISIONS:
+        indexing(name, precision, warm, warm)  # its towers are made and checked here, once
+    for title, folder in folders.items():
+        paths = sorted(folder.glob("*.jpg"))
+        loop(paths[:BATCH])
+        taken: dict[str, list[float]] = {"the usual loop": []}
+        for _ in range(given.rounds):
+            began = time.perf_counter()
+            loop(paths)
+            taken["the usual loop"].append(time.perf_counter() - began)
+            for precision in PRECISIONS:
+                label = f"mmsearch {precision}, decode and store in"
+                taken.setdefault(label, []).append(indexing(name, precision, warm, folder))
+                if folder is folders["224-pixel JPEGs"]:
+                    alone = f"  its encoder alone, {precision}"
+                    taken.setdefault(alone, []).append(encoding(name, precision, paths))
+        report(title, len(paths), taken)
+
+
+if __name__ == "__main__":
+    main()

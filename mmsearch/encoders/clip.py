@@ -1,0 +1,114 @@
+"""Any model of open_clip: photos and texts in one space, on ONNX Runtime or torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.encoders import clip_names
+from mmsearch.encoders.clip_cache import Towers
+from mmsearch.encoders.clip_choose import Runners
+from mmsearch.encoders.clip_pixels import Pixels
+from mmsearch.encoders.clip_plan import plan_for
+from mmsearch.encoders.clip_weights import fingerprint_of, unavailable
+from mmsearch.errors import UnsupportedModality
+from mmsearch.types import Runtime
+
+if TYPE_CHECKING:
+    from mmsearch.types import Modality, Vectors
+
+
+def load_clip(name: str, how: Runtime = Runtime()) -> ClipEncoder:  # noqa: B008 - frozen
+    """An encoder of open_clip's; each tower is read when first used, and nothing is downloaded.
+
+    Args:
+        name: clip:ARCH/TAG, clip:ARCH@PATH (a checkpoint, or a folder as open_clip saves it) or
+            clip:hf-hub:ORG/NAME.
+        how: What to run it on.
+
+    Raises:
+        UnknownModel: there is no such architecture or tag.
+        ModelUnavailable: the weights are not on this machine, or are not this model's.
+        MissingExtra: it was never run here, and open_clip is not installed.
+        InvalidOption: it cannot be run this way here.
+    """
+    source = clip_names.parse(name)
+    fingerprint = fingerprint_of(source)
+    if fingerprint is None:
+        clip_names.check(source)
+        raise unavailable(source)
+    towers = Towers(fingerprint)
+    if towers.facts() is None:
+        clip_names.check(source)
+    return ClipEncoder(
+        source.name, fingerprint, Runners(source, towers, plan_for(how, source.name))
+    )
+
+
+class ClipEncoder:
+    """Unit vectors of photos and texts that can be compared with each other.
+
+    For the same weights they are open_clip's own. Texts past the model's context length are cut.
+    Safe to use from several threads.
+    """
+
+    modalities: frozenset[Modality] = frozenset({"image", "text"})
+    sample_rate = 0
+
+    def __init__(self, name: str, fingerprint: str, runners: Runners) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+        self._runners = runners
+        self._pixels = Pixels.read(runners.facts["pixels"])
+        self.dim = int(runners.facts["dim"])
+        self.image_size = max(self._pixels.height, self._pixels.width)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user may want to know of how it runs, a line each; a check that failed, say."""
+        return self._runners.notes
+
+    def prepare(self, modality: Modality, thing: Any) -> Any:
+        """One thing made ready for `encode`; safe to call from threads.
+
+        Args:
+            modality: "image" or "text".
+            thing: A PIL image, upright, or a string.
+
+        Returns:
+            Pixels (height, width, 3) uint8, as the model's own preprocessing crops and resizes
+            them, or the string.
+
+        Raises:
+            UnsupportedModality: there is no tower for it.
+        """
+        self._check(modality)
+        return self._pixels(thing) if modality == "image" else str(thing)
+
+    def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
+        """Unit rows (len(batch), dim) float32; (0, dim) of an empty batch.
+
+        A model's very first batch may take a minute: its towers are made, and tried on it.
+
+        Args:
+            modality: "image" or "text".
+            batch: PIL images, strings, or what `prepare` gave, as many as you like.
+
+        Raises:
+            UnsupportedModality: there is no tower for it.
+            ModelUnavailable: the weights have gone since the encoder was made.
+            MissingExtra: torch is needed, and not installed.
+            InvalidOption: the runtime that was asked for cannot run this model.
+        """
+        import numpy as np
+
+        self._check(modality)
+        ready = [self.prepare(modality, thing) for thing in batch]
+        if not ready:
+            return np.empty((0, self.dim), np.float32)
+        return self._runners.run(modality, ready)
+
+    def _check(self, modality: str) -> None:
+        if modality not in self.modalities:
+            known = " and ".join(sorted(self.modalities))
+            raise UnsupportedModality(f"{self.name} cannot encode {modality}; it encodes {known}")

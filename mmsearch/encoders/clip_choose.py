@@ -1,0 +1,215 @@
+"""Chooses what runs each tower of a model, makes it where it is not there yet, and says why."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.encoders.clip_check import COUNT, LEAST_COSINE, LEAST_NEIGHBOURS
+from mmsearch.encoders.clip_onnx import tower_of
+from mmsearch.encoders.clip_texts import SENTENCES
+from mmsearch.encoders.clip_tokens import TokenRecipe, Tokens
+from mmsearch.encoders.clip_torch import A_RUN, Device, TorchModel
+from mmsearch.errors import InvalidOption, MissingExtra
+
+if TYPE_CHECKING:
+    from mmsearch.encoders.clip_cache import Towers
+    from mmsearch.encoders.clip_names import Source
+    from mmsearch.encoders.clip_plan import Plan
+    from mmsearch.types import Modality, Vectors
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[Sequence[Any]], "Vectors"]
+"""Pixels (height, width, 3) each, or strings → vectors."""
+
+
+class Runners:
+    """What runs a model's towers; safe to use from several threads."""
+
+    def __init__(self, source: Source, towers: Towers, plan: Plan) -> None:
+        self.notes: list[str] = []
+        """What a user may want to know, a line each: a check that failed, say."""
+        self._source = source
+        self._towers = towers
+        self._plan = plan
+        self._working = threading.RLock()
+        self._chosen: dict[Modality, Run] = {}
+        self._loaded: TorchModel | None = None
+        self.facts = towers.facts() or self._make_facts()
+        self._note(*self.facts["notes"])
+
+    def run(self, modality: Modality, things: Sequence[Any]) -> Vectors:
+        """Vectors (n, dim) of at least one thing; a new tower is tried on the first ones."""
+        with self._working:
+            if modality not in self._chosen:
+                self._chosen[modality] = self._choose(modality, things)
+        return self._chosen[modality](things)
+
+    # ------------------------------------------------------------------ choosing
+
+    def _choose(self, modality: Modality, things: Sequence[Any]) -> Run:
+        found = self._graph(modality, things) if self._plan.graphs else None
+        if found is None:
+            return self._torch(modality, self._plan.device or "cpu")
+        self._loaded = None  # the weights, which the graphs have once more
+        return found
+
+    def _graph(self, modality: Modality, things: Sequence[Any]) -> Run | None:
+        """The first of the plan's graphs that is as it should be; made now, if need be."""
+        if modality == "text" and self.facts["tokens"] is None:
+            why = f"its tokens cannot be had without torch ({self.facts['why_no_tokens']})"
+            if self._plan.device is None:
+                raise InvalidOption(f"{self._source.name} cannot run on ONNX Runtime: {why}")
+            self._complain([why], "texts run on torch")
+            return None
+        todo, faults = list(self._plan.graphs), list[str]()
+        while todo:
+            check = self._checked(modality, things, todo)
+            fault = _fault(modality, todo[0], check)
+            insisted = self._plan.insists and len(todo) == 1 and "error" not in check
+            if fault and fault not in faults:
+                faults.append(fault)
+            if check.get("passed") or insisted:
+                running = self._opened(modality, todo[0], things)
+                if running is not None:
+                    self._complain(faults, f"it runs in {todo[0]} on ONNX Runtime")
+                    return running
+                faults.append(f"its {modality} graph cannot be read")
+            todo.pop(0)
+        if self._plan.device is None:
+            raise InvalidOption(
+                f"{self._source.name} cannot run on ONNX Runtime: {'; '.join(faults)}. "
+                "Leave --runtime and --precision out"
+            )
+        self._complain(faults, "it runs on torch")
+        return None
+
+    def _checked(
+        self, modality: Modality, things: Sequence[Any], precisions: Sequence[str]
+    ) -> dict[str, Any]:
+        """How the first of these graphs compares with torch; it is made if it is not there."""
+        check = self._towers.check(modality, precisions[0])
+        if check is None or self._try_again(modality, check, things):
+            self._make(modality, things, precisions)
+            check = self._towers.check(modality, precisions[0])
+        return check or {"error": "it needs torch, which is not installed"}
+
+    def _opened(self, modality: Modality, precision: str, things: Sequence[Any]) -> Run | None:
+        """A graph, ready to run; None if it cannot be read, and cannot be made again."""
+        for attempt in range(2):
+            file = self._towers.graph(modality, precision)
+            tower = tower_of(file, modality)
+            try:
+                tower.load(len(things))
+            except Exception as error:  # onnxruntime has its own kinds
+                log.warning("%s cannot be used: %s", file, error)
+                self._towers.forget(modality, precision)
+                if not attempt:
+                    self._make(modality, things, [precision])
+                continue
+            if modality == "image":
+                return tower.run
+            tokens = self._tokens()
+            return lambda texts: tower.run(tokens(texts))
+        return None
+
+    def _tokens(self) -> Tokens:
+        return Tokens(self._towers.tokenizer, TokenRecipe.read(self.facts["tokens"]))
+
+    def _torch(self, modality: Modality, device_name: str) -> Run:
+        import numpy as np
+
+        model, device = self._model(), Device(device_name, self._plan.precision)
+        model.model.to(device.name)
+
+        def run(things: Sequence[Any]) -> Vectors:
+            found = []
+            for at in range(0, len(things), A_RUN):
+                some = things[at : at + A_RUN]
+                batch = np.stack(some) if modality == "image" else model.tokens(some)
+                found.append(model.run(modality, batch, device))
+            return np.concatenate(found)
+
+        return run
+
+    # ------------------------------------------------------------------ making
+
+    def _make(self, modality: Modality, things: Sequence[Any], precisions: Sequence[str]) -> None:
+        """Try to make graphs; the text tower's beside the image tower's.
+
+        So that after one run of indexing, no query needs torch.
+        """
+        from mmsearch.encoders.clip_make import make_tower
+
+        try:
+            model = self._model()
+        except MissingExtra:
+            others = [self._towers.check(modality, one) for one in self._plan.graphs]
+            if not any(one and one["passed"] for one in others):
+                raise
+            return  # one that is there already will do
+        log.info("making the %s tower of %s, once", modality, self._source.name)
+        if modality == "image":
+            make_tower(model, self._towers, "image", things, precisions)
+        wanted = self.facts["tokens"] is not None
+        text_precisions = precisions if modality == "text" else self._plan.graphs
+        if wanted and (modality == "text" or not self._has_text()):
+            make_tower(model, self._towers, "text", self._tokens()(SENTENCES), text_precisions)
+
+    def _has_text(self) -> bool:
+        return any(self._towers.check("text", one) is not None for one in self._plan.graphs)
+
+    def _try_again(self, modality: Modality, check: dict[str, Any], things: Sequence[Any]) -> bool:
+        """Whether a failure may be one no more: other packages, or more photos to judge by."""
+        from mmsearch.encoders.clip_make import makers
+
+        if check["passed"]:
+            return False
+        if "error" in check:
+            return makers() != check.get("makers")
+        if modality == "text" or check["distinct"] >= COUNT:
+            return False
+        distinct = min(len({thing.tobytes() for thing in things}), COUNT)
+        return distinct >= 2 * int(check["distinct"])
+
+    def _model(self) -> TorchModel:
+        if self._loaded is None:
+            self._loaded = TorchModel(self._source)
+        return self._loaded
+
+    def _make_facts(self) -> dict[str, Any]:
+        from mmsearch.encoders.clip_make import make_facts
+
+        return make_facts(self._model(), self._towers)
+
+    # ------------------------------------------------------------------ saying
+
+    def _complain(self, faults: Sequence[str], so: str) -> None:
+        if faults:
+            self._note(f"{self._source.name}: {'; '.join(faults)}; {so}")
+
+    def _note(self, *lines: str) -> None:
+        for line in lines:
+            if line not in self.notes:
+                self.notes.append(line)
+                log.info("%s", line)
+
+
+def _fault(modality: Modality, precision: str, check: dict[str, Any]) -> str | None:
+    """What is wrong with a graph, if anything is."""
+    if "error" in check:
+        return f"its {modality} tower has no ONNX graph ({check['error']})"
+    if check["passed"]:
+        return None
+    if precision == "int8":
+        return (
+            f"in int8 its {modality} tower keeps {check['neighbours']:.0%} of nearest neighbours "
+            f"({LEAST_NEIGHBOURS:.0%} are needed)"
+        )
+    return (
+        f"on ONNX Runtime its {modality} tower is off by a cosine of {check['cosine']:.4f} "
+        f"({LEAST_COSINE} is needed)"
+    )

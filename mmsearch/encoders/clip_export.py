@@ -1,0 +1,248 @@
+"""The towers of a `clip:` model as ONNX graphs, written so that they are fast and can be shrunk."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.encoders.clip_torch import normalised, trims
+from mmsearch.encoders.onnx import import_onnxruntime
+
+if TYPE_CHECKING:
+    from mmsearch.encoders.clip_torch import TorchModel
+    from mmsearch.types import Modality
+
+OPSET = 18
+"""All that is needed, and what ONNX Runtime has read since 1.14."""
+WEIGHTS = "weights.bin"
+
+
+def export(model: TorchModel, modality: Modality, file: Path) -> None:
+    """Write a tower as a graph: pixels or token ids of any number of things → unit vectors.
+
+    Raises:
+        Exception: of any kind, where the exporter cannot do it.
+    """
+    import torch
+
+    module = _tower(model, modality)
+    example = _example(model, modality)
+    free = {0: "n", 1: "tokens"} if modality == "text" and trims(model.model) else {0: "n"}
+    name = "ids" if modality == "text" else "pixels"
+    with ExitStack() as rewriting, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rewriting.enter_context(_quiet("torch.onnx"))
+        rewriting.enter_context(_plain_attention())
+        rewriting.enter_context(_rewritten(model.model))
+        rewriting.enter_context(torch.no_grad())
+        torch.onnx.export(
+            module.eval(),
+            (example,),
+            str(file),
+            input_names=[name],
+            output_names=["vectors"],
+            dynamic_axes={name: free, "vectors": {0: "n"}},
+            opset_version=OPSET,
+            dynamo=False,  # the newer exporter makes slower graphs of these models
+        )
+
+
+def simplified(graph: Path, out: Path, level: str) -> None:
+    """Write a graph as ONNX Runtime's optimisations for any machine leave it.
+
+    Args:
+        graph: The ONNX file.
+        out: The file to write; its weights go into `WEIGHTS` beside it.
+        level: "BASIC" keeps to ONNX's own operators, "EXTENDED" does not.
+    """
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = getattr(levels, f"ORT_ENABLE_{level}")
+    options.optimized_model_filepath = str(out)
+    options.log_severity_level = 3
+    prefix = "session.optimized_model_external_initializers"
+    options.add_session_config_entry(f"{prefix}_file_name", WEIGHTS)
+    options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+# ---------------------------------------------------------------------- towers
+
+
+def _example(model: TorchModel, modality: Modality) -> Any:
+    import torch
+
+    if modality == "text":
+        return torch.from_numpy(model.tokens(["a dog", "two cats on a sofa"]))
+    shape = (2, model.pixels.height, model.pixels.width, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def _tower(model: TorchModel, modality: Modality) -> Any:
+    import torch
+    from torch.nn.functional import normalize
+
+    whole = model.model
+
+    class ImageTower(torch.nn.Module):  # type: ignore[misc] # torch is Any to mypy
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = whole.visual
+
+        def forward(self, pixels: Any) -> Any:
+            photos = normalised(pixels, model.pixels)
+            return normalize(whole.encode_image(photos, normalize=True), dim=-1)
+
+    class TextTower(torch.nn.Module):  # type: ignore[misc] # torch is Any to mypy
+        def __init__(self) -> None:
+            super().__init__()
+            self.text = getattr(whole, "text", whole)
+
+        def forward(self, ids: Any) -> Any:
+            if trims(whole):
+                return normalize(_short_text(self.text, ids), dim=-1)
+            return normalize(whole.encode_text(ids, normalize=True), dim=-1)
+
+    return ImageTower() if modality == "image" else TextTower()
+
+
+def _short_text(text: Any, ids: Any) -> Any:
+    """What open_clip's `encode_text` computes, of ids that end with the last one that counts."""
+    import torch
+
+    tokens = ids.shape[1]
+    found = text.token_embedding(ids) + text.positional_embedding[:tokens]
+    found = text.transformer(found, attn_mask=text.attn_mask[:tokens, :tokens])
+    found = text.ln_final(found)
+    found = found[torch.arange(found.shape[0]), ids.argmax(dim=-1)]
+    if text.text_projection is None:
+        return found
+    if isinstance(text.text_projection, torch.nn.Linear):
+        return text.text_projection(found)
+    return found @ text.text_projection
+
+
+# ---------------------------------------------------------------------- rewriting
+
+
+@contextmanager
+def _rewritten(model: Any) -> Iterator[None]:
+    """Modules the exporter writes clumsily are replaced by ones that compute the same.
+
+    torch's attention becomes one product for queries, keys and values together, and the first
+    convolution of a ViT, which cuts a photo into patches, a product that can be quantised.
+    """
+    import torch
+    from open_clip.transformer import ResidualAttentionBlock
+
+    replaced: list[tuple[Any, str, Any]] = []
+
+    def replace(parent: Any, name: str, make: Callable[[Any], Any]) -> None:
+        old = getattr(parent, name)
+        setattr(parent, name, make(old))
+        replaced.append((parent, name, old))
+
+    for parent in list(model.modules()):
+        attends = isinstance(parent, ResidualAttentionBlock) and not hasattr(parent, "ln_1_kv")
+        if attends and isinstance(parent.attn, torch.nn.MultiheadAttention):
+            replace(parent, "attn", _attention)
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Conv2d) and _cuts_patches(child):
+                replace(parent, name, _patches)
+    try:
+        yield
+    finally:
+        for parent, name, old in reversed(replaced):
+            setattr(parent, name, old)
+
+
+def _cuts_patches(conv: Any) -> bool:
+    whole = conv.kernel_size == conv.stride and conv.dilation == (1, 1) and conv.groups == 1
+    return bool(conv.in_channels == 3 and whole and conv.padding in {(0, 0), "valid", 0})
+
+
+def _patches(conv: Any) -> Any:
+    import torch
+
+    high, wide = conv.kernel_size
+
+    class Patches(torch.nn.Module):  # type: ignore[misc] # torch is Any to mypy
+        def __init__(self) -> None:
+            super().__init__()
+            self.cut = torch.nn.Linear(3 * high * wide, conv.out_channels, conv.bias is not None)
+            self.cut.weight.data = conv.weight.detach().permute(0, 2, 3, 1).flatten(1)
+            if conv.bias is not None:
+                self.cut.bias.data = conv.bias.detach()
+
+        def forward(self, photos: Any) -> Any:
+            rows, columns = photos.shape[2] // high, photos.shape[3] // wide
+            parts = photos[:, :, : rows * high, : columns * wide]
+            parts = parts.reshape(-1, 3, rows, high, columns, wide).permute(0, 2, 4, 3, 5, 1)
+            found = self.cut(parts.reshape(-1, rows * columns, 3 * high * wide))
+            return found.permute(0, 2, 1).reshape(-1, conv.out_channels, rows, columns)
+
+    return Patches()
+
+
+def _attention(old: Any) -> Any:
+    import torch
+
+    heads, size, width = old.num_heads, old.head_dim, old.embed_dim
+
+    class SelfAttention(torch.nn.Module):  # type: ignore[misc] # torch is Any to mypy
+        def __init__(self) -> None:
+            super().__init__()
+            weight = old.in_proj_weight.detach().clone()
+            bias = None if old.in_proj_bias is None else old.in_proj_bias.detach().clone()
+            for part in [weight] if bias is None else [weight, bias]:
+                part[:width] /= math.sqrt(size)
+            self.all_three = torch.nn.Linear(width, 3 * width, bias is not None)
+            self.all_three.weight.data = weight
+            if bias is not None:
+                self.all_three.bias.data = bias
+            self.out = old.out_proj
+
+        def forward(self, query: Any, *_same: Any, attn_mask: Any = None, **_options: Any) -> Any:
+            count = query.shape[0]
+            three = self.all_three(query).reshape(count, -1, 3, heads, size)
+            queries, keys, values = three.permute(2, 0, 3, 1, 4)
+            looks = queries @ keys.transpose(-1, -2)
+            if attn_mask is not None:
+                if attn_mask.dim() == 3:
+                    attn_mask = attn_mask.reshape(count, heads, *attn_mask.shape[1:])
+                looks = looks + attn_mask
+            seen = (looks.softmax(-1) @ values).permute(0, 2, 1, 3)
+            return (self.out(seen.reshape(count, -1, width)),)
+
+    return SelfAttention()
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """No fused kernel, which has no ONNX counterpart."""
+    import torch
+
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,155 @@
+"""Texts as the token ids that open_clip gives the same model, without open_clip or transformers."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.errors import MissingExtra
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from tokenizers import Encoding, Tokenizer
+
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+"""What CLIP takes for one word, before it is cut into pieces (Radford et al., 2021)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecipe:
+    """How a model's tokenizer treats a text before and after it is cut into pieces."""
+
+    kind: str
+    """"clip": CLIP's own pieces between two marks. "padded": those of the tokenizer, which cuts and
+    pads by itself. "clips": as OpenVision does, with the class token at the very end."""
+    clean: str
+    """"lower", "whitespace" or "canonicalize"."""
+    context_length: int
+    """Tokens a text is cut to."""
+    trims: bool = False
+    """Whether what stands behind a text's last token can be left out, its vector being the same."""
+    blanked: int | None = None
+    """A token that is replaced by 0."""
+    marks: tuple[int, ...] = ()
+    """clip: (start, end). clips: (start, end, padding, class)."""
+
+    @classmethod
+    def read(cls, facts: dict[str, Any]) -> TokenRecipe:
+        """From what `write` gave."""
+        return cls(**facts | {"marks": tuple(facts["marks"])})
+
+    def write(self) -> dict[str, Any]:
+        """As an object for a JSON file."""
+        return asdict(self)
+
+
+class Tokens:
+    """Token ids of texts; safe to use from several threads."""
+
+    def __init__(self, file: Path, recipe: TokenRecipe) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer: Tokenizer = Tokenizer.from_file(str(file))
+        self._recipe = recipe
+        self._specials = {"<start_of_text>", "<end_of_text>"}
+
+    def __call__(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """The ids of each text, (tokens,): all of `context_length`, unless the model trims."""
+        import numpy as np
+
+        cleaned = [clean(text, self._recipe.clean) for text in texts]
+        bare = self._recipe.kind == "clips"
+        found = self._tokenizer.encode_batch(cleaned, add_special_tokens=not bare)
+        make = {"clip": self._marked, "padded": self._padded, "clips": self._class_last}
+        rows = [
+            make[self._recipe.kind](encoding, text)
+            for encoding, text in zip(found, cleaned, strict=True)
+        ]
+        return [np.array(row, np.int64) for row in rows]
+
+    def _marked(self, encoding: Encoding, text: str) -> list[int]:
+        start, end = self._recipe.marks
+        longest = self._recipe.context_length
+        pieces = self._with_specials(encoding, text)
+        row = [start, *pieces, end]
+        if len(row) > longest:
+            row = [*row[: longest - 1], end]
+        return row if self._recipe.trims else row + [0] * (longest - len(row))
+
+    def _with_specials(self, encoding: Encoding, text: str) -> list[int]:
+        """The pieces, with a mark that somebody has typed as that mark."""
+        if not any(mark in text.lower() for mark in self._specials):
+            return encoding.ids
+        pieces: list[int] = []
+        last: int | None = None
+        for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
+            span = None if word is None else encoding.word_to_chars(word)
+            typed = text[slice(*span)] if span else ""
+            if typed not in self._specials:
+                pieces.append(piece)
+            elif word != last:
+                pieces.append(self._recipe.marks[typed == "<end_of_text>"])
+            last = word
+        return pieces
+
+    def _padded(self, encoding: Encoding, text: str) -> list[int]:
+        del text
+        blanked = self._recipe.blanked
+        return [0 if piece == blanked else piece for piece in encoding.ids]
+
+    def _class_last(self, encoding: Encoding, text: str) -> list[int]:
+        del text
+        start, end, padding, last = self._recipe.marks
+        longest = self._recipe.context_length
+        row = [start, *encoding.ids[: longest - 3], end]
+        return [*row, *[padding] * (longest - 1 - len(row)), last]
+
+
+def clean(text: str, how: str) -> str:
+    """A text as open_clip cleans it before cutting it into pieces."""
+    import html
+
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half of a character has no bytes
+    if not _PLAIN.fullmatch(text):
+        text = html.unescape(html.unescape(_fixed(text)))
+    if how == "canonicalize":
+        text = text.strip().replace("_", " ").translate(_NO_PUNCTUATION).lower()
+    text = " ".join(text.split())
+    return text.lower() if how == "lower" else text
+
+
+_PLAIN = re.compile(r"[ !-%'-~]*")
+"""Printable ASCII without an ampersand, which ftfy and `html.unescape` leave alone."""
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _fixed(text: str) -> str:
+    """The text with its encoding mended, which takes a package that is slow to import."""
+    try:
+        mend = import_module("ftfy").fix_text
+    except ImportError as error:
+        raise MissingExtra("Reading this text as the clip model does", "clip") from error
+    fixed: str = mend(text)
+    return fixed
+
+
+def clip_pieces(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
+    """CLIP's byte-pair encoding, of the vocabulary and merges of open_clip's `SimpleTokenizer`."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
+    marks = "<start_of_text>|<end_of_text>"
+    words = Regex(f"(?i){marks}|{WORDS}")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return tokenizer

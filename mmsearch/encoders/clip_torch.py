@@ -1,0 +1,285 @@
+"""A `clip:` model run by open_clip and torch: the reference, and what runs on a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.encoders import clip_names
+from mmsearch.encoders.clip_pixels import Pixels
+from mmsearch.encoders.clip_tokens import TokenRecipe, clip_pieces
+from mmsearch.encoders.clip_weights import CONFIG, find, in_url_cache, unavailable
+from mmsearch.errors import MissingExtra, ModelUnavailable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.encoders.clip_names import Source
+    from mmsearch.types import Modality, Vectors
+
+A_RUN = 32
+"""Photos or texts that a run of a tower takes."""
+NEEDED = ("torch", "torchvision", "open_clip")
+
+_loading = threading.Lock()
+
+
+class TorchModel:
+    """A model of open_clip: its towers, preprocessing and tokenizer; safe to use from threads."""
+
+    def __init__(self, source: Source) -> None:
+        """Load the weights; nothing is ever downloaded.
+
+        Raises:
+            MissingExtra: torch or open_clip is not installed.
+            ModelUnavailable: the weights are not here, or are not this architecture's.
+        """
+        check_installed(source.name)
+        with _loading, _no_network(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.model, self.tokenizer = _loaded(source)
+        self.notes = [str(one.message) for one in caught if "QuickGELU" in str(one.message)]
+        self.pixels = Pixels.of(self.model.visual.preprocess_cfg)
+
+    def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Token ids (n, context length), by open_clip's own tokenizer."""
+        mended = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        ids: NDArray[np.int64] = self.tokenizer(mended).numpy()
+        return ids
+
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        import numpy as np
+
+        return int(self.run("text", np.stack(list(self.tokens(["a"])))).shape[1])
+
+    def run(self, modality: Modality, batch: NDArray[Any], how: Device | None = None) -> Vectors:
+        """Unit vectors (n, dim) of pixels (n, height, width, 3) uint8 or token ids (n, tokens)."""
+        import torch
+
+        how = how or Device("cpu", "fp32")
+        with torch.no_grad(), how.autocast():  # inference_mode makes autocast far slower
+            vectors = self._tower(modality, how.there(batch))
+            found: Vectors = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+            return found
+
+    def _tower(self, modality: Modality, batch: Any) -> Any:
+        if modality == "image":
+            return self.model.encode_image(normalised(batch, self.pixels), normalize=True)
+        return self.model.encode_text(batch, normalize=True)
+
+    def recipe(self) -> tuple[TokenRecipe, Any]:
+        """How texts become tokens, and the `tokenizers.Tokenizer` that does most of it.
+
+        Raises:
+            ValueError: it cannot be said in these words.
+        """
+        own = self.tokenizer
+        cleaning = own.clean_fn.__name__.removeprefix("_clean_") if hasattr(own, "clean_fn") else ""
+        length = int(own.context_length)
+        if hasattr(own, "bpe_ranks"):
+            marks = (own.sot_token_id, own.eot_token_id)
+            recipe = TokenRecipe("clip", cleaning, length, trims(self.model), marks=marks)
+            return recipe, clip_pieces(own.encoder, list(own.bpe_ranks))
+        inner = own.tokenizer
+        if not getattr(inner, "is_fast", False):
+            raise ValueError(f"{type(inner).__name__} is written in Python only")
+        own(["a"])  # sets how its backend cuts and pads
+        backend = inner.backend_tokenizer
+        if getattr(own, "tokenizer_mode", "") == "clips":
+            backend.no_truncation()
+            backend.no_padding()
+            ends = (inner.bos_token_id, inner.eos_token_id)
+            marks_and_class = (*ends, inner.pad_token_id, inner.cls_token_id)
+            return TokenRecipe("clips", cleaning, length, marks=marks_and_class), backend
+        blanked = inner.sep_token_id if getattr(own, "strip_sep_token", False) else None
+        return TokenRecipe("padded", cleaning or "canonicalize", length, blanked=blanked), backend
+
+
+class Device:
+    """Where and in which precision torch runs."""
+
+    def __init__(self, name: str, precision: str) -> None:
+        self.name = name
+        self.precision = precision
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 where it is asked for; the weights stay float32."""
+        import torch
+
+        if self.precision != "bf16":
+            return nullcontext()
+        context: AbstractContextManager[Any] = torch.autocast(self.name, dtype=torch.bfloat16)
+        return context
+
+    def there(self, batch: NDArray[Any]) -> Any:
+        """A batch on the device; pinned, so that copying it goes on beside the computing."""
+        import torch
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of arrays that cannot be written to; it is not
+            here = torch.from_numpy(batch)
+        if self.name == "cuda":
+            return here.pin_memory().to(self.name, non_blocking=True)
+        return here.to(self.name)
+
+
+def normalised(pixels: Any, how: Pixels) -> Any:
+    """Photos (n, height, width, 3) uint8 as a tower takes them: (n, 3, height, width) float32."""
+    import torch
+
+    mean = torch.tensor(how.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(how.std, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def trims(model: Any) -> bool:
+    """Whether tokens after the last one that counts change nothing: no token sees a later one."""
+    text = getattr(model, "text", model)
+    causal = getattr(text, "attn_mask", None) is not None
+    pooled = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
+    own = type(text).__name__ in ("CLIP", "TextTransformer")
+    return own and causal and pooled == "argmax" and getattr(text, "cls_emb", None) is None
+
+
+def check_installed(name: str) -> None:
+    """Nothing, if torch and open_clip are installed.
+
+    Raises:
+        MissingExtra: they are not.
+    """
+    if any(importlib.util.find_spec(package) is None for package in NEEDED):
+        raise MissingExtra(f"Running {name} for the first time", "clip")
+
+
+def best_device() -> str:
+    """cuda, mps or cpu; torch is only imported where there is a sign of a GPU."""
+    signs = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    apple = os.uname().sysname == "Darwin" if hasattr(os, "uname") else False
+    windows = Path(os.environ.get("SYSTEMROOT", "/none"), "System32", "nvcuda.dll").exists()
+    if not (apple or windows or any(Path(sign).exists() for sign in signs)):
+        return "cpu"
+    if any(importlib.util.find_spec(package) is None for package in NEEDED):
+        return "cpu"
+    return next((name for name in ("cuda", "mps") if has_device(name)), "cpu")
+
+
+def has_device(name: str) -> bool:
+    """Whether torch can compute there."""
+    import torch
+
+    if name == "mps":
+        return bool(torch.backends.mps.is_available())
+    return name == "cpu" or bool(torch.cuda.is_available())
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def _loaded(source: Source) -> tuple[Any, Any]:
+    """open_clip's model in eval mode, and its tokenizer."""
+    import open_clip
+
+    weights = find(source)
+    if weights is None:
+        raise unavailable(source)
+    try:
+        model = _create(source, weights)
+        tokenizer = open_clip.get_tokenizer(_address(source))
+    except MissingExtra:
+        raise
+    except ImportError as error:
+        raise MissingExtra(f"{source.name} ({error})", "clip") from error
+    except Exception as error:  # torch, safetensors, the hub's client: all kinds
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise ModelUnavailable(f"{weights} cannot be loaded as {source.name}: {reason}") from error
+    return model.eval(), tokenizer
+
+
+def _address(source: Source) -> str:
+    """What open_clip calls it."""
+    if source.repository is not None:
+        return f"{clip_names.HUB}{source.repository}"
+    if source.path is not None and (source.path / CONFIG).is_file():
+        return f"{clip_names.FOLDER}{source.path}"
+    return source.arch
+
+
+def _create(source: Source, weights: Path) -> Any:
+    import open_clip
+
+    address = _address(source)
+    if address != source.arch:
+        return open_clip.create_model(address, require_pretrained=True)
+    if source.path is None:
+        where = clip_names.places(source.arch, source.tag or "") or {}
+        if weights != in_url_cache(where.get("url", "")):
+            return open_clip.create_model(address, source.tag, require_pretrained=True)
+    preprocessing = {}
+    if source.tag is not None:  # the file came by its address, which open_clip would not ask for
+        config = open_clip.pretrained.get_pretrained_cfg(source.arch, source.tag)
+        words = ("mean", "std", "interpolation", "resize_mode")
+        preprocessing = {word: config[word] for word in words if config.get(word)}
+    with _as_state(weights) as state:
+        return open_clip.create_model(
+            address, str(state), require_pretrained=True, force_preprocess_cfg=preprocessing
+        )
+
+
+@contextmanager
+def _as_state(weights: Path) -> Iterator[Path]:
+    """The checkpoint as a plain file of tensors, which the first CLIP's files are not."""
+    import torch
+
+    if weights.suffix == ".safetensors" or not _is_script(weights):
+        yield weights
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = torch.jit.load(str(weights), map_location="cpu").state_dict()
+    kept = {
+        key: value
+        for key, value in state.items()
+        if key not in ("input_resolution", "context_length", "vocab_size")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "state.pt"
+        torch.save(kept, plain)
+        yield plain
+
+
+def _is_script(weights: Path) -> bool:
+    import zipfile
+
+    if not zipfile.is_zipfile(weights):
+        return False
+    with zipfile.ZipFile(weights) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+@contextmanager
+def _no_network() -> Iterator[None]:
+    """What the hub's client has in its cache is used; it is never asked over the network."""
+    from huggingface_hub import constants
+
+    asked, level = constants.HF_HUB_OFFLINE, logging.root.level
+    said = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
+    logging.root.setLevel(logging.CRITICAL)  # open_clip logs there what we raise
+    try:
+        yield
+    finally:
+        logging.root.setLevel(level)
+        constants.HF_HUB_OFFLINE = asked
+        del os.environ["HF_HUB_OFFLINE"]
+        if said is not None:
+            os.environ["HF_HUB_OFFLINE"] = said
