@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -53,11 +54,32 @@ def say(text: str) -> None:
 
 
 @contextmanager
+def long_work_told() -> Iterator[None]:
+    """What the library says of work that takes long, shown on stderr."""
+    from tqdm import tqdm
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tqdm.write(record.getMessage(), file=sys.stderr)  # above a bar, if there is one
+
+    told = logging.getLogger("mmsearch.progress")
+    shown = Shown()
+    told.setLevel(logging.INFO)
+    told.propagate = False  # some packages give the root logger a handler of their own
+    told.addHandler(shown)
+    try:
+        yield
+    finally:
+        told.removeHandler(shown)
+
+
+@contextmanager
 def progress_bar(unit: str, *, quiet: bool) -> Iterator[Progress]:
     """A bar on stderr, if a person is there to see it, and what moves it."""
     from tqdm import tqdm
 
-    with tqdm(unit=unit, disable=True if quiet else None, leave=False) as bar:
+    telling = nullcontext() if quiet or sys.stderr is None else long_work_told()
+    with telling, tqdm(unit=unit, disable=True if quiet else None, leave=False) as bar:
 
         def tell(done: int, total: int | None) -> None:
             bar.total = total

@@ -10,7 +10,7 @@ import typer
 
 from mmsearch import render
 from mmsearch.collection import open_collection
-from mmsearch.console import out, progress_bar, say, terminal
+from mmsearch.console import long_work_told, out, progress_bar, say, terminal
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import IndexUnusable
 
@@ -83,11 +83,9 @@ def export(
     """
     from mmsearch.exports import export as make
 
-    made = make(
-        name,
-        _photos(photos),
-        runtime_of("onnx" if precision != "auto" else "auto", precision=precision),
-    )
+    how = runtime_of("auto" if precision == "auto" else "onnx", precision=precision)
+    with long_work_told():
+        made = make(name, _photos(photos), how)
     for note in made.notes:
         say(note)
     if "image" in made.towers:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mmsearch.types import Modality, Vectors
 
 log = logging.getLogger(__name__)
+told = logging.getLogger("mmsearch.progress")
+"""What takes long, for whoever waits: a command shows it."""
 
 Run = Callable[[Sequence[Any]], "Vectors"]
 """Pixels (height, width, 3) each, or strings → vectors."""
@@ -151,7 +153,8 @@ class Runners:
             if not any(one and one["passed"] for one in others):
                 raise
             return  # one that is there already will do
-        log.info("making the %s tower of %s, once", modality, self._source.name)
+        name = self._source.name
+        told.info("making the %s tower of %s ready for this machine, once …", modality, name)
         if modality == "image":
             make_tower(model, self._towers, "image", things, precisions)
         wanted = self.facts["tokens"] is not None
