@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders.onnx import import_onnxruntime
+from mmsearch.encoders.onnx import session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,25 +102,3 @@ def _together(things: Sequence[NDArray[Any]]) -> NDArray[Any]:
     for row, thing in zip(batch, things, strict=True):
         row[: len(thing)] = thing
     return batch
-
-
-def session(graph: Path, *, optimise: bool, threads: int = 0) -> InferenceSession:
-    """A graph ready to run.
-
-    Args:
-        graph: The ONNX file.
-        optimise: Whether ONNX Runtime is to optimise it first.
-        threads: How many a run may use; 0 is as many as there are cores.
-    """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    # idle threads that spin take the cores that decode the next photos
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors only: warnings would land on the user's stderr
-    loaded: InferenceSession = onnxruntime.InferenceSession(
-        str(graph), options, providers=["CPUExecutionProvider"]
-    )
-    return loaded

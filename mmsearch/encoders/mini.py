@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmsearch.encoders.mel import RATE, mel_picture
-from mmsearch.encoders.onnx import import_onnxruntime
+from mmsearch.encoders.onnx import session
 from mmsearch.errors import ModelDamaged, UnsupportedModality
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class MiniEncoder:
     @cached_property
     def _image(self) -> InferenceSession:
         def load() -> InferenceSession:
-            return _session(self._checked("image.onnx"), optimise=True, threads=1)
+            return session(self._checked("image.onnx"), optimise=True, threads=1)
 
         return self._once("_image", load)
 
@@ -199,7 +199,7 @@ class MiniEncoder:
         def load() -> InferenceSession:
             both = [self._checked("image.onnx"), self._checked(AUDIO)]
             graph = b"".join(path.read_bytes() for path in both)
-            return _session(graph, optimise=True, threads=1)
+            return session(graph, optimise=True, threads=1)
 
         return self._once("_audio", load)
 
@@ -212,7 +212,7 @@ class MiniEncoder:
 
         tokenizer = Tokenizer.from_file(str(self._checked("tokenizer.json")))
         self._checked("text.bin")  # the graph's weights; ONNX Runtime finds them beside it
-        return _session(self._checked("text.onnx"), optimise=False), tokenizer
+        return session(self._checked("text.onnx"), optimise=False), tokenizer
 
     def _once(self, name: str, load: Callable[[], Loaded]) -> Loaded:
         """What `load` gives, unless another thread has loaded it meanwhile."""
@@ -238,30 +238,6 @@ class MiniEncoder:
         if modality not in self.modalities:
             known = " and ".join(sorted(self.modalities))
             raise UnsupportedModality(f"'mini' cannot encode {modality}; it encodes {known}")
-
-
-def _session(graph: Path | bytes, *, optimise: bool, threads: int = 0) -> InferenceSession:
-    """A graph ready to run; one that was optimised when it was made loads faster as it is.
-
-    Args:
-        graph: The ONNX file, or its bytes.
-        optimise: Whether ONNX Runtime is to optimise it first.
-        threads: How many a run may use; 0 is as many as there are cores.
-    """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    # idle threads that spin take the cores that decode the next photos
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors only: warnings would land on the user's stderr
-    session: InferenceSession = onnxruntime.InferenceSession(
-        graph if isinstance(graph, bytes) else str(graph),
-        options,
-        providers=["CPUExecutionProvider"],
-    )
-    return session
 
 
 def _damaged(path: Path, what: str) -> ModelDamaged:

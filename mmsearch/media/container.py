@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import stat
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mmsearch.errors import MissingExtra, UnreadableFile
+from mmsearch.media.files import opened_file
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -59,17 +60,7 @@ def opened(source: str | Path) -> Iterator[InputContainer]:
 
 @contextmanager
 def _regular(source: str | Path) -> Iterator[BinaryIO]:
-    try:
-        status = Path(source).stat()
-        # asked first: opening a pipe would wait for someone to write to it
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableFile("not a regular file")
-        if not status.st_size:
+    with opened_file(source) as file:
+        if not os.fstat(file.fileno()).st_size:
             raise UnreadableFile("0 bytes")
-        file = Path(source).open("rb")  # noqa: SIM115 - closed below
-    except ValueError as error:  # a NUL in the path
-        raise UnreadableFile("no such file") from error
-    except OSError as error:
-        raise UnreadableFile((error.strerror or str(error)).lower()) from error
-    with file:
         yield file

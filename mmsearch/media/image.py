@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import re
-import stat
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
+from mmsearch.media.files import opened_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,22 +122,11 @@ def upright(picture: Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-    elif not isinstance(source, str | Path):
-        yield source if source.seekable() else io.BytesIO(source.read())
-    else:
-        try:
-            # asked first: opening a pipe would wait for someone to write to it
-            if not stat.S_ISREG(Path(source).stat().st_mode):
-                raise UnreadableFile("not a regular file")
-            file = Path(source).open("rb")  # noqa: SIM115 - closed below
-        except ValueError as error:  # a NUL in the path
-            raise UnreadableFile("no such file") from error
-        except OSError as error:
-            raise UnreadableFile(_reason(error)) from error
-        with file:
+    if isinstance(source, bytes | str | Path):
+        with opened_file(source) as file:
             yield file
+    else:
+        yield source if source.seekable() else io.BytesIO(source.read())
 
 
 def _decoder_of(file: BinaryIO) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
-import stat
 import threading
 import unicodedata
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.errors import MissingExtra, UnreadableFile
+from mmsearch.media.files import opened_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -91,7 +90,7 @@ def pages(source: str | Path | bytes, *, at_least: int) -> Iterator[Page]:
 @contextmanager
 def _opened(source: str | Path | bytes) -> Iterator[Any]:
     require()
-    with _file_of(source) as file:
+    with opened_file(source) as file:
         head = file.read(1024)  # some begin with a few bytes of something else
         if not head:
             raise UnreadableFile("0 bytes")
@@ -105,24 +104,6 @@ def _opened(source: str | Path | bytes) -> Iterator[Any]:
         finally:
             with _LOCK:
                 document.close()
-
-
-@contextmanager
-def _file_of(source: str | Path | bytes) -> Iterator[BinaryIO]:
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-        return
-    try:
-        # asked first: opening a pipe would wait for someone to write to it
-        if not stat.S_ISREG(Path(source).stat().st_mode):
-            raise UnreadableFile("not a regular file")
-        file = Path(source).open("rb")  # noqa: SIM115 - closed below
-    except ValueError as error:  # a NUL in the path
-        raise UnreadableFile("no such file") from error
-    except OSError as error:
-        raise UnreadableFile((error.strerror or str(error)).lower()) from error
-    with file:
-        yield file
 
 
 def _document(file: BinaryIO) -> Any:

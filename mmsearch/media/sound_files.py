@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mmsearch.errors import MissingExtra, UnreadableFile
+from mmsearch.media.files import opened_file
 from mmsearch.media.sound_decoders import after_id3, by_av, by_soundfile, read_at
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def opened(source: str | Path | bytes) -> Iterator[Sound]:
     import soundfile  # noqa: F401
     import soxr  # noqa: F401
 
-    with _file_of(source) as file:
+    with opened_file(source) as file:
         container = _container_of(file)
         try:
             _check_whole(file, container)
@@ -60,24 +59,6 @@ def _check_sense(sound: Sound) -> None:
         raise UnreadableFile(f"{sound.rate} samples a second")
     if not 1 <= sound.channels <= MOST_CHANNELS:
         raise UnreadableFile(f"{sound.channels} channels")
-
-
-@contextmanager
-def _file_of(source: str | Path | bytes) -> Iterator[BinaryIO]:
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-        return
-    try:
-        # asked first: opening a pipe would wait for someone to write to it
-        if not stat.S_ISREG(Path(source).stat().st_mode):
-            raise UnreadableFile("not a regular file")
-        file = Path(source).open("rb")  # noqa: SIM115 - closed below
-    except ValueError as error:  # a NUL in the path
-        raise UnreadableFile("no such file") from error
-    except OSError as error:
-        raise UnreadableFile((error.strerror or "cannot be read").lower()) from error
-    with file:
-        yield file
 
 
 # ---------------------------------------------------------------------- what a file is
