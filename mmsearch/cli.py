@@ -17,7 +17,13 @@ from mmsearch import render
 from mmsearch.collection import Collection, collection_for, open_collection
 from mmsearch.console import out, progress_bar, say, terminal
 from mmsearch.encoders import runtime_of
-from mmsearch.errors import IndexUnusable, InvalidQuery, MMSearchError, ModelDamaged
+from mmsearch.errors import (
+    IndexUnusable,
+    InvalidOption,
+    InvalidQuery,
+    MMSearchError,
+    ModelDamaged,
+)
 from mmsearch.media.kinds import EXTENSIONS
 from mmsearch.models_cli import models
 from mmsearch.types import Hit, Modality, Part, Query
@@ -173,8 +179,11 @@ def index_command(
     on your disk is ever changed. What --video, --pdf, --ocr and --transcribe turn on stays on.
     """
     if drop_space is not None:
+        if paths or model:
+            raise InvalidOption("--drop-space stands alone: no PATH and no --model with it")
         with open_collection(index) as library:
             library.drop_space(drop_space)
+        say(f"dropped the vectors of {drop_space}")
         return
     if not paths:
         open_collection(index).close()  # nothing to bring up to date is an error
@@ -198,7 +207,8 @@ def index_command(
                 )
         finally:
             if library.report is not None:
-                say("\n".join([*library.report.warnings, render.report_line(library.report)]))
+                warnings = map(render.visible, library.report.warnings)
+                say("\n".join([*warnings, render.report_line(library.report)]))
         if not len(library):
             say(f"nothing was found to index; what can be: {' '.join(sorted(EXTENSIONS))}")
         if library.report and library.report.skipped:

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -110,11 +109,15 @@ class Collection:
     def encoder(self) -> Encoder:
         """The preferred encoder of this index, loaded when first needed."""
         spaces = self._spaces()
-        return self._roster.encoder_of(spaces[0]) if spaces else self._wanted[-1]
+        if spaces:
+            return self._roster.encoder_of(spaces[0])
+        if not self._wanted:
+            raise IndexUnusable(f"{self.folder} has no model yet: fill it with `mmsearch index`")
+        return self._wanted[-1]
 
     def _spaces(self) -> list[Space]:
         """The spaces that can answer, the preferred one first."""
-        return [space for space in self._catalog.spaces() if space.complete]
+        return [space for space in self._catalog.spaces() if space.keeps]
 
     def __len__(self) -> int:
         return len(self._catalog)
@@ -143,7 +146,7 @@ class Collection:
                 "fingerprint": space.fingerprint,
                 "dim": space.dim,
                 "answers": sorted(answering.get(space.id, ())),
-                "complete": space.complete,
+                "fills": sorted(space.fills),
                 "vectors": counts["vectors"].get(space.id, {}),
             }
             for space in spaces
@@ -183,7 +186,8 @@ class Collection:
         Args:
             paths: Folders (searched to any depth) and files; left out, all that was ever indexed.
             captions: A tsv, csv or jsonl file of file names and captions.
-            exclude: Shell patterns of names, or of paths from the folder given, to leave out.
+            exclude: Shell patterns of names, or of paths from the folder given, to leave out; kept
+                with the path, like the next, for when no paths are given.
             include_hidden: Also files and folders that begin with a dot.
             max_megapixels: Larger pictures are refused.
             video: Whether to take in videos. Of this and the next three, None is as last time, and
@@ -209,26 +213,33 @@ class Collection:
         from mmsearch.update import Reads, Update, check_megapixels, options_for
 
         given = None if paths is None else _existing(paths)
-        reads = Reads(video, pdf, ocr, transcribe, whisper)
-        options = Options(
-            exclude=[exclude] if isinstance(exclude, str) else list(exclude),
-            include_hidden=include_hidden,
-            max_megapixels=check_megapixels(max_megapixels),
-            refused=reads.refused(),
-        )
+        patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+        options = Options(max_megapixels=check_megapixels(max_megapixels))
         book = None if captions is None else CaptionBook(os.fspath(captions))
-        chosen, heard_by = reads.settle(self._catalog)
+        settled = Reads(video, pdf, ocr, transcribe, whisper).settle(self._catalog)
         self._roster.want(self._wanted)
-        lanes = self._roster.lanes()
-        options = options_for(options, lanes, chosen, captions=book is not None)
-        options = replace(options, whisper=heard_by)
-        run = Update(self._catalog, lanes, options, book=book, progress=progress)
+        self._wanted = []
+        run = Update(
+            self._catalog,
+            self._roster.lanes,
+            lambda lanes: options_for(options, lanes, settled, captions=book is not None),
+            book=book,
+            progress=progress,
+        )
         self.report = run.report
-        self.report.warnings += self._advice
+        self.report.warnings += [*self._advice, *settled.warnings, *self._roster.warnings]
+        self._advice = []
         if given is None:
-            run.run(known_scopes(self._catalog))
+            scopes = known_scopes(self._catalog)
+            if not self._catalog.asked() and len(self._catalog):
+                self.report.warnings.append(
+                    "an index of mmsearch 0.1.0 did not keep what was asked for: name your folders "
+                    "once more, `mmsearch index FOLDER...`"
+                )
         else:
-            run.run(scopes_of(self._catalog, given))
+            hidden = include_hidden
+            scopes = scopes_of(self._catalog, given, patterns, include_hidden=hidden)
+        run.run(scopes)
         for space, facets in self._present():
             for facet in facets:
                 self._index(space, facet)
@@ -240,8 +251,13 @@ class Collection:
         Raises:
             InvalidOption: the index has none of this name, or no other to answer instead.
         """
-        self._roster.drop(model)
+        for space in self._roster.drop(model):
+            for file in (self.folder / "cache").glob(f"*-{space.id}-*"):
+                with suppress(OSError):
+                    file.unlink()
+        self._wanted = [encoder for encoder in self._wanted if encoder.name != model]
         self._indexes = {}
+        self._catalog.shrink()
 
     def remove(self, path: str | os.PathLike[str]) -> int:
         """Take a file, or all of a folder, out of the index; the disk is not touched.
@@ -263,6 +279,8 @@ class Collection:
         found = map(self._catalog.source_of, dict.fromkeys((whole, parent)))
         places += [(source[0], source[2]) for source in found if source is not None]
         gone = sum(self._catalog.remove_below(source_id, below) for source_id, below in places)
+        for place in dict.fromkeys((whole, parent)):
+            self._catalog.forget_asked(place)
         if not gone and not any(below == "" for _, below in places):
             raise PathNotFound(f"the index holds nothing at {os.fspath(path)!r}")
         return gone

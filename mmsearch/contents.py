@@ -28,11 +28,9 @@ SMALLEST = 16
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How files are found and read.
+    """How files are read.
 
     Attributes:
-        exclude: Shell patterns of names or relative paths to leave out.
-        include_hidden: Also files and folders that begin with a dot.
         max_megapixels: Larger pictures are refused.
         kinds: What files to take in.
         refused: Kinds that were turned off: those of them that are stored leave the index.
@@ -40,8 +38,6 @@ class Options:
         whisper: The model that hears speech: a size, a repository or a folder.
     """
 
-    exclude: Sequence[str] = ()
-    include_hidden: bool = False
     max_megapixels: float = 200.0
     kinds: frozenset[Kind] = frozenset({"image", "text"})
     refused: frozenset[Kind] = frozenset()
@@ -182,6 +178,8 @@ class Reader:
             details = found.details
             self._audio(found, source, path)
             found.details |= details
+        elif self._of("audio"):
+            found.rows |= self._encoded(self._of("audio"), "audio", [])
 
     def _document(self, found: Contents, source: str | bytes, path: str) -> None:
         from mmsearch.media import pdf

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from mmsearch.schema import blanks, items, state, texts, vectors
 from mmsearch.schema import failures as failed
-from mmsearch.schema import items, state, texts, vectors
 from mmsearch.types import Kind, Span, TextPart
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def put_entry(connection: Connection, entry: Entry) -> None:
         if name is not None:
             connection.execute(_FORGET_FAILURE, {**asked, "name_": name})
     if entry.like is None:
-        connection.execute(_CLEAR_ALL_VECTORS, {"item_id_": item_id})
+        for clear in (_CLEAR_ALL_VECTORS, _CLEAR_BLANKS):
+            connection.execute(clear, {"item_id_": item_id})
     elif entry.like != item_id:
         _borrow(connection, entry, item_id)
     if entry.texts is not None:
@@ -147,6 +148,8 @@ def put_rows(connection: Connection, item_id: int, place: Place, rows: Rows) -> 
     ]
     if found:
         connection.execute(_ADD_VECTORS, found)
+    elif place[1] != "text":
+        connection.execute(_ADD_BLANK, filed)
 
 
 def _span_columns(span: Span | None) -> dict[str, Any]:
@@ -178,6 +181,8 @@ _MAKE_ITEM = insert(items).returning(items.c.id)
 _FORGET_FAILURE = delete(failed).where(*_at(failed))
 _ADD_VECTORS = insert(vectors)
 _CLEAR_ALL_VECTORS = delete(vectors).where(vectors.c.item_id == bindparam("item_id_"))
+_CLEAR_BLANKS = delete(blanks).where(blanks.c.item_id == bindparam("item_id_"))
+_ADD_BLANK = insert(blanks).on_conflict_do_nothing()
 _CLEAR_TEXT_VECTORS = _CLEAR_ALL_VECTORS.where(vectors.c.facet == "text")
 _CLEAR_VECTORS = delete(vectors).where(
     *(vectors.c[name] == bindparam(f"{name}_") for name in ("space_id", "facet", "item_id"))
@@ -186,11 +191,9 @@ _CLEAR_VECTORS = delete(vectors).where(
 
 def _borrow(connection: Connection, entry: Entry, item_id: int) -> None:
     """Copy the texts and vectors that the entry does not bring from the item it is like."""
-    connection.execute(_CLEAR_ALL_VECTORS, {"item_id_": item_id})
-    for table in (vectors,) if entry.texts is not None else (vectors, texts):
+    for table in (vectors, blanks) if entry.texts is not None else (vectors, blanks, texts):
         copied = [column for column in table.c if column.name not in {"id", "item_id"}]
-        if table is texts:
-            connection.execute(delete(texts).where(texts.c.item_id == item_id))
+        connection.execute(delete(table).where(table.c.item_id == item_id))
         wanted = select(*copied).where(table.c.item_id == entry.like)
         lent = connection.execute(wanted).mappings().all()
         if lent:

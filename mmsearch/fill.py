@@ -10,7 +10,7 @@ from dataclasses import replace
 from mmsearch.catalog import Catalog
 from mmsearch.contents import Contents, Options, Reader
 from mmsearch.decode import encode, look_ahead, read_file
-from mmsearch.errors import UnreadableFile
+from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.lanes import KINDS_WITH, Lane
 from mmsearch.media.kinds import kind_of
 from mmsearch.types import Progress
@@ -43,6 +43,8 @@ class Fill:
         options: Options,
         progress: Progress | None = None,
     ) -> None:
+        self.filled = 0
+        """Items that were given vectors."""
         self.holes = 0
         """Files that could not be read; they are found by their other vectors alone."""
         self.away = 0
@@ -55,20 +57,20 @@ class Fill:
         self._total = 0
 
     def run(self) -> None:
-        """Encode what is missing; then, if nothing was away, say that the space is complete."""
+        """Encode what is missing; then, if nothing was away, let the space answer."""
         space = self._lane.space
         lacking: dict[int, Due] = {}
         for facet in sorted(self._lane.modalities - {"text"}):
             for due in self._catalog.without(space, facet, KINDS_WITH[facet]):
                 lacking[due[0]] = due
-        texts = []
+        said = []
         if "text" in self._lane.modalities:
-            texts = self._catalog.without(space, "text", ())
-        self._total = len(lacking) + len(texts)
-        self._fill_texts(texts)
+            said = self._catalog.without(space, "text", ())
+        self._total = len(lacking) + len(said)
+        self._fill_texts(said)
         self._fill_files([lacking[item_id] for item_id in sorted(lacking)])
-        if not self.away:
-            self._catalog.complete_space(space)
+        if space.fills and not self.away:
+            self._catalog.switch_to(space)
 
     def _fill_texts(self, due: Sequence[Due]) -> None:
         for some in _batches(due, ITEMS_A_BATCH):
@@ -79,7 +81,9 @@ class Fill:
                 (item_id, hash_): places
                 for (item_id, _, hash_), places in zip(there, found, strict=True)
             }
-            self._catalog.fill(rows)
+            said = {item_id: [part.text for part in item.texts] for item_id, item in items.items()}
+            self._catalog.fill(rows, said)
+            self.filled += len(there)
             self._step(len(some))
 
     def _fill_files(self, due: Sequence[Due]) -> None:
@@ -96,8 +100,8 @@ class Fill:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _store(self, due: Sequence[Due], read: Sequence[Contents | OSError | None]) -> None:
-        self.away += sum(isinstance(contents, OSError) for contents in read)
+    def _store(self, due: Sequence[Due], read: Sequence[Contents | Away | None]) -> None:
+        self.away += sum(isinstance(contents, Away) for contents in read)
         self.holes += sum(contents is None for contents in read)
         good = [
             (one, contents)
@@ -111,6 +115,7 @@ class Fill:
                 for ((item_id, _, hash_), _), rows in zip(good, found, strict=True)
             }
         )
+        self.filled += len(good)
         self._step(len(due))
 
     def _step(self, number: int) -> None:
@@ -118,17 +123,21 @@ class Fill:
         self._tell(self._done, self._total)
 
 
-def _read(reader: Reader, due: Due) -> Contents | OSError | None:
-    """What the file holds; None if it cannot be used or has changed, the error if it is away."""
+class Away:
+    """A file that is not there just now, or cannot be read for want of a package."""
+
+
+def _read(reader: Reader, due: Due) -> Contents | Away | None:
+    """What the file holds; None if it cannot be used or has changed."""
     _, path, hash_ = due
     kind = kind_of(path)
     try:
         content, now = read_file(path)
         return reader.read(kind, content, path) if kind is not None and now == hash_ else None
-    except UnreadableFile:
+    except (UnreadableFile, PermissionError):
         return None
-    except OSError as error:
-        return error
+    except (OSError, MissingExtra):
+        return Away()
 
 
 def _batches(due: Sequence[Due], size: int) -> Iterator[Sequence[Due]]:

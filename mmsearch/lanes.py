@@ -26,29 +26,8 @@ class Lane:
 
 
 def served(spaces: Sequence[Space]) -> dict[int, frozenset[Modality]]:
-    """By id of a complete space, the facets that it answers for; nothing for those left behind.
-
-    Pictures are found in the preferred complete space that sees, sounds in that which hears; each
-    holds the texts too, so that they can be compared with either.
-
-    Args:
-        spaces: The preferred one first.
-    """
-    found: dict[int, frozenset[Modality]] = {}
-    media: tuple[Modality, ...] = ("image", "audio")
-    for medium in media:
-        for space in spaces:
-            if space.complete and medium in space.modalities:
-                both: frozenset[Modality] = frozenset({medium, "text"})
-                found[space.id] = found.get(space.id, _NOTHING) | (both & space.modalities)
-                break
-    return found
-
-
-def needed(spaces: Sequence[Space]) -> dict[int, frozenset[Modality]]:
-    """By id, what new files have to be encoded for: what is served, and what is being filled."""
-    filling = {space.id: space.modalities for space in spaces if not space.complete}
-    return {**served(spaces), **filling}
+    """By id of a space, the facets that it answers for; those left behind are not in it."""
+    return {space.id: space.keeps for space in spaces if space.keeps}
 
 
 def modalities_of(lanes: Sequence[Lane]) -> frozenset[Modality]:

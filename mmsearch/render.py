@@ -154,8 +154,8 @@ def status_lines(status: Mapping[str, Any]) -> str:
 
 def _model(model: Mapping[str, Any]) -> str:
     """A model, and what it does if that is not all."""
-    state = "" if model["complete"] else ", being filled"
-    if model["complete"] and not model["answers"]:
+    state = ", being filled" if model["fills"] else ""
+    if not model["fills"] and not model["answers"]:
         state = ", not used any more: --drop-space frees its place"
     return f"{model['name']} ({model['dim']} dimensions{state})"
 

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 
 from mmsearch.catalog import Catalog, Space
 from mmsearch.encoders import how_for, load_encoder
-from mmsearch.errors import IndexUnusable, InvalidOption
-from mmsearch.lanes import Lane, needed, served
-from mmsearch.types import Encoder, Runtime
+from mmsearch.errors import (
+    IndexUnusable,
+    InvalidOption,
+    MissingExtra,
+    ModelUnavailable,
+    UnknownModel,
+)
+from mmsearch.lanes import Lane
+from mmsearch.types import Encoder, Modality, Runtime
 
 
 class Roster:
@@ -21,9 +27,11 @@ class Roster:
     """
 
     def __init__(self, catalog: Catalog, how: Runtime) -> None:
+        self.warnings: list[str] = []
+        """What became of models that are not to be had, for the report."""
         self._catalog = catalog
         self._how = how
-        self._loaded: dict[int, Encoder] = {}
+        self._loaded: dict[tuple[str, str], Encoder] = {}
         self._loading = threading.Lock()
 
     def encoder_of(self, space: Space) -> Encoder:
@@ -32,8 +40,9 @@ class Roster:
         Raises:
             IndexUnusable: its weights are not those that the vectors were made with.
         """
+        key = (space.name, space.fingerprint)
         with self._loading:
-            if space.id not in self._loaded:
+            if key not in self._loaded:
                 encoder = load_encoder(space.name, how_for(space.name, self._how))
                 if encoder.fingerprint != space.fingerprint:
                     raise IndexUnusable(
@@ -41,65 +50,76 @@ class Roster:
                         "installed: bring those back, or have it encoded anew with `mmsearch "
                         f"index --model {space.name}`"
                     )
-                self._loaded[space.id] = encoder
-            return self._loaded[space.id]
+                self._loaded[key] = encoder
+            return self._loaded[key]
 
     def want(self, encoders: Sequence[Encoder]) -> None:
-        """Have encoders answer for all that they can; what is stored is encoded by `Fill`."""
+        """Have encoders answer for all that they can, of two that can the later one.
+
+        Where one does not answer yet, `Fill` gives it what is stored.
+        """
+        media: dict[Modality, int] = {}
         for encoder in encoders:
-            key = (encoder.name, encoder.fingerprint)
-            spaces = self._catalog.spaces()
-            there = next((s for s in spaces if (s.name, s.fingerprint) == key), None)
-            if there is None or not _has_its_place(there, spaces):
-                there = self._catalog.add_space(encoder)
-            self._loaded[there.id] = encoder
+            self._loaded[encoder.name, encoder.fingerprint] = encoder
+            space = self._catalog.add_space(encoder)
+            media |= dict.fromkeys(sorted(encoder.modalities - {"text"}), space.id)
+        if media:
+            self._catalog.assign(media)
 
     def lanes(self) -> list[Lane]:
-        """The spaces that new files are to be encoded in, with their encoders."""
+        """The spaces that new files are to be encoded in, with their encoders.
+
+        A model that answers for nothing yet and is not to be had is passed over, with a warning.
+
+        Raises:
+            IndexUnusable, ModelUnavailable, MissingExtra: a model that answers is not to be had.
+        """
+        self.warnings = []
+        found = []
         spaces = self._catalog.spaces()
-        replaced = {space.name for space in spaces if not space.complete}
         for space in spaces:
-            if space.id not in needed(spaces):
+            if not space.needs:
                 continue
             try:
                 encoder = self.encoder_of(space)
-            except IndexUnusable:
-                if space.complete and space.name in replaced:
-                    continue  # its vectors are just being made anew with the weights there are
-                raise
+            except (IndexUnusable, ModelUnavailable, MissingExtra, UnknownModel) as error:
+                self._pass_over(space, spaces, error)
+                continue
             if encoder.modalities != space.modalities:  # a newer version of it can do more
                 self._catalog.note_modalities(space, encoder.modalities)
-        spaces = self._catalog.spaces()
-        return [
-            Lane(space, self._loaded[space.id], modalities)
-            for space in spaces
-            if (modalities := needed(spaces).get(space.id)) and space.id in self._loaded
-        ]
+            found.append(Lane(space, encoder, space.needs))
+        return found
 
-    def drop(self, name: str) -> None:
-        """Delete the vectors of one of several models.
+    def _pass_over(self, space: Space, spaces: Sequence[Space], error: Exception) -> None:
+        follows = any(other.fills & space.keeps for other in spaces if other.id != space.id)
+        if space.keeps and not (follows and isinstance(error, IndexUnusable)):
+            raise error
+        if not space.keeps:
+            if isinstance(error, IndexUnusable):
+                self._catalog.give_up(space)  # its weights are gone for good
+                return
+            self.warnings.append(
+                f"{space.name!r} cannot be filled just now: {error} (or give it up with `mmsearch "
+                f"index --drop-space {space.name}`)"
+            )
+
+    def drop(self, name: str) -> list[Space]:
+        """Delete the vectors of one of several models; of several weights, those not in use first.
 
         Raises:
             InvalidOption: the index has none of this name, or no other to answer instead.
         """
         spaces = self._catalog.spaces()
-        going = [space for space in spaces if space.name == name]
-        if not going:
+        named = [space for space in spaces if space.name == name]
+        if not named:
             known = ", ".join(sorted({space.name for space in spaces})) or "none"
             raise InvalidOption(f"the index has no vectors of {name!r}; it has: {known}")
-        kept = [space for space in spaces if space.name != name]
-        before = {facet for facets in served(spaces).values() for facet in facets}
-        after = {facet for facets in served(kept).values() for facet in facets}
-        if lost := before - after:
+        going = [space for space in named if not space.needs] or named
+        if lost := {facet for space in going for facet in space.keeps}:
             raise InvalidOption(
                 f"without {name!r} nothing would answer for {' and '.join(sorted(lost))}: index "
                 "with another model first, `mmsearch index --model NAME`"
             )
         for space in going:
             self._catalog.drop_space(space)
-
-
-def _has_its_place(space: Space, spaces: Sequence[Space]) -> bool:
-    """Whether a space is being filled, or answers for all that its encoder can."""
-    media = space.modalities - {"text"}
-    return not space.complete or media <= served(spaces).get(space.id, frozenset())
+        return going

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.catalog import Catalog, Known
+from mmsearch.catalog import Asked, Catalog, Known
 from mmsearch.contents import Options
 from mmsearch.decode import Job
 from mmsearch.entries import Stat
@@ -39,10 +39,18 @@ class Scope:
     root: str  # of the source, absolute
     below: str  # the folder, relative to the root; "" for the root itself
     only: frozenset[str] | None = None  # names of files
+    exclude: Sequence[str] = ()  # shell patterns of names or relative paths to leave out
+    include_hidden: bool = False  # also files and folders that begin with a dot
 
 
-def scopes_of(catalog: Catalog, paths: Sequence[str | os.PathLike[str]]) -> list[Scope]:
-    """Where paths belong; a folder becomes a source unless it lies in one.
+def scopes_of(
+    catalog: Catalog,
+    paths: Sequence[str | os.PathLike[str]],
+    exclude: Sequence[str] = (),
+    *,
+    include_hidden: bool = False,
+) -> list[Scope]:
+    """Where paths belong; a folder becomes a source unless it lies in one. What was asked is kept.
 
     Files of one folder come as one scope: a shell's `*.jpg` can be ten thousand of them.
 
@@ -63,29 +71,40 @@ def scopes_of(catalog: Catalog, paths: Sequence[str | os.PathLike[str]]) -> list
     # what lies in another folder that is given is met there
     folders = {one: None for one in folders if not any(_is_in(one, o) for o in folders if o != one)}
     files = {one: some for one, some in files.items() if not any(_is_in(one, o) for o in folders)}
+    how: dict[str, Any] = {"exclude": tuple(exclude), "include_hidden": include_hidden}
+    asked = [Asked(folder, folder=True, **how) for folder in folders]
+    asked += [
+        Asked(os.path.join(folder, name), folder=False, **how)
+        for folder, names in files.items()
+        for name in sorted(names)
+    ]
     for folder in (*folders, *files):
-        catalog.add_source(folder, os.stat(folder).st_dev, whole=folder in folders)
-    scopes = []
-    for folder, names in [*((folder, None) for folder in folders), *files.items()]:
-        source = catalog.source_of(folder)  # asked when all are there: sources merge
-        assert source is not None
-        scopes.append(Scope(*source, None if names is None else frozenset(names)))
-    return scopes
+        catalog.add_source(folder, os.stat(folder).st_dev)
+    catalog.note_asked(asked)
+    return _scopes(catalog, asked)
 
 
 def known_scopes(catalog: Catalog) -> list[Scope]:
-    """All that was ever indexed, as far as it is there; of single files, only those."""
+    """All that was ever asked for, as far as it is there, each as it was asked for."""
+    scopes = _scopes(catalog, catalog.asked())
+    return [scope for scope in scopes if os.path.isdir(scope.root)]
+
+
+def _scopes(catalog: Catalog, asked: Sequence[Asked]) -> list[Scope]:
+    names: dict[tuple[str, tuple[str, ...], bool], set[str]] = {}
     scopes = []
-    for source_id, root in catalog.sources():
-        if not os.path.isdir(root):
-            continue
-        if catalog.is_whole(source_id):
-            scopes.append(Scope(source_id, root, ""))
-            continue
-        for folder in sorted(catalog.folders(source_id, "")):
-            names = frozenset(catalog.known(source_id, folder))
-            if names and os.path.isdir(os.path.join(root, folder)):
-                scopes.append(Scope(source_id, root, folder, names))
+    for one in asked:
+        if one.folder:
+            source = catalog.source_of(one.path)  # asked when all are there: sources merge
+            if source is not None:
+                scopes.append(Scope(*source, None, one.exclude, one.include_hidden))
+        else:
+            folder, name = os.path.split(one.path)
+            names.setdefault((folder, tuple(one.exclude), one.include_hidden), set()).add(name)
+    for (folder, exclude, hidden), some in names.items():
+        source = catalog.source_of(folder)
+        if source is not None:
+            scopes.append(Scope(*source, frozenset(some), exclude, hidden))
     return scopes
 
 
@@ -125,19 +144,29 @@ class Scan:
         self._report = report
         self._step = step
         self._foreign: list[str] = []
+        self._nested = any(
+            one is not other and one.source_id == other.source_id and _is_in(one.below, other.below)
+            for one in scopes
+            for other in scopes
+        )
+        self._met: set[int] = set()  # of nested scopes, one may leave out what another meets
         self._endings = endings_of(options.kinds)
         self.others: Counter[Kind] = Counter()
         """Files that could be indexed, but were not asked for; complete when `jobs` has ended."""
 
     def count(self) -> int | None:
         """How many files there are, told from names alone; None if a folder vanished."""
-        options: dict[str, Any] = {"exclude": self._options.exclude, "endings": self._endings}
         total = sum(len(scope.only) for scope in self._scopes if scope.only is not None)
         with suppress(OSError, PathNotFound):
             for scope in self._scopes:
                 if scope.only is None:
-                    hidden = self._options.include_hidden
-                    total += count(scope.root, scope.below, include_hidden=hidden, **options)
+                    total += count(
+                        scope.root,
+                        scope.below,
+                        exclude=scope.exclude,
+                        include_hidden=scope.include_hidden,
+                        endings=self._endings,
+                    )
             return total
         return None
 
@@ -149,14 +178,16 @@ class Scan:
                 continue
             if self._is_away(scope):
                 continue
+            if self._is_lost(scope):
+                self._note_lost_folders(scope, set(), [])
+                continue
             seen: set[str] = set()
             unlisted: list[str] = []
-            hidden = self._options.include_hidden
             for folder in walk(
                 scope.root,
                 scope.below,
-                exclude=self._options.exclude,
-                include_hidden=hidden,
+                exclude=scope.exclude,
+                include_hidden=scope.include_hidden,
                 endings=self._endings,
             ):
                 seen.add(folder.path)
@@ -165,6 +196,8 @@ class Scan:
                     unlisted.append(folder.path)
                 yield from self._changed(scope, folder)
             self._note_lost_folders(scope, seen, unlisted)
+        if self._met:
+            self.missing = [item_id for item_id in self.missing if item_id not in self._met]
         if self._foreign:
             shown = ", ".join(self._foreign[:3]) + (", …" if len(self._foreign) > 3 else "")
             kinds = " ".join(sorted(self._endings))
@@ -175,11 +208,26 @@ class Scan:
 
     def _some_files(self, scope: Scope, only: frozenset[str]) -> Iterator[Job]:
         """As if the folder held but these files; those that are named are meant, hidden or not."""
-        exclude = self._options.exclude
-        options: dict[str, Any] = {"exclude": exclude, "include_hidden": True}
-        folder = next(walk(scope.root, scope.below, endings=self._endings, **options), None)
+        if self._is_lost(scope):
+            known = self._catalog.known(scope.source_id, scope.below)
+            self._miss(scope, scope.below, {name: known[name] for name in only & known.keys()})
+            return
+        folder = next(
+            walk(
+                scope.root,
+                scope.below,
+                exclude=scope.exclude,
+                include_hidden=True,
+                endings=self._endings,
+            ),
+            None,
+        )
         if folder is None:
             return
+        for name, stored in self._catalog.known(scope.source_id, scope.below).items():
+            gone = not os.path.lexists(os.path.join(scope.root, scope.below, name))
+            if name in only and (gone or kind_of(name) in self._options.refused):
+                self.missing.append(stored.id)
         files = [
             file
             for file in folder.files
@@ -213,6 +261,8 @@ class Scan:
             if self._book is not None and self._book.path == os.path.join(scope.root, file.path):
                 continue  # it is about the photos it lies among, not one of them
             stored = known.pop(name, None)
+            if stored is not None and self._nested:
+                self._met.add(stored.id)
             failed = bad.pop(name, None)
             beside = bad.pop(file.sidecar_name, None) if file.sidecar_name else None
             if failed == (file.size, file.mtime_ns):
@@ -252,6 +302,10 @@ class Scan:
             unasked = not _ends(name, self._endings) and kind_of(name) not in self._options.refused
             if not (there and (is_passed_over(path) or unasked)):
                 self.missing.append(stored.id)
+
+    def _is_lost(self, scope: Scope) -> bool:
+        """Whether a folder in a source that is there is gone: then so is what was in it."""
+        return bool(scope.below) and not os.path.isdir(os.path.join(scope.root, scope.below))
 
     def _is_away(self, scope: Scope) -> bool:
         """Whether a whole source is an empty mount point now: then nothing in it was deleted."""

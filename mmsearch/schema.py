@@ -82,7 +82,6 @@ sources = Table(
     Column("id", Integer, primary_key=True),
     Column("path", PathText, nullable=False, unique=True),
     Column("device", BigInteger, nullable=False),  # st_dev: tells an empty mount point
-    Column("whole", Integer, nullable=False),  # 0: only some files of it were ever asked for
 )
 """The folders that were indexed, absolute; none lies inside another."""
 
@@ -94,8 +93,8 @@ spaces = Table(
     Column("fingerprint", Text, nullable=False),
     Column("dim", Integer, nullable=False),
     Column("modalities", Text, nullable=False),  # of the encoder, with a space between
-    Column("preference", Integer, nullable=False),  # of two that could answer, the higher does
-    Column("complete", Integer, nullable=False),  # 0: still being filled, so it answers nothing
+    Column("keeps", Text, nullable=False),  # facets it answers for: it has all there is of them
+    Column("fills", Text, nullable=False),  # facets it is being given, to answer for them then
     UniqueConstraint("name", "fingerprint"),
 )
 """What vectors are filed under: an encoder's name and the hash of its weights."""
@@ -153,6 +152,27 @@ vectors = Table(
     Index("vectors_by_item", "item_id"),
 )
 
+blanks = Table(
+    "blanks",
+    tables,
+    Column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), nullable=False),
+    Column("facet", Text, nullable=False),
+    Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
+    PrimaryKeyConstraint("space_id", "facet", "item_id"),
+    Index("blanks_by_item", "item_id"),
+)
+"""Items that have nothing for a facet, a video without sound say: they lack no vector."""
+
+asked = Table(
+    "asked",
+    tables,
+    Column("path", PathText, primary_key=True),  # absolute
+    Column("folder", Integer, nullable=False),  # 1: all that is in it; 0: this one file
+    Column("exclude", Text, nullable=False),  # a JSON list of shell patterns
+    Column("include_hidden", Integer, nullable=False),
+)
+"""The paths that were given to be indexed, and how: what `mmsearch index` alone looks at."""
+
 failures = Table(
     "failures",
     tables,
@@ -180,14 +200,13 @@ def _add_spans_and_several_spaces(connection: Connection) -> None:
         "items ADD COLUMN seconds FLOAT",
         "items ADD COLUMN pages INTEGER",
         "items ADD COLUMN readings TEXT NOT NULL DEFAULT ''",
-        "sources ADD COLUMN whole INTEGER NOT NULL DEFAULT 1",
         "spaces ADD COLUMN modalities TEXT NOT NULL DEFAULT 'image text'",
-        "spaces ADD COLUMN preference INTEGER NOT NULL DEFAULT 0",
-        "spaces ADD COLUMN complete INTEGER NOT NULL DEFAULT 1",
+        "spaces ADD COLUMN keeps TEXT NOT NULL DEFAULT 'image text'",
+        "spaces ADD COLUMN fills TEXT NOT NULL DEFAULT ''",
     ):
         connection.exec_driver_sql(f"ALTER TABLE {change}")
     connection.exec_driver_sql("UPDATE texts SET unit = 'line' WHERE start IS NOT NULL")
-    connection.exec_driver_sql("UPDATE spaces SET preference = id")
+    tables.create_all(connection, [blanks, asked])
 
 
 MIGRATIONS: list[Callable[[Connection], None]] = [_add_spans_and_several_spaces]
@@ -209,6 +228,7 @@ def connect(path: Path) -> Engine:
         with engine.begin() as connection:
             version = _version(connection, path)
         if version < _newest():
+            _check_writable(path, writable=writable)
             with writing(engine) as connection:
                 _bring_up(connection, path)
     except DatabaseError as error:
@@ -221,6 +241,14 @@ def connect(path: Path) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def _check_writable(path: Path, *, writable: bool) -> None:
+    if not writable:
+        raise IndexUnusable(
+            f"{path} was made by an older mmsearch: open it once where it can be written, or make "
+            "its folder writable"
+        )
 
 
 def writing(engine: Engine) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mmsearch.catalog import Catalog
 from mmsearch.contents import Options
 from mmsearch.encoders.onnx import import_onnxruntime
-from mmsearch.errors import InvalidOption
+from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable
 from mmsearch.fill import Fill
 from mmsearch.ingest import Ingest
 from mmsearch.lanes import Lane, modalities_of
@@ -22,8 +22,8 @@ from mmsearch.types import Kind, Progress, Report
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionBook
 
-SETTING = "reads"
-"""The catalog's setting that holds what was turned on, with a space between."""
+HOLES = "holes"
+"""The setting that says that some item lacks a vector that it should have."""
 
 WHISPER = "whisper"
 """The setting that holds the model that hears speech, if one was named."""
@@ -39,37 +39,58 @@ class Reads:
     transcribe: bool | None = None
     whisper: str | None = None
 
-    def settle(self, catalog: Catalog) -> tuple[frozenset[str], str | None]:
-        """What is on from now on, of "video", "pdf", "ocr", "transcribe", and what hears speech.
+    def settle(self, catalog: Catalog) -> Settled:
+        """What is on and off from now on; kept in the catalog.
 
         Raises:
             MissingExtra: something was turned on whose packages are not installed.
-            ModelUnavailable: there is no model to transcribe with.
+            ModelUnavailable: it was turned on to transcribe, and there is no model to do it.
         """
-        held = frozenset((catalog.setting(SETTING) or "").split())
         asked = {name: getattr(self, name) for name in _REQUIRED}
-        chosen = frozenset(
-            name for name, on in asked.items() if (name in held if on is None else on)
-        )
+        held = {name: catalog.setting(f"reads {name}") for name in asked}  # "on", "off" or nothing
+        now = {
+            name: held[name] if asked[name] is None else "on" if asked[name] else "off"
+            for name in asked
+        }
         whisper = self.whisper or catalog.setting(WHISPER)
         if self.whisper is not None and os.path.isdir(self.whisper):
             whisper = os.path.abspath(self.whisper)
-        for name in sorted(chosen):
-            _REQUIRED[name](whisper)
-        if chosen != held:
-            catalog.set_setting(SETTING, " ".join(sorted(chosen)))
-        if self.whisper is not None and whisper is not None:
+        able, warnings = set(), []
+        for name in sorted(name for name, state in now.items() if state == "on"):
+            try:
+                _REQUIRED[name](whisper)
+                able.add(name)
+            except (MissingExtra, ModelUnavailable) as error:
+                if asked[name]:
+                    raise
+                warnings.append(f"{error}; until then, what --{name} takes in stays as it is")
+        for name, state in now.items():
+            if state is not None and state != held[name]:
+                catalog.set_setting(f"reads {name}", state)
+        if self.whisper is not None and whisper is not None and "transcribe" in able:
             catalog.set_setting(WHISPER, whisper)
-        return chosen, whisper
+        off = frozenset(_KINDS[name] for name in _KINDS if now[name] == "off")
+        return Settled(frozenset(able), off, whisper, warnings)
 
-    def refused(self) -> frozenset[Kind]:
-        """Kinds that were turned off just now: those of them that are stored go."""
-        off: set[Kind] = set()
-        if self.video is False:
-            off.add("video")
-        if self.pdf is False:
-            off.add("document")
-        return frozenset(off)
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What an index takes in.
+
+    Attributes:
+        on: Of "video", "pdf", "ocr", "transcribe".
+        refused: Kinds that were turned off: those of them that are stored go.
+        whisper: What hears speech.
+        warnings: What is on, but cannot be done here just now.
+    """
+
+    on: frozenset[str]
+    refused: frozenset[Kind]
+    whisper: str | None
+    warnings: list[str]
+
+
+_KINDS: dict[str, Kind] = {"video": "video", "pdf": "document"}
 
 
 def _require_video(_: str | None) -> None:
@@ -108,9 +129,10 @@ _REQUIRED: dict[str, Callable[[str | None], None]] = {
 
 
 def options_for(
-    options: Options, lanes: Sequence[Lane], reads: frozenset[str], *, captions: bool
+    options: Options, lanes: Sequence[Lane], settled: Settled, *, captions: bool
 ) -> Options:
     """The kinds of files and the readings that encoders and settings ask for."""
+    reads = settled.on
     seen = modalities_of(lanes)
     kinds: set[Kind] = {"text"}
     if "image" in seen or "ocr" in reads or captions:
@@ -126,6 +148,8 @@ def options_for(
         options,
         kinds=frozenset(kinds),
         readings=frozenset(readings[name] for name in reads if name in readings),
+        refused=settled.refused,
+        whisper=settled.whisper,
     )
 
 
@@ -134,8 +158,9 @@ class Update:
 
     Args:
         catalog: Where things are stored.
-        lanes: The encoders, and their spaces.
-        options: How files are found and read.
+        lanes_now: Gives the encoders, and their spaces: asked again when the scan is done, as
+            another process may have brought in a model meanwhile.
+        options: How files are found and read for them.
         book: Captions from a file, if any.
         progress: Told of every file.
     """
@@ -143,28 +168,29 @@ class Update:
     def __init__(
         self,
         catalog: Catalog,
-        lanes: Sequence[Lane],
-        options: Options,
+        lanes_now: Callable[[], list[Lane]],
+        options: Callable[[Sequence[Lane]], Options],
         *,
         book: CaptionBook | None = None,
         progress: Progress | None = None,
     ) -> None:
         self._catalog = catalog
-        self._lanes = lanes
-        self._options = options
+        self._lanes_now = lanes_now
+        self._lanes = lanes = lanes_now()
+        self._options = options(lanes)
         self._progress = progress
-        self._ingest = Ingest(catalog, lanes, options=options, book=book, progress=progress)
+        self._ingest = Ingest(catalog, lanes, options=self._options, book=book, progress=progress)
         self.report: Report = self._ingest.report
 
     def run(self, scopes: Sequence[Scope]) -> None:
-        """Scan, then give a new model's space what it lacks."""
+        """Scan, then give every space what it lacks: a new model's, or what became a hole."""
         began = time.monotonic()
         try:
             self._ingest.run(scopes)
             self._tell_of_others(self._ingest.others)
-            for lane in self._lanes:
-                if not lane.space.complete:
-                    self._fill(lane)
+            if self._catalog.setting(HOLES) or len(self._catalog.spaces()) > 1:
+                holes = [self._fill(lane) for lane in self._lanes_now()]
+                self._catalog.set_setting(HOLES, "yes" if any(holes) else "")
         except KeyboardInterrupt:
             self.report.interrupted = True
             raise
@@ -173,26 +199,27 @@ class Update:
             for lane in self._lanes:
                 self.report.warnings += getattr(lane.encoder, "notes", [])
 
-    def _fill(self, lane: Lane) -> None:
+    def _fill(self, lane: Lane) -> bool:
+        """Whether something is lacking still."""
+        before = self.report.filled
+        fill = Fill(self._catalog, lane, self._options, self._progress)
+        try:
+            fill.run()
+        finally:
+            self.report.filled = before + fill.filled
         name = lane.space.name
-
-        def tell(done: int, total: int | None) -> None:
-            self.report.filled = done
-            if self._progress is not None:
-                self._progress(done, total)
-
-        fill = Fill(self._catalog, lane, self._options, tell)
-        fill.run()
         if fill.holes:
             self.report.warnings.append(
                 f"{fill.holes} stored files could not be read again for {name!r}: they are found "
                 "by their texts alone"
             )
         if fill.away:
+            answers = ", so the old model goes on answering" if lane.space.fills else ""
             self.report.warnings.append(
-                f"{fill.away} stored files are not there just now, so the old model goes on "
-                f"answering: run `mmsearch index` when they are back, or `mmsearch remove` them"
+                f"{fill.away} stored files are not there just now{answers}: run `mmsearch index` "
+                "when they are back, or `mmsearch remove` them"
             )
+        return bool(fill.holes or fill.away)
 
     def _tell_of_others(self, others: Counter[Kind]) -> None:
         for kind, number in sorted(others.items()):

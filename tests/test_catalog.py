@@ -328,7 +328,7 @@ def test_an_index_of_the_first_version_is_brought_up_whole(tmp_path: Path):
         TextPart("two", "passage", Span(3, 9, "line")),
     )
     (space,) = catalog.spaces()
-    assert (space.name, space.complete, space.modalities) == ("mini", True, {"image", "text"})
+    assert (space.name, space.keeps, space.fills) == ("mini", {"image", "text"}, set())
     assert catalog.vectors(space, "text")[1].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
     assert catalog.stamp() == ("abc", 7)
     catalog.close()

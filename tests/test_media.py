@@ -203,7 +203,7 @@ def test_a_second_model_is_given_videos_too(toy, tmp_path):
     mmsearch.index(tmp_path / "v", tmp_path / "i", video=True).close()
     with mmsearch.index(tmp_path / "v", tmp_path / "i", model=["second", "ear"]) as library:
         assert one(library.search("blue")).span.start == pytest.approx(4, abs=1)
-        assert library.encoder.name == "ear"
+        assert library.encoder.name == "second"
         assert one(library.search("high", target="audio")).modality == "video"
 
 

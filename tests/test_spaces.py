@@ -20,7 +20,7 @@ def library(toy, photos: Path, tmp_path: Path):
 
 
 def models(library) -> dict[str, tuple[bool, tuple[str, ...]]]:
-    return {m["name"]: (m["complete"], tuple(m["answers"])) for m in library.status()["models"]}
+    return {m["name"]: (not m["fills"], tuple(m["answers"])) for m in library.status()["models"]}
 
 
 def best(library, words: str, **options) -> str:

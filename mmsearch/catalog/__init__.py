@@ -6,21 +6,21 @@ It is the truth; everything else in an index folder can be made again from it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy import Connection, Select, delete, func, or_, select
 
 from mmsearch.catalog.contents import ContentTables
-from mmsearch.catalog.places import Known, PlaceTables, at_or_below
+from mmsearch.catalog.places import Asked, Known, PlaceTables, at_or_below
 from mmsearch.catalog.spaces import Space, SpaceTable
 from mmsearch.catalog.store import chunks
 from mmsearch.entries import Entry, Place, Rows, next_revision, put_entry, put_failures, put_rows
 from mmsearch.schema import failures as failed
-from mmsearch.schema import items, sources, vectors
+from mmsearch.schema import items, sources, texts, vectors
 from mmsearch.types import Failure
 
-__all__ = ["Catalog", "Known", "Space"]
+__all__ = ["Asked", "Catalog", "Known", "Space"]
 
 
 class Catalog(SpaceTable, PlaceTables, ContentTables):
@@ -57,18 +57,24 @@ class Catalog(SpaceTable, PlaceTables, ContentTables):
             if any(entry.brings_vectors for entry in entries):
                 next_revision(connection)
 
-    def fill(self, rows: dict[tuple[int, bytes], dict[Place, Rows]]) -> None:
+    def fill(
+        self,
+        rows: dict[tuple[int, bytes], dict[Place, Rows]],
+        said: Mapping[int, Sequence[str]] | None = None,
+    ) -> None:
         """File vectors of items that are stored already, all or none.
 
         Args:
             rows: By (item id, hash); an item whose content has changed meanwhile is left out.
+            said: By item id, the texts that were encoded; one that has others by now is left out.
         """
         with self._write() as connection:
             hashes = dict(
                 map(tuple, connection.execute(_hashes_of([id_ for id_, _ in rows])).all())
             )
             for (item_id, hash_), places in rows.items():
-                if hashes.get(item_id) == hash_:
+                same = said is None or _texts_of(connection, item_id) == list(said[item_id])
+                if same and hashes.get(item_id) == hash_:
                     for place, some in places.items():
                         put_rows(connection, item_id, place, some)
             next_revision(connection)
@@ -127,6 +133,12 @@ class Catalog(SpaceTable, PlaceTables, ContentTables):
 
 
 # ---------------------------------------------------------------------- parts of the above
+
+
+def _texts_of(connection: Connection, item_id: int) -> list[str]:
+    c = texts.c
+    chosen = select(c.text).where(c.item_id == item_id).order_by(c.position)
+    return [row[0] for row in connection.execute(chosen)]
 
 
 def _hashes_of(ids: Sequence[int]) -> Select[Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, select
 
 from mmsearch.entries import DETAILS
-from mmsearch.schema import items, sources, texts, vectors
+from mmsearch.schema import blanks, items, sources, texts, vectors
 from mmsearch.types import Item, Kind, Modality, Span, TextPart
 
 if TYPE_CHECKING:
@@ -78,13 +78,17 @@ class ContentTables(Store):
         """
         c = vectors.c
         has = select(c.id).where(c.space_id == space.id, c.facet == facet, c.item_id == items.c.id)
+        b = blanks.c
+        nothing = select(b.item_id).where(
+            b.space_id == space.id, b.facet == facet, b.item_id == items.c.id
+        )
         due: ColumnElement[bool] = items.c.modality.in_(list(kinds))
         if facet == "text":
             due = select(texts.c.item_id).where(texts.c.item_id == items.c.id).exists()
         statement = (
             select(items.c.id, sources.c.path, items.c.folder, items.c.name, items.c.hash)
             .join(sources)
-            .where(due, ~has.exists())
+            .where(due, ~has.exists(), ~nothing.exists())
             .order_by(items.c.id)
         )
         return [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.catalog.store import Store
 from mmsearch.entries import Stat
-from mmsearch.schema import PathText, items, sources
+from mmsearch.schema import PathText, asked, items, sources
 from mmsearch.schema import failures as failed
 from mmsearch.types import Kind
 
@@ -32,6 +33,16 @@ class Known:
     sidecar: Stat | None
     hash: bytes
     readings: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A path that was given to be indexed, and how."""
+
+    path: str
+    folder: bool
+    exclude: Sequence[str] = ()
+    include_hidden: bool = False
 
 
 class PlaceTables(Store):
@@ -55,11 +66,35 @@ class PlaceTables(Store):
         """(source id, source path, path below it) of the source that an absolute path lies in."""
         return _source_of(path, self.sources())
 
-    def is_whole(self, source_id: int) -> bool:
-        """Whether all of a source was asked for, not only some of its files."""
-        return bool(self._scalars(select(sources.c.whole).where(sources.c.id == source_id))[0])
+    def asked(self) -> list[Asked]:
+        """The paths that were given to be indexed, sorted; those of an index of 0.1.0 are lost."""
+        c = asked.c
+        rows = self._rows(select(c.path, c.folder, c.exclude, c.include_hidden).order_by(c.path))
+        return [
+            Asked(path, bool(folder), tuple(json.loads(exclude)), bool(hidden))
+            for path, folder, exclude, hidden in rows
+        ]
 
-    def add_source(self, root: str, device: int = 0, *, whole: bool = True) -> int:
+    def note_asked(self, given: Sequence[Asked]) -> None:
+        """Keep paths that were given; a folder stands for what was given in it before."""
+        with self._write() as connection:
+            for one in given:
+                if one.folder:
+                    connection.execute(_forget_asked(one.path))
+                row = {
+                    "path": one.path,
+                    "folder": int(one.folder),
+                    "exclude": json.dumps(list(one.exclude)),
+                    "include_hidden": int(one.include_hidden),
+                }
+                connection.execute(insert(asked).prefix_with("OR REPLACE").values(row))
+
+    def forget_asked(self, path: str) -> None:
+        """Ask no more for a path and what lies below it."""
+        with self._write() as connection:
+            connection.execute(_forget_asked(path))
+
+    def add_source(self, root: str, device: int = 0) -> int:
         """The source that `root` is or lies in, made if need be.
 
         Sources inside a new one become part of it, their items kept.
@@ -68,12 +103,8 @@ class PlaceTables(Store):
         with self._write() as connection:
             there = [tuple(row) for row in connection.execute(_SOURCES).all()]
             if (known := _source_of(root, there)) is not None:
-                if whole and known[1] == root:
-                    changed = update(sources).where(sources.c.id == known[0])
-                    connection.execute(changed.values(whole=1))
                 return known[0]
-            row = {"path": root, "device": device, "whole": int(whole)}
-            new = insert(sources).values(row).returning(sources.c.id)
+            new = insert(sources).values(path=root, device=device).returning(sources.c.id)
             source_id = int(connection.execute(new).scalar_one())
             for other, path in there:
                 if not path.startswith(inside):
@@ -160,6 +191,13 @@ def _source_of(path: str, known: Iterable[tuple[int, str]]) -> tuple[int, str, s
         if path.startswith(root.rstrip(os.sep) + os.sep):
             return source_id, root, os.path.relpath(path, root)
     return None
+
+
+def _forget_asked(path: str) -> Any:
+    inside = path.rstrip(os.sep) + os.sep
+    c = asked.c
+    deeper = c.path.between(inside, inside[:-1] + chr(ord(os.sep) + 1))
+    return delete(asked).where(or_(c.path == path, deeper & (c.path != inside)))
 
 
 def at_or_below(table: Any, folder: str) -> Any:

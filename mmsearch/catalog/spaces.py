@@ -1,18 +1,23 @@
-"""Which encoders have vectors in the catalog."""
+"""Which encoders have vectors in the catalog, and which of them answer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from mmsearch.catalog.store import Store
+from mmsearch.catalog.store import Store, storage_errors
 from mmsearch.entries import next_revision
 from mmsearch.schema import items, spaces
 from mmsearch.types import Encoder, Modality
+
+Facets = frozenset[Modality]
+NONE: Facets = frozenset()
+TEXT: Facets = frozenset({"text"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,57 +28,77 @@ class Space:
     name: str
     fingerprint: str
     dim: int
-    modalities: frozenset[Modality]
-    preference: int
-    complete: bool
-    """Whether it has a vector of everything; until then it answers nothing."""
+    modalities: Facets
+    """What its encoder can encode."""
+    keeps: Facets
+    """What it answers for: it has a vector of everything that has this facet."""
+    fills: Facets
+    """What it is being given, to answer for it once it has everything."""
+
+    @property
+    def needs(self) -> Facets:
+        """What new files are to be encoded for."""
+        return self.keeps | self.fills
 
 
 class SpaceTable(Store):
     """Which encoders there are."""
 
     def spaces(self) -> list[Space]:
-        """All spaces, the preferred one first."""
-        c = spaces.c
-        columns = (c.id, c.name, c.fingerprint, c.dim, c.modalities, c.preference, c.complete)
-        rows = self._rows(select(*columns).order_by(c.preference.desc()))
-        return [
-            Space(id_, name, fingerprint, dim, frozenset(takes.split()), rank, bool(complete))
-            for id_, name, fingerprint, dim, takes, rank, complete in rows
-        ]
+        """All spaces: first those that answer for pictures, then for sounds, then the others."""
+        with self._read() as connection:
+            return _spaces(connection)
 
     def add_space(self, encoder: Encoder) -> Space:
-        """The space of an encoder, preferred to all others, made if it is new.
-
-        While there are items that it has no vectors of, it is not complete.
-        """
+        """The space of an encoder, made if it is new; then it answers for nothing yet."""
         key = {"name": encoder.name, "fingerprint": encoder.fingerprint}
-        c = spaces.c
+        takes = {"modalities": _joined(encoder.modalities)}
         with self._write() as connection:
-            last = connection.execute(select(func.max(c.preference))).scalar_one() or 0
-            empty = connection.execute(select(items.c.id).limit(1)).first() is None
-            row = {
-                "modalities": " ".join(sorted(encoder.modalities)),
-                "preference": last + 1,
-                "complete": int(empty),
-            }
-            made = insert(spaces).values(**key, dim=encoder.dim, **row)
-            connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=row))
+            made = insert(spaces).values(**key, **takes, dim=encoder.dim, keeps="", fills="")
+            connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=takes))
         return next(
             space
             for space in self.spaces()
             if (space.name, space.fingerprint) == (encoder.name, encoder.fingerprint)
         )
 
+    def assign(self, media: Mapping[Modality, int]) -> None:
+        """Say which space is to answer for a medium, at once if it does, else once it is filled.
+
+        Args:
+            media: By "image" or "audio", the id of a space.
+        """
+        with self._write() as connection:
+            empty = connection.execute(select(items.c.id).limit(1)).first() is None
+            for medium, space_id in media.items():
+                for space in _spaces(connection):
+                    fills = space.fills - {medium}
+                    if space.id == space_id and medium not in space.keeps:
+                        fills |= {medium} | ((TEXT & space.modalities) - space.keeps)
+                    elif not fills - TEXT:
+                        fills = NONE
+                    _put(connection, space, space.keeps, fills)
+            if empty:
+                for space in _spaces(connection):
+                    _switch(connection, space)
+
+    def switch_to(self, space: Space) -> None:
+        """Let a space that has been filled answer; what answered before is left as it is."""
+        with self._write() as connection:
+            now = next((one for one in _spaces(connection) if one.id == space.id), None)
+            if now is not None and now.fills == space.fills:
+                _switch(connection, now)
+
+    def give_up(self, space: Space) -> None:
+        """Fill a space no further."""
+        with self._write() as connection:
+            _put(connection, space, space.keeps, NONE)
+
     def note_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
         """Keep what a newer version of a space's encoder can encode."""
-        self._change_space(space, modalities=" ".join(sorted(modalities)))
+        self._change(space, modalities=_joined(modalities))
 
-    def complete_space(self, space: Space) -> None:
-        """Say that a space has a vector of everything."""
-        self._change_space(space, complete=1)
-
-    def _change_space(self, space: Space, **changed: Any) -> None:
+    def _change(self, space: Space, **changed: Any) -> None:
         with self._write() as connection:
             connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
 
@@ -82,3 +107,45 @@ class SpaceTable(Store):
         with self._write() as connection:
             connection.execute(delete(spaces).where(spaces.c.id == space.id))
             next_revision(connection)
+
+    def shrink(self) -> None:
+        """Give the disk back what was deleted."""
+        with storage_errors(), closing(self._engine.raw_connection()) as connection:
+            # the driver's own: these two must not run in a transaction
+            driver: Any = connection.driver_connection
+            for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                driver.execute(statement)
+
+
+def _spaces(connection: Connection) -> list[Space]:
+    c = spaces.c
+    columns = (c.id, c.name, c.fingerprint, c.dim, c.modalities, c.keeps, c.fills)
+    found = [
+        Space(id_, name, fingerprint, dim, *map(_split, facets))
+        for id_, name, fingerprint, dim, *facets in connection.execute(select(*columns)).all()
+    ]
+    return sorted(
+        found, key=lambda s: ("image" not in s.keeps, "audio" not in s.keeps, not s.keeps, -s.id)
+    )
+
+
+def _switch(connection: Connection, space: Space) -> None:
+    media = space.fills - TEXT
+    for other in _spaces(connection):
+        if other.id != space.id and other.keeps & media:
+            kept = other.keeps - media
+            _put(connection, other, kept if kept - TEXT else NONE, other.fills)
+    _put(connection, space, space.needs, NONE)
+
+
+def _put(connection: Connection, space: Space, keeps: Facets, fills: Facets) -> None:
+    changed = {"keeps": _joined(keeps), "fills": _joined(fills)}
+    connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
+
+
+def _joined(facets: Iterable[Modality]) -> str:
+    return " ".join(sorted(facets))
+
+
+def _split(facets: str) -> Facets:
+    return frozenset(facets.split())  # type: ignore[arg-type]

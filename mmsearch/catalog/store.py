@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,13 +39,13 @@ class Store:
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         self._check_open()
-        with _storage_errors(), writing(self._engine) as connection:
+        with storage_errors(), writing(self._engine) as connection:
             yield connection
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
         self._check_open()
-        with _storage_errors(), self._engine.begin() as connection:
+        with storage_errors(), self._engine.begin() as connection:
             yield connection
 
     def _rows(self, statement: Select[Any]) -> list[Any]:
@@ -73,7 +74,8 @@ class Store:
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
+    """What the database raises becomes StorageFailed, with what to do."""
     try:
         yield
     except IntegrityError as error:
@@ -81,11 +83,10 @@ def _storage_errors() -> Iterator[None]:
             f"another process changed the index at the same time ({error.orig}); what was stored "
             "before is kept: run the command again"
         ) from error
-    except DatabaseError as error:
-        cure = next((cure for word, cure in _CURES.items() if word in str(error.orig)), _CHECK)
-        raise StorageFailed(
-            f"the catalog could not be read or written: {error.orig}; {cure}"
-        ) from error
+    except (DatabaseError, sqlite3.Error) as error:
+        said = getattr(error, "orig", error)
+        cure = next((cure for word, cure in _CURES.items() if word in str(said)), _CHECK)
+        raise StorageFailed(f"the catalog could not be read or written: {said}; {cure}") from error
 
 
 _KEPT = "what was stored before is kept: "
