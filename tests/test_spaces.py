@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import PITCHES, SecondToy, paint, tone
+from conftest import PITCHES, Ear, SecondToy, ToyEncoder, paint, tone
 
 import mmsearch
 from mmsearch import encoders
-from mmsearch.errors import InvalidOption, UnsupportedModality
+from mmsearch.entries import Rows
+from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
 
 
 @pytest.fixture
@@ -207,3 +209,186 @@ def test_a_mixed_query_that_no_space_takes_whole_names_the_part(mixed, photos):
         mixed.search(query, target="image")
     late = mixed.search(query, target="image", combine="late")
     assert Path(late[0].path).name == "red.png"
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+class Whole(ToyEncoder):
+    """Sees and hears."""
+
+    name = "whole"
+    fingerprint = "whole-1"
+    modalities = frozenset({"image", "text", "audio"})
+    sample_rate = Ear.sample_rate
+
+    def encode(self, modality, batch):
+        if modality != "audio":
+            return super().encode(modality, batch)
+        return np.pad(Ear().encode("audio", batch), ((0, 0), (4, 0)))
+
+
+@pytest.fixture
+def whole(toy, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(encoders.REGISTRY, "whole", lambda _name, _how: Whole())
+    tone(photos / "low.wav", "low")
+    with mmsearch.index(photos, tmp_path / "whole", model="whole") as made:
+        yield made
+
+
+def test_a_model_that_another_process_brings_in_meanwhile_is_given_what_this_one_stores(
+    library, photos, toy, monkeypatch
+):
+    encode = ToyEncoder.encode
+
+    def with_company(self, modality, batch):
+        if self is toy and modality == "image":
+            monkeypatch.setattr(ToyEncoder, "encode", encode)
+            mmsearch.index(photos / "deep", library.folder, model="second").close()
+        return encode(self, modality, batch)
+
+    paint(photos / "white.png", "white")
+    monkeypatch.setattr(ToyEncoder, "encode", with_company)
+    library.add(photos)
+    assert models(library)["second"] == (True, ("image", "text"))
+    assert best(library, "white") == "white.png"
+
+
+def test_a_model_that_was_left_behind_does_not_take_over(library, photos):
+    with mmsearch.index(photos, library.folder, model="second") as both:
+        paint(photos / "white.png", "white")
+        both.add()
+        with pytest.raises(InvalidOption, match="nothing would answer"):
+            both.drop_space("second")
+    with mmsearch.index(photos, library.folder, model="toy") as back:
+        back.drop_space("second")
+        assert best(back, "white") == "white.png"
+
+
+def test_naming_the_same_models_again_changes_nothing(library, photos):
+    for _ in range(3):
+        with mmsearch.index(photos, library.folder, model=["toy", "second"]) as both:
+            both.add(photos)
+            assert both.encoder.name == "second"
+    assert both.report.filled == 0
+
+
+def test_naming_the_model_that_answers_gives_up_the_one_that_is_being_filled(
+    library, photos, monkeypatch
+):
+    class Failing(SecondToy):
+        def encode(self, modality, batch):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    with pytest.raises(KeyboardInterrupt):
+        mmsearch.index(photos, library.folder, model="second")
+    with mmsearch.index(photos, library.folder, model="toy") as back:
+        assert models(back)["second"] == (True, ())
+
+
+def test_a_hole_is_filled_when_the_file_can_be_read_again(library, photos):
+    paint(photos / "big.png", "white", size=(900, 900))
+    library.add(photos)
+    with mmsearch.index(photos, library.folder, model="second", max_megapixels=0.5) as both:
+        assert "could not be read again" in " ".join(both.report.warnings)
+        both.add(max_megapixels=300)
+        assert best(both, "white") == "big.png"
+
+
+def test_a_video_or_pdf_without_a_facet_is_not_read_at_every_run(whole, photos, monkeypatch):
+    pytest.importorskip("av")
+    from test_media import film
+
+    film(photos / "silent.mp4", ("red", 3))
+    whole.add(photos, video=True)
+    with mmsearch.index(photos, whole.folder, model=["second", "ear"]) as library:
+        library.add()
+        assert library.report.filled == 0
+
+
+def test_a_caption_that_changes_while_it_is_encoded_is_encoded_again(library, photos):
+    (space,) = library._catalog.spaces()
+    (item,) = (item for item in library.items if item.texts)
+    hashes = {k.id: k.hash for k in library._catalog.known(1, "").values()}
+    rows = {(item.id, hashes[item.id]): {(space.id, "text"): Rows(np.zeros((1, 8), np.float16))}}
+    library._catalog.fill(rows, {item.id: ["another text"]})
+    assert best(library, "rose red", target="text") == "red.png"
+
+
+def test_a_facet_goes_on_answering_while_another_of_the_same_model_is_filled(
+    whole, photos, monkeypatch
+):
+    with mmsearch.index(photos, whole.folder, model="second") as both:
+        assert models(both)["whole"] == (True, ("audio", "text"))
+        paint(photos / "white.png", "white")
+        both.add()
+
+    class Failing(Whole):
+        def encode(self, modality, batch):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(encoders.REGISTRY, "whole", lambda _name, _how: Failing())
+    with pytest.raises(KeyboardInterrupt):
+        mmsearch.index(photos, whole.folder, model="whole")
+    assert len(whole.search(mmsearch.Query.text("low"), target="audio")) == 1
+
+
+def test_other_weights_of_an_unfinished_model_take_its_place(library, photos, monkeypatch):
+    class Failing(SecondToy):
+        def encode(self, modality, batch):
+            raise KeyboardInterrupt
+
+    class Newer(SecondToy):
+        fingerprint = "second-2"
+
+    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    with pytest.raises(KeyboardInterrupt):
+        mmsearch.index(photos, library.folder, model="second")
+    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Newer())
+    with mmsearch.index(photos, library.folder, model="second") as newer:
+        assert newer.status()["fingerprint"] == "second-2"
+        assert best(newer, "blue") == "blue.png"
+
+
+def test_weights_that_are_not_used_any_more_are_dropped_first(library, photos, monkeypatch):
+    class Newer(ToyEncoder):
+        fingerprint = "toy-2"
+
+    monkeypatch.setitem(encoders.REGISTRY, "toy", lambda _name, _how: Newer())
+    with mmsearch.index(photos, library.folder, model="toy") as newer:
+        newer.drop_space("toy")
+        assert [m["fingerprint"] for m in newer.status()["models"]] == ["toy-2"]
+        assert best(newer, "blue") == "blue.png"
+
+
+def test_an_unfinished_model_that_is_gone_does_not_stop_indexing(library, photos, monkeypatch):
+    class Failing(SecondToy):
+        def encode(self, modality, batch):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    with pytest.raises(KeyboardInterrupt):
+        mmsearch.index(photos, library.folder, model="second")
+
+    def gone(_name, _how):
+        raise ModelUnavailable("the weights of second are not on this machine")
+
+    monkeypatch.setitem(encoders.REGISTRY, "second", gone)
+    paint(photos / "white.png", "white")
+    with mmsearch.open(library.folder) as again:
+        again.add()
+        assert "--drop-space second" in " ".join(again.report.warnings)
+        assert best(again, "white") == "white.png"
+        again.drop_space("second")
+        assert list(models(again)) == ["toy"]
+
+
+def test_a_dropped_model_does_not_come_back_and_leaves_no_file(library, photos):
+    with mmsearch.index(photos, library.folder, model="second") as both:
+        both.search("red")
+        old = next(space.id for space in both._catalog.spaces() if space.name == "toy")
+        both.drop_space("toy")
+        assert not list(both.folder.glob(f"cache/*-{old}-*"))
+        both.add()
+        assert list(models(both)) == ["second"]
