@@ -391,7 +391,7 @@ def _usage(error: Any) -> str:
     """What was wrong with the command line, and what to type instead."""
     message = error.format_message().rstrip(".")
     asked = error.ctx.info_name if error.ctx is not None and error.ctx.parent else None
-    unknown = "No such command" in message and sys.argv[1:]
+    unknown = "No such command" in message and not asked and sys.argv[1:]
     if unknown and os.path.exists(sys.argv[1]):
         return f"{message}; to index it: mmsearch index {sys.argv[1]}"
     if unknown:
