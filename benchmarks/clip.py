@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ from photos import LARGE, SMALL, crops
 from PIL import Image
 
 import mmsearch
+from mmsearch.encoders.onnx import session
 from mmsearch.types import Runtime
 
 ARCH = "ViT-B-32"
+GFLOP = 8.7
+"""Of its image tower and one photo, 4.37 billion multiplications with their additions."""
+ORT_DOMAIN = "com.microsoft"
 BATCH = 32
 PRECISIONS = ("fp32", "int8")
 
@@ -86,6 +91,38 @@ def encoding(name: str, precision: str, paths: list[Path]) -> float:
     return time.perf_counter() - began
 
 
+def product_rate(precision: str) -> float:
+    """GFLOP/s of ONNX Runtime's matrix product on all cores: what no model here can go beyond."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rows, inner, columns, runs = 400, 768, 3072, 20
+    chance = np.random.default_rng(0)
+    weights = chance.standard_normal((inner, columns)).astype(np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    constants = [numpy_helper.from_array(weights, "w")]
+    if precision == "int8":
+        node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain=ORT_DOMAIN)
+        scales = np.full(columns, 0.01, np.float32)
+        whole = (weights * 30).clip(-127, 127).astype(np.int8)
+        constants = [numpy_helper.from_array(whole, "w"), numpy_helper.from_array(scales, "s")]
+    shapes = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [rows, inner]), ("y", [rows, columns]))
+    ]
+    graph = helper.make_graph([node], "product", shapes[:1], shapes[1:], constants)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(ORT_DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    product = session(model.SerializeToString(), optimise=True, threads=1)
+    given = {"x": chance.standard_normal((rows, inner)).astype(np.float32)}
+    times = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in range(7):
+            began = time.perf_counter()
+            list(threads.map(lambda _: product.run(None, given), range(runs)))
+            times.append(time.perf_counter() - began)
+    return runs * 2 * rows * inner * columns / statistics.median(times[2:]) / 1e9
+
+
 def report(title: str, count: int, taken: dict[str, list[float]]) -> None:
     """One table: photos a second, and how many times the first row's that is."""
     print(f"\n{title}")
@@ -114,6 +151,8 @@ def main() -> None:
     }
     loop = usual_loop(weights)
     print(f"{platform.machine()}, {os.cpu_count()} cores, {ARCH} of random weights")
+    rates = ", ".join(f"{one} {product_rate(one):.0f}" for one in PRECISIONS)
+    print(f"matrix products, GFLOP/s: {rates}; a photo takes {GFLOP} GFLOP")
     for precision in PRECISIONS:
         indexing(name, precision, warm, warm)  # its towers are made and checked here, once
     for title, folder in folders.items():

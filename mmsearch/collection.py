@@ -352,19 +352,22 @@ class Collection:
         self, queries: Vectors, *, k: int = 10, target: Target = None, spans: bool = False
     ) -> list[list[Hit]]:
         """`search` for queries that are encoded already: unit vectors (n, dim) of `encoder`."""
+        from mmsearch.queries import checked_vectors
         from mmsearch.search import Search, targets_of
 
         _check_k(k)
-        pairs = self._present()[:1]
-        there = pairs[0][1] if pairs else []
-        facets = targets_of(target, there, ())
+        pairs = self._present()
+        facets = targets_of(target, pairs[0][1] if pairs else (), ())
+        if not pairs:
+            return [[] for _ in queries]
+        space, there = pairs[0]
         return [
             self._hits(
-                [Search(facet, pairs[0][0], vector) for facet in facets if facet in there],
+                [Search(facet, space, vector) for facet in facets if facet in there],
                 k,
                 spans=spans,
             )
-            for vector in queries
+            for vector in checked_vectors(queries, space.dim)
         ]
 
     def similar(
@@ -376,38 +379,36 @@ class Collection:
         spans: bool = False,
     ) -> list[Hit]:
         """What is like a file, the file itself left out; it need not be in the index."""
-        from mmsearch.queries import plan
-        from mmsearch.search import Search, targets_of
+        from mmsearch.search import search_of, targets_of
         from mmsearch.similar import Example
 
         _check_k(k)
-        example = Example(self._catalog, os.fspath(path))
         pairs = self._present()
         present = {space.id: facets for space, facets in pairs}
+        spaces = [space for space, _ in pairs]
         there = {facet for facets in present.values() for facet in facets}
-        facets = targets_of(target, there, [example.modality])
-        asks = plan(example.query, facets, "early", [space for space, _ in pairs], present)
+        example = Example(self._catalog, os.fspath(path), spaces)
+        asks = example.asks(targets_of(target, there, example.facets[:1]), spaces, present)
+        vectors = [example.vector(ask, self._roster.encoder_of) for ask in asks]
         searches = [
-            Search(ask.facet, ask.space, example.vector(ask.space, self._roster.encoder_of))
-            for ask in asks
+            search_of(ask, vector, self._index, self._catalog)
+            for ask, vector in zip(asks, vectors, strict=True)
         ]
         return self._hits(searches, k, spans=spans, without=example.own)
 
     def _hits(
         self, searches: Sequence[Search], k: int, *, spans: bool, without: int | None = None
     ) -> list[Hit]:
-        from mmsearch.search import hits, rank, span_hits
+        from mmsearch.search import best_hits
 
-        if not searches:
-            return []
-        fused, rankings = rank(searches, self._index, k, without)
-        if spans:
-            return span_hits(self._catalog, searches, fused, k)
-        return hits(self._catalog, searches, fused, rankings)
+        return best_hits(self._catalog, searches, self._index, k, spans=spans, without=without)
 
     def _present(self) -> list[tuple[Space, list[Modality]]]:
         """The spaces that can answer, the preferred one first, and the facets they hold."""
-        return [(space, self._catalog.facets(space)) for space in self._spaces()]
+        return [
+            (space, [facet for facet in self._catalog.facets(space) if facet in space.keeps])
+            for space in self._spaces()
+        ]
 
     def _warming(self, asks: Sequence[Ask]) -> threading.Thread | None:
         """Reads indexes while the model is read: the two are half of a cold query."""

@@ -27,12 +27,15 @@ def rrf(
 
     Source: Cormack, Clarke & Büttcher, SIGIR 2009.
     """
+    counts = list(weights or [1.0] * len(rankings))
+    scale = max(map(abs, counts), default=0.0) or 1.0  # tiny weights rank as their multiples do
     terms: defaultdict[Key, list[float]] = defaultdict(list)
     wanted: set[Key] = set()
-    for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
+    for ranking, weight in zip(rankings, counts, strict=True):
         for rank, (key, _) in enumerate(ranking, start=1):
-            terms[key].append(weight / (k + rank))
+            terms[key].append(weight / scale / (k + rank))
         if weight > 0:
             wanted.update(key for key, _ in ranking)
-    scores = [(key, math.fsum(terms[key])) for key in wanted]
-    return sorted(scores, key=lambda pair: (-pair[1], pair[0]))
+    shares = {key: math.fsum(terms[key]) for key in wanted}
+    best_first = sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))
+    return [(key, share * scale) for key, share in best_first]

@@ -134,7 +134,7 @@ def _rank(ids: Sequence[int], scores: Sequence[float]) -> Ranking:
     """Ids by their best score, high to low, then by id."""
     best: dict[int, float] = {}
     for item_id, score in zip(ids, scores, strict=True):
-        rounded = round(score, DECIMALS)
+        rounded = round(score, DECIMALS) + 0.0  # never -0.0
         if rounded > best.get(item_id, float("-inf")):
             best[item_id] = rounded
     return sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))

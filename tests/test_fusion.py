@@ -27,3 +27,10 @@ def test_rrf_does_not_care_in_which_order_rankings_come(given_rankings):
 def test_rrf_keeps_every_item_once(given_rankings):
     fused = [item for item, _ in rrf(given_rankings)]
     assert sorted(fused) == sorted({item for ranking in given_rankings for item, _ in ranking})
+
+
+@given(rankings, st.integers(-900, 900))
+def test_rrf_ranks_by_how_weights_compare(given_rankings, power):
+    weights = [float(number) for number in range(1, len(given_rankings) + 1)]
+    scaled = rrf(given_rankings, [weight * 2.0**power for weight in weights])
+    assert [item for item, _ in scaled] == [item for item, _ in rrf(given_rankings, weights)]

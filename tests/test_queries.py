@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import paint
+from conftest import paint, tone
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 import mmsearch
 from mmsearch import Query
-from mmsearch.errors import InvalidQuery
+from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.fusion import rrf
-from mmsearch.queries import combined
+from mmsearch.queries import checked_vectors, combined, parts_of
 from mmsearch.types import Part
 
 
@@ -81,10 +82,55 @@ def test_the_order_of_the_parts_makes_no_difference(library, combine):
     assert found(library, one, combine=combine) == found(library, other, combine=combine)
 
 
+@pytest.mark.parametrize("spans", [False, True])
+@pytest.mark.parametrize("combine", ["early", "late"])
+def test_hits_are_the_same_to_the_last_signal_in_whatever_order_parts_come(library, combine, spans):
+    parts = [
+        Query.text("red"),
+        Query.text("blue"),
+        Query.image(Image.new("RGB", (20, 20), "red")),
+        Query.image(Image.new("RGB", (20, 20), "green")),
+        -Query.text("white", 0.3),
+    ]
+    one = parts[0] + parts[1] + parts[2] + parts[3] + parts[4]
+    other = parts[4] + parts[3] + parts[2] + parts[1] + parts[0]
+    options = {"combine": combine, "spans": spans, "target": ["image", "text"], "k": 4}
+    assert library.search(one, **options) == library.search(other, **options)
+
+
+@pytest.mark.parametrize("combine", ["early", "late"])
+def test_two_equal_parts_are_one_of_double_weight(library, tmp_path, combine):
+    picture = paint(tmp_path / "q.png", "red")
+    twice = Query.image(picture) + Query.text("blue") + Query.image(str(picture))
+    double = Query.image(picture, 2) + Query.text("blue")
+    assert library.search(twice, combine=combine) == library.search(double, combine=combine)
+    red = Query.text("red")
+    assert library.search(red + red, combine=combine) == library.search("red")
+
+
+@pytest.mark.parametrize("combine", ["early", "late"])
+def test_parts_of_which_nothing_is_left_are_as_if_not_there(library, combine):
+    query = Query.text("red", 0.1) + Query.text("red", 0.2) - Query.text("red", 0.3)
+    query += Query.text("blue")
+    assert library.search(query, combine=combine) == library.search("blue")
+
+
 @pytest.mark.parametrize("combine", ["early", "late"])
 def test_a_part_of_weight_0_is_as_if_not_there(library, combine):
     with_it = Query.text("red") + Query.image("/nowhere.png", 0)
     assert found(library, with_it, combine=combine) == found(library, "red")
+
+
+@pytest.mark.parametrize("nothing", [0, 0.0, -0.0])
+@pytest.mark.parametrize("content", ["", "   ", None, 5])
+def test_what_a_part_of_weight_0_holds_is_not_looked_at(library, content, nothing):
+    query = Query.text("red") + Query.text(content, nothing)
+    assert library.search(query) == library.search("red")
+
+
+def test_one_part_is_the_plain_query_in_several_facets_too(library):
+    options = {"combine": "late", "target": ["image", "text"]}
+    assert library.search(Query.text("red", 7), **options) == library.search("red", **options)
 
 
 @pytest.mark.parametrize("weight", [0.2, 1, 7])
@@ -114,15 +160,100 @@ def test_late_parts_are_ranked_on_their_own_and_fused_by_weight(library):
         assert hit.score == pytest.approx(2 / (60 + first) + 1 / (60 + second))
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), None, "2", 1j, 10**400])
 def test_a_weight_that_is_no_number_is_refused(library, weight):
     with pytest.raises(InvalidQuery, match="weight"):
         library.search(Query.text("red", weight))
 
 
-def test_parts_that_cancel_each_other_out_are_refused(library):
+@pytest.mark.parametrize("weight", [True, np.float32(1), np.int64(1)])
+def test_a_weight_may_be_any_kind_of_number(library, weight):
+    query = Query.text("red", weight) + Query.text("blue")
+    assert library.search(query) == library.search(Query.text("red") + Query.text("blue"))
+
+
+@pytest.mark.parametrize("combine", ["early", "late"])
+def test_parts_that_cancel_each_other_out_are_refused(library, combine):
     with pytest.raises(InvalidQuery, match="cancel"):
-        library.search(Query.text("red") - Query.text("red"))
+        library.search(Query.text("red") - Query.text("red"), combine=combine)
+
+
+@pytest.mark.parametrize("weight", [1e308, 1e-9, 1e-300, 5e-324])
+@pytest.mark.parametrize("combine", ["early", "late"])
+def test_only_how_weights_compare_makes_a_difference(library, weight, combine):
+    scaled = Query.text("red", weight) + Query.text("blue", weight)
+    plain = Query.text("red") + Query.text("blue")
+    hits = library.search(scaled, combine=combine)
+    assert [hit.id for hit in hits] == [hit.id for hit in library.search(plain, combine=combine)]
+    assert all(np.isfinite(hit.score) for hit in hits)
+    if combine == "early":
+        assert hits == library.search(plain)
+
+
+def test_equal_parts_of_the_largest_weights_have_a_finite_sum():
+    query = Query.text("red", 1.7e308) + Query.text("red", 1.7e308) + Query.text("blue", 1.7e308)
+    assert [part.weight for part in parts_of(query)] == [2, 1]
+
+
+def test_late_scores_are_not_cut_off_at_1(library):
+    hits = library.search(Query.text("red", 300) + Query.text("blue", 100), combine="late", k=4)
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] > 3
+
+
+@pytest.mark.parametrize("modality", ["video", "", None, "Text"])
+def test_a_part_of_no_known_modality_is_refused(library, modality):
+    with pytest.raises(InvalidQuery, match="image, text, audio"):
+        library.search(Query((Part(modality, "a.mp4"),)))
+
+
+# ---------------------------------------------------------------------- two models
+
+
+@pytest.fixture
+def mixed(toy, photos, tmp_path: Path):
+    (photos / "red.txt").write_text("red high")
+    tone(photos / "high.wav", "high")
+    with mmsearch.index(photos, tmp_path / "mixed", model=["toy", "ear"]) as made:
+        yield made
+
+
+def test_parts_that_no_one_model_takes_are_refused_with_what_to_try(mixed, photos):
+    query = Query.image(photos / "red.png") + Query.audio(photos / "high.wav")
+    with pytest.raises(UnsupportedModality, match=r"high\.wav.*no one model.*--combine late"):
+        mixed.search(query, target="text")
+    assert mixed.search(query, target="text", combine="late")
+
+
+def test_a_part_that_could_be_led_over_on_its_own_is_refused_among_others(mixed, photos):
+    query = Query.image(photos / "red.png") + Query.audio(photos / "high.wav") + Query.text("red")
+    with pytest.raises(UnsupportedModality, match=r"on its own only.*--combine late"):
+        mixed.search(query, target="image")
+    assert mixed.search(query, target="image", combine="late")
+
+
+# ---------------------------------------------------------------------- vectors
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros(8), np.zeros((2, 7)), np.zeros((1, 2, 8)), [["a"] * 8], [[1], [1, 2]], None, 5],
+)
+def test_query_vectors_of_another_shape_are_refused(wrong):
+    with pytest.raises(InvalidQuery):
+        checked_vectors(wrong, 8)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_query_vectors_that_are_not_finite_are_refused(bad):
+    with pytest.raises(InvalidQuery, match="infinity"):
+        checked_vectors([[0.0, bad]], 2)
+
+
+def test_query_vectors_may_be_lists_and_none_at_all():
+    assert checked_vectors([[0.6, 0.8]], 2).dtype == np.float32
+    assert checked_vectors([], 2).shape == (0, 2)
 
 
 rows = arrays(np.float32, (4, 6), elements=st.floats(-1, 1, width=32))
@@ -157,6 +288,19 @@ def test_weighted_fusion_does_not_care_about_the_order(rankings, seed):
         for some in (rankings, shuffled)
     ]
     assert fused[0] == fused[1]
+
+
+@given(
+    vectors=rows,
+    weights=st.lists(st.integers(-5, 5).map(float), min_size=4, max_size=4),
+    power=st.integers(-900, 900),
+)
+def test_a_common_factor_makes_no_difference(vectors, weights, power):
+    try:
+        one = combined(vectors, weights)
+    except InvalidQuery:
+        return
+    assert combined(vectors, [weight * 2.0**power for weight in weights]).tolist() == one.tolist()
 
 
 def test_fusion_takes_away_what_a_negative_ranking_holds():

@@ -19,7 +19,7 @@ from mmsearch.errors import (
     UnknownTarget,
     UnreadableFile,
 )
-from mmsearch.vectors import ExactIndex
+from mmsearch.vectors import ExactIndex, FaissIndex
 
 
 @pytest.fixture
@@ -115,6 +115,60 @@ def test_several_targets_are_fused_by_reciprocal_rank(library):
     assert hit.score == pytest.approx(sum(1 / (60 + rank) for rank in ranks))
 
 
+def test_a_fused_ranking_does_not_depend_on_k(toy, tmp_path):
+    rng = np.random.default_rng(3)
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(150):
+        colour = tuple(rng.integers(0, 256, 3).tolist())
+        Image.new("RGB", (8, 8), colour).save(folder / f"{number}.png")
+        words = " ".join(rng.choice(["red", "green", "blue", "white"], 3))
+        (folder / f"{number}.txt").write_text(words)
+    queries = [
+        ("red green", {"target": ["image", "text"]}),
+        ("red green", {"target": ["image", "text"], "spans": True}),
+        (mmsearch.Query.text("red") + mmsearch.Query.text("blue", 2), {"combine": "late"}),
+    ]
+    with mmsearch.index(folder, tmp_path / "idx") as library:
+        for query, options in queries:
+            most = library.search(query, k=100, **options)
+            for k in (1, 2, 9, 10, 11, 60):
+                assert library.search(query, k=k, **options) == most[:k]
+
+
+def test_fused_stretches_are_the_best_whatever_k_is(toy, tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number, words in enumerate(["red green", "green blue", "blue red", "white red", "blue"]):
+        pages = "\n\n".join(f"{words} {'x ' * (60 + number)}{page}" for page in words.split())
+        (folder / f"{number}.txt").write_text(pages)
+    query = mmsearch.Query.text("red") + mmsearch.Query.text("blue")
+    with mmsearch.index(folder, tmp_path / "idx") as library:
+        options = {"target": "text", "combine": "late", "spans": True}
+        most = library.search(query, k=50, **options)
+        assert len(most) > 5
+        for k in range(1, len(most)):
+            assert library.search(query, k=k, **options) == most[:k]
+
+
+def test_one_facet_is_asked_for_no_more_than_is_wanted(library, monkeypatch):
+    asked = []
+    search = FaissIndex.search
+
+    def counting(index, vector, k):
+        asked.append(k)
+        return search(index, vector, k)
+
+    monkeypatch.setattr(FaissIndex, "search", counting)
+    library.search("red", k=2)
+    assert asked == [3]
+
+
+def test_no_score_is_minus_zero(library):
+    hits = library.search(mmsearch.Query.text("red") - mmsearch.Query.text("blue"))
+    assert all(str(hit.score) != "-0.0" for hit in hits)
+
+
 def test_ranks_count_from_one_and_scores_fall(library):
     hits = library.search("red", target="text")
     assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
@@ -145,7 +199,7 @@ def test_a_target_that_nothing_has_finds_nothing(library):
     assert library.search("red", target="audio") == []
 
 
-@pytest.mark.parametrize("target", ["images", "", ["image", "smell"], 3])
+@pytest.mark.parametrize("target", ["images", "", ["image", "smell"], 3, [], ()])
 def test_an_unknown_target_is_an_error_that_lists_the_known(library, target):
     with pytest.raises(UnknownTarget, match="image, text, audio"):
         library.search("red", target=target)
@@ -201,6 +255,12 @@ def test_search_many_finds_what_single_searches_find(library, photos):
     queries = ["red", mmsearch.Query.image(photos / "red.png"), "green"]
     assert library.search_many(queries, k=2) == [library.search(q, k=2) for q in queries]
     assert library.search_many([]) == []
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(8), np.zeros((1, 7)), [[np.nan] * 8]])
+def test_vectors_that_are_not_the_models_are_refused(library, wrong):
+    with pytest.raises(InvalidQuery, match="query vectors"):
+        library.search_vectors(wrong)
 
 
 def test_similar_leaves_the_file_itself_out(library, photos):
@@ -347,11 +407,6 @@ def test_no_index_is_an_error_that_says_how_to_make_one(toy, tmp_path):
     with pytest.raises(IndexNotFound, match="mmsearch index"):
         mmsearch.open(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-
-
-def test_an_index_keeps_its_model(library, tmp_path):
-    with pytest.raises(IndexUnusable, match="toy"):
-        mmsearch.index(tmp_path / "photos", into=tmp_path / "idx", model="mini")
 
 
 def test_other_weights_of_the_same_name_are_refused(library, tmp_path, toy):

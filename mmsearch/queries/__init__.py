@@ -1,0 +1,16 @@
+"""What a query asks for: which parts go to which encoder, and how their vectors add up."""
+
+from mmsearch.queries.encode import checked_vectors, combined, encode_parts
+from mmsearch.queries.parts import parts_of
+from mmsearch.queries.plan import Ask, Combine, Takes, plan
+
+__all__ = [
+    "Ask",
+    "Combine",
+    "Takes",
+    "checked_vectors",
+    "combined",
+    "encode_parts",
+    "parts_of",
+    "plan",
+]
