@@ -15,7 +15,7 @@ from mmsearch.lanes import KINDS_WITH, Lane
 from mmsearch.media.kinds import kind_of
 from mmsearch.types import Progress
 
-FILES_A_BATCH = 32
+FILES_A_BATCH = 64
 ITEMS_A_BATCH = 64
 """Items whose texts are encoded in one call."""
 

@@ -26,7 +26,7 @@ from mmsearch.types import Failure, Kind, Progress, Report
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionBook
 
-PICTURES_A_BATCH = 32
+PICTURES_A_BATCH = 64
 TEXTS_A_BATCH = 256
 SECONDS_A_BATCH = 5.0
 

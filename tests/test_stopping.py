@@ -27,7 +27,7 @@ from mmsearch.cli import main
 
 class Slow(ToyEncoder):
     def encode(self, modality, batch):
-        time.sleep(0.1)
+        time.sleep(0.5)
         return super().encode(modality, batch)
 
 encoders.REGISTRY["toy"] = lambda _name, _how: Slow()
