@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from mmsearch.catalog import Asked, Catalog, Known
 from mmsearch.contents import Options
@@ -151,6 +151,7 @@ class Scan:
         )
         self._met: set[int] = set()  # of nested scopes, one may leave out what another meets
         self._endings = endings_of(options.kinds)
+        self._readings = {kind: options.readings_of(kind) for kind in get_args(Kind)}
         self.others: Counter[Kind] = Counter()
         """Files that could be indexed, but were not asked for; complete when `jobs` has ended."""
 
@@ -272,7 +273,7 @@ class Scan:
                 stored is not None
                 and _same(stored, file)
                 and stored.id not in outdated
-                and self._options.readings_of(file.kind) <= stored.readings
+                and self._readings[file.kind] <= stored.readings
             ):
                 self._report.unchanged += 1
                 self._report.skipped += beside is not None and beside == file.sidecar

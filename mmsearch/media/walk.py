@@ -140,11 +140,15 @@ class _Skips:
     def __init__(
         self, exclude: Sequence[str], below: str, *, include_hidden: bool, endings: Collection[str]
     ) -> None:
-        self.endings = frozenset(endings)
+        self._kinds = {ending: EXTENSIONS[ending] for ending in endings}
         globs = "|".join(translate(glob.removeprefix("./").rstrip("/")) for glob in exclude)
         self._above = f"{below}/" if below else ""
         self._excluded = re.compile(globs).match if globs else None
         self._include_hidden = include_hidden
+
+    def wanted(self, name: str) -> Kind | None:
+        dot = name.rfind(".")
+        return self._kinds.get(name[dot:].lower()) if dot > 0 else None
 
     def hides(self, name: str) -> bool:
         # "._name" is macOS's resource fork of "name": no picture, hidden files wanted or not.
@@ -221,11 +225,10 @@ def _list(root: str, folder: str, skips: _Skips) -> _Listing:
         if _is_folder(entry):
             if not skips.skips_folder(folder, name):
                 subfolders.append(entry)
-        elif (kind := kind_of(name)) and not skips.excludes(folder, name):
-            if os.path.splitext(name)[1].lower() in skips.endings:
-                media.append((name, kind, entry))
-            else:
-                others[kind] = others.get(kind, 0) + 1
+        elif (kind := skips.wanted(name)) and not skips.excludes(folder, name):
+            media.append((name, kind, entry))
+        elif kind is None and (other := kind_of(name)) and not skips.excludes(folder, name):
+            others[other] = others.get(other, 0) + 1
     media.sort()
     subfolders.sort(key=lambda entry: entry.name)
     return _Listing(folder, media, subfolders, failures, others)
