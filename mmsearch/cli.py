@@ -269,7 +269,7 @@ def query(
     asked = _query(plain, {"text": text, "image": image, "audio": audio}, without)
     how: dict[str, Any] = {"k": k, "target": _targets(target), "combine": combine, "spans": spans}
     with open_collection(index, runtime=runtime, device=device, precision=precision) as library:
-        _show(library.search(asked, **how), form, library)
+        _show(library.search(asked, **how), form, library, how["target"])
 
 
 @app.command()
@@ -293,7 +293,8 @@ def similar(
     """Find what is like a file, the file itself left out."""
     form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, table=table, paths=paths, paths0=nul)
     with open_collection(index) as library:
-        _show(library.similar(file, k=k, target=_targets(target), spans=spans), form, library)
+        targets = _targets(target)
+        _show(library.similar(file, k=k, target=targets, spans=spans), form, library, targets)
 
 
 @app.command()
@@ -374,15 +375,18 @@ def _targets(given: str | None) -> list[str] | None:
     return None if given is None else [facet.strip() for facet in given.split(",")]
 
 
-def _show(hits: list[Hit], form: str, library: Collection) -> None:
+def _show(
+    hits: list[Hit], form: str, library: Collection, targets: list[str] | None = None
+) -> None:
     if not hits:
         if form in {"json", "csv"}:
             out(render.FORMATS[form](hits))
-        empty = not len(library)
-        say(
-            "nothing found"
-            + (": the index is empty, fill it with `mmsearch index`" if empty else "")
-        )
+        why = ""
+        if not len(library):
+            why = ": the index is empty, fill it with `mmsearch index`"
+        elif targets and not set(targets) & set(library.status()["vectors"]):
+            why = f": the index has no vectors of {' or '.join(targets)}"
+        say(f"nothing found{why}")
         raise typer.Exit(NOTHING_FOUND)
     out(render.FORMATS[form](hits), raw=form.startswith("paths"))
 

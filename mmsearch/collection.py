@@ -229,6 +229,8 @@ class Collection:
         self.report = run.report
         self.report.warnings += [*self._advice, *settled.warnings, *self._roster.warnings]
         self._advice = []
+        if given is None and not self._catalog.asked() and not len(self._catalog):
+            raise PathNotFound("nothing was indexed yet: say what, `mmsearch index FOLDER`")
         if given is None:
             scopes = known_scopes(self._catalog)
             if not self._catalog.asked() and len(self._catalog):
