@@ -27,7 +27,6 @@ from PIL import Image
 
 import mmsearch
 from mmsearch.encoders.onnx import session
-from mmsearch.types import Runtime
 
 ARCH = "ViT-B-32"
 GFLOP = 8.7
@@ -83,7 +82,7 @@ def indexing(name: str, precision: str, warm: Path, folder: Path) -> float:
 
 def encoding(name: str, precision: str, paths: list[Path]) -> float:
     """Seconds to encode pictures that are decoded already, in the encoder's own batches."""
-    encoder = mmsearch.load_encoder(name, Runtime(precision=precision))
+    encoder = mmsearch.load_encoder(name, precision=precision)
     photos = [encoder.prepare("image", Image.open(path)) for path in paths]
     encoder.encode("image", photos[:BATCH])
     began = time.perf_counter()

@@ -8,10 +8,10 @@ for hit in library.search("a dog on a beach"):
 """
 
 from mmsearch.collection import Collection
-from mmsearch.collection import index_paths as index
-from mmsearch.collection import open_collection as open  # noqa: A004 - mmsearch.open, as promised
-from mmsearch.encoders import load_encoder
 from mmsearch.errors import MMSearchError
+from mmsearch.opening import index_paths as index
+from mmsearch.opening import load_encoder
+from mmsearch.opening import open_collection as open  # noqa: A004 - mmsearch.open, as promised
 from mmsearch.types import Failure, Hit, Item, Query, Report, Signal, Span
 
 __version__ = "0.1.0"

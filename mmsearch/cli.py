@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmsearch import render
-from mmsearch.collection import Collection, collection_for, open_collection
+from mmsearch.collection import Collection
 from mmsearch.console import out, progress_bar, say, terminal
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import (
@@ -26,6 +26,7 @@ from mmsearch.errors import (
 )
 from mmsearch.media.kinds import EXTENSIONS
 from mmsearch.models_cli import models
+from mmsearch.opening import collection_for, open_collection
 from mmsearch.types import Hit, Modality, Part, Query
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itself

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mmsearch.encoders import how_for, load_encoder, runtime_of
 from mmsearch.errors import IndexNotFound, IndexUnusable, InvalidQuery, PathNotFound
-from mmsearch.home import index_folder
 from mmsearch.types import Failure, Hit, Item, Modality, Query, Report
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ class Collection:
         from mmsearch.scan import known_scopes, scopes_of
         from mmsearch.update import Reads, Update, check_megapixels, options_for
 
-        given = None if paths is None else _existing(paths)
+        given = None if paths is None else existing(paths)
         patterns = [exclude] if isinstance(exclude, str) else list(exclude)
         options = Options(max_megapixels=check_megapixels(max_megapixels))
         book = None if captions is None else CaptionBook(os.fspath(captions))
@@ -468,7 +467,12 @@ def _check_k(k: int) -> None:
         raise InvalidQuery(f"k is how many hits to give, a whole number of at least 1, not {k!r}")
 
 
-def _existing(paths: Paths) -> list[str]:
+def existing(paths: Paths) -> list[str]:
+    """Paths as strings.
+
+    Raises:
+        PathNotFound: there is nothing at one of them.
+    """
     several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else paths
     given = [os.fsdecode(path) for path in several]
     for path in given:
@@ -485,27 +489,6 @@ def _make(folder: Path) -> None:
         raise IndexUnusable(f"no index can be made at {folder}: {error.strerror}") from error
 
 
-def open_collection(
-    index: str | os.PathLike[str] | None = None,
-    *,
-    runtime: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-) -> Collection:
-    """An existing index, by name or folder; see `mmsearch.home.index_folder`.
-
-    Args:
-        index: Which.
-        runtime: What its models run on; see `load_encoder`.
-        device: On which device.
-        precision: With what numbers.
-
-    Raises:
-        IndexNotFound: there is none.
-    """
-    return Collection(index_folder(index), how=runtime_of(runtime, device, precision))
-
-
 def _answering(models: Sequence[dict[str, Any]]) -> dict[str, int]:
     """How many vectors there are of each facet, in the model that answers for it."""
     found: dict[str, int] = {}
@@ -514,51 +497,3 @@ def _answering(models: Sequence[dict[str, Any]]) -> dict[str, int]:
             if facet in model["answers"]:
                 found.setdefault(facet, number)
     return found
-
-
-def collection_for(
-    needed: Sequence[str | os.PathLike[str]],
-    into: str | os.PathLike[str] | None = None,
-    *,
-    model: str | Sequence[str] = "auto",
-    how: Runtime | None = None,
-) -> Collection:
-    """The index that files are to go into, made if need be; nothing is indexed yet.
-
-    Raises:
-        PathNotFound: one of the `needed` paths does not exist; then no index is made.
-    """
-    _existing(needed)
-    return Collection(index_folder(into), model=model, how=how, create=True)
-
-
-def index_paths(
-    paths: Paths,
-    into: str | os.PathLike[str] | None = None,
-    *,
-    model: str | Sequence[str] = "auto",
-    runtime: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    **options: Any,
-) -> Collection:
-    """Build an index of folders and files, or bring it up to date; returns it open.
-
-    Args:
-        paths: Folders (searched to any depth) and files.
-        into: The index, by name or folder.
-        model: The encoder's name, or several.
-        runtime: What it runs on; see `load_encoder`.
-        device: On which device.
-        precision: With what numbers.
-        options: As `Collection.add` takes them.
-    """
-    given = _existing(paths)
-    how = runtime_of(runtime, device, precision)
-    collection = collection_for(given, into, model=model, how=how)
-    try:
-        collection.add(given, **options)
-    except BaseException:
-        collection.close()
-        raise
-    return collection

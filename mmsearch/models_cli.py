@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from mmsearch import render
-from mmsearch.collection import open_collection
 from mmsearch.console import long_work_told, out, progress_bar, say, terminal
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import IndexUnusable
+from mmsearch.opening import open_collection
 
 models = typer.Typer(
     help="List, fetch and choose models.",

@@ -13,7 +13,7 @@ import pytest
 from conftest import ToyEncoder, paint
 from typer.testing import CliRunner
 
-from mmsearch import collection
+from mmsearch import opening
 from mmsearch.cli import app
 
 runner = CliRunner()
@@ -261,7 +261,7 @@ def test_a_terminal_gets_a_table(folder, monkeypatch):
 
 @pytest.mark.parametrize("redirection", ["| true", ">&-", "2>&-"])
 def test_a_reader_that_stops_early_is_no_error(folder, tmp_path, redirection):
-    index = collection.open_collection().folder
+    index = opening.open_collection().folder
     script = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); from conftest import ToyEncoder; "
         "from mmsearch import encoders; from mmsearch.cli import main; "
@@ -288,6 +288,6 @@ def test_a_name_that_is_not_utf8_is_printed_as_it_is_and_as_valid_json(toy, tmp_
 
 
 def test_closing_twice_does_no_harm(folder):
-    library = collection.open_collection()
+    library = opening.open_collection()
     library.close()
     library.close()

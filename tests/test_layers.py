@@ -24,6 +24,7 @@ FLOORS = [
     {"ingest", "search", "similar", "training"},
     {"update"},
     {"collection"},
+    {"opening"},
     {"render"},
     {"console"},
     {"models_cli"},

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import inspect
 
+import pytest
+
 import mmsearch
+from mmsearch import encoders
+from mmsearch.types import Runtime
 
 
 def test_the_public_names_are_these():
@@ -46,3 +50,12 @@ def test_every_public_name_is_documented():
         for attribute, member in vars(thing).items() if inspect.isclass(thing) else ():
             if not attribute.startswith("_") and callable(member):
                 assert inspect.getdoc(member), f"{name}.{attribute}"
+
+
+def test_an_encoder_is_loaded_as_it_is_asked_to_run(monkeypatch):
+    asked = []
+    monkeypatch.setitem(encoders.REGISTRY, "toy", lambda name, how: asked.append((name, how)))
+    mmsearch.load_encoder("toy:x", precision="int8", device="cpu")
+    assert asked == [("toy:x", Runtime(device="cpu", precision="int8"))]
+    with pytest.raises(mmsearch.MMSearchError, match="auto, fp32, bf16, int8"):
+        mmsearch.load_encoder("toy:x", precision="int7")
