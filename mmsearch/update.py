@@ -190,7 +190,9 @@ class Update:
             self._tell_of_others(self._ingest.others)
             if self._catalog.setting(HOLES) or len(self._catalog.spaces()) > 1:
                 holes = [self._fill(lane) for lane in self._lanes_now()]
-                self._catalog.set_setting(HOLES, "yes" if any(holes) else "")
+                lacking = "yes" if any(holes) else ""
+                if lacking != (self._catalog.setting(HOLES) or ""):
+                    self._catalog.set_setting(HOLES, lacking)
         except KeyboardInterrupt:
             self.report.interrupted = True
             raise

@@ -296,6 +296,15 @@ def test_a_hole_is_filled_when_the_file_can_be_read_again(library, photos):
         assert best(both, "white") == "big.png"
 
 
+def test_a_hole_that_stays_leaves_the_caches_as_they_are(library, photos):
+    paint(photos / "big.png", "white", size=(900, 900))
+    library.add(photos)
+    with mmsearch.index(photos, library.folder, model="second", max_megapixels=0.5) as both:
+        before = both._catalog.stamp()
+        both.add(max_megapixels=0.5)
+        assert both._catalog.stamp() == before
+
+
 def test_a_video_or_pdf_without_a_facet_is_not_read_at_every_run(whole, photos, monkeypatch):
     pytest.importorskip("av")
     from test_media import film

@@ -68,6 +68,8 @@ class Catalog(SpaceTable, PlaceTables, ContentTables):
             rows: By (item id, hash); an item whose content has changed meanwhile is left out.
             said: By item id, the texts that were encoded; one that has others by now is left out.
         """
+        if not rows:
+            return
         with self._write() as connection:
             hashes = dict(
                 map(tuple, connection.execute(_hashes_of([id_ for id_, _ in rows])).all())
