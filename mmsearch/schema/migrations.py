@@ -1,0 +1,44 @@
+"""How a catalog of an older version is brought up to the tables of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection
+
+from mmsearch.schema.tables import asked, attributes, banks, blanks, details, tables, tags
+
+
+def _add_spans_and_several_spaces(connection: Connection) -> None:
+    """Version 2: stretches of sounds, videos and PDFs; several models side by side."""
+    for change in (
+        "texts RENAME COLUMN start_line TO start",
+        "texts RENAME COLUMN end_line TO 'end'",
+        "texts ADD COLUMN unit TEXT",
+        "vectors ADD COLUMN start FLOAT",
+        "vectors ADD COLUMN 'end' FLOAT",
+        "vectors ADD COLUMN unit TEXT",
+        "items ADD COLUMN seconds FLOAT",
+        "items ADD COLUMN pages INTEGER",
+        "items ADD COLUMN readings TEXT NOT NULL DEFAULT ''",
+        "spaces ADD COLUMN modalities TEXT NOT NULL DEFAULT 'image text'",
+        "spaces ADD COLUMN keeps TEXT NOT NULL DEFAULT 'image text'",
+        "spaces ADD COLUMN fills TEXT NOT NULL DEFAULT ''",
+    ):
+        connection.exec_driver_sql(f"ALTER TABLE {change}")
+    connection.exec_driver_sql("UPDATE texts SET unit = 'line' WHERE start IS NOT NULL")
+    tables.create_all(connection, [blanks, asked])
+
+
+def _add_what_ranks(connection: Connection) -> None:
+    """Version 3: hubs, details for reranking, metadata of the user's, tags, words."""
+    for column in ("hub_text", "hub_image"):
+        connection.exec_driver_sql(f"ALTER TABLE vectors ADD COLUMN {column} FLOAT")
+    tables.create_all(connection, [details, banks, attributes, tags])
+
+
+MIGRATIONS: list[Callable[[Connection], None]] = [
+    _add_spans_and_several_spaces,
+    _add_what_ranks,
+]
+"""Number i brings a catalog of version i + 1 to version i + 2; never edited once released."""
