@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch import schema
 from mmsearch.catalog import Catalog, Space
 from mmsearch.entries import Entry, LenderGone, Rows
 from mmsearch.errors import IndexUnusable, StorageFailed
+from mmsearch.schema import migrations, tables
 from mmsearch.types import Span, TextPart
 
 
@@ -250,7 +250,7 @@ def test_an_older_catalog_is_migrated_once(tmp_path: Path, monkeypatch: pytest.M
         ran.append(1)
         connection.exec_driver_sql("ALTER TABLE items ADD COLUMN extra TEXT")
 
-    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, migrate])
+    monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, migrate])
     Catalog(path).close()
     Catalog(path).close()
     assert ran == [1]
@@ -266,7 +266,7 @@ def test_a_migration_that_fails_leaves_the_catalog_as_it_was(
         connection.exec_driver_sql("ALTER TABLE items ADD COLUMN extra TEXT")
         connection.exec_driver_sql("SELECT nonsense")
 
-    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, migrate])
+    monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, migrate])
     with pytest.raises(IndexUnusable):
         Catalog(path)
     monkeypatch.undo()
@@ -345,7 +345,7 @@ def test_an_old_catalog_that_was_brought_up_has_the_columns_of_a_new_one(tmp_pat
             shapes.append(
                 {
                     table: {row[1] for row in raw.execute(f"PRAGMA table_info({table})")}
-                    for table in schema.tables.tables
+                    for table in tables.tables
                 }
             )
         raw.close()

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError
 
 from mmsearch.errors import IndexUnusable
-from mmsearch.schema.migrations import MIGRATIONS
+from mmsearch.schema import migrations
 from mmsearch.schema.tables import state, tables
 
 APPLICATION_ID = 0x6D6D7372
@@ -107,7 +107,7 @@ def _version(connection: Connection, path: Path) -> int:
 
 
 def _newest() -> int:
-    return 1 + len(MIGRATIONS)
+    return 1 + len(migrations.MIGRATIONS)
 
 
 def _bring_up(connection: Connection, path: Path) -> None:
@@ -119,6 +119,6 @@ def _bring_up(connection: Connection, path: Path) -> None:
         fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0"}
         connection.execute(state.insert(), [{"key": k, "value": v} for k, v in fresh.items()])
     else:
-        for migrate in MIGRATIONS[version - 1 :]:
+        for migrate in migrations.MIGRATIONS[version - 1 :]:
             migrate(connection)
     connection.exec_driver_sql(f"PRAGMA user_version={_newest()}")
