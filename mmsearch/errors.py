@@ -3,6 +3,7 @@
     MMSearchError
     ├── InvalidQuery            what was asked cannot be searched for
     │   └── UnknownTarget       no such facet
+    ├── InvalidFilter           a filter has no sense, or names a key that is not there
     ├── InvalidOption           an option of indexing has no sense
     ├── UnknownModel            no encoder of this name
     ├── ModelUnavailable        its weights are not on this machine and cannot be fetched
@@ -13,6 +14,7 @@
     │   └── TooLarge            it is over a limit that the caller can raise
     ├── PathNotFound            a path given to index or remove does not exist
     ├── InvalidCaptions         a captions file cannot be parsed
+    ├── InvalidMetadata         a metadata file cannot be parsed
     └── IndexUnusable           the index folder cannot be used
         ├── IndexNotFound       no index there
         └── StorageFailed       the catalog could not be read or written
@@ -31,6 +33,10 @@ class InvalidQuery(MMSearchError):
 
 class UnknownTarget(InvalidQuery):
     """There is no such facet to search in."""
+
+
+class InvalidFilter(MMSearchError):
+    """A filter has no sense, or names a key that no item has."""
 
 
 class InvalidOption(MMSearchError):
@@ -80,6 +86,10 @@ class PathNotFound(MMSearchError):
 
 class InvalidCaptions(MMSearchError):
     """A captions file cannot be parsed."""
+
+
+class InvalidMetadata(MMSearchError):
+    """A metadata file cannot be parsed."""
 
 
 class IndexUnusable(MMSearchError):

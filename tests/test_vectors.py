@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.vectors import ExactIndex, FaissIndex
+from mmsearch.vectors import FEW, ExactIndex, FaissIndex, _widened
 
 
 def unit_rows(n: int, dim: int, seed: int) -> np.ndarray:
@@ -66,3 +66,98 @@ def test_what_is_saved_is_loaded(tmp_path: Path):
     query = unit_rows(1, 8, 4)[0]
     assert FaissIndex.load(tmp_path / "x.faiss").search(query, 5) == index.search(query, 5)
     assert [path.name for path in tmp_path.iterdir()] == ["x.faiss"]
+
+
+# ---------------------------------------------------------------------- some ids alone
+
+
+def filled(kind, ids, rows):
+    index = kind.empty(rows.shape[1])
+    index.add(ids, rows)
+    return index
+
+
+@given(
+    n=st.integers(0, 900),
+    k=st.integers(1, 60),
+    owners=st.integers(1, 900),
+    share=st.sampled_from([0, 0.002, 0.1, 0.9, 1]),
+    seed=st.integers(0, 10**6),
+)
+def test_among_allowed_ids_faiss_finds_what_numpy_finds(n, k, owners, share, seed):
+    rows, dice = unit_rows(n, 16, seed), np.random.default_rng(seed)
+    ids = (7 + dice.integers(0, owners, n)).tolist()
+    allowed = dice.permutation(owners + 20)[: int(np.ceil(share * owners))]  # some are not there
+    query = unit_rows(1, 16, seed + 1)[0]
+    found = filled(FaissIndex, ids, rows).search(query, k, allowed)
+    oracle = filled(ExactIndex, ids, rows)
+    expected = oracle.search(query, k, allowed)
+    scores = dict(oracle.search(query, n))
+    assert len(found) == len(expected) == min(k, len(set(ids) & set(allowed.tolist())))
+    assert {item for item, _ in found} <= set(allowed.tolist())
+    assert np.allclose([s for _, s in found], [s for _, s in expected], atol=3e-6)
+    assert np.allclose([s for _, s in found], [scores[item] for item, _ in found], atol=3e-6)
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 5, 500, 999, 1000])
+def test_few_and_many_allowed_ids_get_the_scores_of_a_search_of_all(number: int):
+    rows = unit_rows(1000, 24, 5)
+    index = filled(FaissIndex, list(range(1000)), rows)
+    query = unit_rows(1, 24, 6)[0]
+    allowed = np.random.default_rng(number).permutation(1000)[:number]
+    among = set(allowed.tolist())
+    every = index.search(query, 1000)
+    assert index.search(query, 1000, allowed) == [pair for pair in every if pair[0] in among]
+
+
+@pytest.mark.parametrize("share", [1 / FEW, 0.5])
+def test_equal_scores_among_allowed_ids_stand_in_order_of_id(share: float):
+    same = np.tile(np.array([[1, 0]], dtype=np.float32), (5000, 1))
+    ids = np.random.default_rng(1).permutation(5000)
+    allowed = ids[: int(share * 5000)]
+    found = filled(FaissIndex, ids.tolist(), same).search(same[0], 7, allowed)
+    assert [item for item, _ in found] == sorted(allowed.tolist())[:7]
+
+
+def test_a_search_among_ids_sees_what_was_added_since_the_last():
+    index = filled(FaissIndex, [1], unit_rows(1, 4, 0))
+    query, allowed = unit_rows(1, 4, 1)[0], np.array([1, 2, 10**6])
+    assert [item for item, _ in index.search(query, 9, allowed)] == [1]
+    index.add([2, 10**6, 5], unit_rows(3, 4, 2))
+    assert sorted(item for item, _ in index.search(query, 9, allowed)) == [1, 2, 10**6]
+
+
+# ---------------------------------------------------------------------- a sample
+
+
+def test_a_sample_is_of_rows_at_even_distances(tmp_path: Path):
+    rows = unit_rows(1000, 8, 3)
+    index = filled(FaissIndex, list(range(1000)), rows)
+    assert np.array_equal(index.sample(10), rows[::100])
+    assert np.array_equal(index.sample(300), rows[np.arange(300) * 1000 // 300])
+    index.save(tmp_path / "x.faiss")
+    assert np.array_equal(FaissIndex.load(tmp_path / "x.faiss").sample(10), rows[::100])
+
+
+def test_a_sample_of_few_rows_is_all_of_them():
+    rows = unit_rows(5, 8, 3)
+    index = filled(FaissIndex, list(range(5)), rows)
+    assert np.array_equal(index.sample(5), rows)
+    assert np.array_equal(index.sample(600), rows)
+    assert FaissIndex.empty(8).sample(10).shape == (0, 8)
+
+
+def test_a_sample_is_of_what_the_index_holds_now():
+    index = filled(FaissIndex, [1], unit_rows(1, 4, 0))
+    index.sample(2)
+    index.add([2], unit_rows(1, 4, 1))
+    assert len(index.sample(2)) == 2
+
+
+def test_every_number_that_float16_has_is_widened_as_numpy_does():
+    finite = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = finite[np.isfinite(finite)].reshape(-1, 8)
+    rows = np.random.default_rng(0).permutation(len(finite))
+    wide = _widened(finite, rows)
+    assert np.array_equal(wide, finite[rows].astype(np.float32))
+    assert np.array_equal(np.signbit(wide), np.signbit(finite[rows]))

@@ -1,0 +1,219 @@
+"""How the values in a filter are read: dates, sizes, numbers, places, texts."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any, get_args
+
+from mmsearch.errors import InvalidFilter
+from mmsearch.filters.model import Near, Period, Said
+from mmsearch.types import Kind
+
+HAS = ("caption", "gps", "text", "sound")
+"""What an item can be asked to have."""
+
+LONGEST = 4096
+"""Characters of one value: as many as a path has at most, and less than SQLite's patterns may."""
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE | re.ASCII)
+_BYTES = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE | re.ASCII)
+_DATE = re.compile(
+    r"\s*(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?)?)?)?)?\s*",
+    re.ASCII,
+)
+_TO_DEGREES = {"latitude": 90.0, "longitude": 180.0}
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it, cut short when it is long."""
+    try:
+        written = repr(value)
+    except ValueError:  # an integer of more digits than Python writes down
+        return "that number"
+    return written if len(written) <= 80 else f"{written[:79]}…"
+
+
+def number_in(text: str) -> float | None:
+    """The finite number that a text reads as, if it does: "12", " -1.5e3 ", not "1_000"."""
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def text(key: str, value: Any) -> str:
+    """Plain text, which the catalog can hold."""
+    found = _written(key, value)
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidFilter(f"{key}: {shown(found)} holds half a character") from error
+    return found
+
+
+def path(key: str, value: Any) -> str:
+    """The name of a file or a pattern of names; it need not be UTF-8."""
+    found = _written(key, value)
+    try:
+        found.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidFilter(f"{key}: {shown(found)} holds half a character") from error
+    return found
+
+
+def number(key: str, value: Any) -> float:
+    """A finite number."""
+    found = number_in(value) if isinstance(value, str) else _float(value)
+    if found is None:
+        raise InvalidFilter(f"{key}: {shown(value)} is not a number")
+    return found
+
+
+def bytes_(key: str, value: Any) -> float:
+    """A size in bytes; kB, MB, GB and TB are powers of 1000, KiB, MiB … of 1024."""
+    if isinstance(value, str) and (found := _BYTES.fullmatch(value)):
+        power = " kmgt".index(found[2].lower() or " ")
+        return float(found[1]) * (1024.0 if found[3] else 1000.0) ** power
+    if isinstance(value, str) or _float(value) is None:
+        raise InvalidFilter(
+            f"{key}: {shown(value)} is not a size; write bytes, or 500kB, 2MB, 1GiB"
+        )
+    return number(key, value)
+
+
+def kind(key: str, value: Any) -> str:
+    """What a file is."""
+    return _one_of(get_args(Kind), key, value)
+
+
+def had(key: str, value: Any) -> str:
+    """Something that an item has or lacks."""
+    return _one_of(HAS, key, value)
+
+
+def period(key: str, value: Any) -> Period:
+    """A year, month, day, hour, minute or second, as an ISO date or the beginning of one."""
+    if isinstance(value, datetime):
+        if value.tzinfo is not None:
+            raise InvalidFilter(f"{key}: give {value.isoformat()} without its time zone")
+        return _period(value, timedelta(microseconds=1))
+    if isinstance(value, int) and 1 < value <= 9999:
+        value = f"{value:04}"
+    found = _DATE.fullmatch(str(value)) if isinstance(value, (str, date)) else None
+    try:
+        return _period_of(found) if found else _no_date(key, value)
+    except ValueError as error:  # 2020-13, 2021-02-29
+        raise InvalidFilter(f"{key}: there is no {shown(value)} in the calendar") from error
+
+
+def place(key: str, value: Any) -> Near:
+    """A point and a distance: "48.2,16.4,10" or three numbers."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, Sequence) or len(parts) != 3:
+        raise InvalidFilter(
+            f"{key}: write latitude, longitude and kilometres, as 48.2,16.37,10; not {shown(value)}"
+        )
+    latitude, longitude, kilometres = (number(key, part) for part in parts)
+    for name, degrees in (("latitude", latitude), ("longitude", longitude)):
+        if abs(degrees) > _TO_DEGREES[name]:
+            raise InvalidFilter(
+                f"{key}: a {name} goes from -{_TO_DEGREES[name]:g} to {_TO_DEGREES[name]:g}, "
+                f"{degrees:g} is none"
+            )
+    if kilometres < 0:
+        raise InvalidFilter(f"{key}: {kilometres:g} km is no distance")
+    return Near(latitude, longitude, kilometres)
+
+
+def said(key: str, value: Any) -> Said:
+    """A value of the user's own metadata, as a text and, where it reads so, as a number."""
+    if isinstance(value, bool):
+        word = str(value)
+        return Said((word.lower(), word, word.upper()), None)
+    if isinstance(value, (datetime, date)):
+        value = value.isoformat()
+    if isinstance(value, numbers.Real):
+        as_float = number(key, value)  # first: an endless integer cannot be written down
+        return Said((str(value),), as_float)
+    found = text(key, value)
+    return Said((found,), number_in(found))
+
+
+# ---------------------------------------------------------------------- parts of the above
+
+
+def _written(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidFilter(f"{key}: {shown(value)} is not text")
+    if "\0" in value:
+        raise InvalidFilter(f"{key}: {shown(value)} holds a NUL, which no name and no text has")
+    if len(value) > LONGEST:
+        raise InvalidFilter(f"{key}: a value has at most {LONGEST:,} characters")
+    return value
+
+
+def _float(value: Any) -> float | None:
+    """A Python number as a float; None for what is none, is not finite or is too large."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _one_of(known: Sequence[str], key: str, value: Any) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise InvalidFilter(f"{key}: {shown(value)} is none of {', '.join(known)}")
+    return value
+
+
+def _no_date(key: str, value: Any) -> Period:
+    raise InvalidFilter(
+        f"{key}: {shown(value)} is not a date; write 2020, 2020-03, 2020-03-01 or "
+        "2020-03-01T10:00, without a time zone"
+    )
+
+
+_NEXT_DAYS: dict[int, Callable[[datetime], datetime]] = {
+    1: lambda start: start.replace(year=start.year + 1),
+    2: lambda start: (start + timedelta(days=31)).replace(day=1),
+}
+_LENGTHS = {
+    3: timedelta(days=1),
+    4: timedelta(hours=1),
+    5: timedelta(minutes=1),
+    6: timedelta(seconds=1),
+}
+
+
+def _period_of(found: re.Match[str]) -> Period:
+    given = [part for part in found.groups() if part is not None]
+    if len(given) == 7:
+        fraction = given.pop()
+        start = _moment([*given, fraction.ljust(6, "0")])
+        return _period(start, timedelta(microseconds=10 ** (6 - len(fraction))))
+    start = _moment(given + ["1", "1"][len(given) - 1 :])
+    if len(given) in _LENGTHS:
+        return _period(start, _LENGTHS[len(given)])
+    try:
+        return Period(start, _NEXT_DAYS[len(given)](start))
+    except (ValueError, OverflowError):  # after December 9999
+        return Period(start, None)
+
+
+def _moment(parts: Sequence[str]) -> datetime:
+    year, month, day, hour, minute, second, fraction = map(int, [*parts, *"0000"][:7])
+    return datetime(year, month, day, hour, minute, second, fraction)  # noqa: DTZ001 - local time
+
+
+def _period(start: datetime, length: timedelta) -> Period:
+    try:
+        return Period(start, start + length)
+    except OverflowError:
+        return Period(start, None)

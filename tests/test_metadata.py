@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from mmsearch.catalog import Catalog
+from mmsearch.catalog.filtering import FilterTables
+from mmsearch.entries import Entry
+from mmsearch.errors import InvalidMetadata, PathNotFound
+from mmsearch.media.metadata import read_metadata
+from mmsearch.metadata import apply_metadata
+
+
+class World(Catalog, FilterTables):
+    """A catalog that keeps metadata."""
+
+
+def written(folder: Path, name: str, text: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+# ---------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize(("ending", "mark"), [("csv", ","), ("tsv", "\t"), ("txt", ",")])
+def test_a_table_says_of_each_file_what_its_header_names(tmp_path, ending, mark):
+    lines = ["file,rating,Shot by", "a.jpg,5,Ann", "", "x/b.jpg,,  Bob  ", "c.jpg"]
+    path = written(tmp_path, f"m.{ending}", "\r\n".join(lines).replace(",", mark))
+    assert read_metadata(path) == {
+        "a.jpg": {"rating": "5", "Shot by": "Ann"},
+        "x/b.jpg": {"Shot by": "Bob"},
+        "c.jpg": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("photo,rating,n", {"a": {"rating": "b", "n": "c"}}),  # else the first column
+        ("rating,File,n", {"b": {"rating": "a", "n": "c"}}),
+        ("name,path,n", {"b": {"name": "a", "n": "c"}}),
+        ("id,Image_Name,n", {"b": {"id": "a", "n": "c"}}),
+    ],
+)
+def test_the_header_tells_which_column_names_the_file(tmp_path, header, found):
+    assert read_metadata(written(tmp_path, "m.csv", f"{header}\na,b,c\n")) == found
+
+
+def test_a_csv_may_quote_commas_and_line_ends(tmp_path):
+    path = written(tmp_path, "m.csv", '\ufefffile,note\n"a, b.jpg","two\nlines, ""said"""\n')
+    assert read_metadata(path) == {"a, b.jpg": {"note": 'two\nlines, "said"'}}
+
+
+def test_json_lines_keep_what_kind_a_value_is(tmp_path):
+    rows = [
+        {"file": "a.jpg", "rating": 4.5, "good": True, "none": None, "blank": ""},
+        {"Path": "b.jpg", "tags": ["dog", "red", 3], "size": {"w": 1}, "note": "é"},
+    ]
+    path = written(tmp_path, "m.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n")
+    assert read_metadata(path) == {
+        "a.jpg": {"rating": 4.5, "good": True},
+        "b.jpg": {"tags": "dog, red, 3", "size": '{"w": 1}', "note": "é"},
+    }
+
+
+def test_half_a_character_in_json_does_not_come_through(tmp_path):
+    path = written(tmp_path, "m.jsonl", r'{"file": "\ud83d.jpg", "a\ud83d": ["x\ud83d"]}')
+    assert read_metadata(path) == {"?.jpg": {"a?": "x?"}}
+
+
+def test_of_a_file_that_comes_twice_the_later_value_wins(tmp_path):
+    path = written(tmp_path, "m.tsv", "file\ta\tb\nx.jpg\t1\t2\nx.jpg\t3\t\n")
+    assert read_metadata(path) == {"x.jpg": {"a": "3", "b": "2"}}
+
+
+def test_an_empty_file_says_nothing(tmp_path):
+    assert read_metadata(written(tmp_path, "m.csv", "")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("m.csv", "file\na.jpg\n", "line 1: expected a header"),
+        ("m.csv", "file,,x\n", "line 1: column 2 has no name"),
+        ("m.csv", "file,a,a\n", "line 1: two columns are called 'a'"),
+        ("m.csv", "file,a\nx.jpg,1,2\n", "line 2: 3 cells stand below 2 columns"),
+        ("m.csv", "a,file\n1\n", "line 2: the file name is missing"),
+        ("m.csv", "file,a\n ,1\n", "line 2: the file name is missing"),
+        ("m.csv", 'file,a\n"x,1\n', "line 2: a cell that begins with a quote"),
+        ("m.jsonl", '{"a": 1}', "line 1: expected {"),
+        ("m.jsonl", '{"file": 1}', "line 1: expected {"),
+        ("m.jsonl", "\n[]", "line 2: expected {"),
+        ("m.jsonl", "{", "line 1: expected {"),
+        ("m.csv", b"file,a\ncaf\xe9,1\n", "UTF-8"),
+        ("m.xlsx", "x", "a metadata file ends in .tsv, .csv, .jsonl"),
+    ],
+)
+def test_an_error_names_the_file_and_what_is_expected(tmp_path, name, text, says):
+    path = written(tmp_path, name, text)
+    with pytest.raises(InvalidMetadata) as caught:
+        read_metadata(path)
+    assert str(path) in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_a_missing_file_is_a_path_that_is_not_found(tmp_path):
+    with pytest.raises(PathNotFound, match="no metadata file"):
+        read_metadata(tmp_path / "m.csv")
+
+
+# ---------------------------------------------------------------------- applying
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for name in ("a.jpg", "deep/b.jpg", "deep/twin.jpg", "other/twin.jpg"):
+        written(folder, name, "")
+    return folder
+
+
+@pytest.fixture
+def world(tmp_path: Path, photos: Path):
+    made = World(tmp_path / "catalog.db")
+    source = made.add_source(str(photos))
+    for path in sorted(photos.rglob("*.jpg")):
+        folder = str(path.parent.relative_to(photos)).replace(".", "")
+        made.put([Entry(source, folder, path.name, "image", (0, 0), b"x")])
+    yield made
+    made.close()
+
+
+def notes(world: World) -> dict[int, str]:
+    """By item id (a.jpg, deep/b.jpg, deep/twin.jpg, other/twin.jpg), what is noted."""
+    return {id_: found["note"] for id_, found in world.attributes([1, 2, 3, 4]).items()}
+
+
+def lines(*names: str) -> str:
+    return "file\tnote\n" + "".join(f"{name}\tof {name}\n" for name in names)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "found"),
+    [
+        ("elsewhere", "{photos}/deep/b.jpg", {2}),
+        ("elsewhere", "../photos//deep/b.jpg", {2}),
+        ("photos/deep", "b.jpg", {2}),
+        ("elsewhere", "deep/b.jpg", {2}),
+        ("elsewhere", "b.jpg", {2}),
+        ("photos/deep", "twin.jpg", {3}),  # it lies beside the list
+        ("elsewhere", "twin.jpg", set()),  # which of two?
+        ("elsewhere", "no/b.jpg", set()),
+        ("elsewhere", "c.jpg", set()),
+    ],
+)
+def test_a_name_is_a_path_or_that_of_one_file_alone(tmp_path, world, photos, place, name, found):
+    name = name.format(photos=photos)
+    path = written(tmp_path, f"{place}/m.tsv", lines(name))
+    applied = apply_metadata(world, path)
+    assert set(notes(world)) == found
+    assert applied == (len(found), 1 - len(found), [] if found else [name])
+
+
+def test_several_files_get_theirs_and_the_rest_is_told(tmp_path, world):
+    names = ["a.jpg", "b.jpg", "deep/twin.jpg", *(f"{n}.jpg" for n in range(9))]
+    applied = apply_metadata(world, written(tmp_path, "m.tsv", lines(*names)))
+    assert notes(world) == {1: "of a.jpg", 2: "of b.jpg", 3: "of deep/twin.jpg"}
+    assert applied == (3, 9, ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"])
+
+
+def test_a_second_file_leaves_alone_what_it_does_not_name(tmp_path, world):
+    apply_metadata(world, written(tmp_path, "m.tsv", lines("a.jpg", "b.jpg")))
+    apply_metadata(world, written(tmp_path, "n.csv", "file,note\na.jpg,new\n"))
+    assert notes(world) == {1: "new", 2: "of b.jpg"}
+
+
+def test_a_file_that_cannot_be_parsed_changes_nothing(tmp_path, world):
+    apply_metadata(world, written(tmp_path, "m.tsv", lines("a.jpg")))
+    with pytest.raises(InvalidMetadata):
+        apply_metadata(world, written(tmp_path, "n.csv", "file,note\na.jpg,new\nb.jpg,1,2\n"))
+    assert notes(world) == {1: "of a.jpg"}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_match_however_they_are_composed(tmp_path, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    made = World(tmp_path / "accents.db")
+    name = unicodedata.normalize(form, "café.jpg")
+    made.put([Entry(made.add_source("/p"), "x", name, "image", (0, 0), b"x")])
+    path = written(tmp_path, "m.tsv", lines(unicodedata.normalize(other, "café.jpg")))
+    assert apply_metadata(made, path).matched == 1
+    made.close()
