@@ -14,6 +14,7 @@ from sqlalchemy.exc import DatabaseError
 
 from mmsearch.errors import IndexUnusable
 from mmsearch.schema import migrations
+from mmsearch.schema.lexical import create_words
 from mmsearch.schema.tables import state, tables
 
 APPLICATION_ID = 0x6D6D7372
@@ -115,6 +116,7 @@ def _bring_up(connection: Connection, path: Path) -> None:
     version = _version(connection, path)  # again: another process may have been first
     if version == 0:
         tables.create_all(connection)
+        create_words(connection)
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
         fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0"}
         connection.execute(state.insert(), [{"key": k, "value": v} for k, v in fresh.items()])

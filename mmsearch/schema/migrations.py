@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
+from mmsearch.schema.lexical import create_words
 from mmsearch.schema.tables import asked, attributes, banks, blanks, details, tables, tags
 
 
@@ -35,6 +36,7 @@ def _add_what_ranks(connection: Connection) -> None:
     for column in ("hub_text", "hub_image"):
         connection.exec_driver_sql(f"ALTER TABLE vectors ADD COLUMN {column} FLOAT")
     tables.create_all(connection, [details, banks, attributes, tags])
+    create_words(connection)
 
 
 MIGRATIONS: list[Callable[[Connection], None]] = [

@@ -190,13 +190,11 @@ details = Table(
 banks = Table(
     "banks",
     tables,
-    Column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), nullable=False),
-    Column("modality", Text, nullable=False),
+    Column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), primary_key=True),
     Column("version", Text, nullable=False),
-    Column("vectors", LargeBinary, nullable=False),  # float16 rows of unit length
-    PrimaryKeyConstraint("space_id", "modality"),
+    Column("bank", LargeBinary, nullable=False),  # as `encoders.banks.pack_bank` makes it
 )
-"""Typical queries of each modality, for models that bring none: what hubs are told by."""
+"""Typical queries and items, for models that bring none: what hubs are told by."""
 
 attributes = Table(
     "attributes",

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import random
+import sqlite3
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsearch.lexical import (
+    Document,
+    asked,
+    broken_up,
+    date_words,
+    name_tokens,
+    tokens,
+    words_part,
+)
+from mmsearch.lexical.porter import stem
+from mmsearch.lexical.terms import MOST_TERMS, STOP_WORDS
+from mmsearch.types import Item, TextPart
+
+ENDINGS = (
+    "ational tional enci anci izer bli alli entli eli ousli ization ation ator alism iveness "
+    "fulness ousness aliti iviti biliti logi icate ative alize iciti ical ful ness al ance ence er "
+    "ic able ible ant ement ment ent ou ism ate iti ous ive ize sion tion ed ing eed s es ies y e"
+)
+
+
+def item(*texts: str) -> Item:
+    return Item(1, "/a.jpg", "image", tuple(TextPart(text, "caption") for text in texts))
+
+
+def sqlite_stems(words: list[str]) -> list[str]:
+    """The stems of SQLite's own `porter`."""
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE VIRTUAL TABLE t USING fts5(word, tokenize = 'porter ascii')")
+    database.execute("CREATE VIRTUAL TABLE v USING fts5vocab(t, instance)")
+    database.executemany("INSERT INTO t(rowid, word) VALUES (?, ?)", enumerate(words))
+    stems = dict(database.execute("SELECT doc, term FROM v").fetchall())
+    database.close()
+    return [stems[number] for number in range(len(words))]
+
+
+# ------------------------------------------------------------------ stems
+
+
+def test_stems_are_those_of_sqlites_porter_tokenizer():
+    draw = random.Random(0)
+    endings = ENDINGS.split()
+    words = [
+        "".join(draw.choices("abcdeiostuzlwx", k=draw.randint(1, 6)))
+        + draw.choice(endings)
+        + draw.choice(["", *endings])
+        for _ in range(5000)
+    ]
+    assert [stem(word) for word in words] == sqlite_stems(words)
+
+
+@pytest.mark.parametrize(
+    ("word", "root"),
+    [("dogs", "dog"), ("running", "run"), ("ponies", "poni"), ("yes", "ye"), ("as", "as")],
+)
+def test_the_stem_of(word: str, root: str):
+    assert stem(word) == root
+
+
+# ------------------------------------------------------------------ tokens of texts
+
+
+def test_case_accents_and_signs_make_no_difference():
+    assert tokens("CAFÉ, Straße!") == tokens("cafe strasse")
+
+
+def test_a_letter_with_its_accent_apart_is_the_same_letter():
+    assert tokens("cafe\u0301") == tokens("caf\u00e9")
+
+
+def test_an_apostrophe_parts_a_word_from_its_ending():
+    assert tokens("the dog's") == ["the", "dog", "s"]
+
+
+def test_a_number_is_known_without_its_leading_zeros():
+    assert tokens("0042 0") == ["42", "0"]
+
+
+def test_vowel_signs_are_part_of_a_word():
+    assert tokens("हिन्दी") == ["हिन्दी"]
+
+
+def test_characters_without_spaces_become_pairs_and_single_ones():
+    assert tokens("東京都 map") == ["東京", "京都", "東", "京", "都", "map"]
+
+
+def test_a_voiced_kana_stays_one_character():
+    assert tokens("が") == ["が"]
+
+
+@given(st.text())
+def test_tokens_hold_letters_marks_and_digits_only(text: str):
+    for token in tokens(text):
+        assert token
+        assert not any(character in token for character in " \0\"'()*:^-+{}¶")
+
+
+@given(st.text())
+def test_the_tokens_of_a_text_are_those_of_its_lower_case(text: str):
+    assert tokens(text) == tokens(text.lower())
+
+
+@given(st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1)))
+def test_each_token_of_a_part_is_a_token_of_the_whole(words: list[str]):
+    whole = tokens(" ".join(words))
+    assert all(token in whole for word in words for token in tokens(word))
+
+
+# ------------------------------------------------------------------ names and dates
+
+
+@pytest.mark.parametrize(
+    "query", ["img", "42", "IMG_0042", "dog", "beach", "dogbeach", "html page", "htmlpage", "jpg"]
+)
+def test_a_name_is_found_by_its_parts(query: str):
+    assert set(tokens(query)) <= set(name_tokens("IMG_0042 DogBeach HTMLPage.jpg"))
+
+
+@pytest.mark.parametrize("query", ["iphone", "iphone12", "12", "mp4"])
+def test_a_name_is_found_by_words_that_case_and_digits_would_part(query: str):
+    assert set(tokens(query)) <= set(name_tokens("iPhone12.mp4"))
+
+
+def test_a_name_that_is_not_utf8_gives_the_words_that_can_be_read():
+    assert name_tokens("dog\udcff_beach.jpg") == ["dog", "beach", "jpg"]
+
+
+def test_a_date_is_told_by_weekday_day_month_and_year():
+    assert date_words("2019-03-04T10:20:30") == "monday 4 march mar 2019"
+
+
+@pytest.mark.parametrize("written", ["", "2019", "0000-00-00T00:00:00", "yesterday at noon"])
+def test_what_is_no_date_has_no_words(written: str):
+    assert date_words(written) == ""
+
+
+def test_a_document_keeps_texts_names_and_facts_apart():
+    made = Document.of(["A dog", "", "runs"], ["DogBeach"], ["Canon EOS", "march 2019"])
+    assert made.texts == "a dog ¶ run"
+    assert made.names == "dog beach dogbeach"
+    assert made.facts == "canon eo ¶ march 2019"
+
+
+# ------------------------------------------------------------------ what a query asks for
+
+
+def found(query: str) -> list[tuple[str, ...]]:
+    return [term.tokens for term in asked(query)]
+
+
+def test_a_query_asks_for_each_of_its_words_once():
+    assert found("Dogs and a dog's bone") == [("dog",), ("bone",)]
+
+
+def test_stop_words_alone_ask_for_nothing():
+    assert asked("The, and WITH a it's don't") == []
+
+
+def test_quoted_words_must_follow_one_another_stop_words_too():
+    assert found('"dogs on the beach" sun') == [("dog", "on", "the", "beach"), ("sun",)]
+
+
+@pytest.mark.parametrize("query", ['"dog beach', 'dog" beach', '""dog beach'])
+def test_a_quote_that_is_not_closed_means_nothing(query: str):
+    assert found(query) == [("dog",), ("beach",)]
+
+
+@pytest.mark.parametrize("query", ['""', '"the"', "“ ”", '"?!"'])
+def test_quotes_with_nothing_to_find_in_them_ask_for_nothing(query: str):
+    assert asked(query) == []
+
+
+def test_signs_of_query_languages_mean_nothing():
+    assert found("NEAR(dog* AND ^cat) texts:bird -fish") == [
+        ("near",), ("dog",), ("cat",), ("text",), ("bird",), ("fish",),
+    ]  # fmt: skip
+
+
+def test_a_run_of_characters_is_asked_for_as_its_pairs_in_order():
+    assert found("東京都") == [("東京", "京都")]
+    assert found("東") == [("東",)]
+
+
+def test_a_run_is_broken_up_into_pairs_but_not_when_it_is_quoted():
+    assert [term.tokens for term in broken_up(asked("東京都"))] == [("東京",), ("京都",)]
+    assert [term.tokens for term in broken_up(asked('"東京都"'))] == [("東京", "京都")]
+
+
+@pytest.mark.parametrize("query", ["2019-03-04", "4 march 2019"])
+def test_a_date_in_digits_is_asked_for_in_words(query: str):
+    assert found(query) == [("4",), ("march",), ("2019",)]
+
+
+def test_digits_that_are_no_date_stay_as_they_are():
+    assert found("2019-13-01") == [("2019",), ("13",), ("1",)]
+
+
+def test_a_long_query_is_cut_short():
+    assert len(asked(" ".join(f"w{n}" for n in range(1000)))) == MOST_TERMS
+    assert len(broken_up(asked("東" + "京都" * 1000))) <= MOST_TERMS
+
+
+@given(st.text() | st.text('" “”*()^:-+\0\ud800東京ก NEARANDORdog', max_size=60))
+def test_whatever_is_asked_holds_no_sign_of_a_query_language(query: str):
+    for term in asked(query):
+        assert all(term.tokens)
+        assert not set(term.match[1:-1]) & set("\"'()*:^-+{}\0")
+
+
+def test_stop_words_are_written_as_they_are_compared():
+    assert all(word == word.lower() and word.isalpha() for word in STOP_WORDS)
+
+
+# ------------------------------------------------------------------ the part that matched
+
+
+def test_the_part_that_holds_most_of_the_words_is_told():
+    assert words_part(item("a dog", "a dog on a beach", "beach"), "dogs at the beach") == 1
+
+
+def test_of_parts_that_hold_as_many_words_the_first_is_told():
+    assert words_part(item("a cat", "a dog", "two dogs"), "dog") == 1
+
+
+def test_a_phrase_counts_where_it_stands_as_it_is():
+    assert words_part(item("beach dog", "dog beach"), '"dog beach"') == 1
+
+
+@pytest.mark.parametrize("query", ["zebra", "the", ""])
+def test_no_part_is_told_where_none_holds_a_word(query: str):
+    assert words_part(item("a dog", "the cat"), query) is None
