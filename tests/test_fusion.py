@@ -4,8 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.fusion import rrf
+from mmsearch.fusion import DEFAULT, FUSIONS, WEIGHTS, combmnz, rrf, wsum
 
+scored = st.lists(
+    st.dictionaries(st.integers(0, 20), st.floats(-9, 9, width=32)).map(lambda d: list(d.items())),
+    max_size=4,
+)
 rankings = st.lists(
     st.lists(st.integers(0, 20), unique=True).map(lambda ids: [(i, 0.0) for i in ids]), max_size=4
 )
@@ -34,3 +38,120 @@ def test_rrf_ranks_by_how_weights_compare(given_rankings, power):
     weights = [float(number) for number in range(1, len(given_rankings) + 1)]
     scaled = rrf(given_rankings, [weight * 2.0**power for weight in weights])
     assert [item for item, _ in scaled] == [item for item, _ in rrf(given_rankings, weights)]
+
+
+# ---------------------------------------------------------------------- wsum
+
+
+def test_wsum_is_the_weighted_mean_of_the_scores():
+    fused = wsum([[("a", 3.0), ("b", 1.0)], [("b", 4.0), ("a", 0.0)]], [2.0, 1.0])
+    assert fused == [("a", pytest.approx((2 * 3 + 0) / 3)), ("b", pytest.approx((2 * 1 + 4) / 3))]
+
+
+def test_wsum_judges_a_photo_without_a_caption_by_its_picture():
+    pictures = [("bare", 3.0), ("captioned", 2.0), ("other", 0.0)]
+    captions = [("captioned", 2.5), ("other", 0.0)]
+    assert wsum([pictures, captions])[0] == ("bare", 3.0)
+
+
+def test_wsum_puts_a_photo_first_that_both_rankings_vouch_for():
+    pictures = [("bare", 3.0), ("captioned", 2.9), ("other", 0.0)]
+    captions = [("captioned", 5.0), ("other", 0.0)]
+    assert wsum([pictures, captions])[0][0] == "captioned"
+
+
+def test_wsum_counts_what_a_ranking_leaves_out_where_that_is_known():
+    pictures = [(1, 1.0), (2, 1.0), (3, 0.0)]
+    words = [(2, 4.0)]
+    fused = dict(wsum([pictures, words], [1.0, 0.5], absent=[None, -0.5]))
+    assert fused[2] - fused[1] == pytest.approx(0.5 * (4.0 + 0.5))
+    assert fused[1] == 1.0
+
+
+def test_wsum_finds_what_only_words_know():
+    fused = wsum([[(1, 0.5)], [(7, 30.0)]], [1.0, 0.5], absent=[None, 0.0])
+    assert fused[0] == (7, 15.0)
+
+
+def test_wsum_of_words_alone_ranks_by_them():
+    assert wsum([[(1, 2.0), (2, 1.0)]], [0.5], absent=[0.0]) == [(1, 2.0), (2, 1.0)]
+
+
+def test_wsum_pushes_away_what_is_like_a_ranking_of_negative_weight():
+    wanted, unwanted = [(1, 2.0), (2, 2.0), (3, 2.0)], [(1, 1.0), (2, -5.0), (9, 3.0)]
+    assert wsum([wanted, unwanted], [1.0, -1.0]) == [(2, 2.0), (3, 2.0), (1, 1.0)]
+
+
+def test_wsum_keeps_the_order_of_a_single_ranking():
+    assert wsum([[(3, 2.0), (1, 1.0), (2, -1.0)]]) == [(3, 2.0), (1, 1.0), (2, -1.0)]
+
+
+@given(scored, st.randoms())
+def test_wsum_does_not_care_in_which_order_rankings_come(given_rankings, random):
+    order = list(range(len(given_rankings)))
+    random.shuffle(order)
+    weights = [float(number) for number in range(1, len(given_rankings) + 1)]
+    absent = [None if number % 2 else 0.0 for number in range(len(given_rankings))]
+    forward = wsum(given_rankings, weights, absent)
+    other = ([weights[i] for i in order], [absent[i] for i in order])
+    assert wsum([given_rankings[i] for i in order], *other) == forward
+
+
+@given(scored, st.integers(-900, 900))
+def test_wsum_ranks_by_how_weights_compare(given_rankings, power):
+    weights = [float(number) for number in range(1, len(given_rankings) + 1)]
+    scaled = wsum(given_rankings, [weight * 2.0**power for weight in weights])
+    assert scaled == wsum(given_rankings, weights)
+
+
+# ---------------------------------------------------------------------- combmnz
+
+
+def test_combmnz_multiplies_the_sum_by_how_many_rankings_vouch():
+    fused = combmnz([[("a", 3.0), ("b", 2.0)], [("b", 1.5), ("c", 4.0)]], [1.0, 2.0])
+    assert dict(fused) == {"a": 1 * 3.0, "b": 2 * (2.0 + 2 * 1.5), "c": 1 * 2 * 4.0}
+
+
+def test_combmnz_takes_a_score_below_zero_for_none():
+    assert combmnz([[(1, 2.0), (2, 1.0)], [(1, -3.0)]]) == [(1, 2.0), (2, 1.0)]
+
+
+@given(scored)
+def test_combmnz_of_positive_scores_is_their_sum_times_their_number(given_rankings):
+    positive = [[(key, abs(score) + 1) for key, score in ranking] for ranking in given_rankings]
+    for key, score in combmnz(positive):
+        held = [dict(ranking)[key] for ranking in positive if key in dict(ranking)]
+        assert score == pytest.approx(len(held) * sum(held))
+
+
+# ---------------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+@given(given_rankings=scored)
+def test_every_fusion_keeps_every_item_once_best_first(name, given_rankings):
+    fused = FUSIONS[name](given_rankings)
+    assert sorted(key for key, _ in fused) == sorted({k for one in given_rankings for k, _ in one})
+    assert fused == sorted(fused, key=lambda pair: (-pair[1], pair[0]))
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_no_fusion_finds_what_is_only_unwanted(name):
+    fused = FUSIONS[name]([[(1, 1.0)], [(1, 1.0), (2, 5.0)]], [1.0, -1.0])
+    assert [key for key, _ in fused] == [1]
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_every_fusion_of_nothing_is_nothing(name):
+    assert FUSIONS[name]([]) == FUSIONS[name]([[], []], [1.0, 0.5], [None, 0.0]) == []
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_ties_stand_in_order_of_key(name):
+    fused = FUSIONS[name]([[(9, 1.0)], [(4, 1.0)]])
+    assert [key for key, _ in fused] == [4, 9]
+
+
+def test_the_default_is_one_of_the_fusions_and_weighs_every_facet():
+    assert DEFAULT in FUSIONS
+    assert WEIGHTS.keys() == {"image", "text", "audio", "words"}

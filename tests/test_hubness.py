@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsearch import hubness
+from mmsearch.hubness import EXTRA, asking, hubs, weight_of, with_hubs
+from mmsearch.vectors import ExactIndex, FaissIndex
+
+
+def unit(rows: int, dim: int = 16, seed: int = 0) -> np.ndarray:
+    found = np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def test_a_hub_is_the_mean_cosine_to_the_nearest_of_the_bank():
+    bank = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    row = np.array([[0.8, 0.6]], np.float32)  # cosines 0.8, 0.6, 0.96
+    assert hubs(row, bank, nearest=2) == pytest.approx([(0.96 + 0.8) / 2])
+
+
+def test_a_bank_smaller_than_the_nearest_is_taken_whole():
+    matrix, bank = unit(3), unit(4, seed=1)
+    assert hubs(matrix, bank, nearest=20) == pytest.approx((matrix @ bank.T).mean(axis=1), abs=1e-6)
+
+
+def test_an_empty_bank_makes_no_hubs():
+    assert hubs(unit(3), unit(0)).tolist() == [0, 0, 0]
+
+
+def test_no_rows_have_no_hubs():
+    assert hubs(unit(0), unit(4)).shape == (0,)
+
+
+def test_hubs_do_not_depend_on_how_many_rows_are_compared_at_a_time(monkeypatch):
+    matrix, bank = unit(50), unit(30, seed=1)
+    whole = hubs(matrix, bank)
+    monkeypatch.setattr(hubness, "ROWS_AT_ONCE", 7)
+    assert hubs(matrix, bank) == pytest.approx(whole, abs=1e-6)
+
+
+def test_hubs_leave_the_bank_and_the_rows_as_they_are():
+    matrix, bank = unit(5), unit(40, seed=1)
+    before = matrix.copy(), bank.copy()
+    hubs(matrix, bank)
+    assert (matrix == before[0]).all()
+    assert (bank == before[1]).all()
+
+
+@given(
+    st.sampled_from([("text", "image"), ("image", "text"), ("text", "text"), ("audio", "image")]),
+    st.floats(0, 1, width=32),
+    st.integers(0, 99),
+)
+def test_the_inner_product_is_the_cosine_less_the_weighted_hub(pair, weight, seed):
+    asked, _ = pair
+    matrix, query = unit(6, seed=seed), unit(1, seed=seed + 1)[0]
+    by_text, by_image = np.abs(unit(2, 6, seed=seed))
+    hub = {"text": by_text, "image": by_image}.get(asked, np.zeros(6))
+    scores = with_hubs(matrix, by_text, by_image) @ asking(query, asked, weight)
+    assert scores == pytest.approx(matrix @ query - weight * hub, abs=1e-5)
+
+
+def test_without_hubs_the_inner_product_is_the_cosine():
+    matrix, query = unit(5), unit(1, seed=1)[0]
+    assert with_hubs(matrix) @ asking(query, "text", 0.5) == pytest.approx(matrix @ query, abs=1e-6)
+
+
+def test_a_row_whose_hub_is_not_known_counts_as_the_mean_of_the_others():
+    wide = with_hubs(unit(3), np.array([0.2, np.nan, 0.4], np.float32))
+    assert wide[:, 16] == pytest.approx([0.2, 0.3, 0.4])
+
+
+def test_where_no_hub_is_known_nothing_is_taken_off():
+    wide = with_hubs(unit(2), np.full(2, np.nan, np.float32))
+    assert not wide[:, 16:].any()
+
+
+def test_rows_stay_a_multiple_of_eight_wide():
+    assert with_hubs(unit(2, 512)).shape == (2, 512 + EXTRA)
+    assert EXTRA % 8 == 0
+
+
+def test_an_index_of_rows_with_hubs_ranks_a_hub_below_what_is_really_near():
+    query = unit(1)[0]
+    towards = np.stack([query, query]) + 0.5 * unit(2, seed=3)
+    matrix = towards / np.linalg.norm(towards, axis=1, keepdims=True)
+    near = int(np.argmax(matrix @ query))
+    hub = np.where(np.arange(2) == near, 0.9, 0.0).astype(np.float32)
+    rows = with_hubs(matrix, hub)
+    index = FaissIndex.empty(16 + EXTRA)
+    index.add([0, 1], rows)
+    assert index.search(asking(query, "text", 0.0), 1)[0][0] == near
+    assert index.search(asking(query, "text", 0.5), 1)[0][0] == 1 - near
+
+
+def test_faiss_and_the_oracle_agree_on_rows_with_hubs():
+    matrix, hub = unit(60, 24), np.abs(unit(1, 60, seed=2))[0]
+    faiss_index, exact = FaissIndex.empty(24 + EXTRA), ExactIndex.empty(24 + EXTRA)
+    for index in (faiss_index, exact):
+        index.add(range(60), with_hubs(matrix, hub))
+    wide = asking(unit(1, 24, seed=5)[0], "text", 0.5)
+    found, oracle = faiss_index.search(wide, 10), exact.search(wide, 10)
+    assert [score for _, score in found] == pytest.approx([s for _, s in oracle], abs=1e-5)
+
+
+def test_pictures_are_ranked_with_hubs_for_words_and_words_for_pictures():
+    assert weight_of("text", "image") == weight_of("image", "text") == 0.5
+
+
+@pytest.mark.parametrize("pair", [("image", "image"), ("audio", "image"), ("text", "audio")])
+def test_what_was_not_measured_to_gain_is_ranked_by_the_cosine(pair):
+    assert weight_of(*pair) == 0
+
+
+def test_a_bank_of_made_sentences_counts_less_than_one_of_captions():
+    assert weight_of("text", "image", shipped=False) < weight_of("text", "image")
