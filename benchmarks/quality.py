@@ -1,59 +1,85 @@
-"""How well a model retrieves, through the public API: recall in both directions, with intervals.
+"""How well a model retrieves, through the public API: recall and more, with intervals.
 
-    python benchmarks/quality.py --data FOLDER [--model mini] [--split dev]
+    python benchmarks/quality.py --data FOLDER [--model mini] [--split dev] [--task NAME]...
+    python benchmarks/quality.py --data FOLDER --compare hubness=off hubness=on
 
 FOLDER holds captions.tsv (file, tab, caption), images/ and {split}.txt (file names), as the
-Flickr8k folder does. text→image asks every caption for its photo among the split's photos;
-image→text asks every photo for any of its captions among all of the split's captions.
+Flickr8k folder does. Each task is an index of its own and queries whose answers are known:
+
+text→image      every caption asks for its photo, among the photos without captions
+image→text      every photo asks for any of its captions, among all captions, a text file each
+text→captioned  each photo's last caption asks for it, the photos being indexed with the others:
+                pixels, captions and words together
+
+Settings (--with, --compare) are those of `mmsearch eval`; --work keeps the indexes for next time.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 import mmsearch
+from mmsearch.evaluation import Evaluation, compare, evaluate, parse_settings
+from mmsearch.evaluation.report import as_table
 from mmsearch.media.captions import read_captions
-from mmsearch.metrics import bootstrap_interval, per_query, recall_at_k, reciprocal_rank
+from mmsearch.media.pairs import Pair
 
-CUTOFFS = (1, 5, 10)
-
-
-def text_to_image(photos: dict[str, list[str]], folder: Path, model: str, work: Path) -> np.ndarray:
-    """Metric values (photos, metrics); a photo's captions are averaged, being no separate draws."""
-    with mmsearch.index(
-        [folder / name for name in photos], into=work / "i", model=model
-    ) as library:
-        queries = [(name, text) for name, texts in photos.items() for text in texts]
-        hits = library.search_many([text for _, text in queries], k=CUTOFFS[-1], target="image")
-    rankings = [[Path(hit.path).name for hit in found] for found in hits]
-    values = measures(rankings, [{name} for name, _ in queries])
-    owners = np.array([name for name, _ in queries])
-    return np.array([values[owners == name].mean(axis=0) for name in photos])
+Photos = dict[Path, list[str]]
+Task = tuple[Path, list[Pair], dict[str, Any]]
+"""(index, pairs, settings of its own)"""
 
 
-def image_to_text(photos: dict[str, list[str]], folder: Path, model: str, work: Path) -> np.ndarray:
-    """Metric values (photos, metrics)."""
-    texts = work / "texts"
-    texts.mkdir()
-    for name, captions in photos.items():
-        for number, caption in enumerate(captions):
-            (texts / f"{name}.{number}.txt").write_text(caption, encoding="utf-8")
-    with mmsearch.index(texts, into=work / "t", model=model) as library:
-        queries = [mmsearch.Query.image(folder / name) for name in photos]
-        hits = library.search_many(queries, k=CUTOFFS[-1], target="text")
-    rankings = [[Path(hit.path).name for hit in found] for found in hits]
-    relevant = [{f"{name}.{n}.txt" for n in range(len(texts))} for name, texts in photos.items()]
-    return measures(rankings, relevant)
+def text_to_image(photos: Photos, work: Path, model: str) -> Task:
+    index = work / "photos"
+    if not index.exists():
+        mmsearch.index(list(photos), into=index, model=model).close()
+    pairs = [
+        Pair(mmsearch.Query.text(caption), {str(photo): 1.0})
+        for photo, captions in photos.items()
+        for caption in captions
+    ]
+    return index, pairs, {"target": "image"}
 
 
-def measures(rankings: list[list[str]], relevant: list[set[str]]) -> np.ndarray:
-    metrics = [partial(recall_at_k, k=k) for k in CUTOFFS] + [reciprocal_rank]
-    return np.stack([per_query(metric, rankings, relevant) for metric in metrics], axis=1)
+def image_to_text(photos: Photos, work: Path, model: str) -> Task:
+    index, texts = work / "captions", work / "texts"
+    texts.mkdir(exist_ok=True)
+    pairs = []
+    for photo, captions in photos.items():
+        files = {texts / f"{photo.name}.{number}.txt": text for number, text in enumerate(captions)}
+        for file, text in files.items():
+            file.write_text(text, encoding="utf-8")
+        pairs.append(Pair(mmsearch.Query.image(photo), {str(file): 1.0 for file in files}))
+    if not index.exists():
+        mmsearch.index(texts, into=index, model=model).close()
+    return index, pairs, {"target": "text"}
+
+
+def text_to_captioned(photos: Photos, work: Path, model: str) -> Task:
+    index, known = work / "captioned", work / "known.tsv"
+    rows = [f"{photo}\t{text}\n" for photo, texts in photos.items() for text in texts[:-1]]
+    known.write_text("".join(rows), encoding="utf-8")
+    if not index.exists():
+        mmsearch.index(list(photos), into=index, model=model, captions=known).close()
+    pairs = [Pair(mmsearch.Query.text(of[-1]), {str(one): 1.0}) for one, of in photos.items()]
+    return index, pairs, {}
+
+
+TASKS: dict[str, Callable[[Photos, Path, str], Task]] = {
+    "text→image": text_to_image,
+    "image→text": image_to_text,
+    "text→captioned": text_to_captioned,
+}
+
+
+def measured(task: Task, written: str, depth: int) -> Evaluation:
+    index, pairs, own = task
+    with mmsearch.open(index) as library:
+        return evaluate(library, pairs, depth=depth, settings=own | parse_settings(written))
 
 
 def main() -> None:
@@ -61,19 +87,29 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--split", default="dev")
+    parser.add_argument("--photos", type=int, help="only the first so many of the split")
+    parser.add_argument("--task", action="append", choices=sorted(TASKS), help="default all")
+    parser.add_argument("--depth", type=int, default=100, help="ranks, default %(default)s")
+    parser.add_argument("--with", dest="settings", default="default", metavar="S")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"))
+    parser.add_argument("--work", type=Path, help="folder to keep the indexes in")
     options = parser.parse_args()
     chosen = (options.data / f"{options.split}.txt").read_text(encoding="utf-8").split()
     captions = read_captions(options.data / "captions.tsv")
-    photos = {name: captions[name] for name in chosen}
-    names = [f"R@{k}" for k in CUTOFFS] + [f"MRR@{CUTOFFS[-1]}"]
-    print(f"{options.model}, {len(photos)} photos, {sum(map(len, photos.values()))} captions; %")
-    print(f"{'':<12}" + "".join(f"{name:>22}" for name in names))
-    for title, run in (("text→image", text_to_image), ("image→text", image_to_text)):
-        with tempfile.TemporaryDirectory() as work:
-            values = 100 * run(photos, options.data / "images", options.model, Path(work))
-        cells = [bootstrap_interval(column) for column in values.T]
-        shown = (f"{cell.mean:.1f} [{cell.low:.1f}, {cell.high:.1f}]" for cell in cells)
-        print(f"{title:<12}" + "".join(f"{cell:>22}" for cell in shown))
+    folder = options.data.absolute() / "images"
+    photos = {folder / name: captions[name] for name in chosen[: options.photos]}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        for name in options.task or TASKS:
+            task = TASKS[name](photos, work.absolute(), options.model)
+            if options.compare:
+                print(f"{name}, {options.model}: A {options.compare[0]}, B {options.compare[1]}")
+                found = [measured(task, one, options.depth) for one in options.compare]
+                print(as_table(compare(*found)))
+            else:
+                print(f"{name}, {options.model}, {options.settings}")
+                print(as_table(measured(task, options.settings, options.depth)))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,17 @@ from mmsearch.errors import MMSearchError
 from mmsearch.metrics import (
     Interval,
     bootstrap_interval,
+    bounds,
     first_rank,
+    groups_of,
     median_rank,
     ndcg,
     per_query,
     ranks_from_scores,
     recall_at_k,
     reciprocal_rank,
+    resampled_means,
+    resampled_medians,
 )
 
 ITEMS = 20
@@ -230,12 +234,88 @@ def test_the_interval_of_many_coin_throws_is_that_of_the_normal_distribution():
 
 
 def test_drawing_in_small_parts_fills_every_resample(monkeypatch):
-    monkeypatch.setattr("mmsearch.metrics.DRAWS_AT_ONCE", 7)
+    monkeypatch.setattr("mmsearch.metrics.intervals.DRAWS_AT_ONCE", 7)
     assert bootstrap_interval([2.0, 2.0, 2.0], resamples=11) == Interval(2.0, 2.0, 2.0)
 
 
 def test_a_single_query_gives_an_interval_of_no_width():
     assert bootstrap_interval([0.25]) == Interval(0.25, 0.25, 0.25)
+
+
+# Queries that stand or fall together
+
+
+def test_queries_that_share_what_is_right_are_one_group():
+    assert groups_of([{"a"}, {"b"}, {"a", "c"}, {"d"}, {"c"}]).tolist() == [0, 1, 0, 2, 0]
+
+
+def test_a_query_with_two_right_items_joins_the_groups_of_both():
+    assert groups_of([{"a"}, {"b"}, {"a", "b"}]).tolist() == [0, 0, 0]
+
+
+@given(st.lists(st.sets(st.integers(0, 12), max_size=3), min_size=1, max_size=15))
+def test_groups_are_the_connected_components_of_shared_items(relevant):
+    group = list(range(len(relevant)))
+    for _ in relevant:  # spread the lowest number until nothing changes
+        for one, its in enumerate(relevant):
+            for other, theirs in enumerate(relevant):
+                if its & theirs:
+                    group[one] = group[other] = min(group[one], group[other])
+    numbers = {first: number for number, first in enumerate(sorted(set(group)))}
+    assert groups_of(relevant).tolist() == [numbers[first] for first in group]
+
+
+grouped = st.lists(
+    st.tuples(st.floats(0, 1, allow_subnormal=False), st.integers(0, 5)), min_size=1, max_size=30
+).map(lambda pairs: ([v for v, _ in pairs], groups_of([{g} for _, g in pairs])))
+
+
+def resamples_by_hand(groups, resamples, seed):
+    """The queries of each resample, some of them several times."""
+    count = max(groups) + 1
+    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
+    return [[q for g in row for q in np.flatnonzero(groups == g)] for row in drawn]
+
+
+@given(grouped)
+def test_resampled_figures_are_those_of_the_queries_of_the_groups_drawn(sample):
+    figures, groups = np.array(sample[0]), sample[1]
+    picked = resamples_by_hand(groups, resamples=9, seed=4)
+    means = resampled_means(figures, groups, resamples=9, seed=4)
+    medians = resampled_medians(figures, groups, resamples=9, seed=4)
+    assert means == pytest.approx([figures[queries].mean() for queries in picked])
+    assert medians == pytest.approx([np.median(figures[queries]) for queries in picked])
+
+
+@given(grouped, st.integers(1, 50))
+def test_how_many_are_drawn_at_once_makes_no_difference(sample, at_once):
+    figures, groups = sample
+    with pytest.MonkeyPatch.context() as patch:
+        whole = resampled_medians(figures, groups, resamples=9)
+        patch.setattr("mmsearch.metrics.intervals.DRAWS_AT_ONCE", at_once)
+        assert resampled_medians(figures, groups, resamples=9).tolist() == whole.tolist()
+
+
+def test_several_measures_are_resampled_together():
+    table = np.random.default_rng(1).random((20, 3))
+    groups = groups_of([{q // 2} for q in range(20)])
+    together = resampled_means(table, groups)
+    assert together.shape == (1000, 3)
+    assert together[:, 2] == pytest.approx(resampled_means(table[:, 2], groups))
+
+
+def test_five_captions_of_a_photo_that_agree_are_worth_one():
+    per_photo = np.random.default_rng(2).random(40)
+    groups = np.repeat(np.arange(40), 5)
+    grouped = bounds(resampled_means(np.repeat(per_photo, 5), groups))
+    interval = bootstrap_interval(per_photo)
+    assert grouped == pytest.approx((interval.low, interval.high))
+
+
+def test_a_median_of_what_is_mostly_not_found_has_infinite_bounds():
+    medians = resampled_medians([1.0, 2.0, *[inf] * 8], np.arange(10))
+    assert bounds(medians)[1] == inf
+    assert not np.isnan(bounds(medians)[0])
 
 
 # What cannot be measured
@@ -266,6 +346,10 @@ def test_a_single_query_gives_an_interval_of_no_width():
         (lambda: bootstrap_interval([1.0, inf]), "must be finite"),
         (lambda: bootstrap_interval([1.0], confidence=95), "between 0 and 1, not at 95"),
         (lambda: bootstrap_interval([1.0], resamples=0), "resamples must be 1 or more"),
+        (lambda: resampled_means([1.0], [0, 0]), "2 groups do not fit values of shape"),
+        (lambda: resampled_means([], []), "0 groups do not fit"),
+        (lambda: resampled_means([inf], [0]), "must be finite"),
+        (lambda: resampled_means([1.0, 2.0], [0, 2]), "without a gap"),
     ],
 )
 def test_what_cannot_be_measured_is_a_clear_error(measure, reason):

@@ -1,12 +1,9 @@
-"""How good rankings are, per query, and how sure one may be of the mean.
+"""How good a ranking is, per query.
 
 A ranking is a sequence of item ids, best first, each at most once. What is relevant to a query
 is a collection of ids, or a mapping from id to gain; an id whose gain is zero or less is not
 relevant. Every query needs at least one relevant item: one without says nothing about a ranking,
 and a silent zero would only drag the mean down.
-
-    hits = per_query(partial(recall_at_k, k=10), rankings, relevant)
-    bootstrap_interval(hits)                       # Recall@10 and its 95 % interval
 
 Where all scores are at hand, `ranks_from_scores` gives the same figures faster:
 `Recall@K = mean(ranks <= K)`, `MRR = mean(1 / ranks)`.
@@ -16,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import MMSearchError
@@ -30,18 +26,6 @@ Relevant = Collection[Hashable] | Mapping[Any, float]
 
 Metric = Callable[[Sequence[Hashable], Relevant], float]
 """Scores one query's ranking."""
-
-DRAWS_AT_ONCE = 1 << 20
-"""Values a bootstrap draws at a time, unless one resample needs more: 16 MiB with indices."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over queries, and the bounds of its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def recall_at_k(ranking: Sequence[Hashable], relevant: Relevant, k: int) -> float:
@@ -188,50 +172,6 @@ def ranks_from_scores(scores: ArrayLike, positives: Sequence[Collection[int]]) -
         tied_before = np.count_nonzero(row[:best] == row[best])
         ranks[query] = 1 + ahead + tied_before
     return ranks
-
-
-def bootstrap_interval(
-    values: ArrayLike, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> Interval:
-    """The mean of the values and its percentile bootstrap interval over queries.
-
-    Queries are drawn with replacement, as many as there are; the bounds are the quantiles
-    (1 ± confidence) / 2 of the resamples' means. Values must be independent of one another: five
-    captions of one photo are not, so average them by photo first. Differences of two systems on
-    the same queries give a paired interval.
-
-    Args:
-        values: (n_queries,) finite; one query gives an interval of no width.
-        confidence: Between 0 and 1.
-        resamples: How many means are drawn.
-        seed: The same seed gives the same interval.
-
-    Raises:
-        MMSearchError: there are no values, they are not finite or not one-dimensional, or an
-            argument is out of its range.
-
-    Source: Efron, Annals of Statistics 1979; for retrieval Sakai, SIGIR 2006.
-    """
-    import numpy as np
-
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not array.size:
-        raise MMSearchError(f"values must be (n_queries,), one or more, not {array.shape}")
-    if not np.isfinite(array).all():
-        raise MMSearchError("values must be finite; ranks of what was not found are not")
-    if not 0 < confidence < 1:
-        raise MMSearchError(f"confidence must lie between 0 and 1, not at {confidence}")
-    if resamples < 1:
-        raise MMSearchError(f"resamples must be 1 or more, not {resamples}")
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples, dtype=np.float64)
-    step = max(1, DRAWS_AT_ONCE // array.size)
-    for start in range(0, resamples, step):
-        part = means[start : start + step]
-        drawn = generator.integers(array.size, size=(part.size, array.size))
-        part[:] = array[drawn].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(array.mean()), float(low), float(high))
 
 
 def _dcg(gains: Sequence[float]) -> float:

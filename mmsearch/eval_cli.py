@@ -1,0 +1,133 @@
+"""The command `mmsearch eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmsearch import render
+from mmsearch.console import Index, out, progress_bar, say, terminal
+from mmsearch.opening import open_collection
+
+if TYPE_CHECKING:
+    from mmsearch.evaluation import Comparison, Evaluation
+
+
+def evaluate(
+    pairs: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PAIRS", help="Queries and the files that are right: tsv, csv, jsonl."
+        ),
+    ],
+    *,
+    index: Index = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            metavar="image|text|audio",
+            help="What to search; several with a comma. [default: as `query` does; for an example, "
+            "things like the files that are right]",
+            show_default=False,
+        ),
+    ] = None,
+    direction: Annotated[
+        str,
+        typer.Option(
+            "--direction",
+            metavar="D",
+            help="forward: queries ask for their files; backward: each file for the texts of its "
+            "queries; both.",
+        ),
+    ] = "forward",
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="A,B,…",
+            help="What the columns of a file without a header are: file,query say.",
+        ),
+    ] = None,
+    settings: Annotated[
+        str,
+        typer.Option("--with", metavar="S", help="Settings: fusion=rrf,lexical=off say."),
+    ] = "default",
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            help="Two such settings, asked the same: is one better? `default` is one as well.",
+        ),
+    ] = None,
+    depth: Annotated[
+        int, typer.Option("-k", "--depth", metavar="N", help="Ranks to look through.")
+    ] = 1000,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw recall against k: png, pdf, svg."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    per_query: Annotated[
+        bool, typer.Option("--per-query", help="With --json, the rank of each query too.")
+    ] = False,
+    runtime: Annotated[
+        str,
+        typer.Option("--runtime", metavar="R", help="What models run on: auto, torch, onnx."),
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", metavar="D", help="Where: auto, cpu, cuda, mps.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="P", help="With what: auto, fp32, bf16, int8.")
+    ] = "auto",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Measure how well an index finds what queries ask for, or which of two settings is better.
+
+    PAIRS has a query and a file a row; a header says if queries are pictures or sounds (`image`,
+    `audio`). Recall@1, 5 and 10, MRR, nDCG@10 and median rank, with 95 % bootstrap intervals.
+    """
+    from mmsearch.evaluation import compare as compared
+    from mmsearch.evaluation import evaluate as measured
+    from mmsearch.evaluation import parse_settings
+    from mmsearch.evaluation.plot import check_plot
+    from mmsearch.evaluation.plot import plot as draw
+    from mmsearch.media.pairs import read_pairs
+
+    base = parse_settings(settings)
+    if target is not None:
+        base["target"] = [facet.strip() for facet in target.split(",")]
+    wanted = [base | parse_settings(one) for one in compare or ("default",)]
+    if plot is not None:
+        check_plot(plot)
+    asked = read_pairs(pairs, None if columns is None else columns.split(","))
+    how = {"runtime": runtime, "device": device, "precision": precision}
+    found = []
+    for chosen in wanted:
+        where = chosen.pop("index", index)
+        with (
+            open_collection(where, **how) as library,
+            progress_bar(" queries", quiet=quiet) as progress,
+        ):
+            more: Any = {"direction": direction, "depth": depth, "progress": progress}
+            found.append(measured(library, asked, settings=chosen, **more))
+    _show(found[0] if compare is None else compared(*found), json=json, per_query=per_query)
+    if plot is not None:
+        draw(dict(zip(compare or ("",), found, strict=True)), plot)
+
+
+def _show(found: Evaluation | Comparison, *, json: bool, per_query: bool) -> None:
+    from mmsearch.evaluation import Comparison
+    from mmsearch.evaluation.report import as_dict, as_table, as_tsv, notes
+
+    several = [found.a, found.b] if isinstance(found, Comparison) else [found]
+    for note in dict.fromkeys(note for one in several for note in notes(one)):
+        say(render.visible(note))
+    if json:
+        out(render.as_pretty_json(as_dict(found, per_query=per_query)))
+    else:
+        out(as_table(found) if terminal() else as_tsv(found))

@@ -1,0 +1,38 @@
+"""How well an index answers queries whose right answers are known, and which setting does better.
+
+a = mmsearch.evaluate(library, "pairs.tsv", settings={"fusion": "rrf"})
+b = mmsearch.evaluate(library, "pairs.tsv", settings={"fusion": "wsum"})
+a["text→image"].measures["Recall@10"]          # a value, and its interval
+compare(a, b).directions[0].measures["MRR"].verdict
+"""
+
+from mmsearch.evaluation.compare import Compared, Comparison, Difference, compare
+from mmsearch.evaluation.figures import (
+    MEASURES,
+    MEDIAN,
+    Direction,
+    Evaluation,
+    Figure,
+    Outcome,
+    recall_curve,
+)
+from mmsearch.evaluation.run import DEPTH, evaluate
+from mmsearch.evaluation.settings import OPTIONS, parse_settings
+
+__all__ = [
+    "DEPTH",
+    "MEASURES",
+    "MEDIAN",
+    "OPTIONS",
+    "Compared",
+    "Comparison",
+    "Difference",
+    "Direction",
+    "Evaluation",
+    "Figure",
+    "Outcome",
+    "compare",
+    "evaluate",
+    "parse_settings",
+    "recall_curve",
+]

@@ -1,0 +1,136 @@
+"""What is measured of each query, and over many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.metrics import bounds, groups_of, median_rank, resampled_means, resampled_medians
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.evaluation.judge import Way
+
+CUTOFFS = (1, 5, 10)
+NDCG_CUTOFF = 10
+MEANS = (*(f"Recall@{cutoff}" for cutoff in CUTOFFS), "MRR", f"nDCG@{NDCG_CUTOFF}")
+MEDIAN = "median rank"
+MEASURES = (*MEANS, MEDIAN)
+"""Of the last, less is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measure over queries, and its 95 % bootstrap interval; a rank may be infinite."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one query.
+
+    Attributes:
+        key: What tells it from the others, the same in every index.
+        query: As it was asked, for people.
+        paths: What was right.
+        rank: Of the first right item, from 1; infinity if none came up.
+        ndcg: nDCG@10.
+    """
+
+    key: tuple[Way, int | str]
+    query: str
+    paths: tuple[str, ...]
+    rank: float
+    ndcg: float
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """The queries of one modality that look for things of one kind.
+
+    Attributes:
+        name: "text→image", say.
+        way: Whether queries ask for their files or files for their queries.
+        groups: How many independent groups its queries form: those that share what is right are
+            one, the five captions of a photo.
+        measures: By name; recall as papers on image–text retrieval have it, whether anything
+            right is among the first K.
+        outcomes: Of each query, in order.
+    """
+
+    name: str
+    way: Way
+    groups: int
+    measures: Mapping[str, Figure]
+    outcomes: tuple[Outcome, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How well an index answers queries whose right answers are known.
+
+    Attributes:
+        directions: One for each pair of modalities.
+        index: The folder of the index.
+        settings: What the searches were made with.
+        depth: Ranks that were looked through; what lies deeper counts as not found.
+        items: How many the index holds.
+        verbatim: Queries whose words a right item holds as they are: its text finds them.
+        missing: Files that are not in the index, as they are written.
+        ambiguous: Bare names of several files.
+        left_out: Queries that could not be asked, and why.
+    """
+
+    directions: tuple[Direction, ...]
+    index: str
+    settings: Mapping[str, Any]
+    depth: int
+    items: int
+    verbatim: int = 0
+    missing: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Direction:
+        """The first direction of a name, "text→image"."""
+        return {direction.name: direction for direction in reversed(self.directions)}[name]
+
+
+def direction_of(name: str, way: Way, outcomes: Sequence[Outcome]) -> Direction:
+    """The measures of some queries, with intervals that draw queries of one group together."""
+    means, ranks = values_of(outcomes)
+    groups = groups_of([outcome.paths for outcome in outcomes])
+    drawn = resampled_means(means, groups)
+    measures = {
+        measure: Figure(float(means[:, at].mean()), *bounds(drawn[:, at]))
+        for at, measure in enumerate(MEANS)
+    }
+    measures[MEDIAN] = Figure(median_rank(ranks), *bounds(resampled_medians(ranks, groups)))
+    return Direction(name, way, int(groups.max()) + 1, measures, tuple(outcomes))
+
+
+def values_of(outcomes: Sequence[Outcome]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each query's value of each of MEANS, (queries, measures), and its rank, (queries,)."""
+    import numpy as np
+
+    ranks = np.array([outcome.rank for outcome in outcomes], dtype=np.float64)
+    found = [ranks <= cutoff for cutoff in CUTOFFS]
+    ndcgs = np.array([outcome.ndcg for outcome in outcomes], dtype=np.float64)
+    return np.column_stack([*found, 1 / ranks, ndcgs]), ranks
+
+
+def recall_curve(direction: Direction, depth: int) -> NDArray[np.float64]:
+    """Recall at each cutoff from 1 to a depth, (depth,)."""
+    import numpy as np
+
+    ranks = np.sort([outcome.rank for outcome in direction.outcomes])
+    curve: NDArray[np.float64] = np.searchsorted(
+        ranks, np.arange(1, depth + 1), side="right"
+    ) / len(ranks)
+    return curve

@@ -1,0 +1,497 @@
+from __future__ import annotations
+
+import json
+import random
+from math import inf
+
+import ir_measures
+import numpy as np
+import pytest
+from conftest import SecondToy, ToyEncoder, paint, tone
+from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
+from PIL import Image
+
+import mmsearch
+from mmsearch.errors import InvalidOption, InvalidQuery, MissingExtra, PathNotFound
+from mmsearch.evaluation import compare, evaluate, parse_settings, recall_curve
+from mmsearch.evaluation.figures import Evaluation, Outcome, direction_of
+from mmsearch.evaluation.plot import check_plot, plot
+from mmsearch.evaluation.report import as_dict, as_table, as_tsv, notes
+from mmsearch.media.pairs import Pair
+from mmsearch.types import Query
+
+MEANS = {"Recall@1": Success @ 1, "Recall@5": Success @ 5, "Recall@10": Success @ 10}
+MEANS |= {"MRR": RR, "nDCG@10": nDCG @ 10}
+
+
+def pairs_file(folder, *rows, name="pairs.tsv"):
+    path = folder / name
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def outcome(number, rank, *paths, ndcg=0.0):
+    return Outcome(("forward", number), f"q{number}", paths or (f"{number}.jpg",), rank, ndcg)
+
+
+def evaluation(ranks, depth=1000):
+    """An evaluation whose queries stand alone and were found at these ranks."""
+    outcomes = [outcome(number, rank) for number, rank in enumerate(ranks)]
+    return Evaluation((direction_of("text→image", "forward", outcomes),), "i", {}, depth, 1000)
+
+
+@pytest.fixture
+def library(toy, photos):
+    with mmsearch.index(photos) as found:
+        yield found
+
+
+# What is measured
+
+
+def test_a_query_is_measured_by_the_rank_of_its_file(library, photos):
+    rows = [("red", "red.png"), ("green", "red.png")]
+    found = evaluate(library, pairs_file(photos, *rows), settings={"target": "image"})
+    direction = found["text→image"]
+    assert direction.outcomes[0].rank == 1
+    assert direction.outcomes[1].rank in (2, 3)
+    assert direction.measures["Recall@1"].value == 0.5
+    assert direction.measures["Recall@5"].value == 1.0
+    assert (found.items, found.missing) == (3, ())
+
+
+def test_measures_agree_with_ir_measures_on_the_same_searches(toy, tmp_path):
+    chance = random.Random(5)
+    for number in range(30):
+        shade = tuple(chance.randrange(256) for _ in range(3))
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9), shade).save(tmp_path / "photos" / f"{number}.png")
+    asked = [" ".join(chance.choices(["red", "green", "blue", "white"], k=3)) for _ in range(40)]
+    pairs = [
+        Pair(
+            Query.text(words),
+            {f"{n}.png": chance.choice([1, 2, 5]) for n in chance.sample(range(30), 4)},
+        )
+        for words in asked
+    ]
+    with mmsearch.index(tmp_path / "photos") as library:
+        found = evaluate(library, pairs, settings={"target": "image"})
+        hits = library.search_many(asked, k=30, target="image")
+    qrels = [
+        Qrel(str(q), name, int(gain))
+        for q, pair in enumerate(pairs)
+        for name, gain in pair.relevant.items()
+    ]
+    run = [
+        ScoredDoc(str(q), hit.path.rpartition("/")[2], -float(hit.rank))
+        for q, some in enumerate(hits)
+        for hit in some
+    ]
+    expected = ir_measures.calc_aggregate(list(MEANS.values()), qrels, run)
+    measures = found["text→image"].measures
+    for name, measure in MEANS.items():
+        assert measures[name].value == pytest.approx(expected[measure], abs=1e-9), name
+
+
+def test_what_lies_deeper_than_the_depth_counts_as_not_found(library, photos):
+    pairs = pairs_file(photos, ("red", "red.png"), ("red ", "green.png"))
+    found = evaluate(library, pairs, depth=1, settings={"target": "image"})
+    assert found["text→image"].outcomes[0].rank == 1  # one query, two right files
+    missed = evaluate(library, [Pair(Query.text("red"), {"green.png": 1})], depth=1)
+    assert missed["text→image"].outcomes[0].rank == inf
+    assert missed["text→image"].measures["MRR"].value == 0.0
+    assert missed["text→image"].measures["median rank"].value == inf
+
+
+def test_a_file_without_gain_is_not_right(library):
+    found = evaluate(library, [Pair(Query.text("red"), {"red.png": 0, "green.png": 1})])
+    assert found["text→image"].outcomes[0].rank > 1
+
+
+def test_queries_that_share_a_file_are_one_group():
+    shared = [outcome(number, 1, f"{number // 5}.jpg") for number in range(20)]
+    assert direction_of("text→image", "forward", shared).groups == 4
+
+
+def test_the_recall_curve_is_recall_at_every_cutoff():
+    direction = evaluation([1, 3, 3, inf]).directions[0]
+    assert recall_curve(direction, 4).tolist() == [0.25, 0.25, 0.75, 0.75]
+
+
+def test_progress_ends_at_the_number_of_queries(library, monkeypatch):
+    monkeypatch.setattr("mmsearch.evaluation.run.AT_ONCE", 2)
+    told = []
+    pairs = [Pair(Query.text(f"red {n}"), {"red.png": 1}) for n in range(5)]
+    evaluate(library, pairs, progress=lambda done, total: told.append((done, total)))
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+# Which files are meant
+
+
+@pytest.mark.parametrize("way", ["absolute", "beside the pairs", "below a source", "bare", "link"])
+def test_a_file_is_found_however_it_is_named(library, photos, tmp_path, way):
+    folder, name = tmp_path, "deep/blue.png"
+    if way == "absolute":
+        name = str(photos / "deep" / "blue.png")
+    elif way == "beside the pairs":
+        folder, name = photos / "deep", "blue.png"
+    elif way == "bare":
+        name = "blue.png"
+    elif way == "link":
+        folder = tmp_path / "linked"
+        folder.symlink_to(photos)
+    found = evaluate(library, pairs_file(folder, ("blue", name)))
+    assert found["text→image"].outcomes[0].paths == (str(photos / "deep" / "blue.png"),)
+
+
+def test_a_name_of_two_files_is_not_guessed(toy, photos):
+    paint(photos / "other" / "blue.png", "blue")
+    with mmsearch.index(photos) as library:
+        pairs = [Pair(Query.text("blue"), {"blue.png": 1}), Pair(Query.text("red"), {"red.png": 1})]
+        found = evaluate(library, pairs)
+        assert found.ambiguous == ("blue.png",)
+        assert list(found.left_out) == ["blue"]
+        with pytest.raises(InvalidQuery, match=r"several times \('blue.png'\): write their paths"):
+            evaluate(library, pairs[:1])
+
+
+def test_files_that_are_not_in_the_index_are_listed_and_their_queries_left_out(library, photos):
+    rows = [("red", "red.png"), ("red", "gone.png"), ("pink", "pink.png")]
+    found = evaluate(library, pairs_file(photos, *rows))
+    assert found.missing == ("gone.png", "pink.png")
+    assert found.left_out == {"pink": "none of their files is in the index"}
+    assert len(found["text→image"].outcomes) == 1
+
+
+def test_when_no_file_is_in_the_index_the_error_says_what_to_do(library, photos):
+    with pytest.raises(InvalidQuery, match=r"none of the 1 files .*'red'.*--columns file,query"):
+        evaluate(library, pairs_file(photos, ("red.png", "red")))
+
+
+def test_no_pairs_are_an_error(library, photos):
+    with pytest.raises(InvalidQuery, match="no pairs"):
+        evaluate(library, pairs_file(photos))
+
+
+# Queries by example
+
+
+def test_a_picture_that_asks_does_not_find_itself(library, photos):
+    pairs = pairs_file(
+        photos, ("image", "file"), ("red.png", "green.png"), ("green.png", "red.png")
+    )
+    found = evaluate(library, pairs, depth=1)
+    assert {one.rank for one in found["image→image"].outcomes} <= {1.0, inf}
+    deep = evaluate(library, pairs)["image→image"].outcomes
+    assert [one.rank for one in deep] == [
+        1 + [hit.path for hit in library.similar(photos / asked)].index(str(photos / right))
+        for asked, right in (("red.png", "green.png"), ("green.png", "red.png"))
+    ]
+
+
+def test_a_picture_may_be_right_for_itself(library, photos):
+    pairs = pairs_file(photos, ("image", "file"), ("red.png", "red.png"))
+    assert evaluate(library, pairs)["image→image"].outcomes[0].rank == 1
+
+
+def test_an_example_need_not_be_in_the_index(library, photos, tmp_path):
+    paint(tmp_path / "asks.png", "blue")
+    pairs = pairs_file(tmp_path, ("image", "file"), ("asks.png", "blue.png"))
+    assert evaluate(library, pairs)["image→image"].outcomes[0].rank == 1
+
+
+def test_an_example_that_is_gone_or_damaged_leaves_out_its_query_alone(library, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    paint(tmp_path / "asks.png", "blue")
+    rows = [("gone.png", "red.png"), ("bad.png", "red.png"), ("asks.png", "blue.png")]
+    found = evaluate(library, pairs_file(tmp_path, ("image", "file"), *rows))
+    assert [one.rank for one in found["image→image"].outcomes] == [1]
+    assert found.left_out["gone.png"] == "their example is not there"
+    [reason] = [why for name, why in found.left_out.items() if name.endswith("bad.png")]
+    assert "cannot be searched with" in reason
+
+
+def test_a_picture_looks_for_what_its_right_files_are(toy, photos):
+    (photos / "sea.txt").write_text("blue sea")
+    (photos / "rose.txt").write_text("red rose")
+    with mmsearch.index(photos) as library:
+        pairs = pairs_file(photos, ("image", "file"), ("red.png", "rose.txt"))
+        assert evaluate(library, pairs)["image→text"].outcomes[0].rank == 1
+
+
+def test_a_picture_in_memory_can_ask(library):
+    picture = Image.new("RGB", (9, 9), (20, 30, 220))
+    found = evaluate(library, [Pair(Query.image(picture), {"blue.png": 1})])
+    assert found["image→image"].outcomes[0].rank == 1
+
+
+def test_words_and_a_picture_can_ask_together(library, photos):
+    rows = [("image", "text", "file"), ("red.png", "green", "green.png")]
+    [direction] = evaluate(library, pairs_file(photos, *rows)).directions
+    assert direction.name == "text+image→image"
+    assert direction.outcomes[0].rank == 1
+
+
+def test_sounds_can_ask(toy, tmp_path):
+    for pitch in ("low", "high"):
+        tone(tmp_path / "sounds" / f"{pitch}.wav", pitch)
+    tone(tmp_path / "asks.wav", "high")
+    with mmsearch.index(tmp_path / "sounds", model="ear") as library:
+        pairs = pairs_file(tmp_path, ("audio", "file"), ("asks.wav", "high.wav"))
+        assert evaluate(library, pairs)["audio→audio"].outcomes[0].rank == 1
+
+
+def test_each_pair_of_modalities_is_a_direction_of_its_own(library, photos):
+    rows = [("modality", "query", "file"), ("image", "red.png", "green.png")]
+    found = evaluate(library, pairs_file(photos, *rows, ("text", "blue", "blue.png")))
+    assert [direction.name for direction in found.directions] == ["image→image", "text→image"]
+
+
+# Backward
+
+
+def test_backward_each_file_asks_for_the_items_that_hold_its_words(toy, photos):
+    captions = pairs_file(photos, ("red.png", "red, all over"), ("green.png", "a green wall"))
+    with mmsearch.index(photos, captions=captions) as library:
+        pairs = pairs_file(photos, ("file", "caption"), ("red.png", "red, all over"))
+        found = evaluate(library, pairs, direction="backward")
+        [direction] = found.directions
+        assert (direction.name, direction.way) == ("image→text", "backward")
+        assert direction.outcomes[0].paths == (str(photos / "red.png"),)
+        assert direction.outcomes[0].rank == 1
+
+
+def test_backward_the_texts_may_be_files_and_the_photos_not_in_the_index(toy, tmp_path, photos):
+    (tmp_path / "texts").mkdir()
+    for colour in ("red", "green", "blue"):
+        (tmp_path / "texts" / f"{colour}.txt").write_text(f"all {colour}")
+    with mmsearch.index(tmp_path / "texts") as library:
+        pairs = pairs_file(photos, ("file", "caption"), ("green.png", "all green"))
+        [direction] = evaluate(library, pairs, direction="backward").directions
+        assert direction.outcomes[0].paths == (str(tmp_path / "texts" / "green.txt"),)
+        assert direction.outcomes[0].rank == 1
+
+
+def test_backward_a_photo_without_texts_in_the_index_is_left_out(library, photos):
+    pairs = pairs_file(photos, ("red", "red.png"))
+    found = evaluate(library, pairs, direction="both")
+    assert [direction.name for direction in found.directions] == ["text→image"]
+    assert found.left_out == {str(photos / "red.png"): "the index holds none of their queries"}
+
+
+def test_backward_a_file_that_words_and_a_picture_ask_for_asks_for_each(toy, photos):
+    captions = pairs_file(photos, ("red.png", "red, all over"))
+    rows = [("text", "red, all over", "red.png"), ("image", "green.png", "red.png")]
+    pairs = pairs_file(photos, ("modality", "query", "file"), *rows, name="both.tsv")
+    with mmsearch.index(photos, captions=captions) as library:
+        found = evaluate(library, pairs, direction="backward")
+    assert [direction.name for direction in found.directions] == ["image→text", "image→image"]
+    assert sum(direction.queries for direction in compare(found, found).directions) == 2
+
+
+def test_backward_a_query_of_several_parts_is_left_out(library, photos):
+    rows = [("image", "text", "file"), ("red.png", "green", "green.png")]
+    with pytest.raises(InvalidQuery, match="1: no item is what a query of several parts"):
+        evaluate(library, pairs_file(photos, *rows), direction="backward")
+
+
+def test_an_unknown_direction_lists_those_there_are(library):
+    with pytest.raises(InvalidOption, match="forward, backward, both, not 'up'"):
+        evaluate(library, [Pair(Query.text("a"), {"red.png": 1})], direction="up")
+
+
+# Comparing
+
+
+def test_more_found_by_b_is_told_with_a_paired_interval():
+    a, b = evaluation([5] * 40 + [1] * 60), evaluation([1] * 20 + [5] * 20 + [1] * 60)
+    recall = compare(a, b).directions[0].measures["Recall@1"]
+    assert (recall.a, recall.b) == (0.6, 0.8)
+    assert recall.change.value == pytest.approx(0.2)
+    assert 0 < recall.change.low < 0.2 < recall.change.high
+    assert recall.verdict == "B is better"
+    back = compare(b, a).directions[0].measures["Recall@1"]
+    assert back.verdict == "A is better"
+    assert back.change.low == pytest.approx(-recall.change.high)
+
+
+def test_pairing_shows_what_two_intervals_apart_would_hide():
+    a = evaluation([1] * 100 + [9] * 100)
+    b = evaluation([1] * 100 + [1] * 8 + [9] * 92)
+    alone = [one.directions[0].measures["Recall@1"] for one in (a, b)]
+    assert alone[0].high > alone[1].low
+    assert compare(a, b).directions[0].measures["Recall@1"].verdict == "B is better"
+
+
+def test_the_same_evaluation_twice_shows_no_difference():
+    a = evaluation([1, 7, 3, inf] * 10)
+    for difference in compare(a, a).directions[0].measures.values():
+        assert difference.verdict == "no difference shown"
+        assert (difference.change.value, difference.change.low, difference.change.high) == (0, 0, 0)
+
+
+def test_of_ranks_less_is_better():
+    a, b = evaluation([9] * 30), evaluation([2] * 30)
+    median = compare(a, b).directions[0].measures["median rank"]
+    assert (median.change.value, median.verdict) == (-7, "B is better")
+    assert compare(b, a).directions[0].measures["median rank"].verdict == "A is better"
+
+
+def test_a_median_that_was_not_found_is_worse_than_any_that_was():
+    a, b = evaluation([inf] * 30), evaluation([2] * 30)
+    median = compare(a, b).directions[0].measures["median rank"]
+    assert (median.change.value, median.verdict) == (-inf, "B is better")
+
+
+def test_five_queries_never_show_a_difference():
+    a, b = evaluation([9] * 5), evaluation([1] * 5)
+    assert compare(a, b).directions[0].measures["MRR"].verdict == "no difference shown"
+
+
+def test_many_queries_of_five_files_never_show_a_difference():
+    def of(rank):
+        outcomes = [outcome(number, rank, f"{number % 5}.jpg") for number in range(100)]
+        return Evaluation((direction_of("text→image", "forward", outcomes),), "i", {}, 9, 9)
+
+    assert compare(of(9), of(1)).directions[0].measures["MRR"].verdict == "no difference shown"
+
+
+def test_chance_alone_looks_like_a_difference_in_one_of_twenty():
+    chance = np.random.default_rng(8)
+    real = 0
+    for _ in range(60):
+        a, b = (evaluation(chance.integers(1, 20, 40).astype(float)) for _ in range(2))
+        real += compare(a, b).directions[0].measures["MRR"].verdict != "no difference shown"
+    assert real <= 9  # 3 are expected; more than 9 come once in a thousand
+
+
+def test_only_queries_that_both_answered_are_compared():
+    a, b = evaluation([1, 1, 1]), evaluation([1, 2])
+    assert compare(a, b).directions[0].queries == 2
+
+
+def test_what_shares_no_query_or_depth_cannot_be_compared():
+    a = evaluation([1])
+    other = Evaluation(
+        (direction_of("text→image", "forward", [outcome(7, 1)]),), "i", {}, 1000, 1000
+    )
+    with pytest.raises(InvalidQuery, match="no query in common"):
+        compare(a, other)
+    with pytest.raises(InvalidOption, match="depths 1000 and 10"):
+        compare(a, evaluation([1], depth=10))
+
+
+def test_two_indexes_can_be_compared(toy, photos, tmp_path):
+    pairs = [Pair(Query.text("red"), {str(photos / "red.png"): 1})]
+    found = []
+    for model in ("toy", "second"):
+        with mmsearch.index(photos, into=tmp_path / model, model=model) as library:
+            found.append(evaluate(library, pairs))
+    assert ToyEncoder.name != SecondToy.name
+    assert compare(*found).directions[0].queries == 1
+
+
+# Settings
+
+
+def test_settings_are_read_by_name():
+    assert parse_settings("combine=late,target=image+text") == {
+        "combine": "late",
+        "target": ["image", "text"],
+    }
+    assert parse_settings("default") == {}
+
+
+def test_every_setting_is_one_of_a_search():
+    from mmsearch.evaluation import OPTIONS
+    from mmsearch.search.settings import SearchSettings
+
+    assert set(OPTIONS) - {"index"} <= set(SearchSettings.__annotations__)
+
+
+@pytest.mark.parametrize("written", ["", "fusion", "colour=red", "fusion=rrf,,lexical=off"])
+def test_an_unknown_setting_lists_those_there_are(written):
+    with pytest.raises(InvalidOption, match=r"there is: default, .*lexical=on\|off"):
+        parse_settings(written)
+
+
+@pytest.mark.parametrize(
+    "written", ["lexical=perhaps", "min_confidence=high", "fusion=magic", "weights=image"]
+)
+def test_a_wrong_value_is_refused_before_anything_is_searched(written):
+    with pytest.raises(InvalidOption):
+        parse_settings(written)
+
+
+# What is told
+
+
+def test_queries_that_are_captions_word_for_word_are_pointed_out(toy, photos):
+    captions = pairs_file(photos, ("red.png", "red, all over"))
+    with mmsearch.index(photos, captions=captions) as library:
+        pairs = [Pair(Query.text("red, all over"), {"red.png": 1})]
+        found = evaluate(library, pairs)
+        assert found.verbatim == 1
+        assert any("word for word" in note for note in notes(found))
+        pixels = evaluate(library, pairs, settings={"target": ["image"]})
+        assert not any("word for word" in note for note in notes(pixels))
+
+
+def test_few_independent_queries_are_pointed_out():
+    assert any("3 independent queries" in note for note in notes(evaluation([1, 2, 3])))
+    assert not list(notes(evaluation([1] * 30)))
+
+
+def test_a_table_gives_shares_in_per_cent_and_ranks_as_they_are():
+    table = as_table(evaluation([1, 1, 1, 5]))
+    assert table.startswith("text→image: 4 queries, 4 independent; 1000 items")
+    lines = {line.split("  ")[0]: line for line in table.splitlines()}
+    assert "75.0 %" in lines["Recall@1"]
+    assert lines["median rank"].split()[2] == "1"
+
+
+def test_a_comparison_is_told_in_points_with_its_verdict():
+    table = as_table(compare(evaluation([5] * 40), evaluation([1] * 40)))
+    [line] = [line for line in table.splitlines() if line.startswith("Recall@1 ")]
+    assert " ".join(line.split()[1:]) == "0.0 % 100.0 % +100.0 +100.0 … +100.0 B is better"
+
+
+def test_tsv_has_a_measure_a_line():
+    rows = [line.split("\t") for line in as_tsv(evaluation([1, 2])).splitlines()]
+    assert rows[0][:3] == ["text→image", "Recall@1", "0.5"]
+    assert {len(row) for row in rows} == {5}
+
+
+def test_json_has_no_infinities(library):
+    a, b = evaluation([inf] * 8), evaluation([1] * 8)
+    written = json.dumps(as_dict(compare(a, b), per_query=True), allow_nan=False)
+    found = json.loads(written)
+    assert found["a"]["directions"][0]["measures"]["median rank"]["value"] is None
+    assert found["a"]["directions"][0]["per_query"][0]["rank"] is None
+    assert found["differences"][0]["measures"]["Recall@1"]["verdict"] == "B is better"
+
+
+# The plot
+
+
+def test_a_plot_is_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    plot({"A": evaluation([1, 3]), "B": evaluation([2, 2])}, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width > 300
+    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_a_plot_that_could_not_be_written_is_refused_at_once(tmp_path):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(InvalidOption, match=r"'out\.doc'.*\.png"):
+        check_plot(tmp_path / "out.doc")
+    with pytest.raises(PathNotFound, match="no folder"):
+        check_plot(tmp_path / "nowhere" / "out.png")
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtra, match=r"mmsearch\[plot\]"):
+        check_plot("out.png")
