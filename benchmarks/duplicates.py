@@ -1,0 +1,161 @@
+"""How well copies are told, and how the search for them grows with the index.
+
+    python benchmarks/duplicates.py --flickr8k FOLDER [--model mini] [--rows 10000 100000 ...]
+
+Copies: of 100 of the dev photos, four altered copies each (saved at JPEG quality 40, at half the
+size, without 3 % of the edges, 10 % brighter) are planted among all photos. Recall is the share of
+copies whose cosine to their original reaches the threshold; precision the share of all pairs found
+that are of one photo. Flickr8k's photos of 224 pixels are smaller than what most models look at, so
+half the size loses more than it does for a camera's photos; and it holds series of one scene, which
+count as wrong here. `measured` is what `mmsearch.duplicates` would measure for a model it does not
+know.
+
+Growth: rows are mixtures of real vectors of photos and captions, a twentieth of them near copies of
+others (cosine 0.93 to 1). Recall there is against comparing all with all. Times are the
+processor's; compare them within a run only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import mmsearch
+from mmsearch.duplicates import cells, threshold
+from mmsearch.duplicates.cells import led_groups, near_pairs
+from mmsearch.media.captions import read_captions
+
+PLANTED = 100
+THRESHOLDS = (0.85, 0.88, 0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.98)
+KINDS = ("JPEG quality 40", "half the size", "3 % cropped", "10 % brighter")
+
+
+def photos(folder: Path, split: str) -> list[Path]:
+    names = (folder / f"{split}.txt").read_text(encoding="utf-8").split()
+    return [folder / "images" / name for name in names]
+
+
+def encoded(encoder, pictures: list[Path | Image.Image]) -> np.ndarray:
+    rows = []
+    for start in range(0, len(pictures), 256):
+        some = pictures[start : start + 256]
+        rows.append(encoder.encode("image", [opened(picture) for picture in some]))
+    return np.concatenate(rows)
+
+
+def opened(picture: Path | Image.Image) -> Image.Image:
+    return Image.open(picture).convert("RGB") if isinstance(picture, Path) else picture
+
+
+def copies(folder: Path, encoder) -> np.ndarray:
+    """Prints how well copies are told; returns the vectors of all photos."""
+    dev = photos(folder, "dev")
+    rows = np.concatenate([encoded(encoder, dev), encoded(encoder, photos(folder, "train"))])
+    picked = np.linspace(0, len(dev) - 1, PLANTED).astype(int)
+    altered = [one for row in picked for one in threshold.altered(opened(dev[row]))]
+    planted = encoded(encoder, altered)
+    own = (planted * np.repeat(rows[picked], 4, axis=0)).sum(axis=1).reshape(-1, 4)
+    print("cosine of a copy to its photo: lowest, 5 %, 10 %, half")
+    for kind, column in zip(KINDS, own.T, strict=True):
+        print(
+            f"  {kind:<18}" + "".join(f"{q:8.3f}" for q in np.quantile(column, (0, 0.05, 0.1, 0.5)))
+        )
+    for title, some in (("1,000", rows[: len(dev)]), (f"{len(rows):,}", rows)):
+        table(f"among {title} photos", np.concatenate([some, planted]), picked, own, len(some))
+    return rows
+
+
+def table(title: str, matrix: np.ndarray, picked, own, first_copy: int) -> None:
+    source = np.arange(len(matrix))
+    source[first_copy:] = np.repeat(picked, 4)
+    scores = matrix[:first_copy] @ matrix[:first_copy].T
+    np.fill_diagonal(scores, -1)
+    nearest = scores.max(axis=1)
+    hard, typical = np.quantile(own, (threshold.HARD, threshold.TYPICAL))
+    strange = np.quantile(nearest[:: max(1, first_copy // threshold.ASKING)], threshold.STRANGE)
+    print(f"\n{title}: measured {min(max(hard, strange), typical):.3f}", end=" ")
+    print(f"(copies 5 % {hard:.3f}, half {typical:.3f}; others' nearest 99 % {strange:.3f})")
+    print("threshold   recall  precision  photos alike to another")
+    for least in THRESHOLDS:
+        pairs = near_pairs(matrix, least)
+        right = source[pairs.later] == source[pairs.earlier]
+        precision = 100 * right.mean() if len(right) else 100.0
+        recall = 100 * (own >= least).mean()
+        print(
+            f"{least:9.2f}{recall:8.1f} %{precision:9.1f} %{100 * (nearest >= least).mean():9.2f} %"
+        )
+
+
+def corpus(rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """(count, dim) float16: mixtures of real rows, and near copies of some of them."""
+    chance = np.random.default_rng(seed)
+    made = np.empty((count, rows.shape[1]), np.float16)
+    originals = count - count // 20
+    for start in range(0, originals, 20_000):
+        end = min(start + 20_000, originals)
+        one, other = rows[chance.integers(len(rows), size=(2, end - start))]
+        share = chance.uniform(0, 0.5, (end - start, 1)).astype(np.float32)
+        mixed = one * (1 - share) + other * share
+        mixed += chance.standard_normal(mixed.shape).astype(np.float32) * 0.01
+        made[start:end] = mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+    for start in range(originals, count, 20_000):
+        end = min(start + 20_000, count)
+        source = made[chance.integers(originals, size=end - start)].astype(np.float32)
+        apart = chance.standard_normal(source.shape).astype(np.float32)
+        apart -= (apart * source).sum(axis=1, keepdims=True) * source
+        apart /= np.linalg.norm(apart, axis=1, keepdims=True)
+        cosine = chance.uniform(0.93, 1, (end - start, 1)).astype(np.float32)
+        made[start:end] = cosine * source + np.sqrt(1 - cosine**2) * apart
+    return made
+
+
+def growth(rows: np.ndarray, counts: list[int]) -> None:
+    print(f"\ngrowth, {platform.machine()}, {os.cpu_count()} cores; threshold 0.93")
+    print(f"{'rows':>10}{'CPU s':>10}{'pairs':>10}{'groups':>10}{'recall':>10}{'peak MiB':>10}")
+    for count in counts:
+        matrix = corpus(rows, count)
+        begun = time.process_time()
+        pairs = near_pairs(matrix, 0.93)
+        groups = led_groups(pairs)
+        took = time.process_time() - begun
+        recall = recall_of(matrix, pairs) if count <= 50_000 else None
+        shown = "" if recall is None else f"{100 * recall:.2f} %"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(
+            f"{count:>10,}{took:>10.1f}{len(pairs.later):>10,}{len(groups):>10,}{shown:>10}{peak:>10,}"
+        )
+
+
+def recall_of(matrix: np.ndarray, pairs: cells.Pairs) -> float:
+    """The share of the pairs found by comparing all with all."""
+    before, cells.EXACT = cells.EXACT, len(matrix)
+    try:
+        true = near_pairs(matrix, 0.93)
+    finally:
+        cells.EXACT = before
+    names = [some.later * len(matrix) + some.earlier for some in (pairs, true)]
+    return float(np.isin(names[1], names[0]).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flickr8k", type=Path, required=True)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 40_000, 100_000])
+    asked = parser.parse_args()
+    encoder = mmsearch.load_encoder(asked.model)
+    rows = copies(asked.flickr8k, encoder)
+    captions = read_captions(asked.flickr8k / "captions.tsv")
+    texts = [several[0] for several in captions.values()]
+    growth(np.concatenate([rows, encoder.encode("text", texts)]), asked.rows)
+
+
+if __name__ == "__main__":
+    main()

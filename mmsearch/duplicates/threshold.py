@@ -1,0 +1,166 @@
+"""From what cosine on two items are taken for copies of one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.catalog import Catalog, Space
+from mmsearch.errors import UnreadableFile
+from mmsearch.types import Encoder, Item, Modality
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from mmsearch.types import Vectors
+
+KNOWN: dict[tuple[str, Modality], float] = {
+    ("mini", "image"): 0.93,
+    ("mini", "audio"): 0.985,
+    ("mini", "text"): 0.985,
+}
+"""By model and facet, as benchmarks/duplicates.py found them on Flickr8k and ESC-10."""
+
+UNMEASURED: dict[Modality, float] = {"image": 0.96, "audio": 0.985, "text": 0.985}
+"""Of other models, where nothing could be measured: wary rather than complete."""
+
+SAMPLE = 32
+"""Pictures of which altered copies are encoded."""
+
+FEWEST = 8
+"""Pictures below which copies say too little."""
+
+ASKING = 256
+"""Items whose nearest neighbours are looked for."""
+
+AMONG = 16_384
+"""Vectors that they are looked for among, at most."""
+
+HARD, TYPICAL, STRANGE = 0.05, 0.5, 0.99
+"""Quantiles: of the cosines of copies, of those again, of those of different items' nearest."""
+
+
+def threshold_of(
+    catalog: Catalog,
+    space: Space,
+    encoder_of: Callable[[Space], Encoder] | None = None,
+    facet: Modality = "image",
+) -> float:
+    """The cosine from which two items of a facet are taken for copies of one.
+
+    Known for `mini`. For pictures of any other model it is measured on the index itself, once, and
+    kept: see `measured`.
+
+    Args:
+        catalog: Where it is kept.
+        space: Whose vectors.
+        encoder_of: Loads the encoder to measure with; without, what was kept, else a wary guess.
+        facet: Which of its vectors.
+    """
+    if (known := KNOWN.get((space.name, facet))) is not None:
+        return known
+    key = f"duplicates:{space.id}:{facet}"
+    kept = catalog.setting(key)
+    if kept is not None:
+        return float(kept)
+    found = None
+    if facet == "image" and encoder_of is not None:
+        found = measured(catalog, space, encoder_of(space))
+        if found is not None:
+            catalog.set_setting(key, str(found))
+    return UNMEASURED[facet] if found is None else found
+
+
+def measured(catalog: Catalog, space: Space, encoder: Encoder) -> float | None:
+    """The cosine that tells altered copies of an index's pictures from different pictures.
+
+    As low as most copies are (saved at JPEG quality 40, at half the size, without 3 % of the
+    edges, 10 % brighter), but not below what hardly any different pictures reach, unless half of
+    all copies were missed so. None if fewer than `FEWEST` pictures can be read.
+    """
+    import numpy as np
+
+    ids, sample = _sample(catalog, space)
+    pictures = [item for item in catalog.items(ids.tolist()).values() if item.modality == "image"]
+    step = max(1, len(pictures) // SAMPLE)
+    found = copy_cosines(_readable(pictures[::step], encoder, SAMPLE), encoder)
+    if len(found) < FEWEST:
+        return None
+    hard, typical = np.quantile(found, (HARD, TYPICAL))
+    others = _nearest_others(catalog, ids, sample)
+    strange = float(np.quantile(others, STRANGE)) if len(others) >= FEWEST else 0.0
+    return round(float(min(max(hard, strange), typical)), 4)
+
+
+def altered(picture: Image) -> list[Image]:
+    """Copies of an RGB picture as they come about: saved anew, smaller, cropped, brighter."""
+    from PIL import Image, ImageEnhance
+
+    width, height = picture.size
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG", quality=40)
+    half = (max(1, width // 2), max(1, height // 2))
+    left, top = round(width * 0.015), round(height * 0.015)
+    return [
+        Image.open(jpeg).convert("RGB"),
+        picture.resize(half, Image.Resampling.BICUBIC),
+        picture.crop((left, top, width - left, height - top)),
+        ImageEnhance.Brightness(picture).enhance(1.1),
+    ]
+
+
+def copy_cosines(pictures: Sequence[Image], encoder: Encoder) -> NDArray[np.float32]:
+    """(pictures, 4): the cosines of pictures to their altered copies."""
+    import numpy as np
+
+    found = np.zeros((len(pictures), 4), dtype=np.float32)
+    for row, picture in zip(found, pictures, strict=True):
+        batch = [encoder.prepare("image", one) for one in (picture, *altered(picture))]
+        vectors = encoder.encode("image", batch)
+        row[:] = vectors[1:] @ vectors[0]
+    return found
+
+
+def _readable(items: Sequence[Item], encoder: Encoder, most: int) -> list[Image]:
+    from mmsearch.media.image import load_image
+
+    pictures: list[Any] = []
+    for item in items:
+        try:
+            picture = load_image(item.path, at_least=encoder.image_size)[0]
+        except (UnreadableFile, OSError):
+            continue  # moved or damaged since; others will do
+        pictures.append(picture.convert("RGB"))
+        if len(pictures) == most:
+            break
+    return pictures
+
+
+def _sample(catalog: Catalog, space: Space) -> tuple[NDArray[np.int64], Vectors]:
+    """Item ids and vectors, one an item, of up to `AMONG` items from all over the index."""
+    import numpy as np
+
+    step = max(1, -(-catalog.count_vectors(space, "image") // AMONG))
+    ids, rows = [np.zeros(0, np.int64)], [np.zeros((0, space.dim), np.float32)]
+    for some, matrix in catalog.pages(space, "image"):
+        first = np.r_[True, some[1:] != some[:-1]]
+        ids.append(some[first][::step])
+        rows.append(matrix[first][::step])
+    return np.concatenate(ids), np.concatenate(rows)
+
+
+def _nearest_others(catalog: Catalog, ids: NDArray[np.int64], rows: Vectors) -> NDArray[np.float32]:
+    """The cosines of some items to the nearest item of another content."""
+    import numpy as np
+
+    asking = np.unique(np.linspace(0, len(ids) - 1, min(ASKING, len(ids))).astype(int))
+    scores = rows[asking] @ rows.T
+    hashes = catalog.hashes(ids.tolist())
+    numbers: dict[bytes, int] = {}
+    content = np.array([numbers.setdefault(hashes.get(i, b""), len(numbers)) for i in ids.tolist()])
+    scores[content[asking][:, None] == content[None, :]] = -1.0
+    nearest: NDArray[np.float32] = scores.max(axis=1)
+    return nearest[nearest > -1.0]

@@ -1,0 +1,34 @@
+"""Zero-shot labels: what an item shows or sounds like, told from words alone."""
+
+from mmsearch.labels.describing import Description, Said, describe
+from mmsearch.labels.everyday import EVERYDAY
+from mmsearch.labels.scoring import MIN_CONFIDENCE, Labeller, checked_labels, confidence_of
+from mmsearch.labels.tagging import (
+    FACETS,
+    Wanted,
+    facet_of,
+    forget_labels,
+    labels_of,
+    remembered,
+    tag_items,
+    tag_new,
+)
+
+__all__ = [
+    "EVERYDAY",
+    "FACETS",
+    "MIN_CONFIDENCE",
+    "Description",
+    "Labeller",
+    "Said",
+    "Wanted",
+    "checked_labels",
+    "confidence_of",
+    "describe",
+    "facet_of",
+    "forget_labels",
+    "labels_of",
+    "remembered",
+    "tag_items",
+    "tag_new",
+]
