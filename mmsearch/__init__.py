@@ -9,6 +9,7 @@ for hit in library.search("a dog on a beach"):
 
 from mmsearch.collection import Collection
 from mmsearch.errors import MMSearchError
+from mmsearch.evaluation import evaluate
 from mmsearch.opening import index_paths as index
 from mmsearch.opening import load_encoder
 from mmsearch.opening import open_collection as open  # noqa: A004 - mmsearch.open, as promised
@@ -27,6 +28,7 @@ __all__ = [
     "Signal",
     "Span",
     "__version__",
+    "evaluate",
     "index",
     "load_encoder",
     "open",

@@ -7,7 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmsearch.catalog import Catalog, Space
+from mmsearch.hubness import EXTRA, with_hubs
+from mmsearch.types import Modality
 from mmsearch.vectors import FaissIndex
+
+HUB_SLOTS: tuple[Modality, Modality] = ("text", "image")
+"""The modalities of queries that a row has a hub for, as `with_hubs` takes them."""
 
 
 def cached_index(
@@ -25,10 +30,13 @@ def cached_index(
     path = folder / f"{facet}-{space.id}-{stamp}.faiss"
     if path.exists():
         with suppress(RuntimeError):  # damaged: FAISS says so, and the catalog has it all
-            return FaissIndex.load(path)
-    index = FaissIndex.empty(space.dim)
+            held = FaissIndex.load(path)
+            if held.dim == space.dim + EXTRA:  # else of an older mmsearch
+                return held
+    index = FaissIndex.empty(space.dim + EXTRA)
     ids, matrix, _ = catalog.vectors(space, facet)
-    index.add(ids.tolist(), matrix)
+    by_texts, by_images = (catalog.hubs(space, facet, asked) for asked in HUB_SLOTS)
+    index.add(ids.tolist(), with_hubs(matrix, by_texts, by_images))
     # a disk that is full or read-only costs speed next time, not this answer
     with suppress(OSError, RuntimeError):
         folder.mkdir(exist_ok=True)

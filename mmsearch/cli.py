@@ -6,7 +6,6 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,24 +13,24 @@ import typer
 from typer.core import TyperGroup
 
 from mmsearch import render
-from mmsearch.collection import Collection
-from mmsearch.console import out, progress_bar, say, terminal
+from mmsearch.console import Index, out, progress_bar, say, terminal
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import (
     IndexUnusable,
     InvalidOption,
-    InvalidQuery,
     MMSearchError,
     ModelDamaged,
 )
+from mmsearch.eval_cli import evaluate
 from mmsearch.media.kinds import EXTENSIONS
 from mmsearch.models_cli import models
+from mmsearch.more_cli import describe, duplicates, tag
 from mmsearch.opening import collection_for, open_collection
-from mmsearch.types import Hit, Modality, Part, Query
+from mmsearch.search_cli import Device, On, Precision, query, similar
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itself
 
-NOTHING_FOUND, USAGE, UNUSABLE, SOME_FAILED, INTERRUPTED = 1, 2, 3, 4, 130
+USAGE, UNUSABLE, SOME_FAILED, INTERRUPTED = 2, 3, 4, 130
 
 
 class _Commands(TyperGroup):
@@ -61,47 +60,14 @@ app = typer.Typer(
 )
 
 app.add_typer(models, name="models")
+app.command()(query)
+app.command()(similar)
+app.command()(describe)
+app.command()(tag)
+app.command()(duplicates)
+app.command("eval")(evaluate)
 
-Index = Annotated[
-    str | None,
-    typer.Option(
-        "-i",
-        "--index",
-        metavar="NAME|DIR",
-        help="Which index: a name, or a folder if it has a path separator. "
-        "[default: $MMSEARCH_INDEX, else 'default']",
-        show_default=False,
-    ),
-]
-K = Annotated[int, typer.Option("-k", metavar="N", help="How many hits.")]
-In = Annotated[
-    str | None,
-    typer.Option(
-        "--in",
-        metavar="image|text|audio",
-        help="What to search: pictures, texts and captions, sounds; several with a comma. "
-        "[default: pictures, if there are any]",
-        show_default=False,
-    ),
-]
-Spans = Annotated[
-    bool, typer.Option("--spans", help="Each matching stretch of a file, not its best alone.")
-]
-On = Annotated[
-    str,
-    typer.Option("--runtime", metavar="R", help="What models run on: auto, torch, onnx."),
-]
-Device = Annotated[str, typer.Option("--device", metavar="D", help="Where: auto, cpu, cuda, mps.")]
-Precision = Annotated[
-    str, typer.Option("--precision", metavar="P", help="With what: auto, fp32, bf16, int8.")
-]
 Json = Annotated[bool, typer.Option("--json", help="One JSON array.")]
-Jsonl = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.")]
-Csv = Annotated[bool, typer.Option("--csv", help="CSV with a header.")]
-Tsv = Annotated[bool, typer.Option("--tsv", help="TSV (what a pipe gets unasked).")]
-Table = Annotated[bool, typer.Option("--table", help="A table (what a terminal gets unasked).")]
-Paths = Annotated[bool, typer.Option("-f", "--paths", help="Only paths, one a line.")]
-Nul = Annotated[bool, typer.Option("-0", "--null", help="Only paths, each ended by a NUL.")]
 
 
 @app.command("index")
@@ -165,6 +131,22 @@ def index_command(
         str | None,
         typer.Option("--whisper", metavar="M", help="The model that does: a size or a folder."),
     ] = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(
+            "--metadata",
+            metavar="FILE",
+            help="What else is known of files, for --where: csv, tsv, jsonl.",
+        ),
+    ] = None,
+    details: Annotated[
+        bool | None,
+        typer.Option(
+            "--details/--no-details",
+            help="Keep what --rerank fusion looks at: at most 4 KB a photo or text.",
+            show_default=False,
+        ),
+    ] = None,
     drop_space: Annotated[
         str | None,
         typer.Option("--drop-space", metavar="M", help="Delete the vectors of one of its models."),
@@ -177,7 +159,8 @@ def index_command(
     """Index folders of photos, texts and sounds, or bring an index up to date.
 
     Only what is new or changed is read again. Files that were deleted leave the index; nothing
-    on your disk is ever changed. What --video, --pdf, --ocr and --transcribe turn on stays on.
+    on your disk is ever changed. What --video, --pdf, --ocr, --transcribe and --details turn on
+    or off stays so.
     """
     if drop_space is not None:
         if paths or model:
@@ -188,7 +171,7 @@ def index_command(
         return
     if not paths:
         open_collection(index).close()  # nothing to bring up to date is an error
-    needed = [*(paths or []), *([] if captions is None else [str(captions)])]
+    needed = [*(paths or []), *(str(file) for file in (captions, metadata) if file is not None)]
     how = runtime_of(runtime, device, precision)
     with collection_for(needed, index, model=model or "auto", how=how) as library:
         try:
@@ -204,6 +187,8 @@ def index_command(
                     ocr=ocr,
                     transcribe=transcribe,
                     whisper=whisper,
+                    metadata=metadata,
+                    details=details,
                     progress=progress,
                 )
         finally:
@@ -215,87 +200,6 @@ def index_command(
         if library.report and library.report.skipped:
             say("see `mmsearch errors` for the files that were skipped")
             raise typer.Exit(SOME_FAILED)
-
-
-@app.command()
-def query(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="What to look for, in words."),
-    ] = None,
-    *,
-    text: Annotated[
-        list[str] | None,
-        typer.Option("--text", metavar="[W:]T", help="Words; repeatable. W: is their weight."),
-    ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option("--image", metavar="[W:]FILE", help="A picture to be like; repeatable."),
-    ] = None,
-    audio: Annotated[
-        list[str] | None,
-        typer.Option("--audio", metavar="[W:]FILE", help="A sound to be like; repeatable."),
-    ] = None,
-    without: Annotated[
-        list[str] | None,
-        typer.Option("--not", metavar="[W:]T", help="Words for what is not wanted; repeatable."),
-    ] = None,
-    combine: Annotated[
-        str,
-        typer.Option(
-            "--combine", metavar="early|late", help="Add the parts up, or rank for each and fuse."
-        ),
-    ] = "early",
-    index: Index = None,
-    k: K = 10,
-    target: In = None,
-    spans: Spans = False,
-    runtime: On = "auto",
-    device: Device = "auto",
-    precision: Precision = "auto",
-    json: Json = False,
-    jsonl: Jsonl = False,
-    csv: Csv = False,
-    tsv: Tsv = False,
-    table: Table = False,
-    paths: Paths = False,
-    nul: Nul = False,
-) -> None:
-    """Find photos, texts or sounds: in words, by example, or both at once.
-
-    A weight stands before a part: --text "2:golden retriever" --image pool.jpg --not fruit
-    """
-    form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, table=table, paths=paths, paths0=nul)
-    plain = [" ".join(words)] if words else []
-    asked = _query(plain, {"text": text, "image": image, "audio": audio}, without)
-    how: dict[str, Any] = {"k": k, "target": _targets(target), "combine": combine, "spans": spans}
-    with open_collection(index, runtime=runtime, device=device, precision=precision) as library:
-        _show(library.search(asked, **how), form, library, how["target"])
-
-
-@app.command()
-def similar(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A photo, text or sound, indexed or not.")
-    ],
-    *,
-    index: Index = None,
-    k: K = 10,
-    target: In = None,
-    spans: Spans = False,
-    json: Json = False,
-    jsonl: Jsonl = False,
-    csv: Csv = False,
-    tsv: Tsv = False,
-    table: Table = False,
-    paths: Paths = False,
-    nul: Nul = False,
-) -> None:
-    """Find what is like a file, the file itself left out."""
-    form = _form(json=json, jsonl=jsonl, csv=csv, tsv=tsv, table=table, paths=paths, paths0=nul)
-    with open_collection(index) as library:
-        targets = _targets(target)
-        _show(library.similar(file, k=k, target=targets, spans=spans), form, library, targets)
 
 
 @app.command()
@@ -351,45 +255,6 @@ def _options(
 
 
 # ------------------------------------------------------------------ parts of the above
-
-
-def _form(**asked: bool) -> str:
-    return render.pick_format(asked, terminal=terminal())
-
-
-def _query(
-    plain: list[str], parts: Mapping[Modality, list[str] | None], without: list[str] | None
-) -> Query:
-    """The parts of a command line; words that are no option's have no weight before them."""
-    query = Query(tuple(Part("text", words) for words in plain))
-    for modality, given in parts.items():
-        query += Query(tuple(Part.parse(modality, one) for one in given or []))
-    query -= Query(tuple(Part.parse("text", one) for one in without or []))
-    if not query.parts:
-        raise InvalidQuery(
-            'say what to look for: mmsearch query "a dog on a beach", or --image FILE'
-        )
-    return query
-
-
-def _targets(given: str | None) -> list[str] | None:
-    return None if given is None else [facet.strip() for facet in given.split(",")]
-
-
-def _show(
-    hits: list[Hit], form: str, library: Collection, targets: list[str] | None = None
-) -> None:
-    if not hits:
-        if form in {"json", "csv"}:
-            out(render.FORMATS[form](hits))
-        why = ""
-        if not len(library):
-            why = ": the index is empty, fill it with `mmsearch index`"
-        elif targets and not set(targets) & set(library.status()["vectors"]):
-            why = f": the index has no vectors of {' or '.join(targets)}"
-        say(f"nothing found{why}")
-        raise typer.Exit(NOTHING_FOUND)
-    out(render.FORMATS[form](hits), raw=form.startswith("paths"))
 
 
 def _usage(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""Where commands write: results to stdout, everything else to stderr."""
+"""Where commands write, results to stdout and everything else to stderr; which index they open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,19 @@ from mmsearch.errors import MMSearchError
 
 if TYPE_CHECKING:
     from mmsearch.types import Progress
+
+Index = Annotated[
+    str | None,
+    typer.Option(
+        "-i",
+        "--index",
+        metavar="NAME|DIR",
+        help="Which index: a name, or a folder if it has a path separator. "
+        "[default: $MMSEARCH_INDEX, else 'default']",
+        show_default=False,
+    ),
+]
+"""The option that all commands have which open an index."""
 
 
 def terminal() -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmsearch.catalog import Catalog, Known
 from mmsearch.contents import Contents, Options, Reader
@@ -18,7 +18,13 @@ from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.lanes import Lane
 from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, FileStat, is_away
-from mmsearch.types import Item, TextPart
+from mmsearch.types import Item, Modality, TextPart
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Vectors
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -198,19 +204,37 @@ def encode(
             if contents and space in contents.pictures
         ]
         if seen:
-            matrix = lane.encoder.encode("image", [picture for _, picture in seen])
-            for (rows, _), vector in zip(seen, matrix.astype(np.float16), strict=True):
-                rows[space, "image"] = Rows(vector[None])
+            matrix, tokens = _encoded(lane, "image", [picture for _, picture in seen])
+            for number, (rows, _) in enumerate(seen):
+                rows[space, "image"] = Rows(
+                    matrix[number : number + 1].astype(np.float16),
+                    tokens=tokens[number : number + 1],
+                )
         said = [
             (rows, [part.text for part in texts])
             for rows, (_, texts) in zip(found, files, strict=True)
             if texts and "text" in lane.modalities
         ]
         if said:
-            matrix = lane.encoder.encode("text", [text for _, texts in said for text in texts])
+            matrix, tokens = _encoded(lane, "text", [text for _, texts in said for text in texts])
             start = 0
             for rows, texts in said:
                 end = start + len(texts)
-                rows[space, "text"] = Rows(matrix[start:end].astype(np.float16))
+                rows[space, "text"] = Rows(
+                    matrix[start:end].astype(np.float16), tokens=tokens[start:end]
+                )
                 start = end
     return found
+
+
+def _encoded(
+    lane: Lane, modality: Modality, things: Sequence[Any]
+) -> tuple[Vectors, Sequence[NDArray[np.int8]]]:
+    """Vectors, and regions or words for reranking if the lane is to keep any (else none)."""
+    if modality in lane.details:
+        encoder: Any = lane.encoder
+        found: tuple[Vectors, Sequence[NDArray[np.int8]]] = encoder.encode_detailed(
+            modality, things
+        )
+        return found
+    return lane.encoder.encode(modality, things), ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from mmsearch.schema import blanks, items, state, texts, vectors
+from mmsearch.schema import blanks, details, items, state, texts, vectors
 from mmsearch.schema import failures as failed
 from mmsearch.types import Kind, Span, TextPart
 
@@ -37,10 +37,12 @@ class Rows:
     Attributes:
         matrix: (n, dim) float16.
         spans: What stretch each is about; empty when they have none of their own.
+        tokens: Of each its regions or words (n_i, d) int8, for reranking; empty: none were made.
     """
 
     matrix: NDArray[np.float16]
     spans: Sequence[Span | None] = ()
+    tokens: Sequence[NDArray[np.int8]] = ()
 
 
 Place = tuple[int, str]
@@ -121,13 +123,14 @@ def put_entry(connection: Connection, entry: Entry) -> None:
         if name is not None:
             connection.execute(_FORGET_FAILURE, {**asked, "name_": name})
     if entry.like is None:
-        for clear in (_CLEAR_ALL_VECTORS, _CLEAR_BLANKS):
+        for clear in (_CLEAR_ALL_VECTORS, _CLEAR_ALL_TOKENS, _CLEAR_BLANKS):
             connection.execute(clear, {"item_id_": item_id})
     elif entry.like != item_id:
         _borrow(connection, entry, item_id)
     if entry.texts is not None:
         _put_texts(connection, item_id, entry.texts)
-        connection.execute(_CLEAR_TEXT_VECTORS, {"item_id_": item_id})  # of all spaces
+        for clear in (_CLEAR_TEXT_VECTORS, _CLEAR_TEXT_TOKENS):  # of all spaces
+            connection.execute(clear, {"item_id_": item_id})
     for place_, rows in entry.vectors.items():
         put_rows(connection, item_id, place_, rows)
 
@@ -135,7 +138,8 @@ def put_entry(connection: Connection, entry: Entry) -> None:
 def put_rows(connection: Connection, item_id: int, place: Place, rows: Rows) -> None:
     """File an item's vectors in the place of those it had there."""
     filed = {"space_id": place[0], "facet": place[1], "item_id": item_id}
-    connection.execute(_CLEAR_VECTORS, {f"{key}_": value for key, value in filed.items()})
+    for clear in (_CLEAR_VECTORS, _CLEAR_TOKENS):
+        connection.execute(clear, {f"{key}_": value for key, value in filed.items()})
     spans = rows.spans or [None] * len(rows.matrix)
     found = [
         {
@@ -150,6 +154,38 @@ def put_rows(connection: Connection, item_id: int, place: Place, rows: Rows) -> 
         connection.execute(_ADD_VECTORS, found)
     elif place[1] != "text":
         connection.execute(_ADD_BLANK, filed)
+    put_tokens(connection, filed, rows.tokens)
+
+
+def put_tokens(
+    connection: Connection, filed: Mapping[str, Any], tokens: Sequence[NDArray[np.int8]]
+) -> None:
+    """File the regions or words of an item's vectors, one blob a vector.
+
+    Args:
+        connection: In a transaction that writes.
+        filed: space_id, facet and item_id.
+        tokens: (n_i, d) int8 each.
+    """
+    rows = [
+        {**filed, "position": position, "tokens": packed(some)}
+        for position, some in enumerate(tokens)
+    ]
+    if rows:
+        connection.execute(_ADD_TOKENS, rows)
+
+
+def packed(tokens: NDArray[np.int8]) -> bytes:
+    """Small vectors (n, d) as bytes: d in two, then the numbers."""
+    width: int = tokens.shape[1]
+    return width.to_bytes(2, "little") + bytes(tokens.tobytes())
+
+
+def unpacked(blob: bytes) -> NDArray[np.int8]:
+    """What `packed` was given."""
+    import numpy as np
+
+    return np.frombuffer(blob, np.int8, offset=2).reshape(-1, int.from_bytes(blob[:2], "little"))
 
 
 def _span_columns(span: Span | None) -> dict[str, Any]:
@@ -184,14 +220,21 @@ _CLEAR_ALL_VECTORS = delete(vectors).where(vectors.c.item_id == bindparam("item_
 _CLEAR_BLANKS = delete(blanks).where(blanks.c.item_id == bindparam("item_id_"))
 _ADD_BLANK = insert(blanks).on_conflict_do_nothing()
 _CLEAR_TEXT_VECTORS = _CLEAR_ALL_VECTORS.where(vectors.c.facet == "text")
-_CLEAR_VECTORS = delete(vectors).where(
-    *(vectors.c[name] == bindparam(f"{name}_") for name in ("space_id", "facet", "item_id"))
+_CLEAR_VECTORS, _CLEAR_TOKENS = (
+    delete(table).where(
+        *(table.c[name] == bindparam(f"{name}_") for name in ("space_id", "facet", "item_id"))
+    )
+    for table in (vectors, details)
 )
+_ADD_TOKENS = insert(details)
+_CLEAR_ALL_TOKENS = delete(details).where(details.c.item_id == bindparam("item_id_"))
+_CLEAR_TEXT_TOKENS = _CLEAR_ALL_TOKENS.where(details.c.facet == "text")
 
 
 def _borrow(connection: Connection, entry: Entry, item_id: int) -> None:
     """Copy the texts and vectors that the entry does not bring from the item it is like."""
-    for table in (vectors, blanks) if entry.texts is not None else (vectors, blanks, texts):
+    lent_tables = (vectors, details, blanks)
+    for table in lent_tables if entry.texts is not None else (*lent_tables, texts):
         copied = [column for column in table.c if column.name not in {"id", "item_id"}]
         connection.execute(delete(table).where(table.c.item_id == item_id))
         wanted = select(*copied).where(table.c.item_id == entry.like)

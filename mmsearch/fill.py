@@ -13,11 +13,14 @@ from mmsearch.decode import encode, look_ahead, read_file
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.lanes import KINDS_WITH, Lane
 from mmsearch.media.kinds import kind_of
-from mmsearch.types import Progress
+from mmsearch.types import Kind, Modality, Progress
 
 FILES_A_BATCH = 64
 ITEMS_A_BATCH = 64
 """Items whose texts are encoded in one call."""
+
+KEPT_WHOLE: frozenset[Kind] = frozenset({"image"})
+"""The kinds of files whose pictures have regions: of videos and documents only vectors are kept."""
 
 Due = tuple[int, str, bytes]
 """(item id, path, hash) of an item that lacks a vector."""
@@ -34,6 +37,7 @@ class Fill:
         lane: The space to fill.
         options: How files are read.
         progress: Called with (items done, items in all).
+        details: Also those that have a vector, but no regions or words for reranking.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class Fill:
         lane: Lane,
         options: Options,
         progress: Progress | None = None,
+        *,
+        details: bool = False,
     ) -> None:
         self.filled = 0
         """Items that were given vectors."""
@@ -51,6 +57,7 @@ class Fill:
         """Files that are not there just now; without them the space is not complete."""
         self._catalog = catalog
         self._lane = lane
+        self._details = lane.details if details else frozenset()
         self._options = replace(options, readings=frozenset())
         self._tell = progress or (lambda _done, _total: None)
         self._done = 0
@@ -61,16 +68,21 @@ class Fill:
         space = self._lane.space
         lacking: dict[int, Due] = {}
         for facet in sorted(self._lane.modalities - {"text"}):
-            for due in self._catalog.without(space, facet, KINDS_WITH[facet]):
+            for due in self._lacking(facet):
                 lacking[due[0]] = due
-        said = []
-        if "text" in self._lane.modalities:
-            said = self._catalog.without(space, "text", ())
+        said = self._lacking("text") if "text" in self._lane.modalities else []
         self._total = len(lacking) + len(said)
         self._fill_texts(said)
         self._fill_files([lacking[item_id] for item_id in sorted(lacking)])
         if space.fills and not self.away:
             self._catalog.switch_to(space)
+
+    def _lacking(self, facet: Modality) -> list[Due]:
+        space = self._lane.space
+        found = self._catalog.without(space, facet, KINDS_WITH[facet])
+        if facet in self._details:
+            found += self._catalog.without(space, facet, KEPT_WHOLE, tokens=True)
+        return sorted({due[0]: due for due in found}.values())
 
     def _fill_texts(self, due: Sequence[Due]) -> None:
         for some in _batches(due, ITEMS_A_BATCH):

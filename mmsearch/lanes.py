@@ -23,6 +23,8 @@ class Lane:
     space: Space
     encoder: Encoder
     modalities: frozenset[Modality]
+    details: frozenset[Modality] = frozenset()
+    """The facets whose regions or words are kept for reranking."""
 
 
 def served(spaces: Sequence[Space]) -> dict[int, frozenset[Modality]]:

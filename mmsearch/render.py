@@ -71,11 +71,39 @@ def as_table(hits: Sequence[Hit]) -> str:
     """A table as wide as the terminal, with colours if it has them."""
     cells = [_cells(hit) for hit in hits]
     rows = [
-        (cell[0], cell[1], _place(hit), visible(cell[-1]))
+        (cell[0], cell[1], _sureness(hit), _place(hit), visible(cell[-1]) + _copies(hit))
         for hit, cell in zip(hits, cells, strict=True)
     ]
-    wanted = [("#", True), ("score", True), ("path", False), ("text", False)]
-    return _table(wanted, rows)
+    numbers = [("#", True), ("score", True), ("sure", True)]
+    return _table([*numbers, ("path", False), ("text", False)], rows)
+
+
+def explained(hits: Sequence[Hit]) -> str:
+    """What each ranking thought of each hit, a row each."""
+    rows = [
+        (
+            str(hit.rank),
+            name,
+            "" if signal.rank is None else str(signal.rank),
+            f"{signal.score:.4f}",
+            "" if signal.standardised is None else f"{signal.standardised:.2f}",
+            f"{signal.share:.0%}",
+        )
+        for hit in hits
+        for name, signal in hit.signals.items()
+    ]
+    columns = ["rank", "score", "stands out", "share"]
+    return _table([("#", True), ("facet", False), *((name, True) for name in columns)], rows)
+
+
+def _sureness(hit: Hit) -> str:
+    return "" if hit.confidence is None else f"{hit.confidence:.0%}"
+
+
+def _copies(hit: Hit) -> str:
+    """How many copies stand behind a hit."""
+    behind = len(hit.metadata.get("duplicates", ()))
+    return f" (+{behind} alike)" if behind else ""
 
 
 FORMATS: dict[str, Callable[[Sequence[Hit]], str]] = {

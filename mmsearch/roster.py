@@ -17,6 +17,12 @@ from mmsearch.errors import (
 from mmsearch.lanes import Lane
 from mmsearch.types import Encoder, Modality, Runtime
 
+DETAILS = "details"
+"""The setting that says whether regions and words are kept for reranking: "off", "on" once
+everything has them, nothing while some may lack them."""
+
+_NOTHING: frozenset[Modality] = frozenset()
+
 
 class Roster:
     """Which encoders an index has, and which of them do what.
@@ -66,6 +72,21 @@ class Roster:
         if media:
             self._catalog.assign(media)
 
+    def keep_details(self, *, wanted: bool | None) -> None:
+        """Say whether regions and words are to be kept for reranking; None: as before.
+
+        What was kept goes at once when it is not wanted any more; what lacks them when they are is
+        given them by the next run of indexing.
+        """
+        held = self._catalog.setting(DETAILS)
+        if wanted is False and held != "off":
+            self._catalog.set_setting(DETAILS, "off")
+            self._catalog.clear_tokens()
+        elif held in (None, "off") and wanted is not False and not len(self._catalog):
+            self._catalog.set_setting(DETAILS, "on")
+        elif wanted and held == "off":
+            self._catalog.set_setting(DETAILS, "")
+
     def lanes(self) -> list[Lane]:
         """The spaces that new files are to be encoded in, with their encoders.
 
@@ -87,8 +108,13 @@ class Roster:
                 continue
             if encoder.modalities != space.modalities:  # a newer version of it can do more
                 self._catalog.note_modalities(space, encoder.modalities)
-            found.append(Lane(space, encoder, space.needs))
+            found.append(Lane(space, encoder, space.needs, self._details(encoder) & space.needs))
         return found
+
+    def _details(self, encoder: Encoder) -> frozenset[Modality]:
+        """The facets whose regions or words are to be kept for reranking."""
+        kept = self._catalog.setting(DETAILS) != "off"
+        return getattr(encoder, "details", _NOTHING) if kept else _NOTHING
 
     def _pass_over(self, space: Space, spaces: Sequence[Space], error: Exception) -> None:
         follows = any(other.fills & space.keeps for other in spaces if other.id != space.id)

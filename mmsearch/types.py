@@ -66,7 +66,8 @@ class Item:
     texts: tuple[TextPart, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """size (bytes), modified (ISO 8601, UTC) and, where known, width, height (pixels), taken_at
-    (ISO 8601, the camera's local time), camera, latitude, longitude (degrees), seconds, pages."""
+    (ISO 8601, the camera's local time), camera, latitude, longitude (degrees), seconds, pages;
+    meta, what a metadata file says of it; tags, those that `mmsearch tag` gave, surest first."""
 
 
 _WEIGHT = re.compile(r"([+-]?\d+(?:\.\d+)?):(?=.)", re.DOTALL)
@@ -125,8 +126,14 @@ class Query:
 class Signal:
     """How one facet's ranking saw an item."""
 
-    rank: int
+    rank: int | None
+    """From 1; None: below the thousand that were ranked."""
     score: float
+    """The cosine, before anything is taken off or added; of "words" the BM25 score."""
+    standardised: float | None = None
+    """How far it stands out from what the query scores by chance, in deviations."""
+    share: float = 1.0
+    """Of the fused score, from 0 to 1; below 0 for what was pushed away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +146,17 @@ class Hit:
     path: str
     modality: Kind
     score: float
-    """Cosine in [-1, 1] when one facet was searched, else the fused score."""
+    """What the hits are in order of: when one facet was searched the cosine, less what is taken
+    off hubs; else the fused score. Only scores of one query compare."""
     confidence: float | None
-    """None until scores are calibrated."""
+    """From 0 to 1: the evidence that this is no match by chance, whatever the query."""
     span: Span | None
     """The stretch that matched best: a text's lines, a PDF's pages, a sound's seconds."""
     caption: str | None
     """The text that matched, else the item's first."""
     metadata: Mapping[str, Any]
     signals: Mapping[str, Signal]
-    """By facet: its own rank and cosine."""
+    """By facet, and "words" for the lexical ranking: what it says of this hit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +242,12 @@ class VectorIndex(Protocol):
         """File vectors (n, dim) under ids (n,); an id may come several times."""
         ...
 
-    def search(self, vector: Vectors, k: int) -> Ranking:
-        """The k ids of the highest inner product with a vector (dim,); ties by id."""
+    def search(self, vector: Vectors, k: int, allowed: NDArray[np.int64] | None = None) -> Ranking:
+        """The k ids of the highest inner product with a vector (dim,); ties by id.
+
+        Args:
+            vector: What to be near to.
+            k: How many; never fewer if as many are there and allowed.
+            allowed: Ids that may be found, in any order; None allows all.
+        """
         ...

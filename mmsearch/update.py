@@ -16,8 +16,11 @@ from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable
 from mmsearch.fill import Fill
 from mmsearch.ingest import Ingest
 from mmsearch.lanes import Lane, modalities_of
+from mmsearch.metadata import apply_metadata
+from mmsearch.roster import DETAILS
 from mmsearch.scan import Scope
 from mmsearch.types import Kind, Progress, Report
+from mmsearch.typical import Typical
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionBook
@@ -162,6 +165,8 @@ class Update:
             another process may have brought in a model meanwhile.
         options: How files are found and read for them.
         book: Captions from a file, if any.
+        metadata: A file of what else is known of files, if there is one.
+        typical: What is typical of each space.
         progress: Told of every file.
     """
 
@@ -172,9 +177,13 @@ class Update:
         options: Callable[[Sequence[Lane]], Options],
         *,
         book: CaptionBook | None = None,
+        metadata: str | os.PathLike[str] | None = None,
+        typical: Typical | None = None,
         progress: Progress | None = None,
     ) -> None:
         self._catalog = catalog
+        self._metadata = metadata
+        self._typical = typical or Typical(catalog)
         self._lanes_now = lanes_now
         self._lanes = lanes = lanes_now()
         self._options = options(lanes)
@@ -188,11 +197,10 @@ class Update:
         try:
             self._ingest.run(scopes)
             self._tell_of_others(self._ingest.others)
-            if self._catalog.setting(HOLES) or len(self._catalog.spaces()) > 1:
-                holes = [self._fill(lane) for lane in self._lanes_now()]
-                lacking = "yes" if any(holes) else ""
-                if lacking != (self._catalog.setting(HOLES) or ""):
-                    self._catalog.set_setting(HOLES, lacking)
+            due = self._details_due()
+            if due or self._catalog.setting(HOLES) or len(self._catalog.spaces()) > 1:
+                self._fill_all(details=due)
+            self._derive()
         except KeyboardInterrupt:
             self.report.interrupted = True
             raise
@@ -201,10 +209,37 @@ class Update:
             for lane in self._lanes:
                 self.report.warnings += getattr(lane.encoder, "notes", [])
 
-    def _fill(self, lane: Lane) -> bool:
+    def _derive(self) -> None:
+        """Bring up what follows from what is stored: metadata, hubs, the words to look up."""
+        if self._metadata is not None:
+            applied = apply_metadata(self._catalog, self._metadata)
+            if applied.unmatched:
+                first = ", ".join(applied.examples)
+                self.report.warnings.append(
+                    f"the metadata file names {applied.unmatched} files that were not found, or "
+                    f"not one alone: {first}"
+                )
+        encoders = {lane.space.id: lane.encoder for lane in self._lanes_now()}
+        self._typical.bring_up(lambda space: encoders[space.id])
+        self._catalog.refresh_words()
+
+    def _details_due(self) -> bool:
+        """Whether some item may lack the regions or words that reranking looks at."""
+        wanted = any(lane.details for lane in self._lanes)
+        return wanted and self._catalog.setting(DETAILS) != "on"
+
+    def _fill_all(self, *, details: bool) -> None:
+        holes = [self._fill(lane, details=details) for lane in self._lanes_now()]
+        lacking = "yes" if any(holes) else ""
+        if lacking != (self._catalog.setting(HOLES) or ""):
+            self._catalog.set_setting(HOLES, lacking)
+        if details:
+            self._catalog.set_setting(DETAILS, "on")
+
+    def _fill(self, lane: Lane, *, details: bool) -> bool:
         """Whether something is lacking still."""
         before = self.report.filled
-        fill = Fill(self._catalog, lane, self._options, self._progress)
+        fill = Fill(self._catalog, lane, self._options, self._progress, details=details)
         try:
             fill.run()
         finally:

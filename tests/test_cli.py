@@ -73,7 +73,8 @@ def test_an_interrupted_index_ends_with_130_and_says_what_is_kept(toy, photos, m
 
 
 def test_a_pipe_gets_tsv(folder):
-    rows = [line.split("\t") for line in run("query", "red").stdout.splitlines()]
+    found = run("query", "red", "--in", "image").stdout
+    rows = [line.split("\t") for line in found.splitlines()]
     assert rows[0][0] == "1"
     assert rows[0][2] == str(folder / "red.png")
     assert len(rows) == 3
@@ -81,7 +82,7 @@ def test_a_pipe_gets_tsv(folder):
 
 
 def test_json_is_one_array_with_all_that_is_promised(folder):
-    hits = json.loads(run("query", "red", "--json").stdout)
+    hits = json.loads(run("query", "red", "--in", "image", "--json").stdout)
     assert list(hits[0]) == [
         "rank",
         "id",
@@ -95,7 +96,9 @@ def test_json_is_one_array_with_all_that_is_promised(folder):
         "signals",
     ]
     assert hits[0]["path"] == str(folder / "red.png")
-    assert hits[0]["signals"] == {"image": {"rank": 1, "score": hits[0]["score"]}}
+    signal = hits[0]["signals"]["image"]
+    assert list(signal) == ["rank", "score", "standardised", "share"]
+    assert (signal["rank"], signal["score"]) == (1, hits[0]["score"])
     text = json.loads(run("query", "blue", "--in", "text", "--json").stdout)[0]
     assert text["span"] == {"start": 1, "end": 1, "unit": "line"}
     assert text["caption"] == "blue sea"
@@ -248,14 +251,14 @@ def test_version_and_help(toy):
 
 
 def test_a_terminal_gets_a_table(folder, monkeypatch):
-    monkeypatch.setattr("mmsearch.cli.terminal", lambda: True)
+    monkeypatch.setattr("mmsearch.search_options.terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("NO_COLOR", "1")
-    table = run("query", "blue", "--in", "text").stdout
+    table = run("query", "blue", "--in", "text", "--lexical", "off").stdout
     assert [line.rstrip() for line in table.splitlines() if line.strip()] == [
-        " #    score   path          text",
-        " ───────────────────────────────────",
-        " 1   1.0000   sea.txt:1-1   blue sea",
+        " #    score   sure   path          text",
+        " ──────────────────────────────────────────",
+        " 1   1.0000          sea.txt:1-1   blue sea",
     ]
 
 

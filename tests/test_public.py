@@ -21,6 +21,7 @@ def test_the_public_names_are_these():
         "Signal",
         "Span",
         "__version__",
+        "evaluate",
         "index",
         "load_encoder",
         "open",

@@ -67,7 +67,7 @@ def test_a_mixed_query_is_the_sum_of_its_parts_of_unit_length(library):
     one, other = (library.encoder.encode("text", [word])[0] for word in ("red", "blue"))
     wanted = 2 * one + other
     wanted /= np.linalg.norm(wanted)
-    hits = library.search(Query.text("red", 2) + Query.text("blue"), k=4)
+    hits = library.search(Query.text("red", 2) + Query.text("blue"), k=4, target="image")
     space = library._spaces()[0]
     ids, rows, _ = library._catalog.vectors(space, "image")
     scores = dict(zip(ids.tolist(), (rows @ wanted).tolist(), strict=True))
@@ -152,7 +152,8 @@ def test_words_and_a_picture_go_together(library, tmp_path):
 
 
 def test_late_parts_are_ranked_on_their_own_and_fused_by_weight(library):
-    hits = library.search(Query.text("red", 2) + Query.text("blue"), combine="late", k=4)
+    how = {"combine": "late", "target": "image"}
+    hits = library.search(Query.text("red", 2) + Query.text("blue"), k=4, **how)
     by_name = {Path(hit.path).stem: hit for hit in hits}
     places = {name: hit.signals for name, hit in by_name.items()}
     for name, hit in by_name.items():
@@ -196,7 +197,8 @@ def test_equal_parts_of_the_largest_weights_have_a_finite_sum():
 
 
 def test_late_scores_are_not_cut_off_at_1(library):
-    hits = library.search(Query.text("red", 300) + Query.text("blue", 100), combine="late", k=4)
+    how = {"combine": "late", "target": "image"}
+    hits = library.search(Query.text("red", 300) + Query.text("blue", 100), k=4, **how)
     scores = [hit.score for hit in hits]
     assert scores == sorted(scores, reverse=True)
     assert scores[-1] > 3

@@ -35,9 +35,20 @@ def found(hits: list[mmsearch.Hit]) -> list[str]:
     return [Path(hit.path).name for hit in hits]
 
 
-def test_words_find_pictures_first(library):
-    assert found(library.search("blue"))[0] == "blue.png"
-    assert {hit.modality for hit in library.search("blue")} == {"image"}
+def test_words_are_looked_for_in_everything(library):
+    hits = library.search("blue")
+    assert {hit.modality for hit in hits} == {"image", "text"}
+    assert set(found(hits)[:2]) == {"blue.png", "sea.txt"}
+
+
+def test_words_find_pictures_alone_when_asked(library):
+    assert found(library.search("blue", target="image"))[0] == "blue.png"
+    assert {hit.modality for hit in library.search("blue", target="image")} == {"image"}
+
+
+def test_an_example_finds_what_is_of_its_kind(library, photos):
+    hits = library.search(mmsearch.Query.image(photos / "red.png"))
+    assert {hit.modality for hit in hits} == {"image"}
 
 
 def test_words_find_texts_and_captions_when_asked(library):
@@ -96,19 +107,30 @@ def test_scores_are_the_exact_cosines_of_the_stored_vectors(library, toy):
     oracle = ExactIndex.empty(toy.dim)
     oracle.add(ids.tolist(), rows)
     query = toy.encode("text", ["blue green"])[0]
-    hits = library.search("blue green")
+    hits = library.search("blue green", target="image")
     expected = oracle.search(query, 10)
     assert [hit.id for hit in hits] == [item for item, _ in expected]
     assert [hit.score for hit in hits] == pytest.approx([s for _, s in expected], abs=3e-6)
 
 
 def test_a_hit_tells_its_rank_and_score_in_its_facet(library):
-    for hit in library.search("red"):
-        assert hit.signals == {"image": mmsearch.Signal(hit.rank, hit.score)}
+    for hit in library.search("red", target="image"):
+        (signal,) = hit.signals.values()
+        assert (signal.rank, signal.score, signal.share) == (hit.rank, hit.score, 1.0)
 
 
-def test_several_targets_are_fused_by_reciprocal_rank(library):
-    hit = library.search("green", target=["image", "text"], k=1)[0]
+def test_shares_of_a_fused_score_add_up(library):
+    hits = library.search("green")
+    assert any(len(hit.signals) > 1 for hit in hits)
+    for hit in hits:
+        assert sum(abs(signal.share) for signal in hit.signals.values()) == pytest.approx(
+            1, abs=1e-3
+        )
+
+
+def test_several_targets_can_be_fused_by_reciprocal_rank(library):
+    how = {"target": ["image", "text"], "fusion": "rrf", "lexical": False}
+    hit = library.search("green", k=1, **how)[0]
     assert Path(hit.path).name == "green.png"
     ranks = [signal.rank for signal in hit.signals.values()]
     assert set(hit.signals) == {"image", "text"}
@@ -155,13 +177,13 @@ def test_one_facet_is_asked_for_no_more_than_is_wanted(library, monkeypatch):
     asked = []
     search = FaissIndex.search
 
-    def counting(index, vector, k):
+    def counting(index, vector, k, allowed=None):
         asked.append(k)
-        return search(index, vector, k)
+        return search(index, vector, k, allowed)
 
     monkeypatch.setattr(FaissIndex, "search", counting)
-    library.search("red", k=2)
-    assert asked == [3]
+    library.search("red", k=2, target="image")
+    assert asked == [2]
 
 
 def test_no_score_is_minus_zero(library):
@@ -180,12 +202,12 @@ def test_equal_photos_stand_in_order_of_id(library, photos):
     for number in range(30):
         (photos / f"copy{number}.png").write_bytes((photos / "red.png").read_bytes())
     library.add(photos)
-    ids = [hit.id for hit in library.search("red", k=12)]
+    ids = [hit.id for hit in library.search("red", k=12, target="image")]
     assert ids == sorted(ids)
 
 
 def test_k_beyond_the_collection_gives_all_of_it(library):
-    assert len(library.search("red", k=10_000)) == 3
+    assert len(library.search("red", k=10_000, target="image")) == 3
 
 
 def test_an_empty_collection_finds_nothing(toy, tmp_path):
@@ -291,7 +313,7 @@ def test_similar_knows_a_file_behind_a_linked_folder(library, photos, tmp_path):
     library.add(photos)
     assert "crimson.png" not in found(library.similar(photos / "linked" / "crimson.png"))
     library.add(photos / "linked")
-    assert len(library.search("red", k=50)) == 4
+    assert len(library.search("red", k=50, target="image")) == 4
 
 
 def test_similar_to_what_is_no_photo_or_text_is_an_error(library, tmp_path):
@@ -326,7 +348,7 @@ def test_a_missing_cache_is_made_again(library, tmp_path):
         cache.unlink()
     with mmsearch.open(tmp_path / "idx") as again:
         assert again.search("red") == before
-    assert len(list(folder.iterdir())) == 1
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_a_cache_folder_that_cannot_be_written_only_costs_time(library, tmp_path):
@@ -336,7 +358,7 @@ def test_a_cache_folder_that_cannot_be_written_only_costs_time(library, tmp_path
     folder.rmdir()
     folder.write_bytes(b"a file in the way")
     with mmsearch.open(tmp_path / "idx") as again:
-        assert found(again.search("red", k=1)) == ["red.png"]
+        assert found(again.search("red", k=1, target="image")) == ["red.png"]
 
 
 def test_an_open_collection_sees_what_another_adds(library, photos, tmp_path):
@@ -371,7 +393,7 @@ def test_an_index_on_a_disk_that_cannot_be_written_is_searched(library, tmp_path
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "idx").iterdir()}
     with mmsearch.open(tmp_path / "idx") as again:
-        assert found(again.search("red", k=1)) == ["red.png"]
+        assert found(again.search("red", k=1, target="image")) == ["red.png"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "idx").iterdir()} == before
 
 
@@ -379,7 +401,7 @@ def test_removed_items_are_found_no_more(library, photos):
     assert library.remove(photos / "deep") == 1
     assert "blue.png" not in found(library.search("blue"))
     assert library.remove(photos / "red.png") == 1
-    assert found(library.search("red")) == ["green.png"]
+    assert found(library.search("red", target="image")) == ["green.png"]
 
 
 def test_removing_what_is_not_there_is_an_error(library, photos, tmp_path):

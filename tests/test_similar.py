@@ -91,7 +91,7 @@ def test_a_video_is_compared_with_pictures_by_its_frames_and_with_sounds_by_its_
     with mmsearch.index(films, tmp_path / "i", model=["toy", "ear"], video=True) as library:
         assert names(library.similar(films / "a.mp4"))[0] == "looks.mp4"
         assert names(library.similar(films / "a.mp4", target="audio"))[0] == "sounds.mp4"
-        both = library.similar(films / "a.mp4", target=["image", "audio"])
+        both = library.similar(films / "a.mp4", target=["image", "audio"], fusion="rrf")
         assert both[0].score == both[1].score == pytest.approx(1 / 61 + 1 / 62)
 
 

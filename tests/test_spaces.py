@@ -178,7 +178,7 @@ def test_two_models_share_an_index_each_for_what_it_can(mixed):
 
 
 def test_text_goes_to_both_spaces_and_the_rankings_are_fused_by_id(mixed):
-    hits = mixed.search("high red", target=["image", "audio"], k=2)
+    hits = mixed.search("high red", target=["image", "audio"], k=2, fusion="rrf")
     assert {Path(hit.path).name for hit in hits} == {"red.png", "high.wav"}
     assert {name for hit in hits for name in hit.signals} == {"image", "audio"}
     assert hits[0].score == pytest.approx(1 / 61)

@@ -12,9 +12,14 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, func, or_, select
 
 from mmsearch.catalog.contents import ContentTables
+from mmsearch.catalog.copies import CopyTables
+from mmsearch.catalog.filtering import FilterTables
+from mmsearch.catalog.hubs import HubTables
 from mmsearch.catalog.places import Asked, Known, PlaceTables, at_or_below
 from mmsearch.catalog.spaces import Space, SpaceTable
 from mmsearch.catalog.store import chunks
+from mmsearch.catalog.tagging import TagTables
+from mmsearch.catalog.words import WordTables
 from mmsearch.entries import Entry, Place, Rows, next_revision, put_entry, put_failures, put_rows
 from mmsearch.schema import failures as failed
 from mmsearch.schema import items, sources, texts, vectors
@@ -23,7 +28,16 @@ from mmsearch.types import Failure
 __all__ = ["Asked", "Catalog", "Known", "Space"]
 
 
-class Catalog(SpaceTable, PlaceTables, ContentTables):
+class Catalog(
+    SpaceTable,
+    PlaceTables,
+    ContentTables,
+    HubTables,
+    FilterTables,
+    WordTables,
+    TagTables,
+    CopyTables,
+):
     """One index's SQLite file. Reads are consistent; each write is one transaction."""
 
     def counts(self) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, delete, select
 
-from mmsearch.entries import DETAILS
-from mmsearch.schema import blanks, items, sources, texts, vectors
+from mmsearch.entries import DETAILS, unpacked
+from mmsearch.schema import attributes, blanks, details, items, sources, tags, texts, vectors
 from mmsearch.types import Item, Kind, Modality, Span, TextPart
 
 if TYPE_CHECKING:
@@ -66,8 +66,36 @@ class ContentTables(Store):
             for item_id, position, start, end, unit in self._rows(base.where(c.item_id.in_(part)))
         }
 
+    def tokens(
+        self, space: Space, facet: str, ids: Sequence[int]
+    ) -> dict[tuple[int, int], NDArray[np.int8]]:
+        """By (item id, position), the regions or words (n, d) of some items' vectors."""
+        c = details.c
+        base = select(c.item_id, c.position, c.tokens).where(
+            c.space_id == space.id, c.facet == facet
+        )
+        return {
+            (item_id, position): unpacked(blob)
+            for part in chunks(sorted(set(ids)))
+            for item_id, position, blob in self._rows(base.where(c.item_id.in_(part)))
+        }
+
+    def hashes(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """By id, the BLAKE2b-128 of some items' files."""
+        base = select(items.c.id, items.c.hash)
+        return {
+            item_id: hash_
+            for part in chunks(sorted(set(ids)))
+            for item_id, hash_ in self._rows(base.where(items.c.id.in_(part)))
+        }
+
+    def clear_tokens(self) -> None:
+        """Delete what is kept for reranking."""
+        with self._write() as connection:
+            connection.execute(delete(details))
+
     def without(
-        self, space: Space, facet: str, kinds: Iterable[Kind]
+        self, space: Space, facet: str, kinds: Iterable[Kind], *, tokens: bool = False
     ) -> list[tuple[int, str, bytes]]:
         """(item id, path, hash) of the items of some kinds that have no vector in a space.
 
@@ -75,9 +103,13 @@ class ContentTables(Store):
             space: Which encoder's.
             facet: Which facet's vector; for "text", items of any kind that have texts.
             kinds: Which items, for the other facets.
+            tokens: Those without regions or words, not without a vector.
         """
-        c = vectors.c
-        has = select(c.id).where(c.space_id == space.id, c.facet == facet, c.item_id == items.c.id)
+        table = details if tokens else vectors
+        c = table.c
+        has = select(c.item_id).where(
+            c.space_id == space.id, c.facet == facet, c.item_id == items.c.id
+        )
         b = blanks.c
         nothing = select(b.item_id).where(
             b.space_id == space.id, b.facet == facet, b.item_id == items.c.id
@@ -133,20 +165,37 @@ def _items(connection: Connection, where: Any, limit: int | None = None) -> dict
     )
     rows = connection.execute(statement).mappings().all()
     parts: dict[int, list[TextPart]] = {row["id"]: [] for row in rows}
+    own: dict[str, dict[int, dict[str, Any]]] = {table.name: {} for table, _, _ in _SAID}
     c = texts.c
     for chunk in chunks(list(parts)):
+        for table, key, value in _SAID:
+            said = select(table.c.item_id, key, value).where(table.c.item_id.in_(chunk))
+            for item_id, name, what in connection.execute(said.order_by(key)):
+                own[table.name].setdefault(item_id, {})[name] = what
         chosen = select(texts).where(c.item_id.in_(chunk)).order_by(c.item_id, c.position)
         for row in connection.execute(chosen).mappings():
             span = _span(row["start"], row["end"], row["unit"])
             parts[row["item_id"]].append(TextPart(row["text"], row["origin"], span))
-    return {row["id"]: _item(row, parts[row["id"]]) for row in rows}
+    return {
+        row["id"]: _item(
+            row, parts[row["id"]], {name: of.get(row["id"]) for name, of in own.items()}
+        )
+        for row in rows
+    }
+
+
+_SAID: list[tuple[Table, Column[Any], Column[Any]]] = [
+    (attributes, attributes.c.key, attributes.c.text),
+    (tags, tags.c.tag, tags.c.score),
+]
+"""What users and labels say of an item: name and value."""
 
 
 def _span(start: float | None, end: float | None, unit: Any) -> Span | None:
     return None if start is None or end is None else Span(start, end, unit)
 
 
-def _item(row: Any, parts: list[TextPart]) -> Item:
+def _item(row: Any, parts: list[TextPart], own: dict[str, dict[str, Any] | None]) -> Item:
     metadata: dict[str, Any] = {
         "size": row["size"],
         "modified": datetime.fromtimestamp(row["mtime_ns"] / 1e9, UTC).isoformat(
@@ -156,5 +205,9 @@ def _item(row: Any, parts: list[TextPart]) -> Item:
     for key in DETAILS:
         if row[key] is not None:
             metadata[key] = row[key]
+    if said := own["attributes"]:
+        metadata["meta"] = said
+    if labels := own["tags"]:
+        metadata["tags"] = sorted(labels, key=lambda label: (-labels[label], label))
     path = os.path.join(row["root"], row["folder"], row["name"])
     return Item(row["id"], path, row["modality"], tuple(parts), metadata)

@@ -1,6 +1,6 @@
 """What a query asks for: which parts go to which encoder, and how their vectors add up."""
 
-from mmsearch.queries.encode import checked_vectors, combined, encode_parts
+from mmsearch.queries.encode import checked_vectors, combined, encode_parts, ready
 from mmsearch.queries.parts import parts_of
 from mmsearch.queries.plan import Ask, Combine, Takes, plan
 
@@ -13,4 +13,5 @@ __all__ = [
     "encode_parts",
     "parts_of",
     "plan",
+    "ready",
 ]

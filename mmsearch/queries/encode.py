@@ -40,8 +40,7 @@ def encode_parts(encoder: Encoder, parts: Sequence[Part]) -> Vectors:
             continue
         for start in range(0, len(rows), BATCH):
             some = rows[start : start + BATCH]
-            ready = [encoder.prepare(modality, _read(parts[row], encoder)) for row in some]
-            out[some] = encoder.encode(modality, ready)
+            out[some] = encoder.encode(modality, [ready(parts[row], encoder) for row in some])
     return out
 
 
@@ -87,8 +86,17 @@ def checked_vectors(queries: Any, dim: int) -> Vectors:
     return rows
 
 
-def _read(part: Part, encoder: Encoder) -> Any:
-    return words_of(part.content) if part.modality == "text" else _picture(part.content, encoder)
+def ready(part: Part, encoder: Encoder) -> Any:
+    """A text or picture that is asked with, read and made ready for its encoder.
+
+    Raises:
+        InvalidQuery: it is empty.
+        PathNotFound: its file does not exist.
+        UnreadableFile: its file cannot be used.
+    """
+    words = part.modality == "text"
+    thing = words_of(part.content) if words else _picture(part.content, encoder)
+    return encoder.prepare(part.modality, thing)
 
 
 def _picture(content: Any, encoder: Encoder) -> Any:
@@ -114,10 +122,10 @@ def _heard(content: Any, encoder: Encoder) -> Vectors:
     path = _file(content, "a sound query is a path", "sound")
     try:
         pieces = islice(windows(path, encoder.sample_rate), LONGEST)
-        ready = [encoder.prepare("audio", piece) for _, piece in pieces]
+        prepared = [encoder.prepare("audio", piece) for _, piece in pieces]
     except UnreadableFile as error:
         raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
-    heard = encoder.encode("audio", ready)
+    heard = encoder.encode("audio", prepared)
     return combined(heard, np.ones(len(heard)).tolist())
 
 

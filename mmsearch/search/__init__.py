@@ -1,14 +1,18 @@
-"""From queries to hits: encode → one ranking a facet → fuse → look the items up."""
+"""From queries to hits: encode → one ranking a facet → fuse → rerank → look the items up."""
 
-from mmsearch.search.hits import best_hits
-from mmsearch.search.rank import IndexOf, Search, Target, encode_asks, search_of, targets_of
+from mmsearch.search.example import stored_item
+from mmsearch.search.rank import Holdings, IndexOf
+from mmsearch.search.searcher import Searcher
+from mmsearch.search.settings import SearchSettings, Settings, Target, settings_of, targets_of
 
 __all__ = [
+    "Holdings",
     "IndexOf",
-    "Search",
+    "SearchSettings",
+    "Searcher",
+    "Settings",
     "Target",
-    "best_hits",
-    "encode_asks",
-    "search_of",
+    "settings_of",
+    "stored_item",
     "targets_of",
 ]

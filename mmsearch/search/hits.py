@@ -1,171 +1,279 @@
-"""From rankings to hits: items and stretches looked up, each with what explains it."""
+"""From rankings to hits: fused, reranked, looked up, each with what explains it."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from mmsearch.catalog import Catalog
-from mmsearch.fusion import rrf
-from mmsearch.search.rank import IndexOf, Search, rank, stretches
-from mmsearch.types import Hit, Item, Ranking, Signal, Span, TextPart
+from mmsearch.calibration import NO_GOOD_MATCH
+from mmsearch.fusion import DEFAULT, FUSIONS, RRF_K
+from mmsearch.search.facets import WORDS, Facet
+from mmsearch.search.rank import Holdings
+from mmsearch.search.rerank import diverse, grouped, rematched
+from mmsearch.search.settings import Settings
+from mmsearch.search.shown import (
+    Key,
+    Shown,
+    Where,
+    best_stretches,
+    holds_all,
+    said,
+    text_at,
+    text_of,
+)
+from mmsearch.types import Hit, Item, Ranking, Signal, Span
 
 STRETCHED = 100
-"""Items whose stretches are ranked when rankings are fused; more if more hits are asked for."""
+"""Items whose stretches are ranked when each is a hit of its own; more if more hits are asked."""
 
-Key = TypeVar("Key", bound=Hashable)
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What became of the facets' rankings.
+
+    Attributes:
+        facets: As they were fused.
+        chosen: The items, in the order of the hits.
+        sure: By item, how sure it is that it is no match by chance.
+        groups: By item, itself and the copies that stand behind it.
+    """
+
+    facets: Sequence[Facet]
+    chosen: Ranking
+    sure: Mapping[int, float]
+    groups: Mapping[int, Sequence[int]]
+
+
+def ordered(
+    holdings: Holdings, facets: Sequence[Facet], settings: Settings, words: str | None = None
+) -> Order:
+    """The best items of one query: fused, reranked, without copies if these are not wanted."""
+    if settings.rerank == "fusion":
+        facets = rematched(holdings, facets)
+    fused = fuse(facets, settings)
+    if settings.spans:
+        best = fused[: max(settings.k, STRETCHED)]
+        return Order(facets, best, {}, {item_id: [item_id] for item_id, _ in best})
+    if settings.rerank == "diverse":
+        fused = diverse(holdings, fused[: settings.pool], settings)
+    groups = grouped(holdings, fused[: settings.pool], settings)
+    sure = _confidences(facets, groups)
+    if words and sure:
+        for item_id in _holding(holdings, facets, words, groups):
+            sure[item_id] = max(sure.get(item_id, 0.0), NO_GOOD_MATCH)
+    chosen = [
+        (item_id, score)
+        for item_id, score in fused[: settings.pool]
+        if item_id in groups and (sure.get(item_id) or 0.0) >= settings.min_confidence
+    ]
+    return Order(facets, chosen[: settings.k], sure, groups)
 
 
 def best_hits(
-    catalog: Catalog,
-    searches: Sequence[Search],
-    index_of: IndexOf,
-    k: int,
-    *,
-    spans: bool = False,
-    without: int | None = None,
+    holdings: Holdings, facets: Sequence[Facet], settings: Settings, words: str | None = None
 ) -> list[Hit]:
-    """The k best hits for one query.
+    """The best hits of one query.
 
     Args:
-        catalog: Where the items are looked up.
-        searches: What to rank by; none find nothing.
-        index_of: Gives a facet's index.
-        k: How many.
-        spans: Whether each stretch that matches is a hit, not an item's best alone.
-        without: An item to leave out.
+        holdings: What to draw on.
+        facets: What each facet says; none find nothing.
+        settings: How many hits, and how they are put in order.
+        words: What was looked up as it is written.
     """
-    if not searches:
-        return []
-    deeper = spans and len(searches) > 1
-    fused, rankings = rank(searches, index_of, max(k, STRETCHED) if deeper else k, without)
-    if spans:
-        return span_hits(catalog, searches, fused, k)
-    return hits(catalog, searches, fused, rankings)
+    order = ordered(holdings, facets, settings, words)
+    shown = Shown(holdings, order.facets, [item_id for item_id, _ in order.chosen], words)
+    if settings.spans:
+        return _span_hits(shown, settings)
+    return _item_hits(shown, order, fusion_of(facets, settings))
 
 
-def hits(
-    catalog: Catalog, searches: Sequence[Search], fused: Ranking, rankings: Sequence[Ranking]
-) -> list[Hit]:
-    """Ranked items as hits, with where each matched; items that have just gone are left out."""
-    ids = [item_id for item_id, _ in fused]
-    items = catalog.items(ids)
-    signals = _signals(searches, rankings, set(ids))
-    best = _best_stretches(catalog, searches, rankings, items)
-    found: list[Hit] = []
-    for item_id, score in fused:
-        if (item := items.get(item_id)) is not None:
-            span, part = best.get(item_id, (None, None))
-            part = part or _text_at(item, span)
-            found.append(_hit(len(found) + 1, item, score, (span, part), signals[item_id]))
+def fusion_of(facets: Sequence[Facet], settings: Settings) -> str:
+    """What was asked for, else by rank where parts have rankings of their own: a hit is like any
+    of them, not like all.
+    """
+    searched = [facet.search.facet for facet in facets if facet.search is not None]
+    return settings.fusion or ("rrf" if len(searched) > len(set(searched)) else DEFAULT)
+
+
+def fuse(facets: Sequence[Facet], settings: Settings) -> list[tuple[Any, float]]:
+    """Several rankings made one; of a single one its own scores."""
+    if len(facets) <= 1:
+        return facets[0].ranking if facets else []
+    fusion = fusion_of(facets, settings)
+    rankings = [facet.ranking if fusion == "rrf" else facet.standardised for facet in facets]
+    weights, absent = [facet.weight for facet in facets], [facet.absent for facet in facets]
+    return FUSIONS[fusion](rankings, weights, absent)
+
+
+def _holding(
+    holdings: Holdings, facets: Sequence[Facet], words: str, ids: Iterable[int]
+) -> list[int]:
+    """Those items that hold every word that was asked for: they are what was asked for, whatever
+    they look like.
+    """
+    ranked = next((facet.ranks for facet in facets if facet.name == WORDS), {})
+    there = [item_id for item_id in ids if item_id in ranked]
+    items = holdings.catalog.items(there)
+    return [item_id for item_id, item in items.items() if holds_all(item, words)]
+
+
+def _confidences(facets: Sequence[Facet], keys: Iterable[Any]) -> dict[Any, float]:
+    """By key, the evidence of the facet that is surest that it is no match by chance."""
+    found: dict[Any, float] = {}
+    compared = [
+        (facet.scores, facet.background)
+        for facet in facets
+        if facet.search is not None and facet.background is not None
+    ]
+    for key in keys:
+        for scores, background in compared:
+            if key in scores:
+                sure = background.confidence(scores[key], len(compared))
+                if sure is not None:
+                    found[key] = max(found.get(key, 0.0), sure)
     return found
 
 
-def span_hits(catalog: Catalog, searches: Sequence[Search], fused: Ranking, k: int) -> list[Hit]:
-    """The k best stretches of ranked items, each a hit: windows, frames, pages, passages."""
-    ids = [item_id for item_id, _ in fused]
-    items = catalog.items(ids)
-    spans: dict[tuple[int, float, float], tuple[Span | None, TextPart | None]] = {}
-    rankings: list[list[tuple[tuple[int, float, float], float]]] = []
-    for search in searches:
-        where = catalog.spans(search.space, search.facet, ids)
-        ranking: dict[tuple[int, float, float], float] = {}
-        for (item_id, position), score in stretches(catalog, search, ids):
-            if (item := items.get(item_id)) is None:
-                continue
-            span = where.get((item_id, position))
-            key = (item_id, span.start, span.end) if span else (item_id, -1.0, -1.0)
-            part = _text(item, position) if search.facet == "text" else _text_at(item, span)
-            if key not in spans or (search.facet == "text" and key not in ranking):
-                spans[key] = span, part
-            ranking.setdefault(key, score)
-        rankings.append(list(ranking.items()))
-    merged = (
-        rankings[0] if len(rankings) == 1 else rrf(rankings, [search.weight for search in searches])
-    )
-    signals = _signals(searches, rankings, {key for key, _ in merged[:k]})
+# ---------------------------------------------------------------------- an item a hit
+
+
+def _item_hits(shown: Shown, order: Order, fusion: str) -> list[Hit]:
+    plain = {facet.name: shown.plain(facet) for facet in shown.facets}
+    signals = _signals(shown.facets, {key for key, _ in order.chosen}, fusion, plain)
+    where = best_stretches(shown)
+    copies = [copy for item_id, _ in order.chosen for copy in order.groups[item_id][1:]]
+    paths = {id_: item.path for id_, item in shown.holdings.catalog.items(copies).items()}
+    found: list[Hit] = []
+    for item_id, score in order.chosen:
+        if (item := shown.items.get(item_id)) is None:  # it has just gone
+            continue
+        span, part = where.get(item_id, (None, None))
+        part = part or text_at(item, span)
+        hit = _hit(len(found) + 1, item, score, (span, part), signals[item_id])
+        hit = replace(hit, confidence=order.sure.get(item_id))
+        if behind := [paths[id_] for id_ in order.groups[item_id][1:] if id_ in paths]:
+            hit = replace(hit, metadata={**hit.metadata, "duplicates": behind})
+        found.append(hit)
+    return found
+
+
+# ---------------------------------------------------------------------- a stretch a hit
+
+
+def _span_hits(shown: Shown, settings: Settings) -> list[Hit]:
+    """Each stretch a hit: windows, frames, pages, passages."""
+    where: dict[Key, Where] = {}
+    plain: dict[str, dict[Any, float]] = {}
+    facets = []
+    for facet in shown.facets:
+        if facet.name == WORDS:
+            facets.append(_words_by_stretch(shown, facet, where))
+            continue
+        ranking, plain[facet.name] = _by_stretch(shown, facet, where)
+        facets.append(replace(facet, ranking=ranking, below=[]))
+    fused = fuse(facets, settings)
+    sure = _confidences(facets, [key for key, _ in fused])
+    chosen = [one for one in fused if (sure.get(one[0]) or 0.0) >= settings.min_confidence]
+    fusion = fusion_of(facets, settings)
+    signals = _signals(facets, {key for key, _ in chosen[: settings.k]}, fusion, plain)
     return [
-        _hit(place, items[key[0]], score, spans[key], signals[key])
-        for place, (key, score) in enumerate(merged[:k], start=1)
+        replace(
+            _hit(rank, shown.items[key[0]], score, where[key], signals[key]),
+            confidence=sure.get(key),
+        )
+        for rank, (key, score) in enumerate(chosen[: settings.k], start=1)
     ]
 
 
+def _by_stretch(
+    shown: Shown,
+    facet: Facet,
+    where: dict[Key, Where],
+) -> tuple[list[tuple[Any, float]], dict[Any, float]]:
+    """A facet's stretches with their scores, and with their plain cosines."""
+    ranking: dict[Key, float] = {}
+    plain: dict[Any, float] = {}
+    spans = shown.spans_of(facet)
+    in_text = facet.search is not None and facet.search.facet == "text"
+    for (item_id, position), score, cosine in shown.near[facet.name]:
+        if (item := shown.items.get(item_id)) is None:
+            continue
+        span = spans.get((item_id, position))
+        key = _key(item_id, span)
+        part = text_of(item, position) if in_text else text_at(item, span)
+        if key not in where or (in_text and key not in ranking):
+            where[key] = span, part
+        ranking.setdefault(key, score)
+        plain.setdefault(key, cosine)
+    return list(ranking.items()), plain
+
+
+def _words_by_stretch(
+    shown: Shown,
+    facet: Facet,
+    where: dict[Key, Where],
+) -> Facet:
+    """The lexical ranking, each item's score given to the text of it that holds most words."""
+    ranking = []
+    for item_id, score in facet.ranking:
+        if (item := shown.items.get(item_id)) is not None:
+            span, part = said(item, shown.words)
+            key = _key(item_id, span)
+            where.setdefault(key, (span, part))
+            ranking.append((key, score))
+    return replace(facet, ranking=ranking, below=[])
+
+
+def _key(item_id: int, span: Span | None) -> Key:
+    return (item_id, span.start, span.end) if span else (item_id, -1.0, -1.0)
+
+
+# ---------------------------------------------------------------------- parts of both
+
+
 def _signals(
-    searches: Sequence[Search], rankings: Sequence[Sequence[tuple[Key, float]]], wanted: set[Key]
-) -> dict[Key, dict[str, Signal]]:
-    """By item and facet, rank and score; of several searches of a facet, "image 2" and so on."""
-    found: dict[Key, dict[str, Signal]] = {key: {} for key in wanted}
-    seen: dict[str, int] = {}
-    for search, ranking in zip(searches, rankings, strict=True):
-        seen[search.facet] = number = seen.get(search.facet, 0) + 1
-        name = search.facet if number == 1 else f"{search.facet} {number}"
-        for place, (key, score) in enumerate(ranking, start=1):
-            if key in wanted:
-                found[key][name] = Signal(place, score)
+    facets: Sequence[Facet], wanted: set[Any], fusion: str, plain: Mapping[str, Mapping[Any, float]]
+) -> dict[Any, dict[str, Signal]]:
+    """By key and facet: its rank, its score, how far that stands out, its share of the whole."""
+    found: dict[Any, dict[str, Signal]] = {key: {} for key in wanted}
+    for key in wanted:
+        terms = {facet.name: _term(facet, key, fusion) for facet in facets if key in facet.scores}
+        total = sum(map(abs, terms.values()))
+        for facet in facets:
+            if (score := facet.scores.get(key)) is None:
+                continue
+            share = terms[facet.name] / total if total else 0.0
+            found[key][facet.name] = Signal(
+                facet.ranks.get(key),
+                plain.get(facet.name, {}).get(key, score),
+                facet.background.standardised(score) if facet.background else None,
+                round(share, 4) if len(facets) > 1 else 1.0,
+            )
     return found
 
 
-def _best_stretches(
-    catalog: Catalog,
-    searches: Sequence[Search],
-    rankings: Sequence[Ranking],
-    items: Mapping[int, Item],
-) -> dict[int, tuple[Span | None, TextPart | None]]:
-    """For each item, the stretch that matched in the search that ranked it highest.
-
-    Photos have none, unless one of their texts matched.
-    """
-    places: dict[int, tuple[int, int]] = {}
-    for number, ranking in enumerate(rankings):
-        for place, (item_id, _) in enumerate(ranking):
-            if item_id in items:
-                places[item_id] = min(places.get(item_id, (place, number)), (place, number))
-    best: dict[int, tuple[Span | None, TextPart | None]] = {}
-    for number, search in enumerate(searches):
-        ids = [
-            item_id
-            for item_id, (_, by) in places.items()
-            if by == number and (search.facet == "text" or items[item_id].modality != "image")
-        ]
-        if not ids:
-            continue
-        spans = {} if search.facet == "text" else catalog.spans(search.space, search.facet, ids)
-        for (item_id, position), _ in stretches(catalog, search, ids):
-            if item_id not in best:
-                part = _text(items[item_id], position) if search.facet == "text" else None
-                span = part.span if part else spans.get((item_id, position))
-                best[item_id] = span, part
-    return best
-
-
-def _text(item: Item, position: int) -> TextPart | None:
-    return item.texts[position] if position < len(item.texts) else None
-
-
-def _text_at(item: Item, span: Span | None) -> TextPart | None:
-    """What an item's texts say of a stretch of it, else of all of it."""
-    if span is not None:
-        for part in item.texts:
-            own = part.span
-            if own and own.unit == span.unit and own.start < span.end and own.end > span.start:
-                return part
-            if own and own.unit == span.unit == "page" and own.start == span.start:
-                return part
-    whole = [part for part in item.texts if part.span is None or span is None]
-    written = [part for part in whole if part.origin in ("sidecar", "caption")]
-    return next(iter(written or whole), None)
+def _term(facet: Facet, key: Any, fusion: str) -> float:
+    """What a facet adds to a key's fused score, but for what is the same for all facets."""
+    if fusion == "rrf":
+        rank = facet.ranks.get(key)
+        return 0.0 if rank is None else facet.weight / (RRF_K + rank)
+    scores = facet.scores[key]
+    standardised = facet.background.standardised(scores) if facet.background else scores
+    above = standardised - (facet.absent or 0.0)
+    return facet.weight * (max(above, 0.0) if fusion == "combmnz" else above)
 
 
 def _hit(
-    rank_: int,
+    rank: int,
     item: Item,
     score: float,
-    where: tuple[Span | None, TextPart | None],
+    where: Where,
     signals: dict[str, Signal],
 ) -> Hit:
     span, part = where
     return Hit(
-        rank=rank_,
+        rank=rank,
         id=item.id,
         path=item.path,
         modality=item.modality,

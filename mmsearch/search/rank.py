@@ -1,82 +1,85 @@
-"""From a query to rankings: encode, look near the vector in each facet, fuse."""
+"""From a query to vectors: what is searched, and what for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from mmsearch.catalog import Catalog, Space
-from mmsearch.errors import UnknownTarget, UnsupportedModality
-from mmsearch.fusion import rrf
+from mmsearch.errors import UnsupportedModality
+from mmsearch.hubness import EXTRA, asking
 from mmsearch.queries import Ask, combined, encode_parts
-from mmsearch.types import Encoder, Modality, Part, Ranking, VectorIndex
+from mmsearch.types import Encoder, Modality, Part
+from mmsearch.typical import Typical
+from mmsearch.vectors import FaissIndex
 
 if TYPE_CHECKING:
-    from mmsearch.types import Vectors
+    import numpy as np
+    from numpy.typing import NDArray
 
-DEPTH = 1_000
-"""Items that each ranking goes down to before fusion: so far, the order does not depend on k."""
+    from mmsearch.types import Vectors
 
 LEADS = 10
 """Texts that lead over from one model's space to another's."""
 
-Target = str | Sequence[str] | None
-IndexOf = Callable[[Space, str], VectorIndex]
+IndexOf = Callable[[Space, str], FaissIndex]
 
 Stretch = tuple[int, int]
 """(item id, position): one vector of an item, its 3rd window say."""
 
 
 @dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a search draws on.
+
+    Attributes:
+        catalog: Where the items are.
+        index_of: Gives a facet's index.
+        encoder_of: Gives a space's encoder.
+        typical: What is typical of each space.
+        alike: Gives the cosine from which two items of a space are taken for copies of one.
+    """
+
+    catalog: Catalog
+    index_of: IndexOf
+    encoder_of: Callable[[Space], Encoder]
+    typical: Typical
+    alike: Callable[[Space], float]
+
+
+@dataclass(frozen=True, slots=True)
 class Search:
-    """One ranking to be made: what is searched, and for which unit vector (dim,)."""
+    """One ranking to be made: what is searched, and for which unit vector (dim,).
+
+    Attributes:
+        hubs: What a hub told by queries of a modality takes off a score.
+        kind: What the vector is like, if it is of one modality.
+        part: What was asked, if it was one thing.
+    """
 
     facet: Modality
     space: Space
     vector: Vectors
     weight: float = 1.0
+    hubs: Mapping[Modality, float] = field(default_factory=dict)
+    kind: Modality | None = None
+    part: Part | None = None
+
+    @property
+    def wide(self) -> NDArray[np.float32]:
+        """The vector (dim + EXTRA,) that a facet's index is asked with."""
+        wide = asking(self.vector, "text", 0.0)
+        for modality, weight in self.hubs.items():
+            wide[-EXTRA:] += asking(self.vector, modality, weight)[-EXTRA:]
+        return wide
+
+    def plain(self) -> Search:
+        """The same without hubs."""
+        return replace(self, hubs={}, kind=None)
 
 
-def targets_of(
-    target: Target, present: Iterable[Modality], asked: Iterable[Modality]
-) -> list[Modality]:
-    """The facets to search: those named, else pictures if there are any, else what there is.
-
-    Who asks with sounds alone is given sounds first.
-
-    Args:
-        target: What the caller named.
-        present: The facets that have vectors.
-        asked: The modalities of the query's parts.
-
-    Raises:
-        UnknownTarget: there is no such facet.
-    """
-    known: tuple[Modality, ...] = get_args(Modality)
-    if target is None:
-        order: list[Modality] = ["image", "audio", "text"]
-        if set(asked) == {"audio"}:
-            order = ["audio", "image", "text"]
-        there = set(present)
-        return [facet for facet in order if facet in there][:1]
-    one = isinstance(target, str) or not isinstance(target, Iterable)
-    named = [target] if one else list(target)
-    shown = ", ".join(known)
-    if not named:
-        raise UnknownTarget(f"nothing to search in is named; there is: {shown}")
-    for facet in named:
-        if facet not in known:
-            raise UnknownTarget(f"nothing can be searched in {facet!r}; there is: {shown}")
-    return [facet for facet in known if facet in named]
-
-
-def encode_asks(
-    asks: Sequence[Sequence[Ask]],
-    encoder_of: Callable[[Space], Encoder],
-    index_of: IndexOf,
-    catalog: Catalog,
-) -> list[list[Search]]:
+def encode_asks(asks: Sequence[Sequence[Ask]], holdings: Holdings) -> list[list[Search]]:
     """For each query, its rankings' vectors; each encoder encodes the parts of all together."""
     parts: dict[int, tuple[Space, dict[int, Part]]] = {}
     for ask in (ask for several in asks for ask in several):
@@ -84,48 +87,66 @@ def encode_asks(
         parts.setdefault(space.id, (space, {}))[1].update({id(part): part for part in ask.parts})
     encoded: dict[tuple[int, int], Vectors] = {}
     for space_id, (space, some) in parts.items():
-        vectors = encode_parts(encoder_of(space), list(some.values()))
+        vectors = encode_parts(holdings.encoder_of(space), list(some.values()))
         encoded |= {(space_id, key): row for key, row in zip(some, vectors, strict=True)}
-    return [[_search(ask, encoded, index_of, catalog) for ask in several] for several in asks]
+    return [[_search(ask, encoded, holdings) for ask in several] for several in asks]
 
 
-def _search(
-    ask: Ask,
-    encoded: Mapping[tuple[int, int], Vectors],
-    index_of: IndexOf,
-    catalog: Catalog,
-) -> Search:
+def _search(ask: Ask, encoded: Mapping[tuple[int, int], Vectors], holdings: Holdings) -> Search:
     import numpy as np
 
     space = ask.via or ask.space
     vectors = np.stack([encoded[space.id, id(part)] for part in ask.parts])
-    alone = len(ask.parts) == 1
-    vector = vectors[0] if alone else combined(vectors, [part.weight for part in ask.parts])
-    return search_of(ask, vector, index_of, catalog)
+    if len(ask.parts) == 1:
+        return search_of(ask, vectors[0], holdings)
+    largest = max(abs(part.weight) for part in ask.parts)
+    weights = [part.weight / largest for part in ask.parts]
+    search = search_of(ask, combined(vectors, weights), holdings)
+    length = float(np.linalg.norm(np.asarray(weights) @ vectors.astype(np.float64)))
+    shares: dict[Modality, float] = {}
+    for part, weight in zip(ask.parts, weights, strict=True):
+        shares[part.modality] = shares.get(part.modality, 0.0) + weight / length
+    kind = search.kind if len(shares) == 1 else None
+    return replace(search, hubs=_hubs(search, shares, holdings), kind=kind, part=None)
 
 
-def search_of(ask: Ask, vector: Vectors, index_of: IndexOf, catalog: Catalog) -> Search:
+def _hubs(
+    search: Search, shares: Mapping[Modality, float], holdings: Holdings
+) -> dict[Modality, float]:
+    """What hubs take off, by what each modality has in the vector, which is Σ share · vector."""
+    weight_of = holdings.typical.weight_of
+    found = {
+        modality: share * weight_of(search.space, modality, search.facet)
+        for modality, share in shares.items()
+    }
+    return {modality: weight for modality, weight in found.items() if weight}
+
+
+def search_of(ask: Ask, vector: Vectors, holdings: Holdings) -> Search:
     """The ranking to be made for a unit vector (dim,) that was encoded in `ask.via or ask.space`.
 
     Raises:
         UnsupportedModality: no text leads over from the one to the other.
     """
+    asked: Modality = ask.parts[0].modality
+    part: Part | None = ask.parts[0]
     if ask.via is not None:
-        vector = _led_over(vector, ask.via, ask.space, index_of, catalog)
-    return Search(ask.facet, ask.space, vector, ask.weight)
+        vector = _led_over(vector, ask.via, ask.space, holdings)
+        asked, part = "text", None
+    search = Search(ask.facet, ask.space, vector, ask.weight, kind=asked, part=part)
+    return replace(search, hubs=_hubs(search, {asked: 1.0}, holdings))
 
 
-def _led_over(
-    vector: Vectors, here: Space, there: Space, index_of: IndexOf, catalog: Catalog
-) -> Vectors:
+def _led_over(vector: Vectors, here: Space, there: Space, holdings: Holdings) -> Vectors:
     """The mean, in one space, of the texts that are nearest to a vector of another."""
-    ids = [item_id for item_id, _ in index_of(here, "text").search(vector, LEADS)]
-    near = stretches(catalog, Search("text", here, vector), ids)[:LEADS]
-    owners, matrix, positions = catalog.vectors(there, "text", ids)
+    search = Search("text", here, vector)
+    ids = [item_id for item_id, _ in holdings.index_of(here, "text").search(search.wide, LEADS)]
+    near = stretches(holdings.catalog, search, ids)[:LEADS]
+    owners, matrix, positions = holdings.catalog.vectors(there, "text", ids)
     rows = {
         key: row for row, key in enumerate(zip(owners.tolist(), positions.tolist(), strict=True))
     }
-    shared = [(rows[key], max(score, 0.0) + 1e-3) for key, score in near if key in rows]
+    shared = [(rows[key], max(score, 0.0) + 1e-3) for key, score, _ in near if key in rows]
     if not shared:
         raise UnsupportedModality(
             f"no text that {here.name!r} and {there.name!r} both hold leads over from the one to "
@@ -134,37 +155,28 @@ def _led_over(
     return combined(matrix[[row for row, _ in shared]], [score for _, score in shared])
 
 
-def rank(
-    searches: Sequence[Search], index_of: IndexOf, k: int, without: int | None = None
-) -> tuple[Ranking, list[Ranking]]:
-    """The k best items for one query, and each search's own ranking.
+def stretches(
+    catalog: Catalog, search: Search, ids: Sequence[int]
+) -> list[tuple[Stretch, float, float]]:
+    """Each vector of some items with its score and its plain cosine, best first."""
+    import numpy as np
 
-    Args:
-        searches: What to rank by.
-        index_of: Gives a facet's index.
-        k: How many items.
-        without: An item to leave out.
-    """
-    depth = k if len(searches) == 1 else max(k, DEPTH)
-    rankings = []
-    for search in searches:
-        found = index_of(search.space, search.facet).search(search.vector, depth + 1)
-        kept = [(item_id, _cosine(score)) for item_id, score in found if item_id != without]
-        rankings.append(kept[:depth])
-    if len(rankings) == 1:
-        return rankings[0], rankings
-    return rrf(rankings, [search.weight for search in searches])[:k], rankings
-
-
-def stretches(catalog: Catalog, search: Search, ids: Sequence[int]) -> list[tuple[Stretch, float]]:
-    """Each vector of some items with its score, best first."""
     owners, matrix, positions = catalog.vectors(search.space, search.facet, ids)
-    scores = (matrix @ search.vector).round(6)
+    cosines = (matrix @ search.vector).astype(np.float64)
+    scores = cosines.copy()
+    for modality, weight in search.hubs.items():
+        hubs = catalog.hubs(search.space, search.facet, modality, ids)
+        scores -= weight * np.nan_to_num(hubs.astype(np.float16).astype(np.float64))
     keys = zip(owners.tolist(), positions.tolist(), strict=True)
-    pairs = zip(keys, map(_cosine, scores.tolist()), strict=True)
-    return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+    found = [
+        (key, cosine_of(score), cosine_of(plain))
+        for key, score, plain in zip(
+            keys, scores.round(6).tolist(), cosines.round(6).tolist(), strict=True
+        )
+    ]
+    return sorted(found, key=lambda one: (-one[1], one[0]))
 
 
-def _cosine(product: float) -> float:
+def cosine_of(product: float) -> float:
     """An inner product as a cosine: float16 rows are up to 1e-3 longer than 1; never -0.0."""
     return max(-1.0, min(product, 1.0)) + 0.0

@@ -55,7 +55,7 @@ class Example:
         self._path = path
         self._kind = kind
         self._rows: dict[tuple[int, Modality], Vectors] = {}
-        self.own = _stored(catalog, path)
+        self.own = stored_item(catalog, path)
         """Its item id, if it is indexed."""
         answering = served(spaces)
         live = [space for space in spaces if space.id in answering]
@@ -133,7 +133,8 @@ class Example:
             raise UnreadableFile(f"{self._path!r} cannot be searched with: {error}") from error
 
 
-def _stored(catalog: Catalog, path: str) -> int | None:
+def stored_item(catalog: Catalog, path: str) -> int | None:
+    """The id of the item that a file is, if it is indexed as it is now."""
     stat = os.stat(path)
     folder, name = os.path.split(os.path.abspath(path))
     for place in dict.fromkeys((folder, os.path.realpath(folder))):

@@ -1,0 +1,222 @@
+"""What an index can be asked: hits, copies, labels, descriptions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from mmsearch.collection.held import Held
+from mmsearch.errors import InvalidQuery
+from mmsearch.types import Hit, Modality, Query, Ranking
+
+if TYPE_CHECKING:
+    from mmsearch.catalog import Space
+    from mmsearch.duplicates import Group
+    from mmsearch.labels import Description
+    from mmsearch.search import Searcher, SearchSettings
+    from mmsearch.types import Progress, Vectors
+
+
+class Asking(Held):
+    """Searching, and what else vectors tell."""
+
+    def search(self, query: str | Query, **settings: Unpack[SearchSettings]) -> list[Hit]:
+        """The k best hits for one query, best first; fewer when the collection is smaller.
+
+        Args:
+            query: Words, or `Query.image(...)`, or several: `Query.text("a dog") -
+                Query.text("snow")`.
+
+        All others by keyword:
+            k: How many, at least 1; 10.
+            target: The facet to search in, or several, fused: "image", "text", "audio". Left out,
+                all there are when it is asked in words, else what is most like the query.
+            combine: Whether the parts' vectors are added up ("early"), or each part's ranking is
+                made on its own and then fused ("late").
+            spans: Whether each stretch of a file that matches is a hit, not its best alone.
+            where: Only items that pass: {"taken": {"$gte": "2020"}, "camera": "Canon"};
+                docs/commands.md lists the keys.
+            fusion: How several rankings become one: "wsum", "combmnz" or "rrf".
+            weights: What a ranking counts in the fusion, by facet: {"text": 0.5}; "words" is the
+                lexical one.
+            lexical: Whether words are also looked up as they are written. Left out, they are,
+                unless `target` leaves out "text".
+            hubness: Whether what is near to every query is held back; True.
+            rerank: "none"; "fusion", a second model looks at the best hundred closely; "diverse",
+                hits first that differ from those before them.
+            diversity: For "diverse", from 0 (only relevance counts) to 1 (only differences).
+            duplicates: Whether copies are shown ("show"), or stand behind the first of them
+                ("collapse"), whose metadata then has "duplicates", their paths. Left out, they are
+                shown unless "diverse".
+            min_confidence: Hits below it are left out; from 0 to 1.
+            like: Ids of hits that are what was meant: the query moves towards them.
+            unlike: Ids of hits that are not.
+
+        Raises:
+            InvalidQuery: the query is empty or k is below 1.
+            InvalidOption, InvalidFilter: a setting is none that it can have.
+            UnknownTarget: there is no such facet.
+            UnsupportedModality: none of the index's models takes one of the parts.
+            PathNotFound, UnreadableFile: the example file cannot be used.
+        """
+        return self.search_many([query], **settings)[0]
+
+    def search_many(
+        self, queries: Sequence[str | Query], **settings: Unpack[SearchSettings]
+    ) -> list[list[Hit]]:
+        """`search` for each query, encoded in batches; a list of hits a query."""
+        from mmsearch.search import settings_of
+
+        checked = settings_of(settings)
+        if isinstance(queries, str):
+            raise InvalidQuery("search_many takes a list of queries; for one there is search")
+        return self._searcher().many(queries, checked)
+
+    def rank_many(
+        self, queries: Sequence[str | Query], **settings: Unpack[SearchSettings]
+    ) -> list[Ranking]:
+        """The items that `search_many` finds, as (id, score) pairs, quicker: nothing is looked up.
+
+        For thousands of queries, or ranks; `spans` make no difference.
+        """
+        from mmsearch.search import settings_of
+
+        return self._searcher().ranked(queries, settings_of(settings))
+
+    def search_vectors(
+        self, queries: Vectors, **settings: Unpack[SearchSettings]
+    ) -> list[list[Hit]]:
+        """`search` for queries that are encoded already: unit vectors (n, dim) of `encoder`."""
+        from mmsearch.search import settings_of
+
+        return self._searcher().vectors(queries, settings_of(settings))
+
+    def similar(
+        self, path: str | os.PathLike[str], **settings: Unpack[SearchSettings]
+    ) -> list[Hit]:
+        """What is like a file, the file itself left out; it need not be in the index."""
+        from mmsearch.search import settings_of
+
+        return self._searcher().like_file(os.fspath(path), settings_of(settings))
+
+    def _searcher(self) -> Searcher:
+        from mmsearch.search import Holdings, Searcher
+
+        holdings = Holdings(
+            self._catalog, self._index, self._roster.encoder_of, self._typical, self._alike
+        )
+        return Searcher(holdings, self._present())
+
+    # ------------------------------------------------------------------ what else vectors tell
+
+    def tag(
+        self,
+        labels: Sequence[str],
+        *,
+        min_confidence: float | None = None,
+        target: str | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, int]:
+        """Give items the labels they show or sound like; by label, how many have it.
+
+        A filter on `tag` then finds them. Labels are remembered for `tag_new`.
+
+        Args:
+            labels: Words, such as "dog" or "a birthday party".
+            min_confidence: From which an item is given a label; left out, 0.6.
+            target: "image" or "audio": only look, or only listen.
+            progress: Called with (vectors looked at, vectors in all).
+
+        Raises:
+            InvalidOption: there is no label, or nothing to look at, or the confidence is none.
+            UnknownTarget: the target is neither.
+        """
+        from mmsearch.labels import MIN_CONFIDENCE, facet_of, tag_items
+
+        least = MIN_CONFIDENCE if min_confidence is None else min_confidence
+        counts = tag_items(
+            self._catalog,
+            self._roster.encoder_of,
+            self._present(),
+            labels,
+            least=least,
+            facet=facet_of(target),
+            progress=progress,
+        )
+        self._catalog.refresh_words()
+        return counts
+
+    def tag_new(self, *, progress: Progress | None = None) -> dict[str, int]:
+        """Give the labels asked for before to what has come or changed since."""
+        from mmsearch.labels import tag_new
+
+        counts = tag_new(self._catalog, self._roster.encoder_of, self._present(), progress)
+        self._catalog.refresh_words()
+        return counts
+
+    def untag(self, labels: Sequence[str] | None = None) -> int:
+        """Take labels off all items, all labels if none is named; returns how many there were."""
+        from mmsearch.labels import forget_labels
+
+        gone = forget_labels(self._catalog, labels)
+        self._catalog.refresh_words()
+        return gone
+
+    def describe(
+        self, path: str | os.PathLike[str], *, k: int = 5, labels: Sequence[str] | None = None
+    ) -> Description:
+        """What a file shows: its own texts, the index's texts that fit it best, and labels.
+
+        Args:
+            path: A photo, text or sound, indexed or not.
+            k: How many texts and labels.
+            labels: To choose from; left out, those of `tag`, else everyday words.
+
+        Raises:
+            PathNotFound, UnreadableFile: the file cannot be used.
+        """
+        from mmsearch.labels import describe
+        from mmsearch.search import stored_item
+
+        name = os.fspath(path)
+        return describe(
+            self._catalog,
+            self._roster.encoder_of,
+            self._present(),
+            name,
+            stored_item(self._catalog, name),
+            lambda wanted: self.similar(name, k=wanted, target="text"),
+            k=k,
+            labels=labels,
+        )
+
+    def duplicates(
+        self,
+        *,
+        threshold: float | None = None,
+        same: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Group]:
+        """Groups of files that are copies of one another, those that waste most bytes first.
+
+        Args:
+            threshold: The cosine from which files are alike; left out, as measured for the model.
+            same: Only files of the same content.
+            progress: Called with (items compared, items in all).
+        """
+        from mmsearch.duplicates import duplicate_groups, threshold_of
+
+        def alike(space: Space, facet: Modality) -> float:
+            if threshold is not None:
+                return threshold
+            return threshold_of(self._catalog, space, self._roster.encoder_of, facet)
+
+        present = self._present()
+        return duplicate_groups(self._catalog, present, None if same else alike, progress)
+
+    def _alike(self, space: Space) -> float:
+        """The cosine from which two items of a space are taken for copies of one."""
+        from mmsearch.duplicates import threshold_of
+
+        return threshold_of(self._catalog, space)  # measuring one takes longer than a search may

@@ -1,0 +1,199 @@
+"""What an open index folder holds: its catalog, its encoders, its FAISS indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from mmsearch.encoders import how_for, load_encoder, runtime_of
+from mmsearch.errors import IndexNotFound, IndexUnusable
+from mmsearch.types import Failure, Item, Modality, Report
+
+if TYPE_CHECKING:
+    from mmsearch.catalog import Catalog, Space
+    from mmsearch.types import Encoder, Runtime
+    from mmsearch.vectors import FaissIndex
+
+
+class Items:
+    """Everything in a collection: `len()` of it, or one item after the other in order of id."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def __len__(self) -> int:
+        return len(self._catalog)
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._catalog.all_items()
+
+
+class Held:
+    """An index folder, open: everything but putting in, taking out and searching."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: str | Sequence[str] | None = None,
+        how: Runtime | None = None,
+        create: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.report: Report | None = None
+        """Of the last `add` on this object."""
+        self._how = how or runtime_of()
+        path = folder / "catalog.db"
+        exists = path.is_file() and path.stat().st_size > 0
+        if not create and not exists:
+            raise IndexNotFound(
+                f"there is no index at {folder}: make one with `mmsearch index FOLDER`"
+            )
+        names = [model] if isinstance(model, str) else list(model or [])
+        self._advice: list[str] = []
+        # loaded first: a wrong name leaves no empty index
+        named = [name for name in names if name != "auto"]
+        one = len(named) == 1  # of several, each takes what it can of `how`
+        self._wanted = [
+            load_encoder(name, self._how if one else how_for(name, self._how)) for name in named
+        ]
+        if not exists:
+            self._wanted = self._wanted or self._chosen()
+            _make(folder)
+        from mmsearch.catalog import Catalog  # SQLAlchemy takes longer to import than all of us
+        from mmsearch.roster import Roster
+        from mmsearch.typical import Typical
+
+        self._catalog = Catalog(path)
+        self._roster = Roster(self._catalog, self._how)
+        self._typical = Typical(self._catalog)
+        self._indexes: dict[tuple[int, str], tuple[int, FaissIndex]] = {}
+        if exists and not self._wanted and not self._catalog.spaces():
+            self._wanted = self._chosen()
+
+    def _chosen(self) -> list[Encoder]:
+        """The encoders of a new index that was given none; `mini` hears if the other does not."""
+        from mmsearch.encoders import choose
+
+        name, advice = choose()
+        if advice:
+            self._advice.append(advice)
+        best = load_encoder(name, how_for(name, self._how))
+        hears = "audio" in best.modalities or name.partition(":")[0] not in ("clip",)
+        return [best] if hears else [load_encoder("mini"), best]
+
+    @property
+    def encoder(self) -> Encoder:
+        """The preferred encoder of this index, loaded when first needed."""
+        spaces = self._spaces()
+        if spaces:
+            return self._roster.encoder_of(spaces[0])
+        if not self._wanted:
+            raise IndexUnusable(f"{self.folder} has no model yet: fill it with `mmsearch index`")
+        return self._wanted[-1]
+
+    def _spaces(self) -> list[Space]:
+        """The spaces that can answer, the preferred one first."""
+        return [space for space in self._catalog.spaces() if space.keeps]
+
+    def __len__(self) -> int:
+        return len(self._catalog)
+
+    @property
+    def items(self) -> Items:
+        """Everything stored, in order of id."""
+        return Items(self._catalog)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Files that could not be used, from all runs, by path."""
+        return self._catalog.failures()
+
+    def status(self) -> dict[str, Any]:
+        """What is stored: folder, models, sources, items, vectors, failures, bytes."""
+        from mmsearch.lanes import served
+
+        spaces = self._catalog.spaces()
+        answering = served(spaces)
+        first = next((space for space in spaces if space.id in answering), None)
+        counts = self._catalog.counts()
+        models = [
+            {
+                "name": space.name,
+                "fingerprint": space.fingerprint,
+                "dim": space.dim,
+                "answers": sorted(answering.get(space.id, ())),
+                "fills": sorted(space.fills),
+                "vectors": counts["vectors"].get(space.id, {}),
+            }
+            for space in spaces
+        ]
+        return {
+            "index": str(self.folder),
+            "model": first.name if first else None,
+            "fingerprint": first.fingerprint if first else None,
+            "dim": first.dim if first else None,
+            "models": models,
+            "sources": sorted(path for _, path in self._catalog.sources()),
+            "items": counts["items"],
+            "vectors": _answering(models),
+            "failures": counts["failures"],
+            "bytes": sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()),
+        }
+
+    def _present(self) -> list[tuple[Space, list[Modality]]]:
+        """The spaces that can answer, the preferred one first, and the facets they hold."""
+        return [
+            (space, [facet for facet in self._catalog.facets(space) if facet in space.keeps])
+            for space in self._spaces()
+        ]
+
+    def _index(self, space: Space, facet: str) -> FaissIndex:
+        """A facet's FAISS index: from memory, else from its cache, else from the catalog."""
+        catalog_id, revision = self._catalog.stamp()
+        held = self._indexes.get((space.id, facet))
+        if held is None or held[0] != revision:
+            from mmsearch.cache import cached_index
+
+            place = self.folder / "cache"
+            stamp = f"{catalog_id}-{revision}"
+            held = revision, cached_index(place, stamp, self._catalog, space, facet)
+            self._indexes[space.id, facet] = held
+        return held[1]
+
+    # ------------------------------------------------------------------ closing
+
+    def close(self) -> None:
+        """Let go of the catalog's file; calling it twice does no harm."""
+        self._catalog.close()
+        self._indexes = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IndexUnusable(f"no index can be made at {folder}: {error.strerror}") from error
+
+
+def _answering(models: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many vectors there are of each facet, in the model that answers for it."""
+    found: dict[str, int] = {}
+    for model in models:
+        for facet, number in model["vectors"].items():
+            if facet in model["answers"]:
+                found.setdefault(facet, number)
+    return found

@@ -1,0 +1,159 @@
+"""One ranking a facet, each with what makes it comparable with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.calibration import Background
+from mmsearch.fusion import WEIGHTS
+from mmsearch.lexical import asked
+from mmsearch.search.rank import Holdings, Search, cosine_of
+from mmsearch.search.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEPTH = 1_000
+"""Items that each ranking goes down to before fusion: so far, the order does not depend on k."""
+
+SAMPLE = 4_096
+"""Vectors of a facet that a query is compared with to learn what it scores by chance."""
+
+WORDS = "words"
+"""The name of the lexical ranking, among those of the facets."""
+
+
+@dataclass
+class Facet:
+    """What one facet says of a query.
+
+    Attributes:
+        name: The facet; of several searches in it, "image 2" and so on; WORDS for the lexical.
+        ranking: Its items (or stretches), best first, to some depth.
+        weight: What it counts in the fusion.
+        background: What the query scores by chance; None where nothing is stored.
+        search: What was searched for; none for WORDS.
+        below: Scores of items that stand too low for `ranking` but in another facet's.
+    """
+
+    name: str
+    ranking: list[tuple[Any, float]]
+    weight: float = 1.0
+    background: Background | None = None
+    search: Search | None = None
+    below: list[tuple[Any, float]] = field(default_factory=list)
+
+    @cached_property
+    def ranks(self) -> dict[Any, int]:
+        """The rank of each item in `ranking`, from 1."""
+        return {item_id: rank for rank, (item_id, _) in enumerate(self.ranking, start=1)}
+
+    @cached_property
+    def scores(self) -> dict[Any, float]:
+        """The score of each item, as the index gives it."""
+        return dict(self.ranking + self.below)
+
+    @cached_property
+    def standardised(self) -> list[tuple[Any, float]]:
+        """All items with how far their scores stand out."""
+        every = self.ranking + self.below
+        if self.background is None:
+            return every
+        return [(item_id, self.background.standardised(score)) for item_id, score in every]
+
+    @property
+    def absent(self) -> float | None:
+        """The standardised score of what the facet leaves out, if that says something."""
+        known = self.name == WORDS and self.background is not None
+        return self.background.standardised(0.0) if known and self.background else None
+
+
+def rankings(
+    holdings: Holdings,
+    searches: Sequence[Search],
+    settings: Settings,
+    *,
+    words: str | None = None,
+    allowed: NDArray[np.int64] | None = None,
+    without: frozenset[int] = frozenset(),
+) -> list[Facet]:
+    """What each facet says of a query.
+
+    Args:
+        holdings: What to draw on.
+        searches: A ranking each.
+        settings: How.
+        words: What is also looked up as it is written.
+        allowed: The only items that may be found, sorted.
+        without: Items that may not.
+    """
+    several = len(searches) + (words is not None) > 1
+    depth = max(settings.pool, DEPTH) if several else settings.pool
+    seen: dict[str, int] = {}
+    found = []
+    for search in searches:
+        seen[search.facet] = number = seen.get(search.facet, 0) + 1
+        name = search.facet if number == 1 else f"{search.facet} {number}"
+        facet = _nearest(holdings, search, depth + len(without), allowed)
+        kept = [pair for pair in facet.ranking if pair[0] not in without][:depth]
+        weight = search.weight * _weight(settings, search.facet)
+        found.append(replace(facet, name=name, ranking=kept, weight=weight))
+    if words is not None:
+        ranking = holdings.catalog.words(words, depth + len(without), allowed)
+        kept = [pair for pair in ranking if pair[0] not in without][:depth]
+        among = len(holdings.catalog) if allowed is None else len(allowed)
+        background = Background.of_words([score for _, score in kept], among)
+        # a name is found by its word, and a sentence by what it says
+        heaviest = max((abs(search.weight) for search in searches), default=1.0)
+        weight = heaviest * _weight(settings, WORDS) / max(len(asked(words)), 1)
+        found.append(Facet(WORDS, kept, weight, background))
+    if several:
+        _complete(holdings, found, words)
+    return found
+
+
+def _weight(settings: Settings, facet: str) -> float:
+    return settings.weights.get(facet, WEIGHTS.get(facet, 1.0))
+
+
+def _nearest(
+    holdings: Holdings, search: Search, depth: int, allowed: NDArray[np.int64] | None
+) -> Facet:
+    import numpy as np
+
+    index = holdings.index_of(search.space, search.facet)
+    if not len(index):
+        return Facet(search.facet, [])
+    wide = search.wide
+    ranking = [(item_id, cosine_of(score)) for item_id, score in index.search(wide, depth, allowed)]
+    among = len(index) if allowed is None else min(len(index), len(allowed))
+    typical = holdings.typical.rows(search.space, search.facet)
+    background = Background.of(
+        np.asarray(index.sample(SAMPLE) @ wide),
+        among,
+        typical=None if typical is None else typical @ wide,
+        reference=holdings.typical.reference(search.space, search.kind, search.facet),
+    )
+    return Facet(search.facet, ranking, background=background, search=search)
+
+
+def _complete(holdings: Holdings, facets: Sequence[Facet], words: str | None) -> None:
+    """Give each facet the scores of what the others rank, so that no sum lacks a term."""
+    import numpy as np
+
+    candidates = {item_id for facet in facets for item_id, _ in facet.ranking}
+    for facet in facets:
+        missing = np.asarray(sorted(candidates - facet.ranks.keys()), dtype=np.int64)
+        if not len(missing):
+            continue
+        if facet.search is None:
+            if words is not None:
+                facet.below = holdings.catalog.words(words, len(missing), missing)
+            continue
+        index = holdings.index_of(facet.search.space, facet.search.facet)
+        scores = index.search(facet.search.wide, len(missing), missing)
+        facet.below = [(item_id, cosine_of(score)) for item_id, score in scores]

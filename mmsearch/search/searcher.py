@@ -1,0 +1,195 @@
+"""From queries to hits: encode → one ranking a facet → fuse → rerank → look the items up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mmsearch.catalog import Space
+from mmsearch.errors import InvalidQuery, StorageFailed
+from mmsearch.feedback import rocchio
+from mmsearch.hubness import EXTRA
+from mmsearch.queries import Ask, checked_vectors, parts_of, plan
+from mmsearch.search.example import Example
+from mmsearch.search.facets import SAMPLE, Facet, rankings
+from mmsearch.search.hits import best_hits, ordered
+from mmsearch.search.rank import Holdings, Search, encode_asks, search_of
+from mmsearch.search.settings import Settings, targets_of
+from mmsearch.types import Hit, Modality, Part, Query, Ranking
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Vectors
+
+Present = Sequence[tuple[Space, Sequence[Modality]]]
+"""The spaces that answer, the preferred one first, and the facets that each has vectors of."""
+
+CAUGHT_UP = 2_000
+"""Items whose words are written before a search, if an interrupted run left some."""
+
+NOBODY: frozenset[int] = frozenset()
+
+
+class Searcher:
+    """Answers queries from what an index holds.
+
+    Args:
+        holdings: What it holds.
+        present: Which of its spaces answer for what.
+    """
+
+    def __init__(self, holdings: Holdings, present: Present) -> None:
+        self._holdings = holdings
+        self._spaces = [space for space, _ in present]
+        self._present = {space.id: facets for space, facets in present}
+        self._there = {facet for _, facets in present for facet in facets}
+
+    def many(self, queries: Sequence[str | Query], settings: Settings) -> list[list[Hit]]:
+        """The best hits for each query; all queries are encoded together."""
+        return [
+            best_hits(self._holdings, facets, settings, words)
+            for facets, words in self._facets_of(queries, settings)
+        ]
+
+    def ranked(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
+        """The items of the best hits for each query with their scores, nothing looked up."""
+        return [
+            list(ordered(self._holdings, facets, settings, _if_needed(words, settings)).chosen)
+            for facets, words in self._facets_of(queries, settings)
+        ]
+
+    def _facets_of(
+        self, queries: Sequence[str | Query], settings: Settings
+    ) -> Iterator[tuple[list[Facet], str | None]]:
+        """What each facet says of each query, and what of it was looked up as it is written."""
+        queries = list(queries)
+        allowed = self._allowed(settings)
+        asks = [self._asks(query, settings) for query in queries]
+        reading = self._reading([ask for several in asks for ask in several])
+        try:
+            searches = encode_asks(asks, self._holdings)
+        finally:
+            reading.join()
+        said = [_words(query, settings) for query in queries]
+        if any(said):
+            with suppress(StorageFailed):  # an index that cannot be written is asked as it is
+                self._holdings.catalog.refresh_words(at_most=CAUGHT_UP)
+        for several, words in zip(searches, said, strict=True):
+            yield self._facets(several, settings, allowed, words=words), words
+
+    def vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
+        """The best hits for unit vectors (n, dim) of the preferred encoder's."""
+        if not self._spaces:
+            return [[] for _ in queries]
+        space = self._spaces[0]
+        there = self._present[space.id]
+        facets = targets_of(settings.target, there, ())
+        allowed = self._allowed(settings)
+        return [
+            best_hits(
+                self._holdings,
+                self._facets(
+                    [Search(facet, space, vector) for facet in facets if facet in there],
+                    settings,
+                    allowed,
+                ),
+                settings,
+            )
+            for vector in checked_vectors(queries, space.dim)
+        ]
+
+    def like_file(self, path: str, settings: Settings) -> list[Hit]:
+        """What is like a file, the file itself left out."""
+        holdings = self._holdings
+        example = Example(holdings.catalog, path, self._spaces)
+        targets = targets_of(settings.target, self._there, example.facets[:1])
+        asks = example.asks(targets, self._spaces, self._present)
+        vectors = [example.vector(ask, holdings.encoder_of) for ask in asks]
+        searches = [
+            search_of(ask, vector, holdings) for ask, vector in zip(asks, vectors, strict=True)
+        ]
+        own = NOBODY if example.own is None else frozenset({example.own})
+        found = self._facets(searches, settings, self._allowed(settings), without=own)
+        return best_hits(holdings, found, settings)
+
+    # ------------------------------------------------------------------ parts of the above
+
+    def _asks(self, query: str | Query, settings: Settings) -> list[Ask]:
+        asked = [part.modality for part in parts_of(query)]
+        targets = targets_of(settings.target, self._there, asked)
+        return plan(query, targets, settings.combine, self._spaces, self._present)
+
+    def _allowed(self, settings: Settings) -> NDArray[np.int64] | None:
+        return self._holdings.catalog.passing(settings.where) if settings.where else None
+
+    def _facets(
+        self,
+        searches: Sequence[Search],
+        settings: Settings,
+        allowed: NDArray[np.int64] | None,
+        *,
+        words: str | None = None,
+        without: frozenset[int] = NOBODY,
+    ) -> list[Facet]:
+        if settings.like or settings.unlike:
+            searches = [self._moved(search, settings) for search in searches]
+        if not settings.hubness:
+            searches = [search.plain() for search in searches]
+        return rankings(
+            self._holdings, searches, settings, words=words, allowed=allowed, without=without
+        )
+
+    def _moved(self, search: Search, settings: Settings) -> Search:
+        """A search moved towards what was liked."""
+        catalog, ids = self._holdings.catalog, [*settings.like, *settings.unlike]
+        if missing := set(ids) - catalog.items(ids).keys():
+            raise InvalidQuery(f"no item of the index has the id {min(missing)}")
+        liked, unliked = (
+            catalog.vectors(search.space, search.facet, some)[1]
+            for some in (settings.like, settings.unlike)
+        )
+        if not len(liked) and not len(unliked):
+            return search
+        index = self._holdings.index_of(search.space, search.facet)
+        mean = index.sample(SAMPLE)[:, :-EXTRA].mean(axis=0)
+        moved = rocchio(search.vector, liked, unliked, mean=mean)
+        return replace(search, vector=moved, kind=None, part=None)
+
+    def _reading(self, asks: Sequence[Ask]) -> threading.Thread:
+        """Reads indexes while the model is read: the two are half of a cold query."""
+        wanted = {(ask.space.id, ask.facet): ask for ask in asks}
+
+        def read() -> None:
+            with suppress(Exception):  # what goes wrong comes up again when they are needed
+                for ask in wanted.values():
+                    self._holdings.index_of(ask.space, ask.facet)
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        return reading
+
+
+def _words(query: str | Query, settings: Settings) -> str | None:
+    """What is to be looked up as it is written, if anything is."""
+    parts = parts_of(query)
+    named = [settings.target] if isinstance(settings.target, str) else settings.target
+    wanted = settings.lexical
+    if wanted is None:
+        in_words = all(part.modality == "text" for part in parts)
+        wanted = in_words if named is None else "text" in named
+    said = [part.content for part in parts if _is_said(part)]
+    return " ".join(said) if wanted and said else None
+
+
+def _if_needed(words: str | None, settings: Settings) -> str | None:
+    """Words only say how sure a hit is."""
+    return words if settings.min_confidence > 0 else None
+
+
+def _is_said(part: Part) -> bool:
+    return part.modality == "text" and part.weight > 0
