@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmsearch.encoders.mel import RATE, mel_picture
+from mmsearch.encoders.mini_files import ModelFiles, damaged
+from mmsearch.encoders.mini_match import DETAILS, REGIONS, RERANK, WORDS, Matcher, quantised
 from mmsearch.encoders.onnx import session
-from mmsearch.errors import ModelDamaged, UnsupportedModality
+from mmsearch.errors import UnsupportedModality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from mmsearch.types import Modality, Vectors
 
-Loaded = TypeVar("Loaded")
+Runs: TypeAlias = "Iterator[tuple[list[int], list[NDArray[Any]]]]"
+"""Rows of a batch, and each output of the graph for them."""
 
 FOLDER = Path(__file__).parent.parent / "models" / "mini"
 
@@ -37,6 +39,9 @@ AUDIO = "audio.onnx"
 HEARD = "heard"
 """The output that it adds."""
 
+APPENDICES = {AUDIO, *DETAILS}
+"""What changes no image and no text vector, so that what was indexed without it stays as it is."""
+
 
 def load_mini(folder: Path = FOLDER) -> MiniEncoder:
     """The built-in encoder; each tower is read when first used.
@@ -48,7 +53,7 @@ def load_mini(folder: Path = FOLDER) -> MiniEncoder:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         return MiniEncoder(folder, manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(folder / "manifest.json", "cannot be read") from error
+        raise damaged(folder / "manifest.json", "cannot be read") from error
 
 
 class MiniEncoder:
@@ -62,19 +67,23 @@ class MiniEncoder:
     name = "mini"
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        self._folder = folder
-        self._sha256: dict[str, str] = dict(manifest["sha256"])
-        self._loading = threading.Lock()
+        self._files = ModelFiles(folder, dict(manifest["sha256"]))
         self.dim = int(manifest["dim"])
         self.image_size = int(manifest["image_size"])
-        hears = AUDIO in self._sha256
+        hears = AUDIO in self._files.names
         self.modalities: frozenset[Modality] = frozenset(
             ("image", "text", "audio") if hears else ("image", "text")
         )
         self.sample_rate = RATE if hears else 0
-        # hearing changes no other vector, so what was indexed without it stays as it is
-        files = sorted(self._sha256.keys() - {AUDIO})
-        hashes = "".join(f"{name}:{self._sha256[name]}\n" for name in files)
+        self.details: frozenset[Modality] = frozenset(
+            ("image", "text") if self._files.names >= DETAILS else ()
+        )
+        self.match_weight = float(manifest.get("match_weight", 0.0))
+        rows = "".join(self._files.sha256.get(name, "") for name in sorted(DETAILS))
+        self.details_version = hashlib.sha256(rows.encode()).hexdigest()[:16]
+        """Of what makes the rows for `match`: those of other files do not compare with them."""
+        files = sorted(self._files.names - APPENDICES)
+        hashes = "".join(f"{name}:{self._files.sha256[name]}\n" for name in files)
         self.fingerprint = hashlib.sha256(hashes.encode()).hexdigest()[:16]
 
     def prepare(self, modality: Modality, thing: Any) -> Any:
@@ -112,53 +121,103 @@ class MiniEncoder:
 
         self._check(modality)
         vectors = np.empty((len(batch), self.dim), np.float32)
-        runs = {"image": self._photo_runs, "text": self._text_runs, "audio": self._sound_runs}
-        parts = runs[modality](batch)
-        for rows, found in parts:
+        runs = {
+            "image": lambda: self._photo_runs(batch, self._image, ["vectors"]),
+            "text": lambda: self._text_runs(batch, self._text, ["vectors"]),
+            "audio": lambda: self._sound_runs(batch),
+        }
+        for rows, (found,) in runs[modality]() if len(batch) else ():
             vectors[rows] = found
         return vectors
 
-    def _photo_runs(self, photos: Sequence[Any]) -> Iterator[tuple[Any, Vectors]]:
-        session = self._image
+    def encode_detailed(
+        self, modality: Modality, batch: Sequence[Any]
+    ) -> tuple[Vectors, list[NDArray[np.int8]]]:
+        """The vectors that `encode` gives, and of each thing its rows for `match`, from one run.
 
-        def run(photo: Any) -> Vectors:
-            vectors: Vectors = session.run(["vectors"], {"pixels": self._pixels(photo)[None]})[0]
-            return vectors
+        Args:
+            modality: One of `details`.
+            batch: As for `encode`.
+
+        Returns:
+            Unit rows (len(batch), 512) float32, and for each thing (rows, 128) int8, at most 32
+            rows: the regions of a photo or the words of a text.
+
+        Raises:
+            UnsupportedModality: `mini` knows no parts of it.
+            ModelDamaged: a file is missing or not the one that was shipped.
+        """
+        import numpy as np
+
+        self._check_details(modality)
+        runs = {
+            "image": lambda: self._photo_runs(batch, self._looking, ["vectors", "regions"]),
+            "text": lambda: self._text_runs(batch, self._reading, ["vectors", "tokens"]),
+        }
+        vectors = np.empty((len(batch), self.dim), np.float32)
+        details = [np.empty((0, 0), np.int8)] * len(batch)
+        for rows, (found, parts) in runs[modality]() if len(batch) else ():
+            vectors[rows] = found
+            for row, part in zip(rows, parts, strict=True):
+                details[row] = quantised(part)
+        return vectors, details
+
+    def match(
+        self, modality: Modality, query: NDArray[np.int8], candidates: Sequence[NDArray[np.int8]]
+    ) -> NDArray[np.float32]:
+        """(n,) how well each candidate fits the query, by their rows.
+
+        Comparable within one query; `mmsearch.rerank` says how it is taken with the first scores.
+
+        Args:
+            modality: That of the query: the candidates of a "text" are photos, and the reverse.
+            query: Rows that `encode_detailed` gave.
+            candidates: The same, of things of the other modality.
+
+        Raises:
+            UnsupportedModality: `mini` knows no parts of it.
+            ModelDamaged: a file is missing or not the one that was shipped.
+        """
+        self._check_details(modality)
+        return self._matcher.scores(modality, query, candidates)
+
+    def _photo_runs(
+        self, photos: Sequence[Any], session: InferenceSession, outputs: list[str]
+    ) -> Runs:
+        def run(photo: Any) -> list[NDArray[Any]]:
+            found: list[NDArray[Any]] = session.run(outputs, {"pixels": self._pixels(photo)[None]})
+            return found
 
         return self._each(run, photos)
 
-    def _sound_runs(self, sounds: Sequence[Any]) -> Iterator[tuple[Any, Vectors]]:
+    def _sound_runs(self, sounds: Sequence[Any]) -> Runs:
         import numpy as np
 
         session = self._audio
 
-        def run(sound: Any) -> Vectors:
+        def run(sound: Any) -> list[NDArray[Any]]:
             grey = self._sound_picture(sound)[None, :, :, None]
-            vectors: Vectors = session.run([HEARD], {"pixels": np.repeat(grey, 3, axis=3)})[0]
-            return vectors
+            found: list[NDArray[Any]] = session.run([HEARD], {"pixels": np.repeat(grey, 3, axis=3)})
+            return found
 
         return self._each(run, sounds)
 
-    def _each(
-        self, run: Callable[[Any], Vectors], things: Sequence[Any]
-    ) -> Iterator[tuple[Any, Vectors]]:
+    def _each(self, run: Callable[[Any], list[NDArray[Any]]], things: Sequence[Any]) -> Runs:
         """One a thread: what one needs fits the core's cache, and batches do not."""
-        if len(things) == 1:
-            yield 0, run(things[0])
-        else:
-            yield from enumerate(self._threads.map(run, things))
+        found = map(run, things) if len(things) == 1 else self._threads.map(run, things)
+        yield from (([row], outputs) for row, outputs in enumerate(found))
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
 
-    def _text_runs(self, texts: Sequence[str]) -> Iterator[tuple[Any, Vectors]]:
+    def _text_runs(
+        self, texts: Sequence[str], tower: tuple[InferenceSession, Tokenizer], outputs: list[str]
+    ) -> Runs:
         """Texts of like length run together, so that little is padding."""
         import numpy as np
 
-        if not texts:
-            return
-        session, tokenizer = self._text
+        session, tokenizer = tower
         tokens = [found.ids for found in tokenizer.encode_batch(list(texts))]
         by_length = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         for start in range(0, len(tokens), TEXTS_A_RUN):
@@ -166,7 +225,7 @@ class MiniEncoder:
             ids = np.full((len(rows), len(tokens[rows[-1]])), PADDING, np.int64)
             for line, row in zip(ids, rows, strict=True):
                 line[: len(tokens[row])] = tokens[row]
-            yield rows, session.run(None, {"ids": ids})[0]
+            yield rows, session.run(outputs, {"ids": ids})
 
     def _pixels(self, photo: Any) -> NDArray[np.uint8]:
         import numpy as np
@@ -188,60 +247,57 @@ class MiniEncoder:
     @cached_property
     def _image(self) -> InferenceSession:
         def load() -> InferenceSession:
-            return session(self._checked("image.onnx"), optimise=True, threads=1)
+            return session(self._files.checked("image.onnx"), optimise=True, threads=1)
 
-        return self._once("_image", load)
+        return self._files.once("_image", load)
 
     @cached_property
     def _audio(self) -> InferenceSession:
-        """The image tower's graph and what it lacks to hear, which are read as one graph."""
+        return self._files.once("_audio", lambda: self._with_appendix(AUDIO))
 
-        def load() -> InferenceSession:
-            both = [self._checked("image.onnx"), self._checked(AUDIO)]
-            graph = b"".join(path.read_bytes() for path in both)
-            return session(graph, optimise=True, threads=1)
+    @cached_property
+    def _looking(self) -> InferenceSession:
+        return self._files.once("_looking", lambda: self._with_appendix(REGIONS))
 
-        return self._once("_audio", load)
+    def _with_appendix(self, name: str) -> InferenceSession:
+        """The image tower's graph and what it lacks, which are read as one graph."""
+        return session(self._files.joined("image.onnx", name), optimise=True, threads=1)
 
     @cached_property
     def _text(self) -> tuple[InferenceSession, Tokenizer]:
-        return self._once("_text", self._load_text)
+        def load() -> tuple[InferenceSession, Tokenizer]:
+            self._files.checked(
+                "text.bin"
+            )  # the graph's weights; ONNX Runtime finds them beside it
+            return session(self._files.checked("text.onnx"), optimise=False), self._tokenizer()
 
-    def _load_text(self) -> tuple[InferenceSession, Tokenizer]:
+        return self._files.once("_text", load)
+
+    @cached_property
+    def _reading(self) -> tuple[InferenceSession, Tokenizer]:
+        """The text tower's graph and what it lacks to tell the words."""
+
+        def load() -> tuple[InferenceSession, Tokenizer]:
+            self._files.checked("text.bin")
+            graph = self._files.joined("text.onnx", WORDS)
+            return session(graph, optimise=False, beside=self._files.folder), self._tokenizer()
+
+        return self._files.once("_reading", load)
+
+    @cached_property
+    def _matcher(self) -> Matcher:
+        return self._files.once("_matcher", lambda: Matcher(self._files.checked(RERANK)))
+
+    def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self._checked("tokenizer.json")))
-        self._checked("text.bin")  # the graph's weights; ONNX Runtime finds them beside it
-        return session(self._checked("text.onnx"), optimise=False), tokenizer
-
-    def _once(self, name: str, load: Callable[[], Loaded]) -> Loaded:
-        """What `load` gives, unless another thread has loaded it meanwhile."""
-        with self._loading:
-            if name not in self.__dict__:
-                self.__dict__[name] = load()
-            loaded: Loaded = self.__dict__[name]
-            return loaded
-
-    def _checked(self, name: str) -> Path:
-        """Where one of the model's files lies, once it is known to be what was shipped."""
-        path = self._folder / name
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise _damaged(path, "cannot be read") from error
-        if found != self._sha256[name]:
-            raise _damaged(path, "is not the file that was shipped (its SHA-256 differs)")
-        return path
+        return Tokenizer.from_file(str(self._files.checked("tokenizer.json")))
 
     def _check(self, modality: str) -> None:
         if modality not in self.modalities:
             known = " and ".join(sorted(self.modalities))
             raise UnsupportedModality(f"'mini' cannot encode {modality}; it encodes {known}")
 
-
-def _damaged(path: Path, what: str) -> ModelDamaged:
-    return ModelDamaged(
-        f"the built-in model is damaged: {path} {what}. "
-        "Reinstall it: pip install --force-reinstall --no-deps mmsearch"
-    )
+    def _check_details(self, modality: str) -> None:
+        if modality not in self.details:
+            raise UnsupportedModality(f"'mini' cannot tell the parts of {modality}")

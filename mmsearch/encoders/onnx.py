@@ -25,13 +25,16 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def session(graph: Path | bytes, *, optimise: bool, threads: int = 0) -> InferenceSession:
+def session(
+    graph: Path | bytes, *, optimise: bool, threads: int = 0, beside: Path | None = None
+) -> InferenceSession:
     """A graph ready to run; one that was optimised when it was made loads faster as it is.
 
     Args:
         graph: The ONNX file, or its bytes.
         optimise: Whether ONNX Runtime is to optimise it first.
         threads: How many a run may use; 0 is as many as there are cores.
+        beside: Where the weights lie that a graph given as bytes keeps in files of their own.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -40,6 +43,9 @@ def session(graph: Path | bytes, *, optimise: bool, threads: int = 0) -> Inferen
     options.intra_op_num_threads = threads
     # idle threads that spin take the cores that decode the next photos
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if beside is not None:
+        key = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(key, str(beside))
     options.log_severity_level = 3  # errors only: warnings would land on the user's stderr
     loaded: InferenceSession = onnxruntime.InferenceSession(
         graph if isinstance(graph, bytes) else str(graph),

@@ -13,6 +13,14 @@
     hearing     what the frozen image tower makes of pictures of them
     listen      the audio head, and the graph that is laid behind the image tower's
     sound_figures  how well it hears
+    grids       what the frozen image blocks say of each place, computed once and kept
+    regions     photos and texts as a few rows each: regions and words
+    matching    how well words match regions
+    rerank      the loop that trains those, of any encoder's features
+    look        the same for `mini`
+    appendix    graphs that are laid behind a tower's
+    rows_export the graphs of a closer look
+    rerank_figures  what a closer look at the best hits is worth
     evaluate    recall on the dev split through the exported graphs
 
 Nothing here is imported when mmsearch searches; it needs `pip install 'mmsearch[train]'`.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 
-from mmsearch.encoders.mini import AUDIO
+from mmsearch.encoders.mini import APPENDICES, AUDIO
 from mmsearch.training.heads import DIM
 from mmsearch.training.trunks import IMAGE_SIZE, MAX_TOKENS, minilm_folder
 
-MOST_BYTES = 40 * 1000 * 1000
+MOST_BYTES = 46_500_000
+"""Of the model's files; the bank of typical queries lies beside them."""
 
 
 def tokenizer_json() -> bytes:
@@ -67,7 +70,8 @@ def write_model(
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / AUDIO).unlink(missing_ok=True)  # it belonged to the tower that was here
+    for name in APPENDICES:  # they belonged to the towers that were here
+        (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -80,12 +84,37 @@ def add_hearing(folder: Path, audio: bytes, *, most_bytes: int = MOST_BYTES) -> 
     Raises:
         ValueError: the files together are then over `most_bytes`.
     """
+    _add(folder, {AUDIO: audio}, {}, most_bytes)
+
+
+def add_details(
+    folder: Path, files: Mapping[str, bytes], match_weight: float, *, most_bytes: int = MOST_BYTES
+) -> None:
+    """Put what looks closer beside the towers of a model's folder, which stay as they are.
+
+    Args:
+        folder: The model's.
+        files: `mini_match.DETAILS` with their contents.
+        match_weight: What a match counts beside a cosine of the vectors.
+        most_bytes: All files together may have.
+
+    Raises:
+        ValueError: they are over `most_bytes`.
+    """
+    _add(folder, files, {"match_weight": match_weight}, most_bytes)
+
+
+def _add(
+    folder: Path, files: Mapping[str, bytes], entries: Mapping[str, Any], most_bytes: int
+) -> None:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    towers = [folder / name for name in manifest["sha256"] if name != AUDIO]
-    total = len(audio) + sum(path.stat().st_size for path in towers)
+    others = [folder / name for name in manifest["sha256"] if name not in files]
+    total = sum(map(len, files.values())) + sum(path.stat().st_size for path in others)
     if total > most_bytes:
-        raise ValueError(f"the model is {total / 1e6:.1f} MB; it may be {most_bytes / 1e6:.0f}")
-    manifest["sha256"][AUDIO] = hashlib.sha256(audio).hexdigest()
-    (folder / AUDIO).write_bytes(audio)
+        raise ValueError(f"the model is {total / 1e6:.1f} MB; it may be {most_bytes / 1e6:.1f}")
+    manifest |= entries
+    for name, content in files.items():
+        manifest["sha256"][name] = hashlib.sha256(content).hexdigest()
+        (folder / name).write_bytes(content)
+        print(f"  {name}: {len(content) / 1e6:.2f} MB")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    print(f"  {AUDIO}: {len(audio) / 1e6:.2f} MB")

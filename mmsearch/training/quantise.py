@@ -46,17 +46,23 @@ def simplified(model: bytes, level: str) -> onnx.ModelProto:
 
 def small_text(model: bytes) -> bytes:
     """The text tower with 8-bit matrices and an 8-bit word table."""
+    graph = simplified(model, "EXTENDED")
+    _shrink_word_table(graph.graph)
+    shrunk: bytes = small_matrices(graph).SerializeToString()
+    return shrunk
+
+
+def small_matrices(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its matrices as 8-bit blocks."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     logging.getLogger("onnxruntime.quantization").setLevel(logging.ERROR)
-    graph = simplified(model, "EXTENDED")
-    _shrink_word_table(graph.graph)
-    _unfuse_gemm(graph.graph)
+    _unfuse_gemm(model.graph)
     quantizer = MatMulNBitsQuantizer(
-        graph, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4
+        model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4
     )
     quantizer.process()
-    shrunk: bytes = quantizer.model.model.SerializeToString()
+    shrunk: onnx.ModelProto = quantizer.model.model
     return shrunk
 
 
@@ -64,7 +70,7 @@ def small_image(model: bytes) -> bytes:
     """The image tower with float16 weights, widened to float32 when the graph is loaded."""
     onnx_model = simplified(model, "BASIC")
     graph = onnx_model.graph
-    _pad_inside_convolutions(graph)
+    pad_inside_convolutions(graph)
     for array in [one for one in graph.initializer if one.data_type == TensorProto.FLOAT]:
         values = numpy_helper.to_array(array)
         if values.size < BIG:
@@ -127,7 +133,7 @@ def _unfuse_gemm(graph: onnx.GraphProto) -> None:
             graph.node.insert(at + offset, step)
 
 
-def _pad_inside_convolutions(graph: onnx.GraphProto) -> None:
+def pad_inside_convolutions(graph: onnx.GraphProto) -> None:
     """Let each `Conv` pad for itself; a `Pad` before it breaks ONNX Runtime's blocked layout."""
     amounts = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     pads = {one.output[0]: one for one in graph.node if one.op_type == "Pad"}

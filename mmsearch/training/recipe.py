@@ -57,3 +57,33 @@ class Recipe:
     audio_steps: int = 500
     audio_batch: int = 128
     audio_rate: float = 2e-3
+
+    row_rounds: tuple[tuple[int, float], ...] = ((9, 1.0), (7, 2 / 3), (6, 2 / 3))
+    """Epochs, and what the rates are multiplied by: in each round they rise and fall."""
+    row_warm: int = 1
+    """Epochs of the first round in which only what is new learns: it would else pull at random."""
+    row_cut: int = 18
+    """Image blocks below those that regions have for themselves."""
+    row_batch: int = 250
+    row_views: int = 4
+    """Of each photo, when what looks closer is trained."""
+    row_rate: float = 1e-3
+    """Of what is new; what came trained learns at `image_rate` and `text_rate`."""
+    row_dropout: float = 0.3
+    word_dropout: float = 0.1
+    """Also of whole words."""
+    row_temperature: float = 0.05
+    """At the start; it is learnt, for the whole and for the parts apart."""
+    row_layers: int = 2
+    """Text layers above the frozen ones that words have for themselves."""
+    parts_weight: float = 1.0
+    """Of the term that compares words with regions, beside that of the whole."""
+    words_share: tuple[float, float] = (0.65, 0.25)
+    """Of what words find, beside what regions find, when asked with a text and with a photo.
+    Chosen on dev, as are the next and `match_weight`."""
+    hub_weight: tuple[float, float] = (0.5, 0.25)
+    """What a photo, and what a text that is a hub loses."""
+    hub_bank: int = 500
+    """Texts and photos of the training split that tell hubs."""
+    match_weight: float = 0.5
+    """Of a match, in cosines, beside the first stage's score."""

@@ -1,0 +1,74 @@
+"""What a closer look costs: `python benchmarks/rerank.py`.
+
+Times are of the processor, not of the clock, so other programs hardly change them; medians of some
+rounds. What is compared is what was encoded before, as in a search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+import mmsearch
+
+CANDIDATES = 100
+CAPTION = "a man in a red jacket climbs a steep rock above the sea while others watch him"
+
+
+def milliseconds(work: Callable[[], object], rounds: int) -> float:
+    """The median of some runs, in milliseconds of the processor."""
+    found = []
+    for _ in range(rounds):
+        start = time.process_time()
+        work()
+        found.append(1000 * (time.process_time() - start))
+    return statistics.median(found)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="default %(default)s")
+    parser.add_argument("--photos", type=int, default=20, help="default %(default)s")
+    asked = parser.parse_args()
+
+    encoder = mmsearch.load_encoder("mini")
+    dice = np.random.default_rng(0)
+    noise = dice.integers(0, 256, (asked.photos, 9, 9, 3), dtype=np.uint8)
+    photos = [encoder.prepare("image", Image.fromarray(one)) for one in noise]
+    regions = encoder.encode_detailed("image", photos)[1]
+    texts = [f"{CAPTION} {number}" for number in range(CANDIDATES)]
+    words = encoder.encode_detailed("text", texts)[1]
+    longest = encoder.encode_detailed("text", [f"{CAPTION} " * 9])[1][0]
+    shown = [regions[row % len(regions)] for row in range(CANDIDATES)]
+    encoder.encode("image", photos[:2])
+    encoder.encode("text", texts[:2])
+
+    print(f"{platform.machine()}, median of {asked.rounds} rounds, one core\n")
+    for what, held in (("photo", regions[0]), ("caption", words[0]), ("longest text", longest)):
+        print(f"{f'bytes kept of a {what}':48} {held.nbytes:8}")
+    jobs = [
+        ("a text against 100 photos, ms", lambda: encoder.match("text", words[0], shown)),
+        ("the longest text against 100 photos, ms", lambda: encoder.match("text", longest, shown)),
+        ("a photo against 100 captions, ms", lambda: encoder.match("image", shown[0], words)),
+        ("a photo against 100 longest texts, ms",
+         lambda: encoder.match("image", shown[0], [longest] * CANDIDATES)),
+    ]  # fmt: skip
+    for what, work in jobs:
+        print(f"{what:48} {milliseconds(work, asked.rounds):8.1f}")
+    for modality, things in (("image", photos), ("text", texts)):
+        few = max(3, asked.rounds // 4)
+        plain = milliseconds(lambda: encoder.encode(modality, things), few)  # noqa: B023
+        closer = milliseconds(lambda: encoder.encode_detailed(modality, things), few)  # noqa: B023
+        each = f"{plain / len(things):.1f} and {closer / len(things):.1f} ms each"
+        print(f"{f'{modality}: time with rows / without':48} {closer / plain:8.2f}  ({each})")
+
+
+if __name__ == "__main__":
+    main()
