@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmsearch.encoders import clip_names
 from mmsearch.encoders.clip_cache import Towers
 from mmsearch.encoders.clip_choose import Runners
+from mmsearch.encoders.clip_details import Details, find_details
 from mmsearch.encoders.clip_pixels import Pixels
 from mmsearch.encoders.clip_plan import plan_for
 from mmsearch.encoders.clip_weights import fingerprint_of, unavailable
@@ -15,6 +16,9 @@ from mmsearch.errors import UnsupportedModality
 from mmsearch.types import Runtime
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mmsearch.types import Modality, Vectors
 
 
@@ -31,6 +35,7 @@ def load_clip(name: str, how: Runtime = Runtime()) -> ClipEncoder:  # noqa: B008
         ModelUnavailable: the weights are not on this machine, or are not this model's.
         MissingExtra: it was never run here, and open_clip is not installed.
         InvalidOption: it cannot be run this way here.
+        ModelDamaged: what was tuned for it to look closer cannot be read.
     """
     source = clip_names.parse(name)
     fingerprint = fingerprint_of(source)
@@ -62,6 +67,10 @@ class ClipEncoder:
         self._pixels = Pixels.read(runners.facts["pixels"])
         self.dim = int(runners.facts["dim"])
         self.image_size = max(self._pixels.height, self._pixels.width)
+        self._closer = find_details(fingerprint, runners.facts)
+        self.details: frozenset[Modality] = self.modalities if self._closer else frozenset()
+        self.details_version = self._closer.version if self._closer else ""
+        self.match_weight = self._closer.weight if self._closer else 0.0
 
     @property
     def notes(self) -> list[str]:
@@ -107,6 +116,53 @@ class ClipEncoder:
         if not ready:
             return np.empty((0, self.dim), np.float32)
         return self._runners.run(modality, ready)
+
+    def encode_detailed(
+        self, modality: Modality, batch: Sequence[Any]
+    ) -> tuple[Vectors, list[NDArray[np.int8]]]:
+        """The vectors that `encode` gives, and of each thing its rows for `match`.
+
+        The rows come from a second run, through a tower of their own.
+
+        Args:
+            modality: One of `details`.
+            batch: As for `encode`.
+
+        Returns:
+            Unit rows (len(batch), dim) float32, and for each thing (rows, 128) int8, at most 32
+            rows: the regions of a photo or the words of a text.
+
+        Raises:
+            UnsupportedModality: it was not tuned to look closer.
+            ModelDamaged: what was tuned is not as it was made.
+        """
+        closer = self._tuned(modality)
+        ready = [self.prepare(modality, thing) for thing in batch]
+        return self.encode(modality, ready), closer.rows(modality, ready)
+
+    def match(
+        self, modality: Modality, query: NDArray[np.int8], candidates: Sequence[NDArray[np.int8]]
+    ) -> NDArray[np.float32]:
+        """(n,) how well each candidate fits the query, by their rows.
+
+        Args:
+            modality: That of the query: the candidates of a "text" are photos, and the reverse.
+            query: Rows that `encode_detailed` gave.
+            candidates: The same, of things of the other modality.
+
+        Raises:
+            UnsupportedModality: it was not tuned to look closer.
+            ModelDamaged: what was tuned is not as it was made.
+        """
+        return self._tuned(modality).match(modality, query, candidates)
+
+    def _tuned(self, modality: str) -> Details:
+        self._check(modality)
+        if self._closer is None:
+            raise UnsupportedModality(
+                f"{self.name} was not tuned to look closer: `python -m mmsearch.training tune` does"
+            )
+        return self._closer
 
     def _check(self, modality: str) -> None:
         if modality not in self.modalities:

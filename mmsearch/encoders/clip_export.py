@@ -28,10 +28,30 @@ def export(model: TorchModel, modality: Modality, file: Path) -> None:
     Raises:
         Exception: of any kind, where the exporter cannot do it.
     """
+    write_graph(model, modality, _tower(model, modality), file, {"vectors": {0: "n"}})
+
+
+def write_graph(
+    model: TorchModel,
+    modality: Modality,
+    module: Any,
+    file: Path,
+    output: dict[str, dict[int, str]],
+) -> None:
+    """Write what computes something from a model's pixels or token ids as a graph.
+
+    Args:
+        model: Whose parts the module is made of.
+        modality: What it takes: "image" for pixels, "text" for token ids.
+        module: A torch module of one argument.
+        file: The ONNX file to write.
+        output: The name of what it gives, and those of its axes of any length.
+
+    Raises:
+        Exception: of any kind, where the exporter cannot do it.
+    """
     import torch
 
-    module = _tower(model, modality)
-    example = _example(model, modality)
     free = {0: "n", 1: "tokens"} if modality == "text" and trims(model.model) else {0: "n"}
     name = "ids" if modality == "text" else "pixels"
     with ExitStack() as rewriting, warnings.catch_warnings():
@@ -42,23 +62,24 @@ def export(model: TorchModel, modality: Modality, file: Path) -> None:
         rewriting.enter_context(torch.no_grad())
         torch.onnx.export(
             module.eval(),
-            (example,),
+            (_example(model, modality),),
             str(file),
             input_names=[name],
-            output_names=["vectors"],
-            dynamic_axes={name: free, "vectors": {0: "n"}},
+            output_names=list(output),
+            dynamic_axes={name: free, **output},
             opset_version=OPSET,
             dynamo=False,  # the newer exporter makes slower graphs of these models
         )
 
 
-def simplified(graph: Path, out: Path, level: str) -> None:
+def simplified(graph: Path, out: Path, level: str, weights: str = WEIGHTS) -> None:
     """Write a graph as ONNX Runtime's optimisations for any machine leave it.
 
     Args:
         graph: The ONNX file.
-        out: The file to write; its weights go into `WEIGHTS` beside it.
+        out: The file to write.
         level: "BASIC" keeps to ONNX's own operators, "EXTENDED" does not.
+        weights: The file beside it that its weights go into.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -67,7 +88,7 @@ def simplified(graph: Path, out: Path, level: str) -> None:
     options.optimized_model_filepath = str(out)
     options.log_severity_level = 3
     prefix = "session.optimized_model_external_initializers"
-    options.add_session_config_entry(f"{prefix}_file_name", WEIGHTS)
+    options.add_session_config_entry(f"{prefix}_file_name", weights)
     options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
     options.add_session_config_entry("session.disable_prepacking", "1")
     onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
@@ -117,16 +138,21 @@ def _short_text(text: Any, ids: Any) -> Any:
     """What open_clip's `encode_text` computes, of ids that end with the last one that counts."""
     import torch
 
-    tokens = ids.shape[1]
-    found = text.token_embedding(ids) + text.positional_embedding[:tokens]
-    found = text.transformer(found, attn_mask=text.attn_mask[:tokens, :tokens])
-    found = text.ln_final(found)
-    found = found[torch.arange(found.shape[0]), ids.argmax(dim=-1)]
+    states = short_states(text, ids)
+    found = states[torch.arange(states.shape[0]), ids.argmax(dim=-1)]
     if text.text_projection is None:
         return found
     if isinstance(text.text_projection, torch.nn.Linear):
         return text.text_projection(found)
     return found @ text.text_projection
+
+
+def short_states(text: Any, ids: Any) -> Any:
+    """The states (n, tokens, width) after the last layer, of ids without all of the padding."""
+    tokens = ids.shape[1]
+    found = text.token_embedding(ids) + text.positional_embedding[:tokens]
+    found = text.transformer(found, attn_mask=text.attn_mask[:tokens, :tokens])
+    return text.ln_final(found)
 
 
 # ---------------------------------------------------------------------- rewriting
