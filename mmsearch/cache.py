@@ -15,24 +15,27 @@ HUB_SLOTS: tuple[Modality, Modality] = ("text", "image")
 """The modalities of queries that a row has a hub for, as `with_hubs` takes them."""
 
 
-def cached_index(
-    folder: Path, stamp: str, catalog: Catalog, space: Space, facet: str
-) -> FaissIndex:
-    """A facet's index, read from `folder` if a file of this stamp is there, else built and kept.
+def read_index(folder: Path, stamp: str, space: Space, facet: str) -> FaissIndex | None:
+    """A facet's index, read from `folder` if a file of this stamp is there and whole.
 
     Args:
-        folder: Where the files are; made if need be.
+        folder: Where the files are.
         stamp: Names the state of the catalog; another stamp's file is out of date.
-        catalog: Where the vectors are.
         space: Whose vectors.
         facet: Which of them.
     """
-    path = folder / f"{facet}-{space.id}-{stamp}.faiss"
+    path = _path(folder, stamp, space, facet)
     if path.exists():
         with suppress(RuntimeError):  # damaged: FAISS says so, and the catalog has it all
             held = FaissIndex.load(path)
             if held.dim == space.dim + EXTRA:  # else of an older mmsearch
                 return held
+    return None
+
+
+def build_index(folder: Path, stamp: str, catalog: Catalog, space: Space, facet: str) -> FaissIndex:
+    """A facet's index, built from the catalog and kept in `folder`, which is made if need be."""
+    path = _path(folder, stamp, space, facet)
     index = FaissIndex.empty(space.dim + EXTRA)
     ids, matrix, _ = catalog.vectors(space, facet)
     by_texts, by_images = (catalog.hubs(space, facet, asked) for asked in HUB_SLOTS)
@@ -46,6 +49,10 @@ def cached_index(
             if old != path and not (old.suffix == ".part" and _is_new(old)):
                 old.unlink(missing_ok=True)
     return index
+
+
+def _path(folder: Path, stamp: str, space: Space, facet: str) -> Path:
+    return folder / f"{facet}-{space.id}-{stamp}.faiss"
 
 
 def _is_new(path: Path) -> bool:

@@ -17,8 +17,7 @@ Key = TypeVar("Key", bound=Hashable)
 Rankings = Sequence[Sequence[tuple[Key, float]]]
 
 WEIGHTS: Mapping[str, float] = {"image": 1.0, "text": 1.0, "audio": 1.0, "words": 0.5}
-"""Of each facet's ranking, and of the ranking by words: that of a query of one word; one of n words
-counts 1/n of it, since a name is found by its word and a sentence by what it says."""
+"""Of each facet's ranking, and of that by words, for items that hold all that were asked for."""
 
 
 RRF_K = 60.0
@@ -61,11 +60,11 @@ def wsum(
 
     score(d) = Σ w·s(d) / Σ w over the rankings that hold d. So a photo without a caption is judged
     by its picture, and one with a caption by both. A ranking with a score for what it leaves out
-    (by words: those that hold none of them) adds w·s(d) / W to that, with W the weight of all the
-    others together; and so does one of negative weight, of scores above 0 alone: what is like it
-    is pushed away, and what is not is not drawn near. What stands only in rankings of negative
-    weight is left out. The order of the rankings makes no difference: sums are exact, and ties
-    stand in order of key.
+    (by words: those that hold none of them) adds w·s(d) / W to that, with W the largest weight of
+    the others; one of negative weight does so by that of all the others together, of scores above 0
+    alone: what is like it is pushed away, and what is not is not drawn near. What stands only in
+    rankings of negative weight is left out. The order of the rankings makes no difference: sums are
+    exact, and ties stand in order of key.
 
     Args:
         rankings: Keys with standardised scores, so that 0 is an item like any other.
@@ -83,6 +82,7 @@ def wsum(
     rest = [None] * len(rankings) if absent is None else list(absent)
     inside = [w for w, left_out in zip(counts, rest, strict=True) if w > 0 and left_out is None]
     whole = math.fsum(inside or (weight for weight in counts if weight > 0)) or 1.0
+    largest = max(inside, default=1.0)
     for ranking, weight, left_out in zip(rankings, counts, rest, strict=True):
         for key, score in ranking:
             if weight < 0:
@@ -90,7 +90,7 @@ def wsum(
             elif left_out is None:
                 known[key].append((weight, score))
             else:  # what it leaves out has a score too: only the difference moves anything
-                added[key].append(weight * (score - left_out) / whole)
+                added[key].append(weight * (score - left_out) / largest)
     means = {key: _mean(pairs) for key, pairs in known.items()}
     wanted = _wanted(rankings, counts)
     return _sorted({key: math.fsum([means.get(key, 0.0), *added[key]]) for key in wanted})

@@ -18,10 +18,27 @@ from mmsearch.lanes import Lane
 from mmsearch.types import Encoder, Modality, Runtime
 
 DETAILS = "details"
-"""The setting that says whether regions and words are kept for reranking: "off", "on" once
-everything has them, nothing while some may lack them."""
+"""The setting that says whether regions and words are kept for reranking: "on" or "off"."""
 
 _NOTHING: frozenset[Modality] = frozenset()
+
+
+def made_with(space: Space) -> str:
+    """The setting that says which version of its encoder's looking closer a space's regions and
+    words are of, and "partly" while some may be lacking.
+    """
+    return f"{DETAILS} of {space.id}"
+
+
+def version_of(encoder: Encoder) -> str:
+    """Of how an encoder looks closer: rows of different versions are never compared."""
+    return getattr(encoder, "details_version", "") or "1"
+
+
+def same_details(catalog: Catalog, space: Space, encoder: Encoder) -> bool:
+    """Whether a space's regions and words are such as its encoder makes now."""
+    held = catalog.setting(made_with(space)) or ""
+    return held.partition(" ")[0] == version_of(encoder)
 
 
 class Roster:
@@ -81,11 +98,15 @@ class Roster:
         held = self._catalog.setting(DETAILS)
         if wanted is False and held != "off":
             self._catalog.set_setting(DETAILS, "off")
-            self._catalog.clear_tokens()
-        elif held in (None, "off") and wanted is not False and not len(self._catalog):
+            for space in self._catalog.spaces():
+                self._forget_details(space)
+        elif wanted and held != "on":
             self._catalog.set_setting(DETAILS, "on")
-        elif wanted and held == "off":
-            self._catalog.set_setting(DETAILS, "")
+
+    def _forget_details(self, space: Space) -> None:
+        self._catalog.clear_tokens(space)
+        if self._catalog.setting(made_with(space)):
+            self._catalog.set_setting(made_with(space), "")
 
     def lanes(self) -> list[Lane]:
         """The spaces that new files are to be encoded in, with their encoders.
@@ -108,7 +129,11 @@ class Roster:
                 continue
             if encoder.modalities != space.modalities:  # a newer version of it can do more
                 self._catalog.note_modalities(space, encoder.modalities)
-            found.append(Lane(space, encoder, space.needs, self._details(encoder) & space.needs))
+            details = self._details(encoder) & space.needs
+            if details and not same_details(self._catalog, space, encoder):
+                self._forget_details(space)  # another tuning's do not compare with these
+                self._catalog.set_setting(made_with(space), f"{version_of(encoder)} partly")
+            found.append(Lane(space, encoder, space.needs, details))
         return found
 
     def _details(self, encoder: Encoder) -> frozenset[Modality]:

@@ -95,10 +95,15 @@ class Typical:
                 continue
             if self.bank(space) is None and space.modalities >= {"image", "text"}:
                 self._make(space, encoder_of)
-            bank = self.bank(space)
-            for asked, facet in WEIGHTS if _ships(space) else WEIGHTS_WITHOUT:
-                if bank and asked in bank.rows and facet in space.keeps:
-                    self._fill(space, facet, asked, bank.rows[asked])
+            for facet in sorted(space.keeps):
+                self.catch_up(space, facet)
+
+    def catch_up(self, space: Space, facet: str) -> None:
+        """Give the vectors of a facet the hubs they lack, if the space has a bank."""
+        bank = self.bank(space)
+        for asked, searched in WEIGHTS if _ships(space) else WEIGHTS_WITHOUT:
+            if bank and searched == facet and asked in bank.rows:
+                self._fill(space, searched, asked, bank.rows[asked])
 
     def _make(self, space: Space, encoder_of: Callable[[Space], Encoder]) -> None:
         """A bank of typical sentences and the index's own pictures, once there are enough."""

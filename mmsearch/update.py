@@ -17,7 +17,7 @@ from mmsearch.fill import Fill
 from mmsearch.ingest import Ingest
 from mmsearch.lanes import Lane, modalities_of
 from mmsearch.metadata import apply_metadata
-from mmsearch.roster import DETAILS
+from mmsearch.roster import made_with, version_of
 from mmsearch.scan import Scope
 from mmsearch.types import Kind, Progress, Report
 from mmsearch.typical import Typical
@@ -225,16 +225,21 @@ class Update:
 
     def _details_due(self) -> bool:
         """Whether some item may lack the regions or words that reranking looks at."""
-        wanted = any(lane.details for lane in self._lanes)
-        return wanted and self._catalog.setting(DETAILS) != "on"
+        kept = self._catalog.setting
+        return any(
+            lane.details and kept(made_with(lane.space)) != version_of(lane.encoder)
+            for lane in self._lanes
+        )
 
     def _fill_all(self, *, details: bool) -> None:
-        holes = [self._fill(lane, details=details) for lane in self._lanes_now()]
+        lanes = self._lanes_now()
+        holes = [self._fill(lane, details=details) for lane in lanes]
         lacking = "yes" if any(holes) else ""
         if lacking != (self._catalog.setting(HOLES) or ""):
             self._catalog.set_setting(HOLES, lacking)
-        if details:
-            self._catalog.set_setting(DETAILS, "on")
+        for lane in lanes if details else ():
+            if lane.details:
+                self._catalog.set_setting(made_with(lane.space), version_of(lane.encoder))
 
     def _fill(self, lane: Lane, *, details: bool) -> bool:
         """Whether something is lacking still."""

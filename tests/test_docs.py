@@ -74,7 +74,7 @@ def test_the_examples_of_the_readme_print_what_it_shows(demo: Path, monkeypatch)
     monkeypatch.setenv("MMSEARCH_HOME", str(demo / "home"))
     monkeypatch.delenv("MMSEARCH_INDEX", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr("mmsearch.cli.terminal", lambda: True)
+    monkeypatch.setattr("mmsearch.search_options.terminal", lambda: True)
     ran = examples()
     assert len(ran) >= 5
     for command, shown in ran:
@@ -86,7 +86,7 @@ def test_the_examples_of_the_readme_print_what_it_shows(demo: Path, monkeypatch)
 
 def _without_figures(text: str) -> list[str]:
     text = text.replace("pip install 'mmsearch[clip]', then ", "")  # said where it is missing
-    lines = [re.sub(r"\d+\.\d+", "0.0", line).split() for line in text.splitlines()]
+    lines = [re.sub(r"\d+\.\d+|\d+%", "0.0", line).split() for line in text.splitlines()]
     return [line for line in lines if line and not set("".join(line)) <= set("─")]
 
 

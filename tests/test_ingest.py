@@ -112,8 +112,8 @@ def test_two_photos_that_swap_names_swap_vectors(library, photos):
     for path in (red, green):
         later(path)
     library.add(photos)
-    assert library.search("red", k=1)[0].path == str(green)
-    assert library.search("green", k=1)[0].path == str(red)
+    assert library.search("red", k=1, target="image")[0].path == str(green)
+    assert library.search("green", k=1, target="image")[0].path == str(red)
 
 
 def test_a_rename_beside_a_swap_is_still_a_rename(library, photos, tmp_path):
@@ -130,7 +130,7 @@ def test_a_rename_beside_a_swap_is_still_a_rename(library, photos, tmp_path):
     assert counts(library.add(photos)) == {"renamed": 1, "updated": 2}
     assert names(library) == ["azure.png", "green.png", "red.png"]
     assert captions_of(library, "azure.png") == ["about blue"]
-    assert library.search("red", k=1)[0].path == str(green)
+    assert library.search("red", k=1, target="image")[0].path == str(green)
 
 
 def test_a_deleted_file_leaves_the_index(library, photos):
@@ -225,7 +225,7 @@ def test_a_file_put_over_another_brings_its_captions_along(library, photos, tmp_
     (photos / "green.png").replace(photos / "red.png")
     library.add(photos)
     assert captions_of(library, "red.png") == ["about green"]
-    assert library.search("green", k=1)[0].path == str(photos / "red.png")
+    assert library.search("green", k=1, target="image")[0].path == str(photos / "red.png")
 
 
 def test_a_copy_does_not_take_the_captions_its_original_is_just_given(library, photos):
@@ -274,7 +274,9 @@ def test_a_source_that_is_gone_is_warned_of_and_its_captions_go_to_the_copies(
     assert any(f"mmsearch remove {photos}" in line for line in report.warnings)
     assert captions_of(library, "red.png") == ["a white wall", "a white wall"]
     library.remove(photos)
-    assert library.search("red", k=1)[0].path == str(tmp_path / "renamed" / "red.png")
+    assert library.search("red", k=1, target="image")[0].path == str(
+        tmp_path / "renamed" / "red.png"
+    )
 
 
 def test_patterns_are_relative_to_the_folder_given_and_one_may_come_alone(library, photos):
@@ -362,7 +364,7 @@ def test_a_photo_that_was_good_and_is_damaged_keeps_what_was_stored(library, pho
     (photos / "red.png").write_bytes(content[: len(content) // 2])
     later(photos / "red.png")
     assert counts(library.add(photos)) == {"skipped": 1, "unchanged": 2}
-    assert library.search("red", k=1)[0].path == str(photos / "red.png")
+    assert library.search("red", k=1, target="image")[0].path == str(photos / "red.png")
     (photos / "red.png").write_bytes(content)
     assert counts(library.add(photos)) == {"unchanged": 3}
     assert library.failures == []

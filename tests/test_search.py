@@ -186,6 +186,101 @@ def test_one_facet_is_asked_for_no_more_than_is_wanted(library, monkeypatch):
     assert asked == [2]
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"weights": {"text": float("nan")}}, "at least 0"),
+        ({"weights": {"smell": 1}}, "audio, image, text, words"),
+        ({"weights": 5}, "by facet"),
+        ({"like": [10**30]}, "no item"),
+        ({"like": ["a"]}, "whole number"),
+        ({"like": 3}, "list"),
+        ({"lexical": "off"}, "True or False"),
+        ({"rerank": "better"}, "none, fusion, diverse"),
+        ({"fusion": "sum"}, "combmnz, rrf, wsum"),
+        ({"min_confidence": 2}, "0 to 1"),
+        ({"spans": True, "rerank": "diverse"}, "whole files"),
+    ],
+)
+def test_a_setting_that_has_no_sense_is_an_error_that_says_what_has(library, settings, said):
+    with pytest.raises(mmsearch.MMSearchError, match=said):
+        library.search("red", **settings)
+
+
+def test_an_unknown_setting_is_an_error_that_lists_the_known(library):
+    with pytest.raises(TypeError, match="min_confidence"):
+        library.search("red", confidence=0.5)
+
+
+def test_only_what_passes_a_filter_is_found(library):
+    hits = library.search("red", where={"modality": "image", "name": {"$contains": "e"}})
+    assert set(found(hits)) == {"red.png", "green.png", "blue.png"}
+    assert found(library.search("red", where={"name": "blue.png"})) == ["blue.png"]
+
+
+def test_a_file_is_found_by_its_name_among_all_that_is_like_the_words(toy, tmp_path):
+    folder = tmp_path / "names"
+    for number in range(100):
+        colour = ["red", "green", "blue", "white"][number % 4]
+        paint(folder / f"holiday {number}.png", colour)
+    paint(folder / "xylophone_lesson.png", "white")
+    with mmsearch.index(folder, tmp_path / "idx") as library:
+        assert found(library.search("xylophone lesson", k=1)) == ["xylophone_lesson.png"]
+        hit = library.search("xylophone lesson", k=1)[0]
+        assert hit.confidence >= 0.5
+
+
+def test_words_are_not_looked_up_where_texts_are_not_searched(library):
+    assert all("words" not in h.signals for h in library.search("red", target="image"))
+    assert all("words" not in h.signals for h in library.search("red", lexical=False))
+    assert "words" in library.search("red", target="image", lexical=True)[0].signals
+
+
+def test_a_liked_hit_draws_the_query_near(library):
+    by_name = {Path(hit.path).name: hit.id for hit in library.search("white", target="image")}
+    for colour in ("green", "blue"):
+        hits = library.search("white", target="image", like=[by_name[f"{colour}.png"]], k=1)
+        assert found(hits) == [f"{colour}.png"]
+
+
+def test_copies_stand_behind_the_first_of_them(library, photos):
+    for number in range(3):
+        (photos / f"copy{number}.png").write_bytes((photos / "red.png").read_bytes())
+    library.add(photos)
+    hits = library.search("red", target="image", duplicates="collapse")
+    assert found(hits)[0] == "red.png"
+    assert len(hits[0].metadata["duplicates"]) == 3
+    assert len(hits) == 3
+    shown = library.search("red", target="image", rerank="diverse", duplicates="show")
+    assert len(shown) == 6
+
+
+@pytest.mark.parametrize("rerank", ["none", "diverse"])
+def test_the_best_hits_are_the_same_however_many_are_asked_for(library, photos, rerank):
+    for number in range(30):
+        paint(photos / f"x{number}.png", ["red", "green", "blue"][number % 3], (8 + number, 9))
+    library.add(photos)
+    most = [hit.id for hit in library.search("red green", k=30, rerank=rerank)]
+    for k in (1, 5, 20):
+        assert [hit.id for hit in library.search("red green", k=k, rerank=rerank)] == most[:k]
+
+
+def test_ranks_alone_are_those_of_the_hits(library):
+    queries = ["red", "green hill"]
+    ranked = library.rank_many(queries, k=4)
+    hits = library.search_many(queries, k=4)
+    assert ranked == [[(hit.id, hit.score) for hit in some] for some in hits]
+
+
+def test_reranking_by_an_untuned_model_is_not_offered(library):
+    with pytest.raises(mmsearch.MMSearchError, match="tuned"):
+        library.search("red", rerank="fusion")
+
+
+def test_a_query_of_bytes_that_are_no_text_finds_what_it_can(library):
+    assert library.search("\udcff red")
+
+
 def test_no_score_is_minus_zero(library):
     hits = library.search(mmsearch.Query.text("red") - mmsearch.Query.text("blue"))
     assert all(str(hit.score) != "-0.0" for hit in hits)

@@ -89,10 +89,10 @@ class ContentTables(Store):
             for item_id, hash_ in self._rows(base.where(items.c.id.in_(part)))
         }
 
-    def clear_tokens(self) -> None:
-        """Delete what is kept for reranking."""
+    def clear_tokens(self, space: Space) -> None:
+        """Delete what a space keeps for reranking."""
         with self._write() as connection:
-            connection.execute(delete(details))
+            connection.execute(delete(details).where(details.c.space_id == space.id))
 
     def without(
         self, space: Space, facet: str, kinds: Iterable[Kind], *, tokens: bool = False

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy import Table as SqlTable
+from sqlalchemy import text as sql
 
 from mmsearch.catalog.bm25 import Matching
-from mmsearch.catalog.store import Store
+from mmsearch.catalog.store import Store, chunks
 from mmsearch.lexical import Document, asked, broken_up, date_words
 from mmsearch.schema import attributes, items, sources, tags, texts
 from mmsearch.types import Progress, Ranking
@@ -89,8 +90,25 @@ class WordTables(Store):
         best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
         return best[:k]
 
+    def holding(self, query: str, ids: Sequence[int]) -> set[int]:
+        """Those of some items that hold every word of a query."""
+        match = " AND ".join(term.match for term in asked(query))
+        if not match:
+            return set()
+        found: set[int] = set()
+        with self._read() as connection:
+            for part in chunks(ids):
+                rows = connection.execute(_HOLDING, {"match": match, "ids": list(part)})
+                found.update(row[0] for row in rows)
+        return found
+
 
 # ---------------------------------------------------------------------- parts of the above
+
+
+_HOLDING = sql("SELECT rowid FROM words WHERE words MATCH :match AND rowid IN :ids").bindparams(
+    bindparam("ids", expanding=True)
+)
 
 
 def _number(connection: Connection, statement: str) -> int:

@@ -69,9 +69,7 @@ class Asking(Held):
         from mmsearch.search import settings_of
 
         checked = settings_of(settings)
-        if isinstance(queries, str):
-            raise InvalidQuery("search_many takes a list of queries; for one there is search")
-        return self._searcher().many(queries, checked)
+        return self._searcher().many(_several(queries), checked)
 
     def rank_many(
         self, queries: Sequence[str | Query], **settings: Unpack[SearchSettings]
@@ -82,7 +80,7 @@ class Asking(Held):
         """
         from mmsearch.search import settings_of
 
-        return self._searcher().ranked(queries, settings_of(settings))
+        return self._searcher().ranked(_several(queries), settings_of(settings))
 
     def search_vectors(
         self, queries: Vectors, **settings: Unpack[SearchSettings]
@@ -220,3 +218,9 @@ class Asking(Held):
         from mmsearch.duplicates import threshold_of
 
         return threshold_of(self._catalog, space)  # measuring one takes longer than a search may
+
+
+def _several(queries: Sequence[str | Query]) -> list[str | Query]:
+    if isinstance(queries, str):
+        raise InvalidQuery("search_many takes a list of queries; for one there is search")
+    return list(queries)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mmsearch.encoders import how_for, load_encoder, runtime_of
-from mmsearch.errors import IndexNotFound, IndexUnusable
+from mmsearch.errors import IndexNotFound, IndexUnusable, StorageFailed
 from mmsearch.types import Failure, Item, Modality, Report
 
 if TYPE_CHECKING:
@@ -155,11 +156,16 @@ class Held:
         catalog_id, revision = self._catalog.stamp()
         held = self._indexes.get((space.id, facet))
         if held is None or held[0] != revision:
-            from mmsearch.cache import cached_index
+            from mmsearch.cache import build_index, read_index
 
             place = self.folder / "cache"
-            stamp = f"{catalog_id}-{revision}"
-            held = revision, cached_index(place, stamp, self._catalog, space, facet)
+            found = read_index(place, f"{catalog_id}-{revision}", space, facet)
+            if found is None:
+                with suppress(StorageFailed):  # an index of an older version has no hubs yet
+                    self._typical.catch_up(space, facet)
+                revision = self._catalog.stamp()[1]
+                found = build_index(place, f"{catalog_id}-{revision}", self._catalog, space, facet)
+            held = revision, found
             self._indexes[space.id, facet] = held
         return held[1]
 

@@ -74,6 +74,8 @@ def checked_labels(labels: str | Sequence[str]) -> list[str]:
     if not tidy or not all(tidy):
         raise InvalidOption("a label is a word or a few: mmsearch tag dog 'birthday cake' beach")
     for label in tidy:
+        if any("\ud800" <= char <= "\udfff" for char in label):
+            raise InvalidOption(f"the label {label!r} is no text: it holds half a character")
         if len(label) > LONGEST:
             raise InvalidOption(f"a label has up to {LONGEST} characters, not {len(label)}")
     return tidy

@@ -1,7 +1,7 @@
 """What a query asks for: which parts go to which encoder, and how their vectors add up."""
 
 from mmsearch.queries.encode import checked_vectors, combined, encode_parts, ready
-from mmsearch.queries.parts import parts_of
+from mmsearch.queries.parts import parts_of, words_of
 from mmsearch.queries.plan import Ask, Combine, Takes, plan
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "parts_of",
     "plan",
     "ready",
+    "words_of",
 ]

@@ -110,7 +110,7 @@ def words_of(content: Any) -> str:
     if not content.strip():
         raise InvalidQuery(EMPTY)
     # a shell may hand over bytes that are not UTF-8, which no tokenizer takes
-    return content.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return content.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def told(part: Part) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DEPTH = 1_000
+DEPTH = 300
 """Items that each ranking goes down to before fusion: so far, the order does not depend on k."""
 
 SAMPLE = 4_096
 """Vectors of a facet that a query is compared with to learn what it scores by chance."""
+
+HELD_ALL, HELD_SOME = 10.0, 4.0
+"""Deviations that words count at most, of items that hold all of them or some."""
+
+HELD = 100
+"""Of the ranking by words, the items of which it is asked whether they hold all of them."""
 
 WORDS = "words"
 """The name of the lexical ranking, among those of the facets."""
@@ -38,6 +45,10 @@ class Facet:
         background: What the query scores by chance; None where nothing is stored.
         search: What was searched for; none for WORDS.
         below: Scores of items that stand too low for `ranking` but in another facet's.
+        first: Scores of items before they were ranked anew, where they were.
+        terms: What of WORDS, how many words were asked for.
+        holding: Those of its items that hold all of them.
+        rarity: How few hold all: 1 if one does, 0 if all do.
     """
 
     name: str
@@ -46,6 +57,10 @@ class Facet:
     background: Background | None = None
     search: Search | None = None
     below: list[tuple[Any, float]] = field(default_factory=list)
+    first: dict[Any, float] = field(default_factory=dict)
+    terms: int = 1
+    holding: frozenset[int] = frozenset()
+    rarity: float = 0.0
 
     @cached_property
     def ranks(self) -> dict[Any, int]:
@@ -60,10 +75,24 @@ class Facet:
     @cached_property
     def standardised(self) -> list[tuple[Any, float]]:
         """All items with how far their scores stand out."""
-        every = self.ranking + self.below
+        return [(key, self.stands_out(key)) for key, _ in self.ranking + self.below]
+
+    def stands_out(self, key: Any) -> float:
+        """How far an item's score stands out.
+
+        An item that holds all n words, as few do, is what was asked for, by its name say. One that
+        holds some of them counts 1/2n: a sentence is found by what it says. Both within bounds, as
+        the spread of a word that one item holds is but a matter of how many items there are.
+        """
+        score = self.scores[key]
         if self.background is None:
-            return every
-        return [(item_id, self.background.standardised(score)) for item_id, score in every]
+            return score
+        found = self.background.standardised(score)
+        if self.name != WORDS or self.absent is None:
+            return found
+        if key in self.holding:
+            return self.absent + HELD_ALL * self.rarity + min(found, HELD_ALL) / 10
+        return self.absent + min(found - self.absent, HELD_SOME) / (2 * self.terms)
 
     @property
     def absent(self) -> float | None:
@@ -107,10 +136,21 @@ def rankings(
         kept = [pair for pair in ranking if pair[0] not in without][:depth]
         among = len(holdings.catalog) if allowed is None else len(allowed)
         background = Background.of_words([score for _, score in kept], among)
-        # a name is found by its word, and a sentence by what it says
         heaviest = max((abs(search.weight) for search in searches), default=1.0)
-        weight = heaviest * _weight(settings, WORDS) / max(len(asked(words)), 1)
-        found.append(Facet(WORDS, kept, weight, background))
+        weight = heaviest * _weight(settings, WORDS)
+        holding = holdings.catalog.holding(words, [item_id for item_id, _ in kept[:HELD]])
+        many = len(holding) if len(holding) < HELD else len(kept)
+        found.append(
+            Facet(
+                WORDS,
+                kept,
+                weight,
+                background,
+                terms=max(len(asked(words)), 1),
+                holding=frozenset(holding),
+                rarity=max(math.log(max(among, 1) / max(many, 1)) / math.log(max(among, 2)), 0.0),
+            )
+        )
     if several:
         _complete(holdings, found, words)
     return found

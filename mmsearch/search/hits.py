@@ -17,7 +17,6 @@ from mmsearch.search.shown import (
     Shown,
     Where,
     best_stretches,
-    holds_all,
     said,
     text_at,
     text_of,
@@ -45,9 +44,7 @@ class Order:
     groups: Mapping[int, Sequence[int]]
 
 
-def ordered(
-    holdings: Holdings, facets: Sequence[Facet], settings: Settings, words: str | None = None
-) -> Order:
+def ordered(holdings: Holdings, facets: Sequence[Facet], settings: Settings) -> Order:
     """The best items of one query: fused, reranked, without copies if these are not wanted."""
     if settings.rerank == "fusion":
         facets = rematched(holdings, facets)
@@ -56,15 +53,17 @@ def ordered(
         best = fused[: max(settings.k, STRETCHED)]
         return Order(facets, best, {}, {item_id: [item_id] for item_id, _ in best})
     if settings.rerank == "diverse":
-        fused = diverse(holdings, fused[: settings.pool], settings)
-    groups = grouped(holdings, fused[: settings.pool], settings)
+        fused = diverse(holdings, fused, settings)
+    if not settings.some_go:
+        fused = fused[: settings.k]
+    groups = grouped(holdings, fused, settings)
     sure = _confidences(facets, groups)
-    if words and sure:
-        for item_id in _holding(holdings, facets, words, groups):
-            sure[item_id] = max(sure.get(item_id, 0.0), NO_GOOD_MATCH)
+    # what holds all words that were asked for is what was asked for, whatever it looks like
+    for item_id in {key for facet in facets for key in facet.holding} & sure.keys():
+        sure[item_id] = max(sure[item_id], NO_GOOD_MATCH)
     chosen = [
         (item_id, score)
-        for item_id, score in fused[: settings.pool]
+        for item_id, score in fused
         if item_id in groups and (sure.get(item_id) or 0.0) >= settings.min_confidence
     ]
     return Order(facets, chosen[: settings.k], sure, groups)
@@ -81,7 +80,7 @@ def best_hits(
         settings: How many hits, and how they are put in order.
         words: What was looked up as it is written.
     """
-    order = ordered(holdings, facets, settings, words)
+    order = ordered(holdings, facets, settings)
     shown = Shown(holdings, order.facets, [item_id for item_id, _ in order.chosen], words)
     if settings.spans:
         return _span_hits(shown, settings)
@@ -106,23 +105,11 @@ def fuse(facets: Sequence[Facet], settings: Settings) -> list[tuple[Any, float]]
     return FUSIONS[fusion](rankings, weights, absent)
 
 
-def _holding(
-    holdings: Holdings, facets: Sequence[Facet], words: str, ids: Iterable[int]
-) -> list[int]:
-    """Those items that hold every word that was asked for: they are what was asked for, whatever
-    they look like.
-    """
-    ranked = next((facet.ranks for facet in facets if facet.name == WORDS), {})
-    there = [item_id for item_id in ids if item_id in ranked]
-    items = holdings.catalog.items(there)
-    return [item_id for item_id, item in items.items() if holds_all(item, words)]
-
-
 def _confidences(facets: Sequence[Facet], keys: Iterable[Any]) -> dict[Any, float]:
     """By key, the evidence of the facet that is surest that it is no match by chance."""
     found: dict[Any, float] = {}
     compared = [
-        (facet.scores, facet.background)
+        (facet.scores | facet.first, facet.background)  # what is typical was not ranked anew
         for facet in facets
         if facet.search is not None and facet.background is not None
     ]
@@ -258,9 +245,7 @@ def _term(facet: Facet, key: Any, fusion: str) -> float:
     if fusion == "rrf":
         rank = facet.ranks.get(key)
         return 0.0 if rank is None else facet.weight / (RRF_K + rank)
-    scores = facet.scores[key]
-    standardised = facet.background.standardised(scores) if facet.background else scores
-    above = standardised - (facet.absent or 0.0)
+    above = facet.stands_out(key) - (facet.absent or 0.0)
     return facet.weight * (max(above, 0.0) if fusion == "combmnz" else above)
 
 

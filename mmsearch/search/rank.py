@@ -162,7 +162,8 @@ def stretches(
     import numpy as np
 
     owners, matrix, positions = catalog.vectors(search.space, search.facet, ids)
-    cosines = (matrix @ search.vector).astype(np.float64)
+    # row by row, as a product of matrices differs in the 7th decimal with how many rows there are
+    cosines = (matrix.astype(np.float64) * search.vector).sum(axis=1)
     scores = cosines.copy()
     for modality, weight in search.hubs.items():
         hubs = catalog.hubs(search.space, search.facet, modality, ids)

@@ -11,6 +11,7 @@ from mmsearch.diversity import collapse, mmr
 from mmsearch.errors import InvalidOption
 from mmsearch.queries import ready
 from mmsearch.rerank import rerank
+from mmsearch.roster import same_details
 from mmsearch.search.facets import Facet
 from mmsearch.search.rank import Holdings, Search, stretches
 from mmsearch.search.settings import Settings
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from mmsearch.types import Vectors
 
 LOOKED_AT = 100
-"""Vectors whose regions or words the second model looks at."""
+"""What is looked at again: vectors whose regions or words the second model compares, or hits that
+are to differ. Always as many, so that the order does not depend on k."""
 
 MATCHED: frozenset[tuple[Modality, Modality]] = frozenset({("text", "image"), ("image", "text")})
 """What can be looked at together: what is asked with, and the facet that is searched."""
@@ -36,8 +38,9 @@ def rematched(holdings: Holdings, facets: Sequence[Facet]) -> list[Facet]:
     if facets and all(facet is None for facet in found):
         raise InvalidOption(
             "--rerank fusion compares one text with pictures, or one picture with texts, by a "
-            "model that was tuned for it ('mini' is): this query or this index has nothing of "
-            "the kind"
+            "model that was tuned for it ('mini' is), in an index that keeps their details "
+            "(`mmsearch index --details` brings it up to date): this query or this index has "
+            "nothing of the kind"
         )
     return [new or old for new, old in zip(found, facets, strict=True)]
 
@@ -51,8 +54,14 @@ def _rematched(holdings: Holdings, facet: Facet) -> Facet | None:
     able: frozenset[Modality] = getattr(encoder, "details", frozenset())
     if (asked, search.facet) not in MATCHED or not {asked, search.facet} <= able:
         return None
+    if not same_details(holdings.catalog, search.space, encoder):
+        return None
     scores = _scores(holdings, search, encoder, [id_ for id_, _ in facet.ranking[:LOOKED_AT]])
-    return replace(facet, ranking=_above(scores, facet.ranking))
+    if facet.ranking and not scores:
+        raise InvalidOption(
+            "--rerank fusion needs what this index does not keep: run `mmsearch index --details`"
+        )
+    return replace(facet, ranking=_above(scores, facet.ranking), first=dict(facet.ranking))
 
 
 def _scores(
@@ -88,11 +97,11 @@ def _above(scores: dict[int, float], ranking: Ranking) -> Ranking:
 
 
 def diverse(holdings: Holdings, ranking: Ranking, settings: Settings) -> Ranking:
-    """The k best first that differ from those before them."""
-    vectors = _vectors(holdings, [item_id for item_id, _ in ranking])
-    scores = [score for _, score in ranking]
-    order = mmr(scores, vectors, len(ranking), 1 - settings.diversity)
-    return [ranking[place] for place in order]
+    """The best hundred, those first that differ from those before them; then the others."""
+    best = ranking[:LOOKED_AT]
+    vectors = _vectors(holdings, [item_id for item_id, _ in best])
+    order = mmr([score for _, score in best], vectors, len(best), 1 - settings.diversity)
+    return [best[place] for place in order] + ranking[LOOKED_AT:]
 
 
 def grouped(holdings: Holdings, ranking: Ranking, settings: Settings) -> dict[int, list[int]]:

@@ -12,7 +12,7 @@ from mmsearch.catalog import Space
 from mmsearch.errors import InvalidQuery, StorageFailed
 from mmsearch.feedback import rocchio
 from mmsearch.hubness import EXTRA
-from mmsearch.queries import Ask, checked_vectors, parts_of, plan
+from mmsearch.queries import Ask, checked_vectors, parts_of, plan, words_of
 from mmsearch.search.example import Example
 from mmsearch.search.facets import SAMPLE, Facet, rankings
 from mmsearch.search.hits import best_hits, ordered
@@ -51,16 +51,32 @@ class Searcher:
 
     def many(self, queries: Sequence[str | Query], settings: Settings) -> list[list[Hit]]:
         """The best hits for each query; all queries are encoded together."""
-        return [
+        queries = list(queries)
+        found = [
             best_hits(self._holdings, facets, settings, words)
             for facets, words in self._facets_of(queries, settings)
         ]
+        for number, hits in enumerate(found):
+            if len(hits) < settings.k and settings.collapses:
+                found[number] = self._more(queries[number], settings)
+        return found
+
+    def _more(self, query: str | Query, settings: Settings) -> list[Hit]:
+        """The hits of one query of which copies took the place of others: ranked ever deeper."""
+        deeper = replace(settings, depth=4 * settings.pool)
+        while True:
+            ((facets, words),) = self._facets_of([query], deeper)
+            hits = best_hits(self._holdings, facets, deeper, words)
+            cut = any(len(facet.ranking) >= deeper.pool for facet in facets)
+            if len(hits) >= settings.k or not cut:
+                return hits
+            deeper = replace(deeper, depth=4 * deeper.pool)
 
     def ranked(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
         """The items of the best hits for each query with their scores, nothing looked up."""
         return [
-            list(ordered(self._holdings, facets, settings, _if_needed(words, settings)).chosen)
-            for facets, words in self._facets_of(queries, settings)
+            list(ordered(self._holdings, facets, settings).chosen)
+            for facets, _ in self._facets_of(queries, settings)
         ]
 
     def _facets_of(
@@ -182,13 +198,8 @@ def _words(query: str | Query, settings: Settings) -> str | None:
     if wanted is None:
         in_words = all(part.modality == "text" for part in parts)
         wanted = in_words if named is None else "text" in named
-    said = [part.content for part in parts if _is_said(part)]
+    said = [words_of(part.content) for part in parts if _is_said(part)]
     return " ".join(said) if wanted and said else None
-
-
-def _if_needed(words: str | None, settings: Settings) -> str | None:
-    """Words only say how sure a hit is."""
-    return words if settings.min_confidence > 0 else None
 
 
 def _is_said(part: Part) -> bool:

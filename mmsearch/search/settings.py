@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -9,7 +10,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from mmsearch.errors import InvalidOption, InvalidQuery, UnknownTarget
 from mmsearch.filters import Filter, parse_where
-from mmsearch.fusion import FUSIONS
+from mmsearch.fusion import FUSIONS, WEIGHTS
 from mmsearch.queries import Combine
 from mmsearch.types import Modality
 
@@ -57,6 +58,8 @@ class Settings:
     min_confidence: float = 0.0
     like: tuple[int, ...] = ()
     unlike: tuple[int, ...] = ()
+    depth: int = 0
+    """Candidates that are ranked at least."""
 
     @property
     def collapses(self) -> bool:
@@ -68,8 +71,13 @@ class Settings:
     @property
     def pool(self) -> int:
         """How many candidates are ranked: more than k where some of them will go."""
-        some_go = self.collapses or self.rerank != "none" or self.min_confidence > 0
-        return max(4 * self.k, 100) if some_go else self.k
+        some_go = self.some_go or self.rerank != "none"
+        return max(4 * self.k, 100, self.depth) if some_go else self.k
+
+    @property
+    def some_go(self) -> bool:
+        """Whether candidates are left out after they were ranked."""
+        return self.collapses or self.min_confidence > 0
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
@@ -79,7 +87,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         TypeError: a name is none of a search's.
         InvalidQuery, InvalidOption, InvalidFilter: a value is none that it can have.
     """
-    known = {one.name for one in fields(Settings)}
+    known = {one.name for one in fields(Settings)} - {"depth"}
     if unknown := sorted(given.keys() - known):
         raise TypeError(f"a search has no {unknown[0]!r}; it has: {', '.join(sorted(known))}")
     kept = {name: value for name, value in given.items() if value is not None or name == "k"}
@@ -90,7 +98,19 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     for name in ("diversity", "min_confidence"):
         kept[name] = _share(name, kept.get(name, getattr(_PLAIN, name)))
     for name in ("like", "unlike"):
-        kept[name] = tuple(map(int, kept.get(name, ())))
+        some = kept.get(name, ())
+        if isinstance(some, (str, bytes)) or not isinstance(some, Iterable):
+            raise InvalidOption(f"{name} is a list of ids, not {some!r}")
+        kept[name] = tuple(map(_id, some))
+    kept["weights"] = {name: _weight(name, weight) for name, weight in _pairs(kept)}
+    for name in ("spans", "lexical", "hubness"):
+        if not isinstance(kept.get(name, False), bool):
+            raise InvalidOption(f"{name} is True or False, not {kept[name]!r}")
+    if kept.get("spans") and (kept.get("rerank", "none"), kept.get("duplicates", "show")) != (
+        "none",
+        "show",
+    ):
+        raise InvalidOption("reranking and copies are of whole files: leave spans out, or them")
     kept["where"] = parse_where(kept.get("where"))
     return Settings(**kept)
 
@@ -110,6 +130,36 @@ def _check_k(k: Any) -> None:
         enough = False
     if not enough:
         raise InvalidQuery(f"k is how many hits to give, a whole number of at least 1, not {k!r}")
+
+
+def _pairs(given: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    weights = given.get("weights", {})
+    if not isinstance(weights, Mapping):
+        raise InvalidOption(f"weights are numbers by facet, {{'text': 0.5}} say, not {weights!r}")
+    return weights.items()
+
+
+def _weight(name: str, weight: Any) -> float:
+    if name not in WEIGHTS:
+        raise InvalidOption(f"{name!r} has no weight; these have: {', '.join(sorted(WEIGHTS))}")
+    try:
+        number = float(weight)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise InvalidOption(f"a weight is a number of at least 0, not {weight!r}")
+    return number
+
+
+def _id(given: Any) -> int:
+    """An item's id as SQLite can hold it."""
+    try:
+        number = operator.index(given)
+    except TypeError as error:
+        raise InvalidOption(f"an id is a whole number, not {given!r}") from error
+    if not 0 < number < 2**63:
+        raise InvalidQuery(f"no item of the index has the id {number}")
+    return number
 
 
 def _share(name: str, value: Any) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mmsearch.lexical import asked, broken_up, date_words, name_tokens, tokens, words_part
+from mmsearch.lexical import words_part
 from mmsearch.search.facets import WORDS, Facet
 from mmsearch.search.rank import Holdings, Stretch, stretches
 from mmsearch.types import Item, Span, TextPart
@@ -94,20 +93,6 @@ def said(item: Item, words: str | None) -> Where:
     position = words_part(item, words) if words else None
     part = None if position is None else text_of(item, position)
     return part.span if part else None, part
-
-
-def holds_all(item: Item, words: str) -> bool:
-    """Whether every word asked for stands in an item's texts, names or metadata."""
-    folder, name = os.path.split(item.path)
-    held = {token for part in item.texts for token in tokens(part.text)}
-    for one in (name, *folder.split(os.sep)):
-        held.update(name_tokens(one))
-    known = item.metadata
-    said = [known.get("camera", ""), date_words(known.get("taken_at", ""))]
-    said += [*known.get("meta", {}).values(), *known.get("tags", ())]
-    held.update(token for text in said for token in tokens(text))
-    terms = broken_up(asked(words))
-    return bool(terms) and all(held.issuperset(term.tokens) for term in terms)
 
 
 def text_of(item: Item, position: int) -> TextPart | None:
