@@ -29,8 +29,8 @@ def evaluate(
         typer.Option(
             "--in",
             metavar="image|text|audio",
-            help="What to search; several with a comma. [default: as `query` does; for an example, "
-            "things like the files that are right]",
+            help="What to search; several with a comma. (default: as `query` does; for an example, "
+            "things like the files that are right)",
             show_default=False,
         ),
     ] = None,

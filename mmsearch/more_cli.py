@@ -29,7 +29,7 @@ def tag(
         list[str] | None,
         typer.Argument(
             metavar="[LABEL]...",
-            help="What to look for, in words. [default: what was asked for before]",
+            help="What to look for, in words. (default: what was asked for before)",
             show_default=False,
         ),
     ] = None,
@@ -42,14 +42,14 @@ def tag(
         typer.Option(
             "--min-confidence",
             metavar="C",
-            help="From 0 to 1: how sure it must be. [default: 0.6]",
+            help="From 0 to 1: how sure it must be. (default: 0.6)",
             show_default=False,
         ),
     ] = None,
     facet: Annotated[
         str | None,
         typer.Option(
-            "--in", metavar="image|audio", help="Only look, or only listen. [default: both]"
+            "--in", metavar="image|audio", help="Only look, or only listen. (default: both)"
         ),
     ] = None,
     clear: Annotated[
@@ -93,7 +93,7 @@ def describe(
         typer.Option(
             "--labels",
             metavar="A,B,C",
-            help="Labels to choose from. [default: those of `mmsearch tag`, else everyday words]",
+            help="Labels to choose from. (default: those of `mmsearch tag`, else everyday words)",
             show_default=False,
         ),
     ] = None,
@@ -120,7 +120,7 @@ def duplicates(
         typer.Option(
             "--threshold",
             metavar="T",
-            help="The cosine from which files are alike. [default: measured for the model]",
+            help="The cosine from which files are alike. (default: measured for the model)",
             show_default=False,
         ),
     ] = None,
@@ -151,7 +151,7 @@ def duplicates(
         raise typer.Exit(NOTHING_FOUND)
     copies = sum(len(group.copies) for group in groups)
     wasted = sum(group.wasted for group in groups)
-    say(f"{len(groups)} groups, {copies} copies, {_bytes(wasted)}; nothing was deleted")
+    say(f"copies: {copies}, in groups: {len(groups)}, {_bytes(wasted)}; nothing was deleted")
 
 
 # ------------------------------------------------------------------ parts of the above

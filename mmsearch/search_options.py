@@ -30,7 +30,9 @@ Texts = list[str] | None
 class SearchOptions:
     """What may be said of any search, as the command line has it."""
 
-    k: Annotated[int, _option("-k", panel=RANKING, metavar="N", help="How many hits. [10]")] = 10
+    k: Annotated[
+        int, _option("-k", panel=RANKING, metavar="N", help="How many hits. (default: 10)")
+    ] = 10
     target: Annotated[
         str | None,
         _option(
@@ -38,7 +40,7 @@ class SearchOptions:
             panel=RANKING,
             metavar="image|text|audio",
             help="What to search: pictures, texts and captions, sounds; several with a comma. "
-            "[all, when asked in words; else what is most like the query]",
+            "(default: all, when asked in words; else what is most like the query)",
         ),
     ] = None
     spans: Annotated[
@@ -54,7 +56,7 @@ class SearchOptions:
             panel=RANKING,
             metavar="none|fusion|diverse",
             help="Look at the best hundred again, closely (fusion), or put hits first that differ "
-            "(diverse). [none]",
+            "(diverse). (default: none)",
         ),
     ] = "none"
     diversity: Annotated[
@@ -63,7 +65,7 @@ class SearchOptions:
             "--diversity",
             panel=RANKING,
             metavar="D",
-            help="For diverse: from 0, only relevance counts, to 1, only differences. [0.5]",
+            help="For diverse: from 0, only relevance, to 1, only differences. (default: 0.5)",
         ),
     ] = 0.5
     duplicates: Annotated[
@@ -72,7 +74,7 @@ class SearchOptions:
             "--duplicates",
             panel=RANKING,
             metavar="show|collapse",
-            help="Show copies, or one of each with a count. [show; collapse if diverse]",
+            help="Show copies, or one of each with a count. (default: show; collapse if diverse)",
         ),
     ] = None
     lexical: Annotated[
@@ -81,7 +83,7 @@ class SearchOptions:
             "--lexical",
             panel=RANKING,
             metavar="on|off|auto",
-            help="Also look words up as they are written. [auto: where texts are searched]",
+            help="Also look words up as written. (default: auto: where texts are searched)",
         ),
     ] = "auto"
     fusion: Annotated[
@@ -108,7 +110,7 @@ class SearchOptions:
             "--hubness",
             panel=RANKING,
             metavar="on|off",
-            help="Hold back what is near to every query. [on]",
+            help="Hold back what is near to every query. (default: on)",
         ),
     ] = "on"
     like: Annotated[
@@ -125,7 +127,7 @@ class SearchOptions:
             "--min-confidence",
             panel=RANKING,
             metavar="C",
-            help="Leave out hits below it; from 0 to 1. [0]",
+            help="Leave out hits below it; from 0 to 1. (default: 0)",
         ),
     ] = 0.0
     path: Annotated[
