@@ -7,13 +7,19 @@ for hit in library.search("a dog on a beach"):
     print(hit.score, hit.path)
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from mmsearch.collection import Collection
 from mmsearch.errors import MMSearchError
-from mmsearch.evaluation import evaluate
 from mmsearch.opening import index_paths as index
 from mmsearch.opening import load_encoder
 from mmsearch.opening import open_collection as open  # noqa: A004 - mmsearch.open, as promised
 from mmsearch.types import Failure, Hit, Item, Query, Report, Signal, Span
+
+if TYPE_CHECKING:
+    from mmsearch.evaluation import Evaluation
 
 __version__ = "0.1.0"
 
@@ -33,3 +39,21 @@ __all__ = [
     "load_encoder",
     "open",
 ]
+
+
+def evaluate(collection: Collection, pairs: Any, **options: Any) -> Evaluation:
+    """How well an index answers queries whose right answers are known.
+
+    Args:
+        collection: The index.
+        pairs: Queries and files, or a file of them (`mmsearch.media.pairs.read_pairs`).
+        options: As `mmsearch.evaluation.evaluate` takes them: direction, depth, settings, progress.
+
+    Raises:
+        InvalidQuery: nothing can be asked: no file is in the index, say.
+        InvalidOption: a setting or an argument has no sense.
+        PathNotFound, InvalidCaptions: the file of pairs is not there, or cannot be parsed.
+    """
+    from mmsearch.evaluation import evaluate as measured  # takes a while to import
+
+    return measured(collection, pairs, **options)

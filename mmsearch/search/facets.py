@@ -24,7 +24,7 @@ DEPTH = 300
 SAMPLE = 4_096
 """Vectors of a facet that a query is compared with to learn what it scores by chance."""
 
-HELD_ALL, HELD_SOME = 10.0, 4.0
+HELD_ALL, HELD_SOME = 10.0, 12.0
 """Deviations that words count at most, of items that hold all of them or some."""
 
 HELD = 100

@@ -183,7 +183,8 @@ class Searcher:
         def read() -> None:
             with suppress(Exception):  # what goes wrong comes up again when they are needed
                 for ask in wanted.values():
-                    self._holdings.index_of(ask.space, ask.facet)
+                    self._holdings.index_of(ask.space, ask.facet).sample(SAMPLE)
+                    self._holdings.typical.rows(ask.space, ask.facet)
 
         reading = threading.Thread(target=read)
         reading.start()
