@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 TEXTS_AT_ONCE = 64
 ROWS_AT_ONCE = 8_192
 
+FEWEST_QUESTIONS = 32
+"""Stored vectors from which they tell what is asked; of fewer, typical queries do."""
+
+_TOLD_APART = 8
+"""Numbers by which pictures are put in order."""
+
 Pair = tuple[Modality, Modality]
 """What is asked with, and the facet that is searched."""
 
@@ -50,6 +56,7 @@ class Typical:
         self._catalog = catalog
         self._banks: dict[int, Bank | None] = {}
         self._rows: dict[tuple[int, Modality], NDArray[np.float32] | None] = {}
+        self._turned: dict[tuple[int, Modality], NDArray[np.float32]] = {}
 
     def bank(self, space: Space) -> Bank | None:
         """The bank of a space, if it has one by now."""
@@ -86,6 +93,13 @@ class Typical:
             return 0.0
         return weight_of(asked, facet, shipped=_ships(space))
 
+    def questions(self, space: Space, modality: Modality, number: int) -> Vectors:
+        """Unit vectors (n, dim) like those that a modality asks with: stored ones, or typical."""
+        stored = self._catalog.some_vectors(space, modality, number)
+        bank = self.bank(space) if len(stored) < FEWEST_QUESTIONS else None
+        rows = bank.rows.get(modality) if bank else None
+        return stored if rows is None else rows[:: max(1, len(rows) // number)][:number]
+
     # ------------------------------------------------------------------ at indexing
 
     def bring_up(self, encoder_of: Callable[[Space], Encoder]) -> None:
@@ -97,6 +111,23 @@ class Typical:
                 self._make(space, encoder_of)
             for facet in sorted(space.keeps):
                 self.catch_up(space, facet)
+
+    def of_rows(
+        self, space: Space, facet: Modality, matrix: Vectors
+    ) -> dict[Modality, NDArray[np.float32]]:
+        """The hubs (n,) of new vectors (n, dim), by what is asked with; none without a bank."""
+        import numpy as np
+
+        bank = self.bank(space)
+        pairs = WEIGHTS if _ships(space) else WEIGHTS_WITHOUT
+        found = {}
+        for asked, searched in pairs:
+            if bank and searched == facet and asked in bank.rows:
+                # column by column, as `hubs` wants it: turning it takes longer than a small batch
+                if (space.id, asked) not in self._turned:
+                    self._turned[space.id, asked] = np.asfortranarray(bank.rows[asked])
+                found[asked] = hubs(matrix, self._turned[space.id, asked])
+        return found
 
     def catch_up(self, space: Space, facet: str) -> None:
         """Give the vectors of a facet the hubs they lack, if the space has a bank."""
@@ -120,6 +151,8 @@ class Typical:
             ]
         )
         _, pictures, _ = self._catalog.vectors(space, "image")
+        # in an order of their own: an index that was made in other steps is to have the same bank
+        pictures = pictures[np.lexsort(pictures[:, :_TOLD_APART].T)]
         seen = pictures[:: max(1, count // MOST_PICTURES)][:MOST_PICTURES]
         rows: Rows = {"text": said[::2], "image": seen[::2]}
         others: Rows = {"text": said[1::2], "image": seen[1::2]}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -428,10 +429,12 @@ def test_an_index_that_is_opened_again_finds_the_same(library, tmp_path):
         assert again.search("red") == before
 
 
-def test_a_stale_or_damaged_cache_is_made_again(library, tmp_path):
+@pytest.mark.parametrize("file", ["about.json", "rows.f16", "ids.i64", "vectors.i64"])
+@pytest.mark.parametrize("content", [b"rubbish", b""])
+def test_a_damaged_cache_is_made_again(library, tmp_path, file, content):
     before = library.search("red")
     for cache in (tmp_path / "idx" / "cache").iterdir():
-        cache.write_bytes(b"rubbish")
+        (cache / file).write_bytes(content)
     with mmsearch.open(tmp_path / "idx") as again:
         assert again.search("red") == before
 
@@ -439,18 +442,26 @@ def test_a_stale_or_damaged_cache_is_made_again(library, tmp_path):
 def test_a_missing_cache_is_made_again(library, tmp_path):
     before = library.search("red")
     folder = tmp_path / "idx" / "cache"
-    for cache in folder.iterdir():
-        cache.unlink()
+    shutil.rmtree(folder)
     with mmsearch.open(tmp_path / "idx") as again:
         assert again.search("red") == before
     assert len(list(folder.iterdir())) == 2
 
 
+def test_a_cache_of_an_earlier_release_is_taken_away(library, tmp_path):
+    folder = tmp_path / "idx" / "cache"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    old = folder / "image-1-abcdefabcdef-3.faiss"
+    old.write_bytes(b"an index of old")
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert found(again.search("red", k=1, target="image")) == ["red.png"]
+    assert not old.exists()
+
+
 def test_a_cache_folder_that_cannot_be_written_only_costs_time(library, tmp_path):
     folder = tmp_path / "idx" / "cache"
-    for cache in folder.iterdir():
-        cache.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
     folder.write_bytes(b"a file in the way")
     with mmsearch.open(tmp_path / "idx") as again:
         assert found(again.search("red", k=1, target="image")) == ["red.png"]

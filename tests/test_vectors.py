@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.vectors import FEW, ExactIndex, FaissIndex, _widened
+from mmsearch.passing import Passing
+from mmsearch.vectors import FEW, ExactIndex, FaissIndex
+from mmsearch.vectors.flat import widened
 
 
 def unit_rows(n: int, dim: int, seed: int) -> np.ndarray:
@@ -59,15 +59,6 @@ def test_the_best_of_several_rows_stands_for_an_id(kind):
     ]
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path):
-    index = FaissIndex.empty(8)
-    index.add(list(range(50)), unit_rows(50, 8, 3))
-    index.save(tmp_path / "x.faiss")
-    query = unit_rows(1, 8, 4)[0]
-    assert FaissIndex.load(tmp_path / "x.faiss").search(query, 5) == index.search(query, 5)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.faiss"]
-
-
 # ---------------------------------------------------------------------- some ids alone
 
 
@@ -87,14 +78,16 @@ def filled(kind, ids, rows):
 def test_among_allowed_ids_faiss_finds_what_numpy_finds(n, k, owners, share, seed):
     rows, dice = unit_rows(n, 16, seed), np.random.default_rng(seed)
     ids = (7 + dice.integers(0, owners, n)).tolist()
-    allowed = dice.permutation(owners + 20)[: int(np.ceil(share * owners))]  # some are not there
+    allowed = Passing.of(
+        dice.permutation(owners + 20)[: int(np.ceil(share * owners))]
+    )  # some are not there
     query = unit_rows(1, 16, seed + 1)[0]
     found = filled(FaissIndex, ids, rows).search(query, k, allowed)
     oracle = filled(ExactIndex, ids, rows)
     expected = oracle.search(query, k, allowed)
     scores = dict(oracle.search(query, n))
-    assert len(found) == len(expected) == min(k, len(set(ids) & set(allowed.tolist())))
-    assert {item for item, _ in found} <= set(allowed.tolist())
+    assert len(found) == len(expected) == min(k, len(set(ids) & set(allowed.ids.tolist())))
+    assert {item for item, _ in found} <= set(allowed.ids.tolist())
     assert np.allclose([s for _, s in found], [s for _, s in expected], atol=3e-6)
     assert np.allclose([s for _, s in found], [scores[item] for item, _ in found], atol=3e-6)
 
@@ -104,8 +97,8 @@ def test_few_and_many_allowed_ids_get_the_scores_of_a_search_of_all(number: int)
     rows = unit_rows(1000, 24, 5)
     index = filled(FaissIndex, list(range(1000)), rows)
     query = unit_rows(1, 24, 6)[0]
-    allowed = np.random.default_rng(number).permutation(1000)[:number]
-    among = set(allowed.tolist())
+    allowed = Passing.of(np.random.default_rng(number).permutation(1000)[:number])
+    among = set(allowed.ids.tolist())
     every = index.search(query, 1000)
     assert index.search(query, 1000, allowed) == [pair for pair in every if pair[0] in among]
 
@@ -114,14 +107,14 @@ def test_few_and_many_allowed_ids_get_the_scores_of_a_search_of_all(number: int)
 def test_equal_scores_among_allowed_ids_stand_in_order_of_id(share: float):
     same = np.tile(np.array([[1, 0]], dtype=np.float32), (5000, 1))
     ids = np.random.default_rng(1).permutation(5000)
-    allowed = ids[: int(share * 5000)]
+    allowed = Passing.of(ids[: int(share * 5000)])
     found = filled(FaissIndex, ids.tolist(), same).search(same[0], 7, allowed)
-    assert [item for item, _ in found] == sorted(allowed.tolist())[:7]
+    assert [item for item, _ in found] == sorted(allowed.ids.tolist())[:7]
 
 
 def test_a_search_among_ids_sees_what_was_added_since_the_last():
     index = filled(FaissIndex, [1], unit_rows(1, 4, 0))
-    query, allowed = unit_rows(1, 4, 1)[0], np.array([1, 2, 10**6])
+    query, allowed = unit_rows(1, 4, 1)[0], Passing.of([1, 2, 10**6])
     assert [item for item, _ in index.search(query, 9, allowed)] == [1]
     index.add([2, 10**6, 5], unit_rows(3, 4, 2))
     assert sorted(item for item, _ in index.search(query, 9, allowed)) == [1, 2, 10**6]
@@ -130,13 +123,11 @@ def test_a_search_among_ids_sees_what_was_added_since_the_last():
 # ---------------------------------------------------------------------- a sample
 
 
-def test_a_sample_is_of_rows_at_even_distances(tmp_path: Path):
+def test_a_sample_is_of_rows_at_even_distances():
     rows = unit_rows(1000, 8, 3)
     index = filled(FaissIndex, list(range(1000)), rows)
     assert np.array_equal(index.sample(10), rows[::100])
     assert np.array_equal(index.sample(300), rows[np.arange(300) * 1000 // 300])
-    index.save(tmp_path / "x.faiss")
-    assert np.array_equal(FaissIndex.load(tmp_path / "x.faiss").sample(10), rows[::100])
 
 
 def test_a_sample_of_few_rows_is_all_of_them():
@@ -158,6 +149,6 @@ def test_every_number_that_float16_has_is_widened_as_numpy_does():
     finite = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = finite[np.isfinite(finite)].reshape(-1, 8)
     rows = np.random.default_rng(0).permutation(len(finite))
-    wide = _widened(finite, rows)
+    wide = widened(finite, rows)
     assert np.array_equal(wide, finite[rows].astype(np.float32))
     assert np.array_equal(np.signbit(wide), np.signbit(finite[rows]))

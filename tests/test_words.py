@@ -5,7 +5,6 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from mmsearch.catalog import Catalog, bm25
 from mmsearch.catalog import words as refreshing
 from mmsearch.entries import Entry
 from mmsearch.lexical import asked
+from mmsearch.passing import Passing
 from mmsearch.types import TextPart
 
 NOON = 1_552_000_000_000_000_000  # 2019-03-07, a Thursday, in nanoseconds
@@ -155,9 +155,9 @@ def test_equal_items_stand_in_order_of_id(world: World):
 
 
 def test_only_allowed_items_are_found(shared: World):
-    assert shared.find("dog", allowed=np.array([1, 3, 5])) == ["x1", "x5"]
-    assert shared.find("dog", allowed=np.array([], dtype=np.int64)) == []
-    assert shared.find("dog", allowed=np.array([99])) == []
+    assert shared.find("dog", allowed=Passing.of([1, 3, 5])) == ["x1", "x5"]
+    assert shared.find("dog", allowed=Passing.of([])) == []
+    assert shared.find("dog", allowed=Passing.of([99])) == []
 
 
 SIGNS = st.text('" “”*()^:-+{}\\\0\ud800🐕東京กdogNEARANDORNOTtexts', max_size=80)
@@ -285,7 +285,7 @@ def test_past_the_bounds_common_words_find_items_with_all_of_them_first(
 
 def test_past_the_bounds_only_allowed_items_are_found(world: World, bounded: None):
     world.fill(["a dog and a bird"] * 20 + ["a bird"] * 3 + ["a dog"])
-    few = np.array([18, 21, 24])
+    few = Passing.of([18, 21, 24])
     assert [id_ for id_, _ in world.catalog.words("dog", 5, few)] == [18, 24]
     assert sorted(dict(world.catalog.words("dog bird", 5, few))) == [18, 24]
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from mmsearch.lexical import Term
+from mmsearch.passing import Passing
 from mmsearch.schema.lexical import WEIGHTS
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class _Word:
 class Matching:
     """One query being matched."""
 
-    def __init__(self, connection: Connection, k: int, allowed: NDArray[np.int64] | None) -> None:
+    def __init__(self, connection: Connection, k: int, allowed: Passing | None) -> None:
         # the driver's own: SQLAlchemy's wrapping takes as long as a rare word
         self._driver: Any = connection.connection.driver_connection
         self._k = k
@@ -77,10 +78,10 @@ class Matching:
         self._inside: NDArray[np.bool_] | None = None
         self._few: str | None = None
         if allowed is not None:
-            low, high = max(low, int(allowed.min())), min(high, int(allowed.max()))
-            self._inside = _marks(allowed, low, high)
+            low, high = max(low, allowed.span[0]), min(high, allowed.span[1])
+            self._inside = allowed.marks(low, max(low, high))
             if len(allowed) <= FEW:
-                self._few = json.dumps(allowed.tolist())
+                self._few = json.dumps(allowed.ids.tolist())
         self._low, self._high = low, max(low, high)
         self._items = self._counts([""]).get("") or self._row("SELECT count(*) FROM items")[0]
 
@@ -245,15 +246,6 @@ class _Tally:
             chosen = np.concatenate([above, level])
             ids, sums = ids[chosen], sums[chosen]
         return dict(zip(ids.tolist(), sums.tolist(), strict=True))
-
-
-def _marks(allowed: NDArray[np.int64], low: int, high: int) -> NDArray[np.bool_]:
-    """Of each id of a range, whether it is allowed."""
-    import numpy as np
-
-    marks = np.zeros(max(high - low, 0) + 1, np.bool_)
-    marks[allowed[(allowed >= low) & (allowed <= high)] - low] = True
-    return marks
 
 
 def _any(words: Sequence[_Word]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from mmsearch.catalog.changes import next_epoch
 from mmsearch.catalog.spaces import Space
 from mmsearch.catalog.store import Store, chunks
 from mmsearch.entries import next_revision
@@ -65,6 +66,7 @@ class HubTables(Store):
         with self._write() as connection:
             connection.execute(changed.values({column: bindparam("hub")}), rows)
             next_revision(connection)
+            next_epoch(connection)
 
     def bank(self, space: Space) -> bytes | None:
         """What is typical of a space, as it was kept."""

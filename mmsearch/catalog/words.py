@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy import Table as SqlTable
@@ -16,12 +16,9 @@ from sqlalchemy import text as sql
 from mmsearch.catalog.bm25 import Matching
 from mmsearch.catalog.store import Store, chunks
 from mmsearch.lexical import Document, asked, broken_up, date_words
+from mmsearch.passing import Passing
 from mmsearch.schema import attributes, items, sources, tags, texts
 from mmsearch.types import Progress, Ranking
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 BATCH = 4000
 """Items whose words are written in one transaction; each leaves a part to be merged later."""
@@ -67,7 +64,7 @@ class WordTables(Store):
                 _count_words(connection)
         return done
 
-    def words(self, query: str, k: int, allowed: NDArray[np.int64] | None = None) -> Ranking:
+    def words(self, query: str, k: int, allowed: Passing | None = None) -> Ranking:
         """The k best items for a query's words, by BM25; fewer if fewer hold any of them.
 
         Args:
@@ -174,6 +171,8 @@ def _folders(root: str, folder: str) -> list[str]:
 def _day(mtime_ns: int) -> str:
     """The day of a file's last change, in UTC, as it is shown."""
     with suppress(ValueError, OverflowError, OSError):  # a broken clock's
+        if not mtime_ns:  # it has none, as what was imported
+            return ""
         return datetime.fromtimestamp(mtime_ns / 1e9, UTC).date().isoformat()
     return ""
 

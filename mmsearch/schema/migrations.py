@@ -6,8 +6,20 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
+from mmsearch.schema.changes import create_changes
 from mmsearch.schema.lexical import create_words
-from mmsearch.schema.tables import asked, attributes, banks, blanks, details, tables, tags
+from mmsearch.schema.tables import (
+    altered,
+    asked,
+    attributes,
+    banks,
+    blanks,
+    details,
+    gone,
+    tables,
+    tags,
+    vectors,
+)
 
 
 def _add_spans_and_several_spaces(connection: Connection) -> None:
@@ -39,8 +51,25 @@ def _add_what_ranks(connection: Connection) -> None:
     create_words(connection)
 
 
+def _follow_changes(connection: Connection) -> None:
+    """Version 4: ids of vectors that are never used again; what was deleted or altered is told."""
+    connection.exec_driver_sql("ALTER TABLE vectors RENAME TO vectors_before")
+    connection.exec_driver_sql("DROP INDEX IF EXISTS vectors_by_item")
+    tables.create_all(connection, [vectors, gone, altered])
+    columns = ", ".join(f'"{column.name}"' for column in vectors.c)
+    connection.exec_driver_sql(
+        f"INSERT INTO vectors ({columns}) SELECT {columns} FROM vectors_before"  # noqa: S608
+    )
+    connection.exec_driver_sql("DROP TABLE vectors_before")
+    for index in attributes.indexes | tags.indexes:  # these hold all that filters ask for now
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index.name}")
+        index.create(connection)
+    create_changes(connection)
+
+
 MIGRATIONS: list[Callable[[Connection], None]] = [
     _add_spans_and_several_spaces,
     _add_what_ranks,
+    _follow_changes,
 ]
 """Number i brings a catalog of version i + 1 to version i + 2; never edited once released."""

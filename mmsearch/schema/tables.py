@@ -125,7 +125,7 @@ texts = Table(
 vectors = Table(
     "vectors",
     tables,
-    Column("id", Integer, primary_key=True),
+    Column("id", Integer, primary_key=True),  # rises; a row is never changed but in its hubs
     Column("space_id", ForeignKey("spaces.id", ondelete="CASCADE"), nullable=False),
     Column("facet", Text, nullable=False),
     Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
@@ -137,7 +137,28 @@ vectors = Table(
     Column("hub_image", Float),
     UniqueConstraint("space_id", "facet", "item_id", "position"),
     Index("vectors_by_item", "item_id"),
+    sqlite_autoincrement=True,  # so what came after a cache was made has higher ids than it knows
 )
+
+gone = Table(
+    "gone",
+    tables,
+    Column("seq", Integer, primary_key=True),
+    Column("space_id", Integer, nullable=False),
+    Column("facet", Text, nullable=False),
+    Column("vector_id", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Vectors that were deleted, filed by a trigger: caches mask them out."""
+
+altered = Table(
+    "altered",
+    tables,
+    Column("seq", Integer, primary_key=True),
+    Column("item_id", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Items of which something that filters ask for has changed since the columns were made."""
 
 blanks = Table(
     "blanks",
@@ -204,8 +225,8 @@ attributes = Table(
     Column("text", Text, nullable=False),
     Column("number", Float),  # the same, where it reads as a number
     PrimaryKeyConstraint("item_id", "key"),
-    Index("attributes_by_text", "key", "text"),
-    Index("attributes_by_number", "key", "number"),
+    Index("attributes_by_text", "key", "text", "number", "item_id"),
+    Index("attributes_by_number", "key", "number", "item_id"),
 )
 """What a metadata file of the user's says of an item."""
 
@@ -216,6 +237,6 @@ tags = Table(
     Column("tag", Text, nullable=False),
     Column("score", Float, nullable=False),  # in [0, 1]
     PrimaryKeyConstraint("item_id", "tag"),
-    Index("tags_by_tag", "tag"),
+    Index("tags_by_tag", "tag", "item_id"),
 )
 """What `mmsearch tag` found an item to show."""

@@ -43,9 +43,10 @@ class Example:
     """
 
     def __init__(self, catalog: Catalog, path: str, spaces: Sequence[Space]) -> None:
-        if not os.path.exists(path):
-            raise PathNotFound(f"there is no file {path!r}")
-        kind = kind_of(path)
+        imported = catalog.imported(path)
+        if imported is None and not os.path.exists(path):
+            raise PathNotFound(f"there is no file {path!r}, and the index holds none of this name")
+        kind = kind_of(path) if imported is None else imported[1]
         if kind is None:
             kinds = " ".join(sorted(EXTENSIONS))
             raise UnreadableFile(
@@ -55,7 +56,7 @@ class Example:
         self._path = path
         self._kind = kind
         self._rows: dict[tuple[int, Modality], Vectors] = {}
-        self.own = stored_item(catalog, path)
+        self.own = stored_item(catalog, path) if imported is None else imported[0]
         """Its item id, if it is indexed."""
         answering = served(spaces)
         live = [space for space in spaces if space.id in answering]
@@ -102,7 +103,8 @@ class Example:
 
     def _takes(self, space: Space, facet: Modality) -> bool:
         """Whether it has a vector of a facet in a space, or can be read to get one."""
-        readable = facet == self._kind and facet in space.modalities
+        there = os.path.exists(self._path)
+        readable = there and facet == self._kind and facet in space.modalities
         return readable or len(self._vectors(space, facet)) > 0
 
     def _vectors(self, space: Space, facet: Modality) -> Vectors:

@@ -6,17 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmsearch.calibration import Background
 from mmsearch.fusion import WEIGHTS
 from mmsearch.lexical import asked
+from mmsearch.passing import Passing
 from mmsearch.search.rank import Holdings, Search, cosine_of
 from mmsearch.search.settings import Settings
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 DEPTH = 300
 """Items that each ranking goes down to before fusion: so far, the order does not depend on k."""
@@ -107,7 +104,7 @@ def rankings(
     settings: Settings,
     *,
     words: str | None = None,
-    allowed: NDArray[np.int64] | None = None,
+    allowed: Passing | None = None,
     without: frozenset[int] = frozenset(),
 ) -> list[Facet]:
     """What each facet says of a query.
@@ -117,7 +114,7 @@ def rankings(
         searches: A ranking each.
         settings: How.
         words: What is also looked up as it is written.
-        allowed: The only items that may be found, sorted.
+        allowed: The only items that may be found.
         without: Items that may not.
     """
     several = len(searches) + (words is not None) > 1
@@ -160,9 +157,7 @@ def _weight(settings: Settings, facet: str) -> float:
     return settings.weights.get(facet, WEIGHTS.get(facet, 1.0))
 
 
-def _nearest(
-    holdings: Holdings, search: Search, depth: int, allowed: NDArray[np.int64] | None
-) -> Facet:
+def _nearest(holdings: Holdings, search: Search, depth: int, allowed: Passing | None) -> Facet:
     import numpy as np
 
     index = holdings.index_of(search.space, search.facet)
@@ -183,11 +178,9 @@ def _nearest(
 
 def _complete(holdings: Holdings, facets: Sequence[Facet], words: str | None) -> None:
     """Give each facet the scores of what the others rank, so that no sum lacks a term."""
-    import numpy as np
-
     candidates = {item_id for facet in facets for item_id, _ in facet.ranking}
     for facet in facets:
-        missing = np.asarray(sorted(candidates - facet.ranks.keys()), dtype=np.int64)
+        missing = Passing.of(candidates - facet.ranks.keys())
         if not len(missing):
             continue
         if facet.search is None:

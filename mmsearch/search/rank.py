@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from mmsearch.catalog import Catalog, Space
 from mmsearch.errors import UnsupportedModality
+from mmsearch.filters import Filter
 from mmsearch.hubness import EXTRA, asking
+from mmsearch.passing import Passing
 from mmsearch.queries import Ask, combined, encode_parts
 from mmsearch.types import Encoder, Modality, Part
 from mmsearch.typical import Typical
@@ -39,6 +41,8 @@ class Holdings:
         encoder_of: Gives a space's encoder.
         typical: What is typical of each space.
         alike: Gives the cosine from which two items of a space are taken for copies of one.
+        passing: Gives the items that pass a filter.
+        catch_up: Has words looked up that an interrupted run has left, as far as may be.
     """
 
     catalog: Catalog
@@ -46,6 +50,8 @@ class Holdings:
     encoder_of: Callable[[Space], Encoder]
     typical: Typical
     alike: Callable[[Space], float]
+    passing: Callable[[Filter], Passing]
+    catch_up: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmsearch.catalog import Space
-from mmsearch.errors import InvalidQuery, StorageFailed
+from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.feedback import rocchio
 from mmsearch.hubness import EXTRA
+from mmsearch.passing import Passing
 from mmsearch.queries import Ask, checked_vectors, parts_of, plan, words_of
 from mmsearch.search.example import Example
 from mmsearch.search.facets import SAMPLE, Facet, rankings
@@ -21,16 +22,13 @@ from mmsearch.search.settings import Settings, targets_of
 from mmsearch.types import Hit, Modality, Part, Query, Ranking
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mmsearch.types import Vectors
 
 Present = Sequence[tuple[Space, Sequence[Modality]]]
 """The spaces that answer, the preferred one first, and the facets that each has vectors of."""
 
-CAUGHT_UP = 2_000
-"""Items whose words are written before a search, if an interrupted run left some."""
+Asked = tuple[Sequence[Search], str | None]
+"""The rankings to be made for a query, and what is also looked up as it is written."""
 
 NOBODY: frozenset[int] = frozenset()
 
@@ -52,20 +50,22 @@ class Searcher:
     def many(self, queries: Sequence[str | Query], settings: Settings) -> list[list[Hit]]:
         """The best hits for each query; all queries are encoded together."""
         queries = list(queries)
-        found = [
-            best_hits(self._holdings, facets, settings, words)
-            for facets, words in self._facets_of(queries, settings)
-        ]
-        for number, hits in enumerate(found):
-            if len(hits) < settings.k and settings.collapses:
-                found[number] = self._more(queries[number], settings)
-        return found
+        asked = self._encoded(queries, settings)
+        with self._holdings.catalog.snapshot():
+            found = [
+                best_hits(self._holdings, facets, settings, words)
+                for facets, words in self._facets_of(asked, settings)
+            ]
+            for number, hits in enumerate(found):
+                if len(hits) < settings.k and settings.collapses:
+                    found[number] = self._more(asked[number], settings)
+            return found
 
-    def _more(self, query: str | Query, settings: Settings) -> list[Hit]:
+    def _more(self, asked: Asked, settings: Settings) -> list[Hit]:
         """The hits of one query of which copies took the place of others: ranked ever deeper."""
         deeper = replace(settings, depth=4 * settings.pool)
         while True:
-            ((facets, words),) = self._facets_of([query], deeper)
+            ((facets, words),) = self._facets_of([asked], deeper)
             hits = best_hits(self._holdings, facets, deeper, words)
             cut = any(len(facet.ranking) >= deeper.pool for facet in facets)
             if len(hits) >= settings.k or not cut:
@@ -74,17 +74,15 @@ class Searcher:
 
     def ranked(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
         """The items of the best hits for each query with their scores, nothing looked up."""
-        return [
-            list(ordered(self._holdings, facets, settings).chosen)
-            for facets, _ in self._facets_of(queries, settings)
-        ]
+        asked = self._encoded(list(queries), settings)
+        with self._holdings.catalog.snapshot():
+            return [
+                list(ordered(self._holdings, facets, settings).chosen)
+                for facets, _ in self._facets_of(asked, settings)
+            ]
 
-    def _facets_of(
-        self, queries: Sequence[str | Query], settings: Settings
-    ) -> Iterator[tuple[list[Facet], str | None]]:
-        """What each facet says of each query, and what of it was looked up as it is written."""
-        queries = list(queries)
-        allowed = self._allowed(settings)
+    def _encoded(self, queries: Sequence[str | Query], settings: Settings) -> list[Asked]:
+        """What is to be searched for each query, and what of it to look up as it is written."""
         asks = [self._asks(query, settings) for query in queries]
         reading = self._reading([ask for several in asks for ask in several])
         try:
@@ -93,9 +91,15 @@ class Searcher:
             reading.join()
         said = [_words(query, settings) for query in queries]
         if any(said):
-            with suppress(StorageFailed):  # an index that cannot be written is asked as it is
-                self._holdings.catalog.refresh_words(at_most=CAUGHT_UP)
-        for several, words in zip(searches, said, strict=True):
+            self._holdings.catch_up()
+        return list(zip(searches, said, strict=True))
+
+    def _facets_of(
+        self, asked: Sequence[Asked], settings: Settings
+    ) -> Iterator[tuple[list[Facet], str | None]]:
+        """What each facet says of each query, and what of it was looked up as it is written."""
+        allowed = self._allowed(settings)
+        for several, words in asked:
             yield self._facets(several, settings, allowed, words=words), words
 
     def vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
@@ -104,20 +108,15 @@ class Searcher:
             return [[] for _ in queries]
         space = self._spaces[0]
         there = self._present[space.id]
-        facets = targets_of(settings.target, there, ())
-        allowed = self._allowed(settings)
-        return [
-            best_hits(
-                self._holdings,
-                self._facets(
-                    [Search(facet, space, vector) for facet in facets if facet in there],
-                    settings,
-                    allowed,
-                ),
-                settings,
-            )
-            for vector in checked_vectors(queries, space.dim)
-        ]
+        facets = [one for one in targets_of(settings.target, there, ()) if one in there]
+        checked = checked_vectors(queries, space.dim)
+        with self._holdings.catalog.snapshot():
+            allowed = self._allowed(settings)
+            found = [
+                self._facets([Search(facet, space, vector) for facet in facets], settings, allowed)
+                for vector in checked
+            ]
+            return [best_hits(self._holdings, one, settings) for one in found]
 
     def like_file(self, path: str, settings: Settings) -> list[Hit]:
         """What is like a file, the file itself left out."""
@@ -130,24 +129,34 @@ class Searcher:
             search_of(ask, vector, holdings) for ask, vector in zip(asks, vectors, strict=True)
         ]
         own = NOBODY if example.own is None else frozenset({example.own})
-        found = self._facets(searches, settings, self._allowed(settings), without=own)
-        return best_hits(holdings, found, settings)
+        with holdings.catalog.snapshot():
+            found = self._facets(searches, settings, self._allowed(settings), without=own)
+            return best_hits(holdings, found, settings)
 
     # ------------------------------------------------------------------ parts of the above
 
     def _asks(self, query: str | Query, settings: Settings) -> list[Ask]:
         asked = [part.modality for part in parts_of(query)]
         targets = targets_of(settings.target, self._there, asked)
-        return plan(query, targets, settings.combine, self._spaces, self._present)
+        try:
+            return plan(query, targets, settings.combine, self._spaces, self._present)
+        except UnsupportedModality:
+            # vectors that were imported without their model: the words can be looked up still
+            if set(asked) == {"text"} and _words(query, settings) and self._are_given():
+                return []
+            raise
 
-    def _allowed(self, settings: Settings) -> NDArray[np.int64] | None:
-        return self._holdings.catalog.passing(settings.where) if settings.where else None
+    def _are_given(self) -> bool:
+        return all(space.is_given for space in self._spaces)
+
+    def _allowed(self, settings: Settings) -> Passing | None:
+        return self._holdings.passing(settings.where) if settings.where else None
 
     def _facets(
         self,
         searches: Sequence[Search],
         settings: Settings,
-        allowed: NDArray[np.int64] | None,
+        allowed: Passing | None,
         *,
         words: str | None = None,
         without: frozenset[int] = NOBODY,

@@ -1,0 +1,182 @@
+"""Which kind of index serves a facet: chosen by size, and only if its recall was measured here.
+
+Each kind names candidates, of which those that the query is really nearest to are found exactly.
+How many candidates that takes depends on the vectors and on who asks: queries in words lie apart
+from the pictures that they are for (the modality gap), so what does for queries by picture may be
+too few for them. So true neighbours are computed for queries of every modality that can ask, and
+the index has to look harder until it finds them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.vectors.coarse import Coarse
+from mmsearch.vectors.flat import widened
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Vectors
+    from mmsearch.vectors.flat import Rows
+
+    Asked = Mapping[str, Vectors]
+    """Queries (m, dim) by the modality that asks."""
+
+EXACT = "exact"
+"""No approximate index: every row is compared."""
+
+AUTO = "auto"
+
+RECALL = 0.98
+"""Of the ten nearest, how many a search is to find, on average."""
+
+EXACT_BYTES = 96 * 2**20
+"""Rows up to this size are all compared: some 3 ms from memory (benchmarks/kinds.py)."""
+
+MILLIONS = 2_000_000
+"""Rows up to which all 1-bit codes are gone through; of more, those of the nearest cells."""
+
+NEIGHBOURS = 10
+MOST_CANDIDATES = 12_800
+_ROWS_AT_ONCE = 2**14
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        kind: EXACT, or a factory string of FAISS's.
+        candidates: Rows that are compared exactly to find ten.
+        effort: Cells or nodes that are visited; 0 where there are none.
+        recall: By modality that asks, the share of the ten nearest that was found.
+        why: In words.
+    """
+
+    kind: str = EXACT
+    candidates: int = 0
+    effort: int = 0
+    recall: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def chosen(
+    rows: Rows, asked: Callable[[], Asked], *, kind: str = AUTO, recall: float = RECALL
+) -> tuple[Choice, Coarse | None]:
+    """The kind of index for some rows, and the index, if it is not EXACT.
+
+    Args:
+        rows: (n, dim).
+        asked: Gives what is asked, to measure by; without any, nothing can be measured.
+        kind: AUTO, EXACT, or a factory string: that one, whatever its recall is.
+        recall: What is to be reached for queries of each modality.
+    """
+    if kind == EXACT or not len(rows):
+        return Choice(why="as asked for" if kind == EXACT else "there is nothing yet"), None
+    if kind == AUTO and rows.nbytes <= EXACT_BYTES:
+        size = rows.nbytes / 2**20
+        return Choice(why=f"{len(rows):,} vectors ({size:.0f} MiB) are compared in a moment"), None
+    queries = {modality: some for modality, some in asked().items() if len(some)}
+    if not queries:
+        return Choice(why="there is nothing to measure the recall of another kind by"), None
+    truth = {modality: true_neighbours(rows, some) for modality, some in queries.items()}
+    tried = []
+    for name in [kind] if kind != AUTO else _kinds(len(rows)):
+        try:
+            coarse = Coarse.build(name, rows)
+        except RuntimeError as error:
+            said = str(error).rpartition("Error: ")[2].strip()
+            return Choice(why=f"{name} cannot be made of {len(rows):,} vectors: {said}"), None
+        found, reached = _tuned(name, coarse, queries, truth, recall)
+        if reached or kind != AUTO:
+            return found, coarse
+        tried.append(f"{name} found {min(found.recall.values()):.3f}")
+    return Choice(why=f"no other kind finds {recall}: {', '.join(tried)}"), None
+
+
+def _kinds(number: int) -> Iterator[str]:
+    if number > MILLIONS:
+        cells = 2 ** round(math.log2(4 * math.sqrt(number)))
+        yield f"IVF{cells},RaBitQ"
+    yield "RaBitQ"
+
+
+def true_neighbours(rows: Rows, queries: Vectors, k: int = NEIGHBOURS) -> NDArray[np.int64]:
+    """Of each query (m, dim) the k rows (m, min(k, n)) of the highest inner product.
+
+    A row that the query is itself counts like any other.
+    """
+    import numpy as np
+
+    k = min(k, len(rows))
+    best = np.full((len(queries), k), -np.inf, np.float32)
+    where = np.zeros((len(queries), k), np.int64)
+    turned = np.ascontiguousarray(queries.T, np.float32)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        scores = (widened(rows[start : start + _ROWS_AT_ONCE]) @ turned).T
+        among = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
+        both = np.concatenate([best, np.take_along_axis(scores, among, axis=1)], axis=1)
+        ids = np.concatenate([where, among + start], axis=1)
+        kept = np.argpartition(-both, k - 1, axis=1)[:, :k]
+        best = np.take_along_axis(both, kept, axis=1)
+        where = np.take_along_axis(ids, kept, axis=1)
+    return where
+
+
+def _tuned(
+    kind: str,
+    coarse: Coarse,
+    queries: Asked,
+    truth: Mapping[str, NDArray[np.int64]],
+    target: float,
+) -> tuple[Choice, bool]:
+    """How hard an index has to look, and whether it then finds enough."""
+    # measured on a sample: aimed a little higher than what is asked for
+    aim = target + (1 - target) / 4
+    wanted = min(MOST_CANDIDATES, len(coarse))
+    ranks: dict[str, NDArray[np.int64]] = {}
+    effort = 0
+    for effort in coarse.efforts:
+        ranks = {
+            modality: _ranks(coarse.many(some, wanted, effort), truth[modality])
+            for modality, some in queries.items()
+        }
+        if all((found < wanted).mean() >= aim for found in ranks.values()):
+            break
+    enough = max(_enough(found, aim, wanted) for found in ranks.values())
+    recall = {name: round(float((found < enough).mean()), 4) for name, found in ranks.items()}
+    reached = all(share >= target for share in recall.values())
+    shown = " and ".join(f"{share:.3f} for {name}" for name, share in recall.items())
+    why = f"finds {shown} of the ten nearest, measured on this index; {target} was asked for"
+    return Choice(kind, enough, effort, recall, why), reached
+
+
+def _ranks(found: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each true neighbour (m, k) stands among the candidates (m, wanted); wanted if not."""
+    import numpy as np
+
+    ranks = np.full(truth.shape, found.shape[1], np.int64)
+    for number, (candidates, nearest) in enumerate(zip(found, truth, strict=True)):
+        order = np.argsort(candidates, kind="stable")
+        at = np.searchsorted(candidates, nearest, sorter=order)
+        at = np.minimum(at, len(order) - 1)
+        there = candidates[order[at]] == nearest
+        ranks[number, there] = order[at][there]
+    return ranks
+
+
+def _enough(ranks: NDArray[np.int64], aim: float, most: int) -> int:
+    """Candidates that hold a share of the neighbours, in steps of a hundred."""
+    import numpy as np
+
+    needed = int(np.quantile(ranks, aim, method="higher")) + 1
+    return min(math.ceil(needed / 100) * 100, most)

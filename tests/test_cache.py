@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import COLOURS, paint
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import mmsearch
+from mmsearch.cache import bases
+from mmsearch.catalog.changes import next_epoch
+from mmsearch.collection import indexes
+from mmsearch.errors import InvalidOption
+from mmsearch.vectors import EXACT, kinds
+
+NAMES = list(COLOURS)
+
+
+def base_of(library, facet: str = "image") -> list[str]:
+    space = library._spaces()[0]
+    return [folder.name for folder in bases(library.folder / "cache", space.id, facet)]
+
+
+def found(library, query: str, k: int = 10) -> list[str]:
+    return [Path(hit.path).name for hit in library.search(query, k=k, target="image")]
+
+
+def scores(library, query: str) -> dict[str, float]:
+    return {Path(hit.path).name: round(hit.score, 5) for hit in library.search(query)}
+
+
+@pytest.fixture
+def library(toy, tmp_path):
+    for number, name in enumerate(["red", "green", "blue"]):
+        paint(tmp_path / "photos" / f"{name}.png", name, size=(40 + number, 30))
+    with mmsearch.index(tmp_path / "photos", tmp_path / "idx", model="toy") as made:
+        yield made
+
+
+@pytest.fixture
+def followed(monkeypatch):
+    """No base is made anew, however much came since."""
+    monkeypatch.setattr(indexes, "SMALL", 0)
+    monkeypatch.setattr(indexes, "SHARE", 1000)
+
+
+def test_what_comes_is_found_beside_the_base(library, tmp_path, followed):
+    before = base_of(library)
+    paint(tmp_path / "photos" / "white.png", "white")
+    library.add()
+    assert found(library, "white", 1) == ["white.png"]
+    assert base_of(library) == before
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert found(again, "white", 1) == ["white.png"]
+    assert base_of(library) == before
+
+
+def test_what_goes_is_not_found_in_the_base(library, tmp_path, followed):
+    before = base_of(library)
+    (tmp_path / "photos" / "red.png").unlink()
+    library.add()
+    with mmsearch.open(tmp_path / "idx") as again:
+        for one in (library, again):
+            assert "red.png" not in found(one, "red")
+            assert len(found(one, "red")) == 2
+    assert base_of(library) == before
+
+
+def test_what_changes_is_found_as_it_is_now(library, tmp_path, followed):
+    paint(tmp_path / "photos" / "red.png", "white", size=(99, 30))
+    library.add()
+    assert found(library, "white", 1) == ["red.png"]
+    assert sorted(found(library, "red")) == ["blue.png", "green.png", "red.png"]
+
+
+def test_a_run_makes_a_small_base_anew(library, tmp_path):
+    before = base_of(library)
+    paint(tmp_path / "photos" / "white.png", "white")
+    library.add()
+    after = base_of(library)
+    assert len(after) == 1
+    assert after != before
+
+
+def test_a_search_makes_a_base_anew_when_much_is_beside_it(
+    library, tmp_path, followed, monkeypatch
+):
+    with mmsearch.open(tmp_path / "idx") as reader:
+        assert found(reader, "white", 1)
+        before = base_of(library)
+        paint(tmp_path / "photos" / "white.png", "white")
+        paint(tmp_path / "photos" / "more.png", "white", size=(77, 30))
+        library.add()
+        assert base_of(library) == before
+        monkeypatch.setattr(indexes, "MANY", 1)
+        assert set(found(reader, "white", 2)) == {"white.png", "more.png"}
+    assert base_of(library) != before
+
+
+def test_hubs_that_change_in_place_make_a_base_anew(library, tmp_path):
+    with mmsearch.open(tmp_path / "idx") as reader:
+        assert found(reader, "red", 1) == ["red.png"]
+        before = base_of(library)
+        with library._catalog._write() as connection:
+            next_epoch(connection)
+        assert found(reader, "red", 1) == ["red.png"]
+        assert base_of(library) != before
+
+
+def test_deletions_are_forgotten_once_every_base_knows_of_them(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(indexes, "FORGET_AFTER", 0)
+    with mmsearch.open(tmp_path / "idx") as reader:
+        assert found(reader, "red", 1) == ["red.png"]
+        for name in ("red", "green"):
+            (tmp_path / "photos" / f"{name}.png").unlink()
+            library.add()
+        assert library._catalog.went(library._spaces()[0], "image")[0].tolist() == []
+        assert found(reader, "red") == ["blue.png"]  # it was told of neither
+
+
+def test_a_base_from_before_what_was_forgotten_does_not_serve(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(indexes, "FORGET_AFTER", 0)
+    old = tmp_path / "old"
+    shutil.copytree(tmp_path / "idx" / "cache", old)
+    (tmp_path / "photos" / "red.png").unlink()
+    library.add()
+    shutil.rmtree(tmp_path / "idx" / "cache")
+    shutil.copytree(old, tmp_path / "idx" / "cache")
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert "red.png" not in found(again, "red")
+
+
+def test_a_base_of_another_catalog_does_not_serve(library, tmp_path):
+    paint(tmp_path / "other" / "white.png", "white")
+    with mmsearch.index(tmp_path / "other", tmp_path / "idx2", model="toy"):
+        pass
+    shutil.rmtree(tmp_path / "idx2" / "cache")
+    shutil.copytree(tmp_path / "idx" / "cache", tmp_path / "idx2" / "cache")
+    with mmsearch.open(tmp_path / "idx2") as again:
+        assert found(again, "white") == ["white.png"]
+
+
+def test_a_base_that_is_ahead_of_the_catalog_does_not_serve(library, tmp_path):
+    """As after a power cut that took the last transactions with it."""
+    for about in (tmp_path / "idx" / "cache").glob("image-*/about.json"):
+        said = json.loads(about.read_text())
+        about.write_text(json.dumps({**said, "revision": said["revision"] + 5}))
+    before = base_of(library)
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert found(again, "red", 1) == ["red.png"]
+    assert base_of(library) != before
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_after_any_changes_every_reader_finds_what_a_fresh_index_finds(toy, tmp_path_factory, data):
+    place = tmp_path_factory.mktemp("any")
+    photos = place / "photos"
+    paint(photos / "first.png", "red")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        mmsearch.index(photos, place / "idx", model="toy") as library,
+        mmsearch.open(place / "idx") as reader,
+    ):
+        patch.setattr(indexes, "SMALL", 0)
+        patch.setattr(indexes, "SHARE", data.draw(st.sampled_from([0.5, 1000])))
+        patch.setattr(indexes, "FORGET_AFTER", data.draw(st.sampled_from([0, 10**6])))
+        for step in range(data.draw(st.integers(1, 5))):
+            for number in data.draw(st.lists(st.integers(0, 5), max_size=3)):
+                path = photos / f"{number}.png"
+                if path.exists() and data.draw(st.booleans()):
+                    path.unlink()
+                else:
+                    colour = data.draw(st.sampled_from(NAMES))
+                    paint(path, colour, size=(30 + step, 20 + number))
+            library.add()
+            if data.draw(st.booleans()):
+                reader.search("red")
+        with mmsearch.index(photos, place / "fresh", model="toy") as fresh:
+            for colour in NAMES:
+                for one in (library, reader):
+                    assert scores(one, colour) == scores(fresh, colour)
+
+
+# ---------------------------------------------------------------------- which kind
+
+
+def test_the_kind_that_is_asked_for_is_kept_and_shown(library, tmp_path, monkeypatch):
+    library.add(kind="HNSW8", recall=0.9)
+    with mmsearch.open(tmp_path / "idx") as again:
+        (about,) = [one for one in again.status()["indexes"] if one["facet"] == "image"]
+        assert (about["kind"], about["rows"]) == ("HNSW8", 3)
+        assert set(about["recall"]) == {"image"}
+        assert found(again, "red", 1) == ["red.png"]
+        again.add(kind="auto")
+        (about,) = [one for one in again.status()["indexes"] if one["facet"] == "image"]
+        assert about["kind"] == EXACT
+
+
+def test_a_kind_that_faiss_does_not_know_is_refused_and_nothing_is_changed(library):
+    with pytest.raises(InvalidOption, match="factory string"):
+        library.add(kind="quick")
+    assert library.status()["indexes"][0]["kind"] == EXACT
+
+
+@pytest.mark.parametrize("recall", [0, -1, 1.5, float("nan")])
+def test_a_recall_that_is_none_is_refused(library, recall):
+    with pytest.raises(InvalidOption, match="share"):
+        library.add(recall=recall)
+
+
+def test_a_large_collection_gets_codes_measured_by_what_it_holds(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(kinds, "EXACT_BYTES", 10)
+    for number in range(30):
+        paint(tmp_path / "photos" / f"{number}.png", NAMES[number % 4], size=(20 + number, 30))
+    library.add()
+    (about,) = [one for one in library.status()["indexes"] if one["facet"] == "image"]
+    assert about["kind"] == "RaBitQ"
+    assert about["recall"]["image"] >= 0.98
+    assert "ten nearest" in about["why"]

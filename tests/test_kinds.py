@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmsearch.passing import Passing
+from mmsearch.vectors import EXACT, Base, BaseDamaged, ExactIndex, FaissIndex, chosen, kinds, part
+from mmsearch.vectors.base import Writer
+from mmsearch.vectors.coarse import Coarse
+from mmsearch.vectors.kinds import AUTO, true_neighbours
+
+DIM = 32
+
+
+def clustered(number: int, seed: int = 0, gap: float = 0.0) -> np.ndarray:
+    """Unit rows (number, DIM) float16 in clusters; with a gap, apart from those without."""
+    dice = np.random.default_rng(seed)
+    centres = np.random.default_rng(7).standard_normal((40, DIM))
+    rows = centres[dice.integers(0, 40, number)] + 0.3 * dice.standard_normal((number, DIM))
+    rows += gap * 4 * np.random.default_rng(8).standard_normal(DIM)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float16)
+
+
+def questions(number: int = 40) -> dict[str, np.ndarray]:
+    return {
+        "image": clustered(number, 1).astype(np.float32),
+        "text": clustered(number, 2, gap=0.5).astype(np.float32),
+    }
+
+
+def made(rows: np.ndarray, folder=None, kind: str = AUTO, recall: float = 0.98) -> Base:
+    with Writer(folder, DIM) as writer:
+        for start in range(0, len(rows), 700):
+            some = rows[start : start + 700]
+            ids = np.arange(start, start + len(some)) + 1
+            writer.add(some, ids, ids * 2)
+        return writer.done({"upto": 2 * len(rows)}, questions, kind=kind, recall=recall)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Sizes that matter, made small."""
+    monkeypatch.setattr(kinds, "EXACT_BYTES", 100_000)
+
+
+# ---------------------------------------------------------------------- which kind
+
+
+def test_few_rows_are_all_compared():
+    choice, coarse = chosen(clustered(1500), questions)
+    assert (choice.kind, coarse) == (EXACT, None)
+    assert "1,500 vectors" in choice.why
+
+
+@pytest.mark.parametrize("target", [0.9, 0.98])
+def test_many_rows_get_codes_of_a_bit_a_number_with_the_recall_measured_for_all_who_ask(target):
+    rows = clustered(5000)
+    choice, coarse = chosen(rows, questions, recall=target)
+    assert choice.kind == "RaBitQ"
+    assert coarse is not None
+    assert set(choice.recall) == {"image", "text"}
+    for modality, some in questions().items():
+        truth = true_neighbours(rows, some)
+        found = coarse.many(some, choice.candidates, choice.effort)
+        share = np.mean([np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)])
+        assert share == pytest.approx(choice.recall[modality], abs=1e-4)
+        assert share >= target
+
+
+def test_a_higher_recall_takes_more_candidates():
+    rows = clustered(5000)
+    low, high = (chosen(rows, questions, recall=recall)[0] for recall in (0.5, 0.999))
+    assert low.candidates < high.candidates
+
+
+def test_without_anything_to_measure_by_all_rows_are_compared():
+    choice, coarse = chosen(clustered(5000), dict)
+    assert (choice.kind, coarse) == (EXACT, None)
+    assert "measure" in choice.why
+
+
+def test_where_no_kind_finds_enough_all_rows_are_compared(monkeypatch):
+    monkeypatch.setattr(kinds, "MOST_CANDIDATES", 12)
+    choice, coarse = chosen(clustered(5000), questions)
+    assert (choice.kind, coarse) == (EXACT, None)
+    assert "RaBitQ found" in choice.why
+
+
+@pytest.mark.parametrize("kind", ["HNSW16", "IVF32,PQ8", "RR32,RaBitQ", "IVF32,RaBitQ", "PQ16"])
+def test_a_kind_that_is_asked_for_is_taken_and_measured(kind):
+    choice, coarse = chosen(clustered(5000), questions, kind=kind)
+    assert choice.kind == kind
+    assert coarse is not None
+    assert set(choice.recall) == {"image", "text"}
+
+
+def test_past_millions_only_the_nearest_cells_are_gone_through(monkeypatch):
+    monkeypatch.setattr(kinds, "MILLIONS", 4000)
+    choice, _ = chosen(clustered(5000), questions)
+    assert choice.kind == "IVF256,RaBitQ"
+    assert choice.effort > 0
+
+
+def test_a_kind_that_cannot_be_made_of_so_few_rows_waits_for_more(capfd):
+    choice, coarse = chosen(clustered(20), questions, kind="IVF64,PQ8")
+    assert (choice.kind, coarse) == (EXACT, None)
+    assert "IVF64,PQ8 cannot be made of 20 vectors" in choice.why
+    assert capfd.readouterr().err == ""
+
+
+def test_no_kind_is_made_of_nothing():
+    assert chosen(clustered(0), questions)[0].kind == EXACT
+
+
+@given(number=st.integers(1, 60), k=st.integers(1, 12), seed=st.integers(0, 99))
+def test_true_neighbours_are_those_of_a_sort(number, k, seed):
+    rows, query = clustered(number, seed), clustered(3, seed + 1).astype(np.float32)
+    found = true_neighbours(rows, query, k)
+    scores = query @ rows.astype(np.float32).T
+    best = -np.sort(-scores, axis=1)[:, :k]
+    ordered = -np.sort(-np.take_along_axis(scores, found, axis=1), axis=1)
+    assert np.allclose(ordered, best, atol=1e-6)
+
+
+# ---------------------------------------------------------------------- searching a base
+
+
+def agree(found, oracle, k: int) -> float:
+    """The share of the oracle's k that was found; scores of those are the oracle's."""
+    expected = dict(oracle)
+    assert all(score == pytest.approx(expected.get(i, score), abs=3e-6) for i, score in found)
+    best = {item for item, _ in oracle[:k]}
+    return len(best & {item for item, _ in found}) / max(len(best), 1)
+
+
+@pytest.mark.parametrize("kind", ["RaBitQ", "HNSW16", "IVF32,RaBitQ"])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.03, 0.001])
+def test_what_is_found_is_what_numpy_finds_filtered_or_not(kind, share):
+    rows = clustered(6000)
+    index, oracle = FaissIndex(made(rows, kind=kind)), ExactIndex(DIM)
+    oracle.add(list(range(1, 6001)), rows)
+    dice = np.random.default_rng(3)
+    allowed = None if share == 1 else Passing.of(np.flatnonzero(dice.random(6001) < share))
+    shares = []
+    for query in [*questions()["text"][:12], *questions()["image"][:12]]:
+        found = index.search(query, 10, allowed)
+        expected = oracle.search(query, 6000, allowed)
+        assert len(found) == min(10, len(expected))
+        shares.append(agree(found, expected, 10))
+    assert np.mean(shares) >= 0.95
+
+
+def test_shares_of_the_codes_find_what_the_whole_finds(monkeypatch):
+    rows = clustered(5000)
+    whole = Coarse.build("RaBitQ", rows)
+    monkeypatch.setattr("mmsearch.vectors.coarse.SHARD", 1024)
+    parts = Coarse(whole._index)
+    bits = np.packbits(np.random.default_rng(0).random(5000) < 0.4, bitorder="little")
+    for query in questions()["text"][:8]:
+        for allowed in (None, bits):
+            one = whole.nearest(query, 200, 0, allowed)
+            other = parts.nearest(query, 200, 0, allowed)
+            assert len(set(one.tolist()) & set(other.tolist())) >= 198  # but for equal scores
+
+
+def test_as_many_are_found_as_are_asked_for():
+    rows = clustered(3000)
+    index = FaissIndex(made(rows, kind="IVF32,RaBitQ"))
+    query = questions()["text"][0]
+    assert len(index.search(query, 3000)) == 3000
+    few = Passing.of(range(1, 3000, 7))
+    assert len(index.search(query, 500, few)) == len(few)
+
+
+def test_a_kind_that_cannot_pass_over_rows_is_searched_exactly_with_a_filter():
+    rows = clustered(4000)
+    index, oracle = FaissIndex(made(rows, kind="RaBitQfs")), ExactIndex(DIM)
+    oracle.add(list(range(1, 4001)), rows)
+    half = Passing.of(range(1, 4001, 2))
+    query = questions()["text"][0]
+    expected = oracle.search(query, 10, half)
+    assert [i for i, _ in index.search(query, 10, half)] == [i for i, _ in expected]
+
+
+# ---------------------------------------------------------------------- what came and went since
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), kind=st.sampled_from([EXACT, "RaBitQ"]))
+def test_rows_that_come_and_go_are_found_as_if_all_had_been_there_at_once(data, kind):
+    rows = clustered(2600)
+    base = made(rows[:2000], kind=kind)
+    index, alive = FaissIndex(base), dict(enumerate(rows[:2000], start=1))
+    next_one = 2001
+    for _ in range(data.draw(st.integers(1, 4))):
+        if data.draw(st.booleans()):
+            number = data.draw(st.integers(1, 60))
+            some = rows[next_one - 1 : next_one - 1 + number]
+            ids = np.arange(next_one, next_one + number)
+            index = index.copy()
+            index.add(ids, some, ids * 2)
+            alive |= dict(zip(ids.tolist(), some, strict=True))
+            next_one += number
+        else:
+            gone = data.draw(st.lists(st.integers(1, next_one + 5), max_size=40))
+            index = index.copy()
+            index.drop(np.array(gone, np.int64) * 2)
+            for item in gone:
+                alive.pop(item, None)
+    oracle = ExactIndex(DIM)
+    oracle.add(list(alive), np.stack(list(alive.values())))
+    assert len(index) == len(alive)
+    query = questions()["image"][data.draw(st.integers(0, 30))]
+    found, expected = index.search(query, 10), oracle.search(query, len(alive))
+    assert {i for i, _ in found} <= alive.keys()
+    assert agree(found, expected, 10) >= (1.0 if kind == EXACT else 0.7)
+    late = set(range(2001, next_one)) & {i for i, _ in expected[:10]}
+    assert late <= {i for i, _ in found}  # what is beside the base is always compared
+
+
+def test_changing_a_copy_leaves_those_who_search_the_first_alone():
+    index = FaissIndex(made(clustered(300)))
+    query = questions()["image"][0]
+    before = index.search(query, 300)
+    other = index.copy()
+    other.add([999], query.reshape(1, -1))
+    other.drop(np.arange(2, 200, 2))
+    assert index.search(query, 300) == before
+    assert other.search(query, 1)[0][0] == 999
+    assert index.beside == 0
+    assert other.beside == 1 + 99
+
+
+def test_the_sample_of_a_large_base_is_of_its_rows(tmp_path):
+    rows = clustered(6000)
+    index = FaissIndex(made(rows, tmp_path, kind="RaBitQ"))
+    assert np.array_equal(index.sample(4096), rows[np.arange(4096) * 6000 // 4096])
+
+
+# ---------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("kind", [EXACT, "RaBitQ", "IVF32,PQ8"])
+def test_what_is_written_is_opened_again(tmp_path, kind):
+    base = made(clustered(2500), tmp_path, kind=kind)
+    again = Base.open(tmp_path)
+    assert (again.choice, again.about) == (base.choice, base.about)
+    for query in questions()["text"][:5]:
+        assert FaissIndex(again).search(query, 20) == FaissIndex(base).search(query, 20)
+
+
+def test_a_base_of_nothing_is_opened_again(tmp_path):
+    made(clustered(0), tmp_path)
+    assert FaissIndex(Base.open(tmp_path)).search(questions()["text"][0], 5) == []
+
+
+@pytest.mark.parametrize(
+    "file", ["rows.f16", "ids.i64", "vectors.i64", "coarse.faiss", "about.json"]
+)
+@pytest.mark.parametrize("how", ["gone", "cut", "empty"])
+def test_files_that_are_not_whole_are_noticed(tmp_path, file, how):
+    made(clustered(2500), tmp_path, kind="RaBitQ")
+    path = tmp_path / file
+    content = path.read_bytes()
+    path.unlink()
+    if how != "gone":
+        path.write_bytes(content[: len(content) // 2] if how == "cut" else b"")
+    with pytest.raises(BaseDamaged):
+        Base.open(tmp_path)
+
+
+def test_what_candidates_were_read_from_is_given_back(tmp_path, monkeypatch):
+    made(clustered(2500), tmp_path, kind="RaBitQ")
+    index = FaissIndex(Base.open(tmp_path))
+    given_back = []
+    monkeypatch.setattr("mmsearch.vectors.index.READ_BACK", 1000)
+    monkeypatch.setattr(Base, "forget", lambda base: given_back.append(len(base.rows)))
+    query = questions()["text"][0]
+    before = index.search(query, 10)
+    for _ in range(40):
+        assert index.search(query, 10) == before
+    assert given_back
+
+
+def test_rows_given_back_are_read_again(tmp_path):
+    base = made(clustered(2500), tmp_path, kind="RaBitQ")
+    base = Base.open(tmp_path)
+    before = np.array(base.rows)
+    base.forget()
+    assert np.array_equal(base.rows, before)
+
+
+def test_deep_searches_look_at_more_candidates():
+    index = FaissIndex(made(clustered(5000), kind="RaBitQ"))
+    assert index._part._candidates(300) >= index._part._candidates(10) + 290 * part.DEEPER
