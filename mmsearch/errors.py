@@ -15,8 +15,10 @@
     ├── PathNotFound            a path given to index or remove does not exist
     ├── InvalidCaptions         a captions file cannot be parsed
     ├── InvalidMetadata         a metadata file cannot be parsed
+    ├── IndexBusy               another process is writing to the index
     └── IndexUnusable           the index folder cannot be used
         ├── IndexNotFound       no index there
+        ├── CatalogDamaged      the catalog is not whole: a backup brings it back
         └── StorageFailed       the catalog could not be read or written
 
 Each message says what went wrong and, where something can be done, what to do.
@@ -92,12 +94,32 @@ class InvalidMetadata(MMSearchError):
     """A metadata file cannot be parsed."""
 
 
+class IndexBusy(MMSearchError):
+    """Another process is writing to the index; the message says which."""
+
+
 class IndexUnusable(MMSearchError):
     """The index folder cannot be used."""
 
 
 class IndexNotFound(IndexUnusable):
     """There is no index at this place."""
+
+
+class CatalogDamaged(IndexUnusable):
+    """The catalog is cut short, or no catalog any more.
+
+    Args:
+        path: Of the catalog.
+        why: What is wrong with it.
+        cure: What to do.
+    """
+
+    CURE = "`mmsearch doctor --repair` brings back what can be; else delete its folder, index again"
+
+    def __init__(self, path: object, why: str, cure: str = CURE) -> None:
+        super().__init__(f"{path} cannot be used: {why}; {cure}")
+        self.why = why
 
 
 class StorageFailed(IndexUnusable):

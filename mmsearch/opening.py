@@ -64,14 +64,23 @@ def collection_for(
     *,
     model: str | Sequence[str] = "auto",
     how: Runtime | None = None,
+    create: bool = True,
 ) -> Collection:
     """The index that files are to go into, made if need be; nothing is indexed yet.
 
+    Args:
+        needed: Files and folders.
+        into: The index, by name or folder.
+        model: The encoder's name, or several.
+        how: What encoders are to run on.
+        create: Make the index if there is none.
+
     Raises:
         PathNotFound: one of the `needed` paths does not exist; then no index is made.
+        IndexNotFound: there is no index, and none is to be made.
     """
     existing(needed)
-    return Collection(index_folder(into), model=model, how=how, create=True)
+    return Collection(index_folder(into), model=model, how=how, create=create, restore=True)
 
 
 def index_paths(

@@ -236,24 +236,6 @@ def whole(toy, photos, tmp_path, monkeypatch):
         yield made
 
 
-def test_a_model_that_another_process_brings_in_meanwhile_is_given_what_this_one_stores(
-    library, photos, toy, monkeypatch
-):
-    encode = ToyEncoder.encode
-
-    def with_company(self, modality, batch):
-        if self is toy and modality == "image":
-            monkeypatch.setattr(ToyEncoder, "encode", encode)
-            mmsearch.index(photos / "deep", library.folder, model="second").close()
-        return encode(self, modality, batch)
-
-    paint(photos / "white.png", "white")
-    monkeypatch.setattr(ToyEncoder, "encode", with_company)
-    library.add(photos)
-    assert models(library)["second"] == (True, ("image", "text"))
-    assert best(library, "white") == "white.png"
-
-
 def test_a_model_that_was_left_behind_does_not_take_over(library, photos):
     with mmsearch.index(photos, library.folder, model="second") as both:
         paint(photos / "white.png", "white")

@@ -121,11 +121,13 @@ def test_searching_goes_on_while_another_process_indexes(toy, many, tmp_path):
     child.communicate()
 
 
-def test_two_runs_at_once_store_every_file_once(toy, many, tmp_path):
-    children = [start("index", str(many), "-i", f"{tmp_path}/idx/") for _ in range(2)]
-    for child in children:
-        _, said = child.communicate(timeout=120)
-        assert child.returncode == 0, said.decode()
+def test_of_two_runs_at_once_the_second_is_told_of_the_first(toy, many, tmp_path):
+    first = start("index", str(many), "-i", f"{tmp_path}/idx/")
+    wait_for_items(tmp_path / "idx", 32)
+    second = start("index", str(many), "-i", f"{tmp_path}/idx/")
+    _, said = second.communicate(timeout=120)
+    assert (second.returncode, first.wait(timeout=120)) == (5, 0)
+    assert f"pid {first.pid} on " in said.decode()
+    first.communicate()
     with mmsearch.open(tmp_path / "idx") as library:
-        assert len(library) == 200
-        assert len({item.path for item in library.items}) == 200
+        assert len({item.path for item in library.items}) == len(library) == 200

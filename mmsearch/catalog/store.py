@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Select, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from mmsearch.errors import StorageFailed
+from mmsearch.errors import CatalogDamaged, StorageFailed
 from mmsearch.schema import connect, state, writing
 
 MAX_PARAMETERS = 500
@@ -25,6 +26,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._engine = connect(path)
         self._open = True
+        self._frozen = threading.local()  # of each thread, the connection of its snapshot
         self.path = path
 
     def close(self) -> None:
@@ -37,14 +39,46 @@ class Store:
             raise StorageFailed("this index has been closed: open it again to use it")
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Within it, all that this thread reads is as it was at one moment, whoever writes.
+
+        Raises:
+            RuntimeError: something is written within it by this thread, which could not see it.
+        """
+        if self._snapshot() is not None:
+            yield
+            return
+        with self._read() as connection:
+            connection.exec_driver_sql("SELECT 1 FROM state LIMIT 1")  # BEGIN alone reads nothing
+            self._frozen.connection = connection
+            try:
+                yield
+            finally:
+                self._frozen.connection = None
+
+    @property
+    def in_snapshot(self) -> bool:
+        """Whether this thread is within a snapshot, where it may not write."""
+        return self._snapshot() is not None
+
+    def _snapshot(self) -> Connection | None:
+        return getattr(self._frozen, "connection", None)
+
+    @contextmanager
     def _write(self) -> Iterator[Connection]:
         self._check_open()
+        if self._snapshot() is not None:
+            raise RuntimeError("nothing may be written within a snapshot")
         with storage_errors(), writing(self._engine) as connection:
             yield connection
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
         self._check_open()
+        if (frozen := self._snapshot()) is not None:
+            with storage_errors():
+                yield frozen
+            return
         with storage_errors(), self._engine.begin() as connection:
             yield connection
 
@@ -68,9 +102,14 @@ class Store:
     def set_setting(self, key: str, value: str) -> None:
         """Keep a text under a key."""
         with self._write() as connection:
-            row = insert(state).values(key=key, value=value)
-            kept = {"value": row.excluded.value}
-            connection.execute(row.on_conflict_do_update(index_elements=["key"], set_=kept))
+            keep(connection, key, value)
+
+
+def keep(connection: Connection, key: str, value: str) -> None:
+    """Keep a text under a key, as a part of what is being written."""
+    row = insert(state).values(key=key, value=value)
+    kept = {"value": row.excluded.value}
+    connection.execute(row.on_conflict_do_update(index_elements=["key"], set_=kept))
 
 
 @contextmanager
@@ -95,8 +134,8 @@ _CURES = {
     "full": f"{_KEPT}free some space, then run the command again",
     "readonly": f"{_KEPT}make the index folder writable, then run the command again",
     "locked": "another process is writing: wait for it, then run the command again",
-    "malformed": "it is damaged: delete the index folder and index again",
-    "not a database": "it is damaged: delete the index folder and index again",
+    "malformed": f"it is damaged: {CatalogDamaged.CURE}",
+    "not a database": f"it is damaged: {CatalogDamaged.CURE}",
 }
 
 

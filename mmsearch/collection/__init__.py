@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mmsearch.collection.asking import Asking
+from mmsearch.collection.bulk import Bulk
 from mmsearch.collection.held import Items
-from mmsearch.errors import PathNotFound
+from mmsearch.collection.locked import BACKUPS
+from mmsearch.collection.refreshing import Refreshing
+from mmsearch.errors import InvalidOption, PathNotFound
 from mmsearch.types import Report
 
 if TYPE_CHECKING:
+    from mmsearch.scan import Scope
     from mmsearch.types import Progress
 
 __all__ = ["Collection", "Items", "Paths", "existing"]
@@ -20,7 +22,7 @@ __all__ = ["Collection", "Items", "Paths", "existing"]
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
-class Collection(Asking):
+class Collection(Bulk, Refreshing):
     """An index folder, open; also a context manager.
 
     Args:
@@ -29,10 +31,13 @@ class Collection(Asking):
             with. Another one than those is filled at the next `add`, and answers from then on.
         how: What encoders are to run on.
         create: Make the index if there is none.
+        restore: Bring a damaged catalog back from its newest backup; `create` does so as well.
 
     Raises:
         IndexNotFound: there is none and `create` is False.
-        IndexUnusable: the catalog is damaged, or newer than this version.
+        CatalogDamaged: the catalog is damaged, and it was not asked to restore it, or there is no
+            backup of it.
+        IndexUnusable: the catalog is none, or newer than this version.
         UnknownModel: no encoder has this name.
         ModelUnavailable: its weights are not on this machine.
     """
@@ -52,6 +57,9 @@ class Collection(Asking):
         whisper: str | None = None,
         metadata: str | os.PathLike[str] | None = None,
         details: bool | None = None,
+        backups: int | None = None,
+        kind: str | None = None,
+        recall: float | None = None,
         progress: Progress | None = None,
     ) -> Report:
         """Bring folders or files up to date in the index; `report` holds the result as well.
@@ -73,11 +81,19 @@ class Collection(Asking):
                 that `where` can ask for.
             details: Whether to keep the regions of pictures and the words of texts, at most 4 KB
                 each, which `rerank="fusion"` looks at; remembered, at first kept.
+            backups: How many backups of the catalog to keep beside it, one an hour at most; 0 makes
+                none and deletes none. Remembered, at first one.
+            kind: Which kind of index answers searches: "auto" (by size, and only what was measured
+                to find enough), "exact", or a factory string of FAISS's; remembered.
+            recall: Of the ten nearest, the share that an index that is not exact is to find, for
+                queries of every modality; remembered, at first 0.98.
             progress: Called with (files done, files in all or None).
 
         Raises:
             PathNotFound: one of `paths`, or `captions`, does not exist.
-            InvalidOption: `max_megapixels` is not above 0.
+            InvalidOption: `max_megapixels` is not above 0, or `backups` is below; `kind` or
+                `recall` is none.
+            IndexBusy: another process is writing to the index.
             InvalidCaptions: the captions file cannot be parsed.
             MissingExtra: packages that an option needs are not installed.
             ModelUnavailable: there is no model to transcribe with.
@@ -87,62 +103,62 @@ class Collection(Asking):
         from mmsearch.contents import Options
         from mmsearch.media.captions import CaptionBook
         from mmsearch.media.metadata import read_metadata
-        from mmsearch.scan import known_scopes, scopes_of
-        from mmsearch.update import Reads, Update, check_megapixels, options_for
+        from mmsearch.update import Reads, check_megapixels
 
         given = None if paths is None else existing(paths)
-        patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+        if backups is not None and backups < 0:
+            raise InvalidOption(f"backups are a number from 0 on, not {backups}")
         options = Options(max_megapixels=check_megapixels(max_megapixels))
         book = None if captions is None else CaptionBook(os.fspath(captions))
-        settled = Reads(video, pdf, ocr, transcribe, whisper).settle(self._catalog)
         if metadata is not None:
             read_metadata(metadata)  # what cannot be parsed is told before any work is done
-        self._roster.want(self._wanted)
-        self._roster.keep_details(wanted=details)
-        self._wanted = []
-        run = Update(
-            self._catalog,
-            self._roster.lanes,
-            lambda lanes: options_for(options, lanes, settled, captions=book is not None),
-            book=book,
-            metadata=metadata,
-            typical=self._typical,
-            progress=progress,
-        )
-        self.report = run.report
-        self.report.warnings += [*self._advice, *settled.warnings, *self._roster.warnings]
-        self._advice = []
-        if given is None and not self._catalog.asked() and not len(self._catalog):
-            raise PathNotFound("nothing was indexed yet: say what, `mmsearch index FOLDER`")
-        if given is None:
-            scopes = known_scopes(self._catalog)
-            if not self._catalog.asked() and len(self._catalog):
+        with self.writing("indexing"):
+            self._catalog.restore_indexes()
+            settled = Reads(video, pdf, ocr, transcribe, whisper).settle(self._catalog)
+            if backups is not None:
+                self._catalog.set_setting(BACKUPS, str(backups))
+            self._indexes.want(kind, recall)
+            self._roster.keep_details(wanted=details)
+            run = self._update(options, settled, book, metadata, progress)
+            run.run(self._scopes(given, exclude, include_hidden=include_hidden))
+            report = run.report
+            self._indexes.settle(self._present())
+            done = report.added, report.updated, report.renamed, report.removed, report.filled
+            report.warnings += self._keep_backup(changed=any(done) or metadata is not None)
+        return report
+
+    def _scopes(
+        self, given: list[str] | None, exclude: str | Sequence[str], *, include_hidden: bool
+    ) -> list[Scope]:
+        """Where to look: at what is given, else at all that was asked for before."""
+        from mmsearch.scan import known_scopes, scopes_of
+
+        if given is not None:
+            patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+            return scopes_of(self._catalog, given, patterns, include_hidden=include_hidden)
+        if not self._catalog.asked():
+            if not len(self._catalog):
+                raise PathNotFound("nothing was indexed yet: say what, `mmsearch index FOLDER`")
+            if self.report is not None and self._catalog.sources():
                 self.report.warnings.append(
                     "an index of mmsearch 0.1.0 did not keep what was asked for: name your folders "
                     "once more, `mmsearch index FOLDER...`"
                 )
-        else:
-            hidden = include_hidden
-            scopes = scopes_of(self._catalog, given, patterns, include_hidden=hidden)
-        run.run(scopes)
-        for space, facets in self._present():
-            for facet in facets:
-                self._index(space, facet)
-        return self.report
+        return known_scopes(self._catalog)
 
     def drop_space(self, model: str) -> None:
         """Delete the vectors of one of several models.
 
         Raises:
             InvalidOption: the index has none of this name, or no other to answer instead.
+            IndexBusy: another process is writing to the index.
         """
-        for space in self._roster.drop(model):
-            for file in (self.folder / "cache").glob(f"*-{space.id}-*"):
-                with suppress(OSError):
-                    file.unlink()
-        self._wanted = [encoder for encoder in self._wanted if encoder.name != model]
-        self._indexes = {}
-        self._catalog.shrink()
+        with self.writing("dropping vectors"):
+            for space in self._roster.drop(model):
+                self._indexes.drop(space)
+            self._wanted = [encoder for encoder in self._wanted if encoder.name != model]
+            self._indexes.clear()
+            self._catalog.shrink()
 
     def remove(self, path: str | os.PathLike[str]) -> int:
         """Take a file, or all of a folder, out of the index; the disk is not touched.
@@ -152,22 +168,26 @@ class Collection(Asking):
 
         Raises:
             PathNotFound: the index holds nothing there.
+            IndexBusy: another process is writing to the index.
         """
         given = os.path.abspath(os.fspath(path))
         whole = os.path.realpath(given)
         parent = os.path.join(os.path.realpath(os.path.dirname(given)), os.path.basename(given))
-        places = [
-            (source_id, "")
-            for source_id, root in self._catalog.sources()
-            if root.startswith(whole.rstrip(os.sep) + os.sep)
-        ]
-        found = map(self._catalog.source_of, dict.fromkeys((whole, parent)))
-        places += [(source[0], source[2]) for source in found if source is not None]
-        gone = sum(self._catalog.remove_below(source_id, below) for source_id, below in places)
-        for place in dict.fromkeys((whole, parent)):
-            self._catalog.forget_asked(place)
-        if not gone and not any(below == "" for _, below in places):
-            raise PathNotFound(f"the index holds nothing at {os.fspath(path)!r}")
+        with self.writing("removing"):
+            places = [
+                (source_id, "")
+                for source_id, root in self._catalog.sources()
+                if root.startswith(whole.rstrip(os.sep) + os.sep)
+            ]
+            found = map(self._catalog.source_of, dict.fromkeys((whole, parent)))
+            places += [(source[0], source[2]) for source in found if source is not None]
+            gone = sum(self._catalog.remove_below(source_id, below) for source_id, below in places)
+            gone += self._catalog.remove_imported(os.fspath(path))
+            for place in dict.fromkeys((whole, parent)):
+                self._catalog.forget_asked(place)
+            if not gone and not any(below == "" for _, below in places):
+                raise PathNotFound(f"the index holds nothing at {os.fspath(path)!r}")
+            self._keep_backup()
         return gone
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Unpack
 
 from mmsearch.collection.held import Held
-from mmsearch.errors import InvalidQuery
+from mmsearch.errors import InvalidQuery, StorageFailed
 from mmsearch.types import Hit, Modality, Query, Ranking
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from mmsearch.labels import Description
     from mmsearch.search import Searcher, SearchSettings
     from mmsearch.types import Progress, Vectors
+
+
+CAUGHT_UP = 2_000
+"""Items whose words are filed before a search, if an interrupted run left some."""
 
 
 class Asking(Held):
@@ -102,9 +107,22 @@ class Asking(Held):
         from mmsearch.search import Holdings, Searcher
 
         holdings = Holdings(
-            self._catalog, self._index, self._roster.encoder_of, self._typical, self._alike
+            self._catalog,
+            self._index,
+            self._roster.encoder_of,
+            self._typical,
+            self._alike,
+            self._passing,
+            self._catch_up,
         )
         return Searcher(holdings, self._present())
+
+    def _catch_up(self) -> None:
+        """File the words that an interrupted run has left, a few, if nobody else is writing."""
+        if self._catalog.words_due():
+            with self._may_write("filing words") as may, suppress(StorageFailed):
+                if may:
+                    self._catalog.refresh_words(at_most=CAUGHT_UP)
 
     # ------------------------------------------------------------------ what else vectors tell
 
@@ -129,36 +147,43 @@ class Asking(Held):
         Raises:
             InvalidOption: there is no label, or nothing to look at, or the confidence is none.
             UnknownTarget: the target is neither.
+            IndexBusy: another process is writing to the index.
         """
         from mmsearch.labels import MIN_CONFIDENCE, facet_of, tag_items
 
         least = MIN_CONFIDENCE if min_confidence is None else min_confidence
-        counts = tag_items(
-            self._catalog,
-            self._roster.encoder_of,
-            self._present(),
-            labels,
-            least=least,
-            facet=facet_of(target),
-            progress=progress,
-        )
-        self._catalog.refresh_words()
+        with self.writing("tagging"):
+            counts = tag_items(
+                self._catalog,
+                self._roster.encoder_of,
+                self._present(),
+                labels,
+                least=least,
+                facet=facet_of(target),
+                progress=progress,
+            )
+            self._catalog.refresh_words()
+            self._keep_backup()
         return counts
 
     def tag_new(self, *, progress: Progress | None = None) -> dict[str, int]:
         """Give the labels asked for before to what has come or changed since."""
         from mmsearch.labels import tag_new
 
-        counts = tag_new(self._catalog, self._roster.encoder_of, self._present(), progress)
-        self._catalog.refresh_words()
+        with self.writing("tagging"):
+            counts = tag_new(self._catalog, self._roster.encoder_of, self._present(), progress)
+            self._catalog.refresh_words()
+            self._keep_backup(changed=bool(counts))
         return counts
 
     def untag(self, labels: Sequence[str] | None = None) -> int:
         """Take labels off all items, all labels if none is named; returns how many there were."""
         from mmsearch.labels import forget_labels
 
-        gone = forget_labels(self._catalog, labels)
-        self._catalog.refresh_words()
+        with self.writing("tagging"):
+            gone = forget_labels(self._catalog, labels)
+            self._catalog.refresh_words()
+            self._keep_backup(changed=bool(gone))
         return gone
 
     def describe(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from mmsearch.collection.locked import Locked
 from mmsearch.encoders import how_for, load_encoder, runtime_of
-from mmsearch.errors import IndexNotFound, IndexUnusable, StorageFailed
+from mmsearch.errors import IndexNotFound, IndexUnusable
 from mmsearch.types import Failure, Item, Modality, Report
 
 if TYPE_CHECKING:
     from mmsearch.catalog import Catalog, Space
+    from mmsearch.columns import Columns
+    from mmsearch.filters import Filter
+    from mmsearch.passing import Passing
     from mmsearch.types import Encoder, Runtime
     from mmsearch.vectors import FaissIndex
 
@@ -31,7 +35,7 @@ class Items:
         return self._catalog.all_items()
 
 
-class Held:
+class Held(Locked):
     """An index folder, open: everything but putting in, taking out and searching."""
 
     def __init__(
@@ -64,13 +68,14 @@ class Held:
             self._wanted = self._wanted or self._chosen()
             _make(folder)
         from mmsearch.catalog import Catalog  # SQLAlchemy takes longer to import than all of us
+        from mmsearch.collection.indexes import Indexes
         from mmsearch.roster import Roster
         from mmsearch.typical import Typical
 
         self._catalog = Catalog(path)
         self._roster = Roster(self._catalog, self._how)
         self._typical = Typical(self._catalog)
-        self._indexes: dict[tuple[int, str], tuple[int, FaissIndex]] = {}
+        self._indexes = Indexes(folder / "cache", self._catalog, self._typical, self._may_write)
         if exists and not self._wanted and not self._catalog.spaces():
             self._wanted = self._chosen()
 
@@ -140,6 +145,7 @@ class Held:
             "sources": sorted(path for _, path in self._catalog.sources()),
             "items": counts["items"],
             "vectors": _answering(models),
+            "indexes": self._indexes.described(self._present()),
             "failures": counts["failures"],
             "bytes": sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()),
         }
@@ -152,29 +158,24 @@ class Held:
         ]
 
     def _index(self, space: Space, facet: str) -> FaissIndex:
-        """A facet's FAISS index: from memory, else from its cache, else from the catalog."""
-        catalog_id, revision = self._catalog.stamp()
-        held = self._indexes.get((space.id, facet))
-        if held is None or held[0] != revision:
-            from mmsearch.cache import build_index, read_index
+        return self._indexes.of(space, facet)
 
-            place = self.folder / "cache"
-            found = read_index(place, f"{catalog_id}-{revision}", space, facet)
-            if found is None:
-                with suppress(StorageFailed):  # an index of an older version has no hubs yet
-                    self._typical.catch_up(space, facet)
-                revision = self._catalog.stamp()[1]
-                found = build_index(place, f"{catalog_id}-{revision}", self._catalog, space, facet)
-            held = revision, found
-            self._indexes[space.id, facet] = held
-        return held[1]
+    @cached_property
+    def _columns(self) -> Columns:
+        from mmsearch.columns import Columns
+
+        return Columns(self._catalog, self.folder / "cache")
+
+    def _passing(self, filter_: Filter) -> Passing:
+        """The items that pass a filter."""
+        return self._columns.passing(filter_)
 
     # ------------------------------------------------------------------ closing
 
     def close(self) -> None:
         """Let go of the catalog's file; calling it twice does no harm."""
         self._catalog.close()
-        self._indexes = {}
+        self._indexes.clear()
 
     def __enter__(self) -> Self:
         return self

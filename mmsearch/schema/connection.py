@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,43 +14,70 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError
 
-from mmsearch.errors import IndexUnusable
+from mmsearch.errors import CatalogDamaged, IndexUnusable, MMSearchError
+from mmsearch.lock import WriterLock
 from mmsearch.schema import migrations
+from mmsearch.schema.changes import create_changes
 from mmsearch.schema.lexical import create_words
 from mmsearch.schema.tables import state, tables
+from mmsearch.schema.whole import check_beginning, check_whole
 
 APPLICATION_ID = 0x6D6D7372
 """SQLite's application_id of our files ("mmsr"), so that another database is not taken for one."""
+
+TIMEOUT = 30
+"""Seconds to wait for another process's transaction."""
+
+MIGRATING = 600
+"""Seconds to wait for another process that brings an older catalog up."""
 
 
 def connect(path: Path) -> Engine:
     """An engine on the catalog at `path`, made if need be and brought up to this schema.
 
     Raises:
-        IndexUnusable: the file is no catalog, or was made by a newer mmsearch.
+        CatalogDamaged: the file is cut short, or holds no database any more.
+        IndexUnusable: it is no catalog, or was made by a newer mmsearch.
+        IndexBusy: it is older than this mmsearch, and another process is writing to it.
     """
+    check_beginning(path)
     writable = os.access(path.parent, os.W_OK)
     url = URL.create("sqlite", database=str(path)) if writable else _read_only(path)
-    engine = create_engine(url, connect_args={"timeout": 30})
+    engine = create_engine(url, connect_args={"timeout": TIMEOUT})
     event.listen(engine, "connect", _set_up if writable else _set_up_reading)
     event.listen(engine, "begin", _begin)
     try:
         with engine.begin() as connection:
             version = _version(connection, path)
+            check_whole(connection, path)
         if version < _newest():
             _check_writable(path, writable=writable)
-            with writing(engine) as connection:
+            with _alone(path, version), writing(engine) as connection:
                 _bring_up(connection, path)
-    except DatabaseError as error:
+    except (DatabaseError, sqlite3.DatabaseError) as error:
         engine.dispose()
-        raise IndexUnusable(
-            f"{path} cannot be used: {error.orig}; if it is damaged, delete its folder and index "
-            "again"
-        ) from error
-    except IndexUnusable:
+        raise _unusable(path, getattr(error, "orig", error)) from error
+    except MMSearchError:
         engine.dispose()
         raise
     return engine
+
+
+def _alone(path: Path, version: int) -> AbstractContextManager[None]:
+    """Migrating takes as long as it takes: who comes second waits for it."""
+    if version == 0:
+        return nullcontext()
+    return WriterLock(path.parent).writing("bringing it up to this version", wait=MIGRATING)
+
+
+def _unusable(path: Path, said: BaseException | None) -> IndexUnusable:
+    """What is to be said of what SQLite said."""
+    code = getattr(said, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return CatalogDamaged(path, str(said))
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return IndexUnusable(f"{path} is in use by another process ({said}): try again")
+    return IndexUnusable(f"{path} cannot be used: {said}; check the disk and who may read it")
 
 
 def _check_writable(path: Path, *, writable: bool) -> None:
@@ -65,11 +94,28 @@ def writing(engine: Engine) -> Any:
 
 
 def _read_only(path: Path) -> URL:
+    query = {"uri": "true", "mode": "ro"} | ({} if _has_log(path) else {"immutable": "1"})
+    return URL.create("sqlite", database=f"file:{quote(os.fsencode(path))}", query=query)
+
+
+def _has_log(path: Path) -> bool:
     """A folder that cannot be written holds no lock and no new log, so SQLite must not make any."""
     log = path.with_name(f"{path.name}-wal")
-    left = log.exists() and log.stat().st_size > 0
-    query = {"uri": "true", "mode": "ro"} | ({} if left else {"immutable": "1"})
-    return URL.create("sqlite", database=f"file:{quote(os.fsencode(path))}", query=query)
+    return log.exists() and log.stat().st_size > 0
+
+
+def driver_of(path: Path, *, settled: bool = False) -> sqlite3.Connection:
+    """A connection of the driver's own to a catalog that is there, for copying and checking it.
+
+    Args:
+        path: Of the catalog.
+        settled: Nobody writes to it, and nothing may be made beside it.
+    """
+    how = "mode=rw"
+    if settled or not os.access(path.parent, os.W_OK):
+        how = "mode=ro" if _has_log(path) and not settled else "mode=ro&immutable=1"
+    uri = f"file:{quote(os.fsencode(path))}?{how}"
+    return sqlite3.connect(uri, uri=True, timeout=TIMEOUT, isolation_level=None)
 
 
 def _set_up_reading(driver: Any, _record: object) -> None:
@@ -117,6 +163,7 @@ def _bring_up(connection: Connection, path: Path) -> None:
     if version == 0:
         tables.create_all(connection)
         create_words(connection)
+        create_changes(connection)
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
         fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0"}
         connection.execute(state.insert(), [{"key": k, "value": v} for k, v in fresh.items()])

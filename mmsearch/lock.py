@@ -1,0 +1,206 @@
+"""One writer at a time: the lock of an index folder, and who holds it.
+
+The operating system's own lock is what counts: it goes with the process, however that ends, so a
+lock file that is left behind never blocks anybody. Beside it stands who writes, for the message to
+those who would like to. Reading takes no lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmsearch.errors import IndexBusy, StorageFailed
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+LOCK = "writer.lock"
+HOLDER = "writer.json"
+SOFT_LOCK = "writer.pid"
+"""Used instead where the file system knows no locks: names its holder, and is taken over once that
+process is gone, if it ran on this machine."""
+
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""What a file system says that has no locks, or cannot reach whoever keeps them."""
+
+LOOK_AGAIN = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who writes to an index."""
+
+    pid: int
+    host: str
+    what: str
+    """What it does: "indexing"."""
+    since: str
+    """ISO 8601, UTC."""
+
+    def __str__(self) -> str:
+        began = datetime.fromisoformat(self.since).astimezone()
+        today = began.date() == datetime.now(UTC).astimezone().date()
+        when = began.strftime("%H:%M" if today else "%Y-%m-%d %H:%M")
+        return f"pid {self.pid} on {self.host}, {self.what} since {when}"
+
+
+class WriterLock:
+    """The right to write to an index, which one thread of one process has at a time.
+
+    That thread may take it again: what it calls asks for it too.
+
+    Args:
+        folder: The index's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._thread = threading.RLock()
+        self._depth = 0
+        self._lock: BaseFileLock | None = None
+
+    @contextmanager
+    def writing(self, what: str, *, wait: float = 0.0) -> Iterator[None]:
+        """The right to write, as long as the context lasts.
+
+        Args:
+            what: What is being done, for those who find the index busy: "indexing".
+            wait: Seconds to wait for another writer.
+
+        Raises:
+            IndexBusy: another writes.
+            StorageFailed: the folder cannot be written.
+        """
+        wait = min(wait, threading.TIMEOUT_MAX)
+        until = time.monotonic() + wait
+        if not self._thread.acquire(timeout=wait):
+            raise self._busy()
+        try:
+            with self._held(what, until):
+                yield
+        finally:
+            self._thread.release()
+
+    @contextmanager
+    def may_write(self, what: str) -> Iterator[bool]:
+        """Whether there is the right to write, as long as the context lasts; never waits.
+
+        For what can as well be left undone: a search that would keep what it has worked out.
+        """
+        with ExitStack() as held:
+            free = True
+            try:
+                held.enter_context(self.writing(what))
+            except (IndexBusy, StorageFailed):
+                free = False
+            yield free
+
+    def wait_until_free(self, timeout: float | None = None) -> bool:
+        """Whether nobody writes, waited for; who asks then may still find another was quicker.
+
+        Args:
+            timeout: Seconds to wait at most; None waits as long as it takes.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self.may_write("looking whether it is free") as free:
+                if free:
+                    return True
+            if until is not None and time.monotonic() >= until:
+                return False
+            time.sleep(LOOK_AGAIN)
+
+    def holder(self) -> Holder | None:
+        """Who was the last to say that it writes; it may be gone by now."""
+        with suppress(OSError, ValueError, TypeError):
+            return Holder(**json.loads((self._folder / HOLDER).read_bytes()))
+        return None
+
+    # ------------------------------------------------------------------ parts of the above
+
+    @contextmanager
+    def _held(self, what: str, until: float) -> Iterator[None]:
+        if self._depth == 0:
+            self._take(until)
+            self._say(what)
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._let_go()
+
+    def _take(self, until: float) -> None:
+        from filelock import FileLock, SoftFileLock, Timeout
+
+        if not self._folder.is_dir():  # it would be made
+            raise self._unwritable(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+        for kind, name in ((FileLock, LOCK), (SoftFileLock, SOFT_LOCK)):
+            lock = kind(self._folder / name, thread_local=False)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that it fell back to a soft lock by itself
+                    lock.acquire(timeout=max(0.0, until - time.monotonic()))
+            except Timeout as error:
+                raise self._busy() from error
+            except NotImplementedError:
+                continue
+            except OSError as error:
+                if error.errno in WITHOUT_LOCKS and kind is FileLock:
+                    continue
+                raise self._unwritable(error) from error
+            self._lock = lock
+            return
+
+    def _let_go(self) -> None:
+        with suppress(OSError):
+            (self._folder / HOLDER).unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _say(self, what: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        said = json.dumps(asdict(Holder(os.getpid(), _host(), what, now)))
+        part = self._folder / f"{HOLDER}.part"
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            part.write_text(said, encoding="utf-8")
+            part.replace(self._folder / HOLDER)
+
+    def _busy(self) -> IndexBusy:
+        holder = self.holder()
+        if holder is None:
+            return IndexBusy(
+                f"another process is writing to the index at {self._folder}; wait for it or stop it"
+            )
+        if (holder.pid, holder.host) == (os.getpid(), _host()):
+            return IndexBusy(
+                f"this process is writing to the index already: {holder}; wait until it is done"
+            )
+        return IndexBusy(
+            f"another process is writing to this index: {holder}; wait for it or stop it"
+        )
+
+    def _unwritable(self, error: OSError) -> StorageFailed:
+        return StorageFailed(
+            f"the index at {self._folder} cannot be written: {error.strerror or error}; make its "
+            "folder writable, or free some space, then run the command again"
+        )
+
+
+def _host() -> str:
+    import socket  # a query that writes nothing has no need of it
+
+    return socket.gethostname()

@@ -1,0 +1,102 @@
+"""What one thread reads is of one moment, whoever writes meanwhile."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mmsearch.catalog import Catalog
+from mmsearch.errors import StorageFailed
+
+
+@pytest.fixture
+def catalog(tmp_path: Path):
+    with Catalog(tmp_path / "catalog.db").snapshot():
+        pass
+    made = Catalog(tmp_path / "catalog.db")
+    yield made
+    made.close()
+
+
+def write_elsewhere(catalog: Catalog, value: str) -> None:
+    other = Catalog(catalog.path)
+    other.set_setting("colour", value)
+    other.close()
+
+
+def test_within_a_snapshot_nothing_changes(catalog: Catalog):
+    catalog.set_setting("colour", "red")
+    with catalog.snapshot():
+        write_elsewhere(catalog, "blue")
+        with catalog.snapshot():
+            assert catalog.setting("colour") == "red"
+        assert catalog.setting("colour") == "red"
+    assert catalog.setting("colour") == "blue"
+
+
+def test_a_snapshot_is_of_the_moment_it_began_not_of_the_first_reading(catalog: Catalog):
+    with catalog.snapshot():
+        write_elsewhere(catalog, "blue")
+        assert catalog.setting("colour") is None
+
+
+def test_a_snapshot_is_one_threads_alone(catalog: Catalog):
+    seen: list[str | None] = []
+    with catalog.snapshot():
+        write_elsewhere(catalog, "blue")
+        thread = threading.Thread(target=lambda: seen.append(catalog.setting("colour")))
+        thread.start()
+        thread.join()
+    assert seen == ["blue"]
+
+
+def test_writing_within_a_snapshot_is_a_mistake(catalog: Catalog):
+    with catalog.snapshot(), pytest.raises(RuntimeError, match="snapshot"):
+        catalog.set_setting("colour", "red")
+    catalog.set_setting("colour", "red")
+    assert catalog.setting("colour") == "red"
+
+
+def test_an_error_within_a_snapshot_ends_it(catalog: Catalog):
+    with pytest.raises(KeyError), catalog.snapshot():
+        raise KeyError
+    catalog.set_setting("colour", "red")
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from mmsearch.catalog import Catalog
+catalog = Catalog(Path(sys.argv[1]))
+for number in range(300):
+    if catalog.setting("colour") is not None:
+        catalog.set_setting(sys.argv[2], str(number))
+"""
+
+
+def test_processes_that_read_and_then_write_never_fail_each_other(catalog: Catalog):
+    catalog.set_setting("colour", "red")
+    children = [
+        subprocess.Popen([sys.executable, "-c", WRITES, str(catalog.path), name])
+        for name in ("one", "other")
+    ]
+    assert [child.wait(timeout=120) for child in children] == [0, 0]
+    assert (catalog.setting("one"), catalog.setting("other")) == ("299", "299")
+
+
+def test_a_catalog_that_stays_locked_says_what_to_do(catalog: Catalog, monkeypatch):
+    monkeypatch.setattr("mmsearch.schema.connection.TIMEOUT", 0)
+    impatient = Catalog(catalog.path)
+    with sqlite3.connect(catalog.path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageFailed, match="another process is writing: wait for it"):
+            impatient.set_setting("colour", "red")
+        assert impatient.setting("colour") is None
+        other.execute("ROLLBACK")
+    other.close()
+    impatient.close()
