@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [--work FOLDER]
 
-Makes 10,000 small photos and 48 of 12 megapixels on its first run (crops of scikit-image's), then
-prints a table each for indexing, re-scanning, cold and warm queries, and peak memory.
+Makes 10,000 small photos on its first run (crops of scikit-image's), then prints a table each for
+cold and warm queries, and peak memory. How fast photos are taken in: benchmarks/ingest.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from photos import LARGE, SMALL, crops
+from photos import SMALL, crops
 
 import mmsearch
-from mmsearch.media.image import load_image
 
 QUERIES = ["a dog on a beach", "an astronaut", "a cup of coffee", "a cat", "a red motorcycle"]
 COLD_RUNS = 11
@@ -61,49 +60,7 @@ def median_ms(call: Callable[[], object], runs: int) -> float:
     return statistics.median(times) * 1000
 
 
-def encoder_alone(folder: Path, count: int) -> float:
-    """Photos/s of the encoder on pictures that are decoded and resized already."""
-    encoder = mmsearch.load_encoder("mini")
-    size = encoder.image_size
-    pictures = []
-    for path in sorted(folder.glob("*.jpg"))[:count]:
-        picture, _ = load_image(path, at_least=size)
-        pictures.append(encoder.prepare("image", picture))
-    encoder.encode("image", pictures[:32])
-    began = time.perf_counter()
-    for start in range(0, count, 32):
-        encoder.encode("image", pictures[start : start + 32])
-    return count / (time.perf_counter() - began)
-
-
-def indexing(large: Path, work: Path) -> None:
-    """A B A B: the encoder alone, then a whole index run on the same photos."""
-    rates: dict[str, list[float]] = {"encoder": [], "small": [], "large": []}
-    few = crops(work / "small-512", 512, SMALL, seed=9)
-    for _ in range(3):
-        rates["encoder"].append(encoder_alone(few, 512))
-        for name, folder in (("small", few), ("large", large)):
-            with tempfile.TemporaryDirectory() as place:
-                began = time.perf_counter()
-                with mmsearch.index(folder, into=Path(place) / "i", model="mini") as library:
-                    seconds = time.perf_counter() - began
-                    rates[name].append(len(library) / seconds)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    table(
-        "Indexing, photos/s (median of 3, alternating)",
-        [
-            ("encoder alone, decoded pixels", f"{medians['encoder']:.0f}"),
-            ("224-px JPEGs, all of it", _against(medians["small"], medians["encoder"])),
-            ("12-MP JPEGs, all of it", _against(medians["large"], medians["encoder"])),
-        ],
-    )
-
-
-def _against(rate: float, encoder: float) -> str:
-    return f"{rate:.0f}  ({encoder / rate:.2f} x the encoder's time)"
-
-
-def memory_and_rescan(folders: list[Path], index: Path) -> None:
+def memory(folders: list[Path], index: Path) -> None:
     rows = []
     for count in (1, 7):
         with tempfile.TemporaryDirectory() as place:
@@ -115,10 +72,6 @@ def memory_and_rescan(folders: list[Path], index: Path) -> None:
     _, peak = command("query", QUERIES[0], "-i", f"{index}/")
     rows.append(("a query over 10,000", f"{peak:.0f} MiB"))
     table("Peak memory of the process", rows)
-    with mmsearch.open(index) as library:
-        milliseconds = median_ms(lambda: library.add(folders), 5)
-    rate = 10_000 / milliseconds * 1000
-    table("Unchanged re-scan of 10,000 files", [("files/s, median of 5", f"{rate:,.0f}")])
 
 
 def queries(index: Path, example: Path) -> None:
@@ -204,11 +157,9 @@ def main() -> None:
     size = sum(path.stat().st_size for path in shipped)
     table("The package, its model included", [("MB", f"{size / 1e6:.1f}")])
     folders = [crops(work / "small" / str(n), 1000, SMALL, seed=n) for n in range(10)]
-    large = crops(work / "large", 48, LARGE)
     index = work / "index-10k"
-    memory_and_rescan(folders, index)
+    memory(folders, index)
     queries(index, folders[0] / "00000.jpg")
-    indexing(large, work)
 
 
 if __name__ == "__main__":

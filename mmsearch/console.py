@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +30,12 @@ Index = Annotated[
     ),
 ]
 """The option that all commands have which open an index."""
+
+WINDOW = 30.0
+"""Seconds that a rate is told from."""
+
+SECONDS_A_LINE = 10.0
+"""Between two lines that tell how far it is, where a bar would fill a log."""
 
 
 def terminal() -> bool:
@@ -86,16 +94,118 @@ def long_work_told() -> Iterator[None]:
         told.removeHandler(shown)
 
 
+class Pace:
+    """How fast something goes, judged by the last half minute.
+
+    Args:
+        clock: Seconds from anywhere, never set back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def note(self, done: int) -> None:
+        """So many are done by now."""
+        now = self._clock()
+        if self._seen and done < self._seen[-1][1]:
+            self._seen.clear()  # something else is being counted now
+        if len(self._seen) < 2 or now - self._seen[-2][0] >= WINDOW / 60:
+            self._seen.append((now, done))
+        else:
+            self._seen[-1] = now, done
+        while len(self._seen) > 2 and now - self._seen[1][0] >= WINDOW:
+            self._seen.popleft()
+
+    @property
+    def rate(self) -> float:
+        """How many a second; 0 before that can be told."""
+        if len(self._seen) < 2:
+            return 0.0
+        (began, first), (now, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (now - began) if now > began else 0.0
+
+    def said(self, total: int | None) -> str:
+        """The rate and, if the total is known, the time left: "68 a second, 3 min left"."""
+        rate = self.rate
+        if not rate:
+            return ""
+        words = f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.1f} a second"
+        left = None if total is None or not self._seen else total - self._seen[-1][1]
+        return words if left is None or left < 0 else f"{words}, {_duration(left / rate)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
-def progress_bar(unit: str, *, quiet: bool) -> Iterator[Progress]:
-    """A bar on stderr, if a person is there to see it, and what moves it."""
+def progress_bar(
+    unit: str, *, quiet: bool, limiting: Callable[[], str | None] = lambda: None
+) -> Iterator[Progress]:
+    """Shows on stderr how far it is, how fast it goes and how long it takes yet; what tells it so.
+
+    A bar on a terminal, else a line every SECONDS_A_LINE.
+
+    Args:
+        unit: What is counted, " files" say.
+        quiet: Show nothing.
+        limiting: Gives the stage that the others wait for, if that is known.
+    """
+    if quiet or sys.stderr is None:
+        yield lambda _done, _total: None
+    elif sys.stderr.isatty():
+        with long_work_told(), _bar(unit, limiting) as tell:
+            yield tell
+    else:
+        with long_work_told():
+            yield _lines(unit, limiting)
+
+
+@contextmanager
+def _bar(unit: str, limiting: Callable[[], str | None]) -> Iterator[Progress]:
     from tqdm import tqdm
 
-    telling = nullcontext() if quiet or sys.stderr is None else long_work_told()
-    with telling, tqdm(unit=unit, disable=True if quiet else None, leave=False) as bar:
+    pace = Pace(monotonic)
+    shape = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}" + unit + " [{elapsed}{postfix}]"
+    with tqdm(leave=False, bar_format=shape) as bar:
 
         def tell(done: int, total: int | None) -> None:
+            pace.note(done)
+            bar.bar_format = shape if total else "{n_fmt}" + unit + " [{elapsed}{postfix}]"
             bar.total = total
+            bar.set_postfix_str(_state(pace, total, limiting()), refresh=False)
             bar.update(done - bar.n)
 
         yield tell
+
+
+def _lines(unit: str, limiting: Callable[[], str | None]) -> Progress:
+    pace = Pace(monotonic)
+    said = monotonic()
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal said
+        pace.note(done)
+        if monotonic() - said >= SECONDS_A_LINE:
+            said = monotonic()
+            of = "" if total is None else f" of {total:,}"
+            say(", ".join(filter(None, [f"{done:,}{of}{unit}", _state(pace, total, limiting())])))
+
+    return tell
+
+
+def _state(pace: Pace, total: int | None, stage: str | None) -> str:
+    limit = f"limited by {_STAGES.get(stage, stage)}" if stage else ""
+    return ", ".join(filter(None, [pace.said(total), limit]))
+
+
+_STAGES = {
+    "scan": "listing",
+    "read": "reading",
+    "decode": "decoding",
+    "encode": "encoding",
+    "store": "storing",
+}

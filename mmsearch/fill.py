@@ -9,11 +9,13 @@ from dataclasses import replace
 
 from mmsearch.catalog import Catalog
 from mmsearch.contents import Contents, Options, Reader
-from mmsearch.decode import encode, look_ahead, read_file
+from mmsearch.decode import encode, is_content, look_ahead, read_file
+from mmsearch.entries import Place, Rows
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.lanes import KINDS_WITH, Lane
 from mmsearch.media.kinds import kind_of
-from mmsearch.types import Kind, Modality, Progress
+from mmsearch.types import Kind, Modality, Progress, TextPart
+from mmsearch.typical import Typical
 
 FILES_A_BATCH = 64
 ITEMS_A_BATCH = 64
@@ -38,6 +40,7 @@ class Fill:
         options: How files are read.
         progress: Called with (items done, items in all).
         details: Also those that have a vector, but no regions or words for reranking.
+        typical: Tells what hubs they are.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Fill:
         progress: Progress | None = None,
         *,
         details: bool = False,
+        typical: Typical | None = None,
     ) -> None:
         self.filled = 0
         """Items that were given vectors."""
@@ -58,6 +62,7 @@ class Fill:
         self._catalog = catalog
         self._lane = lane
         self._details = lane.details if details else frozenset()
+        self._typical = typical
         self._options = replace(options, readings=frozenset())
         self._tell = progress or (lambda _done, _total: None)
         self._done = 0
@@ -74,6 +79,8 @@ class Fill:
         self._total = len(lacking) + len(said)
         self._fill_texts(said)
         self._fill_files([lacking[item_id] for item_id in sorted(lacking)])
+        for facet in sorted(space.fills - {"text"}):
+            self.away += self._catalog.imported_without(space, facet, KINDS_WITH[facet])
         if space.fills and not self.away:
             self._catalog.switch_to(space)
 
@@ -88,7 +95,7 @@ class Fill:
         for some in _batches(due, ITEMS_A_BATCH):
             items = self._catalog.items([item_id for item_id, _, _ in some])
             there = [one for one in some if one[0] in items]
-            found = encode([self._lane], [(None, items[one[0]].texts) for one in there])
+            found = self._encode([(None, items[one[0]].texts) for one in there])
             rows = {
                 (item_id, hash_): places
                 for (item_id, _, hash_), places in zip(there, found, strict=True)
@@ -120,7 +127,7 @@ class Fill:
             for one, contents in zip(due, read, strict=True)
             if isinstance(contents, Contents)
         ]
-        found = encode([self._lane], [(contents, None) for _, contents in good])
+        found = self._encode([(contents, None) for _, contents in good])
         self._catalog.fill(
             {
                 (item_id, hash_): rows
@@ -129,6 +136,11 @@ class Fill:
         )
         self.filled += len(good)
         self._step(len(due))
+
+    def _encode(
+        self, files: Sequence[tuple[Contents | None, Sequence[TextPart] | None]]
+    ) -> list[dict[Place, Rows]]:
+        return encode([self._lane], files, self._typical)
 
     def _step(self, number: int) -> None:
         self._done += number
@@ -145,7 +157,9 @@ def _read(reader: Reader, due: Due) -> Contents | Away | None:
     kind = kind_of(path)
     try:
         content, now = read_file(path)
-        return reader.read(kind, content, path) if kind is not None and now == hash_ else None
+        if kind is None or not (now == hash_ or is_content(path, hash_)):
+            return None
+        return reader.read(kind, content, path)
     except (UnreadableFile, PermissionError):
         return None
     except (OSError, MissingExtra):

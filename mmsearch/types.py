@@ -169,6 +169,10 @@ class Failure:
     """ISO 8601, UTC."""
 
 
+TURNS = (("scan", "store"), ("read", "decode"), ("encode",))
+"""Stages of indexing that take turns in the same threads: busy as long as all of them together."""
+
+
 @dataclass(slots=True)
 class Report:
     """What one run of indexing did; counts of files."""
@@ -187,6 +191,17 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds that each stage was busy: scan, read, decode, encode, store. Of a stage that runs in
+    several threads, those of one of them on average; so none is longer than the run."""
+
+    @property
+    def limiting(self) -> str | None:
+        """The stage that the others wait for; None before any was busy."""
+        if not self.stages:
+            return None
+        busiest = max(TURNS, key=lambda turn: sum(self.stages.get(stage, 0.0) for stage in turn))
+        return max(busiest, key=lambda stage: self.stages.get(stage, 0.0))
 
 
 RuntimeName = Literal["auto", "torch", "onnx"]
@@ -230,24 +245,4 @@ class Encoder(Protocol):
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
         """Vectors (len(batch), dim) of things that `prepare` takes, or of what it gave."""
-        ...
-
-
-class VectorIndex(Protocol):
-    """Finds the stored vectors nearest to one vector, by inner product."""
-
-    def __len__(self) -> int: ...
-
-    def add(self, ids: Sequence[int], vectors: Vectors) -> None:
-        """File vectors (n, dim) under ids (n,); an id may come several times."""
-        ...
-
-    def search(self, vector: Vectors, k: int, allowed: NDArray[np.int64] | None = None) -> Ranking:
-        """The k ids of the highest inner product with a vector (dim,); ties by id.
-
-        Args:
-            vector: What to be near to.
-            k: How many; never fewer if as many are there and allowed.
-            allowed: Ids that may be found, in any order; None allows all.
-        """
         ...

@@ -188,7 +188,14 @@ class Update:
         self._lanes = lanes = lanes_now()
         self._options = options(lanes)
         self._progress = progress
-        self._ingest = Ingest(catalog, lanes, options=self._options, book=book, progress=progress)
+        self._ingest = Ingest(
+            catalog,
+            lanes,
+            options=self._options,
+            book=book,
+            typical=self._typical,
+            progress=progress,
+        )
         self.report: Report = self._ingest.report
 
     def run(self, scopes: Sequence[Scope]) -> None:
@@ -244,7 +251,14 @@ class Update:
     def _fill(self, lane: Lane, *, details: bool) -> bool:
         """Whether something is lacking still."""
         before = self.report.filled
-        fill = Fill(self._catalog, lane, self._options, self._progress, details=details)
+        fill = Fill(
+            self._catalog,
+            lane,
+            self._options,
+            self._progress,
+            details=details,
+            typical=self._typical,
+        )
         try:
             fill.run()
         finally:

@@ -138,7 +138,7 @@ def test_a_draft_of_a_large_photo_is_smaller_and_scales_to_the_same_picture(twel
     whole, _ = load_image(data)
     draft, info = load_image(data, at_least=260)
     assert (info.width, info.height) == whole.size == (4000, 3000)
-    assert 520 <= min(draft.size) < 1040
+    assert draft.size == (500, 375)  # decoded at an eighth
     assert difference(at_260(draft), at_260(whole)) <= 1.5
 
 
@@ -152,10 +152,10 @@ def test_so_is_a_large_photo_of_another_kind(twelve_megapixels):
 
 @pytest.mark.parametrize("size", [(90, 700), (700, 90), (1000, 1000), (81, 79), (4001, 163)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_no_side_becomes_shorter_than_twice_what_is_asked(size, kind):
+def test_no_side_becomes_shorter_than_1_4_times_what_is_asked(size, kind):
     data = saved(photo(*size), kind, exif=tagged(main={ORIENTATION: 6}))
     picture, info = load_image(data, at_least=40)
-    assert min(picture.size) >= min(80, *size)
+    assert min(picture.size) >= min(56, *size)
     assert (info.width, info.height) == (size[1], size[0])
 
 

@@ -256,6 +256,19 @@ def test_an_empty_folder_that_was_on_another_disk_keeps_its_items(library, photo
     assert len(library) == 3
 
 
+def test_an_empty_mount_point_loses_nothing_of_a_subfolder_asked_for_alone(library, photos):
+    library.add([photos, photos / "deep"])
+    library.add([photos / "deep" / "blue.png"])
+    before = {item.path for item in library.items}
+    ((source_id, _),) = library._catalog.sources()
+    shutil.rmtree(photos)
+    photos.mkdir()
+    library._catalog.note_device(source_id, -1)  # as if it had been a mounted drive
+    report = library.add()
+    assert {item.path for item in library.items} == before
+    assert sum("is it mounted?" in warning for warning in report.warnings) == 1
+
+
 def test_an_empty_folder_on_the_same_disk_was_emptied(library, photos):
     shutil.rmtree(photos)
     photos.mkdir()

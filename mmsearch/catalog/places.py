@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import case, delete, literal, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from mmsearch.catalog.store import Store
-from mmsearch.entries import Stat
+from mmsearch.catalog.spaces import ELSEWHERE
+from mmsearch.catalog.store import Store, storage_errors
+from mmsearch.entries import Stat, written
 from mmsearch.schema import PathText, asked, items, sources
 from mmsearch.schema import failures as failed
 from mmsearch.types import Kind
@@ -21,7 +23,7 @@ MOST_TWINS = 20
 """Files of one content that are looked at for one that is gone."""
 
 _NONE: frozenset[str] = frozenset()
-_SOURCES = select(sources.c.id, sources.c.path)
+_SOURCES = select(sources.c.id, sources.c.path).where(sources.c.path != ELSEWHERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,21 @@ class Known:
     sidecar: Stat | None
     hash: bytes
     readings: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, row: KnownRow) -> Known:
+        """The same in words."""
+        _, id_, size, mtime, side, side_mtime, hash_, readings = row
+        sidecar = None if side is None or side_mtime is None else (side, side_mtime)
+        return cls(id_, (size, mtime), sidecar, hash_, _split(readings))
+
+
+KnownRow = tuple[str, int, int, int, int | None, int | None, bytes, str | None]
+"""name, id, size, mtime_ns, the sidecar's size and mtime_ns, hash, readings: as the driver has it.
+
+A scan compares a hundred thousand of these in a second, and so it makes no object of any of them
+that is as it was.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +140,26 @@ class PlaceTables(Store):
 
     def known(self, source_id: int, folder: str) -> dict[str, Known]:
         """What is stored of the files that lie directly in a folder, by name."""
-        c = items.c
-        rows = self._rows(
-            select(
-                c.name,
-                c.id,
-                c.size,
-                c.mtime_ns,
-                c.sidecar_size,
-                c.sidecar_mtime_ns,
-                c.hash,
-                c.readings,
-            ).where(c.source_id == source_id, c.folder == folder)
-        )
-        return {
-            name: Known(
-                id_,
-                (size, mtime),
-                None if side is None else (side, side_mtime),
-                hash_,
-                frozenset(readings.split()) if readings else _NONE,
-            )
-            for name, id_, size, mtime, side, side_mtime, hash_, readings in rows
-        }
+        rows = self.known_rows(source_id, folder)
+        return {name: Known.of(row) for name, row in rows.items()}
+
+    def known_rows(self, source_id: int, folder: str) -> dict[str, KnownRow]:
+        """The same as rows."""
+        found = self._driver_rows(_KNOWN, (source_id, written(folder)))
+        return {row[0]: row for row in found}
+
+    def _driver_rows(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
+        """What the driver itself gives: a fifth of the time of the same through SQLAlchemy."""
+        self._check_open()
+        with storage_errors(), closing(self._engine.raw_connection()) as connection:
+            driver: Any = connection.driver_connection
+            found: list[Any] = driver.execute(statement, parameters).fetchall()
+            return found
 
     def readings(self, item_id: int) -> frozenset[str]:
         """What has been read from an item besides its pixels and samples: "ocr", "speech"."""
         found = self._scalars(select(items.c.readings).where(items.c.id == item_id))
-        return frozenset(found[0].split()) if found else _NONE
+        return _split(found[0]) if found else _NONE
 
     def known_failures(self, source_id: int, folder: str) -> dict[str, Stat | None]:
         """The failures in a folder by name: the file's stat, or None if it is worth another try."""
@@ -171,17 +180,31 @@ class PlaceTables(Store):
 
     def twins(self, hash_: bytes, modality: Kind) -> list[tuple[int, str, int, str]]:
         """(item id, source path, source device, file path) of files of this content, a few."""
-        statement = (
-            select(items.c.id, sources.c.path, sources.c.device, items.c.folder, items.c.name)
-            .join(sources)
-            .where(items.c.hash == hash_, items.c.modality == modality)
-            .order_by(items.c.id)
-            .limit(MOST_TWINS)
-        )
+        rows = self._driver_rows(_TWINS, (hash_, modality, MOST_TWINS))
         return [
             (id_, root, device, os.path.join(root, folder, name))
-            for id_, root, device, folder, name in self._rows(statement)
+            for id_, root, device, folder, name in rows
         ]
+
+    def folders_that_failed(self, source_id: int) -> set[str]:
+        """The folders of a source in which some file could not be used."""
+        c = failed.c
+        return set(self._scalars(select(c.folder).where(c.source_id == source_id).distinct()))
+
+
+_KNOWN = (
+    "SELECT name, id, size, mtime_ns, sidecar_size, sidecar_mtime_ns, hash, nullif(readings, '') "
+    "FROM items WHERE source_id = ? AND folder = CAST(? AS TEXT)"
+)
+_TWINS = (
+    "SELECT items.id, sources.path, sources.device, folder, name FROM items JOIN sources "
+    "ON sources.id = source_id WHERE hash = ? AND modality = ? "
+    "ORDER BY items.id LIMIT ?"
+)
+
+
+def _split(readings: str | None) -> frozenset[str]:
+    return frozenset(readings.split()) if readings else _NONE
 
 
 def _source_of(path: str, known: Iterable[tuple[int, str]]) -> tuple[int, str, str] | None:

@@ -10,7 +10,7 @@ import re
 import stat
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmsearch.errors import PathNotFound
 from mmsearch.media.kinds import EXTENSIONS, kind_of
@@ -35,9 +35,8 @@ SKIPPED_FOLDERS = frozenset(_BINS | _THUMBNAILS | _CODE | _SYSTEM)
 """Folders that hold no one's photos; skipped wherever they are met, hidden files wanted or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileStat:
-    """One file that can be indexed."""
+class FileStat(NamedTuple):
+    """One file that can be indexed: a tuple, as a hundred thousand are made in a second."""
 
     path: str
     """Relative to the root, "/" separated; a name that is not UTF-8 holds surrogate escapes."""
@@ -145,6 +144,7 @@ class _Skips:
         self._above = f"{below}/" if below else ""
         self._excluded = re.compile(globs).match if globs else None
         self._include_hidden = include_hidden
+        self.excludes_some = bool(globs)
 
     def wanted(self, name: str) -> Kind | None:
         dot = name.rfind(".")
@@ -218,16 +218,19 @@ def _list(root: str, folder: str, skips: _Skips) -> _Listing:
     media: list[Medium] = []
     subfolders = []
     others: dict[Kind, int] = {}
+    wanted, excludes = skips.wanted, skips.excludes if skips.excludes_some else None
     for entry in entries:
         name = entry.name
-        if skips.hides(name):
+        if name[0] == "." and skips.hides(name):
             continue
         if _is_folder(entry):
             if not skips.skips_folder(folder, name):
                 subfolders.append(entry)
-        elif (kind := skips.wanted(name)) and not skips.excludes(folder, name):
+        elif excludes is not None and excludes(folder, name):
+            continue
+        elif kind := wanted(name):
             media.append((name, kind, entry))
-        elif kind is None and (other := kind_of(name)) and not skips.excludes(folder, name):
+        elif other := kind_of(name):
             others[other] = others.get(other, 0) + 1
     media.sort()
     subfolders.sort(key=lambda entry: entry.name)
@@ -251,29 +254,45 @@ def _leads_back(folder: os.DirEntry[str], real_root: str, skips: _Skips) -> bool
 def _stat_files(
     folder: str, media: Iterable[Medium]
 ) -> tuple[list[FileStat], list[tuple[str, str]]]:
-    stats: dict[str, tuple[Kind, os.stat_result]] = {}
+    files: list[FileStat] = []
     failures: list[tuple[str, str]] = []
+    start = f"{folder}/" if folder else ""
+    texts = False
     for name, kind, entry in media:
         try:
             status = entry.stat()
         except OSError as error:
             broken = isinstance(error, FileNotFoundError) and entry.is_symlink()
-            failures.append((_under(folder, name), "broken link" if broken else _reason(error)))
+            failures.append((start + name, "broken link" if broken else _reason(error)))
         else:
             if stat.S_ISREG(status.st_mode):
-                stats[name] = kind, status
-    sidecars = _sidecars({name: kind for name, (kind, _) in stats.items()})
+                texts = texts or kind == "text"
+                size, mtime_ns = status.st_size, status.st_mtime_ns
+                files.append(FileStat(start + name, kind, size, mtime_ns, None, None))
+    return (_with_sidecars(files, len(start)) if texts else files), failures
+
+
+def _with_sidecars(files: Sequence[FileStat], start: int) -> list[FileStat]:
+    """The files of a folder, each text that is a sidecar put to the files it is about.
+
+    Args:
+        files: With paths, of which names begin at `start`.
+        start: The length of what stands before a name.
+    """
+    by_name = {file.path[start:]: file for file in files}
+    sidecars = _sidecars({name: file.kind for name, file in by_name.items()})
     taken = set(sidecars.values())
-    files = []
-    for name, (kind, status) in stats.items():
+    found = []
+    for name, file in by_name.items():
         if name in taken:
             continue
-        sidecar = None
         if beside := sidecars.get(name):
-            sidecar = stats[beside][1].st_size, stats[beside][1].st_mtime_ns
-        size, mtime_ns = status.st_size, status.st_mtime_ns
-        files.append(FileStat(_under(folder, name), kind, size, mtime_ns, sidecar, beside))
-    return files, failures
+            text = by_name[beside]
+            sidecar = text.size, text.mtime_ns
+            found.append(file._replace(sidecar=sidecar, sidecar_name=beside))
+        else:
+            found.append(file)
+    return found
 
 
 def _regular(media: Iterable[Medium]) -> dict[str, Kind]:

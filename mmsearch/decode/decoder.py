@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmsearch.catalog import Catalog, Known
 from mmsearch.contents import Contents, Options, Reader
-from mmsearch.entries import Place, Rows
-from mmsearch.errors import TooLarge, UnreadableFile
+from mmsearch.decode.reading import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
+from mmsearch.errors import UnreadableFile
 from mmsearch.lanes import Lane
 from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, FileStat, is_away
-from mmsearch.types import Item, Modality, TextPart
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from mmsearch.types import Vectors
-
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-
-WHOLE = 64 * 2**20
-"""Bytes; a larger file is hashed in pieces and decoded from disk, so it is never held whole."""
+from mmsearch.types import Item, TextPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +43,7 @@ class Decoded:
     texts: list[TextPart] | None = None  # None: as stored
     failures: list[tuple[str, str, bool]] = field(default_factory=list)  # name, reason, retry
     usable: bool = True
+    seconds: dict[str, float] = field(default_factory=dict)  # that each stage took
 
 
 class Decoder:
@@ -86,21 +71,33 @@ class Decoder:
             done.failures.append((job.name, os.strerror(error.errno or 0).lower(), True))
             done.usable = False
         except UnreadableFile as error:
-            done.failures.append((job.name, str(error), isinstance(error, TooLarge)))
+            done.failures.append((job.name, str(error), may_pass(error)))
             done.usable = False
         return done
 
     def _decode(self, done: Decoded, path: str, *, borrow: bool) -> None:
+        began = time.perf_counter()
+        content, done.hash = read_file(path)
+        read = time.perf_counter()
+        done.seconds["read"] = read - began
+        try:
+            self._understand(done, path, content, borrow=borrow)
+        finally:
+            done.seconds["decode"] = time.perf_counter() - read
+
+    def _understand(self, done: Decoded, path: str, content: bytes | str, *, borrow: bool) -> None:
         job = done.job
         kind = job.file.kind
-        content, done.hash = read_file(path)
         if borrow and job.known is not None and job.known.hash == done.hash:
             done.like = job.known.id
         elif borrow:
             self._find_twin(done, path)
         own: list[TextPart] | None = None  # as stored
         if done.like is None:
+            before = stat_of(path) if content == path else None  # it is read from disk only now
             done.contents = self._reader.read(kind, content, path)
+            if before is not None and stat_of(path) != before:
+                raise ChangedMeanwhile(CHANGED)
             own = done.contents.texts
         elif not self._options.readings_of(kind) <= self._catalog.readings(done.like):
             own = self._reader.words(kind, content, path)
@@ -155,86 +152,12 @@ def _is_other_spelling(one: str, other: str) -> bool:
     return os.path.samefile(one, other)
 
 
-def read_file(path: str) -> tuple[bytes | str, bytes]:
-    """A file's bytes (its path, when it is large) and the BLAKE2b-128 of its content."""
-    with Path(path).open("rb") as file:
-        if os.fstat(file.fileno()).st_size > WHOLE:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-            return path, digest.digest()
-        content = file.read()
-    return content, hashlib.blake2b(content, digest_size=16).digest()
-
-
 def _sidecar(done: Decoded, path: str) -> list[TextPart]:
     """Each line of `photo.txt` beside `photo.jpg`, a caption (long ones in passages)."""
     name = done.job.file.sidecar_name or ""
     try:
         lines = read_text(os.path.join(os.path.dirname(path), name)).splitlines()
     except UnreadableFile as error:
-        done.failures.append((name, str(error), False))
+        done.failures.append((name, str(error), may_pass(error)))
         return []
     return [TextPart(part.text, "sidecar") for line in lines for part in passages(line)]
-
-
-def look_ahead(
-    pool: Executor, work: Callable[[Given], Made], given: Iterable[Given], most: int
-) -> Iterator[Made]:
-    """What `work` makes of each thing, in order, made in threads that are up to `most` ahead."""
-    ahead: deque[Future[Made]] = deque()
-    for thing in given:
-        ahead.append(pool.submit(work, thing))
-        if len(ahead) > most:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
-
-
-def encode(
-    lanes: Sequence[Lane], files: Sequence[tuple[Contents | None, Sequence[TextPart] | None]]
-) -> list[dict[Place, Rows]]:
-    """The vectors of each file's contents and texts; photos, and texts, of all encoded together."""
-    import numpy as np
-
-    found = [dict(contents.rows) if contents else {} for contents, _ in files]
-    for lane in lanes:
-        space = lane.space.id
-        seen = [
-            (rows, contents.pictures[space])
-            for rows, (contents, _) in zip(found, files, strict=True)
-            if contents and space in contents.pictures
-        ]
-        if seen:
-            matrix, tokens = _encoded(lane, "image", [picture for _, picture in seen])
-            for number, (rows, _) in enumerate(seen):
-                rows[space, "image"] = Rows(
-                    matrix[number : number + 1].astype(np.float16),
-                    tokens=tokens[number : number + 1],
-                )
-        said = [
-            (rows, [part.text for part in texts])
-            for rows, (_, texts) in zip(found, files, strict=True)
-            if texts and "text" in lane.modalities
-        ]
-        if said:
-            matrix, tokens = _encoded(lane, "text", [text for _, texts in said for text in texts])
-            start = 0
-            for rows, texts in said:
-                end = start + len(texts)
-                rows[space, "text"] = Rows(
-                    matrix[start:end].astype(np.float16), tokens=tokens[start:end]
-                )
-                start = end
-    return found
-
-
-def _encoded(
-    lane: Lane, modality: Modality, things: Sequence[Any]
-) -> tuple[Vectors, Sequence[NDArray[np.int8]]]:
-    """Vectors, and regions or words for reranking if the lane is to keep any (else none)."""
-    if modality in lane.details:
-        encoder: Any = lane.encoder
-        found: tuple[Vectors, Sequence[NDArray[np.int8]]] = encoder.encode_detailed(
-            modality, things
-        )
-        return found
-    return lane.encoder.encode(modality, things), ()

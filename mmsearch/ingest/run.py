@@ -1,7 +1,7 @@
-"""From files to stored vectors: scan → what changed → decode → encode → store.
+"""One run of indexing: what a scan finds goes down the pipeline, and is stored batch by batch.
 
-Files are decoded in threads that look a bounded way ahead, encoded in batches, and stored one
-transaction a batch, so that stopping at any moment loses at most the batch in hand.
+A batch is one transaction, so that stopping at any moment loses at most what was not stored yet: no
+more than BATCHES_ENCODED batches of pictures and the files that are decoded ahead.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.catalog import Catalog
 from mmsearch.contents import Options
-from mmsearch.decode import Decoded, Decoder, Job, encode, look_ahead
+from mmsearch.decode import Decoded, Decoder, Job, encode
 from mmsearch.entries import Entry, LenderGone, Place, Rows
+from mmsearch.ingest.pipeline import Pipeline
+from mmsearch.ingest.stages import Timed
 from mmsearch.lanes import Lane
 from mmsearch.scan import Scan, Scope
 from mmsearch.types import Failure, Kind, Progress, Report
+from mmsearch.typical import Typical
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionBook
-
-PICTURES_A_BATCH = 64
-TEXTS_A_BATCH = 256
-SECONDS_A_BATCH = 5.0
 
 
 class Ingest:
@@ -39,7 +38,8 @@ class Ingest:
         lanes: The encoders that make the vectors, and their spaces in that catalog.
         options: How folders are read.
         book: Captions from a file, if any.
-        progress: Told of every file.
+        typical: Tells what hubs vectors are.
+        progress: Told how many files are done.
     """
 
     def __init__(
@@ -49,29 +49,30 @@ class Ingest:
         *,
         options: Options,
         book: CaptionBook | None = None,
+        typical: Typical | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.report = Report()
+        self.report = Timed()
         self.others: Counter[Kind] = Counter()
         """Files that were met but not asked for."""
         self._catalog = catalog
         self._lanes = lanes
         self._options = options
         self._book = book
+        self._typical = typical
         self._decoder = Decoder(catalog, lanes, options)
+        self._scan: Scan | None = None
         self._tell = progress or (lambda _done, _total: None)
         self._done = 0
         self._total: int | None = None
         self._moved: set[int] = set()  # items that this run gave a new path
         self._claimed: set[int] = set()  # the same, of the batch that is being stored
         self._failed: set[str] = set()
-        self._batch: list[Decoded] = []
-        self._batch_began = time.monotonic()
 
     def run(self, scopes: Sequence[Scope]) -> Report:
         """Bring the catalog in line with what is on disk; what was stored survives Ctrl-C."""
         began = time.monotonic()
-        scan = Scan(
+        self._scan = scan = Scan(
             self._catalog,
             scopes,
             self._options,
@@ -79,10 +80,8 @@ class Ingest:
             report=self.report,
             step=self._step,
         )
-        threading.Thread(target=self._count, args=(scan,), daemon=True).start()
         try:
             self._decode_all(scan.jobs())
-            self._flush()
             self.others = scan.others
             gone = {item_id for item_id in scan.missing if item_id not in self._moved}
             self._catalog.remove(sorted(gone))
@@ -97,61 +96,57 @@ class Ingest:
                 self._warn_of_unused_captions()
         return self.report
 
-    def _count(self, scan: Scan) -> None:
-        self._total = scan.count()
+    def _count(self) -> None:
+        self._total = self._scan.count() if self._scan is not None else None
 
-    # ------------------------------------------------------------------ decode
+    # ------------------------------------------------------------------ down the pipeline
 
     def _decode_all(self, jobs: Iterator[Job]) -> None:
-        workers = min(os.cpu_count() or 1, 8)
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        try:
-            for done in look_ahead(pool, self._decoder, jobs, PICTURES_A_BATCH + workers):
-                self._take(done)
-        except BaseException:
-            self._decoder.stop()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        pipeline = Pipeline(self._decoder, self._encode, self.report)
+        with closing(pipeline.run(self._counted(jobs))) as batches:
+            for batch, vectors in batches:
+                with self.report.busy("store"):
+                    self._store(batch, vectors)
 
-    def _take(self, done: Decoded) -> None:
-        self._batch.append(done)
-        pictures = sum(bool(one.contents and one.contents.pictures) for one in self._batch)
-        written = sum(len(one.texts or ()) for one in self._batch)
-        late = time.monotonic() - self._batch_began > SECONDS_A_BATCH
-        if pictures >= PICTURES_A_BATCH or written >= TEXTS_A_BATCH or late:
-            self._flush()
+    def _counted(self, jobs: Iterator[Job]) -> Iterator[Job]:
+        """The jobs; as soon as there is one, all files are counted, to tell how far it is."""
+        for number, job in enumerate(jobs):
+            if number == 0:
+                threading.Thread(target=self._count, daemon=True).start()
+            yield job
 
-    # ------------------------------------------------------------------ encode and store
+    def _encode(self, batch: Sequence[Decoded]) -> list[dict[Place, Rows]]:
+        """The vectors of each file; none of those that cannot be used."""
+        given = [(done.contents, done.texts) if done.usable else (None, None) for done in batch]
+        return encode(self._lanes, given, self._typical)
 
-    def _flush(self) -> None:
-        batch, self._batch = self._batch, []
-        self._batch_began = time.monotonic()
+    # ------------------------------------------------------------------ store
+
+    def _store(self, batch: list[Decoded], vectors: list[dict[Place, Rows]]) -> None:
         while True:
             try:
-                return self._store(batch)
+                return self._put(batch, vectors)
             except LenderGone as error:
                 # two photos that swapped names, say, or another process that took an item out;
                 # who borrowed there has its own picture decoded, so this comes to an end
-                batch = [
-                    self._decoder(done.job, borrow=False) if done.like == error.item_id else done
-                    for done in batch
-                ]
+                borrowed = [n for n, done in enumerate(batch) if done.like == error.item_id]
+                again = [self._decoder(batch[n].job, borrow=False) for n in borrowed]
+                for n, done, rows in zip(borrowed, again, self._encode(again), strict=True):
+                    batch[n], vectors[n] = done, rows
 
-    def _store(self, batch: list[Decoded]) -> None:
+    def _put(self, batch: list[Decoded], vectors: list[dict[Place, Rows]]) -> None:
         self._claimed = set()
-        good = [done for done in batch if done.usable]
+        good = [(done, rows) for done, rows in zip(batch, vectors, strict=True) if done.usable]
         bad = [
             self._failure_row(done, name, reason, retry=retry)
             for done in batch
             for name, reason, retry in done.failures
         ]
-        found = encode(self._lanes, [(done.contents, done.texts) for done in good])
-        entries = [self._entry(done, rows) for done, rows in zip(good, found, strict=True)]
+        entries = [self._entry(done, rows) for done, rows in good]
         if entries or bad:
             self._catalog.put(entries, failures=bad)
         self._moved |= self._claimed
-        for entry, done in zip(entries, good, strict=True):
+        for entry, (done, _) in zip(entries, good, strict=True):
             self._tally(entry, done)
         for done in batch:
             self._note_failures(done)
@@ -196,8 +191,8 @@ class Ingest:
 
     # ------------------------------------------------------------------ reporting
 
-    def _step(self) -> None:
-        self._done += 1
+    def _step(self, files: int = 1) -> None:
+        self._done += files
         self._tell(self._done, self._total)
 
     def _failure_row(self, done: Decoded, name: str, reason: str, *, retry: bool) -> dict[str, Any]:
@@ -229,7 +224,8 @@ class Ingest:
             if not os.path.isdir(root):
                 self.report.warnings.append(
                     f"the indexed folder {root} is not there; what was found in it stays in the "
-                    f"index until it is back, or until `mmsearch remove {root}`"
+                    f"index until it is back, or until `mmsearch remove {root}`; if it was moved: "
+                    f"`mmsearch relocate {root} NEW`"
                 )
 
     def _warn_of_unused_captions(self) -> None:

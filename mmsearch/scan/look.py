@@ -6,11 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
-from mmsearch.catalog import Asked, Catalog, Known
+from mmsearch.catalog import Catalog, Known
+from mmsearch.catalog.places import KnownRow
 from mmsearch.contents import Options
 from mmsearch.decode import Job
 from mmsearch.entries import Stat
@@ -25,92 +26,11 @@ from mmsearch.media.walk import (
     is_passed_over,
     walk,
 )
+from mmsearch.scan.scopes import Scope, is_in
 from mmsearch.types import Failure, Kind, Report
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionBook
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """A folder to be read with all that lies below it, or only some files in it."""
-
-    source_id: int
-    root: str  # of the source, absolute
-    below: str  # the folder, relative to the root; "" for the root itself
-    only: frozenset[str] | None = None  # names of files
-    exclude: Sequence[str] = ()  # shell patterns of names or relative paths to leave out
-    include_hidden: bool = False  # also files and folders that begin with a dot
-
-
-def scopes_of(
-    catalog: Catalog,
-    paths: Sequence[str | os.PathLike[str]],
-    exclude: Sequence[str] = (),
-    *,
-    include_hidden: bool = False,
-) -> list[Scope]:
-    """Where paths belong; a folder becomes a source unless it lies in one. What was asked is kept.
-
-    Files of one folder come as one scope: a shell's `*.jpg` can be ten thousand of them.
-
-    Raises:
-        PathNotFound: there is nothing at one of the paths.
-    """
-    folders: dict[str, None] = {}
-    files: dict[str, set[str]] = {}
-    for path in paths:
-        given = os.path.abspath(os.fsdecode(path))
-        if os.path.isdir(given):
-            folders[_place(catalog, given)] = None
-        elif os.path.exists(given):
-            folder, name = os.path.split(given)
-            files.setdefault(_place(catalog, folder), set()).add(name)
-        else:
-            raise PathNotFound(f"there is no file or folder {os.fsdecode(path)!r}")
-    # what lies in another folder that is given is met there
-    folders = {one: None for one in folders if not any(_is_in(one, o) for o in folders if o != one)}
-    files = {one: some for one, some in files.items() if not any(_is_in(one, o) for o in folders)}
-    how: dict[str, Any] = {"exclude": tuple(exclude), "include_hidden": include_hidden}
-    asked = [Asked(folder, folder=True, **how) for folder in folders]
-    asked += [
-        Asked(os.path.join(folder, name), folder=False, **how)
-        for folder, names in files.items()
-        for name in sorted(names)
-    ]
-    for folder in (*folders, *files):
-        catalog.add_source(folder, os.stat(folder).st_dev)
-    catalog.note_asked(asked)
-    return _scopes(catalog, asked)
-
-
-def known_scopes(catalog: Catalog) -> list[Scope]:
-    """All that was ever asked for, as far as it is there, each as it was asked for."""
-    scopes = _scopes(catalog, catalog.asked())
-    return [scope for scope in scopes if os.path.isdir(scope.root)]
-
-
-def _scopes(catalog: Catalog, asked: Sequence[Asked]) -> list[Scope]:
-    names: dict[tuple[str, tuple[str, ...], bool], set[str]] = {}
-    scopes = []
-    for one in asked:
-        if one.folder:
-            source = catalog.source_of(one.path)  # asked when all are there: sources merge
-            if source is not None:
-                scopes.append(Scope(*source, None, one.exclude, one.include_hidden))
-        else:
-            folder, name = os.path.split(one.path)
-            names.setdefault((folder, tuple(one.exclude), one.include_hidden), set()).add(name)
-    for (folder, exclude, hidden), some in names.items():
-        source = catalog.source_of(folder)
-        if source is not None:
-            scopes.append(Scope(*source, frozenset(some), exclude, hidden))
-    return scopes
-
-
-def _place(catalog: Catalog, folder: str) -> str:
-    """A folder as the index knows it: a link inside a source stands for itself."""
-    return folder if catalog.source_of(folder) else os.path.realpath(folder)
 
 
 class Scan:
@@ -122,7 +42,7 @@ class Scan:
         options: How.
         book: Captions from a file, if any.
         report: Counts what is unchanged or known to be bad, and takes the scan's own failures.
-        step: Called for each file that needs no further work.
+        step: Called with how many files more need no further work.
     """
 
     def __init__(
@@ -133,7 +53,7 @@ class Scan:
         *,
         book: CaptionBook | None,
         report: Report,
-        step: Callable[[], None],
+        step: Callable[[int], None],
     ) -> None:
         self.missing: list[int] = []
         """Items whose file was not met where it should be; complete when `jobs` has ended."""
@@ -144,8 +64,9 @@ class Scan:
         self._report = report
         self._step = step
         self._foreign: list[str] = []
+        self._failed: set[str] = set()  # folders of the scope's source that have failures
         self._nested = any(
-            one is not other and one.source_id == other.source_id and _is_in(one.below, other.below)
+            one is not other and one.source_id == other.source_id and is_in(one.below, other.below)
             for one in scopes
             for other in scopes
         )
@@ -174,10 +95,11 @@ class Scan:
     def jobs(self) -> Iterator[Job]:
         """Files that are new or may have changed, folder by folder."""
         for scope in self._scopes:
+            self._failed = self._catalog.folders_that_failed(scope.source_id)
+            if self._is_away(scope):
+                continue
             if scope.only is not None:
                 yield from self._some_files(scope, scope.only)
-                continue
-            if self._is_away(scope):
                 continue
             if self._is_lost(scope):
                 self._note_lost_folders(scope, set(), [])
@@ -210,7 +132,7 @@ class Scan:
     def _some_files(self, scope: Scope, only: frozenset[str]) -> Iterator[Job]:
         """As if the folder held but these files; those that are named are meant, hidden or not."""
         if self._is_lost(scope):
-            known = self._catalog.known(scope.source_id, scope.below)
+            known = self._catalog.known_rows(scope.source_id, scope.below)
             self._miss(scope, scope.below, {name: known[name] for name in only & known.keys()})
             return
         folder = next(
@@ -249,60 +171,93 @@ class Scan:
 
     def _changed(self, scope: Scope, folder: Folder) -> Iterator[Job]:
         """Jobs for what is new or different in one folder; the rest is counted."""
-        known = self._catalog.known(scope.source_id, folder.path)
-        bad = self._catalog.known_failures(scope.source_id, folder.path)
+        known = self._catalog.known_rows(scope.source_id, folder.path)
+        bad = self._bad_in(scope, folder.path)
+        start = len(folder.path) + 1 if folder.path else 0
         for path, reason in folder.failures:
             self._keep_failure(scope, path, reason)
-            known.pop(os.path.basename(path), None)
-            bad.pop(os.path.basename(path), None)
+            known.pop(path[start:], None)
+            bad.pop(path[start:], None)
         books = self._captions_of(scope, folder)
         outdated = self._outdated_captions(known, books)
+        plain = not (bad or outdated or self._nested or self._book)
+        unchanged = 0
         for file in folder.files:
-            name = os.path.basename(file.path)
-            if self._book is not None and self._book.path == os.path.join(scope.root, file.path):
-                continue  # it is about the photos it lies among, not one of them
-            stored = known.pop(name, None)
-            if stored is not None and self._nested:
-                self._met.add(stored.id)
-            failed = bad.pop(name, None)
-            beside = bad.pop(file.sidecar_name, None) if file.sidecar_name else None
-            if failed == (file.size, file.mtime_ns):
-                self._report.skipped += 1
-                self._step()
-            elif (
-                stored is not None
-                and _same(stored, file)
-                and stored.id not in outdated
-                and self._readings[file.kind] <= stored.readings
-            ):
-                self._report.unchanged += 1
-                self._report.skipped += beside is not None and beside == file.sidecar
-                self._heal(scope, folder, name, failed)
-                self._step()
+            name = file.path[start:]
+            row = known.pop(name, None)
+            if row is not None and _same(row, file) and self._is_read(row, file.kind):
+                if plain:
+                    unchanged += 1
+                    continue
+                same = row[1] not in outdated
             else:
-                yield Job(
-                    scope.source_id, scope.root, folder.path, name, file, stored, books.get(name)
-                )
+                same = False
+            self._count_unchanged(unchanged)
+            unchanged = 0
+            if self._needs_work(scope, file, row, bad, same=same):
+                stored = Known.of(row) if row is not None else None
+                captions = books.get(name)
+                yield Job(scope.source_id, scope.root, folder.path, name, file, stored, captions)
+        self._count_unchanged(unchanged)
         if folder.complete:
             self._miss(scope, folder.path, known)
             self._catalog.forget_failures(scope.source_id, folder.path, bad)
 
-    def _heal(self, scope: Scope, folder: Folder, name: str, failed: Stat | None) -> None:
-        """A file that is again what it was when it was stored is no failure any more."""
-        if failed is not None:
-            self._catalog.forget_failures(scope.source_id, folder.path, [name])
+    def _needs_work(
+        self,
+        scope: Scope,
+        file: FileStat,
+        row: KnownRow | None,
+        bad: dict[str, Stat | None],
+        *,
+        same: bool,
+    ) -> bool:
+        """Whether a file is to be read; if not, it is counted."""
+        folder, name = os.path.split(file.path)
+        if self._book is not None and self._book.path == os.path.join(scope.root, file.path):
+            return False  # it is about the photos it lies among, not one of them
+        if row is not None and self._nested:
+            self._met.add(row[1])
+        failed = bad.pop(name, None)
+        beside = bad.pop(file.sidecar_name, None) if file.sidecar_name else None
+        if failed == (file.size, file.mtime_ns):
+            self._report.skipped += 1
+            self._step(1)
+            return False
+        if same:
+            self._report.skipped += beside is not None and beside == file.sidecar
+            if failed is not None:  # it is again what it was when it was stored
+                self._catalog.forget_failures(scope.source_id, folder, [name])
+            self._count_unchanged(1)
+        return not same
 
-    def _miss(self, scope: Scope, folder: str, known: dict[str, Known]) -> None:
+    def _count_unchanged(self, files: int) -> None:
+        if files:
+            self._report.unchanged += files
+            self._step(files)
+
+    def _is_read(self, row: KnownRow, kind: Kind) -> bool:
+        """Whether all has been read from a stored file that is to be read from its kind now."""
+        wanted = self._readings[kind]
+        return not wanted or wanted <= Known.of(row).readings
+
+    def _bad_in(self, scope: Scope, folder: str) -> dict[str, Stat | None]:
+        """The failures in a folder; which folders have any is asked once a scope."""
+        if folder not in self._failed:
+            return {}
+        return self._catalog.known_failures(scope.source_id, folder)
+
+    def _miss(self, scope: Scope, folder: str, known: dict[str, KnownRow]) -> None:
         """What was not met is gone, unless it is there and walks pass it over: it was named.
 
         Or else it is of a kind that cannot be read just now, for want of a package, say.
         """
-        for name, stored in known.items():
+        for name, row in known.items():
             path = os.path.join(folder, name)
             there = os.path.lexists(os.path.join(scope.root, path))
             unasked = not _ends(name, self._endings) and kind_of(name) not in self._options.refused
             if not (there and (is_passed_over(path) or unasked)):
-                self.missing.append(stored.id)
+                self.missing.append(row[1])
 
     def _is_lost(self, scope: Scope) -> bool:
         """Whether a folder in a source that is there is gone: then so is what was in it."""
@@ -310,17 +265,17 @@ class Scan:
 
     def _is_away(self, scope: Scope) -> bool:
         """Whether a whole source is an empty mount point now: then nothing in it was deleted."""
-        if scope.below:
-            return False
         device = self._catalog.device(scope.source_id)
         if is_away(scope.root, device):
-            self._report.warnings.append(
+            warning = (
                 f"{scope.root} is empty and was on another disk before: is it mounted? What was "
-                f"found in it stays in the index until `mmsearch remove {scope.root}`"
+                f"found in it stays in the index until `mmsearch remove {scope.root}`; if it was "
+                f"moved: `mmsearch relocate {scope.root} NEW`"
             )
+            if warning not in self._report.warnings:
+                self._report.warnings.append(warning)
             return True
-        now = os.stat(scope.root).st_dev
-        if now != device:
+        if not scope.below and (now := os.stat(scope.root).st_dev) != device:
             self._catalog.note_device(scope.source_id, now)
         return False
 
@@ -338,9 +293,13 @@ class Scan:
                     found[os.path.basename(file.path)] = captions
         return found
 
-    def _outdated_captions(self, known: dict[str, Known], books: dict[str, list[str]]) -> set[int]:
+    def _outdated_captions(
+        self, known: dict[str, KnownRow], books: dict[str, list[str]]
+    ) -> set[int]:
         """Items whose stored captions are not those of the captions file."""
-        asked = {known[name].id: captions for name, captions in books.items() if name in known}
+        if not books:
+            return set()
+        asked = {known[name][1]: captions for name, captions in books.items() if name in known}
         stored = self._catalog.items(list(asked))
         return {
             item_id
@@ -352,8 +311,8 @@ class Scan:
     def _note_lost_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
         """Folders that are gone take their items along; those that could not be listed do not."""
         for folder in self._catalog.folders(scope.source_id, scope.below) - seen:
-            if not any(_is_in(folder, kept) for kept in unlisted):
-                self._miss(scope, folder, self._catalog.known(scope.source_id, folder))
+            if not any(is_in(folder, kept) for kept in unlisted):
+                self._miss(scope, folder, self._catalog.known_rows(scope.source_id, folder))
                 bad = self._catalog.known_failures(scope.source_id, folder)
                 self._catalog.forget_failures(scope.source_id, folder, bad)
 
@@ -371,9 +330,7 @@ def _ends(name: str, endings: frozenset[str]) -> bool:
     return os.path.splitext(name)[1].lower() in endings
 
 
-def _same(known: Known, file: FileStat) -> bool:
-    return known.stat == (file.size, file.mtime_ns) and known.sidecar == file.sidecar
-
-
-def _is_in(folder: str, other: str) -> bool:
-    return other in ("", folder) or folder.startswith(other.rstrip(os.sep) + os.sep)
+def _same(row: KnownRow, file: FileStat) -> bool:
+    if row[2] != file.size or row[3] != file.mtime_ns:
+        return False
+    return row[4] is None if file.sidecar is None else row[4:6] == file.sidecar

@@ -1,0 +1,100 @@
+"""The vectors of many files' contents at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.contents import Contents
+from mmsearch.entries import Place, Rows
+from mmsearch.lanes import Lane
+from mmsearch.types import Modality, TextPart
+from mmsearch.typical import Typical
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Vectors
+
+
+def encode(
+    lanes: Sequence[Lane],
+    files: Sequence[tuple[Contents | None, Sequence[TextPart] | None]],
+    typical: Typical | None = None,
+) -> list[dict[Place, Rows]]:
+    """The vectors of each file's contents and texts; photos, and texts, of all encoded together.
+
+    Args:
+        lanes: What to encode with.
+        files: Contents and texts of each; None has nothing to encode.
+        typical: Tells what hubs they are, of spaces for which it is known by now.
+    """
+    import numpy as np
+
+    found = [dict(contents.rows) if contents else {} for contents, _ in files]
+    for lane in lanes:
+        space = lane.space.id
+        seen = [
+            (rows, contents.pictures[space])
+            for rows, (contents, _) in zip(found, files, strict=True)
+            if contents and space in contents.pictures
+        ]
+        if seen:
+            matrix, tokens = _encoded(lane, "image", [picture for _, picture in seen])
+            for number, (rows, _) in enumerate(seen):
+                rows[space, "image"] = Rows(
+                    matrix[number : number + 1].astype(np.float16),
+                    tokens=tokens[number : number + 1],
+                )
+        said = [
+            (rows, [part.text for part in texts])
+            for rows, (_, texts) in zip(found, files, strict=True)
+            if texts and "text" in lane.modalities
+        ]
+        if said:
+            matrix, tokens = _encoded(lane, "text", [text for _, texts in said for text in texts])
+            start = 0
+            for rows, texts in said:
+                end = start + len(texts)
+                rows[space, "text"] = Rows(
+                    matrix[start:end].astype(np.float16), tokens=tokens[start:end]
+                )
+                start = end
+    if typical is not None:
+        for lane in lanes:
+            _tell_hubs(lane, typical, found)
+    return found
+
+
+def _tell_hubs(lane: Lane, typical: Typical, found: Sequence[dict[Place, Rows]]) -> None:
+    """Put into all rows of a lane's space how much of a hub each of them is."""
+    import numpy as np
+
+    for facet in lane.modalities:
+        place = lane.space.id, facet
+        having = [rows for rows in found if place in rows and len(rows[place].matrix)]
+        if not having:
+            continue
+        matrix = np.concatenate([rows[place].matrix for rows in having]).astype(np.float32)
+        hubs = typical.of_rows(lane.space, facet, matrix)
+        start = 0
+        for rows in having if hubs else ():
+            end = start + len(rows[place].matrix)
+            mine = {asked: column[start:end] for asked, column in hubs.items()}
+            rows[place] = replace(rows[place], hubs=mine)
+            start = end
+
+
+def _encoded(
+    lane: Lane, modality: Modality, things: Sequence[Any]
+) -> tuple[Vectors, Sequence[NDArray[np.int8]]]:
+    """Vectors, and regions or words for reranking if the lane is to keep any (else none)."""
+    if modality in lane.details:
+        encoder: Any = lane.encoder
+        found: tuple[Vectors, Sequence[NDArray[np.int8]]] = encoder.encode_detailed(
+            modality, things
+        )
+        return found
+    return lane.encoder.encode(modality, things), ()
