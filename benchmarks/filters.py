@@ -1,16 +1,19 @@
-"""What a filter costs: answering it from the catalog, and searching among the items that pass.
+"""What a filter costs: telling which items pass, and searching among them.
 
-    python benchmarks/filters.py [--items 1000000] [--dim 520] [--folder FOLDER]
+    python benchmarks/filters.py [--items 1000000] [--dim 520] [--folder FOLDER] [--only PART]
 
 The first table is why `FaissIndex` copies few rows out and gives FAISS a bitmap for many; the last
-column is the search without a filter. The second table times `passing` for one filter each. All
-are times of one processor, whatever else runs.
+column is the search without a filter. The others time one filter each, for 10,000 items and so on
+up to as many as are wanted: answered by SQL, by columns that were never asked for these values,
+and a second time; and once, how long the columns that it needs took. All are times of one
+processor, whatever else runs, and both ways are checked to answer alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,18 +23,15 @@ from typing import Any
 import faiss
 import numpy as np
 
-from mmsearch import vectors as ours
 from mmsearch.catalog import Catalog
-from mmsearch.catalog.filtering import FilterTables
-from mmsearch.filters import from_options
-from mmsearch.schema import attributes, items, texts
+from mmsearch.columns import Columns
+from mmsearch.columns.recent import Recent
+from mmsearch.filters import Filter, from_options
+from mmsearch.passing import Passing
+from mmsearch.vectors import FaissIndex, part
 
 SHARES = (0.0001, 0.001, 0.002, 0.004, 0.01, 0.03, 0.1, 0.3, 0.9)
 MOST_COPIED = 0.04  # of a million rows of 520 numbers, 40 MB
-
-
-class World(Catalog, FilterTables):
-    """A catalog that filters are asked of."""
 
 
 def fastest_ms(run: Callable[[], Any], times: int = 5) -> float:
@@ -48,25 +48,24 @@ def fastest_ms(run: Callable[[], Any], times: int = 5) -> float:
 # ---------------------------------------------------------------------- vectors
 
 
-def filled(number: int, dim: int) -> ours.FaissIndex:
+def filled(number: int, dim: int) -> FaissIndex:
     dice = np.random.default_rng(0)
-    index = ours.FaissIndex.empty(dim)
-    for start in range(0, number, 50_000):
-        rows = dice.standard_normal((min(50_000, number - start), dim), dtype=np.float32)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        index.add(range(start + 1, start + 1 + len(rows)), rows)
+    index = FaissIndex.empty(dim)
+    rows = dice.standard_normal((number, dim), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    index.add(np.arange(1, number + 1), rows)
     return index
 
 
-def by_selector(index: ours.FaissIndex, query: np.ndarray, selector: Any) -> float:
-    """FAISS's own search of the index of ids; `selector` is of ids."""
+def by_selector(index: FaissIndex, query: np.ndarray, selector: Any) -> float:
+    """FAISS's own search; `selector` is of rows."""
     chosen = faiss.SearchParameters(sel=selector)
-    return fastest_ms(lambda: index._index.search(query[None], 26, params=chosen))  # noqa: SLF001
+    return fastest_ms(lambda: index._flat.search(query[None], 26, params=chosen))  # noqa: SLF001
 
 
-def among(index: ours.FaissIndex, query: np.ndarray, allowed: np.ndarray, few: int) -> float:
+def among(index: FaissIndex, query: np.ndarray, allowed: Passing, few: int) -> float:
     """`search`, copying when at most one row in `few` is allowed."""
-    ours.FEW = few
+    part.FEW = few
     return fastest_ms(lambda: index.search(query, 10, allowed))
 
 
@@ -74,20 +73,21 @@ def time_vectors(number: int, dim: int) -> None:
     faiss.omp_set_num_threads(1)
     index, dice = filled(number, dim), np.random.default_rng(1)
     query = index.sample(1)[0]
-    few = ours.FEW
+    few = part.FEW
     whole = fastest_ms(lambda: index.search(query, 10))
     print(f"{number:,} vectors of {dim}, ms of one processor")
     print("  allowed   copied   bitmap  id array  id batch     all")
     for share in SHARES:
-        allowed = np.sort(dice.choice(number, int(number * share), replace=False)) + 1
+        rows = np.sort(dice.choice(number, int(number * share), replace=False))
+        allowed = Passing.of(rows + 1)
         copied = among(index, query, allowed, 1) if share <= MOST_COPIED else float("nan")
         bitmap = among(index, query, allowed, number + 1)
-        batch = by_selector(index, query, faiss.IDSelectorBatch(allowed))
+        batch = by_selector(index, query, faiss.IDSelectorBatch(rows))
         slow = share > SHARES[0]  # it looks through the whole array for each row
-        array = float("nan") if slow else by_selector(index, query, faiss.IDSelectorArray(allowed))
+        array = float("nan") if slow else by_selector(index, query, faiss.IDSelectorArray(rows))
         cells = f"{copied:8.2f} {bitmap:8.2f} {array:9.2f} {batch:9.2f} {whole:7.2f}"
         print(f"  {share:7.2%} {cells}")
-    ours.FEW = few
+    part.FEW = few
     sizes = iter(range(8192, 9000))  # a sample is kept, so each is of another size
     print(f"a sample of 8,192: {fastest_ms(lambda: index.sample(next(sizes))):.1f}, once")
 
@@ -95,55 +95,62 @@ def time_vectors(number: int, dim: int) -> None:
 # ---------------------------------------------------------------------- catalog
 
 
-def rows_of(number: int, source: int) -> Iterator[dict[str, Any]]:
+COLUMNS = (
+    "source_id, folder, name, modality, size, mtime_ns, hash, width, height, taken_at, camera, "
+    "latitude, longitude"
+)
+TAGS = ("beach", "car", "cat", "city", "dog", "tree")
+
+
+def items_of(number: int, source: int) -> Iterator[tuple[Any, ...]]:
     dice = random.Random(0)
     for id_ in range(1, number + 1):
-        year, month = dice.randrange(2005, 2025), dice.randrange(1, 13)
-        here = dice.random() < 0.3
-        yield {
-            "id": id_,
-            "source_id": source,
-            "folder": f"{year}/{month:02}-{dice.choice(['beach', 'city', 'été'])}",
-            "name": f"IMG_{id_:07}.{dice.choice(['jpg', 'JPG', 'png'])}",
-            "modality": "image",
-            "size": dice.randrange(10_000_000),
-            "mtime_ns": dice.randrange(10**18, 2 * 10**18),
-            "hash": id_.to_bytes(16, "big"),
-            "width": dice.choice([640, 1920, 4000]),
-            "height": dice.choice([480, 1080, 3000]),
-            "taken_at": f"{year}-{month:02}-11T10:20:30",
-            "camera": dice.choice(["Canon EOS 5D", "NIKON D90", "Größe 1", None]),
-            "latitude": dice.uniform(-90, 90) if here else None,
-            "longitude": dice.uniform(-180, 180) if here else None,
-        }
+        year, month, here = dice.randrange(2005, 2025), dice.randrange(1, 13), dice.random() < 0.3
+        second = f"{dice.randrange(28) + 1:02}T{dice.randrange(24):02}:{dice.randrange(60):02}:20"
+        yield (
+            source,
+            f"{year}/{month:02}-{dice.choice(['beach', 'city', 'été'])}",
+            f"IMG_{id_:07}.{dice.choice(['jpg', 'JPG', 'png'])}",
+            "image",
+            dice.randrange(10_000_000),
+            dice.randrange(10**18, 2 * 10**18),
+            id_.to_bytes(16, "big"),
+            dice.choice([640, 1920, 4000]),
+            dice.choice([480, 1080, 3000]),
+            f"{year}-{month:02}-{second}",
+            dice.choice(["Canon EOS 5D", "NIKON D90", "Größe 1", None]),
+            dice.uniform(-90, 90) if here else None,
+            dice.uniform(-180, 180) if here else None,
+        )
 
 
-def in_parts(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    part: list[dict[str, Any]] = []
-    for row in rows:
-        part.append(row)
-        if len(part) == 20_000:
-            yield part
-            part = []
-    yield part
+def attributes_of(number: int) -> Iterator[tuple[Any, ...]]:
+    dice = random.Random(1)
+    for id_ in range(1, number + 1):
+        share, score = dice.randrange(10_000), dice.random()
+        yield id_, "rating", str(id_ % 5), id_ % 5
+        yield id_, "share", str(share), share
+        yield id_, "score", repr(score), score
 
 
-def catalog_of(number: int, path: Path) -> World:
-    made = World(path)
+def catalog_of(number: int, path: Path) -> Catalog:
+    made, dice = Catalog(path), random.Random(2)
     source = made.add_source("/photos")
+    rows: dict[str, Iterator[tuple[Any, ...]]] = {
+        f"items ({COLUMNS})": items_of(number, source),
+        "texts (item_id, position, origin, text)": (
+            (id_, 0, "caption", "a dog runs on a beach " * 3) for id_ in range(1, number, 2)
+        ),
+        "attributes (item_id, key, text, number)": attributes_of(number),
+        "tags (item_id, tag, score)": (
+            (id_, tag, 0.5) for id_ in range(1, number + 1) for tag in dice.sample(TAGS, 2)
+        ),
+    }
     with made._write() as connection:  # noqa: SLF001
-        for part in in_parts(rows_of(number, source)):
-            if not part:
-                continue
-            connection.execute(items.insert(), part)
-            ids = [row["id"] for row in part]
-            caption = {"position": 0, "origin": "caption", "text": "a dog runs on a beach " * 3}
-            connection.execute(texts.insert(), [{"item_id": id_, **caption} for id_ in ids[::2]])
-            rated = [
-                {"item_id": id_, "key": "rating", "text": str(id_ % 5), "number": id_ % 5}
-                for id_ in ids
-            ]
-            connection.execute(attributes.insert(), rated)
+        driver: Any = connection.connection.dbapi_connection
+        for table, some in rows.items():
+            marks = ", ".join("?" * (table.count(",") + 1))
+            driver.executemany(f"INSERT INTO {table} VALUES ({marks})", some)
     return made
 
 
@@ -164,17 +171,47 @@ FILTERS: dict[str, dict[str, Any]] = {
     "--has gps": {"has": ["gps"]},
     "--where 'rating >= 4'": {"where": ["rating >= 4"]},
     "--where '!rating'": {"where": ["!rating"]},
+    "--tag dog --tag cat": {"tag": ["dog", "cat"]},
+    "--where 'share < 5000' (50 %)": {"where": ["share < 5000"]},
+    "--where 'share < 100' (1 %)": {"where": ["share < 100"]},
+    "--where 'share = 77' (0.01 %)": {"where": ["share = 77"]},
+    "--where 'score < 0.5' (50 %)": {"where": ["score < 0.5"]},
+    "--where 'score < 0.01' (1 %)": {"where": ["score < 0.01"]},
+    "--where 'score < 0.0001' (0.01 %)": {"where": ["score < 0.0001"]},
+    "three conditions": {"min_size": "1920x1080", "camera": "canon", "where": ["rating >= 2"]},
 }
+
+
+def time_filter(made: Catalog, columns: Columns, filter_: Filter, name: str) -> None:
+    def unseen() -> Passing:
+        columns._answers = Recent(4)  # noqa: SLF001 - as a filter that was never asked
+        return columns.passing(filter_)
+
+    began = time.process_time()
+    first = columns.passing(filter_)
+    making = time.process_time() - began
+    if not np.array_equal(first.ids, made.passing(filter_)):
+        raise SystemExit(f"the columns answer {name} otherwise than SQL")
+    by_sql = fastest_ms(lambda: Passing.of(made.passing(filter_)), 2)
+    by_columns = fastest_ms(unseen)
+    again = fastest_ms(lambda: columns.passing(filter_))
+    ratio = by_sql / by_columns
+    cells = f"{by_sql:9.1f} {by_columns:9.2f} {ratio:6.0f}x {again:8.2f} {making:9.2f}"
+    print(f"{cells} {len(first):11,}  {name}", flush=True)
 
 
 def time_catalog(number: int, folder: Path) -> None:
     made = catalog_of(number, folder / "catalog.db")
-    print(f"\n{number:,} items in the catalog, ms of one processor\n       ms    items pass")
+    columns = Columns(made, folder / "cache")
+    columns.passing(from_options(where=["share"]))  # who asks once makes no columns
+    print(f"\n{number:,} items, ms of one processor; seconds that making took")
+    print("      SQL   columns   ratio    again    making  items pass")
     for name, options in FILTERS.items():
-        filter_ = from_options(**options)
-        taken = fastest_ms(lambda filter_=filter_: made.passing(filter_), 2)
-        print(f"{taken:9.1f} {len(made.passing(filter_)):13,}  {name}")
-    print(f"{fastest_ms(made.metadata_keys):9.1f}                the keys of the metadata")
+        time_filter(made, columns, from_options(**options), name)
+    held = sum(path.stat().st_size for path in (folder / "cache").glob("*"))
+    print(f"{fastest_ms(made.metadata_keys):9.2f}  the keys of the metadata, by SQL")
+    print(f"{held / 2**20:9.1f}  MiB of columns, {held / number:.0f} bytes an item")
+    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:9.0f}  MiB at most, SQL's")
     made.close()
 
 
@@ -187,9 +224,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.only != "catalog":
         time_vectors(given.items, given.dim)
-    if given.only != "vectors":
-        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-            time_catalog(given.items, Path(folder))
+    for number in (10_000, 100_000, 1_000_000):
+        if given.only != "vectors" and number <= given.items:
+            with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+                time_catalog(number, Path(folder))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmsearch.catalog import Catalog
-from mmsearch.catalog.filtering import FilterTables, statement_of
+from mmsearch.catalog.filtering import FilterTables
+from mmsearch.catalog.view import statement_of
 from mmsearch.entries import Entry
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import from_options, parse_condition, parse_where

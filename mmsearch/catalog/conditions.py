@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import ge, gt, le, lt
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Table,
     and_,
     case,
     false,
@@ -18,41 +19,54 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    union_all,
 )
 
 from mmsearch.catalog.lent import Expression, contains, matches
-from mmsearch.errors import InvalidFilter
 from mmsearch.filters import META, AnyOf, Condition, Filter, Near, Not, Period, Said
 from mmsearch.filters.match import box
 from mmsearch.schema import PathText, attributes, items, sources, tags, texts, vectors
 
-DEEPEST = 40
-"""Filters one in the other: Python and SQLite both have a bound."""
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT64 = -(2**63), 2**63 - 1
-_EXACT = 2.0**53  # up to here two integers never make the same float
+EXACT = 2.0**53
+"""Up to here two integers never make the same float."""
 
 # ---------------------------------------------------------------------- filters
 
 
-def compiled(filter_: Filter, levels: int = DEEPEST) -> Expression:
-    """What a row of items must hold to pass; SQLite may make it NULL, which is not passing."""
-    if not levels:
-        raise InvalidFilter(f"a filter is nested {DEEPEST // 2} deep at most")
-    return and_(true(), *(_compiled(one, levels - 1) for one in filter_.conditions))
+def compiled(filter_: Filter, *, few: bool = False) -> Expression:
+    """What a row of items must hold to pass; SQLite may make it NULL, which is not passing.
+
+    Args:
+        filter_: What is asked.
+        few: Whether few items are asked: then tags and metadata are looked up for each of them, and
+            not for all items that there are.
+    """
+    return and_(true(), *(_compiled(one, few=few) for one in filter_.conditions))
 
 
-def _compiled(one: Condition | AnyOf | Not, levels: int) -> Expression:
+def _compiled(one: Condition | AnyOf | Not, *, few: bool) -> Expression:
     if isinstance(one, Not):
-        return compiled(one.filter, levels).is_not(true())
+        return compiled(one.filter, few=few).is_not(true())
     if isinstance(one, AnyOf):
-        return or_(false(), *(compiled(part, levels) for part in one.filters))
+        return or_(false(), *(compiled(part, few=few) for part in one.filters))
     if one.op == "in" and not one.value:
         return false()
     if one.key.startswith(META):
-        return _of_metadata(one)
+        return _of_rows(attributes, _metadata(one), few=few)
+    if one.key == "tag":
+        return _of_rows(tags, [_tagged(one)], few=few)
     return _OF_KEY[one.key](one)
+
+
+def _of_rows(table: Table, ways: Sequence[Expression], *, few: bool) -> Expression:
+    """Whether an item has a row of a table that is as wanted, in one of some ways."""
+    if few:
+        wanted = select(table.c.item_id).where(or_(*ways), table.c.item_id == items.c.id)
+        return wanted.exists()
+    # in one statement with OR, SQLite would look through all rows of the key
+    return items.c.id.in_(union_all(*(select(table.c.item_id).where(way) for way in ways)))
 
 
 # ---------------------------------------------------------------------- names
@@ -61,7 +75,10 @@ def _compiled(one: Condition | AnyOf | Not, levels: int) -> Expression:
 _c = items.c
 _SLASH = literal(os.sep, PathText())
 _SOURCE = select(sources.c.path).where(sources.c.id == _c.source_id).scalar_subquery()
-_BELOW_SOURCE = func.rtrim(_SOURCE, os.sep, type_=PathText()).concat(_SLASH)  # "/" for "/"
+_BELOW_SOURCE = case(  # "/" for "/"; nothing before paths that were imported
+    (_SOURCE == "", literal("", PathText())),
+    else_=func.rtrim(_SOURCE, os.sep, type_=PathText()).concat(_SLASH),
+)
 _RELATIVE = case((_c.folder == "", _c.name), else_=_c.folder.concat(_SLASH).concat(_c.name))
 _ABSOLUTE = _BELOW_SOURCE.concat(_RELATIVE)
 _FOLDER = case((_c.folder == "", _SOURCE), else_=_BELOW_SOURCE.concat(_c.folder))
@@ -106,11 +123,8 @@ def _of_camera(one: Condition) -> Expression:
     return camera.is_not(None) if one.op == "exists" else _of_names(one, camera)
 
 
-def _of_tag(one: Condition) -> Expression:
-    chosen = select(tags.c.item_id)
-    if one.op != "exists":
-        chosen = chosen.where(_of_names(one, tags.c.tag))
-    return items.c.id.in_(chosen)
+def _tagged(one: Condition) -> Expression:
+    return true() if one.op == "exists" else _of_names(one, tags.c.tag)
 
 
 def _of_modality(one: Condition) -> Expression:
@@ -139,38 +153,54 @@ def _of_number(number: ColumnElement[Any]) -> Callable[[Condition], Expression]:
     return of_number
 
 
+Stretch = tuple[Any, Any]
+"""From when on, and before when; None where there is no such bound."""
+
+
+def stretches(one: Condition, write: Callable[[datetime], Any]) -> list[Stretch]:
+    """When something must have been to fulfil a condition: within one of these.
+
+    Args:
+        one: A condition on a time.
+        write: How moments are written where they are compared.
+    """
+    if one.op == "exists":
+        return [(None, None)]
+    if one.op == "in":
+        return [(write(period.start), _end(period, write)) for period in one.value]
+    start, end = write(one.value.start), _end(one.value, write)
+    if one.op == "gt":  # nothing comes after the end of the calendar
+        return [] if end is None else [(end, None)]
+    return [{"gte": (start, None), "lt": (None, start), "lte": (None, end)}[one.op]]
+
+
+def _end(period: Period, write: Callable[[datetime], Any]) -> Any:
+    return None if period.end is None else write(period.end)
+
+
 def _of_time(
     column: ColumnElement[Any], write: Callable[[datetime], Any]
 ) -> Callable[[Condition], Expression]:
     def of_time(one: Condition) -> Expression:
-        if one.op == "exists":
-            return column.is_not(None)
-        if one.op == "in":
-            return or_(false(), *(within(period) for period in one.value))
-        period: Period = one.value
-        if one.op in ("gte", "lt"):
-            return _ordered(column, one.op, write(period.start))
-        if period.end is None:  # nothing comes after the end of the calendar
-            return column.is_not(None) if one.op == "lte" else false()
-        return _ordered(column, {"gt": "gte", "lte": "lt"}[one.op], write(period.end))
+        return or_(false(), *(within(*stretch) for stretch in stretches(one, write)))
 
-    def within(period: Period) -> Expression:
-        begun = _ordered(column, "gte", write(period.start))
-        if period.end is None:
-            return begun
-        return and_(begun, _ordered(column, "lt", write(period.end)))
+    def within(start: Any, end: Any) -> Expression:
+        ends = (("gte", start), ("lt", end))
+        bounds = [_ordered(column, op, at) for op, at in ends if at is not None]
+        return and_(*bounds) if bounds else column.is_not(None)
 
     return of_time
 
 
-def _nanoseconds(moment: datetime) -> int:
+def nanoseconds(moment: datetime) -> int:
+    """Since 1970, of a moment in UTC; of one that 64 bits do not hold, as many as they do."""
     since = moment.replace(tzinfo=UTC) - _EPOCH
     low, high = _INT64
     return max(low, min(since // timedelta(microseconds=1) * 1000, high))
 
 
 _of_taken = _of_time(items.c.taken_at, datetime.isoformat)
-_of_modified = _of_time(items.c.mtime_ns, _nanoseconds)
+_of_modified = _of_time(items.c.mtime_ns, nanoseconds)
 
 
 def _of_date(one: Condition) -> Expression:
@@ -226,29 +256,31 @@ def _of_has(one: Condition) -> Expression:
 # ---------------------------------------------------------------------- the user's own metadata
 
 
-def _of_metadata(one: Condition) -> Expression:
+def _metadata(one: Condition) -> list[Expression]:
+    return [and_(attributes.c.key == one.key.removeprefix(META), way) for way in _valued(one)]
+
+
+def _valued(one: Condition) -> list[Expression]:
     c = attributes.c
-    chosen = select(c.item_id).where(c.key == one.key.removeprefix(META))
+    if one.op == "exists":
+        return [true()]
     if one.op == "in":
-        chosen = chosen.where(_is_said(one.value))
-    elif one.op in ("contains", "glob"):
-        chosen = chosen.where(_of_names(one, c.text))
-    elif one.op != "exists":
-        said: Said = one.value
-        if said.number is not None:
-            chosen = chosen.where(_ordered(c.number, one.op, said.number))
-        else:
-            chosen = chosen.where(_ordered(c.text, one.op, said.texts[0]))
-    return items.c.id.in_(chosen)
+        return _is_said(one.value)
+    if one.op in ("contains", "glob"):
+        return [_of_names(one, c.text)]
+    said: Said = one.value
+    if said.number is not None:
+        return [_ordered(c.number, one.op, said.number)]
+    return [_ordered(c.text, one.op, said.texts[0])]
 
 
-def _is_said(values: tuple[Said, ...]) -> Expression:
+def _is_said(values: tuple[Said, ...]) -> list[Expression]:
     """Written so, or the same number; integers that no float tells apart must be written so."""
     c = attributes.c
     words = [text for said in values for text in said.texts]
     numbers = [said.number for said in values if said.number is not None]
-    small = [number for number in numbers if abs(number) < _EXACT]
-    return or_(c.text.in_(words), c.number.in_(small)) if small else c.text.in_(words)
+    small = [number for number in numbers if abs(number) < EXACT]
+    return [c.text.in_(words), *([c.number.in_(small)] if small else [])]
 
 
 # ---------------------------------------------------------------------- tables of the above
@@ -273,5 +305,4 @@ _OF_KEY: dict[str, Callable[[Condition], Expression]] = {
     "seconds": _of_number(_c.seconds),
     "pages": _of_number(_c.pages),
     "has": _of_has,
-    "tag": _of_tag,
 }

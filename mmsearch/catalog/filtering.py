@@ -5,35 +5,37 @@ A filter becomes a SQLAlchemy expression in which whatever a user typed is a bou
 
 from __future__ import annotations
 
+import sqlite3
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from difflib import get_close_matches
-from itertools import chain, groupby, islice
+from contextlib import contextmanager, suppress
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, delete, exists, func, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
-from mmsearch.catalog.conditions import compiled
-from mmsearch.catalog.lent import lend_functions
 from mmsearch.catalog.store import Store, chunks
-from mmsearch.errors import InvalidFilter
-from mmsearch.filters import KEYS, META, Condition, Filter, Not, Period
+from mmsearch.catalog.view import LAST_FILED, Era, View
+from mmsearch.filters import Filter
 from mmsearch.filters.values import number_in
 from mmsearch.schema import attributes, items, sources
+from mmsearch.schema.changes import COLUMNS_UPTO
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-MOST_CONDITIONS = 250
-MOST_VALUES = 10_000
-"""In one filter: SQLite takes 1,000 expressions one in the other, and 32,766 parameters."""
 
 _TOGETHER = 2_000  # items whose attributes are written by one statement
 
 
 class FilterTables(Store):
     """Answers filters; keeps the user's own metadata of the items."""
+
+    @contextmanager
+    def view(self) -> Iterator[View]:
+        """One moment of what filters are answered from."""
+        with self._read() as connection:
+            yield View(connection)
 
     def passing(self, filter_: Filter, most: int | None = None) -> NDArray[np.int64]:
         """The ids of the items that pass, sorted.
@@ -45,24 +47,40 @@ class FilterTables(Store):
         Raises:
             InvalidFilter: it names a key that no item has, or is too long.
         """
-        import numpy as np
+        with self.view() as view:
+            view.check(filter_)
+            return view.passing(filter_, most)
 
-        self._check(filter_)
-        statement = statement_of(filter_).limit(most)
-        with self._read() as connection:
-            lend_functions(connection)
-            # a million rows take the driver 0.3 s, and SQLAlchemy, who makes them its own, 1.3
-            found: Any = connection.execute(statement).cursor.fetchall()
-        return np.fromiter(chain.from_iterable(found), dtype=np.int64, count=len(found))
+    def begin_era(self, instead_of: Era | None) -> bool:
+        """Have alterations filed from now on, for columns that are made of the items there are.
+
+        What was filed before is forgotten. Nothing is waited for, so that no search is: while
+        someone writes, and where nothing can be written, nothing is begun.
+
+        Args:
+            instead_of: The era that was seen; when there is another by now, that one goes on.
+
+        Returns:
+            Whether one was begun.
+        """
+        pooled = self._engine.raw_connection()
+        driver: Any = pooled.dbapi_connection
+        patience = driver.execute("PRAGMA busy_timeout").fetchone()[0]
+        driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            with driver:
+                return _begin_era(driver, instead_of)
+        except sqlite3.Error:
+            return False
+        finally:
+            driver.execute(f"PRAGMA busy_timeout = {patience}")
+            pooled.close()
 
     def metadata_keys(self) -> list[str]:
         """The keys of the user's own metadata, sorted."""
-        found: list[str] = []
-        with self._read() as connection:
-            # from one key to the next by the index, past all the items that have it
-            while (key := connection.execute(_next_key(found)).scalar_one()) is not None:
-                found.append(key)
-        return found
+        with self.view() as view:
+            return view.metadata_keys()
 
     def set_attributes(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """Keep what a metadata file says of some items, in the place of what was kept of them.
@@ -96,55 +114,22 @@ class FilterTables(Store):
             yield from map(tuple, rows)
             last = rows[-1].id
 
-    def _check(self, filter_: Filter) -> None:
-        """Raise InvalidFilter for a filter that cannot be answered here."""
-        conditions = list(_conditions(filter_))
-        values = [value for one in conditions if one.op == "in" for value in one.value]
-        periods = sum(isinstance(value, Period) for value in values)  # each is two comparisons
-        if len(conditions) + periods > MOST_CONDITIONS or len(values) > MOST_VALUES:
-            raise InvalidFilter(
-                f"a filter has at most {MOST_CONDITIONS} conditions and {MOST_VALUES:,} values"
-            )
-        unknown = {one.key for one in conditions if one.key not in KEYS}
-        with self._read() as connection:
-            for key in sorted(unknown):
-                of_key = exists().where(attributes.c.key == key.removeprefix(META))
-                if not connection.execute(select(of_key)).scalar_one():
-                    break
-            else:
-                return
-        raise InvalidFilter(_unknown(key.removeprefix(META), self.metadata_keys()))
 
-
-def statement_of(filter_: Filter) -> Select[Any]:
-    """Selects the ids of the items that pass, sorted."""
-    return select(items.c.id).where(compiled(filter_)).order_by(items.c.id)
-
-
-def _conditions(filter_: Filter) -> Iterator[Condition]:
-    """All conditions of a filter, however deep."""
-    waiting = [filter_]
-    while waiting:
-        for one in waiting.pop().conditions:
-            if isinstance(one, Condition):
-                yield one
-            elif isinstance(one, Not):
-                waiting.append(one.filter)
-            else:
-                waiting += one.filters
-
-
-def _unknown(key: str, own: Sequence[str]) -> str:
-    known = [*KEYS, *(f"{META}{one}" if one in KEYS else one for one in own)]
-    near = get_close_matches(key, known, 1)
-    perhaps = f"; did you mean {near[0]!r}?" if near else ";"
-    mine = f"; and of your own metadata: {', '.join(known[len(KEYS) :])}" if own else ""
-    return f"no item has a key {key!r}{perhaps} there are: {', '.join(KEYS)}{mine}"
-
-
-def _next_key(before: Sequence[str]) -> Select[Any]:
-    next_ = select(func.min(attributes.c.key))
-    return next_.where(attributes.c.key > before[-1]) if before else next_
+def _begin_era(driver: Any, instead_of: Era | None) -> bool:
+    """In a transaction that writes."""
+    asked = "SELECT value FROM state WHERE key = ?"
+    written = driver.execute(asked, (COLUMNS_UPTO,)).fetchone()
+    if Era.read(written and written[0]) != instead_of:
+        return False
+    low, upto = driver.execute("SELECT min(id), max(id) FROM items").fetchone()
+    if upto is None:
+        return False
+    (filed,) = driver.execute(LAST_FILED).fetchone()
+    era = Era(uuid.uuid4().hex[:12], low, upto, filed)
+    driver.execute("DELETE FROM altered")
+    keep = "INSERT OR REPLACE INTO state (key, value) VALUES (?, ?)"
+    driver.execute(keep, (COLUMNS_UPTO, era.written()))
+    return True
 
 
 def _replace(connection: Connection, some: Mapping[int, Mapping[str, Any]]) -> None:

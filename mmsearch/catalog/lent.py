@@ -21,6 +21,8 @@ from mmsearch.schema import PathText
 
 Expression = ColumnElement[bool]
 
+_LENT = "mmsearch functions"
+
 _UNSURE = re.compile(r"\?|\[|\*\*/|[^ -~]")
 """What SQLite's GLOB may take for other characters in names that are not UTF-8, or has not."""
 
@@ -69,6 +71,8 @@ def _escaped(part: str) -> str:
 
 def lend_functions(connection: Connection) -> None:
     """Have SQLite ask Python where it is not itself to be trusted."""
+    if _LENT in connection.info:  # while a statement runs, none may be lent again
+        return
     driver: Any = connection.connection.dbapi_connection
     for name, number, function in (
         ("mmsearch_matches", 3, _lent_matches),
@@ -76,6 +80,7 @@ def lend_functions(connection: Connection) -> None:
         ("mmsearch_kilometres", 4, _lent_kilometres),
     ):
         driver.create_function(name, number, function, deterministic=True)
+    connection.info[_LENT] = True
 
 
 def _lent_matches(text: bytes | None, pattern: bytes, below: int) -> bool | None:
