@@ -1,0 +1,253 @@
+"""What is in the catalog: vectors, texts and words, and what is lacking."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mmsearch.doctor.finding import SHOWN, Finding, ok
+from mmsearch.lanes import KINDS_WITH
+from mmsearch.update import HOLES
+
+if TYPE_CHECKING:
+    from mmsearch.catalog import Space
+    from mmsearch.doctor.patient import Patient
+
+REFERENCES, IDENTITY = "references", "identity"
+VECTORS, TEXTS, LACKING, WORDS = "vectors", "texts", "lacking", "words"
+
+FILL = "mmsearch index, which makes them"
+REPAIR = "mmsearch doctor --repair"
+
+LENGTH_IS = 0.01
+"""How far the length of a vector may be from 1: rounding to float16 moves it by less."""
+
+
+def check_references(patient: Patient) -> Iterator[Finding]:
+    """Whether every row belongs to one that is there."""
+    orphans = patient.ask("PRAGMA foreign_key_check")
+    tables = Counter(str(row[0]) for row in orphans)
+    examples = [f"{number} of {table}" for table, number in tables.most_common(SHOWN)]
+    what = f"{len(orphans)} rows belong to nothing"
+    if not orphans:
+        yield ok(REFERENCES, 1, "every row belongs to one that is there")
+        return
+    if not patient.repair:
+        yield Finding(REFERENCES, "wrong", len(orphans), what, REPAIR, examples)
+        return
+    while orphans:  # what belonged to those that go is next
+        for table in {str(row[0]) for row in orphans}:
+            patient.delete_rows(table, sorted({row[1] for row in orphans if row[0] == table}))
+        orphans = patient.ask("PRAGMA foreign_key_check")
+    number = tables.total()
+    yield Finding(REFERENCES, "repaired", number, f"{what}; deleted", examples=examples)
+
+
+def check_identity(patient: Patient) -> Iterator[Finding]:
+    """Whether the catalog has its id and revision."""
+    known = {key for (key,) in patient.ask("SELECT key FROM state")}
+    lacking = sorted({"catalog_id", "revision"} - known)
+    what = f"the catalog lacks its {' and '.join(lacking)}"
+    if not lacking:
+        yield ok(IDENTITY, 2, "the catalog has its id and revision")
+    elif not patient.repair:
+        yield Finding(IDENTITY, "wrong", len(lacking), what, REPAIR)
+    else:
+        if "revision" in lacking:
+            patient.set_setting("revision", "0")
+        patient.set_setting("catalog_id", uuid.uuid4().hex[:12])  # no cache is of this state
+        yield Finding(IDENTITY, "repaired", len(lacking), f"{what}; they were made anew")
+
+
+def check_vectors(patient: Patient) -> Iterator[Finding]:
+    """Whether vectors are what their space says, of unit length, and one for each place."""
+    bad = patient.ask(
+        "SELECT v.id, v.space_id, v.facet, v.item_id FROM vectors v JOIN spaces s "
+        "ON s.id = v.space_id WHERE length(v.vector) <> 2 * s.dim"
+    )
+    twice = patient.ask(
+        "SELECT max(id), space_id, facet, item_id FROM vectors "
+        "GROUP BY space_id, facet, item_id, position HAVING count(*) > 1"
+    )
+    looked, crooked = _sampled(patient)
+    kinds = {"are of the wrong size": bad, "stand twice": twice, "are not of unit length": crooked}
+    wrong = [row for rows in kinds.values() for row in rows]
+    if not wrong:
+        number = patient.number("SELECT count(*) FROM vectors")
+        yield ok(VECTORS, number, f"{number:,}, each of the right size; {looked} looked at closely")
+        return
+    what = ", ".join(f"{len(rows)} {how}" for how, rows in kinds.items() if rows)
+    names = _names(patient, [row[3] for row in wrong])
+    if not patient.repair:
+        yield Finding(VECTORS, "wrong", len(wrong), what, REPAIR, names)
+        return
+    places = {tuple(row[1:]) for row in wrong}
+    patient.delete_rows("vectors", _rows_at(patient, places))
+    patient.mark_holes()
+    yield Finding(VECTORS, "repaired", len(wrong), f"{what}; deleted", FILL, names)
+
+
+def check_texts(patient: Patient) -> Iterator[Finding]:
+    """Whether each text has its vector in every space that answers for texts."""
+    places = []
+    for space in patient.spaces():
+        if "text" in space.keeps and not space.is_given:
+            places += [(space.id, "text", item) for item in _unevenly_told(patient, space)]
+    if not places:
+        number = patient.number("SELECT count(*) FROM texts")
+        yield ok(TEXTS, number, f"{number:,}; where some of an item have vectors, all have")
+        return
+    names = _names(patient, [place[2] for place in places])
+    what = f"{len(places)} items have more or fewer vectors than texts"
+    if not patient.repair:
+        yield Finding(TEXTS, "wrong", len(places), what, REPAIR, names)
+        return
+    patient.delete_rows("vectors", _rows_at(patient, set(places)))
+    patient.mark_holes()
+    yield Finding(TEXTS, "repaired", len(places), f"{what}; those were deleted", FILL, names)
+
+
+def check_lacking(patient: Patient) -> Iterator[Finding]:
+    """Which items lack a vector that they should have, and why."""
+    marked = bool(patient.setting(HOLES))
+    reasons: Counter[str] = Counter()
+    unexplained: set[int] = set()
+    failed = {(row[0], row[1], row[2]) for row in patient.ask(_FAILED)}
+    for space in patient.spaces():
+        for facet in sorted(space.needs if not space.is_given else ()):
+            for item_id, path, _ in patient.without(space, facet, KINDS_WITH[facet]):
+                why = _reason(patient, space, facet, item_id, path, failed)
+                if why is None and not marked:
+                    unexplained.add(item_id)
+                reasons[why or "to be read again by `mmsearch index`"] += 1
+    said = [f"{number} {why}" for why, number in reasons.most_common()]
+    if not reasons:
+        yield ok(LACKING, len(patient), "no item lacks a vector")
+    elif not unexplained:
+        yield Finding(
+            LACKING,
+            "note",
+            reasons.total(),
+            f"{reasons.total()} items lack vectors",
+            "mmsearch index",
+            said,
+        )
+    elif patient.repair:
+        patient.mark_holes()
+        what = f"{len(unexplained)} items lack vectors; they are marked"
+        yield Finding(LACKING, "repaired", len(unexplained), what, FILL, said)
+    else:
+        names = _names(patient, sorted(unexplained))
+        what = f"{len(unexplained)} items lack vectors, and nothing says why"
+        yield Finding(LACKING, "wrong", len(unexplained), what, REPAIR, names)
+
+
+def check_words(patient: Patient) -> Iterator[Finding]:
+    """Whether a search by words knows each item, and no other."""
+    lost, unknown = len(patient.ask(_WORDED_IN_VAIN)), len(patient.ask(_UNWORDED))
+    due = patient.words_due()
+    if patient.repair and (lost or unknown or due):
+        patient.change(_FORGET_WORDS, _FILE_WORDS)
+        patient.refresh_words()
+    what = f"{unknown} items cannot be found by their words, {lost} that are gone can"
+    if lost + unknown and patient.repair:
+        yield Finding(WORDS, "repaired", lost + unknown, f"{what}; their words were filed anew")
+    elif lost + unknown:
+        yield Finding(WORDS, "wrong", lost + unknown, what, REPAIR)
+    elif due and not patient.repair:
+        yield Finding(WORDS, "note", due, f"{due} items have words still to be filed", "any search")
+    else:
+        yield ok(WORDS, len(patient), f"of {len(patient):,} items, all can be looked up")
+
+
+TABLE_CHECKS = (
+    check_identity,
+    check_references,
+    check_vectors,
+    check_texts,
+    check_lacking,
+    check_words,
+)
+
+
+# ---------------------------------------------------------------------- parts of the above
+
+_WORDED_IN_VAIN = "SELECT id FROM words_content EXCEPT SELECT id FROM items"
+_UNWORDED = """
+    SELECT id FROM items EXCEPT SELECT id FROM words_content EXCEPT SELECT item_id FROM unworded
+"""
+_FORGET_WORDS = f"DELETE FROM words WHERE rowid IN ({_WORDED_IN_VAIN})"  # noqa: S608
+_FILE_WORDS = f"INSERT OR IGNORE INTO unworded {_UNWORDED}"
+
+_FAILED = "SELECT source_id, folder, name FROM failures"
+
+
+def _sampled(patient: Patient) -> tuple[int, list[tuple[int, int, str, int]]]:
+    """How many vectors were read, and those that have no direction or another length than 1."""
+    import numpy as np
+
+    last = patient.number("SELECT max(id) FROM vectors")
+    some = random.Random(0)  # noqa: S311 - the same each time, so that a repair can be looked at
+    chosen = range(1, last + 1)
+    if last > patient.sample:
+        chosen = sorted(some.sample(range(1, last + 1), patient.sample))  # type: ignore[assignment]
+    looked, crooked = 0, []
+    for id_ in chosen:
+        for *where, vector in patient.ask(_VECTOR, id_):
+            looked += 1
+            row = np.frombuffer(vector, "<f2").astype(np.float32)
+            if not abs(float(row @ row) - 1) < 2 * LENGTH_IS:  # so that NaN is none
+                crooked.append((id_, *where))
+    return looked, crooked
+
+
+_VECTOR = (
+    "SELECT v.space_id, v.facet, v.item_id, v.vector FROM vectors v JOIN spaces s "
+    "ON s.id = v.space_id WHERE v.id = ? AND length(v.vector) = 2 * s.dim"
+)
+
+
+def _rows_at(patient: Patient, places: set[tuple[int, str, int]]) -> list[int]:
+    """All vectors of some items in a space: a facet has all of its vectors or is made anew."""
+    chosen = "SELECT id FROM vectors WHERE space_id = ? AND facet = ? AND item_id = ?"
+    return [row[0] for place in places for row in patient.ask(chosen, *place)]
+
+
+def _unevenly_told(patient: Patient, space: Space) -> list[int]:
+    rows = patient.ask(
+        "SELECT item_id FROM (SELECT item_id, count(*) AS has FROM vectors "
+        "WHERE space_id = ? AND facet = 'text' GROUP BY item_id) AS v "
+        "WHERE has <> (SELECT count(*) FROM texts t WHERE t.item_id = v.item_id)",
+        space.id,
+    )
+    return [row[0] for row in rows]
+
+
+def _reason(
+    patient: Patient,
+    space: Space,
+    facet: str,
+    item_id: int,
+    path: str,
+    failed: set[tuple[int, str, str]],
+) -> str | None:
+    """Why an item lacks a vector, if anything explains it."""
+    if facet in space.fills:
+        return f"of {space.name!r}, which is being filled"
+    ((source_id, folder, name),) = patient.ask(
+        "SELECT source_id, folder, name FROM items WHERE id = ?", item_id
+    )
+    if (source_id, folder, name) in failed:
+        return "could not be read (`mmsearch errors` says why)"
+    if facet != "text" and not os.path.exists(path):
+        return "whose files are not there just now"
+    return None
+
+
+def _names(patient: Patient, ids: list[int]) -> list[str]:
+    some = list(dict.fromkeys(ids))[:SHOWN]
+    return [item.path for item in patient.items(some).values()]

@@ -1,0 +1,67 @@
+"""Keeps an index in step with the disk, for as long as it is let to.
+
+The system tells of changes (inotify and its like, through watchfiles); what it tells is only taken
+for where to look. Whatever it does not tell is found all the same: everything is looked at once in
+the beginning, when a folder comes back, after a flood, and now and then.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mmsearch.types import Report
+from mmsearch.watch.ears import require
+from mmsearch.watch.pending import PATIENCE, QUIET, Pending
+from mmsearch.watch.watching import Told, Watching
+
+if TYPE_CHECKING:
+    from mmsearch.collection import Collection
+    from mmsearch.types import Progress
+
+__all__ = ["Pending", "watch"]
+
+
+def watch(  # noqa: PLR0913 - keywords, all optional
+    collection: Collection,
+    paths: Sequence[str | os.PathLike[str]] | None = None,
+    *,
+    poll: bool = False,
+    stop: threading.Event | None = None,
+    on_update: Callable[[Report], None] | None = None,
+    on_trouble: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    quiet: float = QUIET,
+    patience: float = PATIENCE,
+) -> Report:
+    """Bring an index up to date, and keep it so until `stop` is set; returns what was done in all.
+
+    Args:
+        collection: The index.
+        paths: Folders and files; left out, all that was ever indexed, also what is later on.
+        poll: Do not rely on being told of changes: look at everything again and again, which takes
+            a tenth of the time. For network drives that other machines write to.
+        stop: Ends it, once the batch in hand is stored.
+        on_update: Told what each look found, also if it is nothing.
+        on_trouble: Told what is in the way, once; it is tried again.
+        progress: Of the first look.
+        quiet: Seconds without a change after which what has changed is read.
+        patience: Seconds after which it is read although changes go on.
+
+    Raises:
+        MissingExtra: watchfiles is not installed, and it is not to `poll`.
+        PathNotFound: one of `paths` does not exist, or none were given and nothing was indexed yet.
+        IndexNotFound: the index was deleted meanwhile.
+    """
+    if not poll:
+        require()
+    given = None if paths is None else collection.ask_for(paths)
+    told = Told(on_update or _nobody, on_trouble or _nobody, progress)
+    pending = Pending(quiet, patience)
+    return Watching(collection, given, pending, stop or threading.Event(), told, poll=poll).run()
+
+
+def _nobody(_: object) -> None:
+    return None

@@ -1,0 +1,406 @@
+"""An index is looked over, and mended where it can be."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import paint
+from typer.testing import CliRunner
+
+from mmsearch.cli import app
+from mmsearch.collection import Collection
+from mmsearch.doctor import examine
+from mmsearch.errors import IndexBusy, IndexNotFound
+from mmsearch.lock import WriterLock
+
+
+@pytest.fixture
+def index(toy, photos, tmp_path) -> Path:
+    """Three photos, one with a caption, and a text; the catalog's file is all there is of it."""
+    (photos / "red.txt").write_text("a red square")
+    (photos / "note.md").write_text("green grass")
+    folder = tmp_path / "index"
+    with Collection(folder, model="toy", create=True) as library:
+        library.add([photos])
+    with closing(sqlite3.connect(folder / "catalog.db")) as catalog:
+        catalog.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return folder
+
+
+def states(found) -> dict[str, str]:
+    return {finding.check: finding.state for finding in found}
+
+
+def wrong(found) -> list[str]:
+    return [finding.check for finding in found if finding.state == "wrong"]
+
+
+def repaired(found) -> list[str]:
+    return [finding.check for finding in found if finding.state == "repaired"]
+
+
+def run(index: Path, statement: str, *values) -> None:
+    """Do to a catalog what mmsearch itself would not."""
+    with closing(sqlite3.connect(index / "catalog.db")) as catalog:
+        catalog.execute("PRAGMA foreign_keys=OFF")
+        with catalog:
+            catalog.execute(statement, values)
+
+
+def answers(index: Path) -> list[tuple[str, float]]:
+    with Collection(index) as library:
+        return [(hit.path, hit.score) for hit in library.search("red", target="image")]
+
+
+def everything_in(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith(("-shm", "-wal"))
+    }
+
+
+def test_nothing_is_wrong_with_a_sound_index(index):
+    found = examine(index)
+    assert set(states(found).values()) == {"ok"}
+    assert len({finding.check for finding in found}) == len(found)
+
+
+def test_where_there_is_no_index_it_says_so(toy, tmp_path):
+    with pytest.raises(IndexNotFound):
+        examine(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+# ------------------------------------------------------------------ damages that leave all vectors
+
+
+def orphan_vectors(index: Path) -> None:
+    run(
+        index,
+        "INSERT INTO vectors (space_id, facet, item_id, position, vector) "
+        "VALUES (1, 'image', 999, 0, zeroblob(16))",
+    )
+
+
+def orphan_texts(index: Path) -> None:
+    run(index, "INSERT INTO texts (item_id, position, origin, text) VALUES (999, 0, 'page', 'x')")
+
+
+def lose_the_id(index: Path) -> None:
+    run(index, "DELETE FROM state WHERE key IN ('catalog_id', 'revision')")
+
+
+def lose_words(index: Path) -> None:
+    run(index, "DELETE FROM words WHERE rowid = 1")
+
+
+def keep_words_of_nothing(index: Path) -> None:
+    run(index, "INSERT INTO words (rowid, texts, names, facts) VALUES (999, 'red', '', '')")
+
+
+def damage_an_index_of_sqlite(index: Path) -> None:
+    """As if its index had been made when there were other rows."""
+    with closing(sqlite3.connect(index / "catalog.db")) as catalog:
+        sql = catalog.execute("SELECT sql FROM sqlite_master WHERE name='items_by_hash'").fetchone()
+        catalog.execute("PRAGMA writable_schema=ON")
+        with catalog:
+            catalog.execute(
+                "UPDATE sqlite_master SET sql = sql || ' WHERE id < 2' WHERE name='items_by_hash'"
+            )
+    with closing(sqlite3.connect(index / "catalog.db")) as catalog:
+        catalog.execute("REINDEX items_by_hash")
+        catalog.execute("PRAGMA writable_schema=ON")
+        with catalog:
+            catalog.execute("UPDATE sqlite_master SET sql = ? WHERE name='items_by_hash'", sql)
+
+
+def truncate_a_cache(index: Path) -> None:
+    os.truncate(next((index / "cache").glob("image-*/rows.f16")), 10)
+
+
+def alter_a_cache(index: Path) -> None:
+    rows = next((index / "cache").glob("image-*/rows.f16"))
+    rows.write_bytes(bytes(rows.stat().st_size))
+
+
+def forget_what_went(index: Path) -> None:
+    """The base names a vector that is gone, and the catalog does not say that it went."""
+    run(index, "DELETE FROM items WHERE name = 'green.png'")
+    run(index, "DELETE FROM vectors WHERE item_id NOT IN (SELECT id FROM items)")
+    run(index, "DELETE FROM gone")
+
+
+def damage_a_column(index: Path) -> None:
+    with closing(sqlite3.connect(index / "catalog.db")) as catalog:
+        (id_,) = catalog.execute("SELECT value FROM state WHERE key = 'catalog_id'").fetchone()
+    (index / "cache" / f"columns-{id_}-era-key.column").write_bytes(b"mmsearch column 1 {}\n")
+
+
+def leave_a_part_behind(index: Path) -> None:
+    part = index / "cache" / "image-1-x-1-y.part"
+    part.mkdir()
+    (part / "rows.f16").write_bytes(b"half")
+    os.utime(part, (time.time() - 7200,) * 2)
+
+
+def damage_the_backup(index: Path) -> None:
+    os.truncate(next((index / "backups").glob("*.db")), 5000)
+
+
+DAMAGES = {
+    orphan_vectors: "references",
+    orphan_texts: "references",
+    lose_the_id: "identity",
+    lose_words: "words",
+    keep_words_of_nothing: "words",
+    damage_an_index_of_sqlite: "integrity",
+    truncate_a_cache: "caches",
+    alter_a_cache: "caches",
+    forget_what_went: "caches",
+    damage_a_column: "caches",
+    leave_a_part_behind: "leftovers",
+    damage_the_backup: "backups",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damage_is_found_and_mended_and_nothing_is_encoded(index, toy, damage):
+    before, encoded = answers(index), dict(toy.encoded)
+    damage(index)
+    assert DAMAGES[damage] in wrong(examine(index))
+    assert DAMAGES[damage] in repaired(examine(index, repair=True))
+    assert wrong(examine(index)) == []
+    assert toy.encoded == encoded
+    left = [hit for hit in before if damage is not forget_what_went or "green" not in hit[0]]
+    assert answers(index) == left
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_without_repair_nothing_is_changed(index, damage):
+    damage(index)
+    before = everything_in(index)
+    examine(index)
+    assert everything_in(index) == before
+
+
+# ---------------------------------------------------------------- damages that vectors are lost in
+
+
+def cut_a_vector(index: Path) -> None:
+    run(index, "UPDATE vectors SET vector = zeroblob(4) WHERE id = 1")
+
+
+def spoil_a_vector(index: Path) -> None:
+    run(index, "UPDATE vectors SET vector = ? WHERE id = 1", b"\x00\x7e" * 8)  # not a number
+
+
+def lengthen_a_vector(index: Path) -> None:
+    run(index, "UPDATE vectors SET vector = ? WHERE id = 1", b"\x00\x40" * 8)  # twos
+
+
+def lose_a_vector(index: Path) -> None:
+    run(index, "DELETE FROM vectors WHERE id = 1")
+
+
+def say_more(index: Path) -> None:
+    run(
+        index,
+        "INSERT INTO texts (item_id, position, origin, text) "
+        "SELECT id, 7, 'passage', 'more' FROM items WHERE name = 'note.md'",
+    )
+
+
+LOSSES = {
+    cut_a_vector: "vectors",
+    spoil_a_vector: "vectors",
+    lengthen_a_vector: "vectors",
+    lose_a_vector: "lacking",
+    say_more: "texts",
+}
+
+
+@pytest.mark.parametrize("damage", LOSSES, ids=lambda damage: damage.__name__)
+def test_a_vector_that_is_lost_is_made_by_the_next_index(index, photos, toy, damage):
+    before, encoded = answers(index), dict(toy.encoded)
+    damage(index)
+    assert LOSSES[damage] in wrong(examine(index))
+    found = examine(index, repair=True)
+    assert LOSSES[damage] in repaired(found)
+    assert any("mmsearch index" in finding.next for finding in found)
+    assert toy.encoded == encoded
+    assert wrong(examine(index)) == []
+    with Collection(index) as library:
+        library.add()
+    assert toy.encoded != encoded
+    assert set(states(examine(index)).values()) == {"ok"}
+    assert answers(index) == before
+
+
+def test_a_vector_that_lacks_as_its_file_is_away_is_a_note(index, photos):
+    lose_a_vector(index)
+    with Collection(index) as library:
+        (lacking,) = (
+            {item.path for item in library.items}
+            - {hit.path for hit in library.search("red", target="image")}
+            - {str(photos / "note.md")}
+        )
+    Path(lacking).unlink()
+    found = {finding.check: finding for finding in examine(index)}
+    assert found["lacking"].state == "note"
+    assert "not there" in found["lacking"].examples[0]
+
+
+# ------------------------------------------------------------------ a catalog that cannot be opened
+
+
+def truncate(catalog: Path) -> None:
+    os.truncate(catalog, catalog.stat().st_size // 2)
+
+
+def overwrite(catalog: Path) -> None:
+    catalog.write_bytes(b"nothing of the kind" * 1000)
+
+
+def delete(catalog: Path) -> None:
+    catalog.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, overwrite, delete])
+def test_a_catalog_that_cannot_be_opened_comes_back_from_its_backup(index, toy, damage):
+    before, encoded = answers(index), dict(toy.encoded)
+    for side in ("-wal", "-shm"):
+        (index / f"catalog.db{side}").unlink(missing_ok=True)
+    damage(index / "catalog.db")
+    found = examine(index)
+    assert wrong(found) == ["catalog file"]
+    assert "--repair" in found[0].next
+    assert "catalog file" in repaired(examine(index, repair=True))
+    assert wrong(examine(index)) == []
+    assert answers(index) == before
+    assert toy.encoded == {**encoded, "text": toy.encoded["text"]}  # of the queries alone
+
+
+def test_a_catalog_with_a_page_of_rubbish_comes_back_from_its_backup(index, toy):
+    before, encoded = answers(index), dict(toy.encoded)
+    with closing(sqlite3.connect(index / "catalog.db")) as catalog:
+        (root,) = catalog.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'vectors'"
+        ).fetchone()
+        (size,) = catalog.execute("PRAGMA page_size").fetchone()
+    for side in ("-wal", "-shm"):
+        (index / f"catalog.db{side}").unlink(missing_ok=True)
+    with (index / "catalog.db").open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(os.urandom(size))
+    assert wrong(examine(index)) == ["integrity"]
+    assert "integrity" in repaired(examine(index, repair=True))
+    assert wrong(examine(index)) == []
+    assert toy.encoded == encoded
+    assert answers(index) == before
+
+
+def test_without_a_backup_a_catalog_that_cannot_be_opened_is_lost(index):
+    for backup in (index / "backups").glob("*.db"):
+        backup.unlink()
+    truncate(index / "catalog.db")
+    for repair in (False, True):
+        found = examine(index, repair=repair)
+        assert wrong(found) == ["catalog file"]
+        assert "delete the index folder" in found[0].next
+
+
+# ------------------------------------------------------------------ the disk
+
+
+def test_files_that_changed_or_went_are_a_note(index, photos):
+    (photos / "green.png").unlink()
+    paint(photos / "red.png", "white")
+    found = {finding.check: finding for finding in examine(index)}
+    assert (found["files"].state, found["files"].number) == ("note", 2)
+    assert found["files"].next == "mmsearch index"
+
+
+def test_a_file_that_holds_something_else_at_the_same_size_and_time_is_wrong(index, photos):
+    file = photos / "note.md"
+    status = file.stat()
+    file.write_text("gReen grass")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    found = {finding.check: finding for finding in examine(index)}
+    assert found["content"].state == "wrong"
+    assert found["content"].examples == [str(file)]
+
+
+def test_a_folder_that_is_not_there_is_a_note(index, photos):
+    photos.rename(photos.with_name("elsewhere"))
+    found = {finding.check: finding for finding in examine(index)}
+    assert found["folders"].state == "note"
+    assert "relocate" in found["folders"].next
+
+
+def test_no_more_files_are_read_than_the_sample_has(index):
+    found = {finding.check: finding for finding in examine(index, sample=2)}
+    assert found["content"].number == found["files"].number == 2
+
+
+def test_vectors_without_files_are_not_looked_for_on_the_disk(toy, tmp_path):
+    with Collection(tmp_path / "index", model="toy", create=True) as library:
+        library.add_vectors(np.eye(8, dtype=np.float32), root=None, model="toy")
+    assert wrong(examine(tmp_path / "index")) == []
+
+
+# ------------------------------------------------------------------ who else is there
+
+
+def test_an_index_that_is_being_written_is_looked_at_and_not_repaired(index):
+    with WriterLock(index).writing("testing"):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as other:
+            assert wrong(other.submit(examine, index).result()) == []
+            with pytest.raises(IndexBusy):
+                other.submit(examine, index, repair=True).result()
+
+
+def test_what_another_process_is_just_writing_is_left_alone(index):
+    part = index / "cache" / "image-1-x-1-y.part"
+    part.mkdir()
+    assert wrong(examine(index, repair=True)) == []
+    assert part.exists()
+
+
+def test_a_cache_from_which_something_was_removed_is_sound(index, photos):
+    with Collection(index) as library:
+        library.search("red")
+        library.remove(photos / "red.png")
+    assert wrong(examine(index)) == []
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_command_ends_with_1_if_something_is_wrong_and_0_once_it_is_mended(index):
+    lose_words(index)
+    done = CliRunner().invoke(app, ["doctor", "-i", str(index)])
+    assert done.exit_code == 1
+    assert [line for line in done.stdout.splitlines() if line.startswith("wrong")]
+    done = CliRunner().invoke(app, ["doctor", "--repair", "-i", str(index)])
+    assert done.exit_code == 0
+    assert [line for line in done.stdout.splitlines() if line.startswith("repaired")]
+
+
+def test_as_json_each_finding_has_its_state_and_what_to_do(index):
+    lose_words(index)
+    done = CliRunner().invoke(app, ["doctor", "--json", "-i", str(index)])
+    found = {row["check"]: row for row in json.loads(done.stdout)}
+    assert found["words"]["state"] == "wrong"
+    assert found["words"]["number"] == 1
+    assert "--repair" in found["words"]["next"]
+    assert found["integrity"]["state"] == "ok"
