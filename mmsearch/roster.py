@@ -62,7 +62,13 @@ class Roster:
 
         Raises:
             IndexUnusable: its weights are not those that the vectors were made with.
+            ModelUnavailable: its vectors were imported, and it was not to be had then.
         """
+        if space.is_given:
+            raise ModelUnavailable(
+                f"the vectors of {space.name!r} were imported without their model: import them "
+                "again with --model NAME once it can be loaded here"
+            )
         key = (space.name, space.fingerprint)
         with self._loading:
             if key not in self._loaded:
@@ -120,7 +126,7 @@ class Roster:
         found = []
         spaces = self._catalog.spaces()
         for space in spaces:
-            if not space.needs:
+            if not space.needs or space.is_given:
                 continue
             try:
                 encoder = self.encoder_of(space)

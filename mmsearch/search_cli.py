@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mmsearch import render
+from mmsearch.bulk.matrix import read_vectors
 from mmsearch.calibration import NO_GOOD_MATCH
 from mmsearch.collection import Collection
 from mmsearch.console import Index, out, say
@@ -51,6 +53,12 @@ def query(
         list[str] | None,
         typer.Option("--not", metavar="[W:]T", help="Words for what is not wanted; repeatable."),
     ] = None,
+    vector: Annotated[
+        Path | None,
+        typer.Option(
+            "--vector", metavar="FILE", help="A query that is encoded already: .npy, alone."
+        ),
+    ] = None,
     combine: Annotated[
         str,
         typer.Option(
@@ -68,6 +76,14 @@ def query(
     A weight stands before a part: --text "2:golden retriever" --image pool.jpg --not fruit
     """
     plain = [" ".join(words)] if words else []
+    if vector is not None:
+        _check_alone(plain, text, image, audio, without)
+        form, settings = options.form, options.settings()
+        with open_collection(index) as library:
+            _show(
+                library.search_vectors(read_vectors(vector), **settings)[0], form, library, options
+            )
+        return
     asked = _query(plain, {"text": text, "image": image, "audio": audio}, without)
     form, settings = options.form, options.settings() | {"combine": combine}
     with open_collection(index, runtime=runtime, device=device, precision=precision) as library:
@@ -104,6 +120,11 @@ def _query(
     return query
 
 
+def _check_alone(*others: object) -> None:
+    if any(others):
+        raise InvalidQuery("--vector stands alone: no words and no files with it")
+
+
 def _show(hits: list[Hit], form: str, library: Collection, options: SearchOptions) -> None:
     if not hits:
         if form in {"json", "csv"}:
@@ -125,7 +146,7 @@ def _why(library: Collection, options: SearchOptions) -> str:
     targets = options.targets
     if targets and not set(targets) & set(library.status()["vectors"]):
         return f": the index has no vectors of {' or '.join(targets)}"
-    if options.filter and not library.search("anything", k=1, where=options.filter):
+    if options.filter and not any(library.listed(where=options.filter, limit=1)):
         return ": nothing passes the filters"
     if options.min_confidence:
         return f" with a confidence of {options.min_confidence:g}; lower --min-confidence"

@@ -11,32 +11,48 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, or_, select
 
+from mmsearch.catalog.bulk import BulkTables
+from mmsearch.catalog.changes import Came, ChangeTables, Stamp
 from mmsearch.catalog.contents import ContentTables
 from mmsearch.catalog.copies import CopyTables
 from mmsearch.catalog.filtering import FilterTables
 from mmsearch.catalog.hubs import HubTables
+from mmsearch.catalog.listing import ListTables
+from mmsearch.catalog.moving import MoveTables
 from mmsearch.catalog.places import Asked, Known, PlaceTables, at_or_below
 from mmsearch.catalog.spaces import Space, SpaceTable
 from mmsearch.catalog.store import chunks
 from mmsearch.catalog.tagging import TagTables
 from mmsearch.catalog.words import WordTables
-from mmsearch.entries import Entry, Place, Rows, next_revision, put_entry, put_failures, put_rows
+from mmsearch.entries import (
+    Entry,
+    Place,
+    Rows,
+    next_revision,
+    put_entries,
+    put_failures,
+    put_rows,
+)
 from mmsearch.schema import failures as failed
 from mmsearch.schema import items, sources, texts, vectors
 from mmsearch.types import Failure
 
-__all__ = ["Asked", "Catalog", "Known", "Space"]
+__all__ = ["Asked", "Came", "Catalog", "Known", "Space", "Stamp"]
 
 
 class Catalog(
+    BulkTables,
+    ListTables,
     SpaceTable,
     PlaceTables,
+    ChangeTables,
     ContentTables,
     HubTables,
     FilterTables,
     WordTables,
     TagTables,
     CopyTables,
+    MoveTables,
 ):
     """One index's SQLite file. Reads are consistent; each write is one transaction."""
 
@@ -65,8 +81,7 @@ class Catalog(
             failures: source_id, folder, name, reason, size, mtime_ns and retry each.
         """
         with self._write() as connection:
-            for entry in entries:
-                put_entry(connection, entry)
+            put_entries(connection, entries)
             put_failures(connection, failures)
             if any(entry.brings_vectors for entry in entries):
                 next_revision(connection)

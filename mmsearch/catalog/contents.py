@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, delete, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, delete, select
 
 from mmsearch.entries import DETAILS, unpacked
 from mmsearch.schema import attributes, blanks, details, items, sources, tags, texts, vectors
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mmsearch.types import Vectors
 
-from mmsearch.catalog.spaces import Space
+from mmsearch.catalog.spaces import ELSEWHERE, Space
 from mmsearch.catalog.store import Store, chunks
 
 
@@ -81,8 +81,8 @@ class ContentTables(Store):
         }
 
     def hashes(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """By id, the BLAKE2b-128 of some items' files."""
-        base = select(items.c.id, items.c.hash)
+        """By id, the BLAKE2b-128 of some items' files; of imported ones it is not known."""
+        base = select(items.c.id, items.c.hash).where(items.c.hash != b"")
         return {
             item_id: hash_
             for part in chunks(sorted(set(ids)))
@@ -114,7 +114,10 @@ class ContentTables(Store):
         nothing = select(b.item_id).where(
             b.space_id == space.id, b.facet == facet, b.item_id == items.c.id
         )
-        due: ColumnElement[bool] = items.c.modality.in_(list(kinds))
+        # what was imported cannot be read again: it lacks only texts' vectors
+        due: ColumnElement[bool] = and_(
+            items.c.modality.in_(list(kinds)), sources.c.path != ELSEWHERE
+        )
         if facet == "text":
             due = select(texts.c.item_id).where(texts.c.item_id == items.c.id).exists()
         statement = (

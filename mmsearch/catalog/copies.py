@@ -44,9 +44,12 @@ class CopyTables(Store):
     """What finding copies asks of the catalog."""
 
     def same_content(self) -> list[list[int]]:
-        """The ids of the items of each content that several items have."""
+        """The ids of the items of each content that several items have.
+
+        Of what was imported the content is not known: it has no hash.
+        """
         c = items.c
-        several = select(c.hash, c.modality).group_by(c.hash, c.modality)
+        several = select(c.hash, c.modality).where(c.hash != b"").group_by(c.hash, c.modality)
         wanted = several.having(func.count() > 1).subquery()
         rows = self._rows(
             select(c.hash, c.modality, c.id)

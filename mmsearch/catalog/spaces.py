@@ -15,6 +15,10 @@ from mmsearch.entries import next_revision
 from mmsearch.schema import items, spaces
 from mmsearch.types import Encoder, Modality
 
+ELSEWHERE = ""
+"""The path of the source of items that lie in no folder we know: what is below it is all of a path,
+or an address."""
+
 Facets = frozenset[Modality]
 NONE: Facets = frozenset()
 TEXT: Facets = frozenset({"text"})
@@ -34,6 +38,11 @@ class Space:
     """What it answers for: it has a vector of everything that has this facet."""
     fills: Facets
     """What it is being given, to answer for it once it has everything."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its vectors came without their encoder: nothing can be encoded for it."""
+        return not self.modalities
 
     @property
     def needs(self) -> Facets:

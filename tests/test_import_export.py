@@ -1,0 +1,361 @@
+"""What is given out of an index comes back as it was: vectors to the bit, names, types, spans."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ToyEncoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from mmsearch import encoders
+from mmsearch.cli import app
+from mmsearch.collection import Collection
+from mmsearch.errors import InvalidMetadata, InvalidOption, PathNotFound, StorageFailed
+
+DIM = 8
+
+
+def unit(rows: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
+    """Unit rows."""
+    matrix = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+
+
+def everything(library: Collection) -> list[Any]:
+    """All that an index holds but ids, in order of path."""
+    catalog = library._catalog
+    (space,) = catalog.spaces()
+    found = [
+        (item.path, item.columns, item.texts, item.metadata, item.tags, item.vectors)
+        for page in catalog.whole(space)
+        for item in page
+    ]
+    return sorted(found, key=lambda one: os.fsencode(one[0]))
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: Any) -> Collection:
+    """An empty index."""
+    return Collection(tmp_path / "index", create=True)
+
+
+# ---------------------------------------------------------------------- round trips
+
+
+names = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=12
+) | st.binary(min_size=1, max_size=8).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"x")))
+values = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9)
+)
+keys = st.sampled_from(["stars", "größe", "licence", "w i d e", "path2"])
+span = st.none() | st.tuples(
+    st.floats(0, 99), st.floats(0, 99), st.sampled_from(["second", "page"])
+)
+captions = st.lists(st.text(min_size=1, max_size=20).filter(str.strip), max_size=3)
+
+
+@st.composite
+def wholes(draw: Any) -> list[dict[str, Any]]:
+    """Rows that say which vector of its item each is."""
+    rows = []
+    for path in draw(st.lists(names, unique=True, max_size=6)):
+        said = [{"text": text, "origin": "caption"} for text in draw(captions)]
+        item = {
+            "path": path,
+            "modality": draw(st.sampled_from(["image", "text", "audio", "video", "document"])),
+            "width": draw(st.none() | st.integers(0, 10_000)),
+            "latitude": draw(st.none() | st.floats(-90, 90)),
+            "metadata": draw(st.dictionaries(keys, values, max_size=3)),
+            "tags": draw(st.dictionaries(keys, st.floats(0, 1), max_size=2)),
+            "texts": said,
+        }
+        facets = draw(st.lists(st.sampled_from(["image", "audio", "text"]), unique=True))
+        places = [(facet, n) for facet in facets for n in range(draw(st.integers(1, 3)))]
+        for facet, position in places:
+            start, end, unit_ = draw(span) or (None, None, None)
+            place = {"facet": facet, "position": position, "start": start, "end": end}
+            rows.append({**item, "vector_place": {**place, "unit": unit_}})
+            item = {**item, "texts": None}
+        if not places:
+            rows.append({**item, "vector_place": None})
+    return rows
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+@settings(max_examples=40)
+@given(rows=wholes(), seed=st.integers(0, 9))
+def test_what_is_exported_and_imported_is_what_was_imported(form: str, rows: Any, seed: int):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        matrix = unit(sum(row["vector_place"] is not None for row in rows), seed)
+        if not len(matrix):
+            return
+        (place / "given").mkdir()
+        np.save(place / "given" / "vectors.npy", matrix)
+        lines = [json.dumps(row) for row in rows]
+        (place / "given" / "items.jsonl").write_text("\n".join(lines) + "\n")
+        first = Collection(place / "a", create=True)
+        first.import_files(place / "given")
+        dest = place / ("out.parquet" if form == "parquet" else "out")
+        first.export(dest, format=form)
+        second = Collection(place / "b", create=True)
+        second.import_files(dest)
+        assert everything(second) == everything(first)
+        first.close()
+        second.close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_to_open():
+    """New indexes take the toy encoder, which loads in no time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(encoders.REGISTRY, "toy", lambda _name, _how: ToyEncoder())
+        patched.setattr(encoders, "DEFAULT", "toy")
+        yield
+
+
+# ---------------------------------------------------------------------- files that come in
+
+
+def shards(folder: Path, *rows: int) -> Path:
+    """A folder as clip-retrieval writes it."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    for name in ("img_emb", "text_emb", "metadata"):
+        (folder / name).mkdir(parents=True)
+    for number, count in enumerate(rows, start=9):  # "10" sorts before "9"
+        np.save(folder / "img_emb" / f"img_emb_{number}.npy", unit(count, number))
+        np.save(folder / "text_emb" / f"text_emb_{number}.npy", unit(count, number + 50))
+        table = {
+            "image_path": [f"{number}/{row}.jpg" for row in range(count)],
+            "caption": [f"caption {number} {row}" for row in range(count)],
+            "aesthetic": [row / 10 for row in range(count)],
+        }
+        parquet.write_table(pa.table(table), folder / "metadata" / f"metadata_{number}.parquet")
+    return folder
+
+
+def test_shards_of_clip_retrieval_are_paired_by_number(library: Collection, tmp_path: Path):
+    report = library.import_files(shards(tmp_path / "laion", 3, 4))
+    assert report.added == 7
+    assert library.status()["vectors"] == {"image": 7, "text": 7}
+    hit = library.search_vectors(unit(4, 10)[2:3], k=1, target="image")[0][0]
+    assert (hit.path, hit.caption) == ("10/2.jpg", "caption 10 2")
+    hit = library.search_vectors(unit(3, 59)[1:2], k=1, target="text")[0][0]
+    assert hit.path == "9/1.jpg"
+
+
+def test_files_that_do_not_have_as_many_rows_are_both_named(library: Collection, tmp_path: Path):
+    folder = shards(tmp_path / "laion", 3, 4)
+    np.save(folder / "img_emb" / "img_emb_10.npy", unit(5))
+    with pytest.raises(InvalidOption, match=r"img_emb_10.npy has 5 rows, and .*data_10.parquet 4"):
+        library.import_files(folder)
+    assert len(library) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.csv", 'path,caption,stars\na.jpg,"a dog, wet",5\nb.jpg,,4\n'),
+        ("m.tsv", "path\tcaption\tstars\na.jpg\ta dog, wet\t5\nb.jpg\t\t4\n"),
+        (
+            "m.jsonl",
+            '{"path": "a.jpg", "caption": "a dog, wet", "stars": 5}\n\n'  # noqa: ISC004
+            '{"path": "b.jpg", "stars": 4}\n',
+        ),
+    ],
+)
+def test_metadata_may_be_a_table_of_text(library: Collection, tmp_path: Path, name: str, text: str):
+    np.save(tmp_path / "v.npy", unit(2))
+    (tmp_path / name).write_text(text)
+    library.import_files([tmp_path / "v.npy"], metadata=[tmp_path / name])
+    first, second = library.items
+    assert (first.path, first.texts[0].text) == ("a.jpg", "a dog, wet")
+    assert (second.texts, second.metadata["meta"]) == ((), {"stars": "4"})
+
+
+def test_rows_without_a_path_are_called_by_their_file_so_that_again_is_an_update(
+    library: Collection, tmp_path: Path
+):
+    np.save(tmp_path / "one.npy", unit(2))
+    np.save(tmp_path / "two.npy", unit(2, 1))
+    library.import_files([tmp_path / "one.npy", tmp_path / "two.npy"])
+    report = library.import_files(tmp_path / "one.npy")
+    assert (report.added, report.updated, len(library)) == (0, 2, 4)
+    assert next(iter(library.items)).path == str(tmp_path / "one.npy" / "0")
+
+
+def test_a_parquet_file_of_anyones_with_a_column_of_lists_is_taken(
+    library: Collection, tmp_path: Path
+):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    table = pa.table({"url": ["a", "b"], "embedding": unit(2).tolist(), "n": [1, 2]})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    library.import_files(tmp_path / "x.parquet")
+    assert library.search_vectors(unit(2)[1:], k=1)[0][0].path == "b"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("v.npy", b"no array", "cannot be read as an array"),
+        ("v.parquet", b"no table", "cannot be read as parquet"),
+        ("v.txt", b"1 2 3", "end in .npy or .parquet"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(
+    library: Collection, tmp_path: Path, name: str, content: bytes, why: str
+):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidOption, match=f"{name}.*{why}"):
+        library.import_files(tmp_path / name)
+
+
+def test_a_line_that_is_no_object_is_named(library: Collection, tmp_path: Path):
+    np.save(tmp_path / "v.npy", unit(2))
+    (tmp_path / "m.jsonl").write_text('{"path": "a"}\n[]\n')
+    with pytest.raises(InvalidMetadata, match="line 2"):
+        library.import_files(tmp_path / "v.npy", metadata=tmp_path / "m.jsonl")
+
+
+def test_a_file_that_is_not_there_is_named(library: Collection, tmp_path: Path):
+    with pytest.raises(PathNotFound, match=r"gone\.npy"):
+        library.import_files(tmp_path / "gone.npy")
+
+
+# ---------------------------------------------------------------------- files that go out
+
+
+def test_the_vectors_of_an_export_are_the_stored_ones_to_the_bit(
+    library: Collection, tmp_path: Path
+):
+    halves = unit(9).astype(np.float16)
+    library.add_vectors(halves, {"path": [str(n) for n in range(9)]})
+    library.export(tmp_path / "out", format="npy")
+    assert np.array_equal(np.load(tmp_path / "out" / "vectors.npy"), halves)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    library.export(tmp_path / "out.parquet")
+    column = parquet.read_table(tmp_path / "out.parquet")["vector"].combine_chunks()
+    assert np.array_equal(column.flatten().to_numpy().reshape(9, DIM), halves)
+
+
+def test_only_what_passes_is_exported_and_without_vectors_a_row_an_item(
+    library: Collection, tmp_path: Path
+):
+    rows = {"path": ["a", "b", "c"], "n": [1, 2, 3], "caption": ["x", "y", "z"]}
+    library.add_vectors(unit(3), rows, text_vectors=unit(3, 1))
+    found = library.export(tmp_path / "o", format="npy", where={"n": {"$gte": 2}}, vectors=False)
+    lines = [json.loads(line) for line in (tmp_path / "o" / "items.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == ["b", "c"]
+    assert (found.items, found.vectors) == (2, 0)
+    assert [file.name for file in found.files] == ["items.jsonl"]
+
+
+def test_an_export_that_fails_leaves_what_was_there_and_nothing_else(
+    library: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    library.add_vectors(unit(2))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "items.jsonl").write_text("old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mmsearch.bulk.export.NpyFiles.add", full)
+    with pytest.raises(StorageFailed, match="No space left"):
+        library.export(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["items.jsonl"]
+    assert (tmp_path / "out" / "items.jsonl").read_text() == "old"
+
+
+def test_an_export_is_of_one_moment(library: Collection, tmp_path: Path):
+    library.add_vectors(unit(600), {"path": [str(n) for n in range(600)]})
+
+    def meanwhile(done: int, _total: int | None) -> None:
+        if done == 500:
+            with Collection(library.folder) as other:
+                other.add_vectors(unit(5, 1), {"path": [f"later {n}" for n in range(5)]})
+
+    found = library.export(tmp_path / "out", format="npy", progress=meanwhile)
+    assert (found.items, found.vectors) == (600, 600)
+    assert len(np.load(tmp_path / "out" / "vectors.npy")) == 600
+    assert len(library) == 605
+
+
+def test_a_format_or_a_model_that_is_not_there_is_refused(library: Collection, tmp_path: Path):
+    library.add_vectors(unit(1))
+    with pytest.raises(InvalidOption, match="parquet, npy, not 'csv'"):
+        library.export(tmp_path / "x", format="csv")
+    with pytest.raises(InvalidOption, match="it has: vectors"):
+        library.export(tmp_path / "x", space="mini")
+
+
+# ---------------------------------------------------------------------- commands
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: Any) -> Any:
+    monkeypatch.chdir(tmp_path)
+    np.save("v.npy", unit(4))
+    paths = ["a b.jpg", "tab\there.jpg", "é/\udcff.jpg", "https://x.org/1.jpg"]
+    rows = [{"path": path, "stars": number} for number, path in enumerate(paths)]
+    Path("m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, [*arguments])
+
+    done = run("import", "v.npy", "--metadata", "m.jsonl")
+    assert done.exit_code == 0, done.output
+    assert "added 4" in done.stderr
+    return run
+
+
+def test_list_shows_each_item_on_a_line(run: Any):
+    lines = run("list").stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[0].split("\t") == ["a b.jpg", "image", "0", ""]
+    assert lines[1].startswith("tab\\there.jpg\t")
+
+
+def test_list_gives_names_as_they_are_between_nuls(run: Any):
+    assert run("list", "-0").stdout_bytes.split(b"\0")[2] == "é/".encode() + b"\xff.jpg"
+
+
+@pytest.mark.parametrize(("limit", "number"), [("2", 2), ("0", 0)])
+def test_list_as_json_is_json_however_few_there_are(run: Any, limit: str, number: int):
+    assert len(json.loads(run("list", "--json", "--limit", limit).stdout)) == number
+
+
+def test_list_tells_when_nothing_passes(run: Any):
+    done = run("list", "-w", "stars > 9")
+    assert (done.exit_code, done.stdout) == (1, "")
+
+
+def test_export_and_import_from_the_command_line(run: Any):
+    assert run("export", "out", "--format", "npy", "-w", "stars >= 2").exit_code == 0
+    assert run("import", "out", "-i", "./copy").exit_code == 0
+    listed = run("list", "-0", "-i", "./copy").stdout_bytes.split(b"\0")
+    assert listed == ["é/".encode() + b"\xff.jpg", b"https://x.org/1.jpg", b""]
+
+
+def test_a_query_that_is_encoded_already_is_asked_by_its_file(run: Any):
+    np.save("q.npy", unit(4)[3] * 7)
+    done = run("query", "--vector", "q.npy", "-k", "1", "--paths")
+    assert done.stdout == "https://x.org/1.jpg\n"
+    assert run("query", "words", "--vector", "q.npy").exit_code == 2
