@@ -13,24 +13,29 @@ import typer
 from typer.core import TyperGroup
 
 from mmsearch import render
+from mmsearch.bulk_cli import export, import_command, list_command
 from mmsearch.console import Index, out, progress_bar, say, terminal
+from mmsearch.doctor_cli import doctor
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import (
+    IndexBusy,
     IndexUnusable,
     InvalidOption,
     MMSearchError,
     ModelDamaged,
 )
 from mmsearch.eval_cli import evaluate
+from mmsearch.keep_cli import backup, relocate
 from mmsearch.media.kinds import EXTENSIONS
 from mmsearch.models_cli import models
 from mmsearch.more_cli import describe, duplicates, tag
 from mmsearch.opening import collection_for, open_collection
 from mmsearch.search_cli import Device, On, Precision, query, similar
+from mmsearch.watch_cli import watch
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itself
 
-USAGE, UNUSABLE, SOME_FAILED, INTERRUPTED = 2, 3, 4, 130
+USAGE, UNUSABLE, SOME_FAILED, BUSY, INTERRUPTED = 2, 3, 4, 5, 130
 
 
 class _Commands(TyperGroup):
@@ -44,10 +49,15 @@ class _Commands(TyperGroup):
             raise typer.Exit(USAGE) from error
         except MMSearchError as error:
             say(f"mmsearch: {error}")
-            unusable = isinstance(error, (IndexUnusable, ModelDamaged))
-            raise typer.Exit(UNUSABLE if unusable else USAGE) from error
+            raise typer.Exit(_exit_code(error)) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(INTERRUPTED) from error
+
+
+def _exit_code(error: MMSearchError) -> int:
+    if isinstance(error, IndexBusy):
+        return BUSY
+    return UNUSABLE if isinstance(error, (IndexUnusable, ModelDamaged)) else USAGE
 
 
 app = typer.Typer(
@@ -66,6 +76,13 @@ app.command()(describe)
 app.command()(tag)
 app.command()(duplicates)
 app.command("eval")(evaluate)
+app.command("import")(import_command)
+app.command()(export)
+app.command("list")(list_command)
+app.command()(watch)
+app.command()(doctor)
+app.command()(backup)
+app.command()(relocate)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON array.")]
 
@@ -147,6 +164,29 @@ def index_command(
             show_default=False,
         ),
     ] = None,
+    backups: Annotated[
+        int | None,
+        typer.Option(
+            "--backups", metavar="N", help="Backups of the catalog to keep; 0 makes none.", min=0
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            metavar="K",
+            help="The index that answers: auto, exact, or a factory string of FAISS's.",
+        ),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            "--recall",
+            metavar="R",
+            help="Of the ten nearest, the share it is to find. (default: 0.98)",
+            show_default=False,
+        ),
+    ] = None,
     drop_space: Annotated[
         str | None,
         typer.Option("--drop-space", metavar="M", help="Delete the vectors of one of its models."),
@@ -169,13 +209,13 @@ def index_command(
             library.drop_space(drop_space)
         say(f"dropped the vectors of {drop_space}")
         return
-    if not paths:
-        open_collection(index).close()  # nothing to bring up to date is an error
     needed = [*(paths or []), *(str(file) for file in (captions, metadata) if file is not None)]
     how = runtime_of(runtime, device, precision)
-    with collection_for(needed, index, model=model or "auto", how=how) as library:
+    into = collection_for(needed, index, model=model or "auto", how=how, create=bool(paths))
+    with into as library:
         try:
-            with progress_bar(" files", quiet=quiet) as progress:
+            stage = lambda: library.report.limiting if library.report else None  # noqa: E731
+            with progress_bar(" files", quiet=quiet, limiting=stage) as progress:
                 library.add(
                     paths or None,
                     captions=captions,
@@ -189,6 +229,9 @@ def index_command(
                     whisper=whisper,
                     metadata=metadata,
                     details=details,
+                    kind=kind,
+                    recall=recall,
+                    backups=backups,
                     progress=progress,
                 )
         finally:

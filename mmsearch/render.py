@@ -176,8 +176,14 @@ def status_lines(status: Mapping[str, Any]) -> str:
         "on disk": f"{status['bytes'] / 2**20:.1f} MiB",
     }
     lines = [f"{key:<9} {value}" for key, value in shown.items()]
+    lines += [f"{'answers':<9} {_answers(index)}" for index in status["indexes"]]
     lines += [f"{'source':<9} {visible(path)}" for path in status["sources"]]
     return "\n".join(lines) + "\n"
+
+
+def _answers(index: Mapping[str, Any]) -> str:
+    """What kind of index answers for a facet, and why."""
+    return f"{index['facet']}: {index['kind']}: {index['why']}"
 
 
 def _model(model: Mapping[str, Any]) -> str:

@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "mmsearch"
 
 FLOORS = [
     {"errors", "types", "models"},
-    {"home", "schema"},
-    {"entries", "filters", "lexical"},
+    {"home", "lock"},
+    {"schema"},
+    {"backups", "entries", "filters", "lexical", "passing"},
     {
         "calibration",
         "catalog",
@@ -29,17 +30,26 @@ FLOORS = [
         "rerank",
         "vectors",
     },
-    {"cache", "lanes"},
+    {"cache", "columns", "lanes"},
     {"contents", "exports", "metadata", "roster", "queries", "typical"},
     {"decode"},
     {"scan", "fill"},
-    {"duplicates", "ingest", "labels", "search", "training"},
+    {"bulk", "duplicates", "ingest", "labels", "looks", "search", "training"},
     {"update"},
     {"collection"},
-    {"evaluation", "opening"},
+    {"doctor", "evaluation", "opening", "watch"},
     {"render"},
     {"console"},
-    {"eval_cli", "models_cli", "more_cli", "search_options"},
+    {
+        "bulk_cli",
+        "doctor_cli",
+        "eval_cli",
+        "keep_cli",
+        "models_cli",
+        "more_cli",
+        "search_options",
+        "watch_cli",
+    },
     {"search_cli"},
     {"cli"},
 ]
@@ -47,6 +57,7 @@ FLOORS = [
 
 HEAVY = {"torch", "open_clip", "transformers", "faiss", "onnxruntime", "numpy", "PIL", "tokenizers"}
 HEAVY |= {"av", "soundfile", "soxr", "pypdfium2", "rapidocr", "faster_whisper", "huggingface_hub"}
+HEAVY |= {"filelock", "pyarrow", "watchfiles"}
 
 
 def floor_of(module: str) -> int:
