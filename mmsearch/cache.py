@@ -79,7 +79,7 @@ class Cache:
     ) -> dict[str, Any] | None:
         """What is said of the base that serves a facet; None without one."""
         for folder in bases(self.folder, space.id, facet):
-            with suppress(BaseDamaged):
+            with suppress(BaseDamaged, FileNotFoundError):  # another process may just delete it
                 about = about_of(folder)
                 if _serves(about, stamp, wanted, space):
                     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -204,15 +204,16 @@ class Followed:
         return replace(self, index=self.index.copy())
 
     def follow(self, catalog: Catalog, space: Space, facet: str, stamp: Stamp) -> None:
-        """Take in what came and went up to a stamp."""
+        """Take in what came and went up to a stamp, or what was seen since that was told."""
         with catalog.snapshot():
+            revision = catalog.changes().revision
             for came in catalog.came(space, facet, self.upto):
                 self.index.add(came.ids, _rows(came), came.vector_ids)
                 self.upto = int(came.vector_ids[-1])
             went, self.gone = catalog.went(space, facet, self.gone)
         if len(went):
             self.index.drop(went)
-        self.stamp = stamp
+        self.stamp = replace(stamp, revision=revision)
 
 
 def bases(folder: Path, space_id: int, facet: str) -> Iterator[Path]:
@@ -259,6 +260,9 @@ def _rows(came: Came) -> NDArray[np.float16]:
 def _delete(path: Path) -> None:
     """Delete a base or a file; what another process has open may have to stay."""
     if path.is_dir():
+        if path.suffix != PART:  # who is killed in the middle of it leaves no half of a base
+            with suppress(OSError):
+                path = path.rename(f"{path}{PART}")
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):

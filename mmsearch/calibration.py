@@ -99,6 +99,24 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Moments:
+    """What is to be known of the scores of a sample."""
+
+    number: int
+    mean: float
+    square: float
+    """The mean of their squares."""
+
+    @classmethod
+    def of(cls, scores: Scores) -> Moments:
+        """Of scores (m,), one or more."""
+        import numpy as np
+
+        wide = np.asarray(scores, float)
+        return cls(len(wide), float(wide.mean()), float((wide * wide).mean()))
+
+
+@dataclass(frozen=True, slots=True)
 class Background:
     """The scores that items have for one query, mostly of items it does not mean."""
 
@@ -113,7 +131,7 @@ class Background:
     @classmethod
     def of(
         cls,
-        scores: Scores,
+        scores: Scores | Moments,
         items: int,
         *,
         typical: Scores | None = None,
@@ -122,7 +140,7 @@ class Background:
         """The background of one query in one facet.
 
         Args:
-            scores: (m,) of a fixed sample of the facet's rows, or of all.
+            scores: (m,) of a fixed sample of the facet's rows, or of all; or their moments.
             items: How many items may be found.
             typical: (t,) of typical items for the same query, where the space has a bank of them.
                 They count as PRIOR items: hardly for a large index, and for three captions they
@@ -188,18 +206,21 @@ def expected(typical: Scores) -> float:
     return HALF * float(np.partition(typical, len(typical) - kept)[-kept:].mean())
 
 
-def _moments(scores: Scores, typical: Scores | None) -> tuple[float, float]:
+def _moments(scores: Scores | Moments, typical: Scores | None) -> tuple[float, float]:
     """Mean and standard deviation of both, the typical ones weighing PRIOR together."""
-    import numpy as np
-
-    both = [(scores, float(len(scores))), (typical, float(PRIOR))]
-    parts = [(np.asarray(part, float), w) for part, w in both if part is not None and len(part)]
+    parts = []
+    if isinstance(scores, Moments):
+        parts.append((scores, float(scores.number)))
+    elif len(scores):
+        parts.append((Moments.of(scores), float(len(scores))))
+    if typical is not None and len(typical):
+        parts.append((Moments.of(typical), float(PRIOR)))
     if not parts:
         return 0.0, 0.0
     total = sum(weight for _, weight in parts)
-    center = sum(weight * float(part.mean()) for part, weight in parts) / total
-    squares = sum(weight * float(((part - center) ** 2).mean()) for part, weight in parts) / total
-    return center, math.sqrt(squares)
+    center = sum(weight * part.mean for part, weight in parts) / total
+    squares = sum(weight * part.square for part, weight in parts) / total
+    return center, math.sqrt(max(squares - center * center, 0.0))
 
 
 def _normal(deviations: float) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmsearch import render
-from mmsearch.bulk.matrix import read_vectors
+from mmsearch.bulk.matrix import read_vector
 from mmsearch.calibration import NO_GOOD_MATCH
 from mmsearch.collection import Collection
 from mmsearch.console import Index, out, say
@@ -81,7 +81,7 @@ def query(
         form, settings = options.form, options.settings()
         with open_collection(index) as library:
             _show(
-                library.search_vectors(read_vectors(vector), **settings)[0], form, library, options
+                library.search_vectors(read_vector(vector), **settings)[0], form, library, options
             )
         return
     asked = _query(plain, {"text": text, "image": image, "audio": audio}, without)

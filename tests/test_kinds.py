@@ -296,3 +296,24 @@ def test_rows_given_back_are_read_again(tmp_path):
 def test_deep_searches_look_at_more_candidates():
     index = FaissIndex(made(clustered(5000), kind="RaBitQ"))
     assert index._part._candidates(300) >= index._part._candidates(10) + 290 * part.DEEPER
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_moments_of_a_large_base_are_those_of_its_samples_scores(tmp_path, kept):
+    base = made(clustered(5000), tmp_path, kind="RaBitQ")
+    if not kept:
+        (tmp_path / "moments.f32").unlink()
+    index = FaissIndex(Base.open(tmp_path))
+    query = questions()["text"][0]
+    scores = base.sample().astype(np.float64) @ query
+    number, mean, square = index.moments(query)
+    assert number == len(scores) == 4096
+    assert mean == pytest.approx(scores.mean(), abs=1e-5)
+    assert square == pytest.approx((scores**2).mean(), abs=1e-5)
+
+
+def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path):
+    base = Base.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
+    some = np.array([0, 7, 2499, 31])
+    assert np.array_equal(base.gathered(some), base.rows[some])
+    assert base._file is not None

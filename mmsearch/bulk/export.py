@@ -109,8 +109,12 @@ class _Files:
         return place.with_name(f"{place.name}.{os.getpid()}.part")
 
     def __enter__(self) -> Self:
-        for place in self._places:
-            self._opened.append(self._part(place).open("wb"))
+        try:
+            for place in self._places:
+                self._opened.append(self._part(place).open("wb"))
+        except OSError:
+            self._give_up()
+            raise
         return self
 
     def finish(self) -> list[Path]:
@@ -122,8 +126,13 @@ class _Files:
         return list(self._places)
 
     def __exit__(self, *_: object) -> None:
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Leave nothing behind of what is not in its place by now."""
         for file in self._opened:
-            file.close()
+            with suppress(OSError):  # a full disk has no room for what is still to be written
+                file.close()
         for place in self._places:
             with suppress(OSError):
                 self._part(place).unlink(missing_ok=True)
@@ -176,6 +185,11 @@ class ParquetFile(_Files):
         self._parquet: Any = require_parquet()
         if place.is_dir():
             raise InvalidOption(f"{str(place)!r} is a folder: name a file, NAME.parquet")
+        if place.suffix.lower() != ".parquet":  # or it would not be taken in again
+            raise InvalidOption(
+                f"{str(place)!r} does not end in .parquet: call it so, or say --format npy, which "
+                "makes a folder"
+            )
         super().__init__(place)
         self._space = space
         self._schema = _schema(space)
@@ -320,7 +334,7 @@ def _vectors(rows: Sequence[dict[str, Any]], kind: Any) -> Any:
     empty = bytes(2 * kind.list_size)
     blobs = [row.get(VECTOR) for row in rows]
     flat = np.frombuffer(b"".join(blob or empty for blob in blobs), dtype="<f2")
-    missing = pa.array([blob is None for blob in blobs])
+    missing = pa.array([blob is None for blob in blobs], pa.bool_())
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind, mask=missing)
 
 

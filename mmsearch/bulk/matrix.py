@@ -97,10 +97,7 @@ def _no_direction(wide: Any, bad: Any, first: int) -> str:
     what = "is all zeros" if not wide[row].any() else "holds NaN or infinity"
     others = int(bad.sum()) - 1
     more = f", like {others} more of the {len(wide)} rows read with it" if others else ""
-    return (
-        f"row {first + row} of the vectors {what}{more}: it has no direction; leave it out. "
-        "The rows before those read with it are stored"
-    )
+    return f"row {first + row} of the vectors {what}{more}: it has no direction; leave it out"
 
 
 def length_of(vectors: Any) -> int | None:
@@ -108,12 +105,12 @@ def length_of(vectors: Any) -> int | None:
     return len(vectors) if hasattr(vectors, "__len__") and hasattr(vectors, "shape") else None
 
 
-def read_vectors(path: Path) -> Any:
-    """The unit vectors (n, dim) float32 of a `.npy` file, which may hold one alone (dim,).
+def read_vector(path: Path) -> Any:
+    """The unit vector (1, dim) float32 of a `.npy` file, which may hold it as (dim,).
 
     Raises:
         PathNotFound: there is no such file.
-        InvalidOption: it holds anything else.
+        InvalidOption: it holds anything else, several say.
     """
     import numpy as np
 
@@ -125,6 +122,8 @@ def read_vectors(path: Path) -> Any:
         raise InvalidOption(f"{str(path)!r} cannot be read as an array: {error}") from error
     rows = found[None] if found.ndim == 1 else found
     _check_shape(rows)
+    if len(rows) != 1:
+        raise InvalidOption(f"{str(path)!r} holds {len(rows)} vectors: a query is one, (dim,)")
     unit_rows(rows, rows.shape[1])  # that each has a direction
     wide = rows.astype(np.float64)
     wide /= np.abs(wide).max(axis=1, keepdims=True)

@@ -83,14 +83,11 @@ class ChangeTables(Store):
         """The vectors of a facet whose id is above `after`, in order of it, a few at a time."""
         import numpy as np
 
-        statement = (
-            "SELECT id, item_id, vector, hub_text, hub_image FROM vectors "
-            "WHERE id > ? AND space_id = ? AND facet = ? ORDER BY id"
-        )
         with self._read() as connection:
             driver: Any = connection.connection.driver_connection
+            by_id = _has_many_of(driver, space, facet, after)
             # the driver's own cursor: SQLAlchemy's rows take twice as long
-            cursor = driver.execute(statement, (after, space.id, facet))
+            cursor = driver.execute(_CAME_BY_ID if by_id else _CAME, (after, space.id, facet))
             while rows := cursor.fetchmany(page):
                 ids, owners, blobs, *hubs = zip(*rows, strict=True)
                 matrix = np.frombuffer(b"".join(blobs), "<f2").reshape(len(rows), space.dim)
@@ -142,6 +139,29 @@ class ChangeTables(Store):
         with self._write() as connection:
             connection.execute(delete(gone).where(gone.c.seq <= upto))
             keep(connection, FORGOTTEN, str(upto))
+
+
+_CAME = (
+    "SELECT id, item_id, vector, hub_text, hub_image FROM vectors "
+    "WHERE id > ? AND space_id = ? AND facet = ? ORDER BY id"
+)
+_CAME_BY_ID = _CAME.replace("AND space_id", "AND +space_id")  # the plus: not by its index
+_SOME_OF = "SELECT count(*) FROM (SELECT 1 FROM vectors WHERE space_id = ? AND facet = ? LIMIT ?)"
+
+SHARE_OF = 4
+"""Rows that are read by id are of one facet to one part in this many at least."""
+
+
+def _has_many_of(driver: Any, space: Space, facet: str, after: int) -> bool:
+    """Whether what came after an id is best read in order of the ids, all facets.
+
+    The other way is by the facet's index, which goes through all of the facet and sorts what it
+    finds: for ten rows more of a million it takes 0.2 s, and for the whole as long again.
+    """
+    last = driver.execute("SELECT max(id) FROM vectors").fetchone()[0] or 0
+    enough = max(last - after, 0) // SHARE_OF
+    found: int = driver.execute(_SOME_OF, (space.id, facet, enough)).fetchone()[0]
+    return found >= enough
 
 
 def next_epoch(connection: Connection) -> None:

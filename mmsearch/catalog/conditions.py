@@ -63,8 +63,9 @@ def _compiled(one: Condition | AnyOf | Not, *, few: bool) -> Expression:
 def _of_rows(table: Table, ways: Sequence[Expression], *, few: bool) -> Expression:
     """Whether an item has a row of a table that is as wanted, in one of some ways."""
     if few:
-        wanted = select(table.c.item_id).where(or_(*ways), table.c.item_id == items.c.id)
-        return wanted.exists()
+        # CASE keeps SQLite from going through all rows of the key, in place of those of the item
+        passes = case((or_(*ways), 1), else_=0) == 1
+        return select(table.c.item_id).where(table.c.item_id == items.c.id, passes).exists()
     # in one statement with OR, SQLite would look through all rows of the key
     return items.c.id.in_(union_all(*(select(table.c.item_id).where(way) for way in ways)))
 

@@ -7,7 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, delete, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    select,
+)
 
 from mmsearch.entries import DETAILS, unpacked
 from mmsearch.schema import attributes, blanks, details, items, sources, tags, texts, vectors
@@ -133,10 +143,9 @@ class ContentTables(Store):
 
     def facets(self, space: Space) -> list[Modality]:
         """The facets that have vectors in a space, sorted."""
-        c = vectors.c
-        first = select(c.id).where(c.space_id == space.id).limit(1)
-        known: tuple[Modality, ...] = ("audio", "image", "text")
-        return [facet for facet in known if self._rows(first.where(c.facet == facet))]
+        with self._read() as connection:
+            there = connection.execute(_ARE_THERE, {"space_id_": space.id}).one()
+        return [facet for facet, is_there in zip(_FACETS, there, strict=True) if is_there]
 
     def items(self, ids: Sequence[int]) -> dict[int, Item]:
         """Items by id, with their texts; ids that are gone are left out."""
@@ -156,6 +165,17 @@ class ContentTables(Store):
                 return
             yield from some.values()
             last = max(some)
+
+
+_FACETS: tuple[Modality, ...] = ("audio", "image", "text")
+
+# made once: composing a statement takes longer than carrying it out
+_ARE_THERE = select(
+    *(
+        exists().where(vectors.c.space_id == bindparam("space_id_"), vectors.c.facet == facet)
+        for facet in _FACETS
+    )
+)
 
 
 def _items(connection: Connection, where: Any, limit: int | None = None) -> dict[int, Item]:

@@ -204,12 +204,13 @@ class Bulk(Asking):
         with self.writing("importing"):
             spaces = Spaces(self._catalog, self._roster, source.model, encoder)
             filing = self._filing(source.root)
+            held = self._expect_captions(encoder)
             load = Load(
                 self._catalog, self._typical, spaces, filing, facet=source.facet, report=report
             )
             try:
                 load.run(chunks, total, progress)
-                self._finish(load, encoder, progress)
+                self._finish(load, encoder, held, progress)
             except KeyboardInterrupt:
                 report.interrupted = True
                 raise
@@ -244,7 +245,18 @@ class Bulk(Asking):
             folder = self._catalog.source_of(place)
         return Filing(self._catalog.elsewhere(), self._catalog.next_numbers, folder)
 
-    def _finish(self, load: Load, encoder: Encoder | None, progress: Progress | None) -> None:
+    def _expect_captions(self, encoder: Encoder | None) -> str:
+        """Note that captions may lack vectors, should this be killed; returns what was noted."""
+        from mmsearch.update import HOLES
+
+        held = self._catalog.setting(HOLES) or ""
+        if encoder is not None and "text" in encoder.modalities:
+            self._catalog.set_setting(HOLES, "yes")
+        return held
+
+    def _finish(
+        self, load: Load, encoder: Encoder | None, held: str, progress: Progress | None
+    ) -> None:
         """Bring up what follows from what was stored: hubs, words, FAISS indexes."""
         from mmsearch.update import HOLES
 
@@ -257,8 +269,8 @@ class Bulk(Asking):
                 )
             if self._typical.bank(space) is None:
                 self._typical.bring_up(self._roster.encoder_of)
-            if "text" in encoder.modalities and self._catalog.lacks(space, "text", ()):
-                self._catalog.set_setting(HOLES, "yes")  # captions: the next `add` encodes them
+            if "text" in encoder.modalities and not self._catalog.lacks(space, "text", ()):
+                self._catalog.set_setting(HOLES, held)  # else the next `add` encodes captions
         self._catalog.refresh_words(progress=progress)
         self._indexes.settle(self._present())
         load.report.warnings += self._keep_backup()

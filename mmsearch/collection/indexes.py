@@ -38,6 +38,9 @@ FORGET_AFTER = 100_000
 MEASURED_BY = 128
 """Queries of each modality that the recall of a base is measured by."""
 
+HELD = 2
+"""Moments of a facet's index that are held: a thread may still be searching an older snapshot."""
+
 
 class Indexes:
     """What searches are answered from.
@@ -60,17 +63,18 @@ class Indexes:
         self._typical = typical
         self._may_write = may_write
         self._cache = Cache(folder, catalog)
-        self._held: dict[tuple[int, str], Followed] = {}
+        self._held: dict[tuple[int, str], list[Followed]] = {}  # the newest first
         self._turn = threading.RLock()
 
     def of(self, space: Space, facet: str) -> FaissIndex:
-        """A facet's index as the catalog is now: from memory, else its base, else the catalog."""
+        """A facet's index as this thread sees the catalog: from memory, a base, or the catalog."""
         stamp = self._catalog.changes()
-        held = self._held.get((space.id, facet))
+        held = self._newest(space, facet, stamp)
         if held is None or held.stamp != stamp:
             with self._turn:  # one thread brings it up, the others wait for it
-                held = self._brought_up(space, facet, stamp, self._held.get((space.id, facet)))
-                self._held[space.id, facet] = held
+                held = self._newest(space, facet, stamp)
+                held = self._brought_up(space, facet, stamp, held)
+                self._hold(space, facet, held)
         return held.index
 
     def settle(self, present: Present) -> None:
@@ -81,7 +85,8 @@ class Indexes:
                 index = self.of(space, facet)
                 rows = len(index.base.rows)
                 if index.beside > (0 if rows <= SMALL else rows * SHARE):
-                    self._held[space.id, facet] = self._rebuilt(space, facet, wanted)
+                    with self._turn:
+                        self._hold(space, facet, self._rebuilt(space, facet, wanted))
         oldest = self._cache.oldest_deletion()
         if oldest is not None and oldest > self._catalog.changes().forgotten + FORGET_AFTER:
             self._catalog.forget_gone(oldest)
@@ -124,6 +129,24 @@ class Indexes:
         self._held = {}
 
     # ------------------------------------------------------------------ parts of the above
+
+    def _newest(self, space: Space, facet: str, stamp: Stamp) -> Followed | None:
+        """What is held and can be brought up to a stamp: what is ahead of it has other rows."""
+        for held in self._held.get((space.id, facet), ()):
+            at = held.stamp
+            if at.catalog_id == stamp.catalog_id and at.revision <= stamp.revision:
+                return held
+        return None
+
+    def _hold(self, space: Space, facet: str, held: Followed) -> None:
+        of = held.stamp.catalog_id
+        others = [
+            other
+            for other in self._held.get((space.id, facet), ())
+            if other is not held and other.stamp.catalog_id == of
+        ]
+        newest = sorted([held, *others], key=lambda one: one.stamp.revision, reverse=True)
+        self._held[space.id, facet] = newest[:HELD]
 
     def _brought_up(
         self, space: Space, facet: str, stamp: Stamp, held: Followed | None
@@ -174,5 +197,5 @@ def _check_kind(kind: str, dim: int) -> None:
     except RuntimeError as error:
         raise InvalidOption(
             f"{kind!r} is no kind of index for vectors of {dim} numbers: it is {AUTO!r}, {EXACT!r} "
-            "or a factory string of FAISS's, 'RaBitQ' or 'IVF1024,PQ64' say"
+            "or a factory string of FAISS's, 'RaBitQ' or 'HNSW32' say"
         ) from error

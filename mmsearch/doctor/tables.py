@@ -200,7 +200,9 @@ def _sampled(patient: Patient) -> tuple[int, list[tuple[int, int, str, int]]]:
         for *where, vector in patient.ask(_VECTOR, id_):
             looked += 1
             row = np.frombuffer(vector, "<f2").astype(np.float32)
-            if not abs(float(row @ row) - 1) < 2 * LENGTH_IS:  # so that NaN is none
+            with np.errstate(invalid="ignore"):  # what is damaged may hold anything
+                square = float(row @ row)
+            if not abs(square - 1) < 2 * LENGTH_IS:  # so that NaN is none
                 crooked.append((id_, *where))
     return looked, crooked
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from mmsearch.calibration import Background
+from mmsearch.calibration import Background, Moments
 from mmsearch.fusion import WEIGHTS
 from mmsearch.lexical import asked
 from mmsearch.passing import Passing
@@ -17,9 +17,6 @@ from mmsearch.search.settings import Settings
 
 DEPTH = 300
 """Items that each ranking goes down to before fusion: so far, the order does not depend on k."""
-
-SAMPLE = 4_096
-"""Vectors of a facet that a query is compared with to learn what it scores by chance."""
 
 HELD_ALL, HELD_SOME = 10.0, 12.0
 """Deviations that words count at most, of items that hold all of them or some."""
@@ -158,8 +155,6 @@ def _weight(settings: Settings, facet: str) -> float:
 
 
 def _nearest(holdings: Holdings, search: Search, depth: int, allowed: Passing | None) -> Facet:
-    import numpy as np
-
     index = holdings.index_of(search.space, search.facet)
     if not len(index):
         return Facet(search.facet, [])
@@ -168,7 +163,7 @@ def _nearest(holdings: Holdings, search: Search, depth: int, allowed: Passing | 
     among = len(index) if allowed is None else min(len(index), len(allowed))
     typical = holdings.typical.rows(search.space, search.facet)
     background = Background.of(
-        np.asarray(index.sample(SAMPLE) @ wide),
+        Moments(*index.moments(wide)),
         among,
         typical=None if typical is None else typical @ wide,
         reference=holdings.typical.reference(search.space, search.kind, search.facet),

@@ -15,11 +15,12 @@ from mmsearch.hubness import EXTRA
 from mmsearch.passing import Passing
 from mmsearch.queries import Ask, checked_vectors, parts_of, plan, words_of
 from mmsearch.search.example import Example
-from mmsearch.search.facets import SAMPLE, Facet, rankings
+from mmsearch.search.facets import Facet, rankings
 from mmsearch.search.hits import best_hits, ordered
 from mmsearch.search.rank import Holdings, Search, encode_asks, search_of
 from mmsearch.search.settings import Settings, targets_of
 from mmsearch.types import Hit, Modality, Part, Query, Ranking
+from mmsearch.vectors.base import SAMPLED
 
 if TYPE_CHECKING:
     from mmsearch.types import Vectors
@@ -181,7 +182,7 @@ class Searcher:
         if not len(liked) and not len(unliked):
             return search
         index = self._holdings.index_of(search.space, search.facet)
-        mean = index.sample(SAMPLE)[:, :-EXTRA].mean(axis=0)
+        mean = index.sample(SAMPLED)[:, :-EXTRA].mean(axis=0)
         moved = rocchio(search.vector, liked, unliked, mean=mean)
         return replace(search, vector=moved, kind=None, part=None)
 
@@ -192,7 +193,7 @@ class Searcher:
         def read() -> None:
             with suppress(Exception):  # what goes wrong comes up again when they are needed
                 for ask in wanted.values():
-                    self._holdings.index_of(ask.space, ask.facet).sample(SAMPLE)
+                    self._holdings.index_of(ask.space, ask.facet).ready()
                     self._holdings.typical.rows(ask.space, ask.facet)
 
         reading = threading.Thread(target=read)

@@ -4,6 +4,7 @@
     ids.i64         (n,) the item of each row
     vectors.i64     (n,) the catalog's own id of each row, rising
     sample.f16      some rows, evenly strided
+    moments.f32     (dim + 1, dim) the mean of these, and of their outer products
     coarse.faiss    an approximate index over the rows, if one was chosen
     about.json      how many rows of which dim, up to where they go, what was chosen and why
 
@@ -14,14 +15,16 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from mmsearch.vectors.coarse import Coarse
-from mmsearch.vectors.flat import flat_over
+from mmsearch.vectors.flat import flat_over, widened
 from mmsearch.vectors.kinds import Choice, chosen
 from mmsearch.vectors.part import Part
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mmsearch.types import Vectors
     from mmsearch.vectors.flat import Rows
     from mmsearch.vectors.kinds import Asked
 
@@ -39,7 +43,7 @@ SAMPLED = 4_096
 """Rows in the sample, if there are so many."""
 
 ROWS, IDS, VECTOR_IDS, SAMPLE = "rows.f16", "ids.i64", "vectors.i64", "sample.f16"
-COARSE, ABOUT = "coarse.faiss", "about.json"
+MOMENTS, COARSE, ABOUT = "moments.f32", "coarse.faiss", "about.json"
 
 
 class BaseDamaged(Exception):
@@ -84,7 +88,8 @@ class Base:
     def part(self) -> Part:
         """The rows, to be searched."""
         flat = flat_over(self.rows)
-        return Part(self.rows, self.ids, self.vector_ids, flat, self.coarse, self.choice)
+        parts = self.rows, self.ids, self.vector_ids, flat
+        return Part(*parts, self.coarse, self.choice, self.gathered)
 
     def sample(self) -> Rows:
         """At most SAMPLED of the rows, evenly strided."""
@@ -97,6 +102,49 @@ class Base:
                 if kept.stat().st_size == number * self.dim * 2:
                     return np.fromfile(kept, np.float16).reshape(number, self.dim)
         return self.rows[np.arange(number) * len(self.rows) // max(number, 1)]
+
+    @cached_property
+    def moments(self) -> tuple[int, NDArray[np.float32], NDArray[np.float32]]:
+        """(m, the mean (dim,) of m sampled rows, the mean of their outer products (dim, dim))."""
+        import numpy as np
+
+        number = min(SAMPLED, len(self.rows))
+        if self.folder is not None:
+            with suppress(OSError, ValueError):
+                kept = np.fromfile(self.folder / MOMENTS, np.float32).reshape(-1, self.dim)
+                if len(kept) == self.dim + 1:
+                    return number, kept[0], kept[1:]
+        wide = widened(self.sample())
+        products: Vectors = wide.T @ wide / np.float32(max(number, 1))
+        return number, wide.mean(axis=0), products
+
+    def gathered(self, rows: NDArray[np.int64]) -> Rows:
+        """Some rows, copied.
+
+        Of a large base they are read from the file: through a mapping, the system would bring
+        in sixteen pages for each, and count the whole file as this process's memory in the end.
+        """
+        import numpy as np
+
+        if self._file is None:
+            return self.rows[rows]
+        size = self.dim * 2
+        read, file = os.pread, self._file
+        return np.frombuffer(
+            b"".join([read(file, size, start) for start in (rows * size).tolist()]), np.float16
+        ).reshape(len(rows), self.dim)
+
+    @cached_property
+    def _file(self) -> int | None:
+        """The open file of the rows, if candidates are read from it."""
+        if self.folder is None or self.coarse is None or not hasattr(os, "pread"):
+            return None
+        try:
+            file = os.open(self.folder / ROWS, os.O_RDONLY)
+        except OSError:  # its folder has just been deleted; what is mapped stays
+            return None
+        weakref.finalize(self, os.close, file)
+        return file
 
     def forget(self) -> None:
         """Let the system take back the memory that rows were read into; it can read them again."""
@@ -229,6 +277,8 @@ class Writer:
             base.sample().tofile(self._folder / SAMPLE)
             if coarse is not None:
                 coarse.save(self._folder / COARSE)
+                _, mean, products = base.moments
+                np.concatenate([mean[None], products]).tofile(self._folder / MOMENTS)
             (self._folder / ABOUT).write_text(json.dumps(said, indent=1), encoding="utf-8")
             _flushed(self._folder)
         return base

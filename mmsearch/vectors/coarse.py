@@ -161,11 +161,14 @@ class Coarse:
         """Write to `path`.
 
         Raises:
-            RuntimeError: it cannot be written (FAISS's own error).
+            OSError: it cannot be written: the disk is full, say.
         """
         import faiss
 
-        faiss.write_index(self._index, str(path))
+        try:
+            faiss.write_index(self._index, str(path))
+        except RuntimeError as error:  # FAISS's own
+            raise OSError(f"{path}: {error}") from error
 
     @classmethod
     def load(cls, path: Path) -> Coarse:

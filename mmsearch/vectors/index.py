@@ -131,6 +131,25 @@ class FaissIndex:
             self._samples[n].flags.writeable = False
         return self._samples[n]
 
+    def moments(self, vector: Vectors) -> tuple[int, float, float]:
+        """What its vectors score by chance with a vector (dim,), told by a sample.
+
+        Returns:
+            How many were sampled, the mean of their inner products, the mean of the squares.
+        """
+        if self.base.coarse is None:
+            scores = (self.sample(SAMPLED) @ vector).astype(float)
+            return len(scores), float(scores.mean()), float((scores * scores).mean())
+        number, mean, squares = self.base.moments
+        return number, float(mean @ vector), float(vector @ (squares @ vector))
+
+    def ready(self) -> None:
+        """Read what every search needs."""
+        if self.base.coarse is None:
+            self.sample(SAMPLED)
+        else:
+            _ = self.base.moments
+
     def _sampled(self, n: int) -> Vectors:
         import numpy as np
 

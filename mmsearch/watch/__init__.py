@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from mmsearch.errors import IndexBusy
 from mmsearch.types import Report
 from mmsearch.watch.ears import require
 from mmsearch.watch.pending import PATIENCE, QUIET, Pending
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from mmsearch.types import Progress
 
 __all__ = ["Pending", "watch"]
+
+TRIED_AGAIN = 1.0
+"""Seconds until it is looked again whether others still write."""
 
 
 def watch(  # noqa: PLR0913 - keywords, all optional
@@ -57,10 +61,30 @@ def watch(  # noqa: PLR0913 - keywords, all optional
     """
     if not poll:
         require()
-    given = None if paths is None else collection.ask_for(paths)
+    stop = stop or threading.Event()
     told = Told(on_update or _nobody, on_trouble or _nobody, progress)
+    given = None if paths is None else _asked_for(collection, paths, stop, told)
     pending = Pending(quiet, patience)
-    return Watching(collection, given, pending, stop or threading.Event(), told, poll=poll).run()
+    return Watching(collection, given, pending, stop, told, poll=poll).run()
+
+
+def _asked_for(
+    collection: Collection,
+    paths: Sequence[str | os.PathLike[str]],
+    stop: threading.Event,
+    told: Told,
+) -> dict[str, bool]:
+    """The folders to watch, noted as asked for as soon as nobody else writes; none if stopped."""
+    said = False
+    while not stop.is_set():
+        try:
+            return collection.ask_for(paths)
+        except IndexBusy as error:
+            if not said:
+                told.trouble(f"{error} (it is tried again)")
+            said = True
+            stop.wait(TRIED_AGAIN)
+    return {}
 
 
 def _nobody(_: object) -> None:
