@@ -34,8 +34,6 @@ process is gone, if it ran on this machine."""
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 """What a file system says that has no locks, or cannot reach whoever keeps them."""
 
-LOOK_AGAIN = 0.1  # seconds
-
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -105,21 +103,6 @@ class WriterLock:
             except (IndexBusy, StorageFailed):
                 free = False
             yield free
-
-    def wait_until_free(self, timeout: float | None = None) -> bool:
-        """Whether nobody writes, waited for; who asks then may still find another was quicker.
-
-        Args:
-            timeout: Seconds to wait at most; None waits as long as it takes.
-        """
-        until = None if timeout is None else time.monotonic() + timeout
-        while True:
-            with self.may_write("looking whether it is free") as free:
-                if free:
-                    return True
-            if until is not None and time.monotonic() >= until:
-                return False
-            time.sleep(LOOK_AGAIN)
 
     def holder(self) -> Holder | None:
         """Who was the last to say that it writes; it may be gone by now."""

@@ -150,4 +150,13 @@ def _why(library: Collection, options: SearchOptions) -> str:
         return ": nothing passes the filters"
     if options.min_confidence:
         return f" with a confidence of {options.min_confidence:g}; lower --min-confidence"
+    from mmsearch.catalog.bulk import GIVEN
+
+    given = [model for model in library.status()["models"] if model["fingerprint"] == GIVEN]
+    if given:
+        name = given[0]["name"]
+        return (
+            f": no model here encodes words for the vectors of {name!r}, so only words as they are "
+            "written are looked up; import them with the --model that made them, or ask by --vector"
+        )
     return ""

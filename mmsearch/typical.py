@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from mmsearch.calibration import Reference
 from mmsearch.catalog import Catalog, Space
@@ -32,9 +33,6 @@ ROWS_AT_ONCE = 8_192
 
 FEWEST_QUESTIONS = 32
 """Stored vectors from which they tell what is asked; of fewer, typical queries do."""
-
-_TOLD_APART = 8
-"""Numbers by which pictures are put in order."""
 
 Pair = tuple[Modality, Modality]
 """What is asked with, and the facet that is searched."""
@@ -150,14 +148,28 @@ class Typical:
                 for start in range(0, len(texts), TEXTS_AT_ONCE)
             ]
         )
-        _, pictures, _ = self._catalog.vectors(space, "image")
-        # in an order of their own: an index that was made in other steps is to have the same bank
-        pictures = pictures[np.lexsort(pictures[:, :_TOLD_APART].T)]
-        seen = pictures[:: max(1, count // MOST_PICTURES)][:MOST_PICTURES]
+        seen = self._some_pictures(space)
         rows: Rows = {"text": said[::2], "image": seen[::2]}
         others: Rows = {"text": said[1::2], "image": seen[1::2]}
         packed = pack_bank(space.fingerprint, measured(rows, others, shipped=False))
         self._catalog.set_bank(space, VERSION, packed)
+
+    def _some_pictures(self, space: Space) -> Vectors:
+        """At most MOST_PICTURES of an index's pictures: the same ones whatever order they came in.
+
+        Those of the smallest hash are taken, so that a few are held at a time.
+        """
+        import numpy as np
+
+        kept = np.zeros((0, space.dim), np.float16)
+        hashes = np.zeros(0, np.uint32)
+        for came in self._catalog.came(space, "image"):
+            new = np.array([crc32(row.tobytes()) for row in came.rows], np.uint32)
+            kept, hashes = np.concatenate([kept, came.rows]), np.concatenate([hashes, new])
+            least = np.argsort(hashes, kind="stable")[:MOST_PICTURES]
+            kept, hashes = kept[least], hashes[least]
+        found: Vectors = kept.astype(np.float32)
+        return found
 
     def _fill(self, space: Space, facet: Modality, asked: Modality, bank: Vectors) -> None:
         while True:

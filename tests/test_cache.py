@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import COLOURS, paint
 from hypothesis import HealthCheck, given, settings
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 import mmsearch
 from mmsearch.cache import bases
 from mmsearch.catalog.changes import next_epoch
-from mmsearch.collection import indexes
+from mmsearch.collection import Collection, indexes
 from mmsearch.errors import InvalidOption
 from mmsearch.vectors import EXACT, kinds
+from mmsearch.vectors.base import _sum_of
 
 NAMES = list(COLOURS)
 
@@ -85,6 +88,14 @@ def test_a_run_makes_a_small_base_anew(library, tmp_path):
     assert after != before
 
 
+def test_keeping_an_index_fresh_does_not_make_its_bases_anew_each_time(library, tmp_path):
+    before = base_of(library)
+    paint(tmp_path / "photos" / "white.png", "white")
+    library.refresh([tmp_path / "photos"])
+    assert base_of(library) == before
+    assert found(library, "white", 1) == ["white.png"]
+
+
 def test_a_search_makes_a_base_anew_when_much_is_beside_it(
     library, tmp_path, followed, monkeypatch
 ):
@@ -147,7 +158,9 @@ def test_a_base_that_is_ahead_of_the_catalog_does_not_serve(library, tmp_path):
     """As after a power cut that took the last transactions with it."""
     for about in (tmp_path / "idx" / "cache").glob("image-*/about.json"):
         said = json.loads(about.read_text())
-        about.write_text(json.dumps({**said, "revision": said["revision"] + 5}))
+        said["revision"] += 5
+        said["sum"] = _sum_of(said)
+        about.write_text(json.dumps(said))
     before = base_of(library)
     with mmsearch.open(tmp_path / "idx") as again:
         assert found(again, "red", 1) == ["red.png"]
@@ -187,6 +200,77 @@ def test_after_any_changes_every_reader_finds_what_a_fresh_index_finds(toy, tmp_
                     assert scores(one, colour) == scores(fresh, colour)
 
 
+def test_a_thread_in_an_older_moment_finds_all_that_was_there_then(library, tmp_path):
+    before, seen = found(library, "red"), []
+    inside, go_on = threading.Event(), threading.Event()
+
+    def older() -> None:
+        with library._catalog.snapshot():
+            inside.set()
+            go_on.wait(60)
+            seen.append(found(library, "red"))
+
+    thread = threading.Thread(target=older)
+    thread.start()
+    inside.wait(60)
+    paint(tmp_path / "photos" / "crimson.png", "red", size=(77, 30))
+    (tmp_path / "photos" / "red.png").unlink()
+    with mmsearch.open(tmp_path / "idx") as other:
+        other.add()
+    after = found(library, "red")  # what this thread has found is not for the other one
+    go_on.set()
+    thread.join()
+    assert before[0] == "red.png"
+    assert "crimson.png" in after
+    assert "red.png" not in after
+    assert seen == [before]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """2,000 pictures, after a few that have captions too."""
+    rows = np.random.default_rng(0).standard_normal((2000, 8))
+    with Collection(tmp_path / "mixed", create=True) as made:
+        told = [{"path": f"t{n}", "caption": "words"} for n in range(20)]
+        made.add_vectors(rows[:20], told, text_vectors=rows[20:40])
+        made.add_vectors(rows, [{"path": f"p{n}"} for n in range(2000)])
+        yield made
+
+
+@pytest.mark.parametrize("facet", ["image", "text"])
+@pytest.mark.parametrize("after", [0, 1, 19, 21, 40, 1000, 2039, 2040, 9999])
+def test_what_came_is_told_in_order_of_id(mixed, facet, after):
+    catalog = mixed._catalog
+    with catalog._read() as connection:
+        asked = "SELECT id FROM vectors WHERE facet = ? AND id > ? ORDER BY id"
+        due = [row[0] for row in connection.exec_driver_sql(asked, (facet, after))]
+    parts = list(catalog.came(catalog.spaces()[0], facet, after, page=7))
+    assert [id_ for part in parts for id_ in part.vector_ids.tolist()] == due
+
+
+@pytest.mark.parametrize(("facet", "after"), [("image", 2035), ("text", 30)])
+def test_telling_what_came_looks_at_little_else(mixed, facet, after):
+    catalog, steps = mixed._catalog, []
+    with catalog.snapshot(), catalog._read() as connection:
+        driver = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: steps.append(1), 10)
+        found = sum(len(part.ids) for part in catalog.came(catalog.spaces()[0], facet, after))
+        driver.set_progress_handler(None, 0)
+    assert found
+    assert 10 * len(steps) < 2040  # less than a step for each row of the other facet, or of its own
+
+
+def test_a_disk_that_is_full_when_codes_are_written_costs_no_answer(library, monkeypatch):
+    def full(*_: object) -> None:
+        raise RuntimeError("write error in rows.f16: No space left on device")  # as FAISS has it
+
+    monkeypatch.setattr("faiss.write_index", full)
+    before = set((library.folder / "cache").iterdir())
+    library.add(kind="HNSW8")
+    assert found(library, "red", 1) == ["red.png"]
+    assert set((library.folder / "cache").iterdir()) == before
+
+
 # ---------------------------------------------------------------------- which kind
 
 
@@ -206,6 +290,13 @@ def test_a_kind_that_faiss_does_not_know_is_refused_and_nothing_is_changed(libra
     with pytest.raises(InvalidOption, match="factory string"):
         library.add(kind="quick")
     assert library.status()["indexes"][0]["kind"] == EXACT
+
+
+def test_a_kind_that_cannot_be_made_of_so_few_is_warned_of(library):
+    report = library.add(kind="IVF64,Flat")
+    assert any("IVF64,Flat cannot be made of 3 vectors" in one for one in report.warnings)
+    assert not any("virtual" in one for one in report.warnings)
+    assert not library.add(kind="exact").warnings
 
 
 @pytest.mark.parametrize("recall", [0, -1, 1.5, float("nan")])

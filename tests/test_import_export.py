@@ -50,6 +50,25 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: Any) -> Collec
 # ---------------------------------------------------------------------- round trips
 
 
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_an_export_says_what_made_its_vectors(
+    toy: ToyEncoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+):
+    out = tmp_path / ("o.parquet" if form == "parquet" else "o")
+    with Collection(tmp_path / "one", create=True, model="toy") as one:
+        one.add(photos)
+        one.export(out, format=form)
+        best = one.search("red", k=1, target="image")[0].path
+    with Collection(tmp_path / "two", create=True) as two:
+        two.import_files(out)
+        assert [model["name"] for model in two.status()["models"]] == ["toy"]
+        assert two.search("red", k=1, target="image")[0].path == best
+    monkeypatch.setattr(toy, "fingerprint", "other weights")
+    with Collection(tmp_path / "three", create=True) as three:
+        three.import_files(out)
+        assert [model["name"] for model in three.status()["models"]] == ["vectors"]
+
+
 names = st.text(
     st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=12
 ) | st.binary(min_size=1, max_size=8).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"x")))
@@ -284,6 +303,52 @@ def test_an_export_that_fails_leaves_what_was_there_and_nothing_else(
     assert (tmp_path / "out" / "items.jsonl").read_text() == "old"
 
 
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_an_export_of_nothing_is_an_empty_one(library: Collection, tmp_path: Path, form: str):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    library.add_vectors(unit(2), {"n": [1, 2]})
+    dest = tmp_path / f"out.{form}"
+    found = library.export(dest, format=form, where={"n": 9})
+    assert (found.items, found.vectors) == (0, 0)
+    with Collection(tmp_path / "again", create=True) as again:
+        again.import_files(dest)
+        assert len(again) == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_an_export_that_finds_the_disk_full_leaves_no_files(
+    library: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    library.add_vectors(unit(2))
+    (tmp_path / "out").mkdir()
+    part = "mmsearch.bulk.export._Files._part"
+
+    def full(_: object, place: Path) -> Path:
+        link = place.with_name(f"{place.name}.part")
+        if not link.is_symlink():
+            link.symlink_to("/dev/full")
+        return link
+
+    monkeypatch.setattr(part, full)
+    dest = tmp_path / "out" if form == "npy" else tmp_path / "out" / "o.parquet"
+    with pytest.raises(StorageFailed, match="No space left"):
+        library.export(dest, format=form)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.npy", "o"])
+def test_a_parquet_file_is_called_one(library: Collection, tmp_path: Path, name: str):
+    pytest.importorskip("pyarrow")
+    library.add_vectors(unit(2))
+    with pytest.raises(InvalidOption, match=r"does not end in \.parquet"):
+        library.export(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_an_export_is_of_one_moment(library: Collection, tmp_path: Path):
     library.add_vectors(unit(600), {"path": [str(n) for n in range(600)]})
 
@@ -359,3 +424,10 @@ def test_a_query_that_is_encoded_already_is_asked_by_its_file(run: Any):
     done = run("query", "--vector", "q.npy", "-k", "1", "--paths")
     assert done.stdout == "https://x.org/1.jpg\n"
     assert run("query", "words", "--vector", "q.npy").exit_code == 2
+
+
+def test_a_query_file_of_several_vectors_is_refused(run: Any):
+    np.save("q.npy", unit(2))
+    done = run("query", "--vector", "q.npy")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "2 vectors" in done.stderr

@@ -153,25 +153,6 @@ def test_what_can_be_left_undone_does_not_wait_and_hides_no_error(tmp_path: Path
         raise KeyError
 
 
-def test_a_writer_can_wait_for_another(tmp_path: Path):
-    first, second = WriterLock(tmp_path), WriterLock(tmp_path)
-    taken = threading.Event()
-
-    def write_a_little() -> None:
-        with first.writing("tagging"):
-            taken.set()
-            time.sleep(0.3)
-
-    thread = threading.Thread(target=write_a_little)
-    thread.start()
-    taken.wait()
-    assert not second.wait_until_free(timeout=0)
-    assert second.wait_until_free(timeout=30)
-    with second.writing("indexing", wait=30):
-        pass
-    thread.join()
-
-
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path):
     lock = WriterLock(tmp_path / "nowhere")
     with pytest.raises(StorageFailed, match="cannot be written"), lock.writing("indexing"):
@@ -249,3 +230,22 @@ def test_an_older_catalog_is_brought_up_by_who_has_the_lock(toy, photos, tmp_pat
     assert not done
     mmsearch.open(tmp_path / "idx").close()
     assert len(done) == 1
+
+
+def test_a_writer_can_wait_for_another(tmp_path: Path):
+    first, second = WriterLock(tmp_path), WriterLock(tmp_path)
+    taken = threading.Event()
+
+    def write_a_little() -> None:
+        with first.writing("tagging"):
+            taken.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=write_a_little)
+    thread.start()
+    taken.wait()
+    with pytest.raises(IndexBusy), second.writing("indexing"):
+        pass
+    with second.writing("indexing", wait=30):
+        pass
+    thread.join()

@@ -274,6 +274,29 @@ def test_without_watchfiles_it_says_what_to_install(index, photos, monkeypatch):
 # ------------------------------------------------------------------ what is in its way
 
 
+def test_it_waits_for_another_writer_before_it_notes_what_to_watch(index, photos):
+    Collection(index, model="toy", create=True).close()
+    with WriterLock(index).writing("indexing"):
+        one = Watch(index, [photos])
+        one.start()
+        one.waits(lambda: one.troubles)
+    try:
+        one.sees("red.png", "green.png", "blue.png")
+    finally:
+        one.end()
+    assert [trouble.count("is tried again") for trouble in one.troubles] == [1]
+
+
+def test_it_can_be_stopped_while_another_writes(index, photos):
+    Collection(index, model="toy", create=True).close()
+    with WriterLock(index).writing("indexing"):
+        one = Watch(index, [photos])
+        one.start()
+        one.waits(lambda: one.troubles)
+        one.end()
+    assert one.report is not None
+
+
 def test_it_waits_for_another_writer(index, photos):
     with watched(index, [photos]) as seen:
         with WriterLock(index).writing("testing"):

@@ -23,6 +23,8 @@ VECTOR = "vector"
 """The column of vectors."""
 
 VECTORS, ITEMS = "vectors.npy", "items.jsonl"
+MADE_BY, MODEL, FINGERPRINT = "model.json", "model", "fingerprint"
+"""The file that says what made exported vectors, and its keys; in parquet, those of its schema."""
 """What lies in a folder of the format "npy"."""
 
 FORMATS = ("parquet", "npy")
@@ -141,6 +143,8 @@ class _Files:
 class NpyFiles(_Files):
     """A folder of `vectors.npy`, float16, and `items.jsonl`: a line a vector, in the same order.
 
+    `model.json` says what made the vectors.
+
     Args:
         folder: Made if need be.
         space: Whose vectors; None: only the items.
@@ -149,8 +153,9 @@ class NpyFiles(_Files):
 
     def __init__(self, folder: Path, space: Space | None, rows: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        names = [ITEMS] if space is None else [ITEMS, VECTORS]
+        names = [ITEMS] if space is None else [ITEMS, VECTORS, MADE_BY]
         super().__init__(*(folder / name for name in names))
+        self._made_by = made_by(space)
         self._shape = None if space is None else (rows, space.dim)
 
     def __enter__(self) -> Self:
@@ -160,6 +165,7 @@ class NpyFiles(_Files):
         if self._shape is not None:
             about = {"descr": "<f2", "fortran_order": False, "shape": self._shape}
             write_array_header_1_0(self._opened[1], about)
+            self._opened[2].write(json.dumps(self._made_by).encode())
         return self
 
     def add(self, page: Sequence[Whole]) -> None:
@@ -322,8 +328,12 @@ def _schema(space: Space | None) -> Any:
     if space is not None:
         place = pa.struct([("facet", text), ("position", pa.int32()), *span])
         fields += [(PLACE, place), (VECTOR, pa.list_(pa.float16(), space.dim))]
-    about = {} if space is None else {"model": space.name, "fingerprint": space.fingerprint}
-    return pa.schema(fields, metadata=about)
+    return pa.schema(fields, metadata=made_by(space))
+
+
+def made_by(space: Space | None) -> dict[str, str]:
+    """What made the vectors, as an export says it."""
+    return {} if space is None else {MODEL: space.name, FINGERPRINT: space.fingerprint}
 
 
 def _vectors(rows: Sequence[dict[str, Any]], kind: Any) -> Any:

@@ -12,7 +12,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.bulk.export import ITEMS, VECTOR, VECTORS, require_parquet
+from mmsearch.bulk.export import (
+    FINGERPRINT,
+    ITEMS,
+    MADE_BY,
+    MODEL,
+    VECTOR,
+    VECTORS,
+    require_parquet,
+)
 from mmsearch.bulk.matrix import ROWS_AT_ONCE
 from mmsearch.bulk.meaning import PATHS, PLACE, Columns, columns_of, named, plain
 from mmsearch.bulk.stream import Chunk, Feed, Matrix
@@ -77,6 +85,27 @@ def shards_in(
     for shard in shards:
         _check_rows(shard)
     return shards
+
+
+def made_by(shards: Sequence[Shard]) -> tuple[str, str] | None:
+    """(model, fingerprint) of what made the vectors, where all files say the same; else None."""
+    said = {_said_by(shard) for shard in shards}
+    return said.pop() if len(said) == 1 else None
+
+
+def _said_by(shard: Shard) -> tuple[str, str] | None:
+    path = shard.vectors
+    try:
+        if path.suffix.lower() == ".parquet":
+            found = require_parquet().read_schema(path).metadata or {}
+            about = {key.decode("utf-8", "replace"): value.decode() for key, value in found.items()}
+        elif path.name == VECTORS:
+            about = json.loads((path.parent / MADE_BY).read_bytes())
+        else:
+            return None
+        return str(about[MODEL]), str(about[FINGERPRINT])
+    except (OSError, ValueError, KeyError, TypeError):  # nobody has said it, or not so
+        return None
 
 
 def chunks_of(shards: Iterable[Shard]) -> Iterator[Chunk]:

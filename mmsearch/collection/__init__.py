@@ -123,6 +123,7 @@ class Collection(Bulk, Refreshing):
             run.run(self._scopes(given, exclude, include_hidden=include_hidden))
             report = run.report
             self._indexes.settle(self._present())
+            report.warnings += self._indexes.unmet(self._present())
             done = report.added, report.updated, report.renamed, report.removed, report.filled
             report.warnings += self._keep_backup(changed=any(done) or metadata is not None)
         return report

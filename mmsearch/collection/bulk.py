@@ -121,7 +121,7 @@ class Bulk(Asking):
             metadata: A `.parquet`, `.csv`, `.tsv` or `.jsonl` file a file of vectors, if they are
                 not beside these.
             text_vectors: A `.npy` file a file of vectors.
-            model: As for `add_vectors`, like the next three.
+            model: As for `add_vectors`; left out, what an export says of itself.
             facet: What the vectors are of.
             root: Where the files are that they were made of.
             progress: Told of rows.
@@ -131,9 +131,11 @@ class Bulk(Asking):
             InvalidOption: a file cannot be used, or two do not have as many rows.
             MissingExtra: `.parquet` needs a package that is not installed.
         """
-        from mmsearch.bulk.shards import chunks_of, shards_in
+        from mmsearch.bulk.shards import chunks_of, made_by, shards_in
 
         shards = shards_in(_names(files), _names(metadata), _names(text_vectors))
+        if model is None:
+            model = self._model_of(made_by(shards))
         total = sum(shard.rows for shard in shards)
         source = Source(model, facet, root)
         return self._load(chunks_of(shards), total, source, progress)
@@ -217,6 +219,19 @@ class Bulk(Asking):
             finally:
                 report.seconds = time.monotonic() - began
         return report
+
+    def _model_of(self, said: tuple[str, str] | None) -> str | None:
+        """The model that an export says made its vectors, unless another has its name here."""
+        from mmsearch.encoders import how_for, load_encoder
+
+        if said is None:
+            return None
+        name, fingerprint = said
+        try:
+            here = load_encoder(name, how_for(name, self._how)).fingerprint
+        except (UnknownModel, ModelUnavailable, MissingExtra):
+            return name
+        return name if here == fingerprint else None
 
     def _encoder_named(self, name: str | None, report: Report) -> Encoder | None:
         """The encoder that made the vectors, if it is said and to be had."""

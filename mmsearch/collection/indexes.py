@@ -32,6 +32,9 @@ MANY = 20_000
 SMALL, SHARE = 50_000, 0.1
 """Rows of a base up to which each run makes a new one; of a larger one, the share beside it."""
 
+A_FEW = 1_000
+"""Rows beside any base that a run leaves there, if the next run is likely to come soon."""
+
 FORGET_AFTER = 100_000
 """Deletions that are told although every base knows of them."""
 
@@ -77,19 +80,34 @@ class Indexes:
                 self._hold(space, facet, held)
         return held.index
 
-    def settle(self, present: Present) -> None:
-        """Make new bases where much is beside the old ones: done by who has written."""
+    def settle(self, present: Present, *, soon_again: bool = False) -> None:
+        """Make new bases where much is beside the old ones: done by who has written.
+
+        Args:
+            present: What the index holds.
+            soon_again: Whether more is likely to come at once, so that small bases wait as well.
+        """
         wanted = self._wanted()
         for space, facets in present:
             for facet in facets:
                 index = self.of(space, facet)
                 rows = len(index.base.rows)
-                if index.beside > (0 if rows <= SMALL else rows * SHARE):
+                least = 0 if rows <= SMALL and not soon_again else rows * SHARE
+                if index.beside > (max(least, A_FEW) if soon_again else least):
                     with self._turn:
                         self._hold(space, facet, self._rebuilt(space, facet, wanted))
         oldest = self._cache.oldest_deletion()
         if oldest is not None and oldest > self._catalog.changes().forgotten + FORGET_AFTER:
             self._catalog.forget_gone(oldest)
+
+    def unmet(self, present: Present) -> list[str]:
+        """Facets for which the kind that was asked for could not be made, and why."""
+        wanted = self._wanted().kind
+        return [
+            f"{one['facet']}: {one['why']}; every vector is compared meanwhile"
+            for one in self.described(present)
+            if wanted not in (AUTO, EXACT) and one["kind"] == EXACT and one["rows"]
+        ]
 
     def want(self, kind: str | None, recall: float | None) -> None:
         """Keep what kind of index is asked for; None leaves it as it was.

@@ -128,7 +128,7 @@ class Decoder:
         like = item if done.like == lender else self._item(done.like)
         if own is None:
             own = [part for part in like.texts if part.origin not in _CAPTIONS] if like else []
-        parts = own + (_sidecar(done, path) if job.file.sidecar else [])
+        parts = own + (_sidecar(done, path, stored) if job.file.sidecar else [])
         if job.captions is not None:
             parts += [TextPart(text, "caption") for text in job.captions]
         elif job.known or done.orphan:
@@ -152,12 +152,15 @@ def _is_other_spelling(one: str, other: str) -> bool:
     return os.path.samefile(one, other)
 
 
-def _sidecar(done: Decoded, path: str) -> list[TextPart]:
-    """Each line of `photo.txt` beside `photo.jpg`, a caption (long ones in passages)."""
+def _sidecar(done: Decoded, path: str, stored: list[TextPart]) -> list[TextPart]:
+    """Each line of `photo.txt` beside `photo.jpg`, a caption (long ones in passages).
+
+    When the disk fails, what was stored of it stays until it can be read again.
+    """
     name = done.job.file.sidecar_name or ""
     try:
         lines = read_text(os.path.join(os.path.dirname(path), name)).splitlines()
     except UnreadableFile as error:
         done.failures.append((name, str(error), may_pass(error)))
-        return []
+        return [part for part in stored if part.origin == "sidecar"] if may_pass(error) else []
     return [TextPart(part.text, "sidecar") for line in lines for part in passages(line)]

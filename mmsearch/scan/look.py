@@ -180,6 +180,7 @@ class Scan:
             bad.pop(path[start:], None)
         books = self._captions_of(scope, folder)
         outdated = self._outdated_captions(known, books)
+        again = {name for name, stat in bad.items() if stat is None}
         plain = not (bad or outdated or self._nested or self._book)
         unchanged = 0
         for file in folder.files:
@@ -189,7 +190,7 @@ class Scan:
                 if plain:
                     unchanged += 1
                     continue
-                same = row[1] not in outdated
+                same = row[1] not in outdated and file.sidecar_name not in again
             else:
                 same = False
             self._count_unchanged(unchanged)

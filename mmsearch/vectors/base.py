@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -44,6 +45,12 @@ SAMPLED = 4_096
 
 ROWS, IDS, VECTOR_IDS, SAMPLE = "rows.f16", "ids.i64", "vectors.i64", "sample.f16"
 MOMENTS, COARSE, ABOUT = "moments.f32", "coarse.faiss", "about.json"
+
+
+SUM, COARSE_SUM = "sum", "coarse sum"
+SUMMED = 32 * 2**20
+"""Bytes of an approximate index whose sum is kept: what tells how it is built lies in these."""
+_PIECE = 2**20
 
 
 class BaseDamaged(Exception):
@@ -172,6 +179,8 @@ class Base:
             rows = _mapped(folder / ROWS, "float16", (number, dim))
             ids = _mapped(folder / IDS, "int64", (number,))
             vector_ids = _mapped(folder / VECTOR_IDS, "int64", (number,))
+            if about["coarse"] and _sum_of_file(folder / COARSE) != about[COARSE_SUM]:
+                raise BaseDamaged(f"{folder}: {COARSE} is not what was written")
             coarse = Coarse.load(folder / COARSE) if about["coarse"] else None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise BaseDamaged(f"{folder}: {error}") from error
@@ -190,6 +199,8 @@ def about_of(folder: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise BaseDamaged(f"{folder}: its format is {about['format']}, not {FORMAT}")
+        if about[SUM] != _sum_of(about):
+            raise BaseDamaged(f"{folder}: {ABOUT} is not what was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BaseDamaged(f"{folder}: {error}") from error
     return about
@@ -279,9 +290,26 @@ class Writer:
                 coarse.save(self._folder / COARSE)
                 _, mean, products = base.moments
                 np.concatenate([mean[None], products]).tofile(self._folder / MOMENTS)
+                said[COARSE_SUM] = _sum_of_file(self._folder / COARSE)
+            said[SUM] = _sum_of(said)
             (self._folder / ABOUT).write_text(json.dumps(said, indent=1), encoding="utf-8")
             _flushed(self._folder)
         return base
+
+
+def _sum_of(about: dict[str, Any]) -> int:
+    """Of what is said of a base: one digit that changes on the disk may hide vectors."""
+    rest = {name: value for name, value in about.items() if name != SUM}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def _sum_of_file(path: Path) -> int:
+    """Of a file's beginning: FAISS believes what it reads there, and may never come to an end."""
+    found = 0
+    with path.open("rb") as file:
+        for _ in range(0, SUMMED, _PIECE):
+            found = zlib.crc32(file.read(_PIECE), found)
+    return found
 
 
 def _mapped(path: Path, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ the index has to look harder until it finds them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -42,7 +43,10 @@ MILLIONS = 2_000_000
 """Rows up to which all 1-bit codes are gone through; of more, those of the nearest cells."""
 
 NEIGHBOURS = 10
-MOST_CANDIDATES = 12_800
+WIDTHS = (800, 3_200, 12_800)
+"""Candidates that are asked for to see among how many the neighbours are."""
+
+MOST_CANDIDATES = WIDTHS[-1]
 _ROWS_AT_ONCE = 2**14
 
 
@@ -94,7 +98,8 @@ def chosen(
         try:
             coarse = Coarse.build(name, rows)
         except RuntimeError as error:
-            said = str(error).rpartition("Error: ")[2].strip()
+            # of "Error in SIGNATURE at FILE:LINE: Error: 'CONDITION' failed: WHY" the end
+            said = str(error).rpartition("failed: ")[2].rpartition(": ")[2].strip()
             return Choice(why=f"{name} cannot be made of {len(rows):,} vectors: {said}"), None
         found, reached = _tuned(name, coarse, queries, truth, recall)
         if reached or kind != AUTO:
@@ -142,10 +147,11 @@ def _tuned(
     """How hard an index has to look, and whether it then finds enough."""
     # measured on a sample: aimed a little higher than what is asked for
     aim = target + (1 - target) / 4
-    wanted = min(MOST_CANDIDATES, len(coarse))
     ranks: dict[str, NDArray[np.int64]] = {}
-    effort = 0
-    for effort in coarse.efforts:
+    effort, wanted = 0, 0
+    # the widest net takes ten times as long as the narrowest, which is mostly wide enough
+    for effort, most in itertools.product(coarse.efforts, WIDTHS):
+        wanted = min(most, MOST_CANDIDATES, len(coarse))
         ranks = {
             modality: _ranks(coarse.many(some, wanted, effort), truth[modality])
             for modality, some in queries.items()

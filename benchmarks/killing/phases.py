@@ -1,0 +1,30 @@
+"""What a process was doing when it was killed, told of its last step."""
+
+from __future__ import annotations
+
+WORDS = {"", "words", "unworded", "words_counts", "common_words"}
+CHANGES = {"INSERT", "UPDATE", "DELETE", "REPLACE"}
+OTHERS = {
+    "begun": "starting",
+    "BEGIN": "beginning",
+    "COMMIT": "commit",
+    "ROLLBACK": "commit",
+    "CREATE": "tables",
+    "ALTER": "tables",
+    "DROP": "tables",
+    "SELECT": "asking",
+    "PRAGMA": "asking",
+    "VACUUM": "vacuum",
+    "fsync": "fsync",
+}
+FILES = {"open", "rename", "unlink", "mkdir", "rmdir", "truncate", "copy"}
+
+
+def phase_of(step: str) -> str:
+    """One of a dozen words: "commit", "rows", "words", "cache", …"""
+    first, _, rest = step.partition(" ")
+    if first in FILES:
+        return "reading" if rest in ("photos", "list") else rest
+    if first in CHANGES:
+        return "rows" if rest not in WORDS else "words"
+    return OTHERS.get(first, "words")

@@ -1,0 +1,99 @@
+"""Encoders that cost nothing, and batches so small that a few files make many of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from PIL import Image
+
+from mmsearch import encoders
+
+SMALL: dict[str, Any] = {
+    "mmsearch.ingest.pipeline.PICTURES_A_BATCH": 8,
+    "mmsearch.ingest.pipeline.TEXTS_A_BATCH": 6,
+    "mmsearch.ingest.pipeline.FILES_AHEAD": 16,
+    "mmsearch.fill.FILES_A_BATCH": 9,
+    "mmsearch.fill.ITEMS_A_BATCH": 9,
+    "mmsearch.catalog.words.BATCH": 25,
+    "mmsearch.bulk.stream.ROWS_AT_ONCE": 10,
+    "mmsearch.columns.answers.SMALLEST": 10,
+    "mmsearch.typical.FEWEST_PICTURES": 66,
+    "mmsearch.collection.indexes.MEASURED_BY": 8,
+    "mmsearch.backups.PAGES_AT_ONCE": 4,
+}
+"""What is made so small that a folder of some hundred files is stored in a dozen transactions."""
+
+COLOURS = {
+    "red": (220, 20, 20),
+    "green": (20, 200, 30),
+    "blue": (20, 30, 220),
+    "grey": (99, 99, 99),
+}
+
+
+class Toy:
+    """Sees the colours of a picture's corners, and reads words for them.
+
+    Each row is made by itself, so that it has the same bits in whatever batch it comes.
+    """
+
+    name = "toy"
+    fingerprint = "toy-1"
+    dim = 16
+    modalities = frozenset({"image", "text"})
+    image_size = 4
+    sample_rate = 0
+
+    def prepare(self, modality: str, thing: Any) -> Any:
+        """A picture, small."""
+        return np.asarray(thing.resize((4, 4))) if modality == "image" else thing
+
+    def encode(self, modality: str, batch: Any) -> Any:
+        """Rows of unit length."""
+        rows = np.zeros((len(batch), self.dim), np.float32)
+        for row, thing in zip(rows, batch, strict=True):
+            self._encode(modality, thing, row)
+        lengths = [np.sqrt(np.sum(row.astype(np.float64) ** 2)) for row in rows]
+        return rows / np.array(lengths, np.float32)[:, None]
+
+    def _encode(self, modality: str, thing: Any, row: Any) -> None:
+        row[15] = 0.05
+        if modality == "image":
+            pixels = self.prepare("image", thing) if isinstance(thing, Image.Image) else thing
+            row[:3] = pixels.reshape(-1, 3).mean(axis=0) / 255
+            row[3:15] = pixels[::3, ::3].reshape(-1) / 2550
+            return
+        for word in thing.lower().split():
+            row[:3] += np.array(COLOURS.get(word.strip(".,"), (0, 0, 0)), np.float32) / 255
+            row[3 + sum(word.encode("utf-8", "replace")) % 12] += 0.1
+
+
+class Second(Toy):
+    """Sees the same in other numbers, as another model would."""
+
+    name = "second"
+    fingerprint = "second-1"
+
+    def encode(self, modality: str, batch: Any) -> Any:
+        """Rows of unit length."""
+        return super().encode(modality, batch)[:, ::-1].copy()
+
+
+@contextmanager
+def small_steps(home: Path) -> Iterator[None]:
+    """Within it there are the toys, and small batches, in the place of the real ones."""
+    made = {"toy": lambda _name, _how: Toy(), "second": lambda _name, _how: Second()}
+    surroundings = {"MMSEARCH_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    with ExitStack() as held:
+        held.enter_context(patch.dict(encoders.REGISTRY, made))
+        held.enter_context(patch.dict(os.environ, surroundings))
+        held.enter_context(patch("mmsearch.encoders.DEFAULT", "toy"))
+        for name, value in SMALL.items():
+            held.enter_context(patch(name, value))
+        yield
