@@ -310,10 +310,3 @@ def test_the_moments_of_a_large_base_are_those_of_its_samples_scores(tmp_path, k
     assert number == len(scores) == 4096
     assert mean == pytest.approx(scores.mean(), abs=1e-5)
     assert square == pytest.approx((scores**2).mean(), abs=1e-5)
-
-
-def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path):
-    base = Base.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
-    some = np.array([0, 7, 2499, 31])
-    assert np.array_equal(base.gathered(some), base.rows[some])
-    assert base._file is not None

@@ -152,7 +152,7 @@ class ContentTables(Store):
         found: dict[int, Item] = {}
         with self._read() as connection:
             for chunk in chunks(ids):
-                found.update(_items(connection, items.c.id.in_(chunk)))
+                found.update(_items(connection, _BY_ID, {"ids": list(chunk)}))
         return found
 
     def all_items(self, page: int = 500) -> Iterator[Item]:
@@ -160,7 +160,7 @@ class ContentTables(Store):
         last = 0
         while True:
             with self._read() as connection:
-                some = _items(connection, items.c.id > last, page)
+                some = _items(connection, _A_PAGE, {"last": last, "page": page})
             if not some:
                 return
             yield from some.values()
@@ -178,25 +178,23 @@ _ARE_THERE = select(
 )
 
 
-def _items(connection: Connection, where: Any, limit: int | None = None) -> dict[int, Item]:
-    statement = (
-        select(items, sources.c.path.label("root"))
-        .join(sources)
-        .where(where)
-        .order_by(items.c.id)
-        .limit(limit)
-    )
-    rows = connection.execute(statement).mappings().all()
+def _items(connection: Connection, which: Any, given: dict[str, Any]) -> dict[int, Item]:
+    """Items with all that is said of them, by id.
+
+    Args:
+        connection: To read by.
+        which: _BY_ID or _A_PAGE.
+        given: What that asks for.
+    """
+    rows = connection.execute(which, given).mappings().all()
     parts: dict[int, list[TextPart]] = {row["id"]: [] for row in rows}
-    own: dict[str, dict[int, dict[str, Any]]] = {table.name: {} for table, _, _ in _SAID}
-    c = texts.c
+    own: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in _SAID}
     for chunk in chunks(list(parts)):
-        for table, key, value in _SAID:
-            said = select(table.c.item_id, key, value).where(table.c.item_id.in_(chunk))
-            for item_id, name, what in connection.execute(said.order_by(key)):
-                own[table.name].setdefault(item_id, {})[name] = what
-        chosen = select(texts).where(c.item_id.in_(chunk)).order_by(c.item_id, c.position)
-        for row in connection.execute(chosen).mappings():
+        of = {"ids": list(chunk)}
+        for name, said in _SAID.items():
+            for item_id, key, what in connection.execute(said, of):
+                own[name].setdefault(item_id, {})[key] = what
+        for row in connection.execute(_TEXTS, of).mappings():
             span = _span(row["start"], row["end"], row["unit"])
             parts[row["item_id"]].append(TextPart(row["text"], row["origin"], span))
     return {
@@ -207,10 +205,21 @@ def _items(connection: Connection, where: Any, limit: int | None = None) -> dict
     }
 
 
-_SAID: list[tuple[Table, Column[Any], Column[Any]]] = [
-    (attributes, attributes.c.key, attributes.c.text),
-    (tags, tags.c.tag, tags.c.score),
-]
+_IDS: Any = bindparam("ids", expanding=True)
+_PLACED = select(items, sources.c.path.label("root")).join(sources).order_by(items.c.id)
+_BY_ID = _PLACED.where(items.c.id.in_(_IDS))
+_A_PAGE = _PLACED.where(items.c.id > bindparam("last")).limit(bindparam("page"))
+_TEXTS = select(texts).where(texts.c.item_id.in_(_IDS)).order_by(texts.c.item_id, texts.c.position)
+
+
+def _said_in(table: Table, key: Column[Any], value: Column[Any]) -> Any:
+    return select(table.c.item_id, key, value).where(table.c.item_id.in_(_IDS)).order_by(key)
+
+
+_SAID = {
+    "attributes": _said_in(attributes, attributes.c.key, attributes.c.text),
+    "tags": _said_in(tags, tags.c.tag, tags.c.score),
+}
 """What users and labels say of an item: name and value."""
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import weakref
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -95,8 +94,7 @@ class Base:
     def part(self) -> Part:
         """The rows, to be searched."""
         flat = flat_over(self.rows)
-        parts = self.rows, self.ids, self.vector_ids, flat
-        return Part(*parts, self.coarse, self.choice, self.gathered)
+        return Part(self.rows, self.ids, self.vector_ids, flat, self.coarse, self.choice)
 
     def sample(self) -> Rows:
         """At most SAMPLED of the rows, evenly strided."""
@@ -125,36 +123,12 @@ class Base:
         products: Vectors = wide.T @ wide / np.float32(max(number, 1))
         return number, wide.mean(axis=0), products
 
-    def gathered(self, rows: NDArray[np.int64]) -> Rows:
-        """Some rows, copied.
-
-        Of a large base they are read from the file: through a mapping, the system would bring
-        in sixteen pages for each, and count the whole file as this process's memory in the end.
-        """
-        import numpy as np
-
-        if self._file is None:
-            return self.rows[rows]
-        size = self.dim * 2
-        read, file = os.pread, self._file
-        return np.frombuffer(
-            b"".join([read(file, size, start) for start in (rows * size).tolist()]), np.float16
-        ).reshape(len(rows), self.dim)
-
-    @cached_property
-    def _file(self) -> int | None:
-        """The open file of the rows, if candidates are read from it."""
-        if self.folder is None or self.coarse is None or not hasattr(os, "pread"):
-            return None
-        try:
-            file = os.open(self.folder / ROWS, os.O_RDONLY)
-        except OSError:  # its folder has just been deleted; what is mapped stays
-            return None
-        weakref.finalize(self, os.close, file)
-        return file
-
     def forget(self) -> None:
-        """Let the system take back the memory that rows were read into; it can read them again."""
+        """Let the system take back the memory that rows were read into; it can read them again.
+
+        It brings in sixteen pages for each row, and counts the whole file as this process's memory
+        in the end. Reading row by row from the file costs twice as much as this.
+        """
         import mmap
 
         mapped: Any = self.rows

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from mmsearch.types import Ranking, Vectors
     from mmsearch.vectors.flat import Rows
 
-READ_BACK = 100_000
-"""Candidates that are compared until the system is told to take back the memory they are in."""
+READ_BACK = 1_500
+"""Candidates that are compared until the system is told to take back the memory they are in: it
+brings in 64 KiB for each (a million rows, 1,600 candidates: 2.6 ms with this, 0.7 without)."""
 
 
 class FaissIndex:
