@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,6 +34,8 @@ def questions(number: int = 40) -> dict[str, np.ndarray]:
 
 
 def made(rows: np.ndarray, folder=None, kind: str = AUTO, recall: float = 0.98) -> Base:
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
     with Writer(folder, DIM) as writer:
         for start in range(0, len(rows), 700):
             some = rows[start : start + 700]
@@ -272,25 +276,20 @@ def test_files_that_are_not_whole_are_noticed(tmp_path, file, how):
         Base.open(tmp_path)
 
 
-def test_what_candidates_were_read_from_is_given_back(tmp_path, monkeypatch):
-    made(clustered(2500), tmp_path, kind="RaBitQ")
-    index = FaissIndex(Base.open(tmp_path))
-    given_back = []
-    monkeypatch.setattr("mmsearch.vectors.index.READ_BACK", 1000)
-    monkeypatch.setattr(Base, "forget", lambda base: given_back.append(len(base.rows)))
+def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path):
+    base = Base.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
+    some = np.array([0, 7, 2499, 31])
+    assert np.array_equal(base.gathered(some), base.rows[some])
+    assert base._file is not None
+
+
+def test_what_was_opened_is_searched_though_its_files_are_gone(tmp_path):
+    made(clustered(2500), tmp_path / "base", kind="RaBitQ")
+    index = FaissIndex(Base.open(tmp_path / "base"))
     query = questions()["text"][0]
-    before = index.search(query, 10)
-    for _ in range(40):
-        assert index.search(query, 10) == before
-    assert given_back
-
-
-def test_rows_given_back_are_read_again(tmp_path):
-    base = made(clustered(2500), tmp_path, kind="RaBitQ")
-    base = Base.open(tmp_path)
-    before = np.array(base.rows)
-    base.forget()
-    assert np.array_equal(base.rows, before)
+    before = FaissIndex(Base.open(tmp_path / "base")).search(query, 10)
+    shutil.rmtree(tmp_path / "base")
+    assert index.search(query, 10) == before
 
 
 def test_deep_searches_look_at_more_candidates():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -94,7 +95,8 @@ class Base:
     def part(self) -> Part:
         """The rows, to be searched."""
         flat = flat_over(self.rows)
-        return Part(self.rows, self.ids, self.vector_ids, flat, self.coarse, self.choice)
+        parts = self.rows, self.ids, self.vector_ids, flat
+        return Part(*parts, self.coarse, self.choice, self.gathered)
 
     def sample(self) -> Rows:
         """At most SAMPLED of the rows, evenly strided."""
@@ -123,19 +125,35 @@ class Base:
         products: Vectors = wide.T @ wide / np.float32(max(number, 1))
         return number, wide.mean(axis=0), products
 
-    def forget(self) -> None:
-        """Let the system take back the memory that rows were read into; it can read them again.
+    def gathered(self, rows: NDArray[np.int64]) -> Rows:
+        """Some rows, copied.
 
-        It brings in sixteen pages for each row, and counts the whole file as this process's memory
-        in the end. Reading row by row from the file costs twice as much as this.
+        Of a large base they are read from the file: through a mapping, the system would bring
+        in its neighbours for each, a gigabyte of memory for 1,600 rows.
         """
-        import mmap
+        import numpy as np
 
-        mapped: Any = self.rows
-        while mapped is not None and not isinstance(mapped, mmap.mmap):
-            mapped = getattr(mapped, "base", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        if self._file is None:
+            return self.rows[rows]
+        found: Any = np.empty((len(rows), self.dim), np.float16)
+        size, file, read = self.dim * 2, self._file, os.preadv
+        room = memoryview(found).cast("B")
+        for number, start in enumerate((rows * size).tolist()):
+            read(file, [room[number * size : (number + 1) * size]], start)
+        whole: Rows = found
+        return whole
+
+    @cached_property
+    def _file(self) -> int | None:
+        """The open file of the rows, if candidates are read from it."""
+        if self.folder is None or self.coarse is None or not hasattr(os, "preadv"):
+            return None
+        try:
+            file = os.open(self.folder / ROWS, os.O_RDONLY)
+        except OSError:  # its folder has just been deleted; what is mapped stays
+            return None
+        weakref.finalize(self, os.close, file)
+        return file
 
     # ------------------------------------------------------------------ files
 

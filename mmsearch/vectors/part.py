@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.passing import Passing
@@ -35,6 +36,7 @@ class Part:
         flat: FAISS's exact index over them.
         coarse: An approximate one, if there is one.
         choice: How hard that has to look.
+        gathered: Gives a copy of some rows; by default, from `rows`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Part:
         flat: Any,
         coarse: Coarse | None = None,
         choice: Choice | None = None,
+        gathered: Callable[[NDArray[np.int64]], Rows] | None = None,
     ) -> None:
         self.rows = rows
         self.ids = ids
@@ -52,6 +55,7 @@ class Part:
         self._flat = flat
         self._coarse = coarse
         self._choice = choice or Choice()
+        self._gathered = gathered or rows.__getitem__
         self.alive: NDArray[np.bool_] | None = None
         """Of each row whether it is still there; None: all are."""
         self._bits: NDArray[np.uint8] | None = None  # the same for FAISS
@@ -99,7 +103,7 @@ class Part:
 
     def _among(self, rows: NDArray[np.int64], vector: Vectors, k: int) -> Ranking:
         """The best of a few rows, in rising order: their scores are those of a search of all."""
-        return deepened(flat_of(self.rows[rows]), self.ids[rows], vector, k, len(rows))
+        return deepened(flat_of(self._gathered(rows)), self.ids[rows], vector, k, len(rows))
 
     def _best(
         self, vector: Vectors, k: int, number: int, bits: NDArray[np.uint8] | None
