@@ -9,7 +9,7 @@ from typing import Any
 
 from mmsearch.entries import Place, Rows
 from mmsearch.lanes import Lane
-from mmsearch.media.image import load_image
+from mmsearch.media.image import SPARE, load_image
 from mmsearch.media.text import passages, read_text
 from mmsearch.types import Kind, Modality, Span, TextPart
 
@@ -81,6 +81,8 @@ class Reader:
         self._stop = threading.Event()
         sides = [lane.encoder.image_size for lane in self._of("image")]
         self._at_least = max(sides, default=SMALLEST)
+        spares = [getattr(lane.encoder, "spare", SPARE) for lane in self._of("image")]
+        self._spare = max([SPARE] if self._readable() else spares, default=SPARE)
 
     def stop(self) -> None:
         """Have every thread give up the long file it is reading."""
@@ -135,6 +137,7 @@ class Reader:
             source,
             at_least=max(self._at_least, self._readable()),
             max_megapixels=self._options.max_megapixels,
+            spare=self._spare,
         )
         for lane in self._of("image"):
             found.pictures[lane.space.id] = lane.encoder.prepare("image", picture)

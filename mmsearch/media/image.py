@@ -38,14 +38,9 @@ _DECODERS = {
 
 No other decoder is run: a .jpg that holds PostScript, say, must not start an interpreter.
 """
-DRAFT = 1.4
-"""How many times the wanted side a JPEG that is decoded small keeps at least.
-
-So 12 megapixels are decoded at an eighth for the 260 pixels that `mini` sees, not at a quarter, in
-16 ms of a core instead of 25. Cosines to the vector of the whole photo are 0.999 at the least both
-ways (23 photos scaled up from those of scikit-image and scikit-learn); below 1.3 times the side
-they fall to 0.992 on photos with much noise.
-"""
+SPARE = 2.0
+"""How many times the wanted side a JPEG that is decoded small keeps at least, unless less will do:
+so cosines of any model's vectors stay above 0.999."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
@@ -71,6 +66,7 @@ def load_image(
     *,
     at_least: int | None = None,
     max_megapixels: float = 200.0,
+    spare: float = SPARE,
 ) -> tuple[Image.Image, ImageInfo]:
     """An upright RGB picture, wholly decoded, and what its file says about it.
 
@@ -79,9 +75,10 @@ def load_image(
     Args:
         source: A path, the bytes of a file, or a binary file object (which stays open).
         at_least: The side in pixels the caller will scale the picture to. It may then come
-            smaller than it is, but with both sides at least DRAFT times this long: scaled again
+            smaller than it is, but with both sides at least `spare` times this long: scaled again
             it looks the same, and most of the time and memory is saved.
         max_megapixels: Larger pictures are refused before they are decoded.
+        spare: How many times that side a JPEG that is decoded small keeps at least.
 
     Raises:
         TooLarge: It has more than `max_megapixels`.
@@ -99,7 +96,7 @@ def load_image(
         _check_size(opened.size, max_megapixels)
         whole = opened.size
         if at_least is not None and decoder == "JPEG":
-            opened.draft(None, (math.ceil(DRAFT * at_least),) * 2)
+            opened.draft(None, (math.ceil(spare * at_least),) * 2)
         drafted = opened.size != whole
         opened.load()
         width, height = whole if drafted else opened.size  # decoding may turn a TIFF

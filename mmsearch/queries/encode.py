@@ -102,13 +102,14 @@ def ready(part: Part, encoder: Encoder) -> Any:
 def _picture(content: Any, encoder: Encoder) -> Any:
     from PIL.Image import Image
 
-    from mmsearch.media.image import load_image, upright
+    from mmsearch.media.image import SPARE, load_image, upright
 
     if isinstance(content, Image):
         return upright(content)
     path = _file(content, "an image query is a path or a PIL image", "picture")
     try:
-        return load_image(path, at_least=encoder.image_size)[0]
+        spare = getattr(encoder, "spare", SPARE)  # as when it was indexed
+        return load_image(path, at_least=encoder.image_size, spare=spare)[0]
     except UnreadableFile as error:
         raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
 
