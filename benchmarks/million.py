@@ -147,7 +147,7 @@ class Stages:
     def __call__(self, done: int, total: int | None) -> None:
         """Note how far it is."""
         del total
-        if done <= self._last:  # a new stage counts from the beginning
+        if done < self._last:  # a new stage counts from the beginning
             self.ends.append(0.0)
         self._last = done
         self.ends[-1] = time.perf_counter()

@@ -464,6 +464,16 @@ def test_rows_of_metadata_come_in_whatever_portions_are_asked_for(rows: Any, por
     assert taken == rows[: len(taken)]
 
 
+def test_what_is_removed_after_an_import_takes_all_that_belongs_to_it_along(library: Collection):
+    library.add_vectors(unit(4), [{"path": f"{n}.jpg", "caption": "x", "a": 1} for n in range(4)])
+    library.remove("2.jpg")
+    with library._catalog._read() as connection:
+        ask = connection.exec_driver_sql
+        assert ask("PRAGMA foreign_key_check").all() == []
+        for table in ("texts", "attributes", "vectors"):
+            assert ask(f"SELECT count(*) FROM {table}").scalar_one() == 3
+
+
 def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
     toy, photos, tmp_path, monkeypatch
 ):

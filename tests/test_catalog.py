@@ -350,3 +350,23 @@ def test_an_old_catalog_that_was_brought_up_has_the_columns_of_a_new_one(tmp_pat
             )
         raw.close()
     assert shapes[0] == shapes[1]
+
+
+def test_an_old_catalog_that_was_brought_up_has_the_indexes_and_triggers_of_a_new_one(
+    tmp_path: Path,
+):
+    with sqlite3.connect(tmp_path / "old.db") as raw:
+        raw.executescript(FIRST_SCHEMA)
+    raw.close()
+    made = []
+    for name in ("old.db", "new.db"):
+        Catalog(tmp_path / name).close()
+        with sqlite3.connect(tmp_path / name) as raw:
+            made.append(
+                set(raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
+            )
+            made[-1] |= set(raw.execute("SELECT name, '' FROM sqlite_master WHERE type = 'index'"))
+        raw.close()
+    old, new = made
+    assert new - old <= {("items_by_hash", ""), ("vectors_by_item", "")}  # FIRST_SCHEMA has none
+    assert old <= new

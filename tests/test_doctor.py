@@ -396,6 +396,14 @@ def test_the_command_ends_with_1_if_something_is_wrong_and_0_once_it_is_mended(i
     assert [line for line in done.stdout.splitlines() if line.startswith("repaired")]
 
 
+def test_indexes_that_a_killed_import_has_left_out_are_a_note_and_a_repair_makes_them(index):
+    run(index, "DROP INDEX attributes_by_text")
+    (found,) = [one for one in examine(index) if one.check == "filters"]
+    assert (found.state, found.examples) == ("note", ["attributes_by_text"])
+    assert "filters" in repaired(examine(index, repair=True))
+    assert states(examine(index))["filters"] == "ok"
+
+
 def test_as_json_each_finding_has_its_state_and_what_to_do(index):
     lose_words(index)
     done = CliRunner().invoke(app, ["doctor", "--json", "-i", str(index)])

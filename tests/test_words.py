@@ -455,6 +455,51 @@ def test_items_of_an_older_catalog_are_due(tmp_path: Path):
     catalog.close()
 
 
+def test_a_catalog_of_version_4_keeps_what_was_due_and_files_what_changes(tmp_path: Path):
+    made = World(tmp_path).fill(["a dog", "a cat", "a bird"])
+    made.catalog.close()
+    with sqlite3.connect(tmp_path / "catalog.db") as raw:  # as version 4 left it
+        for (name,) in raw.execute(TRIGGERS).fetchall():
+            raw.execute(f"DROP TRIGGER {name}")
+        raw.execute("DROP TABLE followed")
+        raw.execute("CREATE TRIGGER words_of_old AFTER INSERT ON texts BEGIN SELECT 1; END")
+        raw.execute("INSERT INTO unworded VALUES (2)")
+        raw.execute("PRAGMA user_version = 4")
+    raw.close()
+    world = World(tmp_path)
+    assert due(world) == 1
+    world.run("UPDATE texts SET text = 'a fox' WHERE item_id = 3")
+    assert due(world) == 2
+    assert world.find("fox") == ["x3"]
+    with world.catalog._read() as connection:
+        names = {name for (name,) in connection.exec_driver_sql(TRIGGERS)}
+    assert "words_of_old" not in names
+    world.catalog.close()
+
+
+TRIGGERS = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+
+
+def test_new_items_are_due_without_being_filed(world: World):
+    world.fill(["a dog"])
+    world.put("new.jpg", "a cat")
+    assert due(world) == 1
+    with world.catalog._read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM unworded").scalar_one() == 0
+
+
+def test_a_part_of_what_is_due_leaves_the_rest_of_it_due(world: World):
+    world.fill(["a dog", "a dog"])
+    world.run("UPDATE texts SET text = 'a fox' WHERE item_id = 1")
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        world.put(name, "a fox")
+    assert world.catalog.refresh_words(at_most=2) == 2  # what was changed comes first
+    assert {id_ for id_, _ in world.catalog.words("fox", 5)} == {1, 3}
+    assert due(world) == 2
+    world.catalog.refresh_words()
+    assert {id_ for id_, _ in world.catalog.words("fox", 5)} == {1, 3, 4, 5}
+
+
 def test_an_index_that_cannot_be_written_is_searched_as_it_is(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -19,6 +19,10 @@ from killing.world import Site
 from mmsearch import Query
 from mmsearch.errors import MMSearchError
 
+DUE = """
+    SELECT item_id FROM unworded
+    UNION SELECT id FROM items WHERE id > (SELECT words FROM followed)
+"""
 PASSING = {"catalog_id", "revision", "columns upto", "hubs epoch", "gone forgotten"}
 """Settings that count what happened, and say nothing of what is held."""
 
@@ -136,7 +140,7 @@ def _whole(
             (paths.get(row[0], NOWHERE), *row[1:])
             for row in rows("SELECT rowid, texts, names, facts FROM words")
         ),
-        "words due": len(rows("SELECT item_id FROM unworded")),
+        "words due": len(rows(DUE)),
     }
 
 

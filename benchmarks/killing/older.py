@@ -61,12 +61,13 @@ def make_third(catalog: Path) -> None:
     """Bring a catalog down to version 3: before changes were filed."""
     with closing(sqlite3.connect(catalog)) as driver:
         driver.execute("PRAGMA foreign_keys=OFF")
-        triggers = driver.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-        for name, sql in triggers.fetchall():
-            if "INTO gone" in sql or "INTO altered" in sql:
-                driver.execute(f"DROP TRIGGER {name}")
+        triggers = driver.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        for (name,) in triggers.fetchall():
+            driver.execute(f"DROP TRIGGER {name}")
         (made,) = driver.execute("SELECT sql FROM sqlite_master WHERE name = 'vectors'").fetchone()
         driver.executescript(
+            "INSERT OR IGNORE INTO unworded SELECT id FROM items "
+            "WHERE id > (SELECT words FROM followed); DROP TABLE followed;"
             "DROP TABLE gone; DROP TABLE altered; DROP INDEX vectors_by_item;"
             f"{made.replace('vectors', 'vectors_old', 1).replace('AUTOINCREMENT', '')};"
             "INSERT INTO vectors_old SELECT * FROM vectors; DROP TABLE vectors;"

@@ -226,7 +226,7 @@ def _fill(site: Site) -> None:
 
 def _unworded(site: Site) -> None:
     _tagged(site)
-    _run(site, "INSERT OR IGNORE INTO unworded SELECT id FROM items")
+    _run(site, "UPDATE followed SET words = 0")
 
 
 def _words(site: Site) -> None:

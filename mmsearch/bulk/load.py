@@ -148,15 +148,17 @@ class Load:
             return
         self._admit(facets_of(first, self._facet), first)  # hubs are told from the first row on
         done = 0
-        with self._catalog.loading(total):
+        with self._catalog.loading(total) as put:
             for rows, batch in _ahead(self._batches(chain([first], waiting))):
                 self._admit(batch.vectors.keys(), rows)
-                added, updated = self._catalog.put_batch(batch, self.space)
+                added, updated = put(batch, self.space)
                 self.report.added += added
                 self.report.updated += updated
                 done += rows.count
                 if progress is not None:
                     progress(done, total)
+        if progress is not None:
+            progress(done, total)  # indexes have been made since
 
     def _batches(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Batch]]:
         dim: int | None = None

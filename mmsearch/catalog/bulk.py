@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.catalog.batch import Batch, put_batch
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 GIVEN = "given"
 """The fingerprint of a space whose vectors came without the weights that made them."""
 
-_FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 16_384}
-"""256 MiB of pages in memory, so that indexes grow there; the log goes into the file as seldom."""
+_FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 16_384, "foreign_keys": 0}
+"""256 MiB of pages in memory, so that indexes grow there; the log goes into the file as seldom.
+Nothing that others refer to is deleted, and a batch refers to what it has itself brought."""
 
-_RANDOM = sorted(attributes.indexes | tags.indexes, key=lambda index: str(index.name))
+_RANDOM = {str(index.name): index for table in (attributes, tags) for index in table.indexes}
 
 MANY_ROWS = 50_000
 """Rows from which making indexes anew may pay."""
@@ -36,50 +38,56 @@ _NUMBERED = "numbered items"
 """The setting that holds the next number for items that came without a name."""
 
 
+Put = Callable[[Batch, Space | None], tuple[int, int]]
+"""Writes a batch, with its vectors in a space; tells how many items are new, how many were there.
+"""
+
+
 class BulkTables(SpaceTable):
     """Loading what others made, and giving it out."""
 
     @contextmanager
-    def loading(self, total: int | None = None) -> Iterator[None]:
-        """While it lasts, more memory is used for writing; what is committed is as safe as ever.
+    def loading(self, total: int | None = None) -> Iterator[Put]:
+        """Gives what writes a batch, all or none, and what is committed is as safe as ever.
 
-        Where more rows are coming than there are, indexes of what is random are made at the end:
-        sorting is several times as fast as putting each row in its place.
+        While it lasts, more memory is used for writing. Where more rows are coming than there are,
+        indexes of what is random are made at the end: sorting is several times as fast as putting
+        each row in its place.
 
         Args:
             total: How many rows are coming, if that is known.
         """
         there = self._rows(select(func.max(items.c.id)))[0][0] or 0
-        before = self._pragmas(_FOR_LOADING)
+        if total is not None and total > max(MANY_ROWS, there):
+            with self._write() as connection:
+                for name in _RANDOM:
+                    connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
         try:
-            if total is not None and total > max(MANY_ROWS, there):
-                with self._write() as connection:
-                    for index in _RANDOM:
-                        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index.name}")
-            yield
+            with storage_errors(), self._alone() as connection, _tuned(connection):
+                yield partial(_put, connection)
         finally:
             self.restore_indexes()
-            self._pragmas(before)
 
-    def restore_indexes(self) -> None:
-        """Make the indexes that a killed process has left out."""
+    @contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        """A connection for transactions that write, one after the other."""
+        self._check_open()
+        engine = self._engine.execution_options(begin="BEGIN IMMEDIATE")
+        with engine.connect() as connection:
+            yield connection
+
+    def missing_indexes(self) -> list[str]:
+        """The indexes that a killed process has left out: filters take longer without them."""
         names = "SELECT name FROM sqlite_master WHERE type = 'index'"
         with self._read() as connection:
             there = {row[0] for row in connection.exec_driver_sql(names)}
-        for index in _RANDOM:
-            if index.name not in there:
-                with self._write() as connection:
-                    index.create(connection)
+        return [name for name in _RANDOM if name not in there]
 
-    def _pragmas(self, wanted: Mapping[str, int]) -> dict[str, int]:
-        """Set settings of the connection; returns what they were."""
-        before = {}
-        with storage_errors(), closing(self._engine.raw_connection()) as connection:
-            driver: Any = connection.driver_connection
-            for name, value in wanted.items():
-                before[name] = driver.execute(f"PRAGMA {name}").fetchone()[0]
-                driver.execute(f"PRAGMA {name}={value}")
-        return before
+    def restore_indexes(self) -> None:
+        """Make the indexes that a killed process has left out."""
+        for name in self.missing_indexes():
+            with self._write() as connection:
+                _RANDOM[name].create(connection)
 
     def elsewhere(self) -> int:
         """The id of the source of items that lie in no folder we know, made if need be."""
@@ -123,18 +131,6 @@ class BulkTables(SpaceTable):
                 mine = and_(c.name == encoder.name, c.fingerprint == GIVEN)
                 connection.execute(update(spaces).where(mine).values(**known))
 
-    def put_batch(self, batch: Batch, space: Space | None) -> tuple[int, int]:
-        """Write a batch, all or none; returns how many items are new, and how many were there.
-
-        Args:
-            batch: What is to be written.
-            space: Of its vectors; None if it has none.
-        """
-        with self._write() as connection:
-            done = put_batch(connection.connection.driver_connection, batch, space)
-            next_revision(connection)
-        return done
-
     # ------------------------------------------------------------------ what lies elsewhere
 
     def imported(self, path: str) -> tuple[int, Kind] | None:
@@ -177,6 +173,27 @@ class BulkTables(SpaceTable):
         if facet == "text":
             due = exists().where(texts.c.item_id == items.c.id)
         return bool(self._rows(select(items.c.id).where(due, ~has).limit(1)))
+
+
+@contextmanager
+def _tuned(connection: Connection) -> Iterator[None]:
+    """Within it, a connection has the settings for loading."""
+    driver: Any = connection.connection.driver_connection
+    before = {name: driver.execute(f"PRAGMA {name}").fetchone()[0] for name in _FOR_LOADING}
+    try:
+        for name, value in _FOR_LOADING.items():
+            driver.execute(f"PRAGMA {name}={value}")
+        yield
+    finally:
+        for name, value in before.items():
+            driver.execute(f"PRAGMA {name}={value}")
+
+
+def _put(connection: Connection, batch: Batch, space: Space | None) -> tuple[int, int]:
+    with storage_errors(), connection.begin():
+        done = put_batch(connection.connection.driver_connection, batch, space)
+        next_revision(connection)
+    return done
 
 
 def split_path(path: str) -> tuple[str, str]:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, delete, insert, select
 
 from mmsearch.catalog.store import Store, chunks
-from mmsearch.catalog.view import LAST_FILED, Era, View
+from mmsearch.catalog.view import COLUMNS_UPTO, LAST_FILED, Era, View
 from mmsearch.filters import Filter
 from mmsearch.filters.values import number_in
 from mmsearch.schema import attributes, items, sources
-from mmsearch.schema.changes import COLUMNS_UPTO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,6 +128,7 @@ def _begin_era(driver: Any, instead_of: Era | None) -> bool:
     driver.execute("DELETE FROM altered")
     keep = "INSERT OR REPLACE INTO state (key, value) VALUES (?, ?)"
     driver.execute(keep, (COLUMNS_UPTO, era.written()))
+    driver.execute("UPDATE followed SET columns = ?", (upto,))
     return True
 
 

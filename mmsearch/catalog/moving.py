@@ -129,7 +129,10 @@ def _name_source(connection: Connection, source_id: int, path: str) -> None:
 
 def _reword(connection: Connection, source_id: int) -> None:
     """The name of a source is a word of all that is in it."""
-    statement = "INSERT OR IGNORE INTO unworded SELECT id FROM items WHERE source_id = ?"
+    statement = (
+        "INSERT OR IGNORE INTO unworded SELECT id FROM items WHERE source_id = ? "
+        "AND id <= (SELECT words FROM followed)"
+    )
     connection.exec_driver_sql(statement, (source_id,))
 
 

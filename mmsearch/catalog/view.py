@@ -16,11 +16,13 @@ from mmsearch.catalog.lent import lend_functions
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, META, AnyOf, Condition, Filter, Not, Period
 from mmsearch.schema import altered, attributes, items, sources
-from mmsearch.schema.changes import COLUMNS_UPTO
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+COLUMNS_UPTO = "columns upto"
+"""The setting that says of which items the columns for filters are made."""
 
 DEEPEST = 40
 """Filters one in the other: Python and SQLite both have a bound."""
@@ -65,7 +67,7 @@ class Era:
     begun: int
 
     def written(self) -> str:
-        """As the setting has it; the triggers read the first number."""
+        """As the setting has it."""
         return f"{self.upto} {self.low} {self.begun} {self.name}"
 
     @classmethod

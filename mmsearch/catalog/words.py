@@ -39,7 +39,7 @@ class WordTables(Store):
     def words_due(self) -> int:
         """How many items have words that a search by words does not know yet."""
         with self._read() as connection:
-            return _number(connection, "SELECT count(*) FROM unworded")
+            return _number(connection, _DUE)
 
     def refresh_words(self, at_most: int | None = None, progress: Progress | None = None) -> int:
         """Bring the words of changed items up to date; returns of how many it did.
@@ -108,13 +108,22 @@ _HOLDING = sql("SELECT rowid FROM words WHERE words MATCH :match AND rowid IN :i
 )
 
 
+_CHANGED = "SELECT item_id FROM unworded ORDER BY item_id LIMIT ?"
+_NEW = "SELECT id FROM items WHERE id > (SELECT words FROM followed) ORDER BY id LIMIT ?"
+_DUE = """
+    SELECT (SELECT count(*) FROM unworded)
+         + (SELECT count(*) FROM items WHERE id > (SELECT words FROM followed))
+"""
+
+
 def _number(connection: Connection, statement: str) -> int:
     return int(connection.exec_driver_sql(statement).scalar_one())
 
 
 def _refresh(connection: Connection, limit: int) -> int:
-    statement = "SELECT item_id FROM unworded ORDER BY item_id LIMIT ?"
-    ids = [row[0] for row in connection.exec_driver_sql(statement, (limit,))]
+    changed = _ids(connection, _CHANGED, limit)
+    new = _ids(connection, _NEW, limit - len(changed))
+    ids = [*changed, *new]
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]
         rows = [
@@ -124,9 +133,15 @@ def _refresh(connection: Connection, limit: int) -> int:
         connection.exec_driver_sql(
             "INSERT OR REPLACE INTO words(rowid, texts, names, facts) VALUES (?, ?, ?, ?)", rows
         )
-    if ids:
-        connection.exec_driver_sql("DELETE FROM unworded WHERE item_id <= ?", (ids[-1],))
+    if changed:
+        connection.exec_driver_sql("DELETE FROM unworded WHERE item_id <= ?", (changed[-1],))
+    if new:
+        connection.exec_driver_sql("UPDATE followed SET words = ?", (new[-1],))
     return len(ids)
+
+
+def _ids(connection: Connection, statement: str, limit: int) -> list[int]:
+    return [row[0] for row in connection.exec_driver_sql(statement, (limit,))]
 
 
 # Statements are made once, as in mmsearch.entries.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmsearch.doctor.patient import Patient
 
 REFERENCES, IDENTITY = "references", "identity"
-VECTORS, TEXTS, LACKING, WORDS = "vectors", "texts", "lacking", "words"
+VECTORS, TEXTS, LACKING, WORDS, FILTERS = "vectors", "texts", "lacking", "words", "filters"
 
 FILL = "mmsearch index, which makes them"
 REPAIR = "mmsearch doctor --repair"
@@ -164,6 +164,20 @@ def check_words(patient: Patient) -> Iterator[Finding]:
         yield ok(WORDS, len(patient), f"of {len(patient):,} items, all can be looked up")
 
 
+def check_filters(patient: Patient) -> Iterator[Finding]:
+    """Whether filters have their indexes: a killed import leaves these out for `index` to make."""
+    missing = patient.missing_indexes()
+    what = f"{len(missing)} indexes are still to be made; filters take longer without"
+    if not missing:
+        yield ok(FILTERS, 1, "their indexes are there")
+    elif not patient.repair:
+        yield Finding(FILTERS, "note", len(missing), what, "mmsearch index", missing)
+    else:
+        patient.restore_indexes()
+        what = f"{len(missing)} indexes that were missing were made"
+        yield Finding(FILTERS, "repaired", len(missing), what, examples=missing)
+
+
 TABLE_CHECKS = (
     check_identity,
     check_references,
@@ -171,6 +185,7 @@ TABLE_CHECKS = (
     check_texts,
     check_lacking,
     check_words,
+    check_filters,
 )
 
 
@@ -178,7 +193,8 @@ TABLE_CHECKS = (
 
 _WORDED_IN_VAIN = "SELECT id FROM words_content EXCEPT SELECT id FROM items"
 _UNWORDED = """
-    SELECT id FROM items EXCEPT SELECT id FROM words_content EXCEPT SELECT item_id FROM unworded
+    SELECT id FROM items WHERE id <= (SELECT words FROM followed)
+    EXCEPT SELECT id FROM words_content EXCEPT SELECT item_id FROM unworded
 """
 _FORGET_WORDS = f"DELETE FROM words WHERE rowid IN ({_WORDED_IN_VAIN})"  # noqa: S608
 _FILE_WORDS = f"INSERT OR IGNORE INTO unworded {_UNWORDED}"
@@ -190,13 +206,10 @@ def _sampled(patient: Patient) -> tuple[int, list[tuple[int, int, str, int]]]:
     """How many vectors were read, and those that have no direction or another length than 1."""
     import numpy as np
 
-    last = patient.number("SELECT max(id) FROM vectors")
+    there = [id_ for (id_,) in patient.ask("SELECT id FROM vectors")]
     some = random.Random(0)  # noqa: S311 - the same each time, so that a repair can be looked at
-    chosen = range(1, last + 1)
-    if last > patient.sample:
-        chosen = sorted(some.sample(range(1, last + 1), patient.sample))  # type: ignore[assignment]
     looked, crooked = 0, []
-    for id_ in chosen:
+    for id_ in sorted(some.sample(there, min(patient.sample, len(there)))):
         for *where, vector in patient.ask(_VECTOR, id_):
             looked += 1
             row = np.frombuffer(vector, "<f2").astype(np.float32)

@@ -19,7 +19,7 @@ from mmsearch.lock import WriterLock
 from mmsearch.schema import migrations
 from mmsearch.schema.changes import create_changes
 from mmsearch.schema.lexical import create_words
-from mmsearch.schema.tables import state, tables
+from mmsearch.schema.tables import followed, state, tables
 from mmsearch.schema.whole import check_beginning, check_whole
 
 APPLICATION_ID = 0x6D6D7372
@@ -166,6 +166,7 @@ def _bring_up(connection: Connection, path: Path) -> None:
         create_changes(connection)
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
         fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0"}
+        connection.execute(followed.insert().values(words=0, columns=0))
         connection.execute(state.insert(), [{"key": k, "value": v} for k, v in fresh.items()])
     else:
         for migrate in migrations.MIGRATIONS[version - 1 :]:

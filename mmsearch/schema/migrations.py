@@ -15,6 +15,7 @@ from mmsearch.schema.tables import (
     banks,
     blanks,
     details,
+    followed,
     gone,
     tables,
     tags,
@@ -64,6 +65,17 @@ def _follow_changes(connection: Connection) -> None:
     for index in attributes.indexes | tags.indexes:  # these hold all that filters ask for now
         connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index.name}")
         index.create(connection)
+
+
+def _follow_by_id(connection: Connection) -> None:
+    """Version 5: what is new is told by its id, and triggers file only what was changed."""
+    tables.create_all(connection, [followed])
+    connection.exec_driver_sql(
+        "INSERT INTO followed (words, columns) VALUES ((SELECT coalesce(max(id), 0) FROM items), "
+        "coalesce((SELECT CAST(value AS INTEGER) FROM state WHERE key = 'columns upto'), 0))"
+    )
+    connection.exec_driver_sql("DROP INDEX IF EXISTS attributes_by_number")  # of all rows
+    next(i for i in attributes.indexes if i.name == "attributes_by_number").create(connection)
     create_changes(connection)
 
 
@@ -71,5 +83,6 @@ MIGRATIONS: list[Callable[[Connection], None]] = [
     _add_spans_and_several_spaces,
     _add_what_ranks,
     _follow_changes,
+    _follow_by_id,
 ]
 """Number i brings a catalog of version i + 1 to version i + 2; never edited once released."""

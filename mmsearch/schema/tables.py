@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     cast,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -160,6 +161,16 @@ altered = Table(
 )
 """Items of which something that filters ask for has changed since the columns were made."""
 
+followed = Table(
+    "followed",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("words", Integer, nullable=False),
+    Column("columns", Integer, nullable=False),
+)
+"""One row: up to which item's id the words, and the columns for filters, know the items. What came
+later is told by its id alone, so that triggers need not file it."""
+
 blanks = Table(
     "blanks",
     tables,
@@ -226,7 +237,9 @@ attributes = Table(
     Column("number", Float),  # the same, where it reads as a number
     PrimaryKeyConstraint("item_id", "key"),
     Index("attributes_by_text", "key", "text", "number", "item_id"),
-    Index("attributes_by_number", "key", "number", "item_id"),
+    Index(
+        "attributes_by_number", "key", "number", "item_id", sqlite_where=text("number IS NOT NULL")
+    ),
 )
 """What a metadata file of the user's says of an item."""
 
