@@ -130,7 +130,7 @@ def test_a_name_is_found_by_words_that_case_and_digits_would_part(query: str):
 
 
 def test_a_name_that_is_not_utf8_gives_the_words_that_can_be_read():
-    assert name_tokens("dog\udcff_beach.jpg") == ["dog", "beach", "jpg"]
+    assert name_tokens("dog\udcff_beach.jpg") == ("dog", "beach", "jpg")
 
 
 def test_a_date_is_told_by_weekday_day_month_and_year():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -80,6 +80,8 @@ def runs(text: str) -> list[str]:
 
 def tokens(text: str) -> list[str]:
     """The tokens of a text, in order; of characters with no spaces, first pairs, then each one."""
+    if text.isascii():  # as nearly always
+        return list(map(token_of, runs(text)))
     found: list[str] = []
     for run in runs(text):
         if is_spaceless(run):
@@ -111,14 +113,16 @@ def token_of(word: str) -> str:
     return word[:LONGEST_TOKEN]
 
 
-def name_tokens(name: str) -> list[str]:
+@lru_cache(maxsize=1 << 12)  # items that follow one another mostly lie in the same folders
+def name_tokens(name: str) -> tuple[str, ...]:
     """The tokens of a file's or folder's name: cut at signs, digits and case, and less cut."""
     base, ending = os.path.splitext(name)
     cut = _DIGITS.sub(" ", base)
-    found = tokens(_CASES.sub(" ", cut)) + tokens(ending)
+    parts = _CASES.sub(" ", cut)
+    found = tokens(parts) + tokens(ending)
     # "iPhone12" is asked for as "iphone" and "iphone12"
-    found += sorted({*tokens(cut), *tokens(base)}.difference(found))
-    return found
+    less_cut = {token for one in {cut, base} - {parts} for token in tokens(one)}
+    return (*found, *sorted(less_cut.difference(found)))
 
 
 def date_words(written: str) -> str:
@@ -163,5 +167,5 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", apart.translate(_LETTERS))
 
 
-def _joined(parts: Iterable[list[str]]) -> str:
+def _joined(parts: Iterable[Sequence[str]]) -> str:
     return f" {BORDER} ".join(" ".join(part) for part in parts if part)
