@@ -276,9 +276,11 @@ def test_files_that_are_not_whole_are_noticed(tmp_path, file, how):
         Base.open(tmp_path)
 
 
-def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path):
+@pytest.mark.parametrize("slow", [0.0, 1e9])
+def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path, monkeypatch, slow):
+    monkeypatch.setattr("mmsearch.vectors.base._SLOW", slow)  # as if on a disk, or in memory
     base = Base.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
-    some = np.array([0, 7, 2499, 31])
+    some = np.array([2499, *range(0, 2499, 80)])
     assert np.array_equal(base.gathered(some), base.rows[some])
     assert base._file is not None
 
