@@ -14,6 +14,7 @@ from mmsearch import render
 from mmsearch.console import Index, out, progress_bar, say
 from mmsearch.filters import Filter, from_options
 from mmsearch.opening import collection_for, open_collection
+from mmsearch.types import Modality
 
 if TYPE_CHECKING:
     from mmsearch.catalog.listing import Listed
@@ -64,7 +65,7 @@ def import_command(
         ),
     ] = None,
     facet: Annotated[
-        str, typer.Option("--facet", metavar="image|text|audio", help="What they are of.")
+        Modality, typer.Option("--facet", metavar="image|text|audio", help="What they are of.")
     ] = "image",
     root: Annotated[
         Path | None,
@@ -78,7 +79,11 @@ def import_command(
     What has the path of something that is stored takes its place, so an interrupted import can
     be run again. Nothing is encoded.
     """
-    with collection_for(vectors, index) as library:
+    from mmsearch.bulk.shards import shards_in
+
+    # looked at first: what cannot be taken in leaves no empty index
+    shards_in(vectors, metadata or (), text_vectors or ())
+    with collection_for([*vectors, *([root] if root else [])], index) as library:
         try:
             with progress_bar(" rows", quiet=quiet) as progress:
                 library.import_files(
@@ -86,7 +91,7 @@ def import_command(
                     metadata=metadata or (),
                     text_vectors=text_vectors or (),
                     model=model,
-                    facet=facet,  # type: ignore[arg-type]  # it is checked there
+                    facet=facet,
                     root=root,
                     progress=progress,
                 )
@@ -122,6 +127,9 @@ def export(
             show_default=False,
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Although DEST is there already.")
+    ] = False,
     index: Index = None,
     quiet: Quiet = False,
 ) -> None:
@@ -136,6 +144,7 @@ def export(
             where=_filter(where),
             vectors=vectors,
             space=space,
+            overwrite=overwrite,
             progress=progress,
         )
     say(f"exported items: {found.items}, vectors: {found.vectors}")

@@ -51,6 +51,7 @@ class _Commands(TyperGroup):
             say(f"mmsearch: {error}")
             raise typer.Exit(_exit_code(error)) from error
         except KeyboardInterrupt as error:
+            say("mmsearch: interrupted")
             raise typer.Exit(INTERRUPTED) from error
 
 

@@ -42,6 +42,12 @@ def library(tmp_path: Path, toy: ToyEncoder) -> Collection:
 # ---------------------------------------------------------------------- what comes in is found
 
 
+def test_a_collection_is_opened_by_a_path_written_as_text(tmp_path: Path):
+    with Collection(str(tmp_path / "index"), create=True) as library:
+        library.add_vectors(unit(2))
+        assert len(library) == 2
+
+
 def test_an_imported_vector_is_its_own_nearest_neighbour(library: Collection):
     library.add_vectors(unit(50), [{"path": f"{n}.jpg"} for n in range(50)])
     hits = library.search_vectors(unit(50)[7:8], k=3)

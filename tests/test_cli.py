@@ -185,7 +185,8 @@ def test_similar_finds_the_others(folder):
         (["query", "--image", "nowhere.png"], "nowhere.png"),
         (["similar", "nowhere.png"], "nowhere.png"),
         (["remove", "/nowhere"], "holds nothing"),
-        (["index", ".", "--model", "nonsense"], "toy"),
+        (["index", ".", "--model", "nonsense"], "mmsearch models"),
+        (["index", ".", "--model", "minni"], "did you mean mini?"),
     ],
 )
 def test_a_wrong_command_ends_with_2_and_one_line_of_why(folder, arguments, said):

@@ -231,7 +231,8 @@ def test_a_parquet_file_of_anyones_with_a_column_of_lists_is_taken(
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("v.npy", b"no array", "cannot be read as an array"),
+        ("v.npy", b"no array", "holds no array"),
+        ("v.npy", b"\x93NUMPY cut short", "cannot be read as an array"),
         ("v.parquet", b"no table", "cannot be read as parquet"),
         ("v.txt", b"1 2 3", "end in .npy or .parquet"),
     ],
@@ -298,9 +299,27 @@ def test_an_export_that_fails_leaves_what_was_there_and_nothing_else(
 
     monkeypatch.setattr("mmsearch.bulk.export.NpyFiles.add", full)
     with pytest.raises(StorageFailed, match="No space left"):
-        library.export(tmp_path / "out")
+        library.export(tmp_path / "out", overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["items.jsonl"]
     assert (tmp_path / "out" / "items.jsonl").read_text() == "old"
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_an_export_takes_the_place_of_another_only_where_that_is_asked_for(
+    library: Collection, tmp_path: Path, form: str
+):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    library.add_vectors(unit(2))
+    dest = tmp_path / f"out.{form}"
+    (file, *_) = library.export(dest, format=form).files
+    before = file.read_bytes()
+    library.add_vectors(unit(4))
+    with pytest.raises(InvalidOption, match="already"):
+        library.export(dest, format=form)
+    assert file.read_bytes() == before
+    library.export(dest, format=form, overwrite=True)
+    assert file.read_bytes() != before
 
 
 @pytest.mark.parametrize("form", ["parquet", "npy"])

@@ -282,7 +282,16 @@ def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path, monkeypatch
     base = Base.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
     some = np.array([2499, *range(0, 2499, 80)])
     assert np.array_equal(base.gathered(some), base.rows[some])
+    assert base.gathered(some[:0]).shape == (0, DIM)
     assert base._file is not None
+
+
+def test_a_filter_that_nothing_of_a_large_base_passes_finds_what_came_since(tmp_path):
+    rows = clustered(2500)
+    index = FaissIndex(Base.open(made(rows, tmp_path, kind="RaBitQ").folder or tmp_path))
+    index.add([9000], rows[:1])
+    assert [id_ for id_, _ in index.search(rows[0], 5, Passing.of([9000]))] == [9000]
+    assert index.search(rows[0], 5, Passing.of([])) == []
 
 
 def test_what_was_opened_is_searched_though_its_files_are_gone(tmp_path):

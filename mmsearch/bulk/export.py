@@ -70,6 +70,7 @@ class Export:
         where: Any,
         *,
         vectors: bool,
+        overwrite: bool,
         progress: Progress | None = None,
     ) -> Exported:
         """Write everything, as it is at one moment, whole or not at all."""
@@ -83,7 +84,10 @@ class Export:
             total = len(self._catalog) if ids is None else len(ids)
             rows = self._catalog.count_vectors_of(space, ids) if space is not None else 0
             made: Any = ParquetFile if chosen == "parquet" else NpyFiles
-            file: _Writer = opened.enter_context(made(Path(dest), space, rows))
+            writer: Any = made(Path(dest), space, rows)
+            if not overwrite:
+                writer.check_free()
+            file: _Writer = opened.enter_context(writer)
             done = 0
             for page in self._catalog.whole(space, ids):
                 file.add(page)
@@ -109,6 +113,13 @@ class _Files:
 
     def _part(self, place: Path) -> Path:
         return place.with_name(f"{place.name}.{os.getpid()}.part")
+
+    def check_free(self) -> None:
+        """Raise InvalidOption if something is in the place of one of them."""
+        if there := [place for place in self._places if place.exists()]:
+            raise InvalidOption(
+                f"{str(there[0])!r} is there already: name another place, or say to overwrite it"
+            )
 
     def __enter__(self) -> Self:
         try:

@@ -22,6 +22,8 @@ UNIT = 6e-4
 """How far from 1 a length may be that is taken for 1: rows that float16 has rounded stay as they
 are, so that what was given out comes back to the bit."""
 
+_MAGIC = b"\x93NUMPY"
+
 
 def pieces(vectors: Any, rows: int = ROWS_AT_ONCE) -> Iterator[Any]:
     """An array (n, dim), or arrays one after the other, in parts of at most so many rows."""
@@ -105,6 +107,24 @@ def length_of(vectors: Any) -> int | None:
     return len(vectors) if hasattr(vectors, "__len__") and hasattr(vectors, "shape") else None
 
 
+def array_in(path: Path) -> NDArray[np.generic]:
+    """What a `.npy` file holds, mapped into memory.
+
+    Raises:
+        InvalidOption: it cannot be read, or holds no array.
+    """
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:  # NumPy would tell how to unpickle it
+                raise InvalidOption(f"{str(path)!r} holds no array of NumPy's (.npy)")
+        found: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidOption(f"{str(path)!r} cannot be read as an array: {error}") from error
+    return found
+
+
 def read_vector(path: Path) -> Any:
     """The unit vector (1, dim) float32 of a `.npy` file, which may hold it as (dim,).
 
@@ -116,10 +136,7 @@ def read_vector(path: Path) -> Any:
 
     if not path.exists():
         raise PathNotFound(f"there is no file {str(path)!r}")
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidOption(f"{str(path)!r} cannot be read as an array: {error}") from error
+    found = array_in(path)
     rows = found[None] if found.ndim == 1 else found
     _check_shape(rows)
     if len(rows) != 1:

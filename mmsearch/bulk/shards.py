@@ -21,7 +21,7 @@ from mmsearch.bulk.export import (
     VECTORS,
     require_parquet,
 )
-from mmsearch.bulk.matrix import ROWS_AT_ONCE
+from mmsearch.bulk.matrix import ROWS_AT_ONCE, array_in
 from mmsearch.bulk.meaning import PATHS, PLACE, Columns, columns_of, named, plain
 from mmsearch.bulk.stream import Chunk, Feed, Matrix
 from mmsearch.errors import InvalidMetadata, InvalidOption, PathNotFound
@@ -261,12 +261,7 @@ def _apart(matrix: Matrix, batches: Iterable[Columns]) -> Iterator[Chunk]:
 
 
 def _array(path: Path) -> NDArray[np.generic]:
-    import numpy as np
-
-    try:
-        found: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidOption(f"{str(path)!r} cannot be read as an array: {error}") from error
+    found = array_in(path)
     if found.ndim != 2:
         raise InvalidOption(f"{str(path)!r} holds an array of shape {found.shape}, not of rows")
     return found

@@ -148,6 +148,7 @@ class Bulk(Asking):
         where: Any = None,
         vectors: bool = True,
         space: str | None = None,
+        overwrite: bool = False,
         progress: Progress | None = None,
     ) -> Exported:
         """Write all that is known of the items, and their vectors, to files others can read.
@@ -161,17 +162,23 @@ class Bulk(Asking):
             where: Only items that pass, as for `search`.
             vectors: Whether the vectors are written too.
             space: The model whose vectors are written; left out, the preferred one.
+            overwrite: Put the files in the place of those that are there.
             progress: Called with (items done, items in all).
 
         Raises:
-            InvalidOption: there is no such format or model.
+            InvalidOption: there is no such format or model; there is a file already.
             MissingExtra: "parquet" needs a package that is not installed.
             StorageFailed: the files cannot be written.
         """
         from mmsearch.bulk.export import Export
 
         return Export(self._catalog, self._spaces(), space).write(
-            os.fspath(dest), format, where, vectors=vectors, progress=progress
+            os.fspath(dest),
+            format,
+            where,
+            vectors=vectors,
+            overwrite=overwrite,
+            progress=progress,
         )
 
     def listed(self, *, where: Any = None, limit: int | None = None) -> Iterator[Listed]:

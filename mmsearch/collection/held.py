@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -40,13 +41,13 @@ class Held(Locked):
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | os.PathLike[str],
         *,
         model: str | Sequence[str] | None = None,
         how: Runtime | None = None,
         create: bool = False,
     ) -> None:
-        self.folder = folder
+        self.folder = folder = Path(folder)
         self.report: Report | None = None
         """Of the last `add` on this object."""
         self._how = how or runtime_of()

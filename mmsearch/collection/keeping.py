@@ -26,7 +26,7 @@ class Keeping(Asking):
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | os.PathLike[str],
         *,
         model: str | Sequence[str] | None = None,
         how: Runtime | None = None,
@@ -35,7 +35,7 @@ class Keeping(Asking):
     ) -> None:
         from mmsearch import backups
 
-        warnings = []
+        folder, warnings = Path(folder), []
         try:
             backups.check_there(folder)
             super().__init__(folder, model=model, how=how, create=create)

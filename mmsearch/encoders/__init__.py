@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, get_args
 
-from mmsearch.errors import InvalidOption, UnknownModel
+from mmsearch.errors import InvalidOption
 from mmsearch.types import Device, Precision, Runtime, RuntimeName
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def load_encoder(name: str = "auto", how: Runtime | None = None) -> Encoder:
     wanted = choose()[0] if name == "auto" else name
     family = wanted.partition(":")[0]
     if family not in REGISTRY:
-        known = ", ".join(sorted({"auto", *REGISTRY}))
-        raise UnknownModel(f"no model is called {name!r}; there is: {known}")
+        from mmsearch.encoders.store import unknown
+
+        raise unknown(name)
     return REGISTRY[family](wanted, how or Runtime())

@@ -138,7 +138,7 @@ class Base:
         """
         import numpy as np
 
-        if self._file is None:
+        if self._file is None or not len(rows):  # no view is of nothing
             return self.rows[rows]
         found: Any = np.empty((len(rows), self.dim), np.float16)
         size, file, read = self.dim * 2, self._file, os.preadv
