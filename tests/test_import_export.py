@@ -450,3 +450,10 @@ def test_a_query_file_of_several_vectors_is_refused(run: Any):
     done = run("query", "--vector", "q.npy")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "2 vectors" in done.stderr
+
+
+def test_an_import_that_cannot_be_read_leaves_no_empty_index(run: Any, tmp_path: Path):
+    Path("bad.npy").write_text("no array")
+    assert run("import", "bad.npy", "-i", "./fresh").exit_code == 2
+    assert run("import", "bad.npy", "--facet", "smell", "-i", "./fresh").exit_code == 2
+    assert not Path("fresh").exists()

@@ -9,6 +9,7 @@ Source of the 1-bit codes: RaBitQ, Gao & Long, SIGMOD 2024.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -147,8 +148,11 @@ class Coarse:
         library: Any = faiss
         index = library.index_factory(rows.shape[1], kind, library.METRIC_INNER_PRODUCT)
         divided = library.try_extract_index_ivf(index)
-        if divided is not None:
-            divided.cp.min_points_per_centroid = 1  # or it writes to stderr that there are few
+        for part in _parts(index):
+            for learned in (part, getattr(part, "pq", None)):
+                clustering: Any = getattr(learned, "cp", None)
+                if clustering is not None:  # or it writes to stderr that there are few
+                    clustering.min_points_per_centroid = 1
         cells = getattr(divided, "nlist", 0)
         most = max(TRAINED_ON, 40 * cells)
         learned_from = np.arange(min(len(rows), most)) * len(rows) // min(len(rows), most)
@@ -184,6 +188,21 @@ class Coarse:
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
+
+
+def _parts(index: Any) -> Iterator[Any]:
+    """An index of FAISS's, and those that it is made of."""
+    import faiss
+
+    library: Any = faiss
+    index = library.downcast_index(index)
+    yield index
+    chain: Any = getattr(index, "chain", None)
+    for number in range(chain.size() if chain is not None else 0):
+        yield library.downcast_VectorTransform(chain.at(number))
+    for name in ("index", "storage", "base_index"):
+        if (inner := getattr(index, name, None)) is not None:
+            yield from _parts(inner)
 
 
 def _doubled(first: int, last: int) -> list[int]:
