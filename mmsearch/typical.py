@@ -63,6 +63,8 @@ class Typical:
         return self._banks[space.id]
 
     def _kept(self, space: Space) -> Bank | None:
+        if space.is_given:  # there is nothing to make one with
+            return None
         kept = self._catalog.bank(space)
         return None if kept is None else unpack_bank(kept, space.fingerprint)
 

@@ -73,7 +73,8 @@ def best_stretches(shown: Shown) -> dict[int, Where]:
         if not mine:
             continue
         in_text = facet.search is not None and facet.search.facet == "text"
-        spans = {} if in_text else shown.spans_of(facet)
+        photos = all(shown.items[id_].modality == "image" for id_ in mine)
+        spans = {} if in_text or photos else shown.spans_of(facet)
         for (item_id, position), _, _ in shown.near.get(facet.name, ()):
             item = shown.items.get(item_id)
             if item is None or item_id not in mine or item_id in best:
