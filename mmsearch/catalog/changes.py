@@ -69,7 +69,7 @@ class ChangeTables(Store):
 
     def changes(self) -> Stamp:
         """How far the catalog is."""
-        found = dict(map(tuple, self._rows(select(state.c.key, state.c.value))))
+        found = dict(map(tuple, self._rows(_STATE)))
         return Stamp(
             found["catalog_id"],
             int(found["revision"]),
@@ -140,6 +140,8 @@ class ChangeTables(Store):
             connection.execute(delete(gone).where(gone.c.seq <= upto))
             keep(connection, FORGOTTEN, str(upto))
 
+
+_STATE = select(state.c.key, state.c.value)
 
 _CAME = (
     "SELECT id, item_id, vector, hub_text, hub_image FROM vectors "

@@ -48,14 +48,12 @@ class ContentTables(Store):
         """
         import numpy as np
 
-        c = vectors.c
-        base = select(c.item_id, c.position, c.vector).where(
-            c.space_id == space.id, c.facet == facet
-        )
         rows: list[Any] = []
-        for part in [None] if ids is None else chunks(sorted(set(ids))):
-            chosen = base if part is None else base.where(c.item_id.in_(part))
-            rows += self._rows(chosen.order_by(c.item_id, c.position))
+        with self._read() as connection:
+            given = {"space_id_": space.id, "facet_": facet}
+            for part in [None] if ids is None else chunks(sorted(set(ids))):
+                asked = (_ROWS, given) if part is None else (_ROWS_OF, {**given, "ids": part})
+                rows += connection.execute(*asked).all()
         blob = b"".join(row[2] for row in rows)
         matrix = np.frombuffer(blob, dtype="<f2").reshape(len(rows), space.dim)
         id_array = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
@@ -167,9 +165,18 @@ class ContentTables(Store):
             last = max(some)
 
 
+_IDS: Any = bindparam("ids", expanding=True)
+
+# statements are made once: composing one takes longer than carrying it out
+_ROWS = (
+    select(vectors.c.item_id, vectors.c.position, vectors.c.vector)
+    .where(vectors.c.space_id == bindparam("space_id_"), vectors.c.facet == bindparam("facet_"))
+    .order_by(vectors.c.item_id, vectors.c.position)
+)
+_ROWS_OF = _ROWS.where(vectors.c.item_id.in_(_IDS))
+
 _FACETS: tuple[Modality, ...] = ("audio", "image", "text")
 
-# made once: composing a statement takes longer than carrying it out
 _ARE_THERE = select(
     *(
         exists().where(vectors.c.space_id == bindparam("space_id_"), vectors.c.facet == facet)
@@ -205,7 +212,6 @@ def _items(connection: Connection, which: Any, given: dict[str, Any]) -> dict[in
     }
 
 
-_IDS: Any = bindparam("ids", expanding=True)
 _PLACED = select(items, sources.c.path.label("root")).join(sources).order_by(items.c.id)
 _BY_ID = _PLACED.where(items.c.id.in_(_IDS))
 _A_PAGE = _PLACED.where(items.c.id > bindparam("last")).limit(bindparam("page"))

@@ -126,12 +126,14 @@ class SpaceTable(Store):
                 driver.execute(statement)
 
 
+_c = spaces.c
+_SPACES = select(_c.id, _c.name, _c.fingerprint, _c.dim, _c.modalities, _c.keeps, _c.fills)
+
+
 def _spaces(connection: Connection) -> list[Space]:
-    c = spaces.c
-    columns = (c.id, c.name, c.fingerprint, c.dim, c.modalities, c.keeps, c.fills)
     found = [
         Space(id_, name, fingerprint, dim, *map(_split, facets))
-        for id_, name, fingerprint, dim, *facets in connection.execute(select(*columns)).all()
+        for id_, name, fingerprint, dim, *facets in connection.execute(_SPACES).all()
     ]
     return sorted(
         found, key=lambda s: ("image" not in s.keeps, "audio" not in s.keeps, not s.keeps, -s.id)
