@@ -19,11 +19,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from photos import LARGE, SMALL, crops
+from PIL import Image
 
 import mmsearch
 from mmsearch.entries import Entry, Rows
@@ -84,6 +86,19 @@ def encoder_alone(encoder: Any, pixels: list[Any], *, details: bool) -> Cost:
     return cost(lambda: [encode("image", part) for part in parts], len(pixels))
 
 
+def eighths_alone(folder: Path) -> Cost:
+    """What no reader of JPEGs can do without: the files, decoded to an eighth of each side."""
+    files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+
+    def decode() -> None:
+        for content in files:
+            picture = Image.open(BytesIO(content), formats=["JPEG"])
+            picture.draft(None, (picture.width // 8, picture.height // 8))
+            picture.load()
+
+    return cost(decode, len(files))
+
+
 def whole_run(folder: Path, warm: list[Any], *, details: bool) -> tuple[Cost, dict[str, float]]:
     """What a photo costs in a new index, and each stage's share of the run."""
     count = len(list(folder.glob("*.jpg")))
@@ -105,8 +120,10 @@ def photos(work: Path, rounds: int) -> None:
     pixels = prepared(small)
     encoder = mmsearch.load_encoder("mini")
     costs: dict[tuple[str, bool], list[Cost]] = {}
+    eighths: list[Cost] = []
     shares: dict[tuple[str, bool], list[dict[str, float]]] = {}
     for _ in range(rounds):
+        eighths.append(eighths_alone(large))
         for details in (True, False):
             alone = encoder_alone(encoder, pixels, details=details)
             costs.setdefault(("encoder alone, decoded pixels", details), []).append(alone)
@@ -124,6 +141,10 @@ def photos(work: Path, rounds: int) -> None:
         rows.append((name if details else f"{name}, --no-details", *figures))
     head = ("", "photos/s", "x encoder", "CPU ms", "x encoder")
     table(f"Taking in photos, median of {rounds}, alternating", head, rows)
+    decoding = median(eighths).cpu
+    floor = 1 + decoding / median(costs["encoder alone, decoded pixels", True]).cpu
+    print(f"  12-MP JPEGs decoded to an eighth alone: {decoding * 1000:.1f} CPU ms")
+    print(f"  so no fewer than {floor:.2f} x encoder, whatever else is done")
     names = ("scan", "read", "decode", "encode", "store")
     busy = []
     for (name, details), some in shares.items():

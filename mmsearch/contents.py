@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmsearch.entries import Place, Rows
@@ -142,7 +142,14 @@ class Reader:
         for lane in self._of("image"):
             found.pictures[lane.space.id] = lane.encoder.prepare("image", picture)
         taken = info.taken_at.isoformat() if info.taken_at else None
-        found.details = {**asdict(info), "taken_at": taken}
+        found.details = {
+            "width": info.width,
+            "height": info.height,
+            "taken_at": taken,
+            "camera": info.camera,
+            "latitude": info.latitude,
+            "longitude": info.longitude,
+        }
         if "ocr" in self._options.readings:
             found.texts += self._written(picture)
 
