@@ -38,6 +38,10 @@ _UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itsel
 USAGE, UNUSABLE, SOME_FAILED, BUSY, INTERRUPTED = 2, 3, 4, 5, 130
 
 
+_REPORTING = {"index", "import", "watch"}
+"""Commands that tell what they stored, also when they are interrupted."""
+
+
 class _Commands(TyperGroup):
     """Turns the library's errors into one line on stderr and an exit code."""
 
@@ -51,7 +55,8 @@ class _Commands(TyperGroup):
             say(f"mmsearch: {error}")
             raise typer.Exit(_exit_code(error)) from error
         except KeyboardInterrupt as error:
-            say("mmsearch: interrupted")
+            if ctx.invoked_subcommand not in _REPORTING:
+                say("mmsearch: interrupted")
             raise typer.Exit(INTERRUPTED) from error
 
 

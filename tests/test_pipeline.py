@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import io
+import linecache
 import os
+import random
 import shutil
+import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -442,3 +447,54 @@ def test_an_empty_batch_waits_for_its_first_file_however_long_that_takes(monkeyp
     batches = list(through(stage, 1))
     assert [len(files) for files, _ in batches] == [1]
     assert turns < 200
+
+
+def run_interrupted_at(step: int) -> tuple[bool, threading.Thread]:
+    """A run that Ctrl-C meets at a line of its own or of what it waits with; was it met?"""
+    watched = (pipeline.__file__, concurrent.futures._base.__file__)
+    lines = 0
+
+    def trace(frame, event, _):
+        nonlocal lines
+        if frame.f_code.co_filename not in watched:
+            return None
+        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+        # a signal is not seen between the end of a block and that of its `with`; a trace is
+        if event == "line" and not source.startswith("with "):
+            lines += 1
+            if lines == step:
+                raise KeyboardInterrupt
+        return trace
+
+    class Slow(Stage):
+        def __call__(self, job: Job) -> Decoded:
+            time.sleep(0.001)  # so that it is waited for
+            return super().__call__(job)
+
+    def encode(files):
+        time.sleep(0.005)
+        return [{} for _ in files]
+
+    def consume() -> None:
+        running = through(Slow(), 34, encode)
+        sys.settrace(trace)
+        with suppress(KeyboardInterrupt):
+            for _ in running:
+                pass
+        sys.settrace(None)
+        running.close()
+
+    thread = threading.Thread(target=consume, daemon=True)
+    thread.start()
+    thread.join(10)
+    return lines >= step, thread
+
+
+def test_ctrl_c_at_any_line_ends_a_run():
+    chance = random.Random(0)
+    step, met = 1, True
+    while met:
+        met, thread = run_interrupted_at(step)
+        assert not thread.is_alive(), f"it hangs when interrupted at line {step}"
+        step += chance.randint(1, 29)
+    assert step > 500

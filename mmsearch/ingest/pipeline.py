@@ -12,9 +12,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from mmsearch.decode import Decoded, Decoder, Job
@@ -89,6 +90,7 @@ class Pipeline:
         self._ahead: deque[Future[Decoded]] = deque()
         self._batch = Batch()
         self._encoding: deque[tuple[list[Decoded], Future[tuple[Vectors, float]]]] = deque()
+        self._done: SimpleQueue[Future[Any]] = SimpleQueue()
 
     def run(self, jobs: Iterator[Job]) -> Generator[tuple[list[Decoded], Vectors], None, None]:
         """What becomes of the jobs, batch after batch; closing it ends its threads."""
@@ -117,7 +119,7 @@ class Pipeline:
         with self._report.busy("scan"):
             job = next(jobs, None)
         if job is not None:
-            self._ahead.append(decoders.submit(self._decode, job))
+            self._ahead.append(self._told(decoders.submit(self._decode, job)))
         return job is not None
 
     def _collect(self) -> None:
@@ -146,7 +148,8 @@ class Pipeline:
         batch = self._batch
         due = batch.due_in == 0 or (last and not self._ahead)
         if batch.files and due and len(self._encoding) < BATCHES_ENCODED:
-            self._encoding.append((batch.files, encoder.submit(self._timed, batch.files)))
+            encoding = self._told(encoder.submit(self._timed, batch.files))
+            self._encoding.append((batch.files, encoding))
             self._batch = Batch()
 
     def _timed(self, files: Sequence[Decoded]) -> tuple[Vectors, float]:
@@ -160,14 +163,16 @@ class Pipeline:
         self._report.add_seconds("encode", seconds)
         return files, found
 
+    def _told(self, future: Future[Any]) -> Future[Any]:
+        """The same; when it is done, who waits goes on."""
+        future.add_done_callback(self._done.put)
+        return future
+
     def _wait(self) -> None:
-        """Until something is decoded or encoded, or the batch has waited long enough."""
-        awaited: list[Future[Any]] = [future for _, future in list(self._encoding)[:1]]
-        batch = self._batch
-        if batch.due_in > 0:
-            if self._ahead and self._ahead[0].done():
-                return  # only just
-            reading = (one for one in self._ahead if not one.done())
-            awaited += islice(reading, self._workers)
-        timeout = batch.due_in if batch.files and batch.due_in > 0 else None
-        wait(awaited, timeout, FIRST_COMPLETED)
+        """Until something more is decoded or encoded, or the batch has waited long enough.
+
+        `concurrent.futures.wait` holds locks that a Ctrl-C in it never lets go of.
+        """
+        due_in = self._batch.due_in
+        with suppress(Empty):
+            self._done.get(timeout=due_in if self._batch.files and due_in > 0 else None)
