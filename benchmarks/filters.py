@@ -222,6 +222,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the catalog is made for the while")
     parser.add_argument("--only", choices=["vectors", "catalog"])
     given = parser.parse_args()
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
     if given.only != "catalog":
         time_vectors(given.items, given.dim)
     for number in (10_000, 100_000, 1_000_000):
