@@ -266,7 +266,7 @@ def _buckets(source: Path) -> Any:
 
 
 def from_disk(library: Any, index: Path, queries: Any) -> float:
-    """Median ms of a query where the system has forgotten the vectors' file; NaN where it cannot."""
+    """Median ms of a query when the system has forgotten the vectors; NaN where it cannot."""
     if not hasattr(os, "posix_fadvise"):
         return math.nan
     times = []
