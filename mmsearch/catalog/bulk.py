@@ -63,18 +63,24 @@ class BulkTables(SpaceTable):
                 for name in _RANDOM:
                     connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
         try:
-            with storage_errors(), self._alone() as connection, _tuned(connection):
+            with storage_errors(), self._for_loading() as connection:
                 yield partial(_put, connection)
         finally:
             self.restore_indexes()
 
     @contextmanager
-    def _alone(self) -> Iterator[Connection]:
-        """A connection for transactions that write, one after the other."""
+    def _for_loading(self) -> Iterator[Connection]:
+        """A connection with settings that nobody else may have: it is closed after."""
         self._check_open()
         engine = self._engine.execution_options(begin="BEGIN IMMEDIATE")
         with engine.connect() as connection:
-            yield connection
+            driver: Any = connection.connection.driver_connection
+            try:
+                for name, value in _FOR_LOADING.items():
+                    driver.execute(f"PRAGMA {name}={value}")
+                yield connection
+            finally:
+                connection.invalidate()
 
     def missing_indexes(self) -> list[str]:
         """The indexes that a killed process has left out: filters take longer without them."""
@@ -173,20 +179,6 @@ class BulkTables(SpaceTable):
         if facet == "text":
             due = exists().where(texts.c.item_id == items.c.id)
         return bool(self._rows(select(items.c.id).where(due, ~has).limit(1)))
-
-
-@contextmanager
-def _tuned(connection: Connection) -> Iterator[None]:
-    """Within it, a connection has the settings for loading."""
-    driver: Any = connection.connection.driver_connection
-    before = {name: driver.execute(f"PRAGMA {name}").fetchone()[0] for name in _FOR_LOADING}
-    try:
-        for name, value in _FOR_LOADING.items():
-            driver.execute(f"PRAGMA {name}={value}")
-        yield
-    finally:
-        for name, value in before.items():
-            driver.execute(f"PRAGMA {name}={value}")
 
 
 def _put(connection: Connection, batch: Batch, space: Space | None) -> tuple[int, int]:
