@@ -242,6 +242,8 @@ def test_no_things_have_no_rows(world: World) -> None:
 def test_threads_share_what_was_tuned(world: World) -> None:
     encoder = load_encoder(world.name)
     photos = stripes(world, 6)
+    for photo in photos:
+        photo.load()  # Pillow reads a file for one thread alone
 
     def work(at: int) -> np.ndarray:
         regions = encoder.encode_detailed("image", photos)[1]
