@@ -383,3 +383,18 @@ def test_a_dropped_model_does_not_come_back_and_leaves_no_file(library, photos):
         assert not list(both.folder.glob(f"cache/*-{old}-*"))
         both.add()
         assert list(models(both)) == ["second"]
+
+
+def test_an_open_index_answers_with_what_others_have_changed_since(library, photos):
+    assert best(library, "blue") == "blue.png"
+    with mmsearch.index(photos, library.folder, model="second"):
+        pass
+    first = library.search("blue")[0]
+    assert (Path(first.path).name, library.encoder.name) == ("blue.png", "second")
+    ((_, facets),) = library._present()
+    assert facets == ["image", "text"]
+    with mmsearch.open(library.folder) as other:
+        other.remove(photos / "red.png")  # the one with a caption
+    ((_, facets),) = library._present()
+    assert facets == ["image"]
+    assert "red.png" not in {Path(hit.path).name for hit in library.search("red", k=9)}

@@ -118,7 +118,8 @@ class _Files:
         """Raise InvalidOption if something is in the place of one of them."""
         if there := [place for place in self._places if place.exists()]:
             raise InvalidOption(
-                f"{str(there[0])!r} is there already: name another place, or say to overwrite it"
+                f"{str(there[0])!r} is there already: name another place, or overwrite it "
+                "(--overwrite)"
             )
 
     def __enter__(self) -> Self:

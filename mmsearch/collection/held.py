@@ -51,6 +51,7 @@ class Held(Locked):
         self.report: Report | None = None
         """Of the last `add` on this object."""
         self._how = how or runtime_of()
+        self._told: tuple[Any, list[tuple[Space, list[Modality]]]] | None = None
         path = folder / "catalog.db"
         exists = path.is_file() and path.stat().st_size > 0
         if not create and not exists:
@@ -153,10 +154,16 @@ class Held(Locked):
 
     def _present(self) -> list[tuple[Space, list[Modality]]]:
         """The spaces that can answer, the preferred one first, and the facets they hold."""
-        return [
-            (space, [facet for facet in self._catalog.facets(space) if facet in space.keeps])
-            for space in self._spaces()
-        ]
+        with self._catalog.view() as view:
+            moment = view.moment  # of before, so that what changes meanwhile is asked for again
+        told = self._told  # another thread may put its own in the place of it
+        if told is None or told[0] != moment:
+            there = [
+                (space, [facet for facet in self._catalog.facets(space) if facet in space.keeps])
+                for space in self._spaces()
+            ]
+            told = self._told = moment, there
+        return told[1]
 
     def _index(self, space: Space, facet: str) -> FaissIndex:
         return self._indexes.of(space, facet)
