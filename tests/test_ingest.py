@@ -633,7 +633,7 @@ def test_a_disk_that_fills_up_keeps_earlier_batches(toy, tmp_path, monkeypatch):
     with pytest.raises(StorageFailed):
         library.add(folder)
     monkeypatch.undo()
-    assert len(library) == ingest.PICTURES_A_BATCH
+    assert len(library) == ingest.FIRST_PICTURES
     library.add(folder)
     assert len(library) == 100
     library.close()

@@ -61,7 +61,7 @@ def through(stage: Stage, number: int, encode=lambda files: [{} for _ in files])
 def test_files_come_out_in_order_in_whole_batches():
     batches = [[done.job.name for done in files] for files, _ in through(Stage(), 100)]
     assert [name for batch in batches for name in batch] == [f"{n:04}.jpg" for n in range(100)]
-    assert [len(batch) for batch in batches] == [32, 32, 32, 4]
+    assert [len(batch) for batch in batches] == [4, 8, 16, 32, 32, 8]
 
 
 def test_a_file_that_takes_long_is_passed_by_the_others():

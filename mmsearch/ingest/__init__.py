@@ -1,12 +1,12 @@
 """From files to stored vectors: scan → what changed → decode → encode → store."""
 
 from mmsearch.decode import Decoder
-from mmsearch.ingest.pipeline import PICTURES_A_BATCH, SECONDS_A_BATCH, TEXTS_A_BATCH
+from mmsearch.ingest.pipeline import FIRST_PICTURES, SECONDS_A_BATCH, TEXTS_A_BATCH
 from mmsearch.ingest.run import Ingest
 from mmsearch.ingest.stages import Timed
 
 __all__ = [
-    "PICTURES_A_BATCH",
+    "FIRST_PICTURES",
     "SECONDS_A_BATCH",
     "TEXTS_A_BATCH",
     "Decoder",

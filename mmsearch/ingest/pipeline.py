@@ -23,6 +23,9 @@ from mmsearch.entries import Place, Rows
 from mmsearch.ingest.stages import Timed
 
 PICTURES_A_BATCH = 32
+FIRST_PICTURES = 4
+"""In the first batch, so that the encoder need not wait for it; each is twice as large as the last.
+"""
 TEXTS_A_BATCH = 256
 SECONDS_A_BATCH = 5.0
 """After which a batch goes on, however small: what is slow to read is to be stored, too."""
@@ -39,8 +42,13 @@ Vectors = list[dict[Place, Rows]]
 
 @dataclass(slots=True)
 class Batch:
-    """Files on their way to being stored together."""
+    """Files on their way to being stored together.
 
+    Attributes:
+        most: Pictures that fill it.
+    """
+
+    most: int
     files: list[Decoded] = field(default_factory=list)
     pictures: int = 0
     texts: int = 0
@@ -59,7 +67,7 @@ class Batch:
         """Seconds until it is to go on; 0 when it is full. One that is empty waits for a file."""
         if not self.files:
             return SECONDS_A_BATCH
-        if self.pictures >= PICTURES_A_BATCH or self.texts >= TEXTS_A_BATCH:
+        if self.pictures >= self.most or self.texts >= TEXTS_A_BATCH:
             return 0.0
         return max(0.0, self.began + SECONDS_A_BATCH - time.monotonic())
 
@@ -88,7 +96,7 @@ class Pipeline:
         self._workers = min(os.cpu_count() or 1, 8)
         self._most_ahead = FILES_AHEAD + self._workers
         self._ahead: deque[Future[Decoded]] = deque()
-        self._batch = Batch()
+        self._batch = Batch(FIRST_PICTURES)
         self._encoding: deque[tuple[list[Decoded], Future[tuple[Vectors, float]]]] = deque()
         self._done: SimpleQueue[Future[Any]] = SimpleQueue()
 
@@ -150,7 +158,7 @@ class Pipeline:
         if batch.files and due and len(self._encoding) < BATCHES_ENCODED:
             encoding = self._told(encoder.submit(self._timed, batch.files))
             self._encoding.append((batch.files, encoding))
-            self._batch = Batch()
+            self._batch = Batch(min(2 * batch.most, PICTURES_A_BATCH))
 
     def _timed(self, files: Sequence[Decoded]) -> tuple[Vectors, float]:
         began = time.perf_counter()
