@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -166,7 +167,10 @@ def _are_whole(site: Site, before: Content) -> list[str]:
 
 
 def _copy(site: Site) -> None:
-    shutil.rmtree(site.elsewhere, ignore_errors=True)
+    if site.elsewhere.exists():  # at once: half of it would be taken for a copy that is not whole
+        gone = site.elsewhere.with_name(f"gone-{uuid.uuid4().hex}")
+        site.elsewhere.rename(gone)
+        shutil.rmtree(gone)
     with mmsearch.open(site.index) as library:
         library.backup(site.elsewhere)
 
