@@ -44,9 +44,8 @@ def _trigger(name: str, event: str, *does: str) -> str:
 
 
 def _changed(table: str, event: str, item_id: str) -> str:
-    known = (
-        f"WHEN {item_id} <= {_UPTO.format('max(words, columns)')}"  # as a rule of none that come
-    )
+    # the one question that a new item costs
+    known = f"WHEN {item_id} <= {_UPTO.format('max(words, columns)')}"
     does = _unworded(item_id), _altered(item_id)
     return _trigger(f"{table}_{event.lower()}", f"{event} ON {table} {known}", *does)
 
