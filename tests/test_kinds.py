@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmsearch.errors import StorageFailed
 from mmsearch.passing import Passing
 from mmsearch.vectors import EXACT, Base, BaseDamaged, ExactIndex, FaissIndex, chosen, kinds, part
 from mmsearch.vectors.base import Writer
@@ -284,6 +286,15 @@ def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path, monkeypatch
     assert np.array_equal(base.gathered(some), base.rows[some])
     assert base.gathered(some[:0]).shape == (0, DIM)
     assert base._file is not None
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_told_and_not_guessed_at(tmp_path):
+    base = Base.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
+    assert base._file is not None
+    os.truncate(tmp_path / "rows.f16", 1000 * 2 * DIM)
+    assert len(base.gathered(np.array([3, 999]))) == 2
+    with pytest.raises(StorageFailed, match="delete it"):
+        base.gathered(np.array([3, 1000]))
 
 
 def test_a_filter_that_nothing_of_a_large_base_passes_finds_what_came_since(tmp_path):

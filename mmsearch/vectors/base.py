@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from mmsearch.errors import StorageFailed
 from mmsearch.vectors.coarse import Coarse
 from mmsearch.vectors.flat import flat_over, widened
 from mmsearch.vectors.kinds import Choice, chosen
@@ -135,6 +136,9 @@ class Base:
 
         Of a large base they are read from the file: through a mapping, the system would bring
         in its neighbours for each, a gigabyte of memory for 1,600 rows.
+
+        Raises:
+            StorageFailed: the file has been cut short since it was opened.
         """
         import numpy as np
 
@@ -145,10 +149,15 @@ class Base:
         room = memoryview(found).cast("B")
         starts = (rows * size).tolist()
         began = time.perf_counter()
+        came = 0
         for number, start in enumerate(starts):
             if number == _TRIED and time.perf_counter() - began > _TRIED * _SLOW:
                 _fetch(file, starts[number:], size)
-            read(file, [room[number * size : (number + 1) * size]], start)
+            came += read(file, [room[number * size : (number + 1) * size]], start)
+        if came != len(room):  # what is missing would be whatever lay in that memory
+            raise StorageFailed(
+                f"{self.folder} is not all there any more: delete it, a search makes it anew"
+            )
         whole: Rows = found
         return whole
 
