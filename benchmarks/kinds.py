@@ -22,8 +22,9 @@ from million import made
 
 from mmsearch.vectors import EXACT, Base, FaissIndex
 from mmsearch.vectors.base import COARSE, Writer
+from mmsearch.vectors.kinds import AUTO
 
-KINDS = (EXACT, "RaBitQ", "HNSW32", "IVF1024,RaBitQ", "IVF1024,PQ64")
+KINDS = (EXACT, AUTO, "RaBitQ", "HNSW32", "IVF1024,RaBitQ", "IVF1024,PQ64")
 AT_ONCE = 20_000
 
 

@@ -483,7 +483,7 @@ def show(all_found: dict[int, dict[str, Any]]) -> None:
             guessed = [_short(paper(unit, sizes, values, size)) for size in ON_PAPER]
         print(f"| {name} | {' | '.join([*map(_short, values), *guessed])} | {unit} |")
     print("\nIn brackets, on paper: cost = a + b · size through the two largest sizes measured.")
-    print("Above two million another kind of index is tried first, so latencies are upper bounds.")
+    print("A search goes through the codes of 262,144 rows, or of more if its recall takes more.")
     print(f"2 x {QUERIES} queries; each figure of bare FAISS is from the same process, in turn.")
     for size in sizes:
         told = all_found[size]["latency"]["kind"]

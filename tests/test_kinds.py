@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 
@@ -10,10 +11,20 @@ from hypothesis import strategies as st
 
 from mmsearch.errors import StorageFailed
 from mmsearch.passing import Passing
-from mmsearch.vectors import EXACT, Base, BaseDamaged, ExactIndex, FaissIndex, chosen, kinds, part
+from mmsearch.vectors import (
+    EXACT,
+    Base,
+    BaseDamaged,
+    ExactIndex,
+    FaissIndex,
+    chosen,
+    coarse,
+    kinds,
+    part,
+)
 from mmsearch.vectors.base import Writer
 from mmsearch.vectors.coarse import Coarse
-from mmsearch.vectors.kinds import AUTO, true_neighbours
+from mmsearch.vectors.kinds import AUTO, codes_in_cells, true_neighbours
 
 DIM = 32
 
@@ -65,7 +76,7 @@ def test_few_rows_are_all_compared():
 def test_many_rows_get_codes_of_a_bit_a_number_with_the_recall_measured_for_all_who_ask(target):
     rows = clustered(5000)
     choice, coarse = chosen(rows, questions, recall=target)
-    assert choice.kind == "RaBitQ"
+    assert choice.kind == codes_in_cells(5000, DIM)
     assert coarse is not None
     assert set(choice.recall) == {"image", "text"}
     for modality, some in questions().items():
@@ -103,11 +114,22 @@ def test_a_kind_that_is_asked_for_is_taken_and_measured(kind):
     assert set(choice.recall) == {"image", "text"}
 
 
-def test_past_millions_only_the_nearest_cells_are_gone_through(monkeypatch):
-    monkeypatch.setattr(kinds, "MILLIONS", 4000)
+def test_all_cells_of_few_rows_are_gone_through():
     choice, _ = chosen(clustered(5000), questions)
-    assert choice.kind == "IVF256,RaBitQ"
-    assert choice.effort > 0
+    assert choice.kind.endswith(f"IVF{choice.effort},RaBitQ")
+
+
+def test_of_many_rows_at_least_the_cells_of_so_many_are_gone_through(
+    monkeypatch,
+):
+    monkeypatch.setattr(kinds, "CERTAIN", 2500)
+    choice, _ = chosen(clustered(5000), questions, recall=0.1)
+    assert choice.kind.endswith(f"IVF{choice.effort * 2},RaBitQ")
+
+
+@pytest.mark.parametrize(("rows", "cells"), [(0, 1), (10, 1), (100_000, 64), (1_000_000, 256)])
+def test_cells_are_few(rows, cells):
+    assert codes_in_cells(rows, 520) == f"RR512,IVF{cells},RaBitQ"
 
 
 def test_a_kind_that_cannot_be_made_of_so_few_rows_waits_for_more(capfd):
@@ -142,7 +164,7 @@ def agree(found, oracle, k: int) -> float:
     return len(best & {item for item, _ in found}) / max(len(best), 1)
 
 
-@pytest.mark.parametrize("kind", ["RaBitQ", "HNSW16", "IVF32,RaBitQ"])
+@pytest.mark.parametrize("kind", [AUTO, "RaBitQ", "HNSW16", "IVF32,RaBitQ"])
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.03, 0.001])
 def test_what_is_found_is_what_numpy_finds_filtered_or_not(kind, share):
     rows = clustered(6000)
@@ -159,17 +181,20 @@ def test_what_is_found_is_what_numpy_finds_filtered_or_not(kind, share):
     assert np.mean(shares) >= 0.95
 
 
-def test_shares_of_the_codes_find_what_the_whole_finds(monkeypatch):
-    rows = clustered(5000)
-    whole = Coarse.build("RaBitQ", rows)
-    monkeypatch.setattr("mmsearch.vectors.coarse.SHARD", 1024)
-    parts = Coarse(whole._index)
-    bits = np.packbits(np.random.default_rng(0).random(5000) < 0.4, bitorder="little")
-    for query in questions()["text"][:8]:
-        for allowed in (None, bits):
-            one = whole.nearest(query, 200, 0, allowed)
-            other = parts.nearest(query, 200, 0, allowed)
-            assert len(set(one.tolist()) & set(other.tolist())) >= 198  # but for equal scores
+@pytest.mark.parametrize("kind", ["IVF32,RaBitQ", "RR64,IVF32,RaBitQ"])
+@pytest.mark.parametrize("share", [1, 0.4])
+def test_threads_that_divide_the_cells_find_what_one_finds(monkeypatch, kind, share):
+    whole = Coarse.build(kind, clustered(5000))
+    dice = np.random.default_rng(0)
+    bits = None if share == 1 else np.packbits(dice.random(5000) < share, bitorder="little")
+    for effort, query in itertools.product((12, 32), questions()["text"][:8]):
+        monkeypatch.setattr(coarse, "SHARE", 10**9)
+        one = whole.nearest(query, 200, effort, bits)
+        monkeypatch.setattr(coarse, "SHARE", 512)
+        monkeypatch.setattr("os.cpu_count", lambda: 3)
+        several = whole.nearest(query, 200, effort, bits)
+        assert len(one) == len(several) == len(set(several.tolist()))
+        assert len(set(one.tolist()) & set(several.tolist())) >= 198  # but for equal scores
 
 
 def test_as_many_are_found_as_are_asked_for():

@@ -8,6 +8,7 @@ Source of the 1-bit codes: RaBitQ, Gao & Long, SIGMOD 2024.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.vectors.flat import alone, view_of, widened
+from mmsearch.vectors.flat import alone, widened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from mmsearch.types import Vectors
     from mmsearch.vectors.flat import Rows
 
-SHARD = 2**18
-"""Rows of 1-bit codes that one thread goes through: 3 ms. Of more, each thread takes its share."""
+SHARE = 2**16
+"""Rows of 1-bit codes at least that are worth a thread of their own: 1 ms."""
 
 TRAINED_ON = 100_000
 """Rows at most that centroids and the like are learned from, but 40 for each cell there is."""
@@ -46,22 +47,26 @@ class Coarse:
         library: Any = faiss
         self._index = index
         bare = library.downcast_index(index)
-        self._transformed = isinstance(bare, library.IndexPreTransform)
-        if self._transformed:
+        self._transforms = []
+        if isinstance(bare, library.IndexPreTransform):
+            self._transforms = list(_chain(bare))
             bare = library.downcast_index(bare.index)
         self._bare = bare
         self._ivf = isinstance(bare, library.IndexIVF)
         self._hnsw = isinstance(bare, library.IndexHNSW)
-        self._bits = isinstance(bare, library.IndexRaBitQ) and not self._transformed
-        self._shards = _shards(bare) if self._bits and bare.ntotal > SHARD else []
 
-    @property
-    def efforts(self) -> list[int]:
-        """How hard it can look, from little on: cells (IVF) or nodes (HNSW) that are visited."""
+    def efforts(self, certain: int = 0) -> list[int]:
+        """How hard it can look, from little on: cells (IVF) or nodes (HNSW) that are visited.
+
+        Args:
+            certain: In how many rows' cells it is always to look, if it has cells.
+        """
         if self._ivf:
-            return _doubled(4, int(self._bare.nlist))
+            cells = int(self._bare.nlist)
+            least = math.ceil(cells * certain / max(len(self), 1))
+            return _doubled(max(least, 4), cells)
         if self._hnsw:
-            return _doubled(64, max(64, min(int(self._index.ntotal), 16_384)))
+            return _doubled(64, max(64, min(len(self), 16_384)))
         return [0]
 
     def nearest(
@@ -85,25 +90,61 @@ class Coarse:
         import numpy as np
 
         query = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
-        if not self._shards:
-            with alone():
-                how = self._how(effort, wanted, bits)
-                rows = self._index.search(query, wanted, params=how)[1][0]
-            found: NDArray[np.int64] = rows[rows >= 0]
-            return found
-        each = [
-            (shard, query, wanted, None if bits is None else bits[start // 8 : start // 8 + size])
-            for shard, start, size in self._shards
-        ]
-        parts = list(_pool().map(_of_shard, each))
-        rows = np.concatenate(
-            [of + start for (_, of), (_, start, _) in zip(parts, self._shards, strict=True)]
-        )
+        threads = self._threads(effort) if self._ivf else 1
+        if threads > 1:
+            return self._nearest_in_cells(query, wanted, effort, bits, threads)
+        with alone():
+            rows = self._index.search(query, wanted, params=self._how(effort, wanted, bits))[1][0]
+        found: NDArray[np.int64] = rows[rows >= 0]
+        return found
+
+    def _threads(self, effort: int) -> int:
+        """Among how many threads the nearest cells are divided."""
+        gone_through = len(self) * min(effort / self._bare.nlist, 1)
+        return min(os.cpu_count() or 1, int(gone_through // SHARE))
+
+    def _nearest_in_cells(
+        self,
+        query: Vectors,
+        wanted: int,
+        effort: int,
+        bits: NDArray[np.uint8] | None,
+        threads: int,
+    ) -> NDArray[np.int64]:
+        """The same of an index with cells, whose nearest are divided among some threads.
+
+        FAISS's own threads wait for one another by spinning, which is slow on a busy machine
+        (benchmarks/threads.py).
+        """
+        import faiss
+        import numpy as np
+
+        library: Any = faiss
+        probed = min(max(effort, 1), int(self._bare.nlist))
+        with alone():
+            for transform in self._transforms:
+                query = transform.apply(query)
+            away, cells = self._bare.quantizer.search(query, probed)
+
+        def of_share(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            theirs = np.ascontiguousarray(cells[:, number::threads])
+            scores, rows = np.empty((1, wanted), np.float32), np.empty((1, wanted), np.int64)
+            how = {} if bits is None else {"sel": library.IDSelectorBitmap(bits)}
+            params = library.SearchParametersIVF(nprobe=theirs.shape[1], **how)
+            arrays = query, theirs, np.ascontiguousarray(away[:, number::threads]), scores, rows
+            at, *others = map(library.swig_ptr, arrays)
+            pairs_instead = False
+            # its Python layer takes no parameters here
+            self._bare.search_preassigned_c(1, at, wanted, *others, pairs_instead, params)
+            there = rows[0] >= 0
+            return scores[0][there], rows[0][there]
+
+        parts = list(_pool().map(of_share, range(threads)))
+        rows = np.concatenate([of for _, of in parts])
         if len(rows) <= wanted:
             return rows
         scores = np.concatenate([score for score, _ in parts])
-        best = np.argpartition(-scores, wanted)[:wanted]
-        chosen: NDArray[np.int64] = rows[best]
+        chosen: NDArray[np.int64] = rows[np.argpartition(-scores, wanted)[:wanted]]
         return chosen
 
     def many(self, queries: Vectors, wanted: int, effort: int) -> NDArray[np.int64]:
@@ -130,7 +171,7 @@ class Coarse:
         else:
             found = library.SearchParameters(**how)
         return (
-            library.SearchParametersPreTransform(index_params=found) if self._transformed else found
+            library.SearchParametersPreTransform(index_params=found) if self._transforms else found
         )
 
     # ------------------------------------------------------------------ making and keeping
@@ -197,9 +238,7 @@ def _parts(index: Any) -> Iterator[Any]:
     library: Any = faiss
     index = library.downcast_index(index)
     yield index
-    chain: Any = getattr(index, "chain", None)
-    for number in range(chain.size() if chain is not None else 0):
-        yield library.downcast_VectorTransform(chain.at(number))
+    yield from _chain(index)
     for name in ("index", "storage", "base_index"):
         if (inner := getattr(index, name, None)) is not None:
             yield from _parts(inner)
@@ -212,23 +251,14 @@ def _doubled(first: int, last: int) -> list[int]:
     return found
 
 
-def _shards(whole: Any) -> list[tuple[Any, int, int]]:
-    """(an index of FAISS's, its first row, bytes of its bits) for each share of 1-bit codes."""
+def _chain(index: Any) -> Iterator[Any]:
+    """What is done to vectors before an index of FAISS's sees them."""
     import faiss
 
     library: Any = faiss
-    size = int(whole.code_size)
-    codes = library.rev_swig_ptr(whole.codes.data(), whole.codes.size())
-    found = []
-    for start in range(0, whole.ntotal, SHARD):
-        number = min(SHARD, whole.ntotal - start)
-        shard = library.IndexRaBitQ(whole.d, whole.metric_type)
-        shard.center, shard.rabitq, shard.qb = whole.center, whole.rabitq, whole.qb
-        shard.is_trained = True
-        shard.codes = view_of(codes[start * size : (start + number) * size])
-        shard.ntotal = number
-        found.append((shard, start, (number + 7) // 8))
-    return found
+    chain: Any = getattr(index, "chain", None)
+    for number in range(chain.size() if chain is not None else 0):
+        yield library.downcast_VectorTransform(chain.at(number))
 
 
 @cache
@@ -238,17 +268,3 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(
         os.cpu_count() or 1, "search", initializer=lambda: faiss.omp_set_num_threads(1)
     )
-
-
-def _of_shard(given: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(scores, rows) of one share's best."""
-    import faiss
-
-    library: Any = faiss
-    shard, query, wanted, bits = given
-    how = None
-    if bits is not None:
-        how = library.RaBitQSearchParameters(qb=shard.qb, sel=library.IDSelectorBitmap(bits))
-    scores, rows = shard.search(query, min(wanted, shard.ntotal), params=how)
-    there = rows[0] >= 0
-    return scores[0][there], rows[0][there]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,9 @@ RECALL = 0.98
 EXACT_BYTES = 96 * 2**20
 """Rows up to this size are all compared: some 3 ms from memory (benchmarks/kinds.py)."""
 
-MILLIONS = 2_000_000
-"""Rows up to which all 1-bit codes are gone through; of more, those of the nearest cells."""
+CERTAIN = 2**18
+"""Rows whose 1-bit codes are gone through whatever was measured, those of the nearest cells: some
+4 ms (benchmarks/kinds.py). Queries unlike those measured by are found so as well."""
 
 NEIGHBOURS = 10
 WIDTHS = (800, 3_200, 12_800)
@@ -93,26 +94,29 @@ def chosen(
     if not queries:
         return Choice(why="there is nothing to measure the recall of another kind by"), None
     truth = {modality: true_neighbours(rows, some) for modality, some in queries.items()}
-    tried = []
-    for name in [kind] if kind != AUTO else _kinds(len(rows)):
-        try:
-            coarse = Coarse.build(name, rows)
-        except RuntimeError as error:
-            # of "Error in SIGNATURE at FILE:LINE: Error: 'CONDITION' failed: WHY" the end
-            said = str(error).rpartition("failed: ")[2].rpartition(": ")[2].strip()
-            return Choice(why=f"{name} cannot be made of {len(rows):,} vectors: {said}"), None
-        found, reached = _tuned(name, coarse, queries, truth, recall)
-        if reached or kind != AUTO:
-            return found, coarse
-        tried.append(f"{name} found {min(found.recall.values()):.3f}")
-    return Choice(why=f"no other kind finds {recall}: {', '.join(tried)}"), None
+    name, certain = (codes_in_cells(*rows.shape), CERTAIN) if kind == AUTO else (kind, 0)
+    try:
+        coarse = Coarse.build(name, rows)
+    except RuntimeError as error:
+        # of "Error in SIGNATURE at FILE:LINE: Error: 'CONDITION' failed: WHY" the end
+        said = str(error).rpartition("failed: ")[2].rpartition(": ")[2].strip()
+        return Choice(why=f"{name} cannot be made of {len(rows):,} vectors: {said}"), None
+    found, reached = _tuned(name, coarse, coarse.efforts(certain), queries, truth, recall)
+    if reached or kind != AUTO:
+        return found, coarse
+    best = min(found.recall.values())
+    return Choice(why=f"no other kind finds {recall}: {name} found {best:.3f}"), None
 
 
-def _kinds(number: int) -> Iterator[str]:
-    if number > MILLIONS:
-        cells = 2 ** round(math.log2(4 * math.sqrt(number)))
-        yield f"IVF{cells},RaBitQ"
-    yield "RaBitQ"
+def codes_in_cells(number: int, dim: int) -> str:
+    """The factory string of 1-bit codes of rows (number, dim), in cells around which these lie.
+
+    Turned at random first, as what a code is off by hangs on how evenly the numbers of a row are
+    spread; into whole words of 64 bits. Few cells, as they are made in seconds so: 64 of 100,000
+    rows, 256 of a million.
+    """
+    cells = 2 ** max(round(math.log2(math.sqrt(max(number, 1)) / 4)), 0)
+    return f"RR{64 * max(round(dim / 64), 1)},IVF{cells},RaBitQ"
 
 
 def true_neighbours(rows: Rows, queries: Vectors, k: int = NEIGHBOURS) -> NDArray[np.int64]:
@@ -140,6 +144,7 @@ def true_neighbours(rows: Rows, queries: Vectors, k: int = NEIGHBOURS) -> NDArra
 def _tuned(
     kind: str,
     coarse: Coarse,
+    efforts: list[int],
     queries: Asked,
     truth: Mapping[str, NDArray[np.int64]],
     target: float,
@@ -150,7 +155,8 @@ def _tuned(
     ranks: dict[str, NDArray[np.int64]] = {}
     effort, wanted = 0, 0
     # the widest net takes ten times as long as the narrowest, which is mostly wide enough
-    for effort, most in itertools.product(coarse.efforts, WIDTHS):
+    looks = (itertools.product(efforts, widths) for widths in (WIDTHS[:-1], WIDTHS[-1:]))
+    for effort, most in itertools.chain.from_iterable(looks):
         wanted = min(most, MOST_CANDIDATES, len(coarse))
         ranks = {
             modality: _ranks(coarse.many(some, wanted, effort), truth[modality])
