@@ -16,7 +16,10 @@ the number of dimensions: Radovanović, Nanopoulos & Ivanović, JMLR 2010.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.threads import alone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,8 +57,11 @@ WEIGHTS_WITHOUT: Mapping[tuple[Modality, Modality], float] = {
 }
 """The same for a model without a bank: of sentences from word lists, and the index's pictures."""
 
-ROWS_AT_ONCE = 4_096
-"""Rows compared with a bank at a time: 64 MiB of cosines to a bank of 4,096."""
+ROWS_AT_ONCE = 16_384
+"""Rows compared with a bank at a time, so that memory does not grow with them."""
+
+FEW_ROWS = 256
+"""Rows up to which they are compared on the thread that asks, while others encode."""
 
 
 def weight_of(asked: Modality, facet: Modality, *, shipped: bool = True) -> float:
@@ -81,17 +87,19 @@ def hubs(matrix: Vectors, bank: Vectors, nearest: int = NEAREST) -> Hubs:
     Returns:
         (n,) float32 in [-1, 1].
     """
+    import faiss
     import numpy as np
 
+    library: Any = faiss
     found = np.zeros(len(matrix), np.float32)
     kept = min(nearest, len(bank))
     if not kept:
         return found
-    typical = np.ascontiguousarray(bank.T)
-    for start in range(0, len(matrix), ROWS_AT_ONCE):
-        cosines = matrix[start : start + ROWS_AT_ONCE] @ typical
-        cosines.partition(len(bank) - kept, axis=1)
-        found[start : start + ROWS_AT_ONCE] = cosines[:, -kept:].mean(axis=1)
+    with alone() if len(matrix) <= FEW_ROWS else nullcontext():
+        for start in range(0, len(matrix), ROWS_AT_ONCE):
+            some = matrix[start : start + ROWS_AT_ONCE]
+            cosines, _ = library.knn(some, bank, kept, metric=library.METRIC_INNER_PRODUCT)
+            found[start : start + len(some)] = cosines.mean(axis=1)
     return found
 
 

@@ -54,7 +54,6 @@ class Typical:
         self._catalog = catalog
         self._banks: dict[int, Bank | None] = {}
         self._rows: dict[tuple[int, Modality], NDArray[np.float32] | None] = {}
-        self._turned: dict[tuple[int, Modality], NDArray[np.float32]] = {}
 
     def bank(self, space: Space) -> Bank | None:
         """The bank of a space, if it has one by now."""
@@ -116,17 +115,12 @@ class Typical:
         self, space: Space, facet: Modality, matrix: Vectors
     ) -> dict[Modality, NDArray[np.float32]]:
         """The hubs (n,) of new vectors (n, dim), by what is asked with; none without a bank."""
-        import numpy as np
-
         bank = self.bank(space)
         pairs = WEIGHTS if _ships(space) else WEIGHTS_WITHOUT
         found = {}
         for asked, searched in pairs:
             if bank and searched == facet and asked in bank.rows:
-                # column by column, as `hubs` wants it: turning it takes longer than a small batch
-                if (space.id, asked) not in self._turned:
-                    self._turned[space.id, asked] = np.asfortranarray(bank.rows[asked])
-                found[asked] = hubs(matrix, self._turned[space.id, asked])
+                found[asked] = hubs(matrix, bank.rows[asked])
         return found
 
     def catch_up(self, space: Space, facet: str) -> None:

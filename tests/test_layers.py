@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mmsearch"
 
 FLOORS = [
     {"errors", "types", "models"},
-    {"home", "lock"},
+    {"home", "lock", "threads"},
     {"schema"},
     {"backups", "entries", "filters", "lexical", "passing"},
     {

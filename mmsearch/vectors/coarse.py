@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.vectors.flat import alone, widened
+from mmsearch.threads import alone
+from mmsearch.vectors.flat import widened
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from mmsearch.threads import alone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,23 +128,6 @@ def nearest(index: Any, vectors: Vectors, wanted: int, chosen: Any) -> Any:
         return index.search(vectors, wanted, params=chosen)
     with alone():
         return index.search(vectors, wanted, params=chosen)
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Within it, FAISS stays on the thread that asks.
-
-    10,000 rows take 0.4 ms so, and 8 ms on two threads when other programs are busy
-    (benchmarks/threads.py).
-    """
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # of the calling thread alone
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
 
 
 def widened(halves: Rows, rows: NDArray[np.int64] | None = None) -> Vectors:
