@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmsearch.bulk.matrix import unit_rows
 from mmsearch.bulk.meaning import own_values
 from mmsearch.bulk.stream import Feed
 from mmsearch.catalog.bulk import split_path
+from mmsearch.catalog.checkpoints import Checkpoints
 from mmsearch.collection import Collection
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
 from mmsearch.filters.values import number_in
@@ -494,7 +496,7 @@ def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
             found = connection.exec_driver_sql("SELECT name FROM sqlite_master")
             return {row[0] for row in found}
 
-    wanted = {"attributes_by_text", "attributes_by_number", "tags_by_tag"}
+    wanted = {"attributes_by_value", "tags_by_tag"}
     during = []
     with Collection(tmp_path / "idx", model="toy", create=True) as library:
         library.add_vectors(
@@ -503,6 +505,51 @@ def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
         assert during[0] == set()
         assert wanted <= names(library)
         with library._catalog._write() as connection:
-            connection.exec_driver_sql("DROP INDEX attributes_by_text")
+            connection.exec_driver_sql("DROP INDEX attributes_by_value")
         library.add(photos)
         assert wanted <= names(library)
+
+
+def test_the_log_of_an_import_does_not_grow_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmsearch.catalog.checkpoints.MOST_PAGES", 64)
+    committed = Checkpoints.committed
+
+    def on_a_fast_disk(self):
+        if self._moving is not None:
+            self._moving.result()
+        committed(self)
+
+    monkeypatch.setattr(Checkpoints, "committed", on_a_fast_disk)
+    rows = np.random.default_rng(0).standard_normal((10_000, 256)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    catalog, log = (tmp_path / "idx" / name for name in ("catalog.db", "catalog.db-wal"))
+    sizes = []
+    with Collection(tmp_path / "idx", create=True) as library:
+        library.add_vectors(
+            np.array_split(rows, 40),
+            {"path": [f"{row}.jpg" for row in range(len(rows))]},
+            progress=lambda *_: sizes.append(log.stat().st_size),
+        )
+    assert max(sizes[:40]) < catalog.stat().st_size / 2
+
+
+def test_a_log_that_cannot_be_moved_meanwhile_stops_no_import(tmp_path, monkeypatch):
+    def damaged(path):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("mmsearch.catalog.checkpoints.driver_of", damaged)
+    with Collection(tmp_path / "idx", create=True) as library:
+        library.add_vectors(np.eye(8, dtype=np.float32))
+        assert len(library) == 8
+
+
+def test_a_search_that_goes_on_during_an_import_stops_neither(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmsearch.catalog.checkpoints.MOST_PAGES", 4)
+    rows = np.eye(200, dtype=np.float32)
+    with Collection(tmp_path / "idx", create=True) as library:
+        library.add_vectors(rows[:10])
+        with Collection(tmp_path / "idx") as reader, reader._catalog.snapshot():
+            assert len(reader) == 10
+            library.add_vectors(np.array_split(rows[10:], 10))
+            assert len(reader) == 10
+        assert len(library) == 200

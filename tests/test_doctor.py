@@ -397,9 +397,9 @@ def test_the_command_ends_with_1_if_something_is_wrong_and_0_once_it_is_mended(i
 
 
 def test_indexes_that_a_killed_import_has_left_out_are_a_note_and_a_repair_makes_them(index):
-    run(index, "DROP INDEX attributes_by_text")
+    run(index, "DROP INDEX attributes_by_value")
     (found,) = [one for one in examine(index) if one.check == "filters"]
-    assert (found.state, found.examples) == ("note", ["attributes_by_text"])
+    assert (found.state, found.examples) == ("note", ["attributes_by_value"])
     assert "filters" in repaired(examine(index, repair=True))
     assert states(examine(index))["filters"] == "ok"
 

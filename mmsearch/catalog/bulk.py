@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.catalog.batch import Batch, put_batch
+from mmsearch.catalog.checkpoints import Checkpoints
 from mmsearch.catalog.places import at_or_below
 from mmsearch.catalog.spaces import ELSEWHERE, Space, SpaceTable
 from mmsearch.catalog.store import keep, storage_errors
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 GIVEN = "given"
 """The fingerprint of a space whose vectors came without the weights that made them."""
 
-_FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 16_384, "foreign_keys": 0}
-"""256 MiB of pages in memory, so that indexes grow there; the log goes into the file as seldom.
-Nothing that others refer to is deleted, and a batch refers to what it has itself brought."""
+_FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 0, "foreign_keys": 0}
+"""256 MiB of pages in memory, so that indexes grow there; another connection moves the log. Nothing
+that others refer to is deleted, and a batch refers to what it has itself brought."""
 
 _RANDOM = {str(index.name): index for table in (attributes, tags) for index in table.indexes}
 
@@ -63,8 +64,12 @@ class BulkTables(SpaceTable):
                 for name in _RANDOM:
                     connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
         try:
-            with storage_errors(), self._for_loading() as connection:
-                yield partial(_put, connection)
+            with (
+                storage_errors(),
+                self._for_loading() as connection,
+                Checkpoints(self.path) as checkpoints,
+            ):
+                yield partial(_put, connection, checkpoints)
         finally:
             self.restore_indexes()
 
@@ -181,10 +186,13 @@ class BulkTables(SpaceTable):
         return bool(self._rows(select(items.c.id).where(due, ~has).limit(1)))
 
 
-def _put(connection: Connection, batch: Batch, space: Space | None) -> tuple[int, int]:
+def _put(
+    connection: Connection, checkpoints: Checkpoints, batch: Batch, space: Space | None
+) -> tuple[int, int]:
     with storage_errors(), connection.begin():
         done = put_batch(connection.connection.driver_connection, batch, space)
         next_revision(connection)
+    checkpoints.committed()
     return done
 
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from mmsearch.catalog.lent import Expression, contains, matches
 from mmsearch.filters import META, AnyOf, Condition, Filter, Near, Not, Period, Said
 from mmsearch.filters.match import box
+from mmsearch.filters.values import number_in
 from mmsearch.schema import PathText, attributes, items, sources, tags, texts, vectors
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -272,16 +273,25 @@ def _valued(one: Condition) -> list[Expression]:
     said: Said = one.value
     if said.number is not None:
         return [_ordered(c.number, one.op, said.number)]
-    return [_ordered(c.text, one.op, said.texts[0])]
+    compared = _ordered(c.text, one.op, said.texts[0])
+    # the index has what is no number in order of its texts
+    return [and_(c.number.is_(None), compared), and_(c.number.is_not(None), compared)]
 
 
 def _is_said(values: tuple[Said, ...]) -> list[Expression]:
     """Written so, or the same number; integers that no float tells apart must be written so."""
     c = attributes.c
-    words = [text for said in values for text in said.texts]
     numbers = [said.number for said in values if said.number is not None]
-    small = [number for number in numbers if abs(number) < EXACT]
-    return [c.text.in_(words), *([c.number.in_(small)] if small else [])]
+    small = {number for number in numbers if abs(number) < EXACT}
+    read = {text: number_in(text) for said in values for text in said.texts}
+    words = [text for text, number in read.items() if number is None]
+    large = {text: number for text, number in read.items() if number not in {None, *small}}
+    ways = [
+        (words, and_(c.number.is_(None), c.text.in_(words))),
+        (large, and_(c.number.in_(list(large.values())), c.text.in_(list(large)))),
+        (small, c.number.in_(small)),
+    ]
+    return [way for some, way in ways if some]
 
 
 # ---------------------------------------------------------------------- tables of the above

@@ -74,9 +74,15 @@ def _follow_by_id(connection: Connection) -> None:
         "INSERT INTO followed (words, columns) VALUES ((SELECT coalesce(max(id), 0) FROM items), "
         "coalesce((SELECT CAST(value AS INTEGER) FROM state WHERE key = 'columns upto'), 0))"
     )
-    connection.exec_driver_sql("DROP INDEX IF EXISTS attributes_by_number")  # of all rows
-    next(i for i in attributes.indexes if i.name == "attributes_by_number").create(connection)
     create_changes(connection)
+
+
+def _index_metadata_once(connection: Connection) -> None:
+    """Version 6: one index of the user's metadata, by number and text, in the place of two."""
+    for name in ("attributes_by_text", "attributes_by_number", "attributes_by_value"):
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
+    for index in attributes.indexes:
+        index.create(connection)
 
 
 MIGRATIONS: list[Callable[[Connection], None]] = [
@@ -84,5 +90,6 @@ MIGRATIONS: list[Callable[[Connection], None]] = [
     _add_what_ranks,
     _follow_changes,
     _follow_by_id,
+    _index_metadata_once,
 ]
 """Number i brings a catalog of version i + 1 to version i + 2; never edited once released."""

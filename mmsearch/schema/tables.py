@@ -21,7 +21,6 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     cast,
-    text,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -236,10 +235,7 @@ attributes = Table(
     Column("text", Text, nullable=False),
     Column("number", Float),  # the same, where it reads as a number
     PrimaryKeyConstraint("item_id", "key"),
-    Index("attributes_by_text", "key", "text", "number", "item_id"),
-    Index(
-        "attributes_by_number", "key", "number", "item_id", sqlite_where=text("number IS NOT NULL")
-    ),
+    Index("attributes_by_value", "key", "number", "text", "item_id"),
 )
 """What a metadata file of the user's says of an item."""
 
