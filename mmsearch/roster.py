@@ -87,13 +87,9 @@ class Roster:
 
         Where one does not answer yet, `Fill` gives it what is stored.
         """
-        media: dict[Modality, int] = {}
-        for encoder in encoders:
-            self._loaded[encoder.name, encoder.fingerprint] = encoder
-            space = self._catalog.add_space(encoder)
-            media |= dict.fromkeys(sorted(encoder.modalities - {"text"}), space.id)
-        if media:
-            self._catalog.assign(media)
+        self._loaded |= {(one.name, one.fingerprint): one for one in encoders}
+        if encoders:
+            self._catalog.answer_by(encoders)
 
     def keep_details(self, *, wanted: bool | None) -> None:
         """Say whether regions and words are to be kept for reranking; None: as before.

@@ -370,3 +370,16 @@ def test_an_old_catalog_that_was_brought_up_has_the_indexes_and_triggers_of_a_ne
     old, new = made
     assert new - old <= {("items_by_hash", ""), ("vectors_by_item", "")}  # FIRST_SCHEMA has none
     assert old <= new
+
+
+def test_encoders_are_to_answer_all_or_none(catalog: Catalog, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mmsearch.catalog.spaces._assign", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            catalog.answer_by([Encoder()])
+    assert catalog.spaces() == []
+    catalog.answer_by([Encoder()])
+    assert [space.keeps for space in catalog.spaces()] == [{"image", "text"}]

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmsearch.collection import Collection
 from mmsearch.encoders import hub, pull, store
 from mmsearch.encoders.known import BY_NAME, RECOMMENDED, SMALL
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable, UnknownModel
@@ -724,3 +725,14 @@ def test_a_repository_of_something_else_is_an_unknown_model(server: Hub):
     server.repositories["someone/text"] = {"config.json": b"{}", "vocab.json": b"{}"}
     done = pull_elsewhere(server, "clap:someone/text")
     assert "UnknownModel: someone/text is no CLAP model" in done.stderr
+
+
+def test_an_index_in_which_no_model_answers_is_given_one_by_the_next_run(
+    toy, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mmsearch.encoders.choose", lambda: ("toy", None))
+    with Collection(tmp_path / "idx", model="toy", create=True) as library:
+        library._catalog.add_space(library.encoder)
+    with Collection(tmp_path / "idx") as library:
+        library.add(photos)
+        assert library.search("red", k=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -60,36 +60,22 @@ class SpaceTable(Store):
 
     def add_space(self, encoder: Encoder) -> Space:
         """The space of an encoder, made if it is new; then it answers for nothing yet."""
-        key = {"name": encoder.name, "fingerprint": encoder.fingerprint}
-        takes = {"modalities": _joined(encoder.modalities)}
         with self._write() as connection:
-            made = insert(spaces).values(**key, **takes, dim=encoder.dim, keeps="", fills="")
-            connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=takes))
-        return next(
-            space
-            for space in self.spaces()
-            if (space.name, space.fingerprint) == (encoder.name, encoder.fingerprint)
-        )
+            return _add(connection, encoder)
 
-    def assign(self, media: Mapping[Modality, int]) -> None:
-        """Say which space is to answer for a medium, at once if it does, else once it is filled.
+    def answer_by(self, encoders: Sequence[Encoder]) -> None:
+        """Have encoders answer for the media they can encode, of two that can the later one.
 
-        Args:
-            media: By "image" or "audio", the id of a space.
+        At once if the index is empty, else once their spaces are filled. All or none: a space
+        that nobody had answer for anything would be given nothing by later runs.
         """
         with self._write() as connection:
-            empty = connection.execute(select(items.c.id).limit(1)).first() is None
-            for medium, space_id in media.items():
-                for space in _spaces(connection):
-                    fills = space.fills - {medium}
-                    if space.id == space_id and medium not in space.keeps:
-                        fills |= {medium} | ((TEXT & space.modalities) - space.keeps)
-                    elif not fills - TEXT:
-                        fills = NONE
-                    _put(connection, space, space.keeps, fills)
-            if empty:
-                for space in _spaces(connection):
-                    _switch(connection, space)
+            media: dict[Modality, int] = {}
+            for encoder in encoders:
+                space = _add(connection, encoder)
+                media |= dict.fromkeys(sorted(encoder.modalities - TEXT), space.id)
+            if media:
+                _assign(connection, media)
 
     def switch_to(self, space: Space) -> None:
         """Let a space that has been filled answer; what answered before is left as it is."""
@@ -138,6 +124,35 @@ def _spaces(connection: Connection) -> list[Space]:
     return sorted(
         found, key=lambda s: ("image" not in s.keeps, "audio" not in s.keeps, not s.keeps, -s.id)
     )
+
+
+def _add(connection: Connection, encoder: Encoder) -> Space:
+    """The space of an encoder, made if it is new."""
+    key = {"name": encoder.name, "fingerprint": encoder.fingerprint}
+    takes = {"modalities": _joined(encoder.modalities)}
+    made = insert(spaces).values(**key, **takes, dim=encoder.dim, keeps="", fills="")
+    connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=takes))
+    return next(
+        space
+        for space in _spaces(connection)
+        if (space.name, space.fingerprint) == (encoder.name, encoder.fingerprint)
+    )
+
+
+def _assign(connection: Connection, media: Mapping[Modality, int]) -> None:
+    """Say which space (by its id) is to answer for "image" or "audio"."""
+    empty = connection.execute(select(items.c.id).limit(1)).first() is None
+    for medium, space_id in media.items():
+        for space in _spaces(connection):
+            fills = space.fills - {medium}
+            if space.id == space_id and medium not in space.keeps:
+                fills |= {medium} | ((TEXT & space.modalities) - space.keeps)
+            elif not fills - TEXT:
+                fills = NONE
+            _put(connection, space, space.keeps, fills)
+    if empty:
+        for space in _spaces(connection):
+            _switch(connection, space)
 
 
 def _switch(connection: Connection, space: Space) -> None:

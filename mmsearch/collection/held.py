@@ -78,7 +78,7 @@ class Held(Locked):
         self._roster = Roster(self._catalog, self._how)
         self._typical = Typical(self._catalog)
         self._indexes = Indexes(folder / "cache", self._catalog, self._typical, self._may_write)
-        if exists and not self._wanted and not self._catalog.spaces():
+        if exists and not self._wanted and not any(one.needs for one in self._catalog.spaces()):
             self._wanted = self._chosen()
 
     def _chosen(self) -> list[Encoder]:
