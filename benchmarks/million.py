@@ -509,6 +509,8 @@ def main() -> None:
         print(json.dumps(PARTS[part](Path(source), Path(index).resolve())))
         return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # else FAISS's threads spin after a search, in the turn of the other
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory() as away:
         work = (given.work or Path(away)).resolve()
         sizes = sorted(int(size) for size in given.sizes.split(","))
