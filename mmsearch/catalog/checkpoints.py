@@ -1,7 +1,6 @@
 """The log of a catalog that is being loaded, moved into its file beside the writing.
 
-SQLite itself moves it within a commit, and nothing is written meanwhile: a fifth of the time that
-loading takes.
+SQLite itself moves it within a commit, and nothing is written meanwhile.
 """
 
 from __future__ import annotations

@@ -169,8 +169,8 @@ class ContentTables(Store):
 
 
 class _Prepared:
-    """A statement that each search makes, in the driver's own words: SQLAlchemy takes five times
-    as long to carry out one that finds ten rows.
+    """A statement that each search makes, in the driver's own words: for ten rows, SQLAlchemy's
+    part takes longer than SQLite's.
     """
 
     def __init__(self, statement: Select[Any]) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmsearch.vectors.flat import Rows
 
 SHARE = 2**16
-"""Rows of 1-bit codes at least that are worth a thread of their own: 1 ms."""
+"""Rows of 1-bit codes at least that are worth a thread of their own."""
 
 TRAINED_ON = 100_000
 """Rows at most that centroids and the like are learned from, but 40 for each cell there is."""

@@ -40,8 +40,9 @@ EXACT_BYTES = 96 * 2**20
 """Rows up to this size are all compared: some 3 ms from memory (benchmarks/kinds.py)."""
 
 CERTAIN = 2**18
-"""Rows whose 1-bit codes are gone through whatever was measured, those of the nearest cells: some
-4 ms (benchmarks/kinds.py). Queries unlike those measured by are found so as well."""
+"""Rows whose 1-bit codes are gone through whatever was measured, those of the nearest cells: a
+search of a million takes some 7 ms so (benchmarks/kinds.py). Queries unlike those measured by are
+found as well."""
 
 NEIGHBOURS = 10
 WIDTHS = (800, 3_200, 12_800)
