@@ -316,14 +316,10 @@ class Bare:
         library = self._faiss
         if not self._refined:
             return library.SearchParameters(**how) if how else None
-        inner: Any = None
-        if self._effort and library.try_extract_index_ivf(self._coarse) is not None:
-            inner = library.SearchParametersIVF(nprobe=self._effort, **how)
-        elif how:
-            inner = library.RaBitQSearchParameters(qb=self._coarse.qb, **how)
-        factor = {"k_factor": float(self._factor)}
-        more = {} if inner is None else {"base_index_params": inner}
-        return library.IndexRefineSearchParameters(**factor, **more)
+        inner = library.SearchParametersIVF(nprobe=self._effort, **how)
+        return library.IndexRefineSearchParameters(
+            k_factor=float(self._factor), base_index_params=inner
+        )
 
 
 def _both(library: Any, bare: Bare, query: Any) -> tuple[float, float, Any, list[int]]:
@@ -483,7 +479,8 @@ def show(all_found: dict[int, dict[str, Any]]) -> None:
             guessed = [_short(paper(unit, sizes, values, size)) for size in ON_PAPER]
         print(f"| {name} | {' | '.join([*map(_short, values), *guessed])} | {unit} |")
     print("\nIn brackets, on paper: cost = a + b · size through the two largest sizes measured.")
-    print("A search goes through the codes of 262,144 rows, or of more if its recall takes more.")
+    print("A search goes through the codes of 262,144 rows, of more only if its recall takes more:")
+    print("latencies on paper, in which these grow with the size, are upper bounds.")
     print(f"2 x {QUERIES} queries; each figure of bare FAISS is from the same process, in turn.")
     for size in sizes:
         told = all_found[size]["latency"]["kind"]

@@ -119,9 +119,7 @@ def test_all_cells_of_few_rows_are_gone_through():
     assert choice.kind.endswith(f"IVF{choice.effort},RaBitQ")
 
 
-def test_of_many_rows_at_least_the_cells_of_so_many_are_gone_through(
-    monkeypatch,
-):
+def test_of_many_rows_at_least_the_cells_of_so_many_are_gone_through(monkeypatch):
     monkeypatch.setattr(kinds, "CERTAIN", 2500)
     choice, _ = chosen(clustered(5000), questions, recall=0.1)
     assert choice.kind.endswith(f"IVF{choice.effort * 2},RaBitQ")

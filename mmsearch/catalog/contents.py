@@ -151,7 +151,7 @@ class ContentTables(Store):
 
     def items(self, ids: Sequence[int]) -> dict[int, Item]:
         """Items by id, with their texts; ids that are gone are left out."""
-        if not ids:
+        if not len(ids):
             return {}
         with self._read() as connection:
             return _items(connection, _BY_ID, ids=_listed(ids))
