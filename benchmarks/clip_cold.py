@@ -63,7 +63,7 @@ def main() -> None:
     for precision in ("int8", "fp32"):
         index = work / f"clip-index-{precision}"
         mmsearch.index(photos, into=index, model=name, precision=precision).close()
-        command = [sys.executable, "-m", "mmsearch.cli", "query", "a dog on a beach"]
+        command = [sys.executable, "-m", "mmsearch.cli.app", "query", "a dog on a beach"]
         taken = seconds([*command, "-i", str(index), "--precision", precision], given.runs)
         print(f"\nmmsearch query, {precision}: {statistics.median(taken):.2f} s")
         code = STAGES.replace("NAME", repr(name)).replace("PRECISION", repr(precision))

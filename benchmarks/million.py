@@ -368,7 +368,7 @@ def cold(source: Path, index: Path) -> float:
     for _ in range(COLD_RUNS):
         began = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-m", "mmsearch.cli", "query", "--vector", asked, "-i", index],
+            [sys.executable, "-m", "mmsearch.cli.app", "query", "--vector", asked, "-i", index],
             check=True,
             stdout=subprocess.DEVNULL,
         )

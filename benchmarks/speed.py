@@ -38,7 +38,7 @@ def command(*arguments: str) -> tuple[float, float]:
     """(seconds, peak MiB) of one whole `mmsearch` process."""
     began = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-m", "mmsearch.cli", *arguments],
+        [sys.executable, "-m", "mmsearch.cli.app", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -118,7 +118,7 @@ def mark(name):
     now = time.perf_counter(); marks.append((name, now - began)); began = now
 import typer; mark("import typer")
 import sqlalchemy; mark("import sqlalchemy")
-import mmsearch.cli; mark("import the rest of mmsearch.cli")
+import mmsearch.cli.app; mark("import the rest of mmsearch.cli.app")
 library = mmsearch.open(INDEX); mark("open the catalog")
 import numpy; mark("import numpy")
 from mmsearch.encoders import onnx; onnx.import_onnxruntime(); mark("import onnxruntime")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch import backups
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 from mmsearch.errors import CatalogDamaged, IndexUnusable, InvalidOption, StorageFailed
 
 HOUR = 3600
@@ -336,7 +336,8 @@ def test_a_restored_catalog_knows_no_cache_made_after_its_backup(idx):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mmsearch import backups, schema
+from mmsearch import backups
+from mmsearch import schema
 
 left = [int(sys.argv[3])]
 

@@ -14,7 +14,7 @@ from conftest import ToyEncoder, paint
 from typer.testing import CliRunner
 
 from mmsearch import opening
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 
 runner = CliRunner()
 
@@ -252,7 +252,7 @@ def test_version_and_help(toy):
 
 
 def test_a_terminal_gets_a_table(folder, monkeypatch):
-    monkeypatch.setattr("mmsearch.search_options.terminal", lambda: True)
+    monkeypatch.setattr("mmsearch.cli.search_options.terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("NO_COLOR", "1")
     table = run("query", "blue", "--in", "text", "--lexical", "off").stdout
@@ -268,7 +268,7 @@ def test_a_reader_that_stops_early_is_no_error(folder, tmp_path, redirection):
     index = opening.open_collection().folder
     script = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); from conftest import ToyEncoder; "
-        "from mmsearch import encoders; from mmsearch.cli import main; "
+        "from mmsearch import encoders; from mmsearch.cli.app import main; "
         "encoders.REGISTRY['toy'] = lambda name, how: ToyEncoder(); main()"
     )
     tests = str(Path(__file__).parent)

@@ -14,7 +14,7 @@ import pytest
 from conftest import paint
 from typer.testing import CliRunner
 
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 from mmsearch.collection import Collection
 from mmsearch.doctor import examine
 from mmsearch.errors import IndexBusy, IndexNotFound

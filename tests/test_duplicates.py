@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 from typer.testing import CliRunner
 
 import mmsearch
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 from mmsearch.duplicates import cells, threshold
 from mmsearch.duplicates.cells import led_groups, near_pairs
 from mmsearch.errors import InvalidOption

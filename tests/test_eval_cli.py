@@ -7,7 +7,7 @@ import pytest
 from conftest import ToyEncoder, paint
 from typer.testing import CliRunner
 
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 
 runner = CliRunner()
 
@@ -41,7 +41,7 @@ def test_a_pipe_gets_a_measure_a_line(folder):
 
 
 def test_a_terminal_gets_a_table(folder, monkeypatch):
-    monkeypatch.setattr("mmsearch.eval_cli.terminal", lambda: True)
+    monkeypatch.setattr("mmsearch.cli.evaluate.terminal", lambda: True)
     assert run("pairs.tsv").stdout.startswith("text→image: 3 queries, 3 independent; 3 items")
 
 

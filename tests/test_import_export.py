@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mmsearch import encoders
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 from mmsearch.collection import Collection
 from mmsearch.errors import InvalidMetadata, InvalidOption, PathNotFound, StorageFailed
 

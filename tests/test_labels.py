@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import mmsearch
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 from mmsearch.errors import InvalidOption, UnknownTarget, UnreadableFile
 from mmsearch.labels import EVERYDAY, Labeller, checked_labels, confidence_of
 from mmsearch.labels.scoring import (

@@ -18,7 +18,7 @@ from conftest import paint
 from typer.testing import CliRunner
 
 import mmsearch
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 from mmsearch.errors import IndexBusy, StorageFailed
 from mmsearch.lock import WriterLock
 from mmsearch.schema import migrations

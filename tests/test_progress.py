@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch import console
-from mmsearch.console import Pace, progress_bar
+from mmsearch.cli import console
+from mmsearch.cli.console import Pace, progress_bar
 
 
 class Clock:

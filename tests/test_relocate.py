@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch.catalog import Catalog
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 from mmsearch.entries import Entry
 from mmsearch.errors import InvalidOption, PathNotFound
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import ToyEncoder
 from typer.testing import CliRunner
 
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 
 
 def run(*words: str, code: int = 0):

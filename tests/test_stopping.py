@@ -23,7 +23,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import ToyEncoder
 from mmsearch import encoders
-from mmsearch.cli import main
+from mmsearch.cli.app import main
 
 class Slow(ToyEncoder):
     def encode(self, modality, batch):

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mmsearch.cli import app
+from mmsearch.cli.app import app
 from mmsearch.collection import Collection
 from mmsearch.errors import IndexNotFound, IndexUnusable, MissingExtra, PathNotFound, StorageFailed
 from mmsearch.lock import WriterLock

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmsearch import render
-from mmsearch.console import Index, out, progress_bar, say
+from mmsearch.cli import render
+from mmsearch.cli.console import Index, out, progress_bar, say
 from mmsearch.filters import Filter, from_options
 from mmsearch.opening import collection_for, open_collection
 from mmsearch.types import Modality

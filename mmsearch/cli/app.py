@@ -12,10 +12,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mmsearch import render
-from mmsearch.bulk_cli import export, import_command, list_command
-from mmsearch.console import Index, out, progress_bar, say, terminal
-from mmsearch.doctor_cli import doctor
+from mmsearch.cli import render
+from mmsearch.cli.analysis import describe, duplicates, tag
+from mmsearch.cli.bulk import export, import_command, list_command
+from mmsearch.cli.console import Index, out, progress_bar, say, terminal
+from mmsearch.cli.doctor import doctor
+from mmsearch.cli.evaluate import evaluate
+from mmsearch.cli.maintenance import backup, relocate
+from mmsearch.cli.models import models
+from mmsearch.cli.search import Device, On, Precision, query, similar
+from mmsearch.cli.watch import watch
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import (
     IndexBusy,
@@ -24,14 +30,8 @@ from mmsearch.errors import (
     MMSearchError,
     ModelDamaged,
 )
-from mmsearch.eval_cli import evaluate
-from mmsearch.keep_cli import backup, relocate
 from mmsearch.media.kinds import EXTENSIONS
-from mmsearch.models_cli import models
-from mmsearch.more_cli import describe, duplicates, tag
 from mmsearch.opening import collection_for, open_collection
-from mmsearch.search_cli import Device, On, Precision, query, similar
-from mmsearch.watch_cli import watch
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itself
 

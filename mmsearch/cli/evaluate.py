@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmsearch import render
-from mmsearch.console import Index, out, progress_bar, say, terminal
+from mmsearch.cli import render
+from mmsearch.cli.console import Index, out, progress_bar, say, terminal
 from mmsearch.opening import open_collection
 
 if TYPE_CHECKING:

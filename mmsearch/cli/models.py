@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mmsearch import render
-from mmsearch.console import long_work_told, out, progress_bar, say, terminal
+from mmsearch.cli import render
+from mmsearch.cli.console import long_work_told, out, progress_bar, say, terminal
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import IndexUnusable
 from mmsearch.opening import open_collection

@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mmsearch import render
-from mmsearch.console import terminal
+from mmsearch.cli import render
+from mmsearch.cli.console import terminal
 from mmsearch.errors import InvalidOption
 from mmsearch.filters import Filter, from_options
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmsearch import render
-from mmsearch.console import Index, out
+from mmsearch.cli import render
+from mmsearch.cli.console import Index, out
 from mmsearch.home import index_folder
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from mmsearch.console import Index, say
+from mmsearch.cli.console import Index, say
+from mmsearch.cli.render import visible
 from mmsearch.opening import open_collection
-from mmsearch.render import visible
 
 
 def backup(

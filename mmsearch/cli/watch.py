@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmsearch import render
-from mmsearch.console import Index, progress_bar, say
+from mmsearch.cli import render
+from mmsearch.cli.console import Index, progress_bar, say
 from mmsearch.opening import collection_for, open_collection
 
 if TYPE_CHECKING:
