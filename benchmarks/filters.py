@@ -27,8 +27,9 @@ from mmsearch.catalog import Catalog
 from mmsearch.columns import Columns
 from mmsearch.columns.recent import Recent
 from mmsearch.filters import Filter, from_options
-from mmsearch.passing import Passing
-from mmsearch.vectors import FaissIndex, part
+from mmsearch.vectors import FaissIndex
+from mmsearch.vectors import rows as part
+from mmsearch.vectors.id_set import Passing
 
 SHARES = (0.0001, 0.001, 0.002, 0.004, 0.01, 0.03, 0.1, 0.3, 0.9)
 MOST_COPIED = 0.04  # of a million rows of 520 numbers, 40 MB

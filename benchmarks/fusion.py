@@ -23,8 +23,8 @@ import mmsearch
 from mmsearch.calibration import Background
 from mmsearch.encoders.banks import shipped_bank
 from mmsearch.fusion import DEFAULT, FUSIONS, WEIGHTS
-from mmsearch.hubness import hubs, weight_of
 from mmsearch.metrics import bootstrap_interval
+from mmsearch.vectors.hubness import hubs, weight_of
 
 Ranking = list[tuple[int, float]]
 

@@ -17,8 +17,8 @@ from dev_vectors import Photos, options, photos_of, pictures, recalls, show
 
 import mmsearch
 from mmsearch.encoders import banks
-from mmsearch.hubness import hubs
 from mmsearch.media.captions import read_captions
+from mmsearch.vectors.hubness import hubs
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Recalls with something (items,) taken off the scores."""

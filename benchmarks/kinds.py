@@ -21,8 +21,8 @@ import numpy as np
 from million import made
 
 from mmsearch.vectors import EXACT, Base, FaissIndex
-from mmsearch.vectors.base import COARSE, Writer
 from mmsearch.vectors.kinds import AUTO
+from mmsearch.vectors.segment import COARSE, Writer
 
 KINDS = (EXACT, AUTO, "RaBitQ", "HNSW32", "IVF1024,RaBitQ", "IVF1024,PQ64")
 AT_ONCE = 20_000

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.catalog import Catalog, Space, Stamp
-from mmsearch.hubness import EXTRA, with_hubs
 from mmsearch.vectors import Base, BaseDamaged, FaissIndex
-from mmsearch.vectors.base import Writer, about_of
+from mmsearch.vectors.hubness import EXTRA, with_hubs
+from mmsearch.vectors.segment import Writer, about_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,8 +19,8 @@ from mmsearch.encoders.banks import (
     typical_texts,
     unpack_bank,
 )
-from mmsearch.hubness import WEIGHTS, WEIGHTS_WITHOUT, asking, hubs, weight_of, with_hubs
 from mmsearch.types import Encoder, Modality
+from mmsearch.vectors.hubness import WEIGHTS, WEIGHTS_WITHOUT, asking, hubs, weight_of, with_hubs
 
 if TYPE_CHECKING:
     import numpy as np

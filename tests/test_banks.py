@@ -13,7 +13,7 @@ from mmsearch.encoders.banks import Bank, load_bank, save_bank, shipped, shipped
 from mmsearch.encoders.mini import load_mini
 from mmsearch.encoders.sentences import PATTERNS, SENTENCES, WORDS
 from mmsearch.errors import ModelDamaged
-from mmsearch.hubness import WEIGHTS, hubs
+from mmsearch.vectors.hubness import WEIGHTS, hubs
 
 
 def unit(rows: int, dim: int = 32, seed: int = 0) -> np.ndarray:

@@ -239,7 +239,7 @@ def test_hubs_of_imported_vectors_are_as_those_of_encoded_ones(tmp_path: Path):
     bank = shipped("mini", mini.fingerprint)
     if bank is None:
         pytest.skip("mini came without its bank")
-    from mmsearch.hubness import hubs
+    from mmsearch.vectors.hubness import hubs
 
     library = Collection(tmp_path / "index", create=True, model="mini")
     vectors = unit(5, dim=mini.dim)

@@ -17,7 +17,7 @@ from mmsearch.catalog.changes import next_epoch
 from mmsearch.collection import Collection, indexes
 from mmsearch.errors import InvalidOption
 from mmsearch.vectors import EXACT, kinds
-from mmsearch.vectors.base import _sum_of
+from mmsearch.vectors.segment import _sum_of
 
 NAMES = list(COLOURS)
 

@@ -32,8 +32,8 @@ from mmsearch.columns.recent import Recent
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import Condition, Filter, Near, Not, from_options, parse_where
 from mmsearch.filters.match import kilometres
-from mmsearch.passing import Passing
 from mmsearch.schema import items
+from mmsearch.vectors.id_set import Passing
 
 HEARD = "INSERT INTO vectors (space_id, facet, item_id, position, vector) {}"
 

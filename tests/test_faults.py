@@ -23,7 +23,7 @@ from mmsearch.collection import Collection
 from mmsearch.decode import Decoder
 from mmsearch.doctor import examine
 from mmsearch.errors import StorageFailed
-from mmsearch.vectors.base import Writer
+from mmsearch.vectors.segment import Writer
 
 NAMES = list(COLOURS)
 YEARS = 365 * 86_400

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch import hubness
-from mmsearch.hubness import EXTRA, asking, hubs, weight_of, with_hubs
-from mmsearch.vectors import ExactIndex, FaissIndex
+from mmsearch.vectors import ExactIndex, FaissIndex, hubness
+from mmsearch.vectors.hubness import EXTRA, asking, hubs, weight_of, with_hubs
 
 
 def unit(rows: int, dim: int = 16, seed: int = 0) -> np.ndarray:

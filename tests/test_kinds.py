@@ -10,21 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsearch.errors import StorageFailed
-from mmsearch.passing import Passing
-from mmsearch.vectors import (
-    EXACT,
-    Base,
-    BaseDamaged,
-    ExactIndex,
-    FaissIndex,
-    chosen,
-    coarse,
-    kinds,
-    part,
-)
-from mmsearch.vectors.base import Writer
-from mmsearch.vectors.coarse import Coarse
+from mmsearch.vectors import EXACT, Base, BaseDamaged, ExactIndex, FaissIndex, chosen, kinds
+from mmsearch.vectors import ann_index as coarse
+from mmsearch.vectors import rows as part
+from mmsearch.vectors.ann_index import Coarse
+from mmsearch.vectors.id_set import Passing
 from mmsearch.vectors.kinds import AUTO, codes_in_cells, true_neighbours
+from mmsearch.vectors.segment import Writer
 
 DIM = 32
 
@@ -303,7 +295,7 @@ def test_files_that_are_not_whole_are_noticed(tmp_path, file, how):
 
 @pytest.mark.parametrize("slow", [0.0, 1e9])
 def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path, monkeypatch, slow):
-    monkeypatch.setattr("mmsearch.vectors.base._SLOW", slow)  # as if on a disk, or in memory
+    monkeypatch.setattr("mmsearch.vectors.segment._SLOW", slow)  # as if on a disk, or in memory
     base = Base.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
     some = np.array([2499, *range(0, 2499, 80)])
     assert np.array_equal(base.gathered(some), base.rows[some])

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.passing import Passing
 from mmsearch.vectors import FEW, ExactIndex, FaissIndex
 from mmsearch.vectors.flat import widened
+from mmsearch.vectors.id_set import Passing
 
 
 def unit_rows(n: int, dim: int, seed: int) -> np.ndarray:

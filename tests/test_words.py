@@ -13,8 +13,8 @@ from mmsearch.catalog import Catalog, bm25
 from mmsearch.catalog import words as refreshing
 from mmsearch.entries import Entry
 from mmsearch.lexical import asked
-from mmsearch.passing import Passing
 from mmsearch.types import TextPart
+from mmsearch.vectors.id_set import Passing
 
 NOON = 1_552_000_000_000_000_000  # 2019-03-07, a Thursday, in nanoseconds
 

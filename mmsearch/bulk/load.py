@@ -20,7 +20,7 @@ from mmsearch.typical import Typical
 
 if TYPE_CHECKING:
     from mmsearch.bulk.matrix import Halves
-    from mmsearch.hubness import Hubs
+    from mmsearch.vectors.hubness import Hubs
 
 UNNAMED = "vectors"
 """The space of vectors of which nobody said what made them."""

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from mmsearch.lexical import Term
-from mmsearch.passing import Passing
 from mmsearch.schema.lexical import WEIGHTS
+from mmsearch.vectors.id_set import Passing
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,9 +16,9 @@ from sqlalchemy import text as sql
 from mmsearch.catalog.bm25 import Matching
 from mmsearch.catalog.store import Store, chunks
 from mmsearch.lexical import Document, asked, broken_up, date_words
-from mmsearch.passing import Passing
 from mmsearch.schema import attributes, items, sources, tags, texts
 from mmsearch.types import Progress, Ranking
+from mmsearch.vectors.id_set import Passing
 
 BATCH = 4000
 """Items whose words are written in one transaction; each leaves a part to be merged later."""

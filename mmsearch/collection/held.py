@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from mmsearch.catalog import Catalog, Space
     from mmsearch.columns import Columns
     from mmsearch.filters import Filter
-    from mmsearch.passing import Passing
     from mmsearch.types import Encoder, Runtime
     from mmsearch.vectors import FaissIndex
+    from mmsearch.vectors.id_set import Passing
 
 
 class Items:

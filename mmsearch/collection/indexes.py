@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from mmsearch.cache import Cache, Followed, Wanted
 from mmsearch.catalog import Catalog, Space, Stamp
 from mmsearch.errors import InvalidOption, StorageFailed
-from mmsearch.hubness import EXTRA, asking
 from mmsearch.types import Modality
 from mmsearch.typical import Typical
 from mmsearch.vectors import EXACT
+from mmsearch.vectors.hubness import EXTRA, asking
 from mmsearch.vectors.kinds import AUTO, RECALL
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from mmsearch.catalog.view import Era, View
 from mmsearch.columns.era import EraColumns, Unready
 from mmsearch.columns.recent import Recent
 from mmsearch.filters import Filter
-from mmsearch.passing import Passing
+from mmsearch.vectors.id_set import Passing
 
 SMALLEST = 5_000
 """Items from which on columns are worth it: SQLite looks through fewer in 5 ms, mostly."""

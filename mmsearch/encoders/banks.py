@@ -47,7 +47,7 @@ class Bank:
     rows: Mapping[Modality, Vectors]
     """(m, dim) unit rows."""
     hubs: Pairs = field(default_factory=dict)
-    """(m,) of each row of a facet, as `mmsearch.hubness` takes them off its scores."""
+    """(m,) of each row of a facet, as `mmsearch.vectors.hubness` takes them off its scores."""
     references: Pairs = field(default_factory=dict)
     """(3,) level, growth and spread of `mmsearch.calibration.Reference`, with typical rows."""
 

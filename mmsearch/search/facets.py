@@ -11,9 +11,9 @@ from typing import Any
 from mmsearch.calibration import Background, Moments
 from mmsearch.fusion import WEIGHTS
 from mmsearch.lexical import asked
-from mmsearch.passing import Passing
 from mmsearch.search.rank import Holdings, Search, cosine_of
 from mmsearch.search.settings import Settings
+from mmsearch.vectors.id_set import Passing
 
 DEPTH = 300
 """Items that each ranking goes down to before fusion: so far, the order does not depend on k."""

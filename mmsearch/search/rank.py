@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from mmsearch.catalog import Catalog, Space
 from mmsearch.errors import UnsupportedModality
 from mmsearch.filters import Filter
-from mmsearch.hubness import EXTRA, asking
-from mmsearch.passing import Passing
 from mmsearch.queries import Ask, combined, encode_parts
 from mmsearch.types import Encoder, Modality, Part
 from mmsearch.typical import Typical
 from mmsearch.vectors import FaissIndex
+from mmsearch.vectors.hubness import EXTRA, asking
+from mmsearch.vectors.id_set import Passing
 
 if TYPE_CHECKING:
     import numpy as np

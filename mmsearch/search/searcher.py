@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from mmsearch.catalog import Space
 from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.feedback import rocchio
-from mmsearch.hubness import EXTRA
-from mmsearch.passing import Passing
 from mmsearch.queries import Ask, checked_vectors, parts_of, plan, words_of
 from mmsearch.search.example import Example
 from mmsearch.search.facets import Facet, rankings
@@ -20,7 +18,9 @@ from mmsearch.search.hits import best_hits, ordered
 from mmsearch.search.rank import Holdings, Search, encode_asks, search_of
 from mmsearch.search.settings import Settings, targets_of
 from mmsearch.types import Hit, Modality, Part, Query, Ranking
-from mmsearch.vectors.base import SAMPLED
+from mmsearch.vectors.hubness import EXTRA
+from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.segment import SAMPLED
 
 if TYPE_CHECKING:
     from mmsearch.types import Vectors

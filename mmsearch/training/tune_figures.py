@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsearch.encoders.banks import FEWEST_PICTURES, MOST_PICTURES, typical_texts
-from mmsearch.hubness import hubs, weight_of
 from mmsearch.metrics import Interval, bootstrap_interval
 from mmsearch.rerank import rerank
 from mmsearch.training.captioned import Captioned, prepared
+from mmsearch.vectors.hubness import hubs, weight_of
 
 if TYPE_CHECKING:
     from mmsearch.encoders.clip import ClipEncoder

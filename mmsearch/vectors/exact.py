@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmsearch.passing import Passing
 from mmsearch.vectors.flat import ranked
+from mmsearch.vectors.id_set import Passing
 
 if TYPE_CHECKING:
     from mmsearch.types import Ranking, Vectors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.threads import alone
+from mmsearch.vectors.threads import alone
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmsearch.passing import Passing
-from mmsearch.vectors.base import SAMPLED, Base
 from mmsearch.vectors.flat import flat, flat_of, ranked, rows_in, widened
-from mmsearch.vectors.part import Part
+from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.rows import Part
+from mmsearch.vectors.segment import SAMPLED, Base
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.vectors.coarse import Coarse
+from mmsearch.vectors.ann_index import Coarse
 from mmsearch.vectors.flat import widened
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.passing import Passing
-from mmsearch.vectors.coarse import Coarse
+from mmsearch.vectors.ann_index import Coarse
 from mmsearch.vectors.flat import bits_of, deepened, flat_of, selecting
+from mmsearch.vectors.id_set import Passing
 from mmsearch.vectors.kinds import NEIGHBOURS, Choice
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.threads import alone
 from mmsearch.vectors.flat import widened
+from mmsearch.vectors.threads import alone
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.threads import alone
+from mmsearch.vectors.threads import alone
 
 if TYPE_CHECKING:
     import numpy as np

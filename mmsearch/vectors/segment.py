@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from mmsearch.errors import StorageFailed
-from mmsearch.vectors.coarse import Coarse
+from mmsearch.vectors.ann_index import Coarse
 from mmsearch.vectors.flat import flat_over, widened
 from mmsearch.vectors.kinds import Choice, chosen
-from mmsearch.vectors.part import Part
+from mmsearch.vectors.rows import Part
 
 if TYPE_CHECKING:
     import numpy as np
