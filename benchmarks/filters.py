@@ -23,10 +23,10 @@ from typing import Any
 import faiss
 import numpy as np
 
-from mmsearch.catalog import Catalog
-from mmsearch.columns import Columns
-from mmsearch.columns.recent import Recent
 from mmsearch.filters import Filter, from_options
+from mmsearch.storage.columns import Columns
+from mmsearch.storage.columns.lru import Recent
+from mmsearch.storage.sqlite import Catalog
 from mmsearch.vectors import FaissIndex
 from mmsearch.vectors import rows as part
 from mmsearch.vectors.id_set import Passing

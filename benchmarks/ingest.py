@@ -28,8 +28,8 @@ from photos import LARGE, SMALL, crops
 from PIL import Image
 
 import mmsearch
-from mmsearch.entries import Entry, Rows
 from mmsearch.media.image import load_image
+from mmsearch.storage.sqlite.records import Entry, Rows
 
 BATCH = 32
 FILES_A_FOLDER = 100

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmsearch.catalog import Catalog
-from mmsearch.lexical import tokens
+from mmsearch.storage.lexical import tokens
+from mmsearch.storage.sqlite import Catalog
 
 FUNCTION_WORDS = ["a", "in", "the", "on", "is", "and", "of", "with", "are", "to", "at", "an"]
 INVENTED = 40_000

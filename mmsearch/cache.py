@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.catalog import Catalog, Space, Stamp
+from mmsearch.storage.sqlite import Catalog, Space, Stamp
 from mmsearch.vectors import Base, BaseDamaged, FaissIndex
 from mmsearch.vectors.hubness import EXTRA, with_hubs
 from mmsearch.vectors.segment import Writer, about_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.catalog import Came
+    from mmsearch.storage.sqlite import Came
     from mmsearch.vectors.kinds import Asked
 
 PART = ".part"

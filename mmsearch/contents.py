@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmsearch.entries import Place, Rows
 from mmsearch.lanes import Lane
 from mmsearch.media.image import SPARE, load_image
 from mmsearch.media.text import passages, read_text
+from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Kind, Modality, Span, TextPart
 
 READINGS: dict[str, frozenset[Kind]] = {

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from mmsearch.catalog import Catalog
 from mmsearch.contents import Contents, Options, Reader
 from mmsearch.decode import encode, is_content, look_ahead, read_file
-from mmsearch.entries import Place, Rows
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.lanes import KINDS_WITH, Lane
 from mmsearch.media.kinds import kind_of
+from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Kind, Modality, Progress, TextPart
 from mmsearch.typical import Typical
 

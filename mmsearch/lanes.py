@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmsearch.catalog import Space
+from mmsearch.storage.sqlite import Space
 from mmsearch.types import Encoder, Kind, Modality
 
 SEEN: frozenset[Kind] = frozenset({"image", "video", "document"})

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from mmsearch.catalog.filtering import FilterTables
 from mmsearch.media.metadata import read_metadata
 from mmsearch.media.names import NameBook
+from mmsearch.storage.sqlite.filtering import FilterTables
 
 EXAMPLES = 5
 """Names that no item was found for, of which the caller is told."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from mmsearch.catalog import Catalog, Space
 from mmsearch.encoders import how_for, load_encoder
 from mmsearch.errors import (
     IndexUnusable,
@@ -15,6 +14,7 @@ from mmsearch.errors import (
     UnknownModel,
 )
 from mmsearch.lanes import Lane
+from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Modality, Runtime
 
 DETAILS = "details"

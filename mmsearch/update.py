@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mmsearch.catalog import Catalog
 from mmsearch.contents import Options
 from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable
@@ -19,6 +18,7 @@ from mmsearch.lanes import Lane, modalities_of
 from mmsearch.metadata import apply_metadata
 from mmsearch.roster import made_with, version_of
 from mmsearch.scan import Scope
+from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import Kind, Progress, Report
 from mmsearch.typical import Typical
 

@@ -16,9 +16,9 @@ from conftest import paint
 from typer.testing import CliRunner
 
 import mmsearch
-from mmsearch import backups
 from mmsearch.cli.app import app
 from mmsearch.errors import CatalogDamaged, IndexUnusable, InvalidOption, StorageFailed
+from mmsearch.storage import backups
 
 HOUR = 3600
 
@@ -336,8 +336,8 @@ def test_a_restored_catalog_knows_no_cache_made_after_its_backup(idx):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mmsearch import backups
-from mmsearch import schema
+from mmsearch.storage import backups
+from mmsearch.storage.sqlite import schema
 
 left = [int(sys.argv[3])]
 

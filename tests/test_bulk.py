@@ -16,11 +16,11 @@ from hypothesis.extra import numpy as arrays
 from mmsearch.bulk.matrix import unit_rows
 from mmsearch.bulk.meaning import own_values
 from mmsearch.bulk.stream import Feed
-from mmsearch.catalog.bulk import split_path
-from mmsearch.catalog.checkpoints import Checkpoints
 from mmsearch.collection import Collection
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
 from mmsearch.filters.values import number_in
+from mmsearch.storage.sqlite.bulk import split_path
+from mmsearch.storage.sqlite.checkpoints import Checkpoints
 
 DIM = 8
 
@@ -79,7 +79,7 @@ def test_chunks_of_vectors_are_as_good_as_one_array(library: Collection):
 
 def test_more_rows_than_fit_in_a_batch_are_all_stored_in_order(library: Collection, monkeypatch):
     monkeypatch.setattr("mmsearch.bulk.matrix.ROWS_AT_ONCE", 10)
-    monkeypatch.setattr("mmsearch.catalog.batch.MOST_PARAMETERS", 25)
+    monkeypatch.setattr("mmsearch.storage.sqlite.batch.MOST_PARAMETERS", 25)
     seen: list[tuple[int, int | None]] = []
     vectors = (unit(95)[start : start + 10] for start in range(0, 95, 10))
     library.add_vectors(
@@ -485,7 +485,7 @@ def test_what_is_removed_after_an_import_takes_all_that_belongs_to_it_along(libr
 def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
     toy, photos, tmp_path, monkeypatch
 ):
-    from mmsearch.catalog import bulk
+    from mmsearch.storage.sqlite import bulk
 
     monkeypatch.setattr(bulk, "MANY_ROWS", 2)
     rows = np.eye(8, dtype=np.float32)[:4]
@@ -511,7 +511,7 @@ def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
 
 
 def test_the_log_of_an_import_does_not_grow_with_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmsearch.catalog.checkpoints.MOST_PAGES", 64)
+    monkeypatch.setattr("mmsearch.storage.sqlite.checkpoints.MOST_PAGES", 64)
     committed = Checkpoints.committed
 
     def on_a_fast_disk(self):
@@ -537,14 +537,14 @@ def test_a_log_that_cannot_be_moved_meanwhile_stops_no_import(tmp_path, monkeypa
     def damaged(path):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("mmsearch.catalog.checkpoints.driver_of", damaged)
+    monkeypatch.setattr("mmsearch.storage.sqlite.checkpoints.driver_of", damaged)
     with Collection(tmp_path / "idx", create=True) as library:
         library.add_vectors(np.eye(8, dtype=np.float32))
         assert len(library) == 8
 
 
 def test_a_search_that_goes_on_during_an_import_stops_neither(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmsearch.catalog.checkpoints.MOST_PAGES", 4)
+    monkeypatch.setattr("mmsearch.storage.sqlite.checkpoints.MOST_PAGES", 4)
     rows = np.eye(200, dtype=np.float32)
     with Collection(tmp_path / "idx", create=True) as library:
         library.add_vectors(rows[:10])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import mmsearch
 from mmsearch.cache import bases
-from mmsearch.catalog.changes import next_epoch
 from mmsearch.collection import Collection, indexes
 from mmsearch.errors import InvalidOption
+from mmsearch.storage.sqlite.changes import next_epoch
 from mmsearch.vectors import EXACT, kinds
 from mmsearch.vectors.segment import _sum_of
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.catalog import Catalog, Space
-from mmsearch.entries import Entry, LenderGone, Rows
 from mmsearch.errors import IndexUnusable, StorageFailed
-from mmsearch.schema import migrations, tables
+from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage.sqlite.records import Entry, LenderGone, Rows
+from mmsearch.storage.sqlite.schema import migrations, tables
 from mmsearch.types import Span, TextPart
 
 
@@ -377,7 +377,7 @@ def test_encoders_are_to_answer_all_or_none(catalog: Catalog, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("mmsearch.catalog.spaces._assign", interrupted)
+        patched.setattr("mmsearch.storage.sqlite.spaces._assign", interrupted)
         with pytest.raises(KeyboardInterrupt):
             catalog.answer_by([Encoder()])
     assert catalog.spaces() == []

@@ -26,13 +26,16 @@ from test_filters import (
     world_of,
 )
 
-from mmsearch.catalog.view import Era
-from mmsearch.columns import Columns, answers, column, era, files, paths, wording
-from mmsearch.columns.recent import Recent
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import Condition, Filter, Near, Not, from_options, parse_where
 from mmsearch.filters.match import kilometres
-from mmsearch.schema import items
+from mmsearch.storage.columns import Columns, column, files, paths
+from mmsearch.storage.columns import column_generation as era
+from mmsearch.storage.columns import filter_cache as answers
+from mmsearch.storage.columns import text_predicates as wording
+from mmsearch.storage.columns.lru import Recent
+from mmsearch.storage.sqlite.schema import items
+from mmsearch.storage.sqlite.view import Era
 from mmsearch.vectors.id_set import Passing
 
 HEARD = "INSERT INTO vectors (space_id, facet, item_id, position, vector) {}"
@@ -75,7 +78,7 @@ def no_sql(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("the catalog was asked")
 
     for name in ("passing", "passing_lately", "passing_of"):
-        monkeypatch.setattr(f"mmsearch.catalog.view.View.{name}", refuse)
+        monkeypatch.setattr(f"mmsearch.storage.sqlite.view.View.{name}", refuse)
 
 
 def change(made: World, sql: str, *values: Any) -> None:
@@ -452,7 +455,7 @@ def test_what_the_catalog_was_asked_for_the_columns_is_remembered_while_other_th
     with bounds(few=0, most_texts=2):
         before = columns.passing(filter_).ids.tolist()
         change(world, "DELETE FROM items WHERE id = ?", before[0])
-        monkeypatch.delattr("mmsearch.catalog.view.View.passing")
+        monkeypatch.delattr("mmsearch.storage.sqlite.view.View.passing")
         assert columns.passing(filter_).ids.tolist() == before[1:]
 
 
@@ -477,7 +480,7 @@ def test_a_catalog_that_cannot_be_written_is_asked_itself(
 ):
     filter_ = parse_where({"width": 640})
     expected = by_sql(world, filter_)
-    monkeypatch.setattr("mmsearch.schema.connection.os.access", lambda *_: False)
+    monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.os.access", lambda *_: False)
     reading = World(world.path)
     columns = Columns(reading, tmp_path / "cache")
     for wanted in (parse_where({"height": 480}), filter_):

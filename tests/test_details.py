@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 import mmsearch
 from mmsearch import encoders
 from mmsearch.encoders.banks import FEWEST_PICTURES
-from mmsearch.schema import details, vectors
+from mmsearch.storage.sqlite.schema import details, vectors
 
 
 class Looking(ToyEncoder):

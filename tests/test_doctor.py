@@ -18,7 +18,7 @@ from mmsearch.cli.app import app
 from mmsearch.collection import Collection
 from mmsearch.doctor import examine
 from mmsearch.errors import IndexBusy, IndexNotFound
-from mmsearch.lock import WriterLock
+from mmsearch.storage.lock import WriterLock
 
 
 @pytest.fixture

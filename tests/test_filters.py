@@ -17,15 +17,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mmsearch.catalog import Catalog
-from mmsearch.catalog.filtering import FilterTables
-from mmsearch.catalog.view import statement_of
-from mmsearch.entries import Entry
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import from_options, parse_condition, parse_where
 from mmsearch.filters.match import box, kilometres
 from mmsearch.filters.model import Near
-from mmsearch.schema import tags, vectors
+from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage.sqlite.filtering import FilterTables
+from mmsearch.storage.sqlite.records import Entry
+from mmsearch.storage.sqlite.schema import tags, vectors
+from mmsearch.storage.sqlite.view import statement_of
 from mmsearch.types import TextPart
 
 

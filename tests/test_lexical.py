@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.lexical import Document, asked, broken_up, date_words, name_tokens, tokens, words_part
-from mmsearch.lexical.porter import stem
-from mmsearch.lexical.terms import MOST_TERMS, STOP_WORDS
+from mmsearch.storage.lexical import (
+    Document,
+    asked,
+    broken_up,
+    date_words,
+    name_tokens,
+    tokens,
+    words_part,
+)
+from mmsearch.storage.lexical.porter import stem
+from mmsearch.storage.lexical.terms import MOST_TERMS, STOP_WORDS
 from mmsearch.types import Item, TextPart
 
 ENDINGS = (

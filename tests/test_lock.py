@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.errors import IndexBusy, StorageFailed
-from mmsearch.lock import WriterLock
-from mmsearch.schema import migrations
+from mmsearch.storage.lock import WriterLock
+from mmsearch.storage.sqlite.schema import migrations
 
 WITHOUT_FLOCK = """
 import errno, fcntl
@@ -33,7 +33,7 @@ fcntl.flock = no_locks
 HOLDS = """
 import sys, time
 from pathlib import Path
-from mmsearch.lock import WriterLock
+from mmsearch.storage.lock import WriterLock
 with WriterLock(Path(sys.argv[1])).writing("indexing"):
     print("held", flush=True)
     time.sleep(600)
@@ -221,7 +221,7 @@ def test_an_older_catalog_is_brought_up_by_who_has_the_lock(toy, photos, tmp_pat
     mmsearch.index(photos, into=tmp_path / "idx").close()
     done: list[object] = []
     monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, done.append])
-    monkeypatch.setattr("mmsearch.schema.connection.MIGRATING", 0)
+    monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.MIGRATING", 0)
     with (
         WriterLock(tmp_path / "idx").writing("bringing it up"),
         pytest.raises(IndexBusy, match="bringing it up"),

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mmsearch.catalog import Catalog
-from mmsearch.catalog.filtering import FilterTables
-from mmsearch.entries import Entry
 from mmsearch.errors import InvalidMetadata, PathNotFound
 from mmsearch.media.metadata import read_metadata
 from mmsearch.metadata import apply_metadata
+from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage.sqlite.filtering import FilterTables
+from mmsearch.storage.sqlite.records import Entry
 
 
 class World(Catalog, FilterTables):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import mmsearch
-from mmsearch.catalog import Catalog
 from mmsearch.cli.app import app
-from mmsearch.entries import Entry
 from mmsearch.errors import InvalidOption, PathNotFound
+from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage.sqlite.records import Entry
 
 
 def places(library: mmsearch.Collection) -> dict[str, int]:

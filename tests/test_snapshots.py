@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmsearch.catalog import Catalog
 from mmsearch.errors import StorageFailed
+from mmsearch.storage.sqlite import Catalog
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_an_error_within_a_snapshot_ends_it(catalog: Catalog):
 WRITES = """
 import sys
 from pathlib import Path
-from mmsearch.catalog import Catalog
+from mmsearch.storage.sqlite import Catalog
 catalog = Catalog(Path(sys.argv[1]))
 for number in range(300):
     if catalog.setting("colour") is not None:
@@ -90,7 +90,7 @@ def test_processes_that_read_and_then_write_never_fail_each_other(catalog: Catal
 
 
 def test_a_catalog_that_stays_locked_says_what_to_do(catalog: Catalog, monkeypatch):
-    monkeypatch.setattr("mmsearch.schema.connection.TIMEOUT", 0)
+    monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.TIMEOUT", 0)
     impatient = Catalog(catalog.path)
     with sqlite3.connect(catalog.path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -10,8 +10,8 @@ from conftest import PITCHES, Ear, SecondToy, ToyEncoder, paint, tone
 
 import mmsearch
 from mmsearch import encoders
-from mmsearch.entries import Rows
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
+from mmsearch.storage.sqlite.records import Rows
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from conftest import paint
 
 import mmsearch
-from mmsearch.catalog import Catalog
+from mmsearch.storage.sqlite import Catalog
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from mmsearch.cli.app import app
 from mmsearch.collection import Collection
 from mmsearch.errors import IndexNotFound, IndexUnusable, MissingExtra, PathNotFound, StorageFailed
-from mmsearch.lock import WriterLock
+from mmsearch.storage.lock import WriterLock
 from mmsearch.watch import Pending, pending, watch, watching
 
 PATIENCE = 30  # seconds until a test gives up; none takes as long

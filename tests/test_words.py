@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mmsearch.catalog import Catalog, bm25
-from mmsearch.catalog import words as refreshing
-from mmsearch.entries import Entry
-from mmsearch.lexical import asked
+from mmsearch.storage.lexical import asked
+from mmsearch.storage.sqlite import Catalog, bm25
+from mmsearch.storage.sqlite import words as refreshing
+from mmsearch.storage.sqlite.records import Entry
 from mmsearch.types import TextPart
 from mmsearch.vectors.id_set import Passing
 
@@ -506,7 +506,7 @@ def test_an_index_that_cannot_be_written_is_searched_as_it_is(
     world.fill(["a dog"])
     world.put("b.jpg", "a dog")
     world.catalog.close()
-    monkeypatch.setattr("mmsearch.schema.connection.os.access", lambda *_: False)
+    monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.os.access", lambda *_: False)
     with_nothing_to_write = Catalog(tmp_path / "catalog.db")
     assert [id_ for id_, _ in with_nothing_to_write.words("dog", 5)] == [1]
     with_nothing_to_write.close()

@@ -18,9 +18,9 @@ from killing import world
 from killing.content import Content, answers, content_of, differences
 from killing.older import make_first, make_third
 from killing.world import Site
-from mmsearch import backups
 from mmsearch.doctor import examine
 from mmsearch.errors import InvalidOption, PathNotFound
+from mmsearch.storage import backups
 
 PATIENCE = 60
 """Seconds to wait for a reader that has the lock for a moment, to keep what it has worked out."""

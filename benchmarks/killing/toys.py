@@ -20,12 +20,12 @@ SMALL: dict[str, Any] = {
     "mmsearch.ingest.pipeline.FILES_AHEAD": 16,
     "mmsearch.fill.FILES_A_BATCH": 9,
     "mmsearch.fill.ITEMS_A_BATCH": 9,
-    "mmsearch.catalog.words.BATCH": 25,
+    "mmsearch.storage.sqlite.words.BATCH": 25,
     "mmsearch.bulk.stream.ROWS_AT_ONCE": 10,
-    "mmsearch.columns.answers.SMALLEST": 10,
+    "mmsearch.storage.columns.filter_cache.SMALLEST": 10,
     "mmsearch.typical.FEWEST_PICTURES": 66,
     "mmsearch.collection.indexes.MEASURED_BY": 8,
-    "mmsearch.backups.PAGES_AT_ONCE": 4,
+    "mmsearch.storage.backups.PAGES_AT_ONCE": 4,
 }
 """What is made so small that a folder of some hundred files is stored in a dozen transactions."""
 

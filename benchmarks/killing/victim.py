@@ -13,7 +13,6 @@ from typing import Any
 import faiss  # noqa: F401
 from PIL import PngImagePlugin  # noqa: F401
 
-import mmsearch.columns.answers
 import mmsearch.doctor.caches
 import mmsearch.doctor.disk
 import mmsearch.doctor.file
@@ -21,6 +20,7 @@ import mmsearch.doctor.patient
 import mmsearch.doctor.tables
 import mmsearch.labels
 import mmsearch.search
+import mmsearch.storage.columns.filter_cache
 import mmsearch.update  # noqa: F401
 from killing.operations import OPERATIONS
 from killing.steps import Steps, calls, calls_made

@@ -30,10 +30,10 @@ from mmsearch.bulk.meaning import (
     pairs,
 )
 from mmsearch.bulk.stream import Chunk, paths_in
-from mmsearch.catalog.batch import Batch, Lists
-from mmsearch.catalog.bulk import split_path
 from mmsearch.errors import InvalidOption
 from mmsearch.media.kinds import kind_of
+from mmsearch.storage.sqlite.batch import Batch, Lists
+from mmsearch.storage.sqlite.bulk import split_path
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:

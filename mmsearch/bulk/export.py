@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mmsearch.bulk.meaning import META, PATH_BYTES, PLACE, TAGS, TEXTS, clean
-from mmsearch.catalog import Catalog, Space
-from mmsearch.catalog.listing import Whole
 from mmsearch.errors import InvalidOption, MissingExtra, StorageFailed
 from mmsearch.filters import parse_where
+from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage.sqlite.listing import Whole
 
 if TYPE_CHECKING:
     from mmsearch.types import Progress

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 from mmsearch.bulk.batches import Filing, batch_of, facets_of
 from mmsearch.bulk.stream import Chunk, whole_items
-from mmsearch.catalog import Catalog, Space
-from mmsearch.catalog.batch import Batch
-from mmsearch.catalog.bulk import GIVEN
 from mmsearch.errors import InvalidOption
 from mmsearch.lanes import KINDS_WITH
 from mmsearch.roster import Roster
+from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage.sqlite.batch import Batch
+from mmsearch.storage.sqlite.bulk import GIVEN
 from mmsearch.types import Encoder, Modality, Progress, Report
 from mmsearch.typical import Typical
 

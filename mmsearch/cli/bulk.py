@@ -17,7 +17,7 @@ from mmsearch.opening import collection_for, open_collection
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
-    from mmsearch.catalog.listing import Listed
+    from mmsearch.storage.sqlite.listing import Listed
 
 NOTHING_FOUND = 1
 

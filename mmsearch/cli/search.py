@@ -150,7 +150,7 @@ def _why(library: Collection, options: SearchOptions) -> str:
         return ": nothing passes the filters"
     if options.min_confidence:
         return f" with a confidence of {options.min_confidence:g}; lower --min-confidence"
-    from mmsearch.catalog.bulk import GIVEN
+    from mmsearch.storage.sqlite.bulk import GIVEN
 
     given = [model for model in library.status()["models"] if model["fingerprint"] == GIVEN]
     if given:

@@ -12,10 +12,10 @@ from mmsearch.errors import InvalidQuery, StorageFailed
 from mmsearch.types import Hit, Modality, Query, Ranking
 
 if TYPE_CHECKING:
-    from mmsearch.catalog import Space
     from mmsearch.duplicates import Group
     from mmsearch.labels import Description
     from mmsearch.search import Searcher, SearchSettings
+    from mmsearch.storage.sqlite import Space
     from mmsearch.types import Progress, Vectors
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmsearch.bulk.export import Exported
     from mmsearch.bulk.load import Load
     from mmsearch.bulk.stream import Chunk
-    from mmsearch.catalog.listing import Listed
+    from mmsearch.storage.sqlite.listing import Listed
     from mmsearch.types import Encoder, Progress
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

@@ -15,9 +15,9 @@ from mmsearch.errors import IndexNotFound, IndexUnusable
 from mmsearch.types import Failure, Item, Modality, Report
 
 if TYPE_CHECKING:
-    from mmsearch.catalog import Catalog, Space
-    from mmsearch.columns import Columns
     from mmsearch.filters import Filter
+    from mmsearch.storage.columns import Columns
+    from mmsearch.storage.sqlite import Catalog, Space
     from mmsearch.types import Encoder, Runtime
     from mmsearch.vectors import FaissIndex
     from mmsearch.vectors.id_set import Passing
@@ -69,9 +69,11 @@ class Held(Locked):
         if not exists:
             self._wanted = self._wanted or self._chosen()
             _make(folder)
-        from mmsearch.catalog import Catalog  # SQLAlchemy takes longer to import than all of us
         from mmsearch.collection.indexes import Indexes
         from mmsearch.roster import Roster
+        from mmsearch.storage.sqlite import (
+            Catalog,  # SQLAlchemy takes longer to import than all of us
+        )
         from mmsearch.typical import Typical
 
         self._catalog = Catalog(path)
@@ -170,7 +172,7 @@ class Held(Locked):
 
     @cached_property
     def _columns(self) -> Columns:
-        from mmsearch.columns import Columns
+        from mmsearch.storage.columns import Columns
 
         return Columns(self._catalog, self.folder / "cache")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from mmsearch.cache import Cache, Followed, Wanted
-from mmsearch.catalog import Catalog, Space, Stamp
 from mmsearch.errors import InvalidOption, StorageFailed
+from mmsearch.storage.sqlite import Catalog, Space, Stamp
 from mmsearch.types import Modality
 from mmsearch.typical import Typical
 from mmsearch.vectors import EXACT

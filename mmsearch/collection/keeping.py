@@ -33,7 +33,7 @@ class Keeping(Asking):
         create: bool = False,
         restore: bool = False,
     ) -> None:
-        from mmsearch import backups
+        from mmsearch.storage import backups
 
         folder, warnings = Path(folder), []
         try:
@@ -55,7 +55,7 @@ class Keeping(Asking):
             InvalidOption: there is something at `target` already, or it lies in the index.
             StorageFailed: it could not be copied; nothing is left of the attempt then.
         """
-        from mmsearch import backups
+        from mmsearch.storage import backups
 
         return backups.copy_index(self.folder, Path(os.path.abspath(os.fspath(target))))
 
@@ -122,7 +122,7 @@ def _has_size(path: str, size: int) -> bool:
 
 
 def _cure(folder: Path) -> str:
-    from mmsearch import backups
+    from mmsearch.storage import backups
 
     backup = backups.newest(folder)
     if backup is None:
@@ -133,8 +133,8 @@ def _cure(folder: Path) -> str:
 
 def _bring_back(folder: Path, why: str) -> str:
     """Restore the newest good backup; returns what there is to say of it."""
-    from mmsearch import backups
-    from mmsearch.lock import WriterLock
+    from mmsearch.storage import backups
+    from mmsearch.storage.lock import WriterLock
 
     catalog = folder / backups.CATALOG
     before = _inode(catalog)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from mmsearch.errors import StorageFailed
 
 if TYPE_CHECKING:
-    from mmsearch.catalog import Catalog
-    from mmsearch.lock import WriterLock
+    from mmsearch.storage.lock import WriterLock
+    from mmsearch.storage.sqlite import Catalog
 
 BACKUPS = "backups"
 """The setting that says how many backups are kept; nothing is said of the usual number."""
@@ -25,7 +25,7 @@ class Locked:
 
     @cached_property
     def _lock(self) -> WriterLock:
-        from mmsearch.lock import WriterLock
+        from mmsearch.storage.lock import WriterLock
 
         return WriterLock(self.folder)
 
@@ -52,7 +52,7 @@ class Locked:
         Args:
             changed: Whether there is something new in it.
         """
-        from mmsearch import backups
+        from mmsearch.storage import backups
 
         if not changed and backups.newest(self.folder) is not None:
             return []

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.contents import Contents
-from mmsearch.entries import Place, Rows
 from mmsearch.lanes import Lane
+from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Modality, TextPart
 from mmsearch.typical import Typical
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from mmsearch.entries import Stat
 from mmsearch.errors import TooLarge, UnreadableFile
+from mmsearch.storage.sqlite.records import Stat
 
 WHOLE = 64 * 2**20
 """Bytes; a larger file is decoded from disk, so it is never held whole."""

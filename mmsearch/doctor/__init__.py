@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from mmsearch import backups
 from mmsearch.doctor.finding import Finding
 from mmsearch.errors import IndexNotFound
-from mmsearch.lock import WriterLock
+from mmsearch.storage import backups
+from mmsearch.storage.lock import WriterLock
 
 __all__ = ["SAMPLE", "Finding", "examine"]
 

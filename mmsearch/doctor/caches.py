@@ -9,16 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmsearch.columns.files import ENDING, read_column
 from mmsearch.doctor.finding import SHOWN, Finding, State, ok
+from mmsearch.storage.columns.files import ENDING, read_column
 from mmsearch.vectors import Base, BaseDamaged
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.catalog import Space
     from mmsearch.doctor.patient import Patient
+    from mmsearch.storage.sqlite import Space
 
 CACHES, STALE = "caches", "stale caches"
 REPAIR = "mmsearch doctor --repair deletes them; a search makes them anew"

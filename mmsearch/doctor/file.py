@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from mmsearch import backups
 from mmsearch.doctor.finding import SHOWN, Finding, ok
 from mmsearch.errors import CatalogDamaged, IndexUnusable, StorageFailed
-from mmsearch.schema import driver_of
+from mmsearch.storage import backups
+from mmsearch.storage.sqlite.schema import driver_of
 
 FILE = "catalog file"
 INTEGRITY, BACKUPS, LEFTOVERS = "integrity", "backups", "leftovers"
@@ -27,7 +27,7 @@ START_ANEW = "no good backup is there: delete the index folder and index again"
 
 def check_whole(folder: Path, *, repair: bool) -> Finding:
     """Whether the file is all there, and a catalog that this version knows."""
-    from mmsearch.catalog import Catalog
+    from mmsearch.storage.sqlite import Catalog
 
     try:
         backups.check_there(folder)

@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmsearch import backups
-from mmsearch.catalog import Catalog
-from mmsearch.entries import next_revision
+from mmsearch.storage import backups
+from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage.sqlite.records import next_revision
 from mmsearch.update import HOLES
 
 

@@ -14,8 +14,8 @@ from mmsearch.lanes import KINDS_WITH
 from mmsearch.update import HOLES
 
 if TYPE_CHECKING:
-    from mmsearch.catalog import Space
     from mmsearch.doctor.patient import Patient
+    from mmsearch.storage.sqlite import Space
 
 REFERENCES, IDENTITY = "references", "identity"
 VECTORS, TEXTS, LACKING, WORDS, FILTERS = "vectors", "texts", "lacking", "words", "filters"

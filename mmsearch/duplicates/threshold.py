@@ -6,8 +6,8 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.catalog import Catalog, Space
 from mmsearch.errors import UnreadableFile
+from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Item, Modality
 
 if TYPE_CHECKING:

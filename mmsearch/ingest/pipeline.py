@@ -19,8 +19,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from mmsearch.decode import Decoded, Decoder, Job
-from mmsearch.entries import Place, Rows
 from mmsearch.ingest.stages import Timed
+from mmsearch.storage.sqlite.records import Place, Rows
 
 PICTURES_A_BATCH = 32
 FIRST_PICTURES = 4

@@ -15,14 +15,14 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.catalog import Catalog
 from mmsearch.contents import Options
 from mmsearch.decode import Decoded, Decoder, Job, encode
-from mmsearch.entries import Entry, LenderGone, Place, Rows
 from mmsearch.ingest.pipeline import Pipeline
 from mmsearch.ingest.stages import Timed
 from mmsearch.lanes import Lane
 from mmsearch.scan import Scan, Scope
+from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage.sqlite.records import Entry, LenderGone, Place, Rows
 from mmsearch.types import Failure, Kind, Progress, Report
 from mmsearch.typical import Typical
 

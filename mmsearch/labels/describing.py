@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmsearch.catalog import Catalog, Space
 from mmsearch.errors import UnsupportedModality
 from mmsearch.labels.scoring import shifted
 from mmsearch.labels.tagging import (
@@ -20,6 +19,7 @@ from mmsearch.labels.tagging import (
 )
 from mmsearch.media.kinds import kind_of
 from mmsearch.queries import encode_parts
+from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Hit, Modality, Part
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.catalog import Catalog, Space
 from mmsearch.errors import InvalidOption, UnknownTarget
 from mmsearch.labels.everyday import EVERYDAY
 from mmsearch.labels.scoring import (
@@ -18,6 +17,7 @@ from mmsearch.labels.scoring import (
     frequency_odds,
     shifted,
 )
+from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Modality, Progress
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mmsearch.catalog import Space
 from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.lanes import served
 from mmsearch.queries.parts import parts_of, told
+from mmsearch.storage.sqlite import Space
 from mmsearch.types import Modality, Part, Query
 
 Combine = Literal["early", "late"]

@@ -10,11 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, get_args
 
-from mmsearch.catalog import Catalog, Known
-from mmsearch.catalog.places import KnownRow
 from mmsearch.contents import Options
 from mmsearch.decode import Job
-from mmsearch.entries import Stat
 from mmsearch.errors import PathNotFound
 from mmsearch.media.kinds import endings_of, kind_of
 from mmsearch.media.walk import (
@@ -27,6 +24,9 @@ from mmsearch.media.walk import (
     walk,
 )
 from mmsearch.scan.scopes import Scope, is_in
+from mmsearch.storage.sqlite import Catalog, Known
+from mmsearch.storage.sqlite.places import KnownRow
+from mmsearch.storage.sqlite.records import Stat
 from mmsearch.types import Failure, Kind, Report
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmsearch.catalog import Asked, Catalog
 from mmsearch.errors import PathNotFound
+from mmsearch.storage.sqlite import Asked, Catalog
 
 
 @dataclass(frozen=True, slots=True)

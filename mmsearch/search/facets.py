@@ -10,9 +10,9 @@ from typing import Any
 
 from mmsearch.calibration import Background, Moments
 from mmsearch.fusion import WEIGHTS
-from mmsearch.lexical import asked
 from mmsearch.search.rank import Holdings, Search, cosine_of
 from mmsearch.search.settings import Settings
+from mmsearch.storage.lexical import asked
 from mmsearch.vectors.id_set import Passing
 
 DEPTH = 300

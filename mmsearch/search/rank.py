@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mmsearch.catalog import Catalog, Space
 from mmsearch.errors import UnsupportedModality
 from mmsearch.filters import Filter
 from mmsearch.queries import Ask, combined, encode_parts
+from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Modality, Part
 from mmsearch.typical import Typical
 from mmsearch.vectors import FaissIndex

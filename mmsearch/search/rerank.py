@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.catalog import Space
 from mmsearch.diversity import collapse, mmr
 from mmsearch.errors import InvalidOption
 from mmsearch.queries import ready
@@ -15,6 +14,7 @@ from mmsearch.roster import same_details
 from mmsearch.search.facets import Facet
 from mmsearch.search.rank import Holdings, Search, stretches
 from mmsearch.search.settings import Settings
+from mmsearch.storage.sqlite import Space
 from mmsearch.types import Modality, Ranking
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mmsearch.catalog import Space
 from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.feedback import rocchio
 from mmsearch.queries import Ask, checked_vectors, parts_of, plan, words_of
@@ -17,6 +16,7 @@ from mmsearch.search.facets import Facet, rankings
 from mmsearch.search.hits import best_hits, ordered
 from mmsearch.search.rank import Holdings, Search, encode_asks, search_of
 from mmsearch.search.settings import Settings, targets_of
+from mmsearch.storage.sqlite import Space
 from mmsearch.types import Hit, Modality, Part, Query, Ranking
 from mmsearch.vectors.hubness import EXTRA
 from mmsearch.vectors.id_set import Passing

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mmsearch.lexical import words_part
 from mmsearch.search.facets import WORDS, Facet
 from mmsearch.search.rank import Holdings, Stretch, stretches
+from mmsearch.storage.lexical import words_part
 from mmsearch.types import Item, Span, TextPart
 
 Key = tuple[int, float, float]

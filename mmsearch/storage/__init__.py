@@ -1,0 +1,1 @@
+"""What is known, durably: one SQLite file, and what is derived from it."""

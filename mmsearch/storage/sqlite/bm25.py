@@ -1,0 +1,266 @@
+"""Which items hold the words of a query, and how much that says: BM25 with a bound on the work.
+
+SQLite goes through some 25 million occurrences of words a second, hands out 10 million ids a
+second, and gives a BM25 score to less than a million items a second. So where few items hold the
+words, all of them are scored: those that hold every word, or any where too few hold every one. Else
+each word first adds to the items that hold it what it tells (its idf), and only the best of them
+are scored. The commonest words, which tell little and cost most, only add to the items that hold
+one of the rarest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection
+
+from mmsearch.storage.lexical import Term
+from mmsearch.storage.sqlite.schema.lexical import WEIGHTS
+from mmsearch.vectors.id_set import Passing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MOST_SCORED = 3000
+"""Items that are all given a BM25 score, if no more than these hold the words."""
+
+SCORED_ANEW = 200
+"""Items that are given one, at least, of those that the words tell most of, if more hold them."""
+
+MOST_WORDS = 16
+"""Words that are looked for, the rarest ones."""
+
+MOST_SEEN = 50_000
+"""Occurrences of the words that are added up in full, the rarest first; others are common."""
+
+MOST_PASSED = 150_000
+"""Occurrences of common words gone through, for a query."""
+
+MOST_COUNTED = 20_000
+"""Items counted for a word whose count is not kept."""
+
+FEW = 1000
+"""Allowed items up to this many are told to SQLite; of more, what it finds is sifted."""
+
+SKIPS = 8
+"""A word in n items is brought together with a commoner one in the time of this many times n."""
+
+_BM25 = f"-bm25(words, {', '.join(map(str, WEIGHTS))})"
+_COUNT = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """A term of the query."""
+
+    match: str
+    items: int
+    """That hold it, or, of a phrase, its rarest word."""
+    cost: int
+    """Occurrences to go through to find them."""
+    tells: float
+    """BM25 of an item of average length that holds it once: its idf, as FTS5 has it."""
+
+
+class Matching:
+    """One query being matched."""
+
+    def __init__(self, connection: Connection, k: int, allowed: Passing | None) -> None:
+        # the driver's own: SQLAlchemy's wrapping takes as long as a rare word
+        self._driver: Any = connection.connection.driver_connection
+        self._k = k
+        low, high = (self._row(f"SELECT {end}(id) FROM items")[0] or 0 for end in ("min", "max"))  # noqa: S608
+        self._inside: NDArray[np.bool_] | None = None
+        self._few: str | None = None
+        if allowed is not None:
+            low, high = max(low, allowed.span[0]), min(high, allowed.span[1])
+            self._inside = allowed.marks(low, max(low, high))
+            if len(allowed) <= FEW:
+                self._few = json.dumps(allowed.ids.tolist())
+        self._low, self._high = low, max(low, high)
+        self._items = self._counts([""]).get("") or self._row("SELECT count(*) FROM items")[0]
+
+    def scores(self, terms: Sequence[Term]) -> dict[int, float]:
+        """By item id, the scores of those found; more than k if it costs no more."""
+        weighed = sorted(self._weigh(terms), key=lambda word: (word.items, word.match))
+        words = weighed[:MOST_WORDS]
+        if sum(word.items for word in words) > MOST_SCORED:
+            return self._added_up(words)
+        every = self._allowed_of(self._scored(_every(words))) if len(words) > 1 else {}
+        if len(every) >= self._k or not words:
+            return every
+        return self._allowed_of(self._scored(_any(words)))
+
+    def _added_up(self, words: Sequence[_Word]) -> dict[int, float]:
+        tally, lift = (_Tally(self._low, self._high) for _ in range(2))
+        seen = 0
+        scored = 0
+        for word in words:
+            seen += word.cost
+            if seen > MOST_SEEN:
+                break
+            tally.add(self._ids(word.match), word.tells)
+            scored += 1
+        if scored:
+            self._lift(lift, words[:scored], words[scored:])
+        else:
+            self._add_common(lift, words)
+        best = tally.plus(lift).best(max(self._k, SCORED_ANEW), self._inside)
+        if not (scored and best):
+            return best
+        anew = self._scored(_any(words[:scored]), sorted(best))
+        return {item_id: score + lift[item_id] for item_id, score in anew.items()}
+
+    def _lift(self, lift: _Tally, scored: Sequence[_Word], common: Sequence[_Word]) -> None:
+        """Add what the common words tell of the items that hold one of the rarest."""
+        rare = _rare(scored)
+        items = sum(word.items for word in rare)
+        passed = 0
+        for word in common:
+            passed += min(SKIPS * items, items + word.cost)
+            if passed > MOST_PASSED:
+                return
+            lift.add(self._ids(f"({_any(rare)}) AND {word.match}"), word.tells)
+
+    def _add_common(self, lift: _Tally, words: Sequence[_Word]) -> None:
+        """Add items that hold all words, and then items that hold the rarest: the first of them."""
+        import numpy as np
+
+        together = min(sum(word.cost for word in words), SKIPS * words[0].items)
+        every = self._ids(_every(words), together)
+        lift.add(every, sum(word.tells for word in words))
+        if len(words) > 1 and len(every) < self._k:
+            rarest = self._ids(words[0].match, words[0].cost)
+            lift.add(np.setdiff1d(rarest, every), words[0].tells)
+
+    # ------------------------------------------------------------------ what SQLite is asked
+
+    def _scored(self, match: str, ids: Sequence[int] | None = None) -> dict[int, float]:
+        """By item id, BM25 of what matches, of some items or all."""
+        statement = f"SELECT rowid, {_BM25} FROM words WHERE words MATCH ?"  # noqa: S608
+        if ids is None:
+            return dict(self._driver.execute(statement, (match,)))
+        # the plus keeps SQLite from looking up each of them on its own
+        where = " AND rowid BETWEEN ? AND ? AND +rowid IN (SELECT value FROM json_each(?))"
+        given = (match, ids[0], ids[-1], json.dumps(ids))
+        return dict(self._driver.execute(statement + where, given))
+
+    def _allowed_of(self, found: dict[int, float]) -> dict[int, float]:
+        if (inside := self._inside) is None:
+            return found
+        low, beyond = self._low, self._low + len(inside)
+        return {id_: found[id_] for id_ in found if low <= id_ < beyond and inside[id_ - low]}
+
+    def _ids(self, match: str, cost: int = 0) -> NDArray[np.int64]:
+        """The items that match.
+
+        Args:
+            match: In the language of FTS5.
+            cost: Occurrences it goes through, where these are not bounded: then only the first
+                items are returned, and beyond MOST_PASSED only that share of the items is tried.
+        """
+        import numpy as np
+
+        share = min(1.0, MOST_PASSED / cost) if cost else 1.0
+        high = self._low + math.ceil((self._high - self._low) * share)
+        where, given = "words MATCH ? AND rowid BETWEEN ? AND ?", [match, self._low, high]
+        if self._few is not None:
+            where += " AND +rowid IN (SELECT value FROM json_each(?))"
+            given.append(self._few)
+        statement = f"SELECT rowid FROM words WHERE {where} LIMIT ?"  # noqa: S608
+        given.append(MOST_SCORED if cost else MOST_SEEN)
+        # as one text: a row each would take three times as long
+        text = self._row(f"SELECT group_concat(rowid) FROM ({statement})", *given)[0]  # noqa: S608
+        return np.fromstring(text or "", dtype=np.int64, sep=",")
+
+    # ------------------------------------------------------------------ how common words are
+
+    def _weigh(self, terms: Sequence[Term]) -> list[_Word]:
+        """The terms that can be found at all."""
+        counts = self._counts({token for term in terms for token in term.tokens})
+        words = []
+        for term in terms:
+            each = [counts[token] for token in term.tokens]
+            if rarest := min(each):
+                cost = sum(each) if len(each) == 1 else min(sum(each), SKIPS * rarest)
+                tells = math.log(max(self._items - rarest + 0.5, 0.5) / (rarest + 0.5))
+                words.append(_Word(term.match, rarest, cost, max(tells, 1e-6)))
+        return words
+
+    def _counts(self, tokens: Iterable[str]) -> dict[str, int]:
+        wanted = sorted(tokens)
+        kept = "SELECT word, items FROM common_words WHERE word IN (SELECT value FROM json_each(?))"
+        counts = dict(self._driver.execute(kept, (json.dumps(wanted),)))
+        for token in wanted:
+            if token and token not in counts:
+                counts[token] = self._row(_COUNT, f'"{token}"', MOST_COUNTED)[0]
+        return counts
+
+    def _row(self, statement: str, *given: Any) -> Any:
+        return self._driver.execute(statement, given).fetchone()
+
+
+class _Tally:
+    """What was added to each item of a range."""
+
+    def __init__(self, low: int, high: int) -> None:
+        import numpy as np
+
+        self._low = low
+        self._sums = np.zeros(high - low + 1, np.float32)
+
+    def __getitem__(self, item_id: int) -> float:
+        return float(self._sums[item_id - self._low])
+
+    def add(self, ids: NDArray[np.int64], what: float) -> None:
+        """Add to some items, each of which stands there once."""
+        self._sums[ids - self._low] += what
+
+    def plus(self, other: _Tally) -> _Tally:
+        """Both together."""
+        self._sums += other._sums
+        return self
+
+    def best(self, k: int, inside: NDArray[np.bool_] | None) -> dict[int, float]:
+        """The k items with the largest sums, those of the lowest ids where some are equal.
+
+        Args:
+            k: How many items.
+            inside: Of each item of the range, whether it is allowed (all are when None).
+        """
+        import numpy as np
+
+        at = np.flatnonzero(self._sums > 0)
+        if inside is not None:
+            at = at[inside[at]]
+        ids, sums = at + self._low, self._sums[at]
+        if len(ids) > k:
+            least = np.sort(sums)[-k]  # np.partition is slow where most are equal
+            above = np.flatnonzero(sums > least)
+            level = np.flatnonzero(sums == least)[: k - len(above)]
+            chosen = np.concatenate([above, level])
+            ids, sums = ids[chosen], sums[chosen]
+        return dict(zip(ids.tolist(), sums.tolist(), strict=True))
+
+
+def _any(words: Sequence[_Word]) -> str:
+    return " OR ".join(word.match for word in words)
+
+
+def _every(words: Sequence[_Word]) -> str:
+    return " AND ".join(word.match for word in words)
+
+
+def _rare(words: Sequence[_Word]) -> Sequence[_Word]:
+    """The rarest words, as long as few items hold them; the rarest at least."""
+    total = 0
+    for number, word in enumerate(words):
+        total += word.items
+        if total > MOST_SCORED:
+            return words[: max(number, 1)]
+    return words

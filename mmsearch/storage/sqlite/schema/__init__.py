@@ -1,0 +1,50 @@
+"""The tables of the catalog, how a connection to it is made, and how an old one is brought up."""
+
+from mmsearch.storage.sqlite.schema.connection import APPLICATION_ID, connect, driver_of, writing
+from mmsearch.storage.sqlite.schema.migrations import MIGRATIONS
+from mmsearch.storage.sqlite.schema.tables import (
+    PathText,
+    altered,
+    asked,
+    attributes,
+    banks,
+    blanks,
+    details,
+    failures,
+    followed,
+    gone,
+    items,
+    sources,
+    spaces,
+    state,
+    tables,
+    tags,
+    texts,
+    vectors,
+)
+
+__all__ = [
+    "APPLICATION_ID",
+    "MIGRATIONS",
+    "PathText",
+    "altered",
+    "asked",
+    "attributes",
+    "banks",
+    "blanks",
+    "connect",
+    "details",
+    "driver_of",
+    "failures",
+    "followed",
+    "gone",
+    "items",
+    "sources",
+    "spaces",
+    "state",
+    "tables",
+    "tags",
+    "texts",
+    "vectors",
+    "writing",
+]

@@ -1,0 +1,177 @@
+"""Which encoders have vectors in the catalog, and which of them answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from mmsearch.storage.sqlite.records import next_revision
+from mmsearch.storage.sqlite.schema import items, spaces
+from mmsearch.storage.sqlite.store import Store, storage_errors
+from mmsearch.types import Encoder, Modality
+
+ELSEWHERE = ""
+"""The path of the source of items that lie in no folder we know: what is below it is all of a path,
+or an address."""
+
+Facets = frozenset[Modality]
+NONE: Facets = frozenset()
+TEXT: Facets = frozenset({"text"})
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where the vectors of one encoder are filed."""
+
+    id: int
+    name: str
+    fingerprint: str
+    dim: int
+    modalities: Facets
+    """What its encoder can encode."""
+    keeps: Facets
+    """What it answers for: it has a vector of everything that has this facet."""
+    fills: Facets
+    """What it is being given, to answer for it once it has everything."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its vectors came without their encoder: nothing can be encoded for it."""
+        return not self.modalities
+
+    @property
+    def needs(self) -> Facets:
+        """What new files are to be encoded for."""
+        return self.keeps | self.fills
+
+
+class SpaceTable(Store):
+    """Which encoders there are."""
+
+    def spaces(self) -> list[Space]:
+        """All spaces: first those that answer for pictures, then for sounds, then the others."""
+        with self._read() as connection:
+            return _spaces(connection)
+
+    def add_space(self, encoder: Encoder) -> Space:
+        """The space of an encoder, made if it is new; then it answers for nothing yet."""
+        with self._write() as connection:
+            return _add(connection, encoder)
+
+    def answer_by(self, encoders: Sequence[Encoder]) -> None:
+        """Have encoders answer for the media they can encode, of two that can the later one.
+
+        At once if the index is empty, else once their spaces are filled. All or none: a space
+        that nobody had answer for anything would be given nothing by later runs.
+        """
+        with self._write() as connection:
+            media: dict[Modality, int] = {}
+            for encoder in encoders:
+                space = _add(connection, encoder)
+                media |= dict.fromkeys(sorted(encoder.modalities - TEXT), space.id)
+            if media:
+                _assign(connection, media)
+
+    def switch_to(self, space: Space) -> None:
+        """Let a space that has been filled answer; what answered before is left as it is."""
+        with self._write() as connection:
+            now = next((one for one in _spaces(connection) if one.id == space.id), None)
+            if now is not None and now.fills == space.fills:
+                _switch(connection, now)
+
+    def give_up(self, space: Space) -> None:
+        """Fill a space no further."""
+        with self._write() as connection:
+            _put(connection, space, space.keeps, NONE)
+
+    def note_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
+        """Keep what a newer version of a space's encoder can encode."""
+        self._change(space, modalities=_joined(modalities))
+
+    def _change(self, space: Space, **changed: Any) -> None:
+        with self._write() as connection:
+            connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
+
+    def drop_space(self, space: Space) -> None:
+        """Delete a space and all vectors in it."""
+        with self._write() as connection:
+            connection.execute(delete(spaces).where(spaces.c.id == space.id))
+            next_revision(connection)
+
+    def shrink(self) -> None:
+        """Give the disk back what was deleted."""
+        with storage_errors(), closing(self._engine.raw_connection()) as connection:
+            # the driver's own: these two must not run in a transaction
+            driver: Any = connection.driver_connection
+            for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                driver.execute(statement)
+
+
+_c = spaces.c
+_SPACES = select(_c.id, _c.name, _c.fingerprint, _c.dim, _c.modalities, _c.keeps, _c.fills)
+
+
+def _spaces(connection: Connection) -> list[Space]:
+    found = [
+        Space(id_, name, fingerprint, dim, *map(_split, facets))
+        for id_, name, fingerprint, dim, *facets in connection.execute(_SPACES).all()
+    ]
+    return sorted(
+        found, key=lambda s: ("image" not in s.keeps, "audio" not in s.keeps, not s.keeps, -s.id)
+    )
+
+
+def _add(connection: Connection, encoder: Encoder) -> Space:
+    """The space of an encoder, made if it is new."""
+    key = {"name": encoder.name, "fingerprint": encoder.fingerprint}
+    takes = {"modalities": _joined(encoder.modalities)}
+    made = insert(spaces).values(**key, **takes, dim=encoder.dim, keeps="", fills="")
+    connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=takes))
+    return next(
+        space
+        for space in _spaces(connection)
+        if (space.name, space.fingerprint) == (encoder.name, encoder.fingerprint)
+    )
+
+
+def _assign(connection: Connection, media: Mapping[Modality, int]) -> None:
+    """Say which space (by its id) is to answer for "image" or "audio"."""
+    empty = connection.execute(select(items.c.id).limit(1)).first() is None
+    for medium, space_id in media.items():
+        for space in _spaces(connection):
+            fills = space.fills - {medium}
+            if space.id == space_id and medium not in space.keeps:
+                fills |= {medium} | ((TEXT & space.modalities) - space.keeps)
+            elif not fills - TEXT:
+                fills = NONE
+            _put(connection, space, space.keeps, fills)
+    if empty:
+        for space in _spaces(connection):
+            _switch(connection, space)
+
+
+def _switch(connection: Connection, space: Space) -> None:
+    media = space.fills - TEXT
+    for other in _spaces(connection):
+        if other.id != space.id and other.keeps & media:
+            kept = other.keeps - media
+            _put(connection, other, kept if kept - TEXT else NONE, other.fills)
+    _put(connection, space, space.needs, NONE)
+
+
+def _put(connection: Connection, space: Space, keeps: Facets, fills: Facets) -> None:
+    changed = {"keeps": _joined(keeps), "fills": _joined(fills)}
+    connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
+
+
+def _joined(facets: Iterable[Modality]) -> str:
+    return " ".join(sorted(facets))
+
+
+def _split(facets: str) -> Facets:
+    return frozenset(facets.split())  # type: ignore[arg-type]
