@@ -17,8 +17,8 @@ import numpy as np
 from dev_vectors import options, photos_of
 
 import mmsearch
-from mmsearch.calibration import NO_GOOD_MATCH, Background, Reference, expected
 from mmsearch.encoders.banks import Bank, shipped_bank, typical_texts
+from mmsearch.spaces.calibration import NO_GOOD_MATCH, Background, Reference, expected
 from mmsearch.vectors.hubness import WEIGHTS_WITHOUT, asking, hubs, weight_of, with_hubs
 
 RESAMPLES = 1_000

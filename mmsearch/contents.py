@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmsearch.lanes import Lane
 from mmsearch.media.image import SPARE, load_image
 from mmsearch.media.text import passages, read_text
+from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Kind, Modality, Span, TextPart
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 from mmsearch.contents import Contents, Options, Reader
 from mmsearch.decode import encode, is_content, look_ahead, read_file
 from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.lanes import KINDS_WITH, Lane
 from mmsearch.media.kinds import kind_of
+from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.targets import KINDS_WITH, Lane
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Kind, Modality, Progress, TextPart
-from mmsearch.typical import Typical
 
 FILES_A_BATCH = 64
 ITEMS_A_BATCH = 64

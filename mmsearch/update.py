@@ -14,13 +14,13 @@ from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable
 from mmsearch.fill import Fill
 from mmsearch.ingest import Ingest
-from mmsearch.lanes import Lane, modalities_of
 from mmsearch.metadata import apply_metadata
-from mmsearch.roster import made_with, version_of
 from mmsearch.scan import Scope
+from mmsearch.spaces.encoder_pool import made_with, version_of
+from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.targets import Lane, modalities_of
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import Kind, Progress, Report
-from mmsearch.typical import Typical
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionBook

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsearch.calibration import Reference
 from mmsearch.encoders import banks
 from mmsearch.encoders.banks import Bank, load_bank, save_bank, shipped, shipped_bank, typical_texts
 from mmsearch.encoders.mini import load_mini
 from mmsearch.encoders.sentences import PATTERNS, SENTENCES, WORDS
 from mmsearch.errors import ModelDamaged
+from mmsearch.spaces.calibration import Reference
 from mmsearch.vectors.hubness import WEIGHTS, hubs
 
 
@@ -137,7 +137,7 @@ def test_a_bank_with_a_changed_byte_is_not_taken(tmp_path: Path):
 
 
 def test_a_bank_is_measured_for_every_pair_of_its_modalities():
-    from mmsearch.typical import measured
+    from mmsearch.spaces.query_banks import measured
 
     rows = {"text": unit(120), "image": unit(110, seed=1)}
     others = {"text": unit(200, seed=2), "image": unit(160, seed=3)}

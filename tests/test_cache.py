@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mmsearch
-from mmsearch.cache import bases
 from mmsearch.collection import Collection, indexes
 from mmsearch.errors import InvalidOption
+from mmsearch.spaces.index_cache import bases
 from mmsearch.storage.sqlite.changes import next_epoch
 from mmsearch.vectors import EXACT, kinds
 from mmsearch.vectors.segment import _sum_of

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.calibration import (
+from mmsearch.spaces.calibration import (
     FEWEST,
     HALF,
     LARGEST,

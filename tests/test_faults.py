@@ -358,7 +358,7 @@ def test_a_base_is_never_left_half_deleted_under_its_own_name(coded, monkeypatch
         names.append(Path(path).name)
         (Path(path) / "about.json").unlink()
 
-    monkeypatch.setattr("mmsearch.cache.shutil.rmtree", stop)
+    monkeypatch.setattr("mmsearch.spaces.index_cache.shutil.rmtree", stop)
     with mmsearch.open(coded) as library:
         library.add(kind="exact")
     assert names

@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
     "mmsearch.storage.sqlite.words.BATCH": 25,
     "mmsearch.bulk.stream.ROWS_AT_ONCE": 10,
     "mmsearch.storage.columns.filter_cache.SMALLEST": 10,
-    "mmsearch.typical.FEWEST_PICTURES": 66,
+    "mmsearch.spaces.query_banks.FEWEST_PICTURES": 66,
     "mmsearch.collection.indexes.MEASURED_BY": 8,
     "mmsearch.storage.backups.PAGES_AT_ONCE": 4,
 }

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 from mmsearch.bulk.batches import Filing, batch_of, facets_of
 from mmsearch.bulk.stream import Chunk, whole_items
 from mmsearch.errors import InvalidOption
-from mmsearch.lanes import KINDS_WITH
-from mmsearch.roster import Roster
+from mmsearch.spaces.encoder_pool import Roster
+from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.storage.sqlite.batch import Batch
 from mmsearch.storage.sqlite.bulk import GIVEN
 from mmsearch.types import Encoder, Modality, Progress, Report
-from mmsearch.typical import Typical
 
 if TYPE_CHECKING:
     from mmsearch.bulk.matrix import Halves

@@ -70,11 +70,11 @@ class Held(Locked):
             self._wanted = self._wanted or self._chosen()
             _make(folder)
         from mmsearch.collection.indexes import Indexes
-        from mmsearch.roster import Roster
+        from mmsearch.spaces.encoder_pool import Roster
+        from mmsearch.spaces.query_banks import Typical
         from mmsearch.storage.sqlite import (
             Catalog,  # SQLAlchemy takes longer to import than all of us
         )
-        from mmsearch.typical import Typical
 
         self._catalog = Catalog(path)
         self._roster = Roster(self._catalog, self._how)
@@ -123,7 +123,7 @@ class Held(Locked):
 
     def status(self) -> dict[str, Any]:
         """What is stored: folder, models, sources, items, vectors, failures, bytes."""
-        from mmsearch.lanes import served
+        from mmsearch.spaces.targets import served
 
         spaces = self._catalog.spaces()
         answering = served(spaces)

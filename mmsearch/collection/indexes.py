@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mmsearch.cache import Cache, Followed, Wanted
 from mmsearch.errors import InvalidOption, StorageFailed
+from mmsearch.spaces.index_cache import Cache, Followed, Wanted
+from mmsearch.spaces.query_banks import Typical
 from mmsearch.storage.sqlite import Catalog, Space, Stamp
 from mmsearch.types import Modality
-from mmsearch.typical import Typical
 from mmsearch.vectors import EXACT
 from mmsearch.vectors.hubness import EXTRA, asking
 from mmsearch.vectors.kinds import AUTO, RECALL

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from mmsearch.contents import Contents, Options, Reader
 from mmsearch.decode.reading import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
 from mmsearch.errors import UnreadableFile
-from mmsearch.lanes import Lane
 from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, FileStat, is_away
+from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite import Catalog, Known
 from mmsearch.types import Item, TextPart
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.contents import Contents
-from mmsearch.lanes import Lane
+from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Modality, TextPart
-from mmsearch.typical import Typical
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mmsearch.doctor.finding import SHOWN, Finding, ok
-from mmsearch.lanes import KINDS_WITH
+from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.update import HOLES
 
 if TYPE_CHECKING:

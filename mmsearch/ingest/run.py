@@ -19,12 +19,12 @@ from mmsearch.contents import Options
 from mmsearch.decode import Decoded, Decoder, Job, encode
 from mmsearch.ingest.pipeline import Pipeline
 from mmsearch.ingest.stages import Timed
-from mmsearch.lanes import Lane
 from mmsearch.scan import Scan, Scope
+from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import Entry, LenderGone, Place, Rows
 from mmsearch.types import Failure, Kind, Progress, Report
-from mmsearch.typical import Typical
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionBook

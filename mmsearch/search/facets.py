@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from mmsearch.calibration import Background, Moments
 from mmsearch.fusion import WEIGHTS
 from mmsearch.search.rank import Holdings, Search, cosine_of
 from mmsearch.search.settings import Settings
+from mmsearch.spaces.calibration import Background, Moments
 from mmsearch.storage.lexical import asked
 from mmsearch.vectors.id_set import Passing
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmsearch.calibration import NO_GOOD_MATCH
 from mmsearch.fusion import DEFAULT, FUSIONS, RRF_K
 from mmsearch.search.facets import WORDS, Facet
 from mmsearch.search.rank import Holdings
@@ -21,6 +20,7 @@ from mmsearch.search.shown import (
     text_at,
     text_of,
 )
+from mmsearch.spaces.calibration import NO_GOOD_MATCH
 from mmsearch.types import Hit, Item, Ranking, Signal, Span
 
 STRETCHED = 100

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from mmsearch.errors import UnsupportedModality
 from mmsearch.filters import Filter
 from mmsearch.queries import Ask, combined, encode_parts
+from mmsearch.spaces.query_banks import Typical
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Modality, Part
-from mmsearch.typical import Typical
 from mmsearch.vectors import FaissIndex
 from mmsearch.vectors.hubness import EXTRA, asking
 from mmsearch.vectors.id_set import Passing

@@ -10,10 +10,10 @@ from mmsearch.diversity import collapse, mmr
 from mmsearch.errors import InvalidOption
 from mmsearch.queries import ready
 from mmsearch.rerank import rerank
-from mmsearch.roster import same_details
 from mmsearch.search.facets import Facet
 from mmsearch.search.rank import Holdings, Search, stretches
 from mmsearch.search.settings import Settings
+from mmsearch.spaces.encoder_pool import same_details
 from mmsearch.storage.sqlite import Space
 from mmsearch.types import Modality, Ranking
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from mmsearch.encoders.banks import save_bank, typical_texts
 from mmsearch.encoders.mini import MiniEncoder, load_mini
+from mmsearch.spaces.query_banks import measured
 from mmsearch.training.data import Split, read_split
 from mmsearch.types import Modality
-from mmsearch.typical import measured
 
 if TYPE_CHECKING:
     from mmsearch.types import Vectors

@@ -13,7 +13,7 @@ from mmsearch.errors import (
     ModelUnavailable,
     UnknownModel,
 )
-from mmsearch.lanes import Lane
+from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Modality, Runtime
 

@@ -7,7 +7,6 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from mmsearch.calibration import Reference
 from mmsearch.encoders.banks import (
     FEWEST_PICTURES,
     MOST_PICTURES,
@@ -18,6 +17,7 @@ from mmsearch.encoders.banks import (
     typical_texts,
     unpack_bank,
 )
+from mmsearch.spaces.calibration import Reference
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Modality
 from mmsearch.vectors.hubness import WEIGHTS, WEIGHTS_WITHOUT, asking, hubs, weight_of, with_hubs
