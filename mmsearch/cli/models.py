@@ -81,7 +81,7 @@ def export(
 
     From then on neither indexing nor searching with it needs torch, or a second to import it.
     """
-    from mmsearch.exports import export as make
+    from mmsearch.encoders.onnx_export import export as make
 
     how = runtime_of("auto" if precision == "auto" else "onnx", precision=precision)
     with long_work_told():
@@ -100,7 +100,7 @@ def export(
 def _photos(folder: str | None) -> Iterator[str]:
     """Photos to check a model on: in a folder, else in the default index, if there is one."""
     if folder is not None:
-        from mmsearch.exports import photos_in
+        from mmsearch.encoders.onnx_export import photos_in
 
         yield from photos_in(folder)
         return
