@@ -7,7 +7,7 @@ size, without 3 % of the edges, 10 % brighter) are planted among all photos. Rec
 copies whose cosine to their original reaches the threshold; precision the share of all pairs found
 that are of one photo. Flickr8k's photos of 224 pixels are smaller than what most models look at, so
 half the size loses more than it does for a camera's photos; and it holds series of one scene, which
-count as wrong here. `measured` is what `mmsearch.duplicates` would measure for a model it does not
+count as wrong here. `measured` is what `mmsearch.search.duplicates` would measure for a model it does not
 know.
 
 Growth: rows are mixtures of real vectors of photos and captions, a twentieth of them near copies of
@@ -28,9 +28,9 @@ import numpy as np
 from PIL import Image
 
 import mmsearch
-from mmsearch.duplicates import cells, threshold
-from mmsearch.duplicates.cells import led_groups, near_pairs
 from mmsearch.media.captions import read_captions
+from mmsearch.search.duplicates import cells, threshold
+from mmsearch.search.duplicates.cells import led_groups, near_pairs
 
 PLANTED = 100
 THRESHOLDS = (0.85, 0.88, 0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.98)

@@ -26,10 +26,10 @@ import numpy as np
 from PIL import Image
 
 import mmsearch
-from mmsearch.feedback import ALPHA, BETA, GAMMA, rocchio
 from mmsearch.media.audio import windows
 from mmsearch.media.captions import read_captions
 from mmsearch.metrics import bootstrap_interval
+from mmsearch.search.feedback import ALPHA, BETA, GAMMA, rocchio
 
 BETAS = (0.1, 0.25, 0.4, 0.5, 0.75, 1.0, 2.0)
 NEAR, LEAST = 19, 0.25

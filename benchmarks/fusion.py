@@ -21,8 +21,8 @@ from dev_vectors import Photos, by_group, options, photos_of
 
 import mmsearch
 from mmsearch.encoders.banks import shipped_bank
-from mmsearch.fusion import DEFAULT, FUSIONS, WEIGHTS
 from mmsearch.metrics import bootstrap_interval
+from mmsearch.search.fusion import DEFAULT, FUSIONS, WEIGHTS
 from mmsearch.spaces.calibration import Background
 from mmsearch.vectors.hubness import hubs, weight_of
 

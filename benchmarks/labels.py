@@ -21,8 +21,11 @@ import numpy as np
 from PIL import Image
 
 import mmsearch
-from mmsearch.labels import EVERYDAY, MIN_CONFIDENCE, Labeller, confidence_of
-from mmsearch.labels.scoring import (
+from mmsearch.media.audio import windows
+from mmsearch.media.captions import read_captions
+from mmsearch.metrics import bootstrap_interval
+from mmsearch.search.labels import EVERYDAY, MIN_CONFIDENCE, Labeller, confidence_of
+from mmsearch.search.labels.scoring import (
     BINS,
     MIDDLE,
     PLAIN,
@@ -32,9 +35,6 @@ from mmsearch.labels.scoring import (
     label_vectors,
     shifted,
 )
-from mmsearch.media.audio import windows
-from mmsearch.media.captions import read_captions
-from mmsearch.metrics import bootstrap_interval
 
 NAMED = {
     "dog": r"dogs?|pupp(y|ies)",

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.diversity import collapse, mmr
 from mmsearch.errors import InvalidQuery
+from mmsearch.search.diversity import collapse, mmr
 
 
 def rows(count: int, dim: int = 4, seed: int = 0) -> np.ndarray:

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch.cli.app import app
-from mmsearch.duplicates import cells, threshold
-from mmsearch.duplicates.cells import led_groups, near_pairs
 from mmsearch.errors import InvalidOption
+from mmsearch.search.duplicates import cells, threshold
+from mmsearch.search.duplicates.cells import led_groups, near_pairs
 
 
 def unit(matrix: np.ndarray) -> np.ndarray:

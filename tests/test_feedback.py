@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.errors import InvalidQuery
-from mmsearch.feedback import rocchio
+from mmsearch.search.feedback import rocchio
 
 X, Y, Z = np.eye(3, dtype=np.float32)
 NONE = np.zeros((0, 3), np.float32)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.fusion import DEFAULT, FUSIONS, WEIGHTS, combmnz, rrf, wsum
+from mmsearch.search.fusion import DEFAULT, FUSIONS, WEIGHTS, combmnz, rrf, wsum
 
 scored = st.lists(
     st.dictionaries(st.integers(0, 20), st.floats(-9, 9, width=32)).map(lambda d: list(d.items())),

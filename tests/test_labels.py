@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.errors import InvalidOption, UnknownTarget, UnreadableFile
-from mmsearch.labels import EVERYDAY, Labeller, checked_labels, confidence_of
-from mmsearch.labels.scoring import (
+from mmsearch.search.labels import EVERYDAY, Labeller, checked_labels, confidence_of
+from mmsearch.search.labels.scoring import (
     BINS,
     PLAIN,
     TEMPLATES,

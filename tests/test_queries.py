@@ -15,8 +15,8 @@ from PIL import Image
 import mmsearch
 from mmsearch import Query
 from mmsearch.errors import InvalidQuery, UnsupportedModality
-from mmsearch.fusion import rrf
-from mmsearch.queries import checked_vectors, combined, parts_of
+from mmsearch.search.fusion import rrf
+from mmsearch.search.queries import checked_vectors, combined, parts_of
 from mmsearch.types import Part
 
 

@@ -18,8 +18,8 @@ import mmsearch.doctor.disk
 import mmsearch.doctor.file
 import mmsearch.doctor.patient
 import mmsearch.doctor.tables
-import mmsearch.labels
 import mmsearch.search
+import mmsearch.search.labels
 import mmsearch.storage.columns.filter_cache
 import mmsearch.update  # noqa: F401
 from killing.operations import OPERATIONS

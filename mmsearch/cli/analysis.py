@@ -14,8 +14,8 @@ from mmsearch.errors import InvalidOption, PathNotFound
 from mmsearch.opening import open_collection
 
 if TYPE_CHECKING:
-    from mmsearch.duplicates import Group
-    from mmsearch.labels import Description
+    from mmsearch.search.duplicates import Group
+    from mmsearch.search.labels import Description
 
 NOTHING_FOUND = 1
 

@@ -12,9 +12,9 @@ from mmsearch.errors import InvalidQuery, StorageFailed
 from mmsearch.types import Hit, Modality, Query, Ranking
 
 if TYPE_CHECKING:
-    from mmsearch.duplicates import Group
-    from mmsearch.labels import Description
     from mmsearch.search import Searcher, SearchSettings
+    from mmsearch.search.duplicates import Group
+    from mmsearch.search.labels import Description
     from mmsearch.storage.sqlite import Space
     from mmsearch.types import Progress, Vectors
 
@@ -149,7 +149,7 @@ class Asking(Held):
             UnknownTarget: the target is neither.
             IndexBusy: another process is writing to the index.
         """
-        from mmsearch.labels import MIN_CONFIDENCE, facet_of, tag_items
+        from mmsearch.search.labels import MIN_CONFIDENCE, facet_of, tag_items
 
         least = MIN_CONFIDENCE if min_confidence is None else min_confidence
         with self.writing("tagging"):
@@ -168,7 +168,7 @@ class Asking(Held):
 
     def tag_new(self, *, progress: Progress | None = None) -> dict[str, int]:
         """Give the labels asked for before to what has come or changed since."""
-        from mmsearch.labels import tag_new
+        from mmsearch.search.labels import tag_new
 
         with self.writing("tagging"):
             counts = tag_new(self._catalog, self._roster.encoder_of, self._present(), progress)
@@ -178,7 +178,7 @@ class Asking(Held):
 
     def untag(self, labels: Sequence[str] | None = None) -> int:
         """Take labels off all items, all labels if none is named; returns how many there were."""
-        from mmsearch.labels import forget_labels
+        from mmsearch.search.labels import forget_labels
 
         with self.writing("tagging"):
             gone = forget_labels(self._catalog, labels)
@@ -199,8 +199,8 @@ class Asking(Held):
         Raises:
             PathNotFound, UnreadableFile: the file cannot be used.
         """
-        from mmsearch.labels import describe
         from mmsearch.search import stored_item
+        from mmsearch.search.labels import describe
 
         name = os.fspath(path)
         return describe(
@@ -228,7 +228,7 @@ class Asking(Held):
             same: Only files of the same content.
             progress: Called with (items compared, items in all).
         """
-        from mmsearch.duplicates import duplicate_groups, threshold_of
+        from mmsearch.search.duplicates import duplicate_groups, threshold_of
 
         def alike(space: Space, facet: Modality) -> float:
             if threshold is not None:
@@ -240,7 +240,7 @@ class Asking(Held):
 
     def _alike(self, space: Space) -> float:
         """The cosine from which two items of a space are taken for copies of one."""
-        from mmsearch.duplicates import threshold_of
+        from mmsearch.search.duplicates import threshold_of
 
         return threshold_of(self._catalog, space)  # measuring one takes longer than a search may
 

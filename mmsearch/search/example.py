@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mmsearch.errors import PathNotFound, UnreadableFile, UnsupportedModality
 from mmsearch.media.kinds import EXTENSIONS, kind_of
 from mmsearch.media.text import passages, read_text
-from mmsearch.queries import Ask, combined, encode_parts, plan
+from mmsearch.search.queries import Ask, combined, encode_parts, plan
 from mmsearch.spaces.targets import served
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Kind, Modality, Part, Query

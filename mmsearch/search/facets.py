@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from mmsearch.fusion import WEIGHTS
+from mmsearch.search.fusion import WEIGHTS
 from mmsearch.search.rank import Holdings, Search, cosine_of
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import Background, Moments

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmsearch.fusion import DEFAULT, FUSIONS, RRF_K
 from mmsearch.search.facets import WORDS, Facet
+from mmsearch.search.fusion import DEFAULT, FUSIONS, RRF_K
 from mmsearch.search.rank import Holdings
 from mmsearch.search.rerank import diverse, grouped, rematched
 from mmsearch.search.settings import Settings
-from mmsearch.search.shown import (
+from mmsearch.search.snippets import (
     Key,
     Shown,
     Where,

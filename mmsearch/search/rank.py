@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmsearch.errors import UnsupportedModality
 from mmsearch.filters import Filter
-from mmsearch.queries import Ask, combined, encode_parts
+from mmsearch.search.queries import Ask, combined, encode_parts
 from mmsearch.spaces.query_banks import Typical
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Modality, Part

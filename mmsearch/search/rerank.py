@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.diversity import collapse, mmr
 from mmsearch.errors import InvalidOption
-from mmsearch.queries import ready
-from mmsearch.rerank import rerank
+from mmsearch.search.diversity import collapse, mmr
 from mmsearch.search.facets import Facet
+from mmsearch.search.queries import ready
 from mmsearch.search.rank import Holdings, Search, stretches
+from mmsearch.search.rerank_blend import rerank
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.encoder_pool import same_details
 from mmsearch.storage.sqlite import Space

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import InvalidQuery, UnsupportedModality
-from mmsearch.feedback import rocchio
-from mmsearch.queries import Ask, checked_vectors, parts_of, plan, words_of
 from mmsearch.search.example import Example
 from mmsearch.search.facets import Facet, rankings
+from mmsearch.search.feedback import rocchio
 from mmsearch.search.hits import best_hits, ordered
+from mmsearch.search.queries import Ask, checked_vectors, parts_of, plan, words_of
 from mmsearch.search.rank import Holdings, Search, encode_asks, search_of
 from mmsearch.search.settings import Settings, targets_of
 from mmsearch.storage.sqlite import Space

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypedDict, get_args
 
 from mmsearch.errors import InvalidOption, InvalidQuery, UnknownTarget
 from mmsearch.filters import Filter, parse_where
-from mmsearch.fusion import FUSIONS, WEIGHTS
-from mmsearch.queries import Combine
+from mmsearch.search.fusion import FUSIONS, WEIGHTS
+from mmsearch.search.queries import Combine
 from mmsearch.types import Modality
 
 Target = str | Sequence[str] | None

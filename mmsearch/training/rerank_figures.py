@@ -13,7 +13,7 @@ from PIL import Image
 from mmsearch.encoders import banks
 from mmsearch.encoders.mini import MiniEncoder, load_mini
 from mmsearch.metrics import Interval, bootstrap_interval, ranks_from_scores
-from mmsearch.rerank import rerank
+from mmsearch.search.rerank_blend import rerank
 from mmsearch.training.data import CAPTIONS_A_PHOTO, Split, read_split
 from mmsearch.vectors.hubness import hubs, weight_of
 

@@ -1,8 +1,8 @@
 """What a query asks for: which parts go to which encoder, and how their vectors add up."""
 
-from mmsearch.queries.encode import checked_vectors, combined, encode_parts, ready
-from mmsearch.queries.parts import parts_of, words_of
-from mmsearch.queries.plan import Ask, Combine, Takes, plan
+from mmsearch.search.queries.encode import checked_vectors, combined, encode_parts, ready
+from mmsearch.search.queries.parts import parts_of, words_of
+from mmsearch.search.queries.plan import Ask, Combine, Takes, plan
 
 __all__ = [
     "Ask",

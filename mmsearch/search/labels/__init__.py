@@ -1,9 +1,9 @@
 """Zero-shot labels: what an item shows or sounds like, told from words alone."""
 
-from mmsearch.labels.describing import Description, Said, describe
-from mmsearch.labels.everyday import EVERYDAY
-from mmsearch.labels.scoring import MIN_CONFIDENCE, Labeller, checked_labels, confidence_of
-from mmsearch.labels.tagging import (
+from mmsearch.search.labels.describing import Description, Said, describe
+from mmsearch.search.labels.everyday import EVERYDAY
+from mmsearch.search.labels.scoring import MIN_CONFIDENCE, Labeller, checked_labels, confidence_of
+from mmsearch.search.labels.tagging import (
     FACETS,
     Wanted,
     facet_of,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidOption
-from mmsearch.labels.everyday import EVERYDAY
+from mmsearch.search.labels.everyday import EVERYDAY
 from mmsearch.types import Encoder, Modality
 
 if TYPE_CHECKING:

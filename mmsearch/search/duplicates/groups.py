@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mmsearch.duplicates.cells import Pairs, led_groups, near_pairs
 from mmsearch.errors import InvalidOption
+from mmsearch.search.duplicates.cells import Pairs, led_groups, near_pairs
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Item, Kind, Modality, Progress
 

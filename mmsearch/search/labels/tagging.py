@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidOption, UnknownTarget
-from mmsearch.labels.everyday import EVERYDAY
-from mmsearch.labels.scoring import (
+from mmsearch.search.labels.everyday import EVERYDAY
+from mmsearch.search.labels.scoring import (
     BINS,
     MIN_CONFIDENCE,
     Labeller,

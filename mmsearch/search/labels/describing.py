@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import UnsupportedModality
-from mmsearch.labels.scoring import shifted
-from mmsearch.labels.tagging import (
+from mmsearch.media.kinds import kind_of
+from mmsearch.search.labels.scoring import shifted
+from mmsearch.search.labels.tagging import (
     FACETS,
     EncoderOf,
     Present,
@@ -17,8 +18,7 @@ from mmsearch.labels.tagging import (
     places_of,
     remembered,
 )
-from mmsearch.media.kinds import kind_of
-from mmsearch.queries import encode_parts
+from mmsearch.search.queries import encode_parts
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Hit, Modality, Part
 

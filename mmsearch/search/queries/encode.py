@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile
-from mmsearch.queries.parts import CANCELLED, NEGLIGIBLE, words_of
+from mmsearch.search.queries.parts import CANCELLED, NEGLIGIBLE, words_of
 from mmsearch.types import Encoder, Part
 
 if TYPE_CHECKING:

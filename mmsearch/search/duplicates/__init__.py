@@ -1,6 +1,6 @@
 """Copies of one another among all that an index holds; nothing is ever deleted."""
 
-from mmsearch.duplicates.groups import Copy, Group, duplicate_groups
-from mmsearch.duplicates.threshold import threshold_of
+from mmsearch.search.duplicates.groups import Copy, Group, duplicate_groups
+from mmsearch.search.duplicates.threshold import threshold_of
 
 __all__ = ["Copy", "Group", "duplicate_groups", "threshold_of"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mmsearch.errors import InvalidQuery, UnsupportedModality
-from mmsearch.queries.parts import parts_of, told
+from mmsearch.search.queries.parts import parts_of, told
 from mmsearch.spaces.targets import served
 from mmsearch.storage.sqlite import Space
 from mmsearch.types import Modality, Part, Query
