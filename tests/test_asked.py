@@ -8,8 +8,8 @@ import pytest
 from conftest import paint, tone
 
 import mmsearch
-from mmsearch import update
 from mmsearch.errors import MissingExtra
+from mmsearch.indexing import update
 
 
 def names(library) -> list[str]:

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mmsearch.bulk.matrix import unit_rows
-from mmsearch.bulk.meaning import own_values
-from mmsearch.bulk.stream import Feed
 from mmsearch.collection import Collection
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
 from mmsearch.filters.values import number_in
+from mmsearch.indexing.bulk.matrix import unit_rows
+from mmsearch.indexing.bulk.meaning import own_values
+from mmsearch.indexing.bulk.stream import Feed
 from mmsearch.storage.sqlite.bulk import split_path
 from mmsearch.storage.sqlite.checkpoints import Checkpoints
 
@@ -78,7 +78,7 @@ def test_chunks_of_vectors_are_as_good_as_one_array(library: Collection):
 
 
 def test_more_rows_than_fit_in_a_batch_are_all_stored_in_order(library: Collection, monkeypatch):
-    monkeypatch.setattr("mmsearch.bulk.matrix.ROWS_AT_ONCE", 10)
+    monkeypatch.setattr("mmsearch.indexing.bulk.matrix.ROWS_AT_ONCE", 10)
     monkeypatch.setattr("mmsearch.storage.sqlite.batch.MOST_PARAMETERS", 25)
     seen: list[tuple[int, int | None]] = []
     vectors = (unit(95)[start : start + 10] for start in range(0, 95, 10))

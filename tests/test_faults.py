@@ -20,9 +20,9 @@ from sqlalchemy import event
 
 import mmsearch
 from mmsearch.collection import Collection
-from mmsearch.decode import Decoder
 from mmsearch.doctor import examine
 from mmsearch.errors import StorageFailed
+from mmsearch.indexing.decode import Decoder
 from mmsearch.vectors.segment import Writer
 
 NAMES = list(COLOURS)
@@ -370,7 +370,7 @@ def test_a_base_is_never_left_half_deleted_under_its_own_name(coded, monkeypatch
 
 
 def test_captions_of_an_import_that_ends_early_get_their_vectors_later(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmsearch.bulk.stream.ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("mmsearch.indexing.bulk.stream.ROWS_AT_ONCE", 5)
     rows = np.random.default_rng(1).standard_normal((20, ToyEncoder.dim)).astype(np.float32)
     said = [{"path": f"/far/{n}.png", "caption": f"red {n}"} for n in range(20)]
 

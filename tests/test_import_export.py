@@ -297,7 +297,7 @@ def test_an_export_that_fails_leaves_what_was_there_and_nothing_else(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmsearch.bulk.export.NpyFiles.add", full)
+    monkeypatch.setattr("mmsearch.indexing.bulk.export.NpyFiles.add", full)
     with pytest.raises(StorageFailed, match="No space left"):
         library.export(tmp_path / "out", overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["items.jsonl"]
@@ -344,7 +344,7 @@ def test_an_export_that_finds_the_disk_full_leaves_no_files(
         pytest.importorskip("pyarrow")
     library.add_vectors(unit(2))
     (tmp_path / "out").mkdir()
-    part = "mmsearch.bulk.export._Files._part"
+    part = "mmsearch.indexing.bulk.export._Files._part"
 
     def full(_: object, place: Path) -> Path:
         link = place.with_name(f"{place.name}.part")

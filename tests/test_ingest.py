@@ -12,7 +12,7 @@ from conftest import ToyEncoder, paint
 from PIL import Image
 
 import mmsearch
-from mmsearch import ingest
+from mmsearch import indexing as ingest
 from mmsearch.errors import PathNotFound, StorageFailed
 
 

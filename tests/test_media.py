@@ -211,7 +211,7 @@ def test_a_second_model_is_given_videos_too(toy, tmp_path):
 def test_what_needs_a_package_that_is_not_there_is_said_before_anything_is_done(
     toy, photos, tmp_path, monkeypatch
 ):
-    from mmsearch import update
+    from mmsearch.indexing import update
 
     def missing(_):
         raise MissingExtra("--video", "av")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmsearch.errors import InvalidMetadata, PathNotFound
+from mmsearch.indexing.user_metadata import apply_metadata
 from mmsearch.media.metadata import read_metadata
-from mmsearch.metadata import apply_metadata
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.filtering import FilterTables
 from mmsearch.storage.sqlite.records import Entry

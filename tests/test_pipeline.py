@@ -20,12 +20,13 @@ import pytest
 from conftest import ToyEncoder, paint
 
 import mmsearch
-from mmsearch import ingest
-from mmsearch.contents import Contents
-from mmsearch.decode import Decoded, Job, is_content, reading
+from mmsearch import indexing as ingest
 from mmsearch.errors import UnreadableFile
-from mmsearch.ingest import Timed, pipeline
-from mmsearch.ingest.pipeline import Pipeline
+from mmsearch.indexing import pipeline
+from mmsearch.indexing.decode import Decoded, Job, is_content, reading
+from mmsearch.indexing.decode.contents import Contents
+from mmsearch.indexing.pipeline import Pipeline
+from mmsearch.indexing.stages import Timed
 from mmsearch.media.walk import FileStat
 
 JOB = Job(1, "/", "", "a.jpg", FileStat("a.jpg", "image", 1, 1, None, None))
@@ -223,7 +224,7 @@ def test_a_large_file_that_changes_while_it_is_decoded_is_left_for_the_next_run(
 ):
     monkeypatch.setattr(reading, "WHOLE", 10)
     monkeypatch.setattr(reading, "PIECE", 1)
-    read = mmsearch.contents.Reader.read
+    read = mmsearch.indexing.decode.contents.Reader.read
 
     def and_change(self, kind, source, path):
         found = read(self, kind, source, path)
@@ -231,7 +232,7 @@ def test_a_large_file_that_changes_while_it_is_decoded_is_left_for_the_next_run(
             os.utime(path, ns=(1, 1))
         return found
 
-    monkeypatch.setattr(mmsearch.contents.Reader, "read", and_change)
+    monkeypatch.setattr(mmsearch.indexing.decode.contents.Reader, "read", and_change)
     with mmsearch.index(photos, into=tmp_path / "idx") as library:
         assert library.report.added == 2
         assert [failure.reason for failure in library.failures] == ["changed while it was read"]

@@ -15,13 +15,13 @@ from PIL import Image
 from mmsearch import encoders
 
 SMALL: dict[str, Any] = {
-    "mmsearch.ingest.pipeline.PICTURES_A_BATCH": 8,
-    "mmsearch.ingest.pipeline.TEXTS_A_BATCH": 6,
-    "mmsearch.ingest.pipeline.FILES_AHEAD": 16,
-    "mmsearch.fill.FILES_A_BATCH": 9,
-    "mmsearch.fill.ITEMS_A_BATCH": 9,
+    "mmsearch.indexing.pipeline.PICTURES_A_BATCH": 8,
+    "mmsearch.indexing.pipeline.TEXTS_A_BATCH": 6,
+    "mmsearch.indexing.pipeline.FILES_AHEAD": 16,
+    "mmsearch.indexing.backfill.FILES_A_BATCH": 9,
+    "mmsearch.indexing.backfill.ITEMS_A_BATCH": 9,
     "mmsearch.storage.sqlite.words.BATCH": 25,
-    "mmsearch.bulk.stream.ROWS_AT_ONCE": 10,
+    "mmsearch.indexing.bulk.stream.ROWS_AT_ONCE": 10,
     "mmsearch.storage.columns.filter_cache.SMALLEST": 10,
     "mmsearch.spaces.query_banks.FEWEST_PICTURES": 66,
     "mmsearch.collection.indexes.MEASURED_BY": 8,

@@ -18,10 +18,10 @@ import mmsearch.doctor.disk
 import mmsearch.doctor.file
 import mmsearch.doctor.patient
 import mmsearch.doctor.tables
+import mmsearch.indexing.update  # noqa: F401
 import mmsearch.search
 import mmsearch.search.labels
 import mmsearch.storage.columns.filter_cache
-import mmsearch.update  # noqa: F401
 from killing.operations import OPERATIONS
 from killing.steps import Steps, calls, calls_made
 from killing.toys import small_steps

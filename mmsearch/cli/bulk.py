@@ -79,7 +79,7 @@ def import_command(
     What has the path of something that is stored takes its place, so an interrupted import can
     be run again. Nothing is encoded.
     """
-    from mmsearch.bulk.shards import shards_in
+    from mmsearch.indexing.bulk.shards import shards_in
 
     # looked at first: what cannot be taken in leaves no empty index
     shards_in(vectors, metadata or (), text_vectors or ())

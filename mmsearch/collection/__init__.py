@@ -14,7 +14,7 @@ from mmsearch.errors import InvalidOption, PathNotFound
 from mmsearch.types import Report
 
 if TYPE_CHECKING:
-    from mmsearch.scan import Scope
+    from mmsearch.indexing.scan import Scope
     from mmsearch.types import Progress
 
 __all__ = ["Collection", "Items", "Paths", "existing"]
@@ -100,10 +100,10 @@ class Collection(Bulk, Refreshing):
             StorageFailed: the catalog cannot be written, a full disk say; earlier batches stay.
             KeyboardInterrupt: as it came; what was stored stays, and `report` says what it is.
         """
-        from mmsearch.contents import Options
+        from mmsearch.indexing.decode.contents import Options
+        from mmsearch.indexing.update import Reads, check_megapixels
         from mmsearch.media.captions import CaptionBook
         from mmsearch.media.metadata import read_metadata
-        from mmsearch.update import Reads, check_megapixels
 
         given = None if paths is None else existing(paths)
         if backups is not None and backups < 0:
@@ -132,7 +132,7 @@ class Collection(Bulk, Refreshing):
         self, given: list[str] | None, exclude: str | Sequence[str], *, include_hidden: bool
     ) -> list[Scope]:
         """Where to look: at what is given, else at all that was asked for before."""
-        from mmsearch.scan import known_scopes, scopes_of
+        from mmsearch.indexing.scan import known_scopes, scopes_of
 
         if given is not None:
             patterns = [exclude] if isinstance(exclude, str) else list(exclude)

@@ -19,10 +19,10 @@ from mmsearch.errors import (
 from mmsearch.types import Modality, Report
 
 if TYPE_CHECKING:
-    from mmsearch.bulk.batches import Filing
-    from mmsearch.bulk.export import Exported
-    from mmsearch.bulk.load import Load
-    from mmsearch.bulk.stream import Chunk
+    from mmsearch.indexing.bulk.batches import Filing
+    from mmsearch.indexing.bulk.export import Exported
+    from mmsearch.indexing.bulk.load import Load
+    from mmsearch.indexing.bulk.stream import Chunk
     from mmsearch.storage.sqlite.listing import Listed
     from mmsearch.types import Encoder, Progress
 
@@ -89,8 +89,8 @@ class Bulk(Asking):
             IndexBusy: another process is writing to the index.
             StorageFailed: the catalog cannot be written; what was stored before stays.
         """
-        from mmsearch.bulk.matrix import length_of
-        from mmsearch.bulk.stream import captioned, check_lengths, in_step
+        from mmsearch.indexing.bulk.matrix import length_of
+        from mmsearch.indexing.bulk.stream import captioned, check_lengths, in_step
 
         if text_vectors is not None and facet == "text":
             raise InvalidOption("text_vectors stand beside vectors of pictures or sounds")
@@ -131,7 +131,7 @@ class Bulk(Asking):
             InvalidOption: a file cannot be used, or two do not have as many rows.
             MissingExtra: `.parquet` needs a package that is not installed.
         """
-        from mmsearch.bulk.shards import chunks_of, made_by, shards_in
+        from mmsearch.indexing.bulk.shards import chunks_of, made_by, shards_in
 
         shards = shards_in(_names(files), _names(metadata), _names(text_vectors))
         if model is None:
@@ -170,7 +170,7 @@ class Bulk(Asking):
             MissingExtra: "parquet" needs a package that is not installed.
             StorageFailed: the files cannot be written.
         """
-        from mmsearch.bulk.export import Export
+        from mmsearch.indexing.bulk.export import Export
 
         return Export(self._catalog, self._spaces(), space).write(
             os.fspath(dest),
@@ -203,7 +203,7 @@ class Bulk(Asking):
         source: Source,
         progress: Progress | None,
     ) -> Report:
-        from mmsearch.bulk.load import Load, Spaces
+        from mmsearch.indexing.bulk.load import Load, Spaces
 
         if source.facet not in get_args(Modality):
             raise InvalidOption(f"a facet is one of image, text, audio, not {source.facet!r}")
@@ -256,7 +256,7 @@ class Bulk(Asking):
             return None
 
     def _filing(self, root: str | os.PathLike[str] | None) -> Filing:
-        from mmsearch.bulk.batches import Filing
+        from mmsearch.indexing.bulk.batches import Filing
 
         folder = None
         if root is not None:
@@ -269,7 +269,7 @@ class Bulk(Asking):
 
     def _expect_captions(self, encoder: Encoder | None) -> str:
         """Note that captions may lack vectors, should this be killed; returns what was noted."""
-        from mmsearch.update import HOLES
+        from mmsearch.indexing.update import HOLES
 
         held = self._catalog.setting(HOLES) or ""
         if encoder is not None and "text" in encoder.modalities:
@@ -280,7 +280,7 @@ class Bulk(Asking):
         self, load: Load, encoder: Encoder | None, held: str, progress: Progress | None
     ) -> None:
         """Bring up what follows from what was stored: hubs, words, FAISS indexes."""
-        from mmsearch.update import HOLES
+        from mmsearch.indexing.update import HOLES
 
         self._wanted = []  # the index has the model it was given, not that of a new one
         space = load.space

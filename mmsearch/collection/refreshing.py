@@ -10,11 +10,11 @@ from mmsearch.collection.keeping import Keeping
 from mmsearch.types import Report
 
 if TYPE_CHECKING:
-    from mmsearch.contents import Options
+    from mmsearch.indexing.decode.contents import Options
+    from mmsearch.indexing.scan import Scope
+    from mmsearch.indexing.update import Settled, Update
     from mmsearch.media.captions import CaptionBook
-    from mmsearch.scan import Scope
     from mmsearch.types import Progress
-    from mmsearch.update import Settled, Update
 
 
 class Refreshing(Keeping):
@@ -29,8 +29,8 @@ class Refreshing(Keeping):
         Raises:
             PathNotFound: there is nothing at one of them.
         """
-        from mmsearch.looks import place_of, scope_above
-        from mmsearch.scan import known_scopes, scopes_of
+        from mmsearch.indexing.rescan import place_of, scope_above
+        from mmsearch.indexing.scan import known_scopes, scopes_of
 
         folders: dict[str, bool] = {}
         for path in paths:
@@ -72,8 +72,8 @@ class Refreshing(Keeping):
             StorageFailed: the catalog cannot be written, a full disk say; earlier batches stay.
             KeyboardInterrupt: as it came; what was stored stays, and `report` says what it is.
         """
-        from mmsearch.looks import looks_at
-        from mmsearch.scan import known_scopes
+        from mmsearch.indexing.rescan import looks_at
+        from mmsearch.indexing.scan import known_scopes
 
         self.report = Report()
         with self.writing("keeping up to date"):
@@ -86,8 +86,8 @@ class Refreshing(Keeping):
         return self.report
 
     def _read(self, scopes: Sequence[Scope], progress: Progress | None) -> None:
-        from mmsearch.contents import Options
-        from mmsearch.update import Reads
+        from mmsearch.indexing.decode.contents import Options
+        from mmsearch.indexing.update import Reads
 
         run = self._update(Options(), Reads().settle(self._catalog), None, None, progress)
         run.run(scopes)
@@ -105,7 +105,7 @@ class Refreshing(Keeping):
         progress: Progress | None,
     ) -> Update:
         """A run that is ready; its report is this collection's from now on."""
-        from mmsearch.update import Update, options_for
+        from mmsearch.indexing.update import Update, options_for
 
         self._roster.want(self._wanted)
         self._wanted = []

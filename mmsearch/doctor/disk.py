@@ -7,9 +7,9 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.decode import is_content, read_file
 from mmsearch.doctor.finding import SHOWN, Finding, ok
 from mmsearch.errors import UnreadableFile
+from mmsearch.indexing.decode import is_content, read_file
 from mmsearch.media.walk import is_away
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmsearch.indexing.update import HOLES
 from mmsearch.storage import backups
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import next_revision
-from mmsearch.update import HOLES
 
 
 class Patient(Catalog):

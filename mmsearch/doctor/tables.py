@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mmsearch.doctor.finding import SHOWN, Finding, ok
+from mmsearch.indexing.update import HOLES
 from mmsearch.spaces.targets import KINDS_WITH
-from mmsearch.update import HOLES
 
 if TYPE_CHECKING:
     from mmsearch.doctor.patient import Patient

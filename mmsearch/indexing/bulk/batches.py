@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.bulk.matrix import unit_rows
-from mmsearch.bulk.meaning import (
+from mmsearch.errors import InvalidOption
+from mmsearch.indexing.bulk.matrix import unit_rows
+from mmsearch.indexing.bulk.meaning import (
     CAPTIONS,
     KNOWN,
     META,
@@ -29,8 +30,7 @@ from mmsearch.bulk.meaning import (
     own_values,
     pairs,
 )
-from mmsearch.bulk.stream import Chunk, paths_in
-from mmsearch.errors import InvalidOption
+from mmsearch.indexing.bulk.stream import Chunk, paths_in
 from mmsearch.media.kinds import kind_of
 from mmsearch.storage.sqlite.batch import Batch, Lists
 from mmsearch.storage.sqlite.bulk import split_path

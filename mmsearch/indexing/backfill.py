@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from mmsearch.contents import Contents, Options, Reader
-from mmsearch.decode import encode, is_content, look_ahead, read_file
 from mmsearch.errors import MissingExtra, UnreadableFile
+from mmsearch.indexing.decode import encode, is_content, look_ahead, read_file
+from mmsearch.indexing.decode.contents import Contents, Options, Reader
 from mmsearch.media.kinds import kind_of
 from mmsearch.spaces.query_banks import Typical
 from mmsearch.spaces.targets import KINDS_WITH, Lane

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mmsearch.contents import Contents, Options, Reader
-from mmsearch.decode.reading import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
 from mmsearch.errors import UnreadableFile
+from mmsearch.indexing.decode.contents import Contents, Options, Reader
+from mmsearch.indexing.decode.reading import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, FileStat, is_away
 from mmsearch.spaces.targets import Lane

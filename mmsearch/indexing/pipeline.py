@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from mmsearch.decode import Decoded, Decoder, Job
-from mmsearch.ingest.stages import Timed
+from mmsearch.indexing.decode import Decoded, Decoder, Job
+from mmsearch.indexing.stages import Timed
 from mmsearch.storage.sqlite.records import Place, Rows
 
 PICTURES_A_BATCH = 32

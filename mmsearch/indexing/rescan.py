@@ -10,9 +10,9 @@ from fnmatch import translate
 from glob import escape
 from stat import S_ISDIR, S_ISREG
 
+from mmsearch.indexing.scan import Scope, known_scopes
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.walk import CAPTIONED, SKIPPED_FOLDERS, is_away
-from mmsearch.scan import Scope, known_scopes
 from mmsearch.storage.sqlite import Catalog
 
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, get_args
 
-from mmsearch.contents import Options
-from mmsearch.decode import Job
 from mmsearch.errors import PathNotFound
+from mmsearch.indexing.decode import Job
+from mmsearch.indexing.decode.contents import Options
+from mmsearch.indexing.scan.scopes import Scope, is_in
 from mmsearch.media.kinds import endings_of, kind_of
 from mmsearch.media.walk import (
     CAPTIONED,
@@ -23,7 +24,6 @@ from mmsearch.media.walk import (
     is_passed_over,
     walk,
 )
-from mmsearch.scan.scopes import Scope, is_in
 from mmsearch.storage.sqlite import Catalog, Known
 from mmsearch.storage.sqlite.places import KnownRow
 from mmsearch.storage.sqlite.records import Stat

@@ -12,7 +12,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.bulk.export import (
+from mmsearch.errors import InvalidMetadata, InvalidOption, PathNotFound
+from mmsearch.indexing.bulk.export import (
     FINGERPRINT,
     ITEMS,
     MADE_BY,
@@ -21,10 +22,9 @@ from mmsearch.bulk.export import (
     VECTORS,
     require_parquet,
 )
-from mmsearch.bulk.matrix import ROWS_AT_ONCE, array_in
-from mmsearch.bulk.meaning import PATHS, PLACE, Columns, columns_of, named, plain
-from mmsearch.bulk.stream import Chunk, Feed, Matrix
-from mmsearch.errors import InvalidMetadata, InvalidOption, PathNotFound
+from mmsearch.indexing.bulk.matrix import ROWS_AT_ONCE, array_in
+from mmsearch.indexing.bulk.meaning import PATHS, PLACE, Columns, columns_of, named, plain
+from mmsearch.indexing.bulk.stream import Chunk, Feed, Matrix
 
 if TYPE_CHECKING:
     import numpy as np

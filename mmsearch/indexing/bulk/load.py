@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar, get_args
 
-from mmsearch.bulk.batches import Filing, batch_of, facets_of
-from mmsearch.bulk.stream import Chunk, whole_items
 from mmsearch.errors import InvalidOption
+from mmsearch.indexing.bulk.batches import Filing, batch_of, facets_of
+from mmsearch.indexing.bulk.stream import Chunk, whole_items
 from mmsearch.spaces.encoder_pool import Roster
 from mmsearch.spaces.query_banks import Typical
 from mmsearch.spaces.targets import KINDS_WITH
@@ -19,7 +19,7 @@ from mmsearch.storage.sqlite.bulk import GIVEN
 from mmsearch.types import Encoder, Modality, Progress, Report
 
 if TYPE_CHECKING:
-    from mmsearch.bulk.matrix import Halves
+    from mmsearch.indexing.bulk.matrix import Halves
     from mmsearch.vectors.hubness import Hubs
 
 UNNAMED = "vectors"

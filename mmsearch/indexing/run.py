@@ -15,11 +15,11 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.contents import Options
-from mmsearch.decode import Decoded, Decoder, Job, encode
-from mmsearch.ingest.pipeline import Pipeline
-from mmsearch.ingest.stages import Timed
-from mmsearch.scan import Scan, Scope
+from mmsearch.indexing.decode import Decoded, Decoder, Job, encode
+from mmsearch.indexing.decode.contents import Options
+from mmsearch.indexing.pipeline import Pipeline
+from mmsearch.indexing.scan import Scan, Scope
+from mmsearch.indexing.stages import Timed
 from mmsearch.spaces.query_banks import Typical
 from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite import Catalog

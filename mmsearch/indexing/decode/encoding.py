@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.contents import Contents
+from mmsearch.indexing.decode.contents import Contents
 from mmsearch.spaces.query_banks import Typical
 from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite.records import Place, Rows

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.bulk.matrix import ROWS_AT_ONCE, length_of, pieces
-from mmsearch.bulk.meaning import (
+from mmsearch.errors import InvalidOption
+from mmsearch.indexing.bulk.matrix import ROWS_AT_ONCE, length_of, pieces
+from mmsearch.indexing.bulk.meaning import (
     CAPTIONS,
     PATHS,
     PLACE,
@@ -18,7 +19,6 @@ from mmsearch.bulk.meaning import (
     path_text,
     plain,
 )
-from mmsearch.errors import InvalidOption
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mmsearch.contents import Options
 from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable
-from mmsearch.fill import Fill
-from mmsearch.ingest import Ingest
-from mmsearch.metadata import apply_metadata
-from mmsearch.scan import Scope
+from mmsearch.indexing.backfill import Fill
+from mmsearch.indexing.decode.contents import Options
+from mmsearch.indexing.run import Ingest
+from mmsearch.indexing.scan import Scope
+from mmsearch.indexing.user_metadata import apply_metadata
 from mmsearch.spaces.encoder_pool import made_with, version_of
 from mmsearch.spaces.query_banks import Typical
 from mmsearch.spaces.targets import Lane, modalities_of

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from mmsearch.bulk.meaning import META, PATH_BYTES, PLACE, TAGS, TEXTS, clean
 from mmsearch.errors import InvalidOption, MissingExtra, StorageFailed
 from mmsearch.filters import parse_where
+from mmsearch.indexing.bulk.meaning import META, PATH_BYTES, PLACE, TAGS, TEXTS, clean
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.storage.sqlite.listing import Whole
 

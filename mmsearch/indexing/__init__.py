@@ -1,0 +1,1 @@
+"""From files to stored vectors: scan → what changed → decode → encode → store."""
