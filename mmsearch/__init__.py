@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.collection import Collection
+from mmsearch.collection.opening import index_paths as index
+from mmsearch.collection.opening import load_encoder
+from mmsearch.collection.opening import open_collection as open  # noqa: A004 - mmsearch.open, as promised
 from mmsearch.errors import MMSearchError
-from mmsearch.opening import index_paths as index
-from mmsearch.opening import load_encoder
-from mmsearch.opening import open_collection as open  # noqa: A004 - mmsearch.open, as promised
 from mmsearch.types import Failure, Hit, Item, Query, Report, Signal, Span
 
 if TYPE_CHECKING:

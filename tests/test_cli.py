@@ -13,8 +13,8 @@ import pytest
 from conftest import ToyEncoder, paint
 from typer.testing import CliRunner
 
-from mmsearch import opening
 from mmsearch.cli.app import app
+from mmsearch.collection import opening
 
 runner = CliRunner()
 

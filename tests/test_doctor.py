@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mmsearch.cli.app import app
 from mmsearch.collection import Collection
-from mmsearch.doctor import examine
+from mmsearch.collection.doctor import examine
 from mmsearch.errors import IndexBusy, IndexNotFound
 from mmsearch.storage.lock import WriterLock
 

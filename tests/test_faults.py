@@ -20,7 +20,7 @@ from sqlalchemy import event
 
 import mmsearch
 from mmsearch.collection import Collection
-from mmsearch.doctor import examine
+from mmsearch.collection.doctor import examine
 from mmsearch.errors import StorageFailed
 from mmsearch.indexing.decode import Decoder
 from mmsearch.vectors.segment import Writer

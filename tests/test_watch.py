@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from mmsearch.cli.app import app
 from mmsearch.collection import Collection
+from mmsearch.collection.watch import Pending, watch, watching
+from mmsearch.collection.watch import debouncer as pending
 from mmsearch.errors import IndexNotFound, IndexUnusable, MissingExtra, PathNotFound, StorageFailed
 from mmsearch.storage.lock import WriterLock
-from mmsearch.watch import Pending, pending, watch, watching
 
 PATIENCE = 30  # seconds until a test gives up; none takes as long
 

@@ -18,7 +18,7 @@ from killing import world
 from killing.content import Content, answers, content_of, differences
 from killing.older import make_first, make_third
 from killing.world import Site
-from mmsearch.doctor import examine
+from mmsearch.collection.doctor import examine
 from mmsearch.errors import InvalidOption, PathNotFound
 from mmsearch.storage import backups
 

@@ -33,7 +33,7 @@ from killing.phases import phase_of
 from killing.steps import compiled
 from killing.victim import TOLD, Fate, Lived, live
 from killing.world import Site
-from mmsearch.doctor import examine
+from mmsearch.collection.doctor import examine
 from mmsearch.errors import MMSearchError
 
 AGAIN = 0.25

@@ -13,11 +13,11 @@ from typing import Any
 import faiss  # noqa: F401
 from PIL import PngImagePlugin  # noqa: F401
 
-import mmsearch.doctor.caches
-import mmsearch.doctor.disk
-import mmsearch.doctor.file
-import mmsearch.doctor.patient
-import mmsearch.doctor.tables
+import mmsearch.collection.doctor.caches
+import mmsearch.collection.doctor.check_context
+import mmsearch.collection.doctor.disk
+import mmsearch.collection.doctor.file
+import mmsearch.collection.doctor.tables
 import mmsearch.indexing.update  # noqa: F401
 import mmsearch.search
 import mmsearch.search.labels

@@ -10,8 +10,8 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import Index, out, progress_bar, say, terminal
+from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidOption, PathNotFound
-from mmsearch.opening import open_collection
 
 if TYPE_CHECKING:
     from mmsearch.search.duplicates import Group

@@ -22,6 +22,7 @@ from mmsearch.cli.maintenance import backup, relocate
 from mmsearch.cli.models import models
 from mmsearch.cli.search import Device, On, Precision, query, similar
 from mmsearch.cli.watch import watch
+from mmsearch.collection.opening import collection_for, open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import (
     IndexBusy,
@@ -31,7 +32,6 @@ from mmsearch.errors import (
     ModelDamaged,
 )
 from mmsearch.media.kinds import EXTENSIONS
-from mmsearch.opening import collection_for, open_collection
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itself
 

@@ -12,8 +12,8 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import Index, out, progress_bar, say
+from mmsearch.collection.opening import collection_for, open_collection
 from mmsearch.filters import Filter, from_options
-from mmsearch.opening import collection_for, open_collection
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from mmsearch.cli.console import Index, out
 from mmsearch.home import index_folder
 
 if TYPE_CHECKING:
-    from mmsearch.doctor import Finding
+    from mmsearch.collection.doctor import Finding
 
 SOMETHING_WRONG = 1
 
@@ -35,7 +35,7 @@ def doctor(
 
     Without --repair nothing is changed. The exit code is 1 if something is wrong.
     """
-    from mmsearch.doctor import examine
+    from mmsearch.collection.doctor import examine
 
     tell = None if json else _tell
     found = examine(index_folder(index), repair=repair, sample=sample, on_finding=tell)

@@ -9,7 +9,7 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import Index, out, progress_bar, say, terminal
-from mmsearch.opening import open_collection
+from mmsearch.collection.opening import open_collection
 
 if TYPE_CHECKING:
     from mmsearch.evaluation import Comparison, Evaluation

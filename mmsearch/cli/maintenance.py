@@ -9,7 +9,7 @@ import typer
 
 from mmsearch.cli.console import Index, say
 from mmsearch.cli.render import visible
-from mmsearch.opening import open_collection
+from mmsearch.collection.opening import open_collection
 
 
 def backup(

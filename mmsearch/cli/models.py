@@ -10,9 +10,9 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import long_work_told, out, progress_bar, say, terminal
+from mmsearch.collection.opening import open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import IndexUnusable
-from mmsearch.opening import open_collection
 
 models = typer.Typer(
     help="List, fetch and choose models.",

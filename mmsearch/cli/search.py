@@ -12,9 +12,9 @@ from mmsearch.cli import render
 from mmsearch.cli.console import Index, out, say
 from mmsearch.cli.search_options import SearchOptions, with_search_options
 from mmsearch.collection import Collection
+from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidQuery
 from mmsearch.indexing.bulk.matrix import read_vector
-from mmsearch.opening import open_collection
 from mmsearch.spaces.calibration import NO_GOOD_MATCH
 from mmsearch.types import Hit, Modality, Part, Query
 

@@ -13,7 +13,7 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import Index, progress_bar, say
-from mmsearch.opening import collection_for, open_collection
+from mmsearch.collection.opening import collection_for, open_collection
 
 if TYPE_CHECKING:
     from mmsearch.types import Report
@@ -46,7 +46,7 @@ def watch(
     What changes is read as soon as nothing has changed for a second. A new PATH is indexed, one
     that was indexed before is read as it was then.
     """
-    from mmsearch.watch import watch as keep_watching
+    from mmsearch.collection.watch import watch as keep_watching
 
     with _stopped_by_signals() as stop, ExitStack() as opened, ExitStack() as bar:
         library = collection_for(paths, index) if paths else open_collection(index)

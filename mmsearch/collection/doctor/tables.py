@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mmsearch.doctor.finding import SHOWN, Finding, ok
+from mmsearch.collection.doctor.finding import SHOWN, Finding, ok
 from mmsearch.indexing.update import HOLES
 from mmsearch.spaces.targets import KINDS_WITH
 
 if TYPE_CHECKING:
-    from mmsearch.doctor.patient import Patient
+    from mmsearch.collection.doctor.check_context import Patient
     from mmsearch.storage.sqlite import Space
 
 REFERENCES, IDENTITY = "references", "identity"

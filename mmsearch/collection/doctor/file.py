@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from mmsearch.doctor.finding import SHOWN, Finding, ok
+from mmsearch.collection.doctor.finding import SHOWN, Finding, ok
 from mmsearch.errors import CatalogDamaged, IndexUnusable, StorageFailed
 from mmsearch.storage import backups
 from mmsearch.storage.sqlite.schema import driver_of

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from mmsearch.collection.watch.debouncer import PATIENCE, QUIET, Pending
+from mmsearch.collection.watch.folder_listener import require
+from mmsearch.collection.watch.watching import Told, Watching
 from mmsearch.errors import IndexBusy
 from mmsearch.types import Report
-from mmsearch.watch.ears import require
-from mmsearch.watch.pending import PATIENCE, QUIET, Pending
-from mmsearch.watch.watching import Told, Watching
 
 if TYPE_CHECKING:
     from mmsearch.collection import Collection

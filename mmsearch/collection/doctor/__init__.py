@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from mmsearch.doctor.finding import Finding
+from mmsearch.collection.doctor.finding import Finding
 from mmsearch.errors import IndexNotFound
 from mmsearch.storage import backups
 from mmsearch.storage.lock import WriterLock
@@ -60,7 +60,7 @@ def examine(
 
 
 def _findings(folder: Path, sample: int, *, repair: bool) -> Iterator[Finding]:
-    from mmsearch.doctor.file import check_beside, check_whole
+    from mmsearch.collection.doctor.file import check_beside, check_whole
 
     whole = check_whole(folder, repair=repair)
     yield whole
@@ -73,11 +73,11 @@ def _inside(
     folder: Path, sample: int, *, repair: bool, restored: bool = False
 ) -> Iterator[Finding]:
     """What is found in a catalog; if that is damaged and to be repaired, in its backup."""
-    from mmsearch.doctor.caches import check_caches
-    from mmsearch.doctor.disk import DISK_CHECKS
-    from mmsearch.doctor.file import check_integrity, mended
-    from mmsearch.doctor.patient import opened
-    from mmsearch.doctor.tables import TABLE_CHECKS
+    from mmsearch.collection.doctor.caches import check_caches
+    from mmsearch.collection.doctor.check_context import opened
+    from mmsearch.collection.doctor.disk import DISK_CHECKS
+    from mmsearch.collection.doctor.file import check_integrity, mended
+    from mmsearch.collection.doctor.tables import TABLE_CHECKS
 
     pages = check_integrity(folder, repair=repair)
     if pages.state == "wrong" and repair and not restored:

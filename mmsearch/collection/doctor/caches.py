@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmsearch.doctor.finding import SHOWN, Finding, State, ok
+from mmsearch.collection.doctor.finding import SHOWN, Finding, State, ok
 from mmsearch.storage.columns.files import ENDING, read_column
 from mmsearch.vectors import Base, BaseDamaged
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.doctor.patient import Patient
+    from mmsearch.collection.doctor.check_context import Patient
     from mmsearch.storage.sqlite import Space
 
 CACHES, STALE = "caches", "stale caches"

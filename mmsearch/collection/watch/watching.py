@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mmsearch.collection.watch.debouncer import Pending, is_in
+from mmsearch.collection.watch.folder_listener import Ears, Heard, readable_below
 from mmsearch.errors import IndexBusy, IndexNotFound, PathNotFound, StorageFailed
 from mmsearch.types import Report
-from mmsearch.watch.ears import Ears, Heard, readable_below
-from mmsearch.watch.pending import Pending, is_in
 
 if TYPE_CHECKING:
     from mmsearch.collection import Collection

@@ -7,13 +7,13 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.doctor.finding import SHOWN, Finding, ok
+from mmsearch.collection.doctor.finding import SHOWN, Finding, ok
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing.decode import is_content, read_file
 from mmsearch.media.walk import is_away
 
 if TYPE_CHECKING:
-    from mmsearch.doctor.patient import Patient
+    from mmsearch.collection.doctor.check_context import Patient
 
 MOST_READ = 2 * 2**30
 """Bytes of files that are read again, at most."""
