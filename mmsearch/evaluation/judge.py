@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mmsearch.errors import InvalidOption, InvalidQuery, UnreadableFile
-from mmsearch.evaluation.shelf import Place, SeveralItems, Shelf, few
+from mmsearch.evaluation.item_resolver import Place, SeveralItems, Shelf, few
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.pairs import Pair
 from mmsearch.media.text import read_text

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmsearch.evaluation.compare import Compared, Comparison, Difference
 from mmsearch.evaluation.figures import MEDIAN, Direction, Evaluation, Figure
-from mmsearch.evaluation.shelf import few
+from mmsearch.evaluation.item_resolver import few
 
 FEW_GROUPS = 20
 """Fewer independent queries than this say little, whatever their interval."""
