@@ -17,9 +17,9 @@ pytest.importorskip("open_clip")
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from mmsearch.training.appendix import appendix, narrow  # noqa: E402
 from mmsearch.training.export import exported  # noqa: E402
 from mmsearch.training.features import Texts  # noqa: E402
+from mmsearch.training.graph_extension import appendix, narrow  # noqa: E402
 from mmsearch.training.matching import NEAREST, Matcher, middle, nearness  # noqa: E402
 from mmsearch.training.package import add_details  # noqa: E402
 from mmsearch.training.recipe import Recipe  # noqa: E402

@@ -25,7 +25,6 @@ from mmsearch.training.features import Texts  # noqa: E402
 from mmsearch.training.fit import Temperatures, fit_heads, shuffled  # noqa: E402
 from mmsearch.training.heads import DIM, Head, moments, standardised, token_mean  # noqa: E402
 from mmsearch.training.hearing import WIDTH, Ear, Heard  # noqa: E402
-from mmsearch.training.lessons import CLASSES, Lessons  # noqa: E402
 from mmsearch.training.listen import (  # noqa: E402
     AudioHead,
     Concepts,
@@ -51,6 +50,7 @@ from mmsearch.training.sounds import (  # noqa: E402
     read_esc10,
     read_stamps,
 )
+from mmsearch.training.training_data import CLASSES, Lessons  # noqa: E402
 from mmsearch.training.trunks import _folded, padding_bias  # noqa: E402
 from mmsearch.training.views import seen  # noqa: E402
 

@@ -387,7 +387,7 @@ def test_other_towers_show_their_places_and_tokens(
 
     from mmsearch.encoders.clip_names import parse
     from mmsearch.encoders.clip_torch import TorchModel
-    from mmsearch.training.taps import Places, States
+    from mmsearch.training.intermediate_features import Places, States
 
     model = TorchModel(parse(checkpoint(tmp_path / "model", kind)))
     blank = torch.zeros(3, model.pixels.height, model.pixels.width, 3, dtype=torch.uint8)
@@ -401,7 +401,7 @@ def test_other_towers_show_their_places_and_tokens(
 def test_a_tower_without_a_grid_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     from mmsearch.encoders.clip_names import parse
     from mmsearch.encoders.clip_torch import TorchModel
-    from mmsearch.training.taps import Places
+    from mmsearch.training.intermediate_features import Places
 
     model = TorchModel(parse(checkpoint(tmp_path / "model")))
     monkeypatch.delattr(type(model.model.visual), "forward_intermediates")

@@ -12,12 +12,12 @@ from mmsearch.training.export import export_image, export_text
 from mmsearch.training.fit import Tuning, fit_heads
 from mmsearch.training.heads import Head, ImageTower, TextTower, moments
 from mmsearch.training.hearing import hear
-from mmsearch.training.lessons import gather
 from mmsearch.training.listen import concepts_of, export_audio, fit_audio
 from mmsearch.training.package import add_hearing, write_model
 from mmsearch.training.quantise import small_image, small_text
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.sounds import read_esc10, read_stamps
+from mmsearch.training.training_data import gather
 from mmsearch.training.trunks import ImageTrunk, TextTrunk
 
 

@@ -19,9 +19,9 @@ from mmsearch.media.captions import CaptionBook
 from mmsearch.media.image import load_image
 from mmsearch.media.kinds import kind_of
 from mmsearch.training.features import Texts
+from mmsearch.training.intermediate_features import ABSENT, SPOKEN, Marks, Places, States
 from mmsearch.training.regions import SIDE
 from mmsearch.training.rerank import Pairs
-from mmsearch.training.taps import ABSENT, SPOKEN, Marks, Places, States
 
 if TYPE_CHECKING:
     from mmsearch.encoders.clip import ClipEncoder

@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmsearch.training.features import Texts
 from mmsearch.training.heads import Head, ImageTower, TextTower, grid_mean, standardised, token_mean
-from mmsearch.training.lessons import CLASSES, Lessons
 from mmsearch.training.losses import classifier_distillation, info_nce
 from mmsearch.training.recipe import Recipe
+from mmsearch.training.training_data import CLASSES, Lessons
 
 SHARPEST = math.log(100)
 """Bound of the log of 1 / temperature, as in CLIP."""

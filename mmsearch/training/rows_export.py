@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mmsearch.encoders.mini_match import FULL, MOST_ROWS
-from mmsearch.training.appendix import appendix, narrow
 from mmsearch.training.export import OPSET
+from mmsearch.training.graph_extension import appendix, narrow
 from mmsearch.training.grids import SHAPE, tap
 from mmsearch.training.matching import Matcher
 from mmsearch.training.quantise import pad_inside_convolutions, simplified, small_matrices

@@ -21,8 +21,8 @@ from mmsearch.training.rows_export import export_matcher
 if TYPE_CHECKING:
     from mmsearch.encoders.clip import ClipEncoder
     from mmsearch.encoders.clip_torch import TorchModel
+    from mmsearch.training.intermediate_features import PhotoTower, WordTower
     from mmsearch.training.matching import Matcher
-    from mmsearch.training.taps import PhotoTower, WordTower
     from mmsearch.training.tune_figures import Figures
     from mmsearch.types import Modality
 

@@ -19,10 +19,7 @@ from mmsearch.encoders.clip_tokens import TokenRecipe, Tokens
 from mmsearch.encoders.clip_torch import TorchModel
 from mmsearch.errors import InvalidOption, MMSearchError
 from mmsearch.training.captioned import Captioned, OwnPairs, TokenStates, features_of, read_pairs
-from mmsearch.training.recipe import Recipe
-from mmsearch.training.regions import OVERALL, SIDE, Regions, Words, moments_of
-from mmsearch.training.rerank import Reranking, rows_of_texts
-from mmsearch.training.taps import (
+from mmsearch.training.intermediate_features import (
     PhotoSide,
     PhotoTower,
     Places,
@@ -31,6 +28,9 @@ from mmsearch.training.taps import (
     WordTower,
     marks_of,
 )
+from mmsearch.training.recipe import Recipe
+from mmsearch.training.regions import OVERALL, SIDE, Regions, Words, moments_of
+from mmsearch.training.rerank import Reranking, rows_of_texts
 from mmsearch.training.tune_export import move_details, write_graphs, write_manifest
 from mmsearch.training.tune_figures import Figures, figures_of
 
