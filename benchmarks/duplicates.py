@@ -7,8 +7,8 @@ size, without 3 % of the edges, 10 % brighter) are planted among all photos. Rec
 copies whose cosine to their original reaches the threshold; precision the share of all pairs found
 that are of one photo. Flickr8k's photos of 224 pixels are smaller than what most models look at, so
 half the size loses more than it does for a camera's photos; and it holds series of one scene, which
-count as wrong here. `measured` is what `mmsearch.search.duplicates` would measure for a model it does not
-know.
+count as wrong here. `measured` is what `mmsearch.search.duplicates` would measure for a model it
+does not know.
 
 Growth: rows are mixtures of real vectors of photos and captions, a twentieth of them near copies of
 others (cosine 0.93 to 1). Recall there is against comparing all with all. Times are the

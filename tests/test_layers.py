@@ -60,10 +60,24 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_imports_run_strictly_downward(path: Path):
     own = part_of(path)
-    known = set().union(*LAYERS)
-    for other in (imported(path) - {own}) & known if own in known else ():
+    for other in imported(path) - {own}:
         downward = layer_of(other) < layer_of(own)
         assert downward or (own, other) in SIDEWAYS, f"{own} imports {other}"
+
+
+def test_the_documentation_draws_the_same_layers():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d+ \| ([^|]*) \|", text, re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == LAYERS
+
+
+def test_every_module_has_a_layer():
+    assert {part_of(path) for path in modules()} == set().union(*LAYERS)
+
+
+def test_at_most_twenty_names_lie_at_the_top():
+    names = {part_of(path) for path in modules()} | {"__init__", "server"}
+    assert len(names) <= 20
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())

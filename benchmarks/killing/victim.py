@@ -18,10 +18,10 @@ import mmsearch.collection.doctor.check_context
 import mmsearch.collection.doctor.disk
 import mmsearch.collection.doctor.file
 import mmsearch.collection.doctor.tables
-import mmsearch.indexing.update  # noqa: F401
+import mmsearch.indexing.update
 import mmsearch.search
 import mmsearch.search.labels
-import mmsearch.storage.columns.filter_cache
+import mmsearch.storage.columns.filter_cache  # noqa: F401
 from killing.operations import OPERATIONS
 from killing.steps import Steps, calls, calls_made
 from killing.toys import small_steps

@@ -49,7 +49,7 @@ class Bank:
     hubs: Pairs = field(default_factory=dict)
     """(m,) of each row of a facet, as `mmsearch.vectors.hubness` takes them off its scores."""
     references: Pairs = field(default_factory=dict)
-    """(3,) level, growth and spread of `mmsearch.spaces.calibration.Reference`, with typical rows."""
+    """(3,) level, growth and spread of a `Reference` (mmsearch.spaces.calibration)."""
 
 
 def typical_texts() -> list[str]:

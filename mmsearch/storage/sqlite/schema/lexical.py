@@ -1,9 +1,9 @@
 """The tables that words are searched in, and what keeps them in step with the catalog.
 
-`words` has a row an item, whose rowid is the item's id: its tokens, as `mmsearch.storage.lexical` makes
-them. `followed` tells up to which item they were made; whatever changes the words of one of those
-files its id under `unworded`, by triggers, and its row is made anew by `mmsearch.storage.sqlite.words`.
-What is deleted is gone at once.
+`words` has a row for each item, whose rowid is the item's id: its tokens, made by
+`mmsearch.storage.lexical`. `followed` says up to which item they were made; a trigger files the id
+of an item whose words have changed since under `unworded`, and `mmsearch.storage.sqlite.words`
+writes its row again. Deleted items leave at once.
 """
 
 from __future__ import annotations
