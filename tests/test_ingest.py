@@ -12,8 +12,8 @@ from conftest import ToyEncoder, paint
 from PIL import Image
 
 import mmsearch
-from mmsearch import indexing as ingest
 from mmsearch.errors import PathNotFound, StorageFailed
+from mmsearch.indexing import decode, pipeline
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_every_photo_and_text_below_a_folder_is_added(toy, photos, tmp_path):
 
 
 def test_unchanged_files_are_not_read_again(library, photos, toy, monkeypatch):
-    monkeypatch.setattr(ingest.Decoder, "__call__", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(decode.Decoder, "__call__", lambda *_: pytest.fail("a file was read"))
     assert counts(library.add(photos)) == {"unchanged": 3}
 
 
@@ -313,17 +313,17 @@ def test_a_limit_that_makes_no_sense_is_an_error(library, photos, limit):
 
 def test_items_taken_out_by_another_process_meanwhile_are_stored_anew(library, photos, monkeypatch):
     shutil.copy(photos / "red.png", photos / "copy.png")
-    decode = ingest.Decoder.__call__
+    whole = decode.Decoder.__call__
 
     def then_remove(self, job, **options):
-        done = decode(self, job, **options)
+        done = whole(self, job, **options)
         with mmsearch.open(library.folder) as other:
             ids = {os.path.basename(item.path): item.id for item in other.items}
             if "red.png" in ids:
                 other._catalog.remove([ids["red.png"]])
         return done
 
-    monkeypatch.setattr(ingest.Decoder, "__call__", then_remove)
+    monkeypatch.setattr(decode.Decoder, "__call__", then_remove)
     library.add(photos)
     assert "copy.png" in {os.path.basename(hit.path) for hit in library.search("red", k=1)}
 
@@ -633,7 +633,7 @@ def test_a_disk_that_fills_up_keeps_earlier_batches(toy, tmp_path, monkeypatch):
     with pytest.raises(StorageFailed):
         library.add(folder)
     monkeypatch.undo()
-    assert len(library) == ingest.FIRST_PICTURES
+    assert len(library) == pipeline.FIRST_PICTURES
     library.add(folder)
     assert len(library) == 100
     library.close()
