@@ -234,7 +234,7 @@ def test_the_interval_of_many_coin_throws_is_that_of_the_normal_distribution():
 
 
 def test_drawing_in_small_parts_fills_every_resample(monkeypatch):
-    monkeypatch.setattr("mmsearch.metrics.intervals.DRAWS_AT_ONCE", 7)
+    monkeypatch.setattr("mmsearch.metrics.DRAWS_AT_ONCE", 7)
     assert bootstrap_interval([2.0, 2.0, 2.0], resamples=11) == Interval(2.0, 2.0, 2.0)
 
 
@@ -292,7 +292,7 @@ def test_how_many_are_drawn_at_once_makes_no_difference(sample, at_once):
     figures, groups = sample
     with pytest.MonkeyPatch.context() as patch:
         whole = resampled_medians(figures, groups, resamples=9)
-        patch.setattr("mmsearch.metrics.intervals.DRAWS_AT_ONCE", at_once)
+        patch.setattr("mmsearch.metrics.DRAWS_AT_ONCE", at_once)
         assert resampled_medians(figures, groups, resamples=9).tolist() == whole.tolist()
 
 
