@@ -19,7 +19,7 @@ from dev_vectors import options, photos_of
 import mmsearch
 from mmsearch.encoders.banks import Bank, shipped_bank, typical_texts
 from mmsearch.spaces.calibration import NO_GOOD_MATCH, Background, Reference, expected
-from mmsearch.vectors.hubness import WEIGHTS_WITHOUT, asking, hubs, weight_of, with_hubs
+from mmsearch.vectors.hubness import WEIGHTS_WITHOUT, augmented, augmented_query, hub_weight, hubs
 
 RESAMPLES = 1_000
 
@@ -60,28 +60,31 @@ class Space:
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
         """(queries, n)."""
-        return np.stack([asking(query, "text", self.weight) for query in queries]) @ self.rows.T
+        return (
+            np.stack([augmented_query(query, "text", self.weight) for query in queries])
+            @ self.rows.T
+        )
 
     def confidence(self, query: np.ndarray, scores: np.ndarray) -> float:
         """Of the best of a query's scores."""
-        wide = asking(query, "text", self.weight)
+        wide = augmented_query(query, "text", self.weight)
         typical = None if self.typical is None else self.typical @ wide
         background = Background.of(scores, len(scores), typical=typical, reference=self.reference)
         return background.confidence(float(scores.max())) or 0.0
 
 
 def with_bank(images: np.ndarray, bank: Bank) -> Space:
-    typical = with_hubs(bank.rows["image"], bank.hubs["text", "image"])
+    typical = augmented(bank.rows["image"], bank.hubs["text", "image"])
     numbers = bank.references["text", "image"].tolist()
-    rows = with_hubs(images, hubs(images, bank.rows["text"]))
-    return Space(rows, weight_of("text", "image"), typical, Reference(*numbers))
+    rows = augmented(images, hubs(images, bank.rows["text"]))
+    return Space(rows, hub_weight("text", "image"), typical, Reference(*numbers))
 
 
 def without_bank(images: np.ndarray, sentences: np.ndarray) -> Space:
     """As for a model that ships none: sentences, and a sample of the index."""
     weight = WEIGHTS_WITHOUT["text", "image"]
-    rows = with_hubs(images, hubs(images, sentences))
-    asked = np.stack([asking(query, "text", weight) for query in sentences[:500]])
+    rows = augmented(images, hubs(images, sentences))
+    asked = np.stack([augmented_query(query, "text", weight) for query in sentences[:500]])
     sample = rows[:: max(1, len(rows) // 2_000)]
     return Space(rows, weight, None, Reference.of(asked @ sample.T))
 
@@ -98,7 +101,7 @@ def statistics(
 ) -> dict[str, np.ndarray]:
     """By name (2, queries): with the photo, and without."""
     cosines, scores = queries @ images.T, space.scores(queries)
-    wide = np.stack([asking(query, "text", space.weight) for query in queries])
+    wide = np.stack([augmented_query(query, "text", space.weight) for query in queries])
     taken_off = np.array([expected(row) for row in wide @ space.typical.T])
     corrected = np.stack(best(scores, own))
     others = np.ones(scores.shape, bool)

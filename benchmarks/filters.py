@@ -29,7 +29,7 @@ from mmsearch.storage.columns.lru import Recent
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.vectors import FaissIndex
 from mmsearch.vectors import rows as part
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 
 SHARES = (0.0001, 0.001, 0.002, 0.004, 0.01, 0.03, 0.1, 0.3, 0.9)
 MOST_COPIED = 0.04  # of a million rows of 520 numbers, 40 MB
@@ -64,7 +64,7 @@ def by_selector(index: FaissIndex, query: np.ndarray, selector: Any) -> float:
     return fastest_ms(lambda: index._flat.search(query[None], 26, params=chosen))  # noqa: SLF001
 
 
-def among(index: FaissIndex, query: np.ndarray, allowed: Passing, few: int) -> float:
+def among(index: FaissIndex, query: np.ndarray, allowed: IdSet, few: int) -> float:
     """`search`, copying when at most one row in `few` is allowed."""
     part.FEW = few
     return fastest_ms(lambda: index.search(query, 10, allowed))
@@ -80,7 +80,7 @@ def time_vectors(number: int, dim: int) -> None:
     print("  allowed   copied   bitmap  id array  id batch     all")
     for share in SHARES:
         rows = np.sort(dice.choice(number, int(number * share), replace=False))
-        allowed = Passing.of(rows + 1)
+        allowed = IdSet.of(rows + 1)
         copied = among(index, query, allowed, 1) if share <= MOST_COPIED else float("nan")
         bitmap = among(index, query, allowed, number + 1)
         batch = by_selector(index, query, faiss.IDSelectorBatch(rows))
@@ -184,7 +184,7 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 
 def time_filter(made: Catalog, columns: Columns, filter_: Filter, name: str) -> None:
-    def unseen() -> Passing:
+    def unseen() -> IdSet:
         columns._answers = Recent(4)  # noqa: SLF001 - as a filter that was never asked
         return columns.passing(filter_)
 
@@ -193,7 +193,7 @@ def time_filter(made: Catalog, columns: Columns, filter_: Filter, name: str) -> 
     making = time.process_time() - began
     if not np.array_equal(first.ids, made.passing(filter_)):
         raise SystemExit(f"the columns answer {name} otherwise than SQL")
-    by_sql = fastest_ms(lambda: Passing.of(made.passing(filter_)), 2)
+    by_sql = fastest_ms(lambda: IdSet.of(made.passing(filter_)), 2)
     by_columns = fastest_ms(unseen)
     again = fastest_ms(lambda: columns.passing(filter_))
     ratio = by_sql / by_columns

@@ -24,7 +24,7 @@ from mmsearch.encoders.banks import shipped_bank
 from mmsearch.metrics import bootstrap_interval
 from mmsearch.search.fusion import DEFAULT, FUSIONS, WEIGHTS
 from mmsearch.spaces.calibration import Background
-from mmsearch.vectors.hubness import hubs, weight_of
+from mmsearch.vectors.hubness import hub_weight, hubs
 
 Ranking = list[tuple[int, float]]
 
@@ -54,8 +54,8 @@ class Query:
 def queries_of(dev: Photos, bank: dict[str, np.ndarray]) -> list[Query]:
     first = dev.first()
     stored = dev.texts[first]
-    picture_off = weight_of("text", "image") * hubs(dev.images, bank["text"])
-    caption_off = weight_of("text", "text") * hubs(stored, bank["text"])
+    picture_off = hub_weight("text", "image") * hubs(dev.images, bank["text"])
+    caption_off = hub_weight("text", "text") * hubs(stored, bank["text"])
     words = Words([dev.captions[row] for row in first])
     found = []
     for row in np.setdiff1d(np.arange(len(dev.texts)), first).tolist():

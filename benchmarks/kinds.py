@@ -1,4 +1,4 @@
-"""Kinds of FAISS index side by side: what `mmsearch.vectors.kinds` chooses between, and why.
+"""Kinds of FAISS index side by side: what `mmsearch.vectors.index_choice` chooses between, and why.
 
     python benchmarks/kinds.py [--rows 100000] [--work FOLDER] [--kind FACTORY]...
 
@@ -20,29 +20,29 @@ from typing import Any
 import numpy as np
 from million import made
 
-from mmsearch.vectors import EXACT, Base, FaissIndex
-from mmsearch.vectors.kinds import AUTO
-from mmsearch.vectors.segment import COARSE, Writer
+from mmsearch.vectors import EXACT, FaissIndex, Segment
+from mmsearch.vectors.index_choice import AUTO
+from mmsearch.vectors.segment import COARSE, SegmentWriter
 
 KINDS = (EXACT, AUTO, "RaBitQ", "HNSW32", "IVF1024,RaBitQ", "IVF1024,PQ64")
 AT_ONCE = 20_000
 
 
-def built(source: Path, folder: Path, kind: str) -> tuple[Base, float]:
+def built(source: Path, folder: Path, kind: str) -> tuple[Segment, float]:
     """A base of a kind, and the seconds that its index took."""
     rows = np.load(source / "pictures.npy", mmap_mode="r")
     asked = {
         side: np.load(source / f"asked-{side}s.npy")[::2].astype(np.float32)
         for side in ("picture", "text")
     }
-    with Writer(folder, rows.shape[1]) as writer:
+    with SegmentWriter(folder, rows.shape[1]) as writer:
         for start in range(0, len(rows), AT_ONCE):
             some = rows[start : start + AT_ONCE]
             ids = np.arange(start, start + len(some)) + 1
             writer.add(some, ids, ids)
         began = time.perf_counter()
-        writer.done({}, lambda: asked, kind=kind, recall=0.98)
-    return Base.open(folder), time.perf_counter() - began
+        writer.finish({}, lambda: asked, kind=kind, recall=0.98)
+    return Segment.open(folder), time.perf_counter() - began
 
 
 def timed(index: FaissIndex, query: Any) -> float:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import mmsearch
-from mmsearch.vectors.kinds import true_neighbours
+from mmsearch.vectors.index_choice import true_neighbours
 
 DIM = 512
 CHUNK = 20_000

@@ -16,7 +16,7 @@ from mmsearch.collection import Collection, indexes
 from mmsearch.errors import InvalidOption
 from mmsearch.spaces.index_cache import bases
 from mmsearch.storage.sqlite.changes import next_epoch
-from mmsearch.vectors import EXACT, kinds
+from mmsearch.vectors import EXACT, index_choice
 from mmsearch.vectors.segment import _sum_of
 
 NAMES = list(COLOURS)
@@ -306,7 +306,7 @@ def test_a_recall_that_is_none_is_refused(library, recall):
 
 
 def test_a_large_collection_gets_codes_measured_by_what_it_holds(library, tmp_path, monkeypatch):
-    monkeypatch.setattr(kinds, "EXACT_BYTES", 10)
+    monkeypatch.setattr(index_choice, "EXACT_BYTES", 10)
     for number in range(30):
         paint(tmp_path / "photos" / f"{number}.png", NAMES[number % 4], size=(20 + number, 30))
     library.add()

@@ -36,7 +36,7 @@ from mmsearch.storage.columns import text_predicates as wording
 from mmsearch.storage.columns.lru import Recent
 from mmsearch.storage.sqlite.schema import items
 from mmsearch.storage.sqlite.view import Era
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 
 HEARD = "INSERT INTO vectors (space_id, facet, item_id, position, vector) {}"
 
@@ -678,5 +678,5 @@ def test_a_filter_too_deep_for_the_catalog_is_too_deep_for_columns(world: World,
 def test_options_of_a_command_line_are_told_too(world: World, tmp_path: Path):
     columns = ready(world, tmp_path / "cache")
     filter_ = from_options(path=["2019", "*.png"], after="2019", where=["who ~ an"])
-    assert isinstance(columns.passing(filter_), Passing)
+    assert isinstance(columns.passing(filter_), IdSet)
     assert columns.passing(filter_).ids.tolist() == by_sql(world, filter_)

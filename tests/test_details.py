@@ -137,7 +137,7 @@ def test_a_small_index_has_none_and_scores_plain_cosines(toy, photos, tmp_path):
 
 def test_a_score_is_the_cosine_less_a_share_of_the_hub(many):
     space = many._spaces()[0]
-    weight = many._typical.weight_of(space, "text", "image")
+    weight = many._query_banks.hub_weight(space, "text", "image")
     assert weight > 0
     ids = many._catalog.vectors(space, "image")[0]
     of_item = dict(zip(ids.tolist(), hubs(many).astype(np.float16).tolist(), strict=True))

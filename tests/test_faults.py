@@ -23,7 +23,7 @@ from mmsearch.collection import Collection
 from mmsearch.collection.doctor import examine
 from mmsearch.errors import StorageFailed
 from mmsearch.indexing.decode import Decoder
-from mmsearch.vectors.segment import Writer
+from mmsearch.vectors.segment import SegmentWriter
 
 NAMES = list(COLOURS)
 YEARS = 365 * 86_400
@@ -97,14 +97,14 @@ def _pages(index: Path) -> int:
         return int(catalog.execute("PRAGMA page_count").fetchone()[0])
 
 
-@pytest.mark.parametrize("step", ["__enter__", "add", "done"])
+@pytest.mark.parametrize("step", ["__enter__", "add", "finish"])
 def test_without_room_for_a_base_a_search_answers_all_the_same(
     toy, many, tmp_path, monkeypatch, step
 ):
     with mmsearch.index(many, into=tmp_path / "idx") as library:
         wanted = hits(library)
     shutil.rmtree(tmp_path / "idx" / "cache")
-    real = getattr(Writer, step)
+    real = getattr(SegmentWriter, step)
 
     def full(self, *given, **named):
         if self._folder is not None:
@@ -112,7 +112,7 @@ def test_without_room_for_a_base_a_search_answers_all_the_same(
         return real(self, *given, **named)
 
     with monkeypatch.context() as patch, mmsearch.open(tmp_path / "idx") as library:
-        patch.setattr(Writer, step, full)
+        patch.setattr(SegmentWriter, step, full)
         assert hits(library) == wanted
     assert list((tmp_path / "idx" / "cache").iterdir()) == []
     with mmsearch.open(tmp_path / "idx") as library:

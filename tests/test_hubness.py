@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.vectors import ExactIndex, FaissIndex, hubness
-from mmsearch.vectors.hubness import EXTRA, asking, hubs, weight_of, with_hubs
+from mmsearch.vectors.hubness import EXTRA_DIMS, augmented, augmented_query, hub_weight, hubs
 
 
 def unit(rows: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -58,28 +58,30 @@ def test_the_inner_product_is_the_cosine_less_the_weighted_hub(pair, weight, see
     matrix, query = unit(6, seed=seed), unit(1, seed=seed + 1)[0]
     by_text, by_image = np.abs(unit(2, 6, seed=seed))
     hub = {"text": by_text, "image": by_image}.get(asked, np.zeros(6))
-    scores = with_hubs(matrix, by_text, by_image) @ asking(query, asked, weight)
+    scores = augmented(matrix, by_text, by_image) @ augmented_query(query, asked, weight)
     assert scores == pytest.approx(matrix @ query - weight * hub, abs=1e-5)
 
 
 def test_without_hubs_the_inner_product_is_the_cosine():
     matrix, query = unit(5), unit(1, seed=1)[0]
-    assert with_hubs(matrix) @ asking(query, "text", 0.5) == pytest.approx(matrix @ query, abs=1e-6)
+    assert augmented(matrix) @ augmented_query(query, "text", 0.5) == pytest.approx(
+        matrix @ query, abs=1e-6
+    )
 
 
 def test_a_row_whose_hub_is_not_known_counts_as_the_mean_of_the_others():
-    wide = with_hubs(unit(3), np.array([0.2, np.nan, 0.4], np.float32))
+    wide = augmented(unit(3), np.array([0.2, np.nan, 0.4], np.float32))
     assert wide[:, 16] == pytest.approx([0.2, 0.3, 0.4])
 
 
 def test_where_no_hub_is_known_nothing_is_taken_off():
-    wide = with_hubs(unit(2), np.full(2, np.nan, np.float32))
+    wide = augmented(unit(2), np.full(2, np.nan, np.float32))
     assert not wide[:, 16:].any()
 
 
 def test_rows_stay_a_multiple_of_eight_wide():
-    assert with_hubs(unit(2, 512)).shape == (2, 512 + EXTRA)
-    assert EXTRA % 8 == 0
+    assert augmented(unit(2, 512)).shape == (2, 512 + EXTRA_DIMS)
+    assert EXTRA_DIMS % 8 == 0
 
 
 def test_an_index_of_rows_with_hubs_ranks_a_hub_below_what_is_really_near():
@@ -88,31 +90,31 @@ def test_an_index_of_rows_with_hubs_ranks_a_hub_below_what_is_really_near():
     matrix = towards / np.linalg.norm(towards, axis=1, keepdims=True)
     near = int(np.argmax(matrix @ query))
     hub = np.where(np.arange(2) == near, 0.9, 0.0).astype(np.float32)
-    rows = with_hubs(matrix, hub)
-    index = FaissIndex.empty(16 + EXTRA)
+    rows = augmented(matrix, hub)
+    index = FaissIndex.empty(16 + EXTRA_DIMS)
     index.add([0, 1], rows)
-    assert index.search(asking(query, "text", 0.0), 1)[0][0] == near
-    assert index.search(asking(query, "text", 0.5), 1)[0][0] == 1 - near
+    assert index.search(augmented_query(query, "text", 0.0), 1)[0][0] == near
+    assert index.search(augmented_query(query, "text", 0.5), 1)[0][0] == 1 - near
 
 
 def test_faiss_and_the_oracle_agree_on_rows_with_hubs():
     matrix, hub = unit(60, 24), np.abs(unit(1, 60, seed=2))[0]
-    faiss_index, exact = FaissIndex.empty(24 + EXTRA), ExactIndex.empty(24 + EXTRA)
+    faiss_index, exact = FaissIndex.empty(24 + EXTRA_DIMS), ExactIndex.empty(24 + EXTRA_DIMS)
     for index in (faiss_index, exact):
-        index.add(range(60), with_hubs(matrix, hub))
-    wide = asking(unit(1, 24, seed=5)[0], "text", 0.5)
+        index.add(range(60), augmented(matrix, hub))
+    wide = augmented_query(unit(1, 24, seed=5)[0], "text", 0.5)
     found, oracle = faiss_index.search(wide, 10), exact.search(wide, 10)
     assert [score for _, score in found] == pytest.approx([s for _, s in oracle], abs=1e-5)
 
 
 def test_pictures_are_ranked_with_hubs_for_words_and_words_for_pictures():
-    assert weight_of("text", "image") == weight_of("image", "text") == 0.5
+    assert hub_weight("text", "image") == hub_weight("image", "text") == 0.5
 
 
 @pytest.mark.parametrize("pair", [("image", "image"), ("audio", "image"), ("text", "audio")])
 def test_what_was_not_measured_to_gain_is_ranked_by_the_cosine(pair):
-    assert weight_of(*pair) == 0
+    assert hub_weight(*pair) == 0
 
 
 def test_a_bank_of_made_sentences_counts_less_than_one_of_captions():
-    assert weight_of("text", "image", shipped=False) < weight_of("text", "image")
+    assert hub_weight("text", "image", shipped=False) < hub_weight("text", "image")

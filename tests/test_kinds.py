@@ -10,13 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsearch.errors import StorageFailed
-from mmsearch.vectors import EXACT, Base, BaseDamaged, ExactIndex, FaissIndex, chosen, kinds
+from mmsearch.vectors import (
+    EXACT,
+    ExactIndex,
+    FaissIndex,
+    Segment,
+    SegmentDamaged,
+    chosen,
+    index_choice,
+)
 from mmsearch.vectors import ann_index as coarse
 from mmsearch.vectors import rows as part
 from mmsearch.vectors.ann_index import Coarse
-from mmsearch.vectors.id_set import Passing
-from mmsearch.vectors.kinds import AUTO, codes_in_cells, true_neighbours
-from mmsearch.vectors.segment import Writer
+from mmsearch.vectors.id_set import IdSet
+from mmsearch.vectors.index_choice import AUTO, codes_in_cells, true_neighbours
+from mmsearch.vectors.segment import SegmentWriter
 
 DIM = 32
 
@@ -38,21 +46,21 @@ def questions(number: int = 40) -> dict[str, np.ndarray]:
     }
 
 
-def made(rows: np.ndarray, folder=None, kind: str = AUTO, recall: float = 0.98) -> Base:
+def made(rows: np.ndarray, folder=None, kind: str = AUTO, recall: float = 0.98) -> Segment:
     if folder is not None:
         folder.mkdir(exist_ok=True)
-    with Writer(folder, DIM) as writer:
+    with SegmentWriter(folder, DIM) as writer:
         for start in range(0, len(rows), 700):
             some = rows[start : start + 700]
             ids = np.arange(start, start + len(some)) + 1
             writer.add(some, ids, ids * 2)
-        return writer.done({"upto": 2 * len(rows)}, questions, kind=kind, recall=recall)
+        return writer.finish({"upto": 2 * len(rows)}, questions, kind=kind, recall=recall)
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """Sizes that matter, made small."""
-    monkeypatch.setattr(kinds, "EXACT_BYTES", 100_000)
+    monkeypatch.setattr(index_choice, "EXACT_BYTES", 100_000)
 
 
 # ---------------------------------------------------------------------- which kind
@@ -92,7 +100,7 @@ def test_without_anything_to_measure_by_all_rows_are_compared():
 
 
 def test_where_no_kind_finds_enough_all_rows_are_compared(monkeypatch):
-    monkeypatch.setattr(kinds, "MOST_CANDIDATES", 12)
+    monkeypatch.setattr(index_choice, "MOST_CANDIDATES", 12)
     choice, coarse = chosen(clustered(5000), questions)
     assert (choice.kind, coarse) == (EXACT, None)
     assert "RaBitQ found" in choice.why
@@ -112,7 +120,7 @@ def test_all_cells_of_few_rows_are_gone_through():
 
 
 def test_of_many_rows_at_least_the_cells_of_so_many_are_gone_through(monkeypatch):
-    monkeypatch.setattr(kinds, "CERTAIN", 2500)
+    monkeypatch.setattr(index_choice, "CERTAIN", 2500)
     choice, _ = chosen(clustered(5000), questions, recall=0.1)
     assert choice.kind.endswith(f"IVF{choice.effort * 2},RaBitQ")
 
@@ -161,7 +169,7 @@ def test_what_is_found_is_what_numpy_finds_filtered_or_not(kind, share):
     index, oracle = FaissIndex(made(rows, kind=kind)), ExactIndex(DIM)
     oracle.add(list(range(1, 6001)), rows)
     dice = np.random.default_rng(3)
-    allowed = None if share == 1 else Passing.of(np.flatnonzero(dice.random(6001) < share))
+    allowed = None if share == 1 else IdSet.of(np.flatnonzero(dice.random(6001) < share))
     shares = []
     for query in [*questions()["text"][:12], *questions()["image"][:12]]:
         found = index.search(query, 10, allowed)
@@ -192,7 +200,7 @@ def test_as_many_are_found_as_are_asked_for():
     index = FaissIndex(made(rows, kind="IVF32,RaBitQ"))
     query = questions()["text"][0]
     assert len(index.search(query, 3000)) == 3000
-    few = Passing.of(range(1, 3000, 7))
+    few = IdSet.of(range(1, 3000, 7))
     assert len(index.search(query, 500, few)) == len(few)
 
 
@@ -200,7 +208,7 @@ def test_a_kind_that_cannot_pass_over_rows_is_searched_exactly_with_a_filter():
     rows = clustered(4000)
     index, oracle = FaissIndex(made(rows, kind="RaBitQfs")), ExactIndex(DIM)
     oracle.add(list(range(1, 4001)), rows)
-    half = Passing.of(range(1, 4001, 2))
+    half = IdSet.of(range(1, 4001, 2))
     query = questions()["text"][0]
     expected = oracle.search(query, 10, half)
     assert [i for i, _ in index.search(query, 10, half)] == [i for i, _ in expected]
@@ -228,7 +236,7 @@ def test_rows_that_come_and_go_are_found_as_if_all_had_been_there_at_once(data, 
         else:
             gone = data.draw(st.lists(st.integers(1, next_one + 5), max_size=40))
             index = index.copy()
-            index.drop(np.array(gone, np.int64) * 2)
+            index.delete(np.array(gone, np.int64) * 2)
             for item in gone:
                 alive.pop(item, None)
     oracle = ExactIndex(DIM)
@@ -248,11 +256,11 @@ def test_changing_a_copy_leaves_those_who_search_the_first_alone():
     before = index.search(query, 300)
     other = index.copy()
     other.add([999], query.reshape(1, -1))
-    other.drop(np.arange(2, 200, 2))
+    other.delete(np.arange(2, 200, 2))
     assert index.search(query, 300) == before
     assert other.search(query, 1)[0][0] == 999
-    assert index.beside == 0
-    assert other.beside == 1 + 99
+    assert index.delta_size == 0
+    assert other.delta_size == 1 + 99
 
 
 def test_the_sample_of_a_large_base_is_of_its_rows(tmp_path):
@@ -267,7 +275,7 @@ def test_the_sample_of_a_large_base_is_of_its_rows(tmp_path):
 @pytest.mark.parametrize("kind", [EXACT, "RaBitQ", "IVF32,PQ8"])
 def test_what_is_written_is_opened_again(tmp_path, kind):
     base = made(clustered(2500), tmp_path, kind=kind)
-    again = Base.open(tmp_path)
+    again = Segment.open(tmp_path)
     assert (again.choice, again.about) == (base.choice, base.about)
     for query in questions()["text"][:5]:
         assert FaissIndex(again).search(query, 20) == FaissIndex(base).search(query, 20)
@@ -275,7 +283,7 @@ def test_what_is_written_is_opened_again(tmp_path, kind):
 
 def test_a_base_of_nothing_is_opened_again(tmp_path):
     made(clustered(0), tmp_path)
-    assert FaissIndex(Base.open(tmp_path)).search(questions()["text"][0], 5) == []
+    assert FaissIndex(Segment.open(tmp_path)).search(questions()["text"][0], 5) == []
 
 
 @pytest.mark.parametrize(
@@ -289,14 +297,14 @@ def test_files_that_are_not_whole_are_noticed(tmp_path, file, how):
     path.unlink()
     if how != "gone":
         path.write_bytes(content[: len(content) // 2] if how == "cut" else b"")
-    with pytest.raises(BaseDamaged):
-        Base.open(tmp_path)
+    with pytest.raises(SegmentDamaged):
+        Segment.open(tmp_path)
 
 
 @pytest.mark.parametrize("slow", [0.0, 1e9])
 def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path, monkeypatch, slow):
     monkeypatch.setattr("mmsearch.vectors.segment._SLOW", slow)  # as if on a disk, or in memory
-    base = Base.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
+    base = Segment.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
     some = np.array([2499, *range(0, 2499, 80)])
     assert np.array_equal(base.gathered(some), base.rows[some])
     assert base.gathered(some[:0]).shape == (0, DIM)
@@ -304,7 +312,7 @@ def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path, monkeypatch
 
 
 def test_a_file_that_is_cut_short_while_it_is_open_is_told_and_not_guessed_at(tmp_path):
-    base = Base.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
+    base = Segment.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
     assert base._file is not None
     os.truncate(tmp_path / "rows.f16", 1000 * 2 * DIM)
     assert len(base.gathered(np.array([3, 999]))) == 2
@@ -314,17 +322,17 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_told_and_not_guessed_at(tm
 
 def test_a_filter_that_nothing_of_a_large_base_passes_finds_what_came_since(tmp_path):
     rows = clustered(2500)
-    index = FaissIndex(Base.open(made(rows, tmp_path, kind="RaBitQ").folder or tmp_path))
+    index = FaissIndex(Segment.open(made(rows, tmp_path, kind="RaBitQ").folder or tmp_path))
     index.add([9000], rows[:1])
-    assert [id_ for id_, _ in index.search(rows[0], 5, Passing.of([9000]))] == [9000]
-    assert index.search(rows[0], 5, Passing.of([])) == []
+    assert [id_ for id_, _ in index.search(rows[0], 5, IdSet.of([9000]))] == [9000]
+    assert index.search(rows[0], 5, IdSet.of([])) == []
 
 
 def test_what_was_opened_is_searched_though_its_files_are_gone(tmp_path):
     made(clustered(2500), tmp_path / "base", kind="RaBitQ")
-    index = FaissIndex(Base.open(tmp_path / "base"))
+    index = FaissIndex(Segment.open(tmp_path / "base"))
     query = questions()["text"][0]
-    before = FaissIndex(Base.open(tmp_path / "base")).search(query, 10)
+    before = FaissIndex(Segment.open(tmp_path / "base")).search(query, 10)
     shutil.rmtree(tmp_path / "base")
     assert index.search(query, 10) == before
 
@@ -339,7 +347,7 @@ def test_the_moments_of_a_large_base_are_those_of_its_samples_scores(tmp_path, k
     base = made(clustered(5000), tmp_path, kind="RaBitQ")
     if not kept:
         (tmp_path / "moments.f32").unlink()
-    index = FaissIndex(Base.open(tmp_path))
+    index = FaissIndex(Segment.open(tmp_path))
     query = questions()["text"][0]
     scores = base.sample().astype(np.float64) @ query
     number, mean, square = index.moments(query)

@@ -360,7 +360,7 @@ def test_hubs_are_stored_with_their_vectors(tmp_path):
         }
         with catalog._write() as connection:
             connection.exec_driver_sql("UPDATE vectors SET hub_text = NULL, hub_image = NULL")
-        library._typical.bring_up(lambda _: library.encoder)
+        library._query_banks.update(lambda _: library.encoder)
         for (facet, asked), hubs in early.items():
             assert np.isfinite(hubs).all()
             np.testing.assert_allclose(catalog.hubs(space, facet, asked), hubs, atol=1e-6)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmsearch.vectors import FEW, ExactIndex, FaissIndex
 from mmsearch.vectors.flat import widened
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 
 
 def unit_rows(n: int, dim: int, seed: int) -> np.ndarray:
@@ -78,7 +78,7 @@ def filled(kind, ids, rows):
 def test_among_allowed_ids_faiss_finds_what_numpy_finds(n, k, owners, share, seed):
     rows, dice = unit_rows(n, 16, seed), np.random.default_rng(seed)
     ids = (7 + dice.integers(0, owners, n)).tolist()
-    allowed = Passing.of(
+    allowed = IdSet.of(
         dice.permutation(owners + 20)[: int(np.ceil(share * owners))]
     )  # some are not there
     query = unit_rows(1, 16, seed + 1)[0]
@@ -97,7 +97,7 @@ def test_few_and_many_allowed_ids_get_the_scores_of_a_search_of_all(number: int)
     rows = unit_rows(1000, 24, 5)
     index = filled(FaissIndex, list(range(1000)), rows)
     query = unit_rows(1, 24, 6)[0]
-    allowed = Passing.of(np.random.default_rng(number).permutation(1000)[:number])
+    allowed = IdSet.of(np.random.default_rng(number).permutation(1000)[:number])
     among = set(allowed.ids.tolist())
     every = index.search(query, 1000)
     assert index.search(query, 1000, allowed) == [pair for pair in every if pair[0] in among]
@@ -107,14 +107,14 @@ def test_few_and_many_allowed_ids_get_the_scores_of_a_search_of_all(number: int)
 def test_equal_scores_among_allowed_ids_stand_in_order_of_id(share: float):
     same = np.tile(np.array([[1, 0]], dtype=np.float32), (5000, 1))
     ids = np.random.default_rng(1).permutation(5000)
-    allowed = Passing.of(ids[: int(share * 5000)])
+    allowed = IdSet.of(ids[: int(share * 5000)])
     found = filled(FaissIndex, ids.tolist(), same).search(same[0], 7, allowed)
     assert [item for item, _ in found] == sorted(allowed.ids.tolist())[:7]
 
 
 def test_a_search_among_ids_sees_what_was_added_since_the_last():
     index = filled(FaissIndex, [1], unit_rows(1, 4, 0))
-    query, allowed = unit_rows(1, 4, 1)[0], Passing.of([1, 2, 10**6])
+    query, allowed = unit_rows(1, 4, 1)[0], IdSet.of([1, 2, 10**6])
     assert [item for item, _ in index.search(query, 9, allowed)] == [1]
     index.add([2, 10**6, 5], unit_rows(3, 4, 2))
     assert sorted(item for item, _ in index.search(query, 9, allowed)) == [1, 2, 10**6]

@@ -14,7 +14,7 @@ from mmsearch.storage.sqlite import Catalog, bm25
 from mmsearch.storage.sqlite import words as refreshing
 from mmsearch.storage.sqlite.records import Entry
 from mmsearch.types import TextPart
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 
 NOON = 1_552_000_000_000_000_000  # 2019-03-07, a Thursday, in nanoseconds
 
@@ -155,9 +155,9 @@ def test_equal_items_stand_in_order_of_id(world: World):
 
 
 def test_only_allowed_items_are_found(shared: World):
-    assert shared.find("dog", allowed=Passing.of([1, 3, 5])) == ["x1", "x5"]
-    assert shared.find("dog", allowed=Passing.of([])) == []
-    assert shared.find("dog", allowed=Passing.of([99])) == []
+    assert shared.find("dog", allowed=IdSet.of([1, 3, 5])) == ["x1", "x5"]
+    assert shared.find("dog", allowed=IdSet.of([])) == []
+    assert shared.find("dog", allowed=IdSet.of([99])) == []
 
 
 SIGNS = st.text('" “”*()^:-+{}\\\0\ud800🐕東京กdogNEARANDORNOTtexts', max_size=80)
@@ -285,7 +285,7 @@ def test_past_the_bounds_common_words_find_items_with_all_of_them_first(
 
 def test_past_the_bounds_only_allowed_items_are_found(world: World, bounded: None):
     world.fill(["a dog and a bird"] * 20 + ["a bird"] * 3 + ["a dog"])
-    few = Passing.of([18, 21, 24])
+    few = IdSet.of([18, 21, 24])
     assert [id_ for id_, _ in world.catalog.words("dog", 5, few)] == [18, 24]
     assert sorted(dict(world.catalog.words("dog bird", 5, few))) == [18, 24]
 

@@ -110,7 +110,7 @@ class Asking(Held):
             self._catalog,
             self._index,
             self._roster.encoder_of,
-            self._typical,
+            self._query_banks,
             self._alike,
             self._passing,
             self._catch_up,

@@ -215,7 +215,7 @@ class Bulk(Asking):
             filing = self._filing(source.root)
             held = self._expect_captions(encoder)
             load = Load(
-                self._catalog, self._typical, spaces, filing, facet=source.facet, report=report
+                self._catalog, self._query_banks, spaces, filing, facet=source.facet, report=report
             )
             try:
                 load.run(chunks, total, progress)
@@ -289,8 +289,8 @@ class Bulk(Asking):
                 load.report.warnings.append(
                     f"{space.name!r} answers once it has everything else: run `mmsearch index`"
                 )
-            if self._typical.bank(space) is None:
-                self._typical.bring_up(self._roster.encoder_of)
+            if self._query_banks.bank(space) is None:
+                self._query_banks.update(self._roster.encoder_of)
             if "text" in encoder.modalities and not self._catalog.lacks(space, "text", ()):
                 self._catalog.set_setting(HOLES, held)  # else the next `add` encodes captions
         self._catalog.refresh_words(progress=progress)

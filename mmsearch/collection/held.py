@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmsearch.storage.sqlite import Catalog, Space
     from mmsearch.types import Encoder, Runtime
     from mmsearch.vectors import FaissIndex
-    from mmsearch.vectors.id_set import Passing
+    from mmsearch.vectors.id_set import IdSet
 
 
 class Items:
@@ -71,15 +71,15 @@ class Held(Locked):
             _make(folder)
         from mmsearch.collection.indexes import Indexes
         from mmsearch.spaces.encoder_pool import Roster
-        from mmsearch.spaces.query_banks import Typical
+        from mmsearch.spaces.query_banks import QueryBanks
         from mmsearch.storage.sqlite import (
             Catalog,  # SQLAlchemy takes longer to import than all of us
         )
 
         self._catalog = Catalog(path)
         self._roster = Roster(self._catalog, self._how)
-        self._typical = Typical(self._catalog)
-        self._indexes = Indexes(folder / "cache", self._catalog, self._typical, self._may_write)
+        self._query_banks = QueryBanks(self._catalog)
+        self._indexes = Indexes(folder / "cache", self._catalog, self._query_banks, self._may_write)
         if exists and not self._wanted and not any(one.needs for one in self._catalog.spaces()):
             self._wanted = self._chosen()
 
@@ -176,7 +176,7 @@ class Held(Locked):
 
         return Columns(self._catalog, self.folder / "cache")
 
-    def _passing(self, filter_: Filter) -> Passing:
+    def _passing(self, filter_: Filter) -> IdSet:
         """The items that pass a filter."""
         return self._columns.passing(filter_)
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.spaces.index_cache import Cache, Followed, Wanted
-from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.storage.sqlite import Catalog, Space, Stamp
 from mmsearch.types import Modality
 from mmsearch.vectors import EXACT
-from mmsearch.vectors.hubness import EXTRA, asking
-from mmsearch.vectors.kinds import AUTO, RECALL
+from mmsearch.vectors.hubness import EXTRA_DIMS, augmented_query
+from mmsearch.vectors.index_choice import AUTO, RECALL
 
 if TYPE_CHECKING:
     from mmsearch.vectors import FaissIndex
-    from mmsearch.vectors.kinds import Asked
+    from mmsearch.vectors.index_choice import Asked
 
     Present = Sequence[tuple[Space, Sequence[Modality]]]
 
@@ -51,7 +51,7 @@ class Indexes:
     Args:
         folder: Where the bases are kept.
         catalog: What they are made of.
-        typical: Gives the hubs, and what is typically asked.
+        query_banks: Gives the hubs, and what is typically asked.
         may_write: Whether the catalog may be written just now.
     """
 
@@ -59,11 +59,11 @@ class Indexes:
         self,
         folder: Path,
         catalog: Catalog,
-        typical: Typical,
+        query_banks: QueryBanks,
         may_write: Callable[[str], AbstractContextManager[bool]],
     ) -> None:
         self._catalog = catalog
-        self._typical = typical
+        self._query_banks = query_banks
         self._may_write = may_write
         self._cache = Cache(folder, catalog)
         self._held: dict[tuple[int, str], list[Followed]] = {}  # the newest first
@@ -91,9 +91,9 @@ class Indexes:
         for space, facets in present:
             for facet in facets:
                 index = self.of(space, facet)
-                rows = len(index.base.rows)
+                rows = len(index.segment.rows)
                 least = 0 if rows <= SMALL and not soon_again else rows * SHARE
-                if index.beside > (max(least, A_FEW) if soon_again else least):
+                if index.delta_size > (max(least, A_FEW) if soon_again else least):
                     with self._turn:
                         self._hold(space, facet, self._rebuilt(space, facet, wanted))
         oldest = self._cache.oldest_deletion()
@@ -119,7 +119,7 @@ class Indexes:
             raise InvalidOption(f"the recall is a share above 0, up to 1, not {recall}")
         if kind is not None:
             for dim in {space.dim for space in self._catalog.spaces()} or {256}:
-                _check_kind(kind, dim + EXTRA)
+                _check_kind(kind, dim + EXTRA_DIMS)
             self._catalog.set_setting(KIND, kind)
         if recall is not None:
             self._catalog.set_setting(LEAST_RECALL, str(recall))
@@ -175,7 +175,9 @@ class Indexes:
         elif held.stamp != stamp:
             held = held.copy()  # who is searching goes on with what there was
             held.follow(self._catalog, space, facet, stamp)
-        if held is not None and held.index.beside <= max(MANY, len(held.index.base.rows) // 2):
+        if held is not None and held.index.delta_size <= max(
+            MANY, len(held.index.segment.rows) // 2
+        ):
             return held
         return self._rebuilt(space, facet, wanted)
 
@@ -183,7 +185,7 @@ class Indexes:
         if not self._catalog.in_snapshot:
             with self._may_write("making an index") as may, suppress(StorageFailed):
                 if may:  # an index of an older version has no hubs yet
-                    self._typical.catch_up(space, facet)
+                    self._query_banks.compute_missing_hubs(space, facet)
         return self._cache.build(space, facet, wanted, lambda: self._asked(space, facet))
 
     def _wanted(self) -> Wanted:
@@ -197,10 +199,12 @@ class Indexes:
         found = {}
         searched = next(one for one in get_args(Modality) if one == facet)
         for modality in get_args(Modality):
-            vectors = self._typical.questions(space, modality, MEASURED_BY)
+            vectors = self._query_banks.sample_queries(space, modality, MEASURED_BY)
             if len(vectors):
-                weight = self._typical.weight_of(space, modality, searched)
-                found[modality] = np.stack([asking(one, modality, weight) for one in vectors])
+                weight = self._query_banks.hub_weight(space, modality, searched)
+                found[modality] = np.stack(
+                    [augmented_query(one, modality, weight) for one in vectors]
+                )
         return found
 
 

@@ -115,7 +115,7 @@ class Refreshing(Keeping):
             lambda lanes: options_for(options, lanes, settled, captions=book is not None),
             book=book,
             metadata=metadata,
-            typical=self._typical,
+            query_banks=self._query_banks,
             progress=progress,
         )
         self.report = run.report

@@ -11,7 +11,7 @@ from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.indexing.decode import encode, is_content, look_ahead, read_file
 from mmsearch.indexing.decode.contents import Contents, Options, Reader
 from mmsearch.media.kinds import kind_of
-from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import KINDS_WITH, Lane
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import Place, Rows
@@ -40,7 +40,7 @@ class Fill:
         options: How files are read.
         progress: Called with (items done, items in all).
         details: Also those that have a vector, but no regions or words for reranking.
-        typical: Tells what hubs they are.
+        query_banks: Give the hubs of vectors whose space has a bank.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Fill:
         progress: Progress | None = None,
         *,
         details: bool = False,
-        typical: Typical | None = None,
+        query_banks: QueryBanks | None = None,
     ) -> None:
         self.filled = 0
         """Items that were given vectors."""
@@ -62,7 +62,7 @@ class Fill:
         self._catalog = catalog
         self._lane = lane
         self._details = lane.details if details else frozenset()
-        self._typical = typical
+        self._query_banks = query_banks
         self._options = replace(options, readings=frozenset())
         self._tell = progress or (lambda _done, _total: None)
         self._done = 0
@@ -140,7 +140,7 @@ class Fill:
     def _encode(
         self, files: Sequence[tuple[Contents | None, Sequence[TextPart] | None]]
     ) -> list[dict[Place, Rows]]:
-        return encode([self._lane], files, self._typical)
+        return encode([self._lane], files, self._query_banks)
 
     def _step(self, number: int) -> None:
         self._done += number

@@ -20,7 +20,7 @@ from mmsearch.indexing.decode.contents import Options
 from mmsearch.indexing.pipeline import Pipeline
 from mmsearch.indexing.scan import Scan, Scope
 from mmsearch.indexing.stages import Timed
-from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import Entry, LenderGone, Place, Rows
@@ -38,7 +38,7 @@ class Ingest:
         lanes: The encoders that make the vectors, and their spaces in that catalog.
         options: How folders are read.
         book: Captions from a file, if any.
-        typical: Tells what hubs vectors are.
+        query_banks: Give the hubs of vectors whose space has a bank.
         progress: Told how many files are done.
     """
 
@@ -49,7 +49,7 @@ class Ingest:
         *,
         options: Options,
         book: CaptionBook | None = None,
-        typical: Typical | None = None,
+        query_banks: QueryBanks | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.report = Timed()
@@ -59,7 +59,7 @@ class Ingest:
         self._lanes = lanes
         self._options = options
         self._book = book
-        self._typical = typical
+        self._query_banks = query_banks
         self._decoder = Decoder(catalog, lanes, options)
         self._scan: Scan | None = None
         self._tell = progress or (lambda _done, _total: None)
@@ -118,7 +118,7 @@ class Ingest:
     def _encode(self, batch: Sequence[Decoded]) -> list[dict[Place, Rows]]:
         """The vectors of each file; none of those that cannot be used."""
         given = [(done.contents, done.texts) if done.usable else (None, None) for done in batch]
-        return encode(self._lanes, given, self._typical)
+        return encode(self._lanes, given, self._query_banks)
 
     # ------------------------------------------------------------------ store
 

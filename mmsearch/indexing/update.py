@@ -17,7 +17,7 @@ from mmsearch.indexing.run import Ingest
 from mmsearch.indexing.scan import Scope
 from mmsearch.indexing.user_metadata import apply_metadata
 from mmsearch.spaces.encoder_pool import made_with, version_of
-from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import Lane, modalities_of
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import Kind, Progress, Report
@@ -166,7 +166,7 @@ class Update:
         options: How files are found and read for them.
         book: Captions from a file, if any.
         metadata: A file of what else is known of files, if there is one.
-        typical: What is typical of each space.
+        query_banks: The query banks of the spaces.
         progress: Told of every file.
     """
 
@@ -178,12 +178,12 @@ class Update:
         *,
         book: CaptionBook | None = None,
         metadata: str | os.PathLike[str] | None = None,
-        typical: Typical | None = None,
+        query_banks: QueryBanks | None = None,
         progress: Progress | None = None,
     ) -> None:
         self._catalog = catalog
         self._metadata = metadata
-        self._typical = typical or Typical(catalog)
+        self._query_banks = query_banks or QueryBanks(catalog)
         self._lanes_now = lanes_now
         self._lanes = lanes = lanes_now()
         self._options = options(lanes)
@@ -193,7 +193,7 @@ class Update:
             lanes,
             options=self._options,
             book=book,
-            typical=self._typical,
+            query_banks=self._query_banks,
             progress=progress,
         )
         self.report: Report = self._ingest.report
@@ -227,7 +227,7 @@ class Update:
                     f"not one alone: {first}"
                 )
         encoders = {lane.space.id: lane.encoder for lane in self._lanes_now()}
-        self._typical.bring_up(lambda space: encoders[space.id])
+        self._query_banks.update(lambda space: encoders[space.id])
         self._catalog.refresh_words()
 
     def _details_due(self) -> bool:
@@ -257,7 +257,7 @@ class Update:
             self._options,
             self._progress,
             details=details,
-            typical=self._typical,
+            query_banks=self._query_banks,
         )
         try:
             fill.run()

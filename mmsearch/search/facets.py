@@ -13,7 +13,7 @@ from mmsearch.search.rank import Holdings, Search, cosine_of
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import Background, Moments
 from mmsearch.storage.lexical import asked
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 
 DEPTH = 300
 """Items that each ranking goes down to before fusion: so far, the order does not depend on k."""
@@ -101,7 +101,7 @@ def rankings(
     settings: Settings,
     *,
     words: str | None = None,
-    allowed: Passing | None = None,
+    allowed: IdSet | None = None,
     without: frozenset[int] = frozenset(),
 ) -> list[Facet]:
     """What each facet says of a query.
@@ -154,19 +154,19 @@ def _weight(settings: Settings, facet: str) -> float:
     return settings.weights.get(facet, WEIGHTS.get(facet, 1.0))
 
 
-def _nearest(holdings: Holdings, search: Search, depth: int, allowed: Passing | None) -> Facet:
+def _nearest(holdings: Holdings, search: Search, depth: int, allowed: IdSet | None) -> Facet:
     index = holdings.index_of(search.space, search.facet)
     if not len(index):
         return Facet(search.facet, [])
     wide = search.wide
     ranking = [(item_id, cosine_of(score)) for item_id, score in index.search(wide, depth, allowed)]
     among = len(index) if allowed is None else min(len(index), len(allowed))
-    typical = holdings.typical.rows(search.space, search.facet)
+    typical = holdings.query_banks.augmented_rows(search.space, search.facet)
     background = Background.of(
         Moments(*index.moments(wide)),
         among,
         typical=None if typical is None else typical @ wide,
-        reference=holdings.typical.reference(search.space, search.kind, search.facet),
+        reference=holdings.query_banks.reference(search.space, search.kind, search.facet),
     )
     return Facet(search.facet, ranking, background=background, search=search)
 
@@ -175,7 +175,7 @@ def _complete(holdings: Holdings, facets: Sequence[Facet], words: str | None) ->
     """Give each facet the scores of what the others rank, so that no sum lacks a term."""
     candidates = {item_id for facet in facets for item_id, _ in facet.ranking}
     for facet in facets:
-        missing = Passing.of(candidates - facet.ranks.keys())
+        missing = IdSet.of(candidates - facet.ranks.keys())
         if not len(missing):
             continue
         if facet.search is None:

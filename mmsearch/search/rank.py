@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from mmsearch.errors import UnsupportedModality
 from mmsearch.filters import Filter
 from mmsearch.search.queries import Ask, combined, encode_parts
-from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Modality, Part
 from mmsearch.vectors import FaissIndex
-from mmsearch.vectors.hubness import EXTRA, asking
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.hubness import EXTRA_DIMS, augmented_query
+from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ class Holdings:
         catalog: Where the items are.
         index_of: Gives a facet's index.
         encoder_of: Gives a space's encoder.
-        typical: What is typical of each space.
+        query_banks: The query banks of the spaces.
         alike: Gives the cosine from which two items of a space are taken for copies of one.
         passing: Gives the items that pass a filter.
         catch_up: Has words looked up that an interrupted run has left, as far as may be.
@@ -48,9 +48,9 @@ class Holdings:
     catalog: Catalog
     index_of: IndexOf
     encoder_of: Callable[[Space], Encoder]
-    typical: Typical
+    query_banks: QueryBanks
     alike: Callable[[Space], float]
-    passing: Callable[[Filter], Passing]
+    passing: Callable[[Filter], IdSet]
     catch_up: Callable[[], None]
 
 
@@ -74,10 +74,10 @@ class Search:
 
     @property
     def wide(self) -> NDArray[np.float32]:
-        """The vector (dim + EXTRA,) that a facet's index is asked with."""
-        wide = asking(self.vector, "text", 0.0)
+        """The vector (dim + EXTRA_DIMS,) that a facet's index is asked with."""
+        wide = augmented_query(self.vector, "text", 0.0)
         for modality, weight in self.hubs.items():
-            wide[-EXTRA:] += asking(self.vector, modality, weight)[-EXTRA:]
+            wide[-EXTRA_DIMS:] += augmented_query(self.vector, modality, weight)[-EXTRA_DIMS:]
         return wide
 
     def plain(self) -> Search:
@@ -120,9 +120,9 @@ def _hubs(
     search: Search, shares: Mapping[Modality, float], holdings: Holdings
 ) -> dict[Modality, float]:
     """What hubs take off, by what each modality has in the vector, which is Σ share · vector."""
-    weight_of = holdings.typical.weight_of
+    hub_weight = holdings.query_banks.hub_weight
     found = {
-        modality: share * weight_of(search.space, modality, search.facet)
+        modality: share * hub_weight(search.space, modality, search.facet)
         for modality, share in shares.items()
     }
     return {modality: weight for modality, weight in found.items() if weight}

@@ -18,8 +18,8 @@ from mmsearch.search.rank import Holdings, Search, encode_asks, search_of
 from mmsearch.search.settings import Settings, targets_of
 from mmsearch.storage.sqlite import Space
 from mmsearch.types import Hit, Modality, Part, Query, Ranking
-from mmsearch.vectors.hubness import EXTRA
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.hubness import EXTRA_DIMS
+from mmsearch.vectors.id_set import IdSet
 from mmsearch.vectors.segment import SAMPLED
 
 if TYPE_CHECKING:
@@ -150,14 +150,14 @@ class Searcher:
     def _are_given(self) -> bool:
         return all(space.is_given for space in self._spaces)
 
-    def _allowed(self, settings: Settings) -> Passing | None:
+    def _allowed(self, settings: Settings) -> IdSet | None:
         return self._holdings.passing(settings.where) if settings.where else None
 
     def _facets(
         self,
         searches: Sequence[Search],
         settings: Settings,
-        allowed: Passing | None,
+        allowed: IdSet | None,
         *,
         words: str | None = None,
         without: frozenset[int] = NOBODY,
@@ -182,7 +182,7 @@ class Searcher:
         if not len(liked) and not len(unliked):
             return search
         index = self._holdings.index_of(search.space, search.facet)
-        mean = index.sample(SAMPLED)[:, :-EXTRA].mean(axis=0)
+        mean = index.sample(SAMPLED)[:, :-EXTRA_DIMS].mean(axis=0)
         moved = rocchio(search.vector, liked, unliked, mean=mean)
         return replace(search, vector=moved, kind=None, part=None)
 
@@ -193,8 +193,8 @@ class Searcher:
         def read() -> None:
             with suppress(Exception):  # what goes wrong comes up again when they are needed
                 for ask in wanted.values():
-                    self._holdings.index_of(ask.space, ask.facet).ready()
-                    self._holdings.typical.rows(ask.space, ask.facet)
+                    self._holdings.index_of(ask.space, ask.facet).warm_up()
+                    self._holdings.query_banks.augmented_rows(ask.space, ask.facet)
 
         reading = threading.Thread(target=read)
         reading.start()

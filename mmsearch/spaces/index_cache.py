@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.storage.sqlite import Catalog, Space, Stamp
-from mmsearch.vectors import Base, BaseDamaged, FaissIndex
-from mmsearch.vectors.hubness import EXTRA, with_hubs
-from mmsearch.vectors.segment import Writer, about_of
+from mmsearch.vectors import FaissIndex, Segment, SegmentDamaged
+from mmsearch.vectors.hubness import EXTRA_DIMS, augmented
+from mmsearch.vectors.segment import SegmentWriter, about_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mmsearch.storage.sqlite import Came
-    from mmsearch.vectors.kinds import Asked
+    from mmsearch.vectors.index_choice import Asked
 
 PART = ".part"
 
@@ -66,10 +66,10 @@ class Cache:
             wanted: Of another kind none serves.
         """
         for folder in bases(self.folder, space.id, facet):
-            with suppress(BaseDamaged):  # the catalog has it all
+            with suppress(SegmentDamaged):  # the catalog has it all
                 about = about_of(folder)
                 if _serves(about, stamp, wanted, space):
-                    found = Followed(FaissIndex(Base.open(folder)), stamp, **_reached(about))
+                    found = Followed(FaissIndex(Segment.open(folder)), stamp, **_reached(about))
                     found.follow(self._catalog, space, facet, stamp)
                     return found
         return None
@@ -79,7 +79,7 @@ class Cache:
     ) -> dict[str, Any] | None:
         """What is said of the base that serves a facet; None without one."""
         for folder in bases(self.folder, space.id, facet):
-            with suppress(BaseDamaged, FileNotFoundError):  # another process may just delete it
+            with suppress(SegmentDamaged, FileNotFoundError):  # another process may just delete it
                 about = about_of(folder)
                 if _serves(about, stamp, wanted, space):
                     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -100,7 +100,7 @@ class Cache:
             space: Whose vectors.
             facet: Which of them.
             wanted: Which kind.
-            asked: Gives queries (m, dim + EXTRA) by modality, to measure the recall by.
+            asked: Gives queries (m, dim + EXTRA_DIMS) by modality, to measure the recall by.
         """
         with self._catalog.snapshot():
             stamp = self._catalog.changes()
@@ -128,7 +128,7 @@ class Cache:
         """The deletion up to which every base there is knows of them; None without a base."""
         known = []
         for folder in self.folder.glob("*-*-*-*") if self.folder.is_dir() else ():
-            with suppress(BaseDamaged):
+            with suppress(SegmentDamaged):
                 known.append(int(about_of(folder)["gone"]))
         return min(known, default=None)
 
@@ -136,14 +136,14 @@ class Cache:
 
     def _kept(
         self, space: Space, facet: str, about: dict[str, Any], wanted: Wanted, asked: Any
-    ) -> Base:
+    ) -> Segment:
         name = f"{facet}-{space.id}-{about['catalog']}-{about['revision']}-{uuid.uuid4().hex[:6]}"
         part = self.folder / f"{name}{PART}"
         part.mkdir(parents=True)
         try:
             self._written(part, space, facet, about, wanted, asked)
-            base = Base.open(part.rename(self.folder / name))
-        except BaseDamaged as error:
+            base = Segment.open(part.rename(self.folder / name))
+        except SegmentDamaged as error:
             raise OSError(str(error)) from error
         finally:
             if part.exists():
@@ -159,16 +159,16 @@ class Cache:
         about: dict[str, Any],
         wanted: Wanted,
         asked: Callable[[], Asked],
-    ) -> Base:
+    ) -> Segment:
         upto = 0
-        with Writer(folder, space.dim + EXTRA) as writer:
+        with SegmentWriter(folder, space.dim + EXTRA_DIMS) as writer:
             for came in self._catalog.came(space, facet):
                 writer.add(_rows(came), came.ids, came.vector_ids)
                 upto = int(came.vector_ids[-1])
             about = {**about, "upto": upto}
-            return writer.done(about, asked, kind=wanted.kind, recall=wanted.recall)
+            return writer.finish(about, asked, kind=wanted.kind, recall=wanted.recall)
 
-    def _tidy(self, space: Space, facet: str, kept: Base) -> None:
+    def _tidy(self, space: Space, facet: str, kept: Segment) -> None:
         """Delete what a new base takes the place of, also files of earlier releases."""
         for other in self.folder.glob(f"{facet}-{space.id}-*"):
             # a .part that is new may be another process's, which is just writing it
@@ -212,7 +212,7 @@ class Followed:
                 self.upto = int(came.vector_ids[-1])
             went, self.gone = catalog.went(space, facet, self.gone)
         if len(went):
-            self.index.drop(went)
+            self.index.delete(went)
         self.stamp = replace(stamp, revision=revision)
 
 
@@ -238,7 +238,7 @@ def _serves(about: dict[str, Any], stamp: Stamp, wanted: Wanted, space: Space) -
         and about.get("gone", -1) >= stamp.forgotten
         and about.get("revision", stamp.revision + 1) <= stamp.revision
         and (about.get("kind"), about.get("recall")) == (wanted.kind, wanted.recall)
-        and about.get("dim") == space.dim + EXTRA
+        and about.get("dim") == space.dim + EXTRA_DIMS
     )
 
 
@@ -251,9 +251,9 @@ def _rows(came: Came) -> NDArray[np.float16]:
     import numpy as np
 
     number, dim = came.rows.shape
-    wide = np.empty((number, dim + EXTRA), np.float16)
+    wide = np.empty((number, dim + EXTRA_DIMS), np.float16)
     wide[:, :dim] = came.rows
-    wide[:, dim:] = with_hubs(wide[:, :0].astype(np.float32), came.hub_text, came.hub_image)
+    wide[:, dim:] = augmented(wide[:, :0].astype(np.float32), came.hub_text, came.hub_image)
     return wide
 
 

@@ -20,7 +20,14 @@ from mmsearch.encoders.banks import (
 from mmsearch.spaces.calibration import Reference
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Encoder, Modality
-from mmsearch.vectors.hubness import WEIGHTS, WEIGHTS_WITHOUT, asking, hubs, weight_of, with_hubs
+from mmsearch.vectors.hubness import (
+    WEIGHTS,
+    WEIGHTS_WITHOUT,
+    augmented,
+    augmented_query,
+    hub_weight,
+    hubs,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +48,7 @@ Rows = Mapping[Modality, "Vectors"]
 """Unit rows (m, dim) of each modality."""
 
 
-class Typical:
+class QueryBanks:
     """The banks of an index's spaces: those that ship with encoders, else made for the index.
 
     A bank that was made for an index stays as it is, so that hubs of old and new vectors compare.
@@ -67,8 +74,8 @@ class Typical:
         kept = self._catalog.bank(space)
         return None if kept is None else unpack_bank(kept, space.fingerprint)
 
-    def rows(self, space: Space, facet: Modality) -> NDArray[np.float32] | None:
-        """Typical items of a facet (m, dim + EXTRA), as its index has its own."""
+    def augmented_rows(self, space: Space, facet: Modality) -> NDArray[np.float32] | None:
+        """Typical items of a facet (m, dim + EXTRA_DIMS), as its index has its own."""
         key = space.id, facet
         if self._rows.get(key) is None:
             bank = self.bank(space)
@@ -85,14 +92,14 @@ class Typical:
         level, growth, spread = numbers.tolist()
         return Reference(level, growth, spread, with_typical=_ships(space))
 
-    def weight_of(self, space: Space, asked: Modality, facet: Modality) -> float:
+    def hub_weight(self, space: Space, asked: Modality, facet: Modality) -> float:
         """What a hub counts when a facet is searched with queries of a modality."""
         bank = self.bank(space)
         if bank is None:
             return 0.0
-        return weight_of(asked, facet, shipped=_ships(space))
+        return hub_weight(asked, facet, shipped=_ships(space))
 
-    def questions(self, space: Space, modality: Modality, number: int) -> Vectors:
+    def sample_queries(self, space: Space, modality: Modality, number: int) -> Vectors:
         """Unit vectors (n, dim) like those that a modality asks with: stored ones, or typical."""
         stored = self._catalog.some_vectors(space, modality, number)
         bank = self.bank(space) if len(stored) < FEWEST_QUESTIONS else None
@@ -101,7 +108,7 @@ class Typical:
 
     # ------------------------------------------------------------------ at indexing
 
-    def bring_up(self, encoder_of: Callable[[Space], Encoder]) -> None:
+    def update(self, encoder_of: Callable[[Space], Encoder]) -> None:
         """Give every vector of an answering space its hubs, as far as the space has a bank."""
         for space in self._catalog.spaces():
             if not space.keeps:
@@ -109,9 +116,9 @@ class Typical:
             if self.bank(space) is None and space.modalities >= {"image", "text"}:
                 self._make(space, encoder_of)
             for facet in sorted(space.keeps):
-                self.catch_up(space, facet)
+                self.compute_missing_hubs(space, facet)
 
-    def of_rows(
+    def hubs_of(
         self, space: Space, facet: Modality, matrix: Vectors
     ) -> dict[Modality, NDArray[np.float32]]:
         """The hubs (n,) of new vectors (n, dim), by what is asked with; none without a bank."""
@@ -123,7 +130,7 @@ class Typical:
                 found[asked] = hubs(matrix, bank.rows[asked])
         return found
 
-    def catch_up(self, space: Space, facet: str) -> None:
+    def compute_missing_hubs(self, space: Space, facet: str) -> None:
         """Give the vectors of a facet the hubs they lack, if the space has a bank."""
         bank = self.bank(space)
         for asked, searched in WEIGHTS if _ships(space) else WEIGHTS_WITHOUT:
@@ -189,7 +196,7 @@ def measured(rows: Rows, others: Rows, *, shipped: bool = True) -> Bank:
             not among its rows, and what a query scores with these may be taken off its scores.
     """
     pairs: list[Pair] = [(asked, facet) for asked in rows for facet in rows]
-    weights = {pair: weight_of(*pair, shipped=shipped) for pair in pairs}
+    weights = {pair: hub_weight(*pair, shipped=shipped) for pair in pairs}
     of_rows = {pair: hubs(rows[pair[1]], rows[pair[0]]) for pair in pairs if weights[pair]}
     bank = Bank(rows, of_rows)
     references = {
@@ -208,7 +215,7 @@ def _reference(
     if asked == facet:
         queries, items = queries[::2], queries[1::2]
     of_items = {pair: hubs(items, bank.rows[asked])} if weight else {}
-    wide = np.stack([asking(query, asked, weight) for query in queries])
+    wide = np.stack([augmented_query(query, asked, weight) for query in queries])
     scores = wide @ _wide(items, Bank({}, of_items), facet).T
     typical = wide @ _wide(bank.rows[facet], bank, facet).T
     found = Reference.of(scores, typical if shipped else None)
@@ -216,4 +223,4 @@ def _reference(
 
 
 def _wide(rows: Vectors, bank: Bank, facet: Modality) -> Any:
-    return with_hubs(rows, bank.hubs.get(("text", facet)), bank.hubs.get(("image", facet)))
+    return augmented(rows, bank.hubs.get(("text", facet)), bank.hubs.get(("image", facet)))

@@ -15,7 +15,7 @@ from mmsearch.encoders.mini import MiniEncoder, load_mini
 from mmsearch.metrics import Interval, bootstrap_interval, ranks_from_scores
 from mmsearch.search.rerank_blend import rerank
 from mmsearch.training.data import CAPTIONS_A_PHOTO, Split, read_split
-from mmsearch.vectors.hubness import hubs, weight_of
+from mmsearch.vectors.hubness import hub_weight, hubs
 
 if TYPE_CHECKING:
     from mmsearch.types import Modality, Vectors
@@ -74,7 +74,7 @@ def _ranks(
     bank = banks.shipped(encoder.name, encoder.fingerprint) or {}
     corrected = cosines
     if asked in bank:
-        corrected = cosines - weight_of(asked, facet) * hubs(items[0], bank[asked])
+        corrected = cosines - hub_weight(asked, facet) * hubs(items[0], bank[asked])
     closer = corrected.copy()
     for row, scores in enumerate(corrected):
         best = np.argsort(-scores, kind="stable")[:LOOKED_AT]

@@ -13,7 +13,7 @@ from mmsearch.encoders.banks import FEWEST_PICTURES, MOST_PICTURES, typical_text
 from mmsearch.metrics import Interval, bootstrap_interval
 from mmsearch.search.rerank_blend import rerank
 from mmsearch.training.captioned import Captioned, prepared
-from mmsearch.vectors.hubness import hubs, weight_of
+from mmsearch.vectors.hubness import hub_weight, hubs
 
 if TYPE_CHECKING:
     from mmsearch.encoders.clip import ClipEncoder
@@ -171,7 +171,7 @@ def _candidates(
     facet: Modality = "image" if asked == "text" else "text"
     scores = queries[0] @ items[0].T
     if asked in typical:
-        scores -= weight_of(asked, facet, shipped=False) * hubs(items[0], typical[asked])
+        scores -= hub_weight(asked, facet, shipped=False) * hubs(items[0], typical[asked])
     first, match, right = [], [], []
     for row, rows, photo in zip(scores, queries[1], queries[2], strict=True):
         best = np.argsort(-row, kind="stable")[:LOOKED_AT]

@@ -2,8 +2,17 @@
 
 from mmsearch.vectors.exact import ExactIndex
 from mmsearch.vectors.index import FaissIndex
-from mmsearch.vectors.kinds import EXACT, Choice, chosen
+from mmsearch.vectors.index_choice import EXACT, Choice, chosen
 from mmsearch.vectors.rows import FEW
-from mmsearch.vectors.segment import Base, BaseDamaged
+from mmsearch.vectors.segment import Segment, SegmentDamaged
 
-__all__ = ["EXACT", "FEW", "Base", "BaseDamaged", "Choice", "ExactIndex", "FaissIndex", "chosen"]
+__all__ = [
+    "EXACT",
+    "FEW",
+    "Choice",
+    "ExactIndex",
+    "FaissIndex",
+    "Segment",
+    "SegmentDamaged",
+    "chosen",
+]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmsearch.vectors.flat import ranked
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:
     from mmsearch.types import Ranking, Vectors
@@ -37,7 +37,7 @@ class ExactIndex:
         kept = vectors.astype(np.float16).astype(np.float64)
         self._rows = np.concatenate([self._rows, kept])
 
-    def search(self, vector: Vectors, k: int, allowed: Passing | None = None) -> Ranking:
+    def search(self, vector: Vectors, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k ids of the highest inner product with a vector (dim,); ties by id."""
         scores = (self._rows @ vector.astype(float)).tolist()
         ranking = ranked(self._ids, scores)

@@ -5,8 +5,8 @@ where they have no business. One number an item tells how much of a hub it is: i
 the typical queries that are nearest to it. A search then ranks by `cosine - weight · hub`, which is
 an inner product with a few more dimensions, so that FAISS does it at no cost:
 
-    rows = with_hubs(matrix, hub_text, hub_image)      # [vector, hub_text, hub_image, 0, …]
-    rows @ asking(vector, "text", weight_of("text", "image"))
+    rows = augmented(matrix, hub_text, hub_image)      # [vector, hub_text, hub_image, 0, …]
+    rows @ augmented_query(vector, "text", hub_weight("text", "image"))
 
 Source: the item's half of CSLS, 2·cos(x, y) - r(x) - r(y): Conneau et al., ICLR 2018. The query's
 half is the same for all items, so it moves none; halved, the weight of r is ½. That hubs come with
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NEAREST = 20
 """Typical queries that a hub is the mean of; 5 to 50 do as well on Flickr8k dev, 300 do worse."""
 
-EXTRA = 8
+EXTRA_DIMS = 8
 """Dimensions that a row has besides its vector: so many keep it a multiple of 8, as SIMD likes."""
 
 SLOTS: Mapping[Modality, int] = {"text": 0, "image": 1}
@@ -64,7 +64,7 @@ FEW_ROWS = 256
 """Rows up to which they are compared on the thread that asks, while others encode."""
 
 
-def weight_of(asked: Modality, facet: Modality, *, shipped: bool = True) -> float:
+def hub_weight(asked: Modality, facet: Modality, *, shipped: bool = True) -> float:
     """What a hub counts when `facet` is searched with queries of the modality `asked`: 0 to 0.5.
 
     Args:
@@ -103,10 +103,10 @@ def hubs(matrix: Vectors, bank: Vectors, nearest: int = NEAREST) -> Hubs:
     return found
 
 
-def with_hubs(
+def augmented(
     matrix: Vectors, hub_text: Hubs | None = None, hub_image: Hubs | None = None
 ) -> NDArray[np.float32]:
-    """Rows (n, dim + EXTRA) for an index: each vector, then its hubs.
+    """Rows (n, dim + EXTRA_DIMS) for an index: each vector, then its hubs.
 
     Args:
         matrix: (n, dim) unit rows.
@@ -117,7 +117,7 @@ def with_hubs(
     import numpy as np
 
     rows, dim = matrix.shape
-    wide = np.zeros((rows, dim + EXTRA), np.float32)
+    wide = np.zeros((rows, dim + EXTRA_DIMS), np.float32)
     wide[:, :dim] = matrix
     known: tuple[tuple[Modality, Hubs | None], ...] = (("text", hub_text), ("image", hub_image))
     for modality, column in known:
@@ -126,17 +126,17 @@ def with_hubs(
     return wide
 
 
-def asking(vector: Vectors, modality: Modality, weight: float) -> NDArray[np.float32]:
-    """The vector (dim + EXTRA,) whose inner product with a row is `cosine - weight · hub`.
+def augmented_query(vector: Vectors, modality: Modality, weight: float) -> NDArray[np.float32]:
+    """The vector (dim + EXTRA_DIMS,) whose inner product with a row is `cosine - weight · hub`.
 
     Args:
         vector: (dim,) unit length: the query.
         modality: What it was asked with; of a modality without hubs nothing is taken off.
-        weight: As `weight_of` gives it; 0 for the plain cosine.
+        weight: As `hub_weight` gives it; 0 for the plain cosine.
     """
     import numpy as np
 
-    wide = np.zeros(len(vector) + EXTRA, np.float32)
+    wide = np.zeros(len(vector) + EXTRA_DIMS, np.float32)
     wide[: len(vector)] = vector
     if modality in SLOTS:
         wide[len(vector) + SLOTS[modality]] = -weight

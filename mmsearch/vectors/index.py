@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmsearch.vectors.flat import flat, flat_of, ranked, rows_in, widened
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 from mmsearch.vectors.rows import Part
-from mmsearch.vectors.segment import SAMPLED, Base
+from mmsearch.vectors.segment import SAMPLED, Segment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,12 +30,12 @@ class FaissIndex:
         base: What there was; rows that are appended come on top.
     """
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, segment: Segment) -> None:
         import numpy as np
 
-        self.base = base
-        self._part = base.part()
-        self._flat = flat(base.dim)
+        self.segment = segment
+        self._part = segment.part()
+        self._flat = flat(segment.dim)
         self._tail_ids = self._tail_vector_ids = np.zeros(0, np.int64)
         self._tail = self._tail_part()
         self._samples: dict[int, Vectors] = {}
@@ -43,7 +43,7 @@ class FaissIndex:
     @classmethod
     def empty(cls, dim: int) -> FaissIndex:
         """An index of no vectors, for vectors of `dim` numbers."""
-        return cls(Base.empty(dim))
+        return cls(Segment.empty(dim))
 
     def __len__(self) -> int:
         return len(self._part) + len(self._tail)
@@ -51,16 +51,16 @@ class FaissIndex:
     @property
     def dim(self) -> int:
         """How many numbers a vector has."""
-        return self.base.dim
+        return self.segment.dim
 
     @property
-    def beside(self) -> int:
+    def delta_size(self) -> int:
         """Rows that are not in the base, and those of the base that are gone."""
         return len(self._tail_ids) + len(self._part.rows) - len(self._part)
 
     def copy(self) -> FaissIndex:
         """The same again: changing it leaves alone those who are searching this one."""
-        found = FaissIndex(self.base)
+        found = FaissIndex(self.segment)
         found._flat = flat_of(rows_in(self._flat))
         found._tail_ids, found._tail_vector_ids = self._tail_ids, self._tail_vector_ids
         found._tail = found._tail_part()
@@ -96,13 +96,13 @@ class FaissIndex:
         if alive is not None:
             self._tail.keep(np.concatenate([alive, np.ones(len(vectors), np.bool_)]))
 
-    def drop(self, vector_ids: NDArray[np.int64]) -> None:
+    def delete(self, vector_ids: NDArray[np.int64]) -> None:
         """Have rows found no more, by the catalog's ids of them."""
         self._samples.clear()
         self._part.drop(vector_ids)
         self._tail.drop(vector_ids)
 
-    def search(self, vector: Vectors, k: int, allowed: Passing | None = None) -> Ranking:
+    def search(self, vector: Vectors, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k ids of the highest inner product with a vector (dim,); ties by id.
 
         Args:
@@ -132,24 +132,24 @@ class FaissIndex:
         Returns:
             How many were sampled, the mean of their inner products, the mean of the squares.
         """
-        if self.base.coarse is None:
+        if self.segment.coarse is None:
             scores = (self.sample(SAMPLED) @ vector).astype(float)
             return len(scores), float(scores.mean()), float((scores * scores).mean())
-        number, mean, squares = self.base.moments
+        number, mean, squares = self.segment.moments
         return number, float(mean @ vector), float(vector @ (squares @ vector))
 
-    def ready(self) -> None:
+    def warm_up(self) -> None:
         """Read what every search needs."""
-        if self.base.coarse is None:
+        if self.segment.coarse is None:
             self.sample(SAMPLED)
         else:
-            _ = self.base.moments
+            _ = self.segment.moments
 
     def _sampled(self, n: int) -> Vectors:
         import numpy as np
 
-        if self.base.coarse is not None and n == SAMPLED:
-            return widened(self.base.sample())  # what came and went since is a small share
+        if self.segment.coarse is not None and n == SAMPLED:
+            return widened(self.segment.sample())  # what came and went since is a small share
         parts = [
             (part.rows, np.arange(len(part.rows)) if part.alive is None else _there(part.alive))
             for part in (self._part, self._tail)

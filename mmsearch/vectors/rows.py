@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.vectors.ann_index import Coarse
 from mmsearch.vectors.flat import bits_of, deepened, flat_of, selecting
-from mmsearch.vectors.id_set import Passing
-from mmsearch.vectors.kinds import NEIGHBOURS, Choice
+from mmsearch.vectors.id_set import IdSet
+from mmsearch.vectors.index_choice import NEIGHBOURS, Choice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,13 +84,13 @@ class Part:
             alive[at] = False
             self.keep(alive)
 
-    def search(self, vector: Vectors, k: int, allowed: Passing | None) -> Ranking:
+    def search(self, vector: Vectors, k: int, allowed: IdSet | None) -> Ranking:
         """The k ids of the highest inner product with a vector (dim,); ties by id."""
         import numpy as np
 
         mask = self.alive
         if allowed is not None:
-            mask = allowed.among(self.ids)
+            mask = allowed.contains(self.ids)
             if self.alive is not None:
                 mask = mask & self.alive
         if mask is None:

@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from mmsearch.errors import StorageFailed
 from mmsearch.vectors.ann_index import Coarse
 from mmsearch.vectors.flat import flat_over, widened
-from mmsearch.vectors.kinds import Choice, chosen
+from mmsearch.vectors.index_choice import Choice, chosen
 from mmsearch.vectors.rows import Part
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from mmsearch.types import Vectors
     from mmsearch.vectors.flat import Rows
-    from mmsearch.vectors.kinds import Asked
+    from mmsearch.vectors.index_choice import Asked
 
 FORMAT = 1
 """Of the files; those of another are made anew."""
@@ -59,12 +59,12 @@ _TRIED, _SLOW = 16, 4e-5
 seconds that each of them then takes at least; of those that are in memory it is a twentieth."""
 
 
-class BaseDamaged(Exception):
+class SegmentDamaged(Exception):
     """Files are missing, cut short, or of another format: the catalog has what was in them."""
 
 
 @dataclass
-class Base:
+class Segment:
     """Rows and what tells where they go.
 
     Attributes:
@@ -86,7 +86,7 @@ class Base:
     folder: Path | None = None
 
     @classmethod
-    def empty(cls, dim: int) -> Base:
+    def empty(cls, dim: int) -> Segment:
         """No rows."""
         import numpy as np
 
@@ -178,11 +178,11 @@ class Base:
     # ------------------------------------------------------------------ files
 
     @classmethod
-    def open(cls, folder: Path) -> Base:
+    def open(cls, folder: Path) -> Segment:
         """What `Writer` wrote.
 
         Raises:
-            BaseDamaged: it is not all there, or of another format.
+            SegmentDamaged: it is not all there, or of another format.
         """
         about = about_of(folder)
         try:
@@ -192,12 +192,12 @@ class Base:
             ids = _mapped(folder / IDS, "int64", (number,))
             vector_ids = _mapped(folder / VECTOR_IDS, "int64", (number,))
             if about["coarse"] and _sum_of_file(folder / COARSE) != about[COARSE_SUM]:
-                raise BaseDamaged(f"{folder}: {COARSE} is not what was written")
+                raise SegmentDamaged(f"{folder}: {COARSE} is not what was written")
             coarse = Coarse.load(folder / COARSE) if about["coarse"] else None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise BaseDamaged(f"{folder}: {error}") from error
+            raise SegmentDamaged(f"{folder}: {error}") from error
         if coarse is not None and len(coarse) != number:
-            raise BaseDamaged(f"{folder}: of {number} rows {len(coarse)} are in {COARSE}")
+            raise SegmentDamaged(f"{folder}: of {number} rows {len(coarse)} are in {COARSE}")
         return cls(rows, ids, vector_ids, choice, coarse, about, folder)
 
 
@@ -212,20 +212,20 @@ def about_of(folder: Path) -> dict[str, Any]:
     """What is said of a base.
 
     Raises:
-        BaseDamaged: nothing, or in another format.
+        SegmentDamaged: nothing, or in another format.
     """
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
-            raise BaseDamaged(f"{folder}: its format is {about['format']}, not {FORMAT}")
+            raise SegmentDamaged(f"{folder}: its format is {about['format']}, not {FORMAT}")
         if about[SUM] != _sum_of(about):
-            raise BaseDamaged(f"{folder}: {ABOUT} is not what was written")
+            raise SegmentDamaged(f"{folder}: {ABOUT} is not what was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BaseDamaged(f"{folder}: {error}") from error
+        raise SegmentDamaged(f"{folder}: {error}") from error
     return about
 
 
-class Writer:
+class SegmentWriter:
     """Makes a base of rows that come a few at a time; memory does not grow with them.
 
     Args:
@@ -266,9 +266,9 @@ class Writer:
         for file, some in zip(self._files, each, strict=True):
             file.write(np.ascontiguousarray(some).data)
 
-    def done(
+    def finish(
         self, about: dict[str, Any], asked: Callable[[], Asked], *, kind: str, recall: float
-    ) -> Base:
+    ) -> Segment:
         """The base, with an index of a kind that `chosen` chooses.
 
         Args:
@@ -285,7 +285,7 @@ class Writer:
         self._open.close()
         shape = self._number, self._dim
         if self._folder is None:
-            empty = Base.empty(self._dim)
+            empty = Segment.empty(self._dim)
             held = [(empty.rows, empty.ids, empty.vector_ids), *self._held]
             rows, ids, vector_ids = (np.concatenate(some) for some in zip(*held, strict=True))
         else:
@@ -302,7 +302,7 @@ class Writer:
             "coarse": coarse is not None,
             "choice": choice.as_dict(),
         }
-        base = Base(rows, ids, vector_ids, choice, coarse, said)
+        base = Segment(rows, ids, vector_ids, choice, coarse, said)
         if self._folder is not None:
             base.sample().tofile(self._folder / SAMPLE)
             if coarse is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mmsearch.collection.doctor.finding import SHOWN, Finding, State, ok
 from mmsearch.storage.columns.files import ENDING, read_column
-from mmsearch.vectors import Base, BaseDamaged
+from mmsearch.vectors import Segment, SegmentDamaged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,15 +89,15 @@ def _fault(patient: Patient, path: Path) -> str | None:
         return None if read_column(path) is not None else "it is not whole"
     space = _space_of(patient, path)
     try:
-        base = Base.open(path)
-    except BaseDamaged as error:
+        base = Segment.open(path)
+    except SegmentDamaged as error:
         return str(error).removeprefix(f"{path}: ")
     if space is None:
         return "it is of no model"
     return _disagreement(patient, base, space, path.name.split("-")[0])
 
 
-def _disagreement(patient: Patient, base: Base, space: Space, facet: str) -> str | None:
+def _disagreement(patient: Patient, base: Segment, space: Space, facet: str) -> str | None:
     """What a base says that the catalog does not: rows that it should know are gone, say."""
     import numpy as np
 
@@ -118,7 +118,7 @@ def _disagreement(patient: Patient, base: Base, space: Space, facet: str) -> str
 _THERE = "SELECT id FROM vectors WHERE space_id = ? AND facet = ? AND id <= ? ORDER BY id"
 
 
-def _difference(patient: Patient, base: Base, held: NDArray[np.int64]) -> str | None:
+def _difference(patient: Patient, base: Segment, held: NDArray[np.int64]) -> str | None:
     """Whether some rows are other than the catalog's, bit for bit."""
     import numpy as np
 

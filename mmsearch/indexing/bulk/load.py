@@ -11,7 +11,7 @@ from mmsearch.errors import InvalidOption
 from mmsearch.indexing.bulk.batches import Filing, batch_of, facets_of
 from mmsearch.indexing.bulk.stream import Chunk, whole_items
 from mmsearch.spaces.encoder_pool import Roster
-from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.storage.sqlite.batch import Batch
@@ -114,7 +114,7 @@ class Load:
 
     Args:
         catalog: Where things are stored.
-        typical: Tells the hubs.
+        query_banks: Give the hubs of vectors whose space has a bank.
         spaces: Tells the space.
         filing: Where items go.
         facet: Of which facet vectors are that do not say so themselves.
@@ -124,7 +124,7 @@ class Load:
     def __init__(
         self,
         catalog: Catalog,
-        typical: Typical,
+        query_banks: QueryBanks,
         spaces: Spaces,
         filing: Filing,
         *,
@@ -132,7 +132,7 @@ class Load:
         report: Report,
     ) -> None:
         self._catalog = catalog
-        self._typical = typical
+        self._query_banks = query_banks
         self._spaces = spaces
         self._filing = filing
         self._facet = facet
@@ -179,9 +179,9 @@ class Load:
     def _hubs(self, facet: Modality, rows: Halves) -> Mapping[Modality, Hubs]:
         import numpy as np
 
-        if self.space is None or self._typical.bank(self.space) is None:
+        if self.space is None or self._query_banks.bank(self.space) is None:
             return {}
-        return self._typical.of_rows(self.space, facet, rows.astype(np.float32))
+        return self._query_banks.hubs_of(self.space, facet, rows.astype(np.float32))
 
     def answer(self) -> bool:
         """Let the space answer for what it was filling, if by now it lacks nothing."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.indexing.decode.contents import Contents
-from mmsearch.spaces.query_banks import Typical
+from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Modality, TextPart
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def encode(
     lanes: Sequence[Lane],
     files: Sequence[tuple[Contents | None, Sequence[TextPart] | None]],
-    typical: Typical | None = None,
+    query_banks: QueryBanks | None = None,
 ) -> list[dict[Place, Rows]]:
     """The vectors of each file's contents and texts; photos, and texts, of all encoded together.
 
     Args:
         lanes: What to encode with.
         files: Contents and texts of each; None has nothing to encode.
-        typical: Tells what hubs they are, of spaces for which it is known by now.
+        query_banks: Give the hubs of vectors whose space has a bank.
     """
     import numpy as np
 
@@ -62,13 +62,13 @@ def encode(
                     matrix[start:end].astype(np.float16), tokens=tokens[start:end]
                 )
                 start = end
-    if typical is not None:
+    if query_banks is not None:
         for lane in lanes:
-            _tell_hubs(lane, typical, found)
+            _tell_hubs(lane, query_banks, found)
     return found
 
 
-def _tell_hubs(lane: Lane, typical: Typical, found: Sequence[dict[Place, Rows]]) -> None:
+def _tell_hubs(lane: Lane, query_banks: QueryBanks, found: Sequence[dict[Place, Rows]]) -> None:
     """Put into all rows of a lane's space how much of a hub each of them is."""
     import numpy as np
 
@@ -78,7 +78,7 @@ def _tell_hubs(lane: Lane, typical: Typical, found: Sequence[dict[Place, Rows]])
         if not having:
             continue
         matrix = np.concatenate([rows[place].matrix for rows in having]).astype(np.float32)
-        hubs = typical.of_rows(lane.space, facet, matrix)
+        hubs = query_banks.hubs_of(lane.space, facet, matrix)
         start = 0
         for rows in having if hubs else ():
             end = start + len(rows[place].matrix)

@@ -10,7 +10,7 @@ from mmsearch.storage.columns.column_generation import EraColumns, Unready
 from mmsearch.storage.columns.lru import Recent
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.view import Era, View
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 
 SMALLEST = 5_000
 """Items from which on columns are worth it: SQLite looks through fewer in 5 ms, mostly."""
@@ -33,11 +33,11 @@ class Columns:
     def __init__(self, catalog: Catalog, folder: Path) -> None:
         self._catalog = catalog
         self._folder = folder
-        self._answers: Recent[Any, Passing] = Recent(_MOST)
+        self._answers: Recent[Any, IdSet] = Recent(_MOST)
         self._eras: Recent[Era, EraColumns] = Recent(2)  # an older one may be seen in a snapshot
         self._asked = 0
 
-    def passing(self, filter_: Filter) -> Passing:
+    def passing(self, filter_: Filter) -> IdSet:
         """The items that pass.
 
         Raises:
@@ -64,32 +64,32 @@ class Columns:
         most = max(_LATELY[0], _LATELY[1] * (era.upto - era.low))
         return view.highest - era.upto + view.filed - era.begun > most
 
-    def _answer(self, view: View, filter_: Filter) -> Passing:
+    def _answer(self, view: View, filter_: Filter) -> IdSet:
         answer = self._told(view, filter_)
         self._answers.keep((view.moment, filter_), answer)
         self._asked += 1
         return answer
 
-    def _told(self, view: View, filter_: Filter) -> Passing:
+    def _told(self, view: View, filter_: Filter) -> IdSet:
         if view.era is not None and view.highest >= SMALLEST:
             try:
                 return self._by_columns(view, view.era, filter_)
             except Unready:
                 pass
-        return Passing.of(view.passing(filter_))
+        return IdSet.of(view.passing(filter_))
 
-    def _by_columns(self, view: View, era: Era, filter_: Filter) -> Passing:
+    def _by_columns(self, view: View, era: Era, filter_: Filter) -> IdSet:
         import numpy as np
 
         columns = self._columns_of(era, view.catalog_id)
         marks = columns.marks(view, filter_, make=self._asked > 0)
         if view.highest == era.upto and not len(columns.altered(view)):
-            return Passing(marks, era.low)
+            return IdSet(marks, era.low)
         late = view.passing_lately(filter_, era.upto)
         found = np.zeros(max(view.highest, era.upto) - era.low + 1, np.bool_)
         found[: len(marks)] = marks
         found[late - era.low] = True
-        return Passing(found, era.low)
+        return IdSet(found, era.low)
 
     def _columns_of(self, era: Era, catalog_id: str) -> EraColumns:
         known = self._eras.get(era)

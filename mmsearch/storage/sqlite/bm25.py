@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 
 from mmsearch.storage.lexical import Term
 from mmsearch.storage.sqlite.schema.lexical import WEIGHTS
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ class _Word:
 class Matching:
     """One query being matched."""
 
-    def __init__(self, connection: Connection, k: int, allowed: Passing | None) -> None:
+    def __init__(self, connection: Connection, k: int, allowed: IdSet | None) -> None:
         # the driver's own: SQLAlchemy's wrapping takes as long as a rare word
         self._driver: Any = connection.connection.driver_connection
         self._k = k
@@ -79,7 +79,7 @@ class Matching:
         self._few: str | None = None
         if allowed is not None:
             low, high = max(low, allowed.span[0]), min(high, allowed.span[1])
-            self._inside = allowed.marks(low, max(low, high))
+            self._inside = allowed.mask(low, max(low, high))
             if len(allowed) <= FEW:
                 self._few = json.dumps(allowed.ids.tolist())
         self._low, self._high = low, max(low, high)

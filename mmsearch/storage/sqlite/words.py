@@ -18,7 +18,7 @@ from mmsearch.storage.sqlite.bm25 import Matching
 from mmsearch.storage.sqlite.schema import attributes, items, sources, tags, texts
 from mmsearch.storage.sqlite.store import Store, chunks
 from mmsearch.types import Progress, Ranking
-from mmsearch.vectors.id_set import Passing
+from mmsearch.vectors.id_set import IdSet
 
 BATCH = 4000
 """Items whose words are written in one transaction; each leaves a part to be merged later."""
@@ -64,7 +64,7 @@ class WordTables(Store):
                 _count_words(connection)
         return done
 
-    def words(self, query: str, k: int, allowed: Passing | None = None) -> Ranking:
+    def words(self, query: str, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k best items for a query's words, by BM25; fewer if fewer hold any of them.
 
         Args:
