@@ -17,15 +17,27 @@ pytest.importorskip("open_clip")
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from mmsearch.training.export import exported  # noqa: E402
+from mmsearch.training.build import add_details  # noqa: E402
+from mmsearch.training.export import (  # noqa: E402
+    appendix,
+    export_matcher,
+    exported,
+    narrow,
+)
 from mmsearch.training.features import Texts  # noqa: E402
-from mmsearch.training.graph_extension import appendix, narrow  # noqa: E402
-from mmsearch.training.matching import NEAREST, Matcher, middle, nearness  # noqa: E402
-from mmsearch.training.package import add_details  # noqa: E402
 from mmsearch.training.recipe import Recipe  # noqa: E402
-from mmsearch.training.regions import OVERALL, ROW, Regions, TextSide, Words  # noqa: E402
 from mmsearch.training.rerank import Pairs, Reranking, contrast, course, rows_of_texts  # noqa: E402
-from mmsearch.training.rows_export import export_matcher  # noqa: E402
+from mmsearch.training.token_embeddings import (  # noqa: E402  # noqa: E402
+    NEAREST,
+    OVERALL,
+    ROW,
+    Matcher,
+    Regions,
+    TextSide,
+    Words,
+    middle,
+    nearness,
+)
 
 PHOTOS, WIDTH, SIDE = 24, 12, 5
 RECIPE = dataclasses.replace(

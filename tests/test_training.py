@@ -18,31 +18,46 @@ pytest.importorskip("soxr")
 from torch import nn  # noqa: E402
 
 from mmsearch.encoders import mini  # noqa: E402
-from mmsearch.training.data import read_split  # noqa: E402
-from mmsearch.training.evaluate import class_recalls, dev_recalls, recalls  # noqa: E402
-from mmsearch.training.export import exported  # noqa: E402
-from mmsearch.training.features import Texts  # noqa: E402
-from mmsearch.training.fit import Temperatures, fit_heads, shuffled  # noqa: E402
-from mmsearch.training.heads import DIM, Head, moments, standardised, token_mean  # noqa: E402
-from mmsearch.training.hearing import WIDTH, Ear, Heard  # noqa: E402
-from mmsearch.training.listen import (  # noqa: E402
+from mmsearch.training.audio import (  # noqa: E402  # noqa: E402
+    WIDTH,
     AudioHead,
     Concepts,
+    Ear,
+    Heard,
     export_audio,
     fit_audio,
 )
-from mmsearch.training.losses import classifier_distillation, info_nce  # noqa: E402
-from mmsearch.training.package import add_hearing, apart, write_model  # noqa: E402
-from mmsearch.training.phrases import ESC10, phrases_of  # noqa: E402
-from mmsearch.training.quantise import small_image  # noqa: E402
-from mmsearch.training.recipe import Recipe  # noqa: E402
-from mmsearch.training.sound_figures import (  # noqa: E402
+from mmsearch.training.build import add_hearing, apart, write_model  # noqa: E402
+from mmsearch.training.data import (  # noqa: E402
+    read_split,
+    seen,
+)
+from mmsearch.training.evaluate import class_recalls, dev_recalls, recalls  # noqa: E402
+from mmsearch.training.evaluate_audio import (  # noqa: E402
     FREELY,
     average_precisions,
     hits_at,
     precision_at,
     unseen_vectors,
 )
+from mmsearch.training.export import (  # noqa: E402
+    exported,
+    small_image,
+)
+from mmsearch.training.features import (  # noqa: E402
+    CLASSES,
+    Lessons,
+    Texts,
+)
+from mmsearch.training.fit import (  # noqa: E402  # noqa: E402
+    Temperatures,
+    classifier_distillation,
+    fit_heads,
+    info_nce,
+    shuffled,
+)
+from mmsearch.training.phrases import ESC10, phrases_of  # noqa: E402
+from mmsearch.training.recipe import Recipe  # noqa: E402
 from mmsearch.training.sounds import (  # noqa: E402
     Sound,
     changed_picture,
@@ -50,9 +65,15 @@ from mmsearch.training.sounds import (  # noqa: E402
     read_esc10,
     read_stamps,
 )
-from mmsearch.training.training_data import CLASSES, Lessons  # noqa: E402
-from mmsearch.training.trunks import _folded, padding_bias  # noqa: E402
-from mmsearch.training.views import seen  # noqa: E402
+from mmsearch.training.towers import (  # noqa: E402  # noqa: E402
+    DIM,
+    Head,
+    _folded,
+    moments,
+    padding_bias,
+    standardised,
+    token_mean,
+)
 
 torch.set_num_threads(1)  # on tensors this small, threads only wait for each other
 

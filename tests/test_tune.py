@@ -387,7 +387,7 @@ def test_other_towers_show_their_places_and_tokens(
 
     from mmsearch.encoders.clip_names import parse
     from mmsearch.encoders.clip_torch import TorchModel
-    from mmsearch.training.intermediate_features import Places, States
+    from mmsearch.training.clip_features import Places, States
 
     model = TorchModel(parse(checkpoint(tmp_path / "model", kind)))
     blank = torch.zeros(3, model.pixels.height, model.pixels.width, 3, dtype=torch.uint8)
@@ -401,7 +401,7 @@ def test_other_towers_show_their_places_and_tokens(
 def test_a_tower_without_a_grid_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     from mmsearch.encoders.clip_names import parse
     from mmsearch.encoders.clip_torch import TorchModel
-    from mmsearch.training.intermediate_features import Places
+    from mmsearch.training.clip_features import Places
 
     model = TorchModel(parse(checkpoint(tmp_path / "model")))
     monkeypatch.delattr(type(model.model.visual), "forward_intermediates")
@@ -446,7 +446,7 @@ def test_more_in_one_direction_and_less_in_the_other_is_no_help() -> None:
 def test_photos_with_more_captions_take_turns_at_them() -> None:
     import torch
 
-    from mmsearch.training.captioned import OwnPairs
+    from mmsearch.training.clip_features import OwnPairs
     from mmsearch.training.features import Texts
 
     nothing = Texts(torch.zeros(6), torch.zeros(6, 1), torch.arange(7))
@@ -458,7 +458,7 @@ def test_photos_with_more_captions_take_turns_at_them() -> None:
 
 @needs_torch
 def test_no_photo_is_learnt_from_and_held_out() -> None:
-    from mmsearch.training.captioned import Captioned
+    from mmsearch.training.clip_features import Captioned
     from mmsearch.training.tuning import parted
 
     pairs = [Captioned(Path(f"{number}.png"), ("a",)) for number in range(250)]

@@ -63,11 +63,11 @@ def _run(asked: argparse.Namespace) -> None:
 
         build_hearing(asked.sounds, asked.stamps, asked.out, cache=asked.cache, recipe=recipe)
     if asked.task in ("build", "banks"):
-        from mmsearch.training.banks import make_bank
+        from mmsearch.training.build import make_bank
 
         make_bank(asked.data, asked.out, seed=asked.seed)
     if asked.task in ("build", "rerank"):
-        from mmsearch.training.look import build_rerank
+        from mmsearch.training.build import build_rerank
 
         build_rerank(asked.data, asked.out, cache=asked.cache, recipe=recipe)
     if asked.task in ("build", "evaluate"):
@@ -75,11 +75,11 @@ def _run(asked: argparse.Namespace) -> None:
 
         evaluate(asked.out, asked.data, asked.pictures)
     if asked.task not in ("listen", "banks"):
-        from mmsearch.training.rerank_figures import evaluate_rerank
+        from mmsearch.training.evaluate import evaluate_rerank
 
         evaluate_rerank(asked.out, asked.data)
     if asked.sounds:
-        from mmsearch.training.sound_figures import evaluate_hearing
+        from mmsearch.training.evaluate_audio import evaluate_hearing
 
         evaluate_hearing(
             asked.out, asked.data, asked.sounds, asked.stamps, cache=asked.cache, recipe=recipe

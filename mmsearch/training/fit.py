@@ -1,4 +1,7 @@
-"""The two loops of training: the heads on frozen features, then the upper layers with them."""
+"""What training makes small.
+
+The two loops of training: the heads on frozen features, then the upper layers with them.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,60 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mmsearch.training.features import Texts
-from mmsearch.training.heads import Head, ImageTower, TextTower, grid_mean, standardised, token_mean
-from mmsearch.training.losses import classifier_distillation, info_nce
+from mmsearch.training.features import CLASSES, Lessons, Texts
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.training_data import CLASSES, Lessons
+from mmsearch.training.towers import (
+    Head,
+    ImageTower,
+    TextTower,
+    grid_mean,
+    standardised,
+    token_mean,
+)
+
+
+def info_nce(images: Tensor, texts: Tensor, scale: Tensor | float, owners: Tensor) -> Tensor:
+    """Symmetric InfoNCE: each photo must find its text among all, each text its photo.
+
+        loss = ½ (mean −log softmax(s · I Tᵀ)ᵢᵢ + mean −log softmax(s · T Iᵀ)ᵢᵢ)
+
+    Pairs of the same owner (two captions of one photo, say) are never each other's negatives.
+
+    Args:
+        images: (n, dim) unit rows.
+        texts: (n, dim) unit rows; row i belongs to image i.
+        scale: 1 / temperature.
+        owners: (n,) what each pair is of.
+
+    Source: van den Oord, Li & Vinyals, arXiv:1807.03748; Radford et al., arXiv:2103.00020.
+    """
+    logits = scale * images @ texts.T
+    same = owners[:, None] == owners[None]
+    same.fill_diagonal_(fill_value=False)
+    logits = logits.masked_fill(same, float("-inf"))
+    target = torch.arange(len(logits))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def classifier_distillation(
+    images: Tensor, names: Tensor, scale: Tensor | float, posteriors: Tensor
+) -> Tensor:
+    """Cross entropy between what the ImageNet classifier says of photos and what the space says.
+
+    Args:
+        images: (n, dim) unit rows, of real photos.
+        names: (classes, dim) unit rows, of the class names' prompts.
+        scale: 1 / temperature.
+        posteriors: (n, classes) the classifier's probabilities for the same photos.
+
+    Source: Hinton, Vinyals & Dean, arXiv:1503.02531.
+    """
+    return F.cross_entropy(scale * images @ names.T, posteriors)
+
 
 SHARPEST = math.log(100)
 """Bound of the log of 1 / temperature, as in CLIP."""

@@ -19,9 +19,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mmsearch.encoders.mini_match import MOST_ROWS
 from mmsearch.training.features import Texts
 from mmsearch.training.fit import shuffled
-from mmsearch.training.matching import Matcher
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.regions import OVERALL
+from mmsearch.training.token_embeddings import OVERALL, Matcher
 
 TEXTS_AT_ONCE = 100
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmsearch.encoders.mel import BANDS, RANGE, RATE, log_mel, picture_of
 from mmsearch.media.audio import WINDOW, windows
 from mmsearch.training.phrases import phrases_of
-from mmsearch.training.trunks import IMAGE_SIZE
+from mmsearch.training.towers import IMAGE_SIZE
 
 FULL = round(WINDOW * RATE)
 """Samples of a window."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmsearch.encoders.banks import FEWEST_PICTURES, MOST_PICTURES, typical_texts
 from mmsearch.metrics import Interval, bootstrap_interval
 from mmsearch.search.rerank_blend import rerank
-from mmsearch.training.captioned import Captioned, prepared
+from mmsearch.training.clip_features import Captioned, prepared
 from mmsearch.vectors.hubness import hub_weight, hubs
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from mmsearch.encoders.mini import MiniEncoder, load_mini
+from mmsearch.training.audio import Concepts, Heard, concepts_of, fit_audio, hear
 from mmsearch.training.data import Split, read_split
 from mmsearch.training.evaluate import photo_vectors
-from mmsearch.training.hearing import Heard, hear
-from mmsearch.training.listen import Concepts, concepts_of, fit_audio
 from mmsearch.training.phrases import ESC10
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.sounds import Sound, read_esc10, read_stamps, waves_of
