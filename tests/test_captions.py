@@ -4,7 +4,7 @@ import unicodedata
 import pytest
 
 from mmsearch.errors import InvalidCaptions, PathNotFound
-from mmsearch.media.captions import CaptionBook, read_captions
+from mmsearch.media.captions import CaptionFile, read_captions
 
 
 def written(folder, name, text):
@@ -119,7 +119,7 @@ def test_an_error_names_the_file_and_what_is_expected(tmp_path, name, text, says
 
 def test_a_missing_captions_file_is_a_path_that_is_not_found(tmp_path):
     with pytest.raises(PathNotFound, match="no captions file"):
-        CaptionBook(tmp_path / "c.tsv")
+        CaptionFile(tmp_path / "c.tsv")
 
 
 def test_a_folder_is_no_captions_file(tmp_path):
@@ -133,7 +133,7 @@ def test_a_folder_is_no_captions_file(tmp_path):
 
 def book(folder, *names):
     rows = "".join(f"{name}\tcaption of {name}\n" for name in names)
-    return CaptionBook(written(folder, "c.tsv", rows))
+    return CaptionFile(written(folder, "c.tsv", rows))
 
 
 def test_a_bare_name_is_found_in_any_folder(tmp_path):
@@ -164,7 +164,7 @@ def test_a_photo_is_found_whether_its_links_are_resolved_or_not(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real/c.tsv").write_text("x/a.jpg\tone\n")
-    linked = CaptionBook(tmp_path / "link/c.tsv")
+    linked = CaptionFile(tmp_path / "link/c.tsv")
     for folder in ("link", "real"):
         assert linked.find(str(tmp_path / folder / "x/a.jpg"), "elsewhere/a.jpg") == ["one"]
 
@@ -181,7 +181,7 @@ def test_a_file_name_that_is_not_utf8_is_simply_not_found(tmp_path):
 
 
 def test_a_row_without_captions_is_found_empty(tmp_path):
-    blank = CaptionBook(written(tmp_path, "c.tsv", "a.jpg\t\n"))
+    blank = CaptionFile(written(tmp_path, "c.tsv", "a.jpg\t\n"))
     assert blank.find("/p/a.jpg", "a.jpg") == []
 
 
@@ -196,6 +196,6 @@ def test_a_bare_name_that_lies_beside_the_book_is_that_file_alone(tmp_path):
     (tmp_path / "100").mkdir()
     (tmp_path / "100" / "I1.jpg").touch()
     (tmp_path / "100" / "c.tsv").write_text("I1.jpg\ta dog\n")
-    book = CaptionBook(tmp_path / "100" / "c.tsv")
+    book = CaptionFile(tmp_path / "100" / "c.tsv")
     assert book.find(str(tmp_path / "100" / "I1.jpg"), "100/I1.jpg") == ["a dog"]
     assert book.find(str(tmp_path / "101" / "I1.jpg"), "101/I1.jpg") is None

@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 
 from mmsearch.errors import InvalidMetadata, PathNotFound
-from mmsearch.indexing.user_metadata import apply_metadata
-from mmsearch.media.metadata import read_metadata
+from mmsearch.indexing.user_metadata import MetadataFile
+from mmsearch.indexing.user_metadata import apply_metadata as apply_file
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.filtering import FilterTables
 from mmsearch.storage.sqlite.records import Entry
+
+
+def read_metadata(path):
+    return MetadataFile(path).metadata
+
+
+def apply_metadata(world, path):
+    return apply_file(world, MetadataFile(path))
 
 
 class World(Catalog, FilterTables):

@@ -102,16 +102,15 @@ class Collection(Bulk, Refreshing):
         """
         from mmsearch.indexing.decode.contents import Options
         from mmsearch.indexing.update import Reads, check_megapixels
-        from mmsearch.media.captions import CaptionBook
-        from mmsearch.media.metadata import read_metadata
+        from mmsearch.indexing.user_metadata import MetadataFile
+        from mmsearch.media.captions import CaptionFile
 
         given = None if paths is None else existing(paths)
         if backups is not None and backups < 0:
             raise InvalidOption(f"backups are a number from 0 on, not {backups}")
         options = Options(max_megapixels=check_megapixels(max_megapixels))
-        book = None if captions is None else CaptionBook(os.fspath(captions))
-        if metadata is not None:
-            read_metadata(metadata)  # what cannot be parsed is told before any work is done
+        book = None if captions is None else CaptionFile(os.fspath(captions))
+        metadata_file = None if metadata is None else MetadataFile(metadata)
         with self.writing("indexing"):
             self._catalog.restore_indexes()
             settled = Reads(video, pdf, ocr, transcribe, whisper).settle(self._catalog)
@@ -119,7 +118,7 @@ class Collection(Bulk, Refreshing):
                 self._catalog.set_setting(BACKUPS, str(backups))
             self._indexes.want(kind, recall)
             self._roster.keep_details(wanted=details)
-            run = self._update(options, settled, book, metadata, progress)
+            run = self._update(options, settled, book, metadata_file, progress)
             run.run(self._scopes(given, exclude, include_hidden=include_hidden))
             report = run.report
             self._indexes.settle(self._present())

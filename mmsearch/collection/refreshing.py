@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from mmsearch.indexing.decode.contents import Options
     from mmsearch.indexing.scan import Scope
     from mmsearch.indexing.update import Settled, Update
-    from mmsearch.media.captions import CaptionBook
+    from mmsearch.indexing.user_metadata import MetadataFile
+    from mmsearch.media.captions import CaptionFile
     from mmsearch.types import Progress
 
 
@@ -100,8 +101,8 @@ class Refreshing(Keeping):
         self,
         options: Options,
         settled: Settled,
-        book: CaptionBook | None,
-        metadata: str | os.PathLike[str] | None,
+        book: CaptionFile | None,
+        metadata: MetadataFile | None,
         progress: Progress | None,
     ) -> Update:
         """A run that is ready; its report is this collection's from now on."""

@@ -27,7 +27,7 @@ from mmsearch.storage.sqlite.records import Entry, LenderGone, Place, Rows
 from mmsearch.types import Failure, Kind, Progress, Report
 
 if TYPE_CHECKING:
-    from mmsearch.media.captions import CaptionBook
+    from mmsearch.media.captions import CaptionFile
 
 
 class Ingest:
@@ -48,7 +48,7 @@ class Ingest:
         lanes: Sequence[Lane],
         *,
         options: Options,
-        book: CaptionBook | None = None,
+        book: CaptionFile | None = None,
         query_banks: QueryBanks | None = None,
         progress: Progress | None = None,
     ) -> None:

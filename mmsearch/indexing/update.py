@@ -15,7 +15,7 @@ from mmsearch.indexing.backfill import Fill
 from mmsearch.indexing.decode.contents import Options
 from mmsearch.indexing.run import Ingest
 from mmsearch.indexing.scan import Scope
-from mmsearch.indexing.user_metadata import apply_metadata
+from mmsearch.indexing.user_metadata import MetadataFile, apply_metadata
 from mmsearch.spaces.encoder_pool import made_with, version_of
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import Lane, modalities_of
@@ -23,7 +23,7 @@ from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import Kind, Progress, Report
 
 if TYPE_CHECKING:
-    from mmsearch.media.captions import CaptionBook
+    from mmsearch.media.captions import CaptionFile
 
 HOLES = "holes"
 """The setting that says that some item lacks a vector that it should have."""
@@ -165,7 +165,7 @@ class Update:
             another process may have brought in a model meanwhile.
         options: How files are found and read for them.
         book: Captions from a file, if any.
-        metadata: A file of what else is known of files, if there is one.
+        metadata: What the user knows of files, if anything.
         query_banks: The query banks of the spaces.
         progress: Told of every file.
     """
@@ -176,8 +176,8 @@ class Update:
         lanes_now: Callable[[], list[Lane]],
         options: Callable[[Sequence[Lane]], Options],
         *,
-        book: CaptionBook | None = None,
-        metadata: str | os.PathLike[str] | None = None,
+        book: CaptionFile | None = None,
+        metadata: MetadataFile | None = None,
         query_banks: QueryBanks | None = None,
         progress: Progress | None = None,
     ) -> None:

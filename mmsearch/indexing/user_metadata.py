@@ -1,60 +1,135 @@
-"""Gives the items of an index what a metadata file says of them."""
+"""What users know of their files: reads a metadata file, and stores what it says of the items."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mmsearch.media.metadata import read_metadata
-from mmsearch.media.names import NameBook
+from mmsearch.errors import InvalidMetadata
+from mmsearch.media.tables import FILE_COLUMNS, FileNames, Table, without_surrogates
 from mmsearch.storage.sqlite.filtering import FilterTables
 
 EXAMPLES = 5
-"""Names that no item was found for, of which the caller is told."""
+"""Names without an item that the caller is shown."""
+
+_EXPECTED = '{"file": "a.jpg", "rating": 5, …}'
+
+
+class MetadataFile:
+    """A metadata file that has been read.
+
+    By the ending of its name: .tsv (no quoting) and .csv (double quotes) with a header, of which
+    one column names the file, one of FILE_COLUMNS, else the first; .jsonl or .ndjson, objects with
+    such a key; a .txt is either of the first two. Empty cells and null are left out; a list becomes
+    its values with commas between.
+
+    Attributes:
+        metadata: File name, as written → its metadata; of a file that occurs twice, the later
+            values.
+        names: Looks up those names.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read the file at `path`.
+
+        Raises:
+            PathNotFound: There is no such file.
+            InvalidMetadata: It cannot be read or parsed; the message names the line.
+        """
+        table = Table.read(path, "metadata", InvalidMetadata)
+        self.metadata: dict[str, dict[str, Any]] = {}
+        for line, written, values in _json_rows(table) if table.is_json else _rows(table):
+            name = written.strip()
+            if not name:
+                raise table.error(line, "the file name is missing")
+            self.metadata.setdefault(name, {}).update(values)
+        self.names = FileNames(Path(path).parent, self.metadata)
 
 
 class Applied(NamedTuple):
-    """What came of a metadata file."""
+    """The outcome of applying a metadata file."""
 
     matched: int
     """Items that have their metadata now."""
     unmatched: int
-    """Names in the file that mean no item, or several of which none can be told from the others."""
+    """Names in the file that match no item, or several that cannot be told apart."""
     examples: list[str]
     """A few of those names."""
 
 
-def apply_metadata(catalog: FilterTables, path: str | os.PathLike[str]) -> Applied:
-    """Keep what a metadata file says, in the place of what was kept of the same items.
+def apply_metadata(catalog: FilterTables, file: MetadataFile) -> Applied:
+    """Store what a metadata file says, in place of what was stored of the same items.
 
-    A name in the file is a path: absolute, or from the folder of the file, or below a folder that
-    is indexed. One without a folder means the one item of that name; when there are several in
-    different folders, it means none.
-
-    Args:
-        catalog: Whose items.
-        path: A file as `read_metadata` takes it.
-
-    Raises:
-        PathNotFound: There is no such file.
-        InvalidMetadata: It cannot be parsed; nothing has been changed.
+    A name in the file is a path, as `FileNames` reads it. A name without a folder matches the
+    item that is called so; when several items in different folders are, it matches none.
     """
-    metadata = read_metadata(path)
-    names = NameBook(Path(path).parent, metadata)
     found: dict[int, str] = {}
     bare: dict[str, list[int]] = {}
     for item_id, root, folder, name in catalog.places():
         relative = os.path.join(folder, name)
-        if (written := names.at(os.path.join(root, relative), relative)) is not None:
+        written = file.names.by_path(os.path.join(root, relative), relative)
+        if written is not None:
             found[item_id] = written
-        elif (written := names.anywhere(name)) is not None:
+        elif (written := file.names.by_name(name)) is not None:
             bare.setdefault(written, []).append(item_id)
     used = set(found.values())
     for written, ids in bare.items():
         if written not in used and len(ids) == 1:
             found[ids[0]] = written
             used.add(written)
-    catalog.set_attributes((item_id, metadata[written]) for item_id, written in found.items())
-    unused = [name for name in metadata if name not in used]
+    catalog.set_attributes((item_id, file.metadata[written]) for item_id, written in found.items())
+    unused = [name for name in file.metadata if name not in used]
     return Applied(len(found), len(unused), unused[:EXAMPLES])
+
+
+_Row = tuple[int, str, dict[str, Any]]
+"""(line number, file name, metadata)"""
+
+
+def _rows(table: Table) -> Iterator[_Row]:
+    lines = table.cells()
+    first, header = next(lines, (1, []))
+    keys = [cell.strip() for cell in header]
+    lower = [key.lower() for key in keys]
+    file_at = next((lower.index(name) for name in FILE_COLUMNS if name in lower), 0)
+    if len(keys) == 1:
+        raise table.error(first, "expected a header: a column of file names, and others")
+    if "" in keys:
+        raise table.error(first, f"column {keys.index('') + 1} has no name")
+    for key in keys:
+        if keys.count(key) > 1:
+            raise table.error(first, f"two columns are called {key!r}")
+    for number, cells in lines:
+        if len(cells) > len(keys):
+            raise table.error(number, f"{len(cells)} cells stand below {len(keys)} columns")
+        if len(cells) <= file_at:
+            raise table.error(number, "the file name is missing")
+        values = dict(zip(keys, map(str.strip, cells), strict=False))  # a line may end early
+        del values[keys[file_at]]
+        yield number, cells[file_at], {key: value for key, value in values.items() if value}
+
+
+def _json_rows(table: Table) -> Iterator[_Row]:
+    for number, row in table.objects(_EXPECTED):
+        spelled = {key.lower(): key for key in row}
+        file_key = next((spelled[name] for name in FILE_COLUMNS if name in spelled), None)
+        if file_key is None or not isinstance(row[file_key], str):
+            raise table.error(number, f"expected {_EXPECTED}")
+        metadata = {
+            without_surrogates(key): _flat(value)
+            for key, value in row.items()
+            if key != file_key and value not in (None, "")
+        }
+        yield number, without_surrogates(row[file_key]), metadata
+
+
+def _flat(value: Any) -> Any:
+    """A value without inner structure."""
+    if isinstance(value, list):
+        return ", ".join(str(_flat(one)) for one in value)
+    if isinstance(value, Mapping):
+        return without_surrogates(json.dumps(value, ensure_ascii=False))
+    return without_surrogates(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Reads a file of queries and the files that are right for them."""
+"""Pairs files: queries and the files that are relevant to them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from mmsearch.errors import InvalidCaptions, InvalidOption
-from mmsearch.media.captions import CAPTION_NAMES
-from mmsearch.media.tables import Sheet, whole
+from mmsearch.media.captions import CAPTION_COLUMNS
+from mmsearch.media.tables import Table, without_surrogates
 from mmsearch.types import Modality, Part, Query
 
-TEXT_NAMES = ("query", "text", *(name for name in CAPTION_NAMES if name != "text"))
-FILE_NAMES = ("file", "files", "relevant", "filename", "file_name", "image_name", "path", "name")
-"""What a header, or the keys of a JSON object, may call a query in words, and what is right."""
+TEXT_COLUMNS = ("query", "text", *(name for name in CAPTION_COLUMNS if name != "text"))
+FILE_COLUMNS = ("file", "files", "relevant", "filename", "file_name", "image_name", "path", "name")
+"""What a header, or the keys of a JSON object, may call a query in words, and what is relevant."""
 
 EXPECTED = '{"query": "a dog", "relevant": ["a.jpg", "b.jpg"]}, or "image" or "audio" for "query"'
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One query, and the files that are right for it.
+    """One query, and the files that are relevant to it.
 
     Attributes:
-        query: What is asked; the path of an example may be relative, or a bare name.
-        relevant: Files, as they are written, and what finding each is worth: 1, or a grade.
-        folder: Where relative names begin; the working folder if it is empty.
+        query: The path of an example in it may be relative, or a bare name.
+        relevant: Files, as written, and the gain of finding each: 1, or a grade.
+        folder: What relative names are relative to; the working folder if it is empty.
     """
 
     query: Query
@@ -37,7 +37,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Which columns of a table mean what, from 0."""
+    """Which columns of a table, from 0, hold the query's parts, the file, the gain …"""
 
     parts: Mapping[int, Modality]
     file: int
@@ -49,135 +49,150 @@ class _Columns:
     def last(self) -> int:
         return max(*self.parts, self.file, self.modality or 0, self.gain or 0)
 
+    @classmethod
+    def named(cls, names: Sequence[str]) -> _Columns | None:
+        """The columns of these names, or None when there is none for the query or the file."""
 
-_Row = tuple[list[Part], dict[str, float]]
+        def column(*known: str) -> int | None:
+            return next((names.index(name) for name in known if name in names), None)
+
+        parts: dict[int, Modality] = {}
+        text = column(*TEXT_COLUMNS)
+        if text is not None:
+            parts[text] = "text"
+        examples: tuple[Modality, ...] = ("image", "audio")
+        parts |= {names.index(name): name for name in examples if name in names}
+        file = column(*FILE_COLUMNS)
+        if file is None and text is not None:  # "image,caption": the picture is what is relevant
+            file = next((at for at, modality in parts.items() if modality != "text"), None)
+            parts = {text: "text"}
+        if file is None or not parts:
+            return None
+        return cls(parts, file, len(names), column("modality"), column("gain"))
+
+
+_Row = tuple[tuple[Part, ...], dict[str, float]]
 """(parts of the query, gain of each file)"""
 
 
 def read_pairs(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> list[Pair]:
-    """The queries of a file in order, each once, with all that is right for it.
+    """The distinct queries of a file in order, each with everything that is relevant to it.
 
     By the ending of `path`: .tsv (no quoting), .csv (double quotes), .jsonl or .ndjson; a .txt is
-    either of the first two. A table has a file a row. Its header says what a query is: `query`
-    and what `TEXT_NAMES` lists are words, `image` and `audio` are paths of examples; where
-    several of them are filled, the parts are added up. A column `modality` says of each `query`
-    what it is. `gain` is what finding the file is worth, else 1. Without a header there are two
-    columns, a query in words and a file. A JSON object has the same keys, and in "relevant" one
-    name, several, or an object of names and gains.
+    either of the first two. A table has a file per row. Its header says what a query is: `query`
+    and the other `TEXT_COLUMNS` are words, `image` and `audio` are paths of examples; where
+    several of them are filled, the parts are added up. A column `modality` gives the modality of
+    each `query`, `gain` the gain of the file, else 1. Without a header there are two columns, a
+    query in words and a file. A JSON object has the same keys, and in "relevant" one name,
+    several, or an object of names and gains.
 
     Args:
         path: The file.
-        columns: What the columns of a file without a header are called.
+        columns: Names of the columns of a file without a header.
 
     Raises:
         PathNotFound: There is no such file.
         InvalidCaptions: It cannot be read or parsed; the message names the line.
         InvalidOption: `columns` names no query or no file.
     """
-    named = None if columns is None else _named(columns)
-    sheet = Sheet.read(path, "pairs", InvalidCaptions)
-    rows = _json_rows(sheet) if sheet.form == "json" else _table_rows(sheet, named)
+    named = None
+    if columns is not None:
+        named = _Columns.named([column.strip().lower() for column in columns])
+        if named is None:
+            raise InvalidOption(
+                f"columns {','.join(columns)!r} name no query or no file; say which is which: "
+                "query,file or file,text or image,file, say"
+            )
+    table = Table.read(path, "pairs", InvalidCaptions)
     folder = os.path.dirname(os.path.abspath(path))
     pairs: dict[tuple[Part, ...], dict[str, float]] = {}
-    for parts, relevant in rows:
-        known = pairs.setdefault(tuple(parts), {})
+    for parts, relevant in _json_rows(table) if table.is_json else _table_rows(table, named):
+        known = pairs.setdefault(parts, {})
         for name, gain in relevant.items():
             known[name] = max(gain, known.get(name, gain))
     return [Pair(Query(parts), relevant, folder) for parts, relevant in pairs.items()]
 
 
-def _named(columns: Sequence[str]) -> _Columns:
-    found = _header([column.strip().lower() for column in columns])
-    if found is None:
-        raise InvalidOption(
-            f"columns {','.join(columns)!r} name no query or no file; say which is which: "
-            "query,file or file,text or image,file, say"
-        )
-    return found
-
-
-def _header(cells: Sequence[str]) -> _Columns | None:
-    """What the columns mean, or None when the cells name no query or no file."""
-    parts: dict[int, Modality] = {}
-    text = _one_of(TEXT_NAMES, cells)
-    if text is not None:
-        parts[text] = "text"
-    examples: tuple[Modality, ...] = ("image", "audio")
-    parts |= {cells.index(name): name for name in examples if name in cells}
-    file = _one_of(FILE_NAMES, cells)
-    if file is None and text is not None:  # "image,caption": the picture is what is looked for
-        file = next((at for at, modality in parts.items() if modality != "text"), None)
-        parts = {text: "text"}
-    if file is None or not parts:
-        return None
-    modality, gain = _one_of(("modality",), cells), _one_of(("gain",), cells)
-    return _Columns(parts, file, len(cells), modality, gain)
-
-
-def _one_of(names: Sequence[str], cells: Sequence[str]) -> int | None:
-    return next((cells.index(name) for name in names if name in cells), None)
-
-
-def _table_rows(sheet: Sheet, columns: _Columns | None) -> Iterator[_Row]:
-    for number, written in sheet.cells():
+def _table_rows(table: Table, columns: _Columns | None) -> Iterator[_Row]:
+    for number, cells in table.cells():
         if columns is None:
-            columns = _header([cell.strip().lower() for cell in written])
+            columns = _Columns.named([cell.strip().lower() for cell in cells])
             if columns is not None:
                 continue
-            if len(written) != 2 and sheet.separator == "\t":
-                raise sheet.error(
+            if len(cells) != 2 and table.separator == "\t":
+                raise table.error(
                     number,
-                    f"{len(written)} columns and no header; without one there are two, query and "
+                    f"{len(cells)} columns and no header; without one there are two, query and "
                     "file, else name them: query, image, audio, file, gain",
                 )
             columns = _Columns({0: "text"}, 1, 2)
-        cells = written
         if columns.count == 2 and len(cells) > 2:
-            cells = _whole_query(written, columns, sheet.separator)
+            cells = table.in_two(cells, 1 - columns.file)  # noqa: PLW2901
         if len(cells) <= columns.last:
-            mark = {"\t": "tab", ",": "comma"}[sheet.separator]
-            raise sheet.error(
-                number, f"expected {columns.count} columns with a {mark} between, not {len(cells)}"
+            raise table.error(
+                number,
+                f"expected {columns.count} columns with a {table.separator_name} between, "
+                f"not {len(cells)}",
             )
-        yield _table_row(sheet, number, [cell.strip() for cell in cells], columns)
+        try:
+            yield _row(columns, [cell.strip() or None for cell in cells])
+        except ValueError as error:
+            raise table.error(number, str(error)) from error
 
 
-def _whole_query(cells: list[str], columns: _Columns, separator: str) -> list[str]:
-    """The two cells of a row in which the query has unquoted separators of its own."""
-    if columns.file == 0:
-        return [cells[0], separator.join(cells[1:])]
-    return [separator.join(cells[:-1]), cells[-1]]
+def _json_rows(table: Table) -> Iterator[_Row]:
+    for number, row in table.objects(EXPECTED):
+        columns = _Columns.named([key.lower() for key in row])
+        if columns is None:
+            raise table.error(number, f"expected {EXPECTED}")
+        try:
+            yield _row(columns, list(row.values()))
+        except TypeError as error:
+            raise table.error(number, f"expected {EXPECTED}") from error
+        except ValueError as error:
+            raise table.error(number, str(error)) from error
 
 
-def _table_row(sheet: Sheet, number: int, cells: Sequence[str], columns: _Columns) -> _Row:
-    said = "" if columns.modality is None else cells[columns.modality].lower()
-    gain = "" if columns.gain is None else cells[columns.gain]
-    name = cells[columns.file]
-    try:
-        parts = [
-            _part(said if said and modality == "text" else modality, cells[at])
-            for at, modality in columns.parts.items()
-            if cells[at]
-        ]
-        relevant = {name: _gain(gain or "1")}
-    except ValueError as error:
-        raise sheet.error(number, str(error)) from error
-    if not parts or not name:
-        raise sheet.error(number, f"the {'file name' if parts else 'query'} is missing")
-    return parts, relevant
+def _row(columns: _Columns, values: Sequence[Any]) -> _Row:
+    """The query and relevant files of a row, in which what is left out is None.
+
+    Raises:
+        TypeError: A value is not of the type that JSON should have there.
+        ValueError: A value is missing or out of range.
+    """
+    modality = columns.modality is not None and values[columns.modality]
+    parts = tuple(
+        _part(str(modality).lower() if modality and part == "text" else part, values[at])
+        for at, part in columns.parts.items()
+        if values[at] is not None
+    )
+    relevant = values[columns.file]
+    if not isinstance(relevant, dict):
+        gain = 1 if columns.gain is None or values[columns.gain] is None else values[columns.gain]
+        names = relevant if isinstance(relevant, list) else [relevant]
+        relevant = {name: gain for name in names if name is not None}
+    gains = {_plain(name): _gain(gain) for name, gain in relevant.items()}
+    if not parts:
+        raise ValueError("the query is missing")
+    if values[columns.file] is None:
+        raise ValueError("the file name is missing")
+    if not gains:
+        raise TypeError("nothing is relevant")
+    return parts, gains
 
 
-def _part(modality: str, content: str) -> Part:
+def _part(modality: str, content: Any) -> Part:
     """A part of a query; ValueError when there is no such modality."""
     known: tuple[Modality, ...] = get_args(Modality)
     for one in known:
         if modality == one:
-            return Part(one, " ".join(content.split()) if one == "text" else content)
+            plain = _plain(content)
+            return Part(one, " ".join(plain.split()) if one == "text" else plain)
     raise ValueError(f"a modality is one of {', '.join(known)}, not {modality!r}")
 
 
 def _gain(written: Any) -> float:
-    """What finding a file is worth; ValueError when that is no number."""
+    """The gain of finding a file; ValueError when it is not a number from 0 on."""
     try:
         gain = float(written)
     except (TypeError, ValueError):
@@ -187,40 +202,8 @@ def _gain(written: Any) -> float:
     return gain
 
 
-def _json_rows(sheet: Sheet) -> Iterator[_Row]:
-    for number, row in sheet.objects(EXPECTED):
-        try:
-            yield _json_row({key.lower(): value for key, value in row.items()})
-        except TypeError as error:
-            raise sheet.error(number, f"expected {EXPECTED}") from error
-        except ValueError as error:
-            raise sheet.error(number, str(error)) from error
-
-
-def _json_row(keys: dict[str, Any]) -> _Row:
-    """What one JSON object says; TypeError when it lacks something, ValueError when it is wrong."""
-    names = list(keys)
-    columns = _header(names)
-    if columns is None:
-        raise TypeError("no query or no file")
-    said = keys.get("modality")
-    asked = {kind: keys[names[at]] for at, kind in columns.parts.items()}
-    parts = [
-        _part(str(said) if said and kind == "text" else kind, _plain(value))
-        for kind, value in asked.items()
-        if value is not None
-    ]
-    right = keys[names[columns.file]]
-    if not isinstance(right, dict):
-        gain = keys.get("gain", 1)
-        right = {_plain(name): gain for name in (right if isinstance(right, list) else [right])}
-    if not right or not parts:
-        raise TypeError("nothing asked, or nothing right")
-    return parts, {_plain(name): _gain(gain) for name, gain in right.items()}
-
-
 def _plain(text: Any) -> str:
-    """A string with something in it; TypeError when it is none."""
+    """A text without blanks around it; TypeError when it is not text or is empty."""
     if not isinstance(text, str) or not text.strip():
         raise TypeError("not text")
-    return whole(text.strip())
+    return without_surrogates(text.strip())

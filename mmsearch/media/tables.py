@@ -1,4 +1,4 @@
-"""Lists that users write about their files: tab or comma separated, or a JSON object a line."""
+"""Tables that users write about their files: tab- or comma-separated, or a JSON object per line."""
 
 from __future__ import annotations
 
@@ -6,73 +6,104 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mmsearch.errors import MMSearchError, PathNotFound
 
-FILE_NAMES = ("file", "filename", "file_name", "image", "image_name", "path", "name")
+FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "path", "name")
 """What a header, or a key of a JSON object, may call the file's name, in any case."""
+
+Separator = Literal["", "\t", ","]
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
-    """A list that has been read but not yet understood.
+class Table:
+    """The text of a table whose columns have no meaning yet.
 
     Attributes:
-        path: Where it is.
+        path: Its file.
         text: All of it.
-        separator: Of the cells of a line; "" when lines are JSON objects.
-        invalid: The error to raise for what is wrong with it.
+        separator: Between the cells of a line; "" when lines are JSON objects.
+        invalid: The error to raise where the table is wrong.
     """
 
     path: Path
     text: str
-    separator: Literal["", "\t", ","]
+    separator: Separator
     invalid: type[MMSearchError]
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], what: str, invalid: type[MMSearchError]) -> Sheet:
-        """The file at `path`; its ending tells its form, a .txt's first line whether it has tabs.
+    def read(cls, path: str | os.PathLike[str], what: str, invalid: type[MMSearchError]) -> Table:
+        """The table in a .tsv, .csv, .jsonl, .ndjson or .txt (a .tsv if its first line has a tab).
 
         Args:
-            path: Where it is.
-            what: What it is a list of: "captions".
+            path: The file.
+            what: What it is a table of, for errors: "captions".
             invalid: The error to raise when it cannot be used.
 
         Raises:
             PathNotFound: There is no such file.
         """
         path = Path(path)
-        text = _text_of(path, what, invalid)
+        text = _read_utf8(path, what, invalid)
         ending = path.suffix.lower()
         if ending == ".txt":
             ending = ".tsv" if "\t" in text.lstrip().partition("\n")[0] else ".csv"
-        separators: dict[str, Literal["", "\t", ","]] = {".tsv": "\t", ".csv": ","}
-        separators |= {".jsonl": "", ".ndjson": ""}
+        separators: dict[str, Separator] = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}
         if ending not in separators:
             known = ".tsv, .csv, .jsonl, .ndjson or .txt"
             raise invalid(f"{path}: a {what} file ends in {known}")
         return cls(path, text, separators[ending], invalid)
 
     @property
-    def form(self) -> Literal["json", "table"]:
-        """Whether lines are JSON objects or cells."""
-        return "table" if self.separator else "json"
+    def is_json(self) -> bool:
+        """Whether lines are JSON objects, read by `objects`, rather than `cells`."""
+        return not self.separator
+
+    @property
+    def separator_name(self) -> str:
+        """The separator, as an error names it."""
+        return {"\t": "tab", ",": "comma", "": "line"}[self.separator]
 
     def error(self, line: int, what: str) -> MMSearchError:
         """The error to raise for a line."""
         return self.invalid(f"{self.path}, line {line}: {what}")
 
     def cells(self) -> Iterator[tuple[int, list[str]]]:
-        """(line number, cells) of each line that is not blank; .csv alone has quotes."""
+        """(line number, cells) of each line that is not blank; quotes mean something in .csv only.
+
+        A quoted cell may span lines; the number is that of the first.
+        """
+        for number, cells in self._split():
+            if any(map(str.strip, cells)):
+                yield number, cells
+
+    def _split(self) -> Iterator[tuple[int, list[str]]]:
         if self.separator == "\t":
-            lines = tab_cells(self.text)
-        else:
-            lines = comma_cells(self.path, self.text, self.invalid)
-        return ((number, cells) for number, cells in lines if any(map(str.strip, cells)))
+            for number, line in enumerate(self.text.split("\n"), start=1):
+                yield number, line.split("\t")
+            return
+        lines = csv.reader(io.StringIO(self.text), strict=True)
+        while True:
+            number = lines.line_num + 1
+            try:
+                cells = next(lines, None)
+            except csv.Error as error:
+                what = "a cell that begins with a quote must end with one, quotes inside doubled"
+                raise self.error(number, f"{what} ({error})") from error
+            if cells is None:
+                return
+            yield number, cells
+
+    def in_two(self, cells: Sequence[str], text_at: int) -> list[str]:
+        """The two cells of a line whose text, the first or the last, holds unquoted separators."""
+        if text_at == 0:
+            return [self.separator.join(cells[:-1]), cells[-1]]
+        return [cells[0], self.separator.join(cells[1:])]
 
     def objects(self, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """(line number, JSON object) of each line that is not blank.
@@ -92,35 +123,47 @@ class Sheet:
             yield number, row
 
 
-def tab_cells(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of lines with tabs between cells; quotes mean nothing."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        yield number, line.split("\t")
+class FileNames:
+    """File names in a user's table, looked up by the path of a file.
+
+    A name is a path: absolute, relative to the table's folder, or relative to a folder that is
+    indexed. A name without a folder may be that of a file in any folder.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        """Look up among `names`, as they are written in a table that lies in `folder`."""
+        self._folder = os.path.realpath(folder)
+        self._absolute: dict[str, str] = {}
+        self._written: dict[str, str] = {}
+        for name in names:
+            self._written.setdefault(_normal(name), name)
+            # both, since a file's path may come with its links resolved or not
+            for place in (os.path.abspath(folder), self._folder):
+                self._absolute.setdefault(_normal(os.path.join(place, name)), name)
+
+    def by_path(self, absolute: str, relative: str) -> str | None:
+        """The name that is a file's path, absolute or relative to the folder that is indexed."""
+        return self._absolute.get(_normal(absolute)) or self._written.get(_normal(relative))
+
+    def by_name(self, name: str) -> str | None:
+        """The name that is a file's without its folder, unless a file beside the table has it."""
+        written = self._written.get(_normal(name))
+        if written is None or os.path.lexists(os.path.join(self._folder, written)):
+            return None
+        return written
 
 
-def comma_cells(
-    path: Path, text: str, invalid: type[MMSearchError]
-) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of lines with commas between cells, which may be in double quotes."""
-    lines = csv.reader(io.StringIO(text), strict=True)
-    while True:
-        number = lines.line_num + 1  # where the row begins: a quoted cell may span lines
-        try:
-            cells = next(lines, None)
-        except csv.Error as error:
-            what = "a cell that begins with a quote must end with one, quotes inside doubled"
-            raise invalid(f"{path}, line {number}: {what} ({error})") from error
-        if cells is None:
-            return
-        yield number, cells
-
-
-def whole(text: str) -> str:
-    """A text without halves of characters: JSON can spell them, no file name can hold them."""
+def without_surrogates(text: str) -> str:
+    """A text without lone surrogates, which JSON can spell but no file name can hold."""
     return text.encode("utf-8", "replace").decode()
 
 
-def _text_of(path: Path, what: str, invalid: type[MMSearchError]) -> str:
+def _normal(path: str) -> str:
+    # macOS hands out names decomposed (e + ´), editors write them composed (é).
+    return unicodedata.normalize("NFC", os.path.normpath(path))
+
+
+def _read_utf8(path: Path, what: str, invalid: type[MMSearchError]) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

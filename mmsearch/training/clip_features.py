@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmsearch.encoders.clip_export import short_states
 from mmsearch.encoders.clip_torch import normalised, trims
 from mmsearch.errors import InvalidOption, PathNotFound, UnreadableFile
-from mmsearch.media.captions import CaptionBook
+from mmsearch.media.captions import CaptionFile
 from mmsearch.media.image import load_image
 from mmsearch.media.kinds import kind_of
 from mmsearch.training.features import Texts
@@ -232,7 +232,7 @@ def read_pairs(folder: Path, captions: Path) -> list[Captioned]:
     """
     if not folder.is_dir():
         raise PathNotFound(f"there is no folder {folder}")
-    book, top = CaptionBook(captions), os.path.abspath(folder)
+    book, top = CaptionFile(captions), os.path.abspath(folder)
     found = []
     for place, folders, names in os.walk(top):
         folders.sort()

@@ -30,7 +30,7 @@ from mmsearch.storage.sqlite.records import Stat
 from mmsearch.types import Failure, Kind, Report
 
 if TYPE_CHECKING:
-    from mmsearch.media.captions import CaptionBook
+    from mmsearch.media.captions import CaptionFile
 
 
 class Scan:
@@ -51,7 +51,7 @@ class Scan:
         scopes: Sequence[Scope],
         options: Options,
         *,
-        book: CaptionBook | None,
+        book: CaptionFile | None,
         report: Report,
         step: Callable[[int], None],
     ) -> None:
