@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmsearch.errors import InvalidMetadata, PathNotFound
+from mmsearch.filters import parse_condition, parse_where
 from mmsearch.indexing.user_metadata import MetadataFile
 from mmsearch.indexing.user_metadata import apply_metadata as apply_file
 from mmsearch.storage.sqlite import Catalog
@@ -193,6 +194,19 @@ def test_a_file_that_cannot_be_parsed_changes_nothing(tmp_path, world):
     with pytest.raises(InvalidMetadata):
         apply_metadata(world, written(tmp_path, "n.csv", "file,note\na.jpg,new\nb.jpg,1,2\n"))
     assert notes(world) == {1: "of a.jpg"}
+
+
+@pytest.mark.parametrize("asked", ["true", "True", "TRUE"])
+def test_true_is_found_however_its_source_and_the_filter_spell_it(tmp_path, world, asked):
+    rows = [{"file": "a.jpg", "good": True}, {"file": "b.jpg", "good": "TRUE"}]
+    apply_metadata(world, written(tmp_path, "m.jsonl", "\n".join(map(json.dumps, rows))))
+    apply_metadata(
+        world, written(tmp_path, "python.csv", "file,good\ndeep/twin.jpg,True\nother/twin.jpg,no\n")
+    )
+    assert world.passing(parse_condition(f"good = {asked}")).tolist() == [1, 2, 3]
+    assert world.passing(parse_condition(f"good != {asked}")).tolist() == [4]
+    assert world.passing(parse_where({"good": True})).tolist() == [1, 2, 3]
+    assert world.passing(parse_where({"good": {"$in": [False, "no"]}})).tolist() == [4]
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

@@ -130,16 +130,21 @@ def place(key: str, value: Any) -> Near:
 
 
 def said(key: str, value: Any) -> Said:
-    """A value of the user's own metadata, as a text and, where it reads so, as a number."""
+    """A value of the user's own metadata, as a text and, where it reads so, as a number.
+
+    True and false are stored as their source spells them: JSON has true, Python writes True,
+    spreadsheets TRUE. All of these are the same value.
+    """
     if isinstance(value, bool):
-        word = str(value)
-        return Said((word.lower(), word, word.upper()), None)
+        value = str(value).lower()
     if isinstance(value, (datetime, date)):
         value = value.isoformat()
     if isinstance(value, numbers.Real):
         as_float = number(key, value)  # first: an endless integer cannot be written down
         return Said((str(value),), as_float)
     found = text(key, value)
+    if (word := found.lower()) in ("true", "false"):
+        return Said(tuple(dict.fromkeys((found, word, word.title(), word.upper()))), None)
     return Said((found,), number_in(found))
 
 
