@@ -31,7 +31,7 @@ import numpy; mark("import numpy")
 from mmsearch.encoders import load_encoder, onnx; onnx.import_onnxruntime()
 mark("import onnxruntime")
 import tokenizers; mark("import tokenizers")
-from mmsearch.types import Runtime
+from mmsearch.encoders import Runtime
 encoder = load_encoder(NAME, Runtime(precision=PRECISION)); mark("find the model")
 encoder.encode("text", ["a dog on a beach"]); mark("load the text tower, encode")
 encoder.encode("text", ["a cat on a sofa"]); mark("encode another")

@@ -80,7 +80,7 @@ def prepared(folder: Path) -> list[Any]:
 
 
 def encoder_alone(encoder: Any, pixels: list[Any], *, details: bool) -> Cost:
-    encode = encoder.encode_detailed if details else encoder.encode
+    encode = encoder.encode_with_tokens if details else encoder.encode
     encode("image", pixels[:4])
     parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
     return cost(lambda: [encode("image", part) for part in parts], len(pixels))
@@ -107,7 +107,7 @@ def whole_run(folder: Path, warm: list[Any], *, details: bool) -> tuple[Cost, di
         mmsearch.Collection(Path(place) / "i", model="mini", create=True) as library,
     ):
         encoder: Any = library.encoder
-        (encoder.encode_detailed if details else encoder.encode)("image", warm[:4])
+        (encoder.encode_with_tokens if details else encoder.encode)("image", warm[:4])
         found = cost(lambda: library.add(folder, details=details), count)
         report: Any = library.report
         assert report.added == count

@@ -42,10 +42,10 @@ def main() -> None:
     dice = np.random.default_rng(0)
     noise = dice.integers(0, 256, (asked.photos, 9, 9, 3), dtype=np.uint8)
     photos = [encoder.prepare("image", Image.fromarray(one)) for one in noise]
-    regions = encoder.encode_detailed("image", photos)[1]
+    regions = encoder.encode_with_tokens("image", photos)[1]
     texts = [f"{CAPTION} {number}" for number in range(CANDIDATES)]
-    words = encoder.encode_detailed("text", texts)[1]
-    longest = encoder.encode_detailed("text", [f"{CAPTION} " * 9])[1][0]
+    words = encoder.encode_with_tokens("text", texts)[1]
+    longest = encoder.encode_with_tokens("text", [f"{CAPTION} " * 9])[1][0]
     shown = [regions[row % len(regions)] for row in range(CANDIDATES)]
     encoder.encode("image", photos[:2])
     encoder.encode("text", texts[:2])
@@ -65,7 +65,7 @@ def main() -> None:
     for modality, things in (("image", photos), ("text", texts)):
         few = max(3, asked.rounds // 4)
         plain = milliseconds(lambda: encoder.encode(modality, things), few)  # noqa: B023
-        closer = milliseconds(lambda: encoder.encode_detailed(modality, things), few)  # noqa: B023
+        closer = milliseconds(lambda: encoder.encode_with_tokens(modality, things), few)  # noqa: B023
         each = f"{plain / len(things):.1f} and {closer / len(things):.1f} ms each"
         print(f"{f'{modality}: time with rows / without':48} {closer / plain:8.2f}  ({each})")
 

@@ -1,12 +1,12 @@
-"""The words everything else is written in: modalities, items, queries, hits, two protocols."""
+"""The words everything else is written in: modalities, items, queries, hits."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,47 +202,3 @@ class Report:
             return None
         busiest = max(TURNS, key=lambda turn: sum(self.stages.get(stage, 0.0) for stage in turn))
         return max(busiest, key=lambda stage: self.stages.get(stage, 0.0))
-
-
-RuntimeName = Literal["auto", "torch", "onnx"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What an encoder is to run on; "auto" leaves the choice to it."""
-
-    runtime: RuntimeName = "auto"
-    device: Device = "auto"
-    precision: Precision = "auto"
-
-
-class Encoder(Protocol):
-    """Turns media into unit vectors of one space. Safe to use from several threads."""
-
-    name: str
-    """What `--model` takes, e.g. "mini"."""
-    fingerprint: str
-    """Hash of the weights: vectors of different fingerprints are never compared."""
-    dim: int
-    modalities: frozenset[Modality]
-    image_size: int
-    """Side in pixels of the picture the image tower sees; photos may be shrunk towards it.
-    0 without an image tower."""
-    sample_rate: int
-    """Samples a second of the sound that `prepare` takes; 0 without an audio tower."""
-
-    def prepare(self, modality: Modality, thing: Any) -> Any:
-        """One decoded thing, made ready for `encode` (resized, say).
-
-        Args:
-            modality: One of `modalities`.
-            thing: An upright RGB PIL image, a string, or a window of mono sound: float32
-                samples (5 s · sample_rate,) in [-1, 1].
-        """
-        ...
-
-    def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
-        """Vectors (len(batch), dim) of things that `prepare` takes, or of what it gave."""
-        ...

@@ -32,7 +32,7 @@ COLOURS = {
 }
 
 
-class ToyEncoder:
+class ToyEncoder(encoders.Encoder):
     """Sees the mean colour of a picture, and reads colour words; counts what it encodes."""
 
     name = "toy"
@@ -40,7 +40,6 @@ class ToyEncoder:
     dim = 8
     modalities = frozenset({"image", "text"})
     image_size = 8
-    sample_rate = 0
 
     def __init__(self) -> None:
         self.encoded = {"image": 0, "text": 0}
@@ -76,14 +75,13 @@ class SecondToy(ToyEncoder):
 PITCHES = {"low": 200, "middle": 800, "high": 3000}
 
 
-class Ear:
+class Ear(encoders.Encoder):
     """Hears how high a tone is, and reads the words for it."""
 
     name = "ear"
     fingerprint = "ear-1"
     dim = 4
     modalities = frozenset({"audio", "text"})
-    image_size = 0
     sample_rate = 8000
 
     def prepare(self, modality: str, thing: Any) -> Any:

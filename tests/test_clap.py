@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsearch.encoders import clap, clap_weights
+from mmsearch.encoders import Runtime, clap, clap_weights
 from mmsearch.encoders.clap import ClapEncoder, load_clap
 from mmsearch.errors import (
     InvalidOption,
@@ -26,7 +26,6 @@ from mmsearch.errors import (
     UnknownModel,
     UnsupportedModality,
 )
-from mmsearch.types import Runtime
 
 RATE, WINDOW = 48_000, 240_000
 SAME = 1e-5

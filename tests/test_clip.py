@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsearch.encoders import clip_check, clip_choose, clip_export, clip_make, load_encoder
+from mmsearch.encoders import Runtime, clip_check, clip_choose, clip_export, clip_make, load_encoder
 from mmsearch.encoders.clip_cache import Towers
 from mmsearch.encoders.clip_texts import ODD, SENTENCES
 from mmsearch.encoders.clip_weights import cached_towers, is_here
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable, UnsupportedModality
-from mmsearch.types import Runtime
 
 pytest.importorskip("open_clip")
 pytest.importorskip("skimage")

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsearch.encoders import load_encoder
+from mmsearch.encoders import Runtime, load_encoder
 from mmsearch.media.image import load_image
-from mmsearch.types import Runtime
 
 pytest.importorskip("open_clip")
 pytest.importorskip("skimage")

@@ -17,15 +17,15 @@ from mmsearch.encoders.banks import FEWEST_PICTURES
 from mmsearch.storage.sqlite.schema import details, vectors
 
 
-class Looking(ToyEncoder):
+class Looking(ToyEncoder, encoders.TokenEncoder):
     """Looks closer, at the mean colour, and likes what is blue, whatever is asked."""
 
     name = "looking"
     fingerprint = "looking-1"
-    details = frozenset({"image", "text"})
+    token_modalities = frozenset({"image", "text"})
     match_weight = 1.0
 
-    def encode_detailed(self, modality, batch):
+    def encode_with_tokens(self, modality, batch):
         found = self.encode(modality, batch)
         return found, [np.round(row[None, :3] * 127).astype(np.int8) for row in found]
 

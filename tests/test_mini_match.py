@@ -48,7 +48,7 @@ def without_details(tmp_path: Path) -> MiniEncoder:
 
 
 def test_both_sides_of_a_match_can_be_told(mini: MiniEncoder) -> None:
-    assert mini.details == {"image", "text"}
+    assert mini.token_modalities == {"image", "text"}
     assert mini.match_weight > 0
 
 
@@ -56,7 +56,7 @@ def test_both_sides_of_a_match_can_be_told(mini: MiniEncoder) -> None:
 def test_looking_closer_leaves_vectors_as_they_are_to_the_bit(
     mini: MiniEncoder, modality: str, things: list[object]
 ) -> None:
-    vectors, _ = mini.encode_detailed(modality, things)  # type: ignore[arg-type]
+    vectors, _ = mini.encode_with_tokens(modality, things)  # type: ignore[arg-type]
     np.testing.assert_array_equal(vectors, mini.encode(modality, things))  # type: ignore[arg-type]
 
 
@@ -64,7 +64,7 @@ def test_looking_closer_leaves_vectors_as_they_are_to_the_bit(
 def test_each_thing_has_a_few_rows_of_bytes(
     mini: MiniEncoder, modality: str, things: list[object]
 ) -> None:
-    _, details = mini.encode_detailed(modality, things)  # type: ignore[arg-type]
+    _, details = mini.encode_with_tokens(modality, things)  # type: ignore[arg-type]
     assert len(details) == len(things)
     for rows in details:
         assert rows.dtype == np.int8
@@ -78,30 +78,32 @@ def test_each_thing_has_a_few_rows_of_bytes(
 def test_rows_are_the_same_whatever_the_batch(
     mini: MiniEncoder, modality: str, things: list[object]
 ) -> None:
-    _, together = mini.encode_detailed(modality, things)  # type: ignore[arg-type]
+    _, together = mini.encode_with_tokens(modality, things)  # type: ignore[arg-type]
     for thing, rows in zip(things, together, strict=True):
-        alone = mini.encode_detailed(modality, [thing])[1][0]  # type: ignore[arg-type]
+        alone = mini.encode_with_tokens(modality, [thing])[1][0]  # type: ignore[arg-type]
         assert alone.shape == rows.shape
         np.testing.assert_allclose(alone.astype(int), rows.astype(int), atol=1)
 
 
 def test_a_longer_text_has_more_rows_up_to_a_bound(mini: MiniEncoder) -> None:
-    _, (none, one, two, many) = mini.encode_detailed("text", ["", "dog", "dog run", "dog " * 100])
+    _, (none, one, two, many) = mini.encode_with_tokens(
+        "text", ["", "dog", "dog run", "dog " * 100]
+    )
     assert not none.any()
     assert len(none) == len(one) < len(two) < len(many)
     assert many.nbytes == BYTES
 
 
 def test_no_things_have_no_rows(mini: MiniEncoder) -> None:
-    vectors, details = mini.encode_detailed("image", [])
+    vectors, details = mini.encode_with_tokens("image", [])
     assert vectors.shape == (0, mini.dim)
     assert details == []
 
 
 def test_a_photo_is_scored_the_same_among_others(mini: MiniEncoder) -> None:
     regions, words = (
-        mini.encode_detailed("image", PHOTOS)[1],
-        mini.encode_detailed("text", TEXTS)[1],
+        mini.encode_with_tokens("image", PHOTOS)[1],
+        mini.encode_with_tokens("text", TEXTS)[1],
     )
     together = mini.match("text", words[0], regions)
     alone = [mini.match("text", words[0], [one])[0] for one in regions]
@@ -110,8 +112,8 @@ def test_a_photo_is_scored_the_same_among_others(mini: MiniEncoder) -> None:
 
 def test_a_candidate_fits_the_same_whatever_the_others(mini: MiniEncoder) -> None:
     regions, words = (
-        mini.encode_detailed("image", PHOTOS)[1],
-        mini.encode_detailed("text", TEXTS)[1],
+        mini.encode_with_tokens("image", PHOTOS)[1],
+        mini.encode_with_tokens("text", TEXTS)[1],
     )
     together = mini.match("image", regions[0], words)
     alone = [mini.match("image", regions[0], [one])[0] for one in words]
@@ -119,7 +121,7 @@ def test_a_candidate_fits_the_same_whatever_the_others(mini: MiniEncoder) -> Non
 
 
 def test_no_candidates_have_no_match(mini: MiniEncoder) -> None:
-    words = mini.encode_detailed("text", ["a dog"])[1][0]
+    words = mini.encode_with_tokens("text", ["a dog"])[1][0]
     assert mini.match("text", words, []).shape == (0,)
 
 
@@ -132,24 +134,24 @@ def test_a_real_photo_matches_its_description_best(
 ) -> None:
     data = pytest.importorskip("skimage.data")
     names = ["a cat", "a cup of coffee", "a rocket is launched", "two men playing football"]
-    regions = mini.encode_detailed("image", [getattr(data, photo)()])[1][0]
-    scores = mini.match("image", regions, mini.encode_detailed("text", names)[1])
+    regions = mini.encode_with_tokens("image", [getattr(data, photo)()])[1][0]
+    scores = mini.match("image", regions, mini.encode_with_tokens("text", names)[1])
     assert names[int(scores.argmax())] == words
 
 
 def test_sounds_are_not_looked_at_closer(mini: MiniEncoder) -> None:
     with pytest.raises(UnsupportedModality, match="audio"):
-        mini.encode_detailed("audio", [])
+        mini.encode_with_tokens("audio", [])
     with pytest.raises(UnsupportedModality, match="audio"):
         mini.match("audio", np.zeros((3, 128), np.int8), [])
 
 
 def test_a_model_without_a_closer_look_is_of_the_same_space(tmp_path: Path) -> None:
     without = without_details(tmp_path)
-    assert without.details == frozenset()
+    assert without.token_modalities == frozenset()
     assert without.fingerprint == load_mini().fingerprint
     with pytest.raises(UnsupportedModality):
-        without.encode_detailed("text", ["a dog"])
+        without.encode_with_tokens("text", ["a dog"])
 
 
 @pytest.mark.parametrize(
@@ -166,14 +168,14 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str, modality: str, thing
     content[len(content) // 2] ^= 1
     (folder / file).write_bytes(content)
     with pytest.raises(ModelDamaged, match=rf"{file}.*SHA-256.*[Rr]einstall"):
-        load_mini(folder).encode_detailed(modality, [thing])  # type: ignore[arg-type]
+        load_mini(folder).encode_with_tokens(modality, [thing])  # type: ignore[arg-type]
 
 
 def test_a_missing_scorer_is_named(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     (folder / "rerank.onnx").unlink()
     encoder = load_mini(folder)
-    words = encoder.encode_detailed("text", ["a dog"])[1][0]
+    words = encoder.encode_with_tokens("text", ["a dog"])[1][0]
     with pytest.raises(ModelDamaged, match=r"rerank\.onnx"):
         encoder.match("text", words, [np.ones((27, 128), np.int8)])
 
@@ -182,8 +184,8 @@ def test_threads_share_one_closer_look() -> None:
     encoder = load_mini()
 
     def work(seed: int) -> np.ndarray:
-        regions = encoder.encode_detailed("image", [PHOTOS[seed]])[1]
-        return encoder.match("text", encoder.encode_detailed("text", ["a dog"])[1][0], regions)
+        regions = encoder.encode_with_tokens("image", [PHOTOS[seed]])[1]
+        return encoder.match("text", encoder.encode_with_tokens("text", ["a dog"])[1][0], regions)
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(work, range(6)))

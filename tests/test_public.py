@@ -6,7 +6,7 @@ import pytest
 
 import mmsearch
 from mmsearch import encoders
-from mmsearch.types import Runtime
+from mmsearch.encoders import Runtime
 
 
 def test_the_public_names_are_these():

@@ -183,8 +183,8 @@ def test_what_is_learnt_finds_more_on_pairs_that_were_held_out(tuned: World) -> 
 def test_a_tuned_model_finds_the_photo_that_shows_what_is_said(world: World) -> None:
     encoder = load_encoder(world.name)
     lines = world.captions.read_text().splitlines()[:40]
-    _, regions = encoder.encode_detailed("image", stripes(world, 40))
-    _, words = encoder.encode_detailed("text", [line.split("\t")[1] for line in lines])
+    _, regions = encoder.encode_with_tokens("image", stripes(world, 40))
+    _, words = encoder.encode_with_tokens("text", [line.split("\t")[1] for line in lines])
     best = [int(encoder.match("text", one, regions).argmax()) for one in words]
     assert np.mean(np.equal(best, range(40))) > 0.5
 
@@ -202,8 +202,8 @@ def test_the_graphs_say_what_torch_says(world: World) -> None:
     np.testing.assert_allclose(by_graph, photos, atol=1e-3)
     by_graph = encoder._closer._texts[0].run(None, {"ids": ids})[0]
     np.testing.assert_allclose(by_graph, texts, atol=1e-3)
-    words = encoder.encode_detailed("text", TEXTS)[1][0]
-    regions = np.stack(encoder.encode_detailed("image", list(pixels))[1])
+    words = encoder.encode_with_tokens("text", TEXTS)[1][0]
+    regions = np.stack(encoder.encode_with_tokens("image", list(pixels))[1])
     with torch.no_grad():
         by_text, _ = matcher(*(torch.from_numpy(one) / 127 for one in (words[None], regions)))
         _, by_photo = matcher(*(torch.from_numpy(one) / 127 for one in (words[None], regions[:1])))
@@ -214,7 +214,7 @@ def test_the_graphs_say_what_torch_says(world: World) -> None:
 def test_looking_closer_leaves_vectors_as_they_are(world: World) -> None:
     encoder = load_encoder(world.name)
     for modality, things in (("image", stripes(world)), ("text", TEXTS)):
-        vectors, rows = encoder.encode_detailed(modality, things)
+        vectors, rows = encoder.encode_with_tokens(modality, things)
         np.testing.assert_array_equal(vectors, encoder.encode(modality, things))
         assert len(rows) == len(things)
         for own in rows:
@@ -225,16 +225,16 @@ def test_looking_closer_leaves_vectors_as_they_are(world: World) -> None:
 def test_rows_are_the_same_whatever_the_batch(world: World) -> None:
     encoder = load_encoder(world.name)
     for modality, things in (("image", stripes(world)), ("text", TEXTS)):
-        together = encoder.encode_detailed(modality, things)[1]
+        together = encoder.encode_with_tokens(modality, things)[1]
         for thing, rows in zip(things, together, strict=True):
-            alone = encoder.encode_detailed(modality, [thing])[1][0]
+            alone = encoder.encode_with_tokens(modality, [thing])[1][0]
             np.testing.assert_allclose(alone.astype(int), rows.astype(int), atol=1)
 
 
 def test_no_things_have_no_rows(world: World) -> None:
     encoder = load_encoder(world.name)
     for modality in ("image", "text"):
-        vectors, rows = encoder.encode_detailed(modality, [])
+        vectors, rows = encoder.encode_with_tokens(modality, [])
         assert vectors.shape == (0, encoder.dim)
         assert rows == []
 
@@ -246,8 +246,8 @@ def test_threads_share_what_was_tuned(world: World) -> None:
         photo.load()  # Pillow reads a file for one thread alone
 
     def work(at: int) -> np.ndarray:
-        regions = encoder.encode_detailed("image", photos)[1]
-        return encoder.match("text", encoder.encode_detailed("text", [TEXTS[at]])[1][0], regions)
+        regions = encoder.encode_with_tokens("image", photos)[1]
+        return encoder.match("text", encoder.encode_with_tokens("text", [TEXTS[at]])[1][0], regions)
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(work, range(4)))
@@ -258,7 +258,7 @@ def test_a_query_on_a_tuned_model_imports_no_torch(world: World) -> None:
     code = (
         "import sys; from mmsearch.encoders import load_encoder\n"
         f"encoder = load_encoder({world.name!r})\n"
-        "words = encoder.encode_detailed('text', ['a red flag'])[1][0]\n"
+        "words = encoder.encode_with_tokens('text', ['a red flag'])[1][0]\n"
         "assert len(encoder.match('text', words, [words])) == 1\n"
         "print(*sys.modules)"
     )
@@ -294,9 +294,9 @@ def test_a_search_is_reranked_by_a_tuned_model(world: World, tmp_path: Path) -> 
 def test_a_model_that_was_not_tuned_is_not_offered(world: World, tmp_path: Path) -> None:
     shutil.rmtree(tuned_folder(load_encoder(world.name).fingerprint))
     encoder = load_encoder(world.name)
-    assert encoder.details == frozenset()
+    assert encoder.token_modalities == frozenset()
     with pytest.raises(UnsupportedModality, match=r"not tuned.*mmsearch\.training tune"):
-        encoder.encode_detailed("text", ["a dog"])
+        encoder.encode_with_tokens("text", ["a dog"])
     with pytest.raises(UnsupportedModality, match="not tuned"):
         encoder.match("text", np.zeros((1, 128), np.int8), [])
     photos = some_photos(world, tmp_path / "photos", 3)
@@ -308,9 +308,9 @@ def test_a_model_that_was_not_tuned_is_not_offered(world: World, tmp_path: Path)
 def test_what_was_tuned_for_other_weights_is_passed_over(world: World, tmp_path: Path) -> None:
     other = load_encoder(checkpoint(tmp_path / "other", seed=1))
     tuned = load_encoder(world.name)
-    assert tuned.details == {"image", "text"}
+    assert tuned.token_modalities == {"image", "text"}
     shutil.copytree(tuned_folder(tuned.fingerprint), tuned_folder(other.fingerprint))
-    assert load_encoder(other.name).details == frozenset()
+    assert load_encoder(other.name).token_modalities == frozenset()
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
@@ -329,8 +329,8 @@ def test_a_missing_file_is_named(world: World) -> None:
 
 def use(world: World) -> None:
     encoder = load_encoder(world.name)
-    regions = encoder.encode_detailed("image", stripes(world, 2))[1]
-    encoder.match("text", encoder.encode_detailed("text", ["red"])[1][0], regions)
+    regions = encoder.encode_with_tokens("image", stripes(world, 2))[1]
+    encoder.match("text", encoder.encode_with_tokens("text", ["red"])[1][0], regions)
 
 
 def test_another_tuning_of_the_same_model_has_another_version(world: World) -> None:
@@ -339,7 +339,7 @@ def test_another_tuning_of_the_same_model_has_another_version(world: World) -> N
     manifest = json.loads(path.read_text())
     manifest["sha256"]["words.bin"] = "0"
     path.write_text(json.dumps(manifest))
-    assert len({load_encoder(world.name).details_version, encoder.details_version, ""}) == 3
+    assert len({load_encoder(world.name).tokens_version, encoder.tokens_version, ""}) == 3
 
 
 # ---------------------------------------------------------------------- refusals

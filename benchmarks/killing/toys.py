@@ -37,7 +37,7 @@ COLOURS = {
 }
 
 
-class Toy:
+class Toy(encoders.Encoder):
     """Sees the colours of a picture's corners, and reads words for them.
 
     Each row is made by itself, so that it has the same bits in whatever batch it comes.
@@ -48,7 +48,6 @@ class Toy:
     dim = 16
     modalities = frozenset({"image", "text"})
     image_size = 4
-    sample_rate = 0
 
     def prepare(self, modality: str, thing: Any) -> Any:
         """A picture, small."""

@@ -117,7 +117,7 @@ class Collection(Bulk, Refreshing):
             if backups is not None:
                 self._catalog.set_setting(BACKUPS, str(backups))
             self._indexes.want(kind, recall)
-            self._roster.keep_details(wanted=details)
+            self._encoder_pool.keep_tokens(wanted=details)
             run = self._update(options, settled, book, metadata_file, progress)
             run.run(self._scopes(given, exclude, include_hidden=include_hidden))
             report = run.report
@@ -154,7 +154,7 @@ class Collection(Bulk, Refreshing):
             IndexBusy: another process is writing to the index.
         """
         with self.writing("dropping vectors"):
-            for space in self._roster.drop(model):
+            for space in self._encoder_pool.drop(model):
                 self._indexes.drop(space)
             self._wanted = [encoder for encoder in self._wanted if encoder.name != model]
             self._indexes.clear()

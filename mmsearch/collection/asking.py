@@ -109,7 +109,7 @@ class Asking(Held):
         holdings = Holdings(
             self._catalog,
             self._index,
-            self._roster.encoder_of,
+            self._encoder_pool.encoder_of,
             self._query_banks,
             self._alike,
             self._passing,
@@ -155,7 +155,7 @@ class Asking(Held):
         with self.writing("tagging"):
             counts = tag_items(
                 self._catalog,
-                self._roster.encoder_of,
+                self._encoder_pool.encoder_of,
                 self._present(),
                 labels,
                 least=least,
@@ -171,7 +171,9 @@ class Asking(Held):
         from mmsearch.search.labels import tag_new
 
         with self.writing("tagging"):
-            counts = tag_new(self._catalog, self._roster.encoder_of, self._present(), progress)
+            counts = tag_new(
+                self._catalog, self._encoder_pool.encoder_of, self._present(), progress
+            )
             self._catalog.refresh_words()
             self._keep_backup(changed=bool(counts))
         return counts
@@ -205,7 +207,7 @@ class Asking(Held):
         name = os.fspath(path)
         return describe(
             self._catalog,
-            self._roster.encoder_of,
+            self._encoder_pool.encoder_of,
             self._present(),
             name,
             stored_item(self._catalog, name),
@@ -233,7 +235,7 @@ class Asking(Held):
         def alike(space: Space, facet: Modality) -> float:
             if threshold is not None:
                 return threshold
-            return threshold_of(self._catalog, space, self._roster.encoder_of, facet)
+            return threshold_of(self._catalog, space, self._encoder_pool.encoder_of, facet)
 
         present = self._present()
         return duplicate_groups(self._catalog, present, None if same else alike, progress)

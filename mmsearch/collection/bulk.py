@@ -19,12 +19,13 @@ from mmsearch.errors import (
 from mmsearch.types import Modality, Report
 
 if TYPE_CHECKING:
+    from mmsearch.encoders import Encoder
     from mmsearch.indexing.bulk.batches import Filing
     from mmsearch.indexing.bulk.export import Exported
     from mmsearch.indexing.bulk.load import Load
     from mmsearch.indexing.bulk.stream import Chunk
     from mmsearch.storage.sqlite.listing import Listed
-    from mmsearch.types import Encoder, Progress
+    from mmsearch.types import Progress
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -211,7 +212,7 @@ class Bulk(Asking):
         self.report = report = Report()
         encoder = self._encoder_named(source.model, report)
         with self.writing("importing"):
-            spaces = Spaces(self._catalog, self._roster, source.model, encoder)
+            spaces = Spaces(self._catalog, self._encoder_pool, source.model, encoder)
             filing = self._filing(source.root)
             held = self._expect_captions(encoder)
             load = Load(
@@ -290,7 +291,7 @@ class Bulk(Asking):
                     f"{space.name!r} answers once it has everything else: run `mmsearch index`"
                 )
             if self._query_banks.bank(space) is None:
-                self._query_banks.update(self._roster.encoder_of)
+                self._query_banks.update(self._encoder_pool.encoder_of)
             if "text" in encoder.modalities and not self._catalog.lacks(space, "text", ()):
                 self._catalog.set_setting(HOLES, held)  # else the next `add` encodes captions
         self._catalog.refresh_words(progress=progress)

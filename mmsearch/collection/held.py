@@ -15,10 +15,10 @@ from mmsearch.errors import IndexNotFound, IndexUnusable
 from mmsearch.types import Failure, Item, Modality, Report
 
 if TYPE_CHECKING:
+    from mmsearch.encoders import Encoder, Runtime
     from mmsearch.filters import Filter
     from mmsearch.storage.columns import Columns
     from mmsearch.storage.sqlite import Catalog, Space
-    from mmsearch.types import Encoder, Runtime
     from mmsearch.vectors import FaissIndex
     from mmsearch.vectors.id_set import IdSet
 
@@ -70,14 +70,14 @@ class Held(Locked):
             self._wanted = self._wanted or self._chosen()
             _make(folder)
         from mmsearch.collection.indexes import Indexes
-        from mmsearch.spaces.encoder_pool import Roster
+        from mmsearch.spaces.encoder_pool import EncoderPool
         from mmsearch.spaces.query_banks import QueryBanks
         from mmsearch.storage.sqlite import (
             Catalog,  # SQLAlchemy takes longer to import than all of us
         )
 
         self._catalog = Catalog(path)
-        self._roster = Roster(self._catalog, self._how)
+        self._encoder_pool = EncoderPool(self._catalog, self._how)
         self._query_banks = QueryBanks(self._catalog)
         self._indexes = Indexes(folder / "cache", self._catalog, self._query_banks, self._may_write)
         if exists and not self._wanted and not any(one.needs for one in self._catalog.spaces()):
@@ -99,7 +99,7 @@ class Held(Locked):
         """The preferred encoder of this index, loaded when first needed."""
         spaces = self._spaces()
         if spaces:
-            return self._roster.encoder_of(spaces[0])
+            return self._encoder_pool.encoder_of(spaces[0])
         if not self._wanted:
             raise IndexUnusable(f"{self.folder} has no model yet: fill it with `mmsearch index`")
         return self._wanted[-1]

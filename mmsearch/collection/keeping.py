@@ -11,7 +11,7 @@ from mmsearch.collection.asking import Asking
 from mmsearch.errors import CatalogDamaged, InvalidOption, PathNotFound
 
 if TYPE_CHECKING:
-    from mmsearch.types import Runtime
+    from mmsearch.encoders import Runtime
 
 
 LOOKED_FOR = 200

@@ -12,7 +12,7 @@ from mmsearch.encoders import runtime_of
 from mmsearch.home import index_folder
 
 if TYPE_CHECKING:
-    from mmsearch.types import Encoder, Runtime
+    from mmsearch.encoders import Encoder, Runtime
 
 
 def load_encoder(

@@ -108,11 +108,11 @@ class Refreshing(Keeping):
         """A run that is ready; its report is this collection's from now on."""
         from mmsearch.indexing.update import Update, options_for
 
-        self._roster.want(self._wanted)
+        self._encoder_pool.want(self._wanted)
         self._wanted = []
         run = Update(
             self._catalog,
-            self._roster.lanes,
+            self._encoder_pool.lanes,
             lambda lanes: options_for(options, lanes, settled, captions=book is not None),
             book=book,
             metadata=metadata,
@@ -120,6 +120,6 @@ class Refreshing(Keeping):
             progress=progress,
         )
         self.report = run.report
-        run.report.warnings += [*self._advice, *settled.warnings, *self._roster.warnings]
+        run.report.warnings += [*self._advice, *settled.warnings, *self._encoder_pool.warnings]
         self._advice = []
         return run

@@ -1,15 +1,120 @@
-"""The encoders there are, by family: `mini`, `clip:…`, `clap:…`."""
+"""Encoders make vectors of photos, texts and sounds: what the engine asks of them; loading one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 from mmsearch.errors import InvalidOption
-from mmsearch.types import Device, Precision, Runtime, RuntimeName
+from mmsearch.types import Modality
 
 if TYPE_CHECKING:
-    from mmsearch.types import Encoder
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Vectors
+
+    TokenEmbeddings = NDArray[np.int8]
+    """(tokens, width) int8: a text's words or a picture's regions, a row each; 127 stands for 1."""
+
+
+class Encoder(Protocol):
+    """Turns media into unit vectors of one space. Safe to use from several threads.
+
+    A class that inherits from it gets the defaults that are given here.
+    """
+
+    name: str
+    """What `--model` takes, e.g. "mini"."""
+    fingerprint: str
+    """Hash of the weights: vectors of different fingerprints are never compared."""
+    dim: int
+    modalities: frozenset[Modality]
+    image_size: int = 0
+    """Side in pixels of the picture the image tower sees; 0 without an image tower."""
+    decode_scale: float = 2.0
+    """How many times `image_size` each side of a JPEG keeps at least when it is decoded smaller
+    than it is, which takes a fraction of the time: at 2, cosines to the vector of the whole photo
+    stay above 0.999 for any model."""
+    sample_rate: int = 0
+    """Samples a second of the sound that `prepare` takes; 0 without an audio tower."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What its user may want to know of how it runs here, a line each."""
+        return ()
+
+    def prepare(self, modality: Modality, thing: Any) -> Any:
+        """One decoded thing, made ready for `encode` (resized, say).
+
+        Args:
+            modality: One of `modalities`.
+            thing: An upright RGB PIL image, a string, or a window of mono sound: float32
+                samples (5 s · sample_rate,) in [-1, 1].
+        """
+        ...
+
+    def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
+        """Vectors (len(batch), dim) of things that `prepare` takes, or of what it returned."""
+        ...
+
+
+@runtime_checkable
+class TokenEncoder(Encoder, Protocol):
+    """An encoder that reranks too: it compares a text's words with a picture's regions."""
+
+    token_modalities: frozenset[Modality]
+    """What it makes token embeddings of; empty where it was not trained to."""
+    tokens_version: str = "1"
+    """Token embeddings of different versions are never compared."""
+    match_weight: float
+    """How much a match counts beside a cosine of the vectors."""
+
+    def encode_with_tokens(
+        self, modality: Modality, batch: Sequence[Any]
+    ) -> tuple[Vectors, list[TokenEmbeddings]]:
+        """The vectors that `encode` returns, and the token embeddings of each thing.
+
+        Args:
+            modality: One of `token_modalities`.
+            batch: As for `encode`.
+        """
+        ...
+
+    def match(
+        self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
+    ) -> NDArray[np.float32]:
+        """(n,) how well each candidate matches the query; comparable within one query.
+
+        Args:
+            modality: Of the query: the candidates of a "text" are pictures, and the reverse.
+            query: As `encode_with_tokens` returns it.
+            candidates: The same, of things of the other modality.
+        """
+        ...
+
+
+def token_encoder(encoder: Encoder) -> TokenEncoder | None:
+    """The encoder as one that makes token embeddings; None if it makes none."""
+    if isinstance(encoder, TokenEncoder) and encoder.token_modalities:
+        return encoder
+    return None
+
+
+RuntimeName = Literal["auto", "torch", "onnx"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What an encoder is to run on; "auto" leaves the choice to it."""
+
+    runtime: RuntimeName = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
+
 
 DEFAULT = "mini"
 """What `auto` stands for when nothing better is at hand."""

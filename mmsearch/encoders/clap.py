@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mmsearch.encoders import clap_weights
+from mmsearch.encoders import Encoder, clap_weights
 from mmsearch.errors import (
     InvalidOption,
     MissingExtra,
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mmsearch.encoders import Runtime
     from mmsearch.encoders.clap_weights import ClapFiles
-    from mmsearch.types import Modality, Runtime, Vectors
+    from mmsearch.types import Modality, Vectors
 
 Loaded = TypeVar("Loaded")
 
@@ -51,7 +52,7 @@ def load_clap(name: str, how: Runtime) -> ClapEncoder:
     return ClapEncoder(clap_weights.find(name), how.device)
 
 
-class ClapEncoder:
+class ClapEncoder(Encoder):
     """Unit vectors of sounds and texts that can be compared with each other.
 
     The same input has the same vector, whatever else is in the batch (to 1e-5), and nothing is
@@ -61,7 +62,6 @@ class ClapEncoder:
     """
 
     modalities: frozenset[Modality] = frozenset({"audio", "text"})
-    image_size = 0
 
     def __init__(self, files: ClapFiles, device: str) -> None:
         self._files = files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders import clip_names
+from mmsearch.encoders import Runtime, TokenEncoder, clip_names
 from mmsearch.encoders.clip_cache import Towers
 from mmsearch.encoders.clip_choose import Runners
 from mmsearch.encoders.clip_details import Details, find_details
@@ -13,12 +13,12 @@ from mmsearch.encoders.clip_pixels import Pixels
 from mmsearch.encoders.clip_plan import plan_for
 from mmsearch.encoders.clip_weights import fingerprint_of, unavailable
 from mmsearch.errors import UnsupportedModality
-from mmsearch.types import Runtime
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mmsearch.encoders import TokenEmbeddings
     from mmsearch.types import Modality, Vectors
 
 
@@ -50,7 +50,7 @@ def load_clip(name: str, how: Runtime = Runtime()) -> ClipEncoder:  # noqa: B008
     )
 
 
-class ClipEncoder:
+class ClipEncoder(TokenEncoder):
     """Unit vectors of photos and texts that can be compared with each other.
 
     For the same weights they are open_clip's own. Texts past the model's context length are cut.
@@ -58,7 +58,6 @@ class ClipEncoder:
     """
 
     modalities: frozenset[Modality] = frozenset({"image", "text"})
-    sample_rate = 0
 
     def __init__(self, name: str, fingerprint: str, runners: Runners) -> None:
         self.name = name
@@ -68,8 +67,10 @@ class ClipEncoder:
         self.dim = int(runners.facts["dim"])
         self.image_size = max(self._pixels.height, self._pixels.width)
         self._closer = find_details(fingerprint, runners.facts)
-        self.details: frozenset[Modality] = self.modalities if self._closer else frozenset()
-        self.details_version = self._closer.version if self._closer else ""
+        self.token_modalities: frozenset[Modality] = (
+            self.modalities if self._closer else frozenset()
+        )
+        self.tokens_version = self._closer.version if self._closer else ""
         self.match_weight = self._closer.weight if self._closer else 0.0
 
     @property
@@ -117,15 +118,15 @@ class ClipEncoder:
             return np.empty((0, self.dim), np.float32)
         return self._runners.run(modality, ready)
 
-    def encode_detailed(
+    def encode_with_tokens(
         self, modality: Modality, batch: Sequence[Any]
-    ) -> tuple[Vectors, list[NDArray[np.int8]]]:
+    ) -> tuple[Vectors, list[TokenEmbeddings]]:
         """The vectors that `encode` gives, and of each thing its rows for `match`.
 
         The rows come from a second run, through a tower of their own.
 
         Args:
-            modality: One of `details`.
+            modality: One of `token_modalities`.
             batch: As for `encode`.
 
         Returns:
@@ -141,13 +142,13 @@ class ClipEncoder:
         return self.encode(modality, ready), closer.rows(modality, ready)
 
     def match(
-        self, modality: Modality, query: NDArray[np.int8], candidates: Sequence[NDArray[np.int8]]
+        self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
     ) -> NDArray[np.float32]:
         """(n,) how well each candidate fits the query, by their rows.
 
         Args:
             modality: That of the query: the candidates of a "text" are photos, and the reverse.
-            query: Rows that `encode_detailed` gave.
+            query: Rows that `encode_with_tokens` gave.
             candidates: The same, of things of the other modality.
 
         Raises:

@@ -9,7 +9,7 @@ from mmsearch.encoders.clip_torch import best_device, check_installed, has_devic
 from mmsearch.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from mmsearch.types import Runtime
+    from mmsearch.encoders import Runtime
 
 
 @dataclass(frozen=True, slots=True)

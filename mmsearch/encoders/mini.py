@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mmsearch.encoders import TokenEncoder
 from mmsearch.encoders.mel import RATE, mel_picture
 from mmsearch.encoders.mini_files import ModelFiles, damaged
 from mmsearch.encoders.mini_match import DETAILS, REGIONS, RERANK, WORDS, Matcher, quantised
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from tokenizers import Tokenizer
 
+    from mmsearch.encoders import TokenEmbeddings
     from mmsearch.types import Modality, Vectors
 
 Runs: TypeAlias = "Iterator[tuple[list[int], list[NDArray[Any]]]]"
@@ -56,7 +58,7 @@ def load_mini(folder: Path = FOLDER) -> MiniEncoder:
         raise damaged(folder / "manifest.json", "cannot be read") from error
 
 
-class MiniEncoder:
+class MiniEncoder(TokenEncoder):
     """Unit vectors (n, 512) of photos, sounds and texts that can be compared with each other.
 
     The same input has the same vector, whatever else is in the batch (to 1e-4). Safe to use from
@@ -72,18 +74,18 @@ class MiniEncoder:
         self.image_size = int(manifest["image_size"])
         # 12 megapixels are decoded at an eighth, in 16 ms of a core instead of 25; cosines to the
         # vector of the whole photo stay above 0.999 (23 photos of scikit-image and scikit-learn)
-        self.spare = 1.4
+        self.decode_scale = 1.4
         hears = AUDIO in self._files.names
         self.modalities: frozenset[Modality] = frozenset(
             ("image", "text", "audio") if hears else ("image", "text")
         )
         self.sample_rate = RATE if hears else 0
-        self.details: frozenset[Modality] = frozenset(
+        self.token_modalities: frozenset[Modality] = frozenset(
             ("image", "text") if self._files.names >= DETAILS else ()
         )
         self.match_weight = float(manifest.get("match_weight", 0.0))
         rows = "".join(self._files.sha256.get(name, "") for name in sorted(DETAILS))
-        self.details_version = hashlib.sha256(rows.encode()).hexdigest()[:16]
+        self.tokens_version = hashlib.sha256(rows.encode()).hexdigest()[:16]
         """Of what makes the rows for `match`: those of other files do not compare with them."""
         files = sorted(self._files.names - APPENDICES)
         hashes = "".join(f"{name}:{self._files.sha256[name]}\n" for name in files)
@@ -133,13 +135,13 @@ class MiniEncoder:
             vectors[rows] = found
         return vectors
 
-    def encode_detailed(
+    def encode_with_tokens(
         self, modality: Modality, batch: Sequence[Any]
-    ) -> tuple[Vectors, list[NDArray[np.int8]]]:
+    ) -> tuple[Vectors, list[TokenEmbeddings]]:
         """The vectors that `encode` gives, and of each thing its rows for `match`, from one run.
 
         Args:
-            modality: One of `details`.
+            modality: One of `token_modalities`.
             batch: As for `encode`.
 
         Returns:
@@ -166,7 +168,7 @@ class MiniEncoder:
         return vectors, details
 
     def match(
-        self, modality: Modality, query: NDArray[np.int8], candidates: Sequence[NDArray[np.int8]]
+        self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
     ) -> NDArray[np.float32]:
         """(n,) how well each candidate fits the query, by their rows.
 
@@ -174,7 +176,7 @@ class MiniEncoder:
 
         Args:
             modality: That of the query: the candidates of a "text" are photos, and the reverse.
-            query: Rows that `encode_detailed` gave.
+            query: Rows that `encode_with_tokens` gave.
             candidates: The same, of things of the other modality.
 
         Raises:
@@ -302,5 +304,5 @@ class MiniEncoder:
             raise UnsupportedModality(f"'mini' cannot encode {modality}; it encodes {known}")
 
     def _check_details(self, modality: str) -> None:
-        if modality not in self.details:
+        if modality not in self.token_modalities:
             raise UnsupportedModality(f"'mini' cannot tell the parts of {modality}")

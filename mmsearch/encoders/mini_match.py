@@ -41,7 +41,7 @@ class Matcher:
         Args:
             modality: Of the query: "text" if it is (words, dim) and the candidates are regions,
                 "image" if it is (regions, dim) and the candidates are words.
-            query: As `MiniEncoder.encode_detailed` gives it.
+            query: As `MiniEncoder.encode_with_tokens` gives it.
             candidates: The same, of things of the other modality.
         """
         import numpy as np

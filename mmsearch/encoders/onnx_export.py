@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mmsearch.encoders import load_encoder
+from mmsearch.encoders import Encoder, Runtime, load_encoder
 from mmsearch.errors import InvalidOption, PathNotFound, UnreadableFile
 from mmsearch.media.image import load_image
 from mmsearch.media.kinds import endings_of
 from mmsearch.media.walk import walk
-from mmsearch.types import Encoder, Runtime
 
 ENOUGH = 64
 """Photos that an image tower is checked on."""
@@ -48,7 +47,7 @@ def export(name: str, photos: Iterable[str], how: Runtime) -> Exported:
     if pictures:
         encoder.encode("image", pictures)
     towers = ["text", "image"] if pictures else ["text"]
-    return Exported(towers, len(pictures), list(getattr(encoder, "notes", [])))
+    return Exported(towers, len(pictures), list(encoder.notes))
 
 
 def photos_in(folder: str) -> Iterator[str]:

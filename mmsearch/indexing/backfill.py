@@ -39,7 +39,7 @@ class Fill:
         lane: The space to fill.
         options: How files are read.
         progress: Called with (items done, items in all).
-        details: Also those that have a vector, but no regions or words for reranking.
+        tokens: Also those that have a vector, but no token embeddings.
         query_banks: Give the hubs of vectors whose space has a bank.
     """
 
@@ -50,7 +50,7 @@ class Fill:
         options: Options,
         progress: Progress | None = None,
         *,
-        details: bool = False,
+        tokens: bool = False,
         query_banks: QueryBanks | None = None,
     ) -> None:
         self.filled = 0
@@ -61,7 +61,7 @@ class Fill:
         """Files that are not there just now; without them the space is not complete."""
         self._catalog = catalog
         self._lane = lane
-        self._details = lane.details if details else frozenset()
+        self._token_modalities = lane.token_modalities if tokens else frozenset()
         self._query_banks = query_banks
         self._options = replace(options, readings=frozenset())
         self._tell = progress or (lambda _done, _total: None)
@@ -87,7 +87,7 @@ class Fill:
     def _lacking(self, facet: Modality) -> list[Due]:
         space = self._lane.space
         found = self._catalog.without(space, facet, KINDS_WITH[facet])
-        if facet in self._details:
+        if facet in self._token_modalities:
             found += self._catalog.without(space, facet, KEPT_WHOLE, tokens=True)
         return sorted({due[0]: due for due in found}.values())
 

@@ -16,7 +16,7 @@ from mmsearch.indexing.decode.contents import Options
 from mmsearch.indexing.run import Ingest
 from mmsearch.indexing.scan import Scope
 from mmsearch.indexing.user_metadata import MetadataFile, apply_metadata
-from mmsearch.spaces.encoder_pool import made_with, version_of
+from mmsearch.spaces.encoder_pool import token_setting, tokens_version
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import Lane, modalities_of
 from mmsearch.storage.sqlite import Catalog
@@ -204,9 +204,9 @@ class Update:
         try:
             self._ingest.run(scopes)
             self._tell_of_others(self._ingest.others)
-            due = self._details_due()
-            if due or self._catalog.setting(HOLES) or len(self._catalog.spaces()) > 1:
-                self._fill_all(details=due)
+            tokens = self._tokens_due()
+            if tokens or self._catalog.setting(HOLES) or len(self._catalog.spaces()) > 1:
+                self._fill_all(tokens=tokens)
             self._derive()
         except KeyboardInterrupt:
             self.report.interrupted = True
@@ -214,7 +214,7 @@ class Update:
         finally:
             self.report.seconds = time.monotonic() - began
             for lane in self._lanes:
-                self.report.warnings += getattr(lane.encoder, "notes", [])
+                self.report.warnings += lane.encoder.notes
 
     def _derive(self) -> None:
         """Bring up what follows from what is stored: metadata, hubs, the words to look up."""
@@ -230,25 +230,26 @@ class Update:
         self._query_banks.update(lambda space: encoders[space.id])
         self._catalog.refresh_words()
 
-    def _details_due(self) -> bool:
-        """Whether some item may lack the regions or words that reranking looks at."""
+    def _tokens_due(self) -> bool:
+        """Whether some item may lack the token embeddings that it should have."""
         kept = self._catalog.setting
         return any(
-            lane.details and kept(made_with(lane.space)) != version_of(lane.encoder)
+            lane.token_modalities
+            and kept(token_setting(lane.space)) != tokens_version(lane.encoder)
             for lane in self._lanes
         )
 
-    def _fill_all(self, *, details: bool) -> None:
+    def _fill_all(self, *, tokens: bool) -> None:
         lanes = self._lanes_now()
-        holes = [self._fill(lane, details=details) for lane in lanes]
+        holes = [self._fill(lane, tokens=tokens) for lane in lanes]
         lacking = "yes" if any(holes) else ""
         if lacking != (self._catalog.setting(HOLES) or ""):
             self._catalog.set_setting(HOLES, lacking)
-        for lane in lanes if details else ():
-            if lane.details:
-                self._catalog.set_setting(made_with(lane.space), version_of(lane.encoder))
+        for lane in lanes if tokens else ():
+            if lane.token_modalities:
+                self._catalog.set_setting(token_setting(lane.space), tokens_version(lane.encoder))
 
-    def _fill(self, lane: Lane, *, details: bool) -> bool:
+    def _fill(self, lane: Lane, *, tokens: bool) -> bool:
         """Whether something is lacking still."""
         before = self.report.filled
         fill = Fill(
@@ -256,7 +257,7 @@ class Update:
             lane,
             self._options,
             self._progress,
-            details=details,
+            tokens=tokens,
             query_banks=self._query_banks,
         )
         try:

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mmsearch.encoders import Encoder
 from mmsearch.errors import PathNotFound, UnreadableFile, UnsupportedModality
 from mmsearch.media.kinds import EXTENSIONS, kind_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.search.queries import Ask, combined, encode_parts, plan
 from mmsearch.spaces.targets import served
 from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.types import Encoder, Kind, Modality, Part, Query
+from mmsearch.types import Kind, Modality, Part, Query
 
 if TYPE_CHECKING:
     from mmsearch.types import Vectors

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from mmsearch.encoders import Encoder
 from mmsearch.errors import UnsupportedModality
 from mmsearch.filters import Filter
 from mmsearch.search.queries import Ask, combined, encode_parts
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.types import Encoder, Modality, Part
+from mmsearch.types import Modality, Part
 from mmsearch.vectors import FaissIndex
 from mmsearch.vectors.hubness import EXTRA_DIMS, augmented_query
 from mmsearch.vectors.id_set import IdSet

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mmsearch.encoders import TokenEncoder, token_encoder
 from mmsearch.errors import InvalidOption
 from mmsearch.search.diversity import collapse, mmr
 from mmsearch.search.facets import Facet
@@ -13,7 +14,7 @@ from mmsearch.search.queries import ready
 from mmsearch.search.rank import Holdings, Search, stretches
 from mmsearch.search.rerank_blend import rerank
 from mmsearch.search.settings import Settings
-from mmsearch.spaces.encoder_pool import same_details
+from mmsearch.spaces.encoder_pool import tokens_are_current
 from mmsearch.storage.sqlite import Space
 from mmsearch.types import Modality, Ranking
 
@@ -49,12 +50,13 @@ def _rematched(holdings: Holdings, facet: Facet) -> Facet | None:
     search = facet.search
     if search is None or search.part is None:
         return None
-    encoder: Any = holdings.encoder_of(search.space)
+    encoder = token_encoder(holdings.encoder_of(search.space))
     asked = search.part.modality
-    able: frozenset[Modality] = getattr(encoder, "details", frozenset())
-    if (asked, search.facet) not in MATCHED or not {asked, search.facet} <= able:
+    if encoder is None or (asked, search.facet) not in MATCHED:
         return None
-    if not same_details(holdings.catalog, search.space, encoder):
+    if not {asked, search.facet} <= encoder.token_modalities:
+        return None
+    if not tokens_are_current(holdings.catalog, search.space, encoder):
         return None
     scores = _scores(holdings, search, encoder, [id_ for id_, _ in facet.ranking[:LOOKED_AT]])
     if facet.ranking and not scores:
@@ -65,7 +67,7 @@ def _rematched(holdings: Holdings, facet: Facet) -> Facet | None:
 
 
 def _scores(
-    holdings: Holdings, search: Search, encoder: Any, ids: Sequence[int]
+    holdings: Holdings, search: Search, encoder: TokenEncoder, ids: Sequence[int]
 ) -> dict[int, float]:
     """New scores of the items whose regions or words are known."""
     import numpy as np
@@ -77,7 +79,7 @@ def _scores(
     if not rows:
         return {}
     asked = search.part.modality
-    own = encoder.encode_detailed(asked, [ready(search.part, encoder)])[1][0]
+    own = encoder.encode_with_tokens(asked, [ready(search.part, encoder)])[1][0]
     match = encoder.match(asked, own, [tokens[key] for key, _, _ in rows])
     first = np.asarray([score for _, score, _ in rows])
     best: dict[int, float] = {}

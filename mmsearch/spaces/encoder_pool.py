@@ -5,7 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from mmsearch.encoders import how_for, load_encoder
+from mmsearch.encoders import (
+    Encoder,
+    Runtime,
+    TokenEncoder,
+    how_for,
+    load_encoder,
+    token_encoder,
+)
 from mmsearch.errors import (
     IndexUnusable,
     InvalidOption,
@@ -15,34 +22,36 @@ from mmsearch.errors import (
 )
 from mmsearch.spaces.targets import Lane
 from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.types import Encoder, Modality, Runtime
+from mmsearch.types import Modality
 
-DETAILS = "details"
-"""The setting that says whether regions and words are kept for reranking: "on" or "off"."""
+KEEP_TOKENS = "details"
+"""The setting that says whether token embeddings are kept for reranking: "on" or "off"."""
 
 _NOTHING: frozenset[Modality] = frozenset()
 
 
-def made_with(space: Space) -> str:
-    """The setting that says which version of its encoder's looking closer a space's regions and
-    words are of, and "partly" while some may be lacking.
+def token_setting(space: Space) -> str:
+    """The setting that holds the version of a space's token embeddings.
+
+    "partly" follows the version while some items may lack them.
     """
-    return f"{DETAILS} of {space.id}"
+    return f"{KEEP_TOKENS} of {space.id}"
 
 
-def version_of(encoder: Encoder) -> str:
-    """Of how an encoder looks closer: rows of different versions are never compared."""
-    return getattr(encoder, "details_version", "") or "1"
+def tokens_version(encoder: Encoder) -> str:
+    """The version of the token embeddings that an encoder makes."""
+    able = token_encoder(encoder)
+    return able.tokens_version if able else "1"
 
 
-def same_details(catalog: Catalog, space: Space, encoder: Encoder) -> bool:
-    """Whether a space's regions and words are such as its encoder makes now."""
-    held = catalog.setting(made_with(space)) or ""
-    return held.partition(" ")[0] == version_of(encoder)
+def tokens_are_current(catalog: Catalog, space: Space, encoder: TokenEncoder) -> bool:
+    """Whether a space's stored token embeddings are of the version its encoder makes now."""
+    stored = catalog.setting(token_setting(space)) or ""
+    return stored.partition(" ")[0] == encoder.tokens_version
 
 
-class Roster:
-    """Which encoders an index has, and which of them do what.
+class EncoderPool:
+    """The encoders of an index, and the modalities each of them encodes.
 
     Args:
         catalog: Where their spaces are.
@@ -51,18 +60,18 @@ class Roster:
 
     def __init__(self, catalog: Catalog, how: Runtime) -> None:
         self.warnings: list[str] = []
-        """What became of models that are not to be had, for the report."""
+        """About models that cannot be loaded, for the report."""
         self._catalog = catalog
         self._how = how
         self._loaded: dict[tuple[str, str], Encoder] = {}
         self._loading = threading.Lock()
 
     def encoder_of(self, space: Space) -> Encoder:
-        """The encoder of a space, loaded when first asked for.
+        """The encoder of a space, loaded at the first call.
 
         Raises:
             IndexUnusable: its weights are not those that the vectors were made with.
-            ModelUnavailable: its vectors were imported, and it was not to be had then.
+            ModelUnavailable: its vectors were imported on a machine without the model.
         """
         if space.is_given:
             raise ModelUnavailable(
@@ -83,40 +92,40 @@ class Roster:
             return self._loaded[key]
 
     def want(self, encoders: Sequence[Encoder]) -> None:
-        """Have encoders answer for all that they can, of two that can the later one.
+        """Have encoders serve every modality they can; where two can, the later one.
 
-        Where one does not answer yet, `Fill` gives it what is stored.
+        What a modality lacks until it can be served is given to it by a backfill.
         """
         self._loaded |= {(one.name, one.fingerprint): one for one in encoders}
         if encoders:
             self._catalog.answer_by(encoders)
 
-    def keep_details(self, *, wanted: bool | None) -> None:
-        """Say whether regions and words are to be kept for reranking; None: as before.
+    def keep_tokens(self, *, wanted: bool | None) -> None:
+        """Set whether token embeddings are kept for reranking; None leaves it as it was.
 
-        What was kept goes at once when it is not wanted any more; what lacks them when they are is
-        given them by the next run of indexing.
+        Stored ones are deleted at once when they are no longer wanted; missing ones are made by
+        the next indexing run.
         """
-        held = self._catalog.setting(DETAILS)
-        if wanted is False and held != "off":
-            self._catalog.set_setting(DETAILS, "off")
+        current = self._catalog.setting(KEEP_TOKENS)
+        if wanted is False and current != "off":
+            self._catalog.set_setting(KEEP_TOKENS, "off")
             for space in self._catalog.spaces():
-                self._forget_details(space)
-        elif wanted and held != "on":
-            self._catalog.set_setting(DETAILS, "on")
+                self._delete_tokens(space)
+        elif wanted and current != "on":
+            self._catalog.set_setting(KEEP_TOKENS, "on")
 
-    def _forget_details(self, space: Space) -> None:
+    def _delete_tokens(self, space: Space) -> None:
         self._catalog.clear_tokens(space)
-        if self._catalog.setting(made_with(space)):
-            self._catalog.set_setting(made_with(space), "")
+        if self._catalog.setting(token_setting(space)):
+            self._catalog.set_setting(token_setting(space), "")
 
     def lanes(self) -> list[Lane]:
         """The spaces that new files are to be encoded in, with their encoders.
 
-        A model that answers for nothing yet and is not to be had is passed over, with a warning.
+        A model that serves nothing yet and cannot be loaded is left out, with a warning.
 
         Raises:
-            IndexUnusable, ModelUnavailable, MissingExtra: a model that answers is not to be had.
+            IndexUnusable, ModelUnavailable, MissingExtra: a model that serves cannot be loaded.
         """
         self.warnings = []
         found = []
@@ -127,25 +136,27 @@ class Roster:
             try:
                 encoder = self.encoder_of(space)
             except (IndexUnusable, ModelUnavailable, MissingExtra, UnknownModel) as error:
-                self._pass_over(space, spaces, error)
+                self._leave_out(space, spaces, error)
                 continue
             if encoder.modalities != space.modalities:  # a newer version of it can do more
                 self._catalog.note_modalities(space, encoder.modalities)
-            details = self._details(encoder) & space.needs
-            if details and not same_details(self._catalog, space, encoder):
-                self._forget_details(space)  # another tuning's do not compare with these
-                self._catalog.set_setting(made_with(space), f"{version_of(encoder)} partly")
-            found.append(Lane(space, encoder, space.needs, details))
+            found.append(Lane(space, encoder, space.needs, self._token_modalities(space, encoder)))
         return found
 
-    def _details(self, encoder: Encoder) -> frozenset[Modality]:
-        """The facets whose regions or words are to be kept for reranking."""
-        kept = self._catalog.setting(DETAILS) != "off"
-        return getattr(encoder, "details", _NOTHING) if kept else _NOTHING
+    def _token_modalities(self, space: Space, encoder: Encoder) -> frozenset[Modality]:
+        """The modalities whose token embeddings are to be kept; those of older versions go."""
+        able = token_encoder(encoder)
+        if able is None or self._catalog.setting(KEEP_TOKENS) == "off":
+            return _NOTHING
+        kept = able.token_modalities & space.needs
+        if kept and not tokens_are_current(self._catalog, space, able):
+            self._delete_tokens(space)
+            self._catalog.set_setting(token_setting(space), f"{able.tokens_version} partly")
+        return kept
 
-    def _pass_over(self, space: Space, spaces: Sequence[Space], error: Exception) -> None:
-        follows = any(other.fills & space.keeps for other in spaces if other.id != space.id)
-        if space.keeps and not (follows and isinstance(error, IndexUnusable)):
+    def _leave_out(self, space: Space, spaces: Sequence[Space], error: Exception) -> None:
+        replaced = any(other.fills & space.keeps for other in spaces if other.id != space.id)
+        if space.keeps and not (replaced and isinstance(error, IndexUnusable)):
             raise error
         if not space.keeps:
             if isinstance(error, IndexUnusable):
@@ -160,19 +171,20 @@ class Roster:
         """Delete the vectors of one of several models; of several weights, those not in use first.
 
         Raises:
-            InvalidOption: the index has none of this name, or no other to answer instead.
+            InvalidOption: the index has no model of this name, or no other that could serve
+                instead.
         """
         spaces = self._catalog.spaces()
         named = [space for space in spaces if space.name == name]
         if not named:
             known = ", ".join(sorted({space.name for space in spaces})) or "none"
             raise InvalidOption(f"the index has no vectors of {name!r}; it has: {known}")
-        going = [space for space in named if not space.needs] or named
-        if lost := {facet for space in going for facet in space.keeps}:
+        dropped = [space for space in named if not space.needs] or named
+        if lost := {modality for space in dropped for modality in space.keeps}:
             raise InvalidOption(
                 f"without {name!r} nothing would answer for {' and '.join(sorted(lost))}: index "
                 "with another model first, `mmsearch index --model NAME`"
             )
-        for space in going:
+        for space in dropped:
             self._catalog.drop_space(space)
-        return going
+        return dropped

@@ -7,6 +7,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from mmsearch.encoders import Encoder
 from mmsearch.encoders.banks import (
     FEWEST_PICTURES,
     MOST_PICTURES,
@@ -19,7 +20,7 @@ from mmsearch.encoders.banks import (
 )
 from mmsearch.spaces.calibration import Reference
 from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.types import Encoder, Modality
+from mmsearch.types import Modality
 from mmsearch.vectors.hubness import (
     WEIGHTS,
     WEIGHTS_WITHOUT,

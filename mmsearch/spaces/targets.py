@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmsearch.encoders import Encoder
 from mmsearch.storage.sqlite import Space
-from mmsearch.types import Encoder, Kind, Modality
+from mmsearch.types import Kind, Modality
 
 SEEN: frozenset[Kind] = frozenset({"image", "video", "document"})
 HEARD: frozenset[Kind] = frozenset({"audio", "video"})
@@ -23,8 +24,8 @@ class Lane:
     space: Space
     encoder: Encoder
     modalities: frozenset[Modality]
-    details: frozenset[Modality] = frozenset()
-    """The facets whose regions or words are kept for reranking."""
+    token_modalities: frozenset[Modality] = frozenset()
+    """The modalities whose token embeddings are kept for reranking."""
 
 
 def served(spaces: Sequence[Space]) -> dict[int, frozenset[Modality]]:

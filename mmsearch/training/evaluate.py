@@ -163,10 +163,10 @@ def evaluate_rerank(model: Path, data: Path) -> dict[str, dict[str, NDArray[np.i
         For each direction and stage, (queries,).
     """
     encoder, split = load_mini(model), read_split(data, "dev")
-    if not encoder.details:
+    if not encoder.token_modalities:
         return {}
-    photos, regions = encoder.encode_detailed("image", _opened(encoder, split))
-    texts, words = encoder.encode_detailed("text", split.texts)
+    photos, regions = encoder.encode_with_tokens("image", _opened(encoder, split))
+    texts, words = encoder.encode_with_tokens("text", split.texts)
     own = np.arange(len(texts)).reshape(-1, CAPTIONS_A_PHOTO)
     found = {
         "text→image": _ranks(

@@ -7,16 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar, get_args
 
+from mmsearch.encoders import Encoder
 from mmsearch.errors import InvalidOption
 from mmsearch.indexing.bulk.batches import Filing, batch_of, facets_of
 from mmsearch.indexing.bulk.stream import Chunk, whole_items
-from mmsearch.spaces.encoder_pool import Roster
+from mmsearch.spaces.encoder_pool import EncoderPool
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.storage.sqlite.batch import Batch
 from mmsearch.storage.sqlite.bulk import GIVEN
-from mmsearch.types import Encoder, Modality, Progress, Report
+from mmsearch.types import Modality, Progress, Report
 
 if TYPE_CHECKING:
     from mmsearch.indexing.bulk.matrix import Halves
@@ -33,16 +34,16 @@ class Spaces:
 
     Args:
         catalog: Whose spaces.
-        roster: The encoders of it.
+        encoder_pool: The encoders of it.
         name: Of the model that made the vectors, if it was said.
         encoder: It, if it is to be had here.
     """
 
     def __init__(
-        self, catalog: Catalog, roster: Roster, name: str | None, encoder: Encoder | None
+        self, catalog: Catalog, encoder_pool: EncoderPool, name: str | None, encoder: Encoder | None
     ) -> None:
         self._catalog = catalog
-        self._roster = roster
+        self._encoder_pool = encoder_pool
         self._name = name
         self._encoder = encoder
 
@@ -73,7 +74,7 @@ class Spaces:
                 makes = ", ".join(sorted(encoder.modalities))
                 raise InvalidOption(f"{encoder.name!r} makes no vectors of {facet}; of: {makes}")
         self._catalog.adopt(encoder)
-        self._roster.want([encoder])
+        self._encoder_pool.want([encoder])
         return self._catalog.add_space(encoder)
 
     def _known(self, facets: list[Modality]) -> Space | None:

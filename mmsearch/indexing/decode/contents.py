@@ -81,7 +81,7 @@ class Reader:
         self._stop = threading.Event()
         sides = [lane.encoder.image_size for lane in self._of("image")]
         self._at_least = max(sides, default=SMALLEST)
-        spares = [getattr(lane.encoder, "spare", SPARE) for lane in self._of("image")]
+        spares = [lane.encoder.decode_scale for lane in self._of("image")]
         self._spare = max([SPARE] if self._readable() else spares, default=SPARE)
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.encoders import token_encoder
 from mmsearch.indexing.decode.contents import Contents
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import Lane
@@ -13,9 +14,7 @@ from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Modality, TextPart
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from mmsearch.encoders import TokenEmbeddings
     from mmsearch.types import Vectors
 
 
@@ -89,12 +88,9 @@ def _tell_hubs(lane: Lane, query_banks: QueryBanks, found: Sequence[dict[Place, 
 
 def _encoded(
     lane: Lane, modality: Modality, things: Sequence[Any]
-) -> tuple[Vectors, Sequence[NDArray[np.int8]]]:
-    """Vectors, and regions or words for reranking if the lane is to keep any (else none)."""
-    if modality in lane.details:
-        encoder: Any = lane.encoder
-        found: tuple[Vectors, Sequence[NDArray[np.int8]]] = encoder.encode_detailed(
-            modality, things
-        )
-        return found
+) -> tuple[Vectors, Sequence[TokenEmbeddings]]:
+    """Vectors, and token embeddings if the lane keeps any (else none)."""
+    encoder = token_encoder(lane.encoder)
+    if encoder is not None and modality in lane.token_modalities:
+        return encoder.encode_with_tokens(modality, things)
     return lane.encoder.encode(modality, things), ()

@@ -6,9 +6,10 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.encoders import Encoder
 from mmsearch.errors import UnreadableFile
 from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.types import Encoder, Item, Modality
+from mmsearch.types import Item, Modality
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.encoders import Encoder
 from mmsearch.errors import InvalidOption
 from mmsearch.search.labels.everyday import EVERYDAY
-from mmsearch.types import Encoder, Modality
+from mmsearch.types import Modality
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.encoders import Encoder
 from mmsearch.errors import InvalidOption, UnknownTarget
 from mmsearch.search.labels.everyday import EVERYDAY
 from mmsearch.search.labels.scoring import (
@@ -18,7 +19,7 @@ from mmsearch.search.labels.scoring import (
     shifted,
 )
 from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.types import Encoder, Modality, Progress
+from mmsearch.types import Modality, Progress
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.encoders import Encoder
 from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile
 from mmsearch.search.queries.parts import CANCELLED, NEGLIGIBLE, words_of
-from mmsearch.types import Encoder, Part
+from mmsearch.types import Part
 
 if TYPE_CHECKING:
     from mmsearch.types import Vectors
@@ -102,14 +103,14 @@ def ready(part: Part, encoder: Encoder) -> Any:
 def _picture(content: Any, encoder: Encoder) -> Any:
     from PIL.Image import Image
 
-    from mmsearch.media.image import SPARE, load_image, upright
+    from mmsearch.media.image import load_image, upright
 
     if isinstance(content, Image):
         return upright(content)
     path = _file(content, "an image query is a path or a PIL image", "picture")
     try:
-        spare = getattr(encoder, "spare", SPARE)  # as when it was indexed
-        return load_image(path, at_least=encoder.image_size, spare=spare)[0]
+        scale = encoder.decode_scale  # as when it was indexed
+        return load_image(path, at_least=encoder.image_size, spare=scale)[0]
     except UnreadableFile as error:
         raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
 

@@ -21,7 +21,7 @@ from mmsearch.storage.sqlite.store import keep, storage_errors
 from mmsearch.types import Kind, Modality
 
 if TYPE_CHECKING:
-    from mmsearch.types import Encoder
+    from mmsearch.encoders import Encoder
 
 GIVEN = "given"
 """The fingerprint of a space whose vectors came without the weights that made them."""

@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from mmsearch.encoders import Encoder
 from mmsearch.storage.sqlite.records import next_revision
 from mmsearch.storage.sqlite.schema import items, spaces
 from mmsearch.storage.sqlite.store import Store, storage_errors
-from mmsearch.types import Encoder, Modality
+from mmsearch.types import Modality
 
 ELSEWHERE = ""
 """The path of the source of items that lie in no folder we know: what is below it is all of a path,
