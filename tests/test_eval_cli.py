@@ -74,6 +74,19 @@ def test_what_is_searched_can_be_named(folder):
     assert found["settings"] == {"target": ["image"], "combine": "late"}
 
 
+def test_settings_given_one_by_one_add_up_and_the_last_of_a_name_counts(folder):
+    given = ["--with", "hubness=off,fusion=rrf", "--with", "lexical=off", "--with", "fusion=wsum"]
+    found = json.loads(run("pairs.tsv", *given, "--json").stdout)
+    assert found["settings"] == {"hubness": False, "fusion": "wsum", "lexical": False}
+
+
+def test_compared_settings_are_added_to_those_of_both(folder):
+    given = ["--with", "hubness=off", "--with", "lexical=off", "--compare", "default", "lexical=on"]
+    found = json.loads(run("pairs.tsv", *given, "--json").stdout)
+    assert found["a"]["settings"] == {"hubness": False, "lexical": False}
+    assert found["b"]["settings"] == {"hubness": False, "lexical": True}
+
+
 def test_the_columns_of_a_captions_file_can_be_named(folder):
     (folder / "captions.tsv").write_text("red.png\tred\n")
     run("captions.tsv", code=2)

@@ -14,9 +14,8 @@ from PIL import Image
 import mmsearch
 from mmsearch.errors import InvalidOption, InvalidQuery, MissingExtra, PathNotFound
 from mmsearch.evaluation import compare, evaluate, parse_settings, recall_curve
-from mmsearch.evaluation.figures import Evaluation, Outcome, direction_of
-from mmsearch.evaluation.plot import check_plot, plot
-from mmsearch.evaluation.report import as_dict, as_table, as_tsv, notes
+from mmsearch.evaluation.report import as_dict, as_table, as_tsv, check_plot, notes, plot
+from mmsearch.evaluation.results import Evaluation, Outcome, direction_of
 from mmsearch.media.pairs import Pair
 from mmsearch.types import Query
 
@@ -119,7 +118,7 @@ def test_the_recall_curve_is_recall_at_every_cutoff():
 
 
 def test_progress_ends_at_the_number_of_queries(library, monkeypatch):
-    monkeypatch.setattr("mmsearch.evaluation.run.AT_ONCE", 2)
+    monkeypatch.setattr("mmsearch.evaluation.run.BATCH", 2)
     told = []
     pairs = [Pair(Query.text(f"red {n}"), {"red.png": 1}) for n in range(5)]
     evaluate(library, pairs, progress=lambda done, total: told.append((done, total)))

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def evaluate(
     pairs: Annotated[
         Path,
-        typer.Argument(
-            metavar="PAIRS", help="Queries and the files that are right: tsv, csv, jsonl."
-        ),
+        typer.Argument(metavar="PAIRS", help="Queries and the files to be found: tsv, csv, jsonl."),
     ],
     *,
     index: Index = None,
@@ -30,7 +28,7 @@ def evaluate(
             "--in",
             metavar="image|text|audio",
             help="What to search; several with a comma. (default: as `query` does; for an example, "
-            "things like the files that are right)",
+            "items like the files to be found)",
             show_default=False,
         ),
     ] = None,
@@ -39,8 +37,8 @@ def evaluate(
         typer.Option(
             "--direction",
             metavar="D",
-            help="forward: queries ask for their files; backward: each file for the texts of its "
-            "queries; both.",
+            help="forward: queries search for their files; backward: each file for the texts of "
+            "its queries; both.",
         ),
     ] = "forward",
     columns: Annotated[
@@ -48,23 +46,29 @@ def evaluate(
         typer.Option(
             "--columns",
             metavar="A,B,…",
-            help="What the columns of a file without a header are: file,query say.",
+            help="The columns of a file without a header, such as file,query.",
         ),
     ] = None,
     settings: Annotated[
-        str,
-        typer.Option("--with", metavar="S", help="Settings: fusion=rrf,lexical=off say."),
-    ] = "default",
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="S",
+            help="Settings, such as fusion=rrf,lexical=off. Repeatable: the last value of a name "
+            "counts.",
+        ),
+    ] = None,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
             "--compare",
             metavar="A B",
-            help="Two such settings, asked the same: is one better? `default` is one as well.",
+            help="Search with settings A and with settings B: is one better? `default` stands for "
+            "none.",
         ),
     ] = None,
     depth: Annotated[
-        int, typer.Option("-k", "--depth", metavar="N", help="Ranks to look through.")
+        int, typer.Option("-k", "--depth", metavar="N", help="How many ranks count.")
     ] = 1000,
     plot: Annotated[
         Path | None,
@@ -82,50 +86,50 @@ def evaluate(
         str, typer.Option("--device", metavar="D", help="Where: auto, cpu, cuda, mps.")
     ] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", metavar="P", help="With what: auto, fp32, bf16, int8.")
+        str,
+        typer.Option("--precision", metavar="P", help="With what: auto, fp32, bf16, int8."),
     ] = "auto",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Measure how well an index finds what queries ask for, or which of two settings is better.
 
-    PAIRS has a query and a file a row; a header says if queries are pictures or sounds (`image`,
+    PAIRS has a query and a file per row; a header says if queries are pictures or sounds (`image`,
     `audio`). Recall@1, 5 and 10, MRR, nDCG@10 and median rank, with 95 % bootstrap intervals.
     """
-    from mmsearch.evaluation import compare as compared
-    from mmsearch.evaluation import evaluate as measured
-    from mmsearch.evaluation import parse_settings
-    from mmsearch.evaluation.plot import check_plot
-    from mmsearch.evaluation.plot import plot as draw
+    from mmsearch import evaluation
+    from mmsearch.evaluation import parse_settings, report
     from mmsearch.media.pairs import read_pairs
 
-    base = parse_settings(settings)
+    base: dict[str, Any] = {}
+    for written in settings or ():
+        base |= parse_settings(written)
     if target is not None:
-        base["target"] = [facet.strip() for facet in target.split(",")]
-    wanted = [base | parse_settings(one) for one in compare or ("default",)]
+        base["target"] = [modality.strip() for modality in target.split(",")]
+    runs = [base | parse_settings(written) for written in compare or ("default",)]
     if plot is not None:
-        check_plot(plot)
-    asked = read_pairs(pairs, None if columns is None else columns.split(","))
+        report.check_plot(plot)
+    judged = read_pairs(pairs, None if columns is None else columns.split(","))
     how = {"runtime": runtime, "device": device, "precision": precision}
     found = []
-    for chosen in wanted:
-        where = chosen.pop("index", index)
+    for run in runs:
+        folder = run.pop("index", index)
         with (
-            open_collection(where, **how) as library,
+            open_collection(folder, **how) as library,
             progress_bar(" queries", quiet=quiet) as progress,
         ):
             more: Any = {"direction": direction, "depth": depth, "progress": progress}
-            found.append(measured(library, asked, settings=chosen, **more))
-    _show(found[0] if compare is None else compared(*found), json=json, per_query=per_query)
+            found.append(evaluation.evaluate(library, judged, settings=run, **more))
+    _show(found[0] if compare is None else evaluation.compare(*found), json, per_query)
     if plot is not None:
-        draw(dict(zip(compare or ("",), found, strict=True)), plot)
+        report.plot(dict(zip(compare or ("",), found, strict=True)), plot)
 
 
-def _show(found: Evaluation | Comparison, *, json: bool, per_query: bool) -> None:
+def _show(found: Evaluation | Comparison, json: bool, per_query: bool) -> None:
     from mmsearch.evaluation import Comparison
     from mmsearch.evaluation.report import as_dict, as_table, as_tsv, notes
 
-    several = [found.a, found.b] if isinstance(found, Comparison) else [found]
-    for note in dict.fromkeys(note for one in several for note in notes(one)):
+    evaluations = [found.a, found.b] if isinstance(found, Comparison) else [found]
+    for note in dict.fromkeys(note for one in evaluations for note in notes(one)):
         say(render.visible(note))
     if json:
         out(render.as_pretty_json(as_dict(found, per_query=per_query)))

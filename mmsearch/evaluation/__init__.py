@@ -1,4 +1,4 @@
-"""How well an index answers queries whose right answers are known, and which setting does better.
+"""How well an index answers queries whose relevant items are known, and which setting is better.
 
 a = mmsearch.evaluate(library, "pairs.tsv", settings={"fusion": "rrf"})
 b = mmsearch.evaluate(library, "pairs.tsv", settings={"fusion": "wsum"})
@@ -6,8 +6,8 @@ a["text→image"].measures["Recall@10"]          # a value, and its interval
 compare(a, b).directions[0].measures["MRR"].verdict
 """
 
-from mmsearch.evaluation.compare import Compared, Comparison, Difference, compare
-from mmsearch.evaluation.figures import (
+from mmsearch.evaluation.comparison import Compared, Comparison, Difference, compare
+from mmsearch.evaluation.results import (
     MEASURES,
     MEDIAN,
     Direction,

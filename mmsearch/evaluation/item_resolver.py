@@ -1,124 +1,99 @@
-"""Which items of an index a pair's files are."""
+"""Resolves the files and texts that pairs name to items of an index."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection as Several
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from mmsearch.types import Item, Kind, Modality
+from mmsearch.types import Kind, Modality
 
 if TYPE_CHECKING:
     from mmsearch.collection import Collection
 
-FACETS: Mapping[Kind, Modality] = {
+MODALITIES: Mapping[Kind, Modality] = {
     "image": "image",
     "video": "image",
     "audio": "audio",
     "text": "text",
     "document": "text",
 }
-"""What a file of each kind is looked for as."""
-
-SHOWN = 3
-"""Of many names, how many a message gives."""
-
-
-class SeveralItems(Exception):
-    """A bare name is that of several files."""
+"""The modality by which an item of each kind is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ItemRef:
     """An item, as far as an evaluation needs it."""
 
     id: int
     path: str
-    facet: Modality
+    modality: Modality
 
 
-class Shelf:
-    """The items of a collection that some names or texts could mean; read once.
+class ItemResolver:
+    """The items of a collection that some file names or texts may refer to, read in one pass.
 
-    Args:
-        collection: Where they are.
-        names: Paths or bare names of files.
-        texts: Texts whose items are wanted.
+    Attributes:
+        size: How many items the collection holds.
     """
 
-    def __init__(
-        self, collection: Collection, names: Iterable[str], texts: Several[str] = ()
-    ) -> None:
+    def __init__(self, collection: Collection, names: Iterable[str], texts: Iterable[str]) -> None:
+        """Read the items.
+
+        Args:
+            collection: Where they are.
+            names: Every name that `find` will be called with.
+            texts: Every text that `with_text` will be called with.
+        """
         self.size = 0
-        """How many items there are in all."""
         self._roots = [root for source in collection.status()["sources"] for root in _both(source)]
-        wanted = {os.path.basename(_normal(name)) for name in names}
-        self._named: dict[str, list[Place]] = {name: [] for name in wanted}
-        self._holders: dict[str, set[int]] = {plain(text): set() for text in texts}
-        self._places: dict[int, Place] = {}
+        self._by_path: dict[str, ItemRef] = {}
+        self._by_name: dict[str, list[ItemRef]] = {_base(name): [] for name in names}
+        self._by_text: dict[str, list[ItemRef]] = {_words(text): [] for text in texts}
         for item in collection.items:
             self.size += 1
-            self._take(item)
-        self._by_path = {
-            _normal(place.path): place for several in self._named.values() for place in several
-        }
+            ref = ItemRef(item.id, item.path, MODALITIES[item.modality])
+            if (namesakes := self._by_name.get(_base(item.path))) is not None:
+                namesakes.append(ref)
+                self._by_path[_normal(item.path)] = ref
+            for words in {_words(part.text) for part in item.texts} & self._by_text.keys():
+                self._by_text[words].append(ref)
 
-    def _take(self, item: Item) -> None:
-        place = Place(item.id, item.path, FACETS[item.modality])
-        several = self._named.get(os.path.basename(_normal(item.path)))
-        if several is not None:
-            several.append(place)
-        for part in item.texts:
-            holders = self._holders.get(plain(part.text))
-            if holders is not None:
-                holders.add(item.id)
-                self._places[item.id] = place
+    def find(self, name: str, folder: str) -> list[ItemRef]:
+        """The items that a name may refer to: none, one, or the several files of that bare name.
 
-    def find(self, name: str, folder: str) -> Place | None:
-        """The item of a file, or None if there is none.
-
-        A name is a path: absolute, or from a folder, or from one that is indexed. One without a
-        folder is also the name of a file anywhere.
-
-        Raises:
-            SeveralItems: it is the name of several.
+        Args:
+            name: A path: absolute, or relative to `folder` or to an indexed folder. A name
+                without a folder may also be that of a file anywhere in the index.
+            folder: The folder of the file that `name` was read from.
         """
         for root in (*_both(folder), *self._roots):
-            found = self._by_path.get(_normal(os.path.join(root, name)))
-            if found is not None:
-                return found
-        several = self._named[_normal(name)] if os.path.basename(name) == name else []
-        if len(several) > 1:
-            raise SeveralItems(name)
-        return several[0] if several else None
+            if found := self._by_path.get(_normal(os.path.join(root, name))):
+                return [found]
+        return self._by_name[_normal(name)] if os.path.basename(name) == name else []
 
-    def holders(self, text: str) -> list[Place]:
-        """The items that hold a text, word for word; it is one of those the shelf was made for."""
-        return [self._places[item_id] for item_id in sorted(self._holders[plain(text)])]
+    def with_text(self, text: str) -> list[ItemRef]:
+        """The items that hold a text word for word, by id; white space makes no difference."""
+        return sorted(self._by_text[_words(text)], key=lambda ref: ref.id)
 
 
 @cache
 def _both(folder: str) -> tuple[str, ...]:
-    """A folder as it is written and with its links resolved: an item's path may be either."""
+    """A folder as written, and with its links resolved: the path of an item may be either."""
     return tuple(dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))))
 
 
-def plain(text: str) -> str:
-    """A text as it is compared with others: white space makes no difference."""
-    return " ".join(text.split())
-
-
-def few(names: Iterable[str]) -> str:
-    """The first of several names, for a message."""
-    first = list(islice(names, SHOWN + 1))
-    return ", ".join(map(repr, first[:SHOWN])) + (", …" if len(first) > SHOWN else "")
+def _base(path: str) -> str:
+    return os.path.basename(_normal(path))
 
 
 def _normal(path: str) -> str:
-    # macOS hands out names decomposed (e + ´), editors write them composed (é).
+    # macOS returns names decomposed (e + ´), editors write them composed (é).
     return unicodedata.normalize("NFC", os.path.normpath(path))
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())

@@ -1,44 +1,105 @@
-"""Evaluations and comparisons as people and programs read them."""
+"""Evaluations and comparisons as tables, TSV, JSON and plots."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence, Sized
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mmsearch.evaluation.compare import Compared, Comparison, Difference
-from mmsearch.evaluation.figures import MEDIAN, Direction, Evaluation, Figure
-from mmsearch.evaluation.item_resolver import few
+from mmsearch.errors import InvalidOption, MissingExtra, PathNotFound
+from mmsearch.evaluation.comparison import Compared, Comparison
+from mmsearch.evaluation.qrels import few
+from mmsearch.evaluation.results import MEDIAN, Direction, Evaluation, Figure, recall_curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 FEW_GROUPS = 20
 """Fewer independent queries than this say little, whatever their interval."""
 
+PLOT_SIZE = (6.4, 4.4)
+"""Inches."""
+
 
 def as_table(found: Evaluation | Comparison) -> str:
-    """A block of lines a direction, a measure a line."""
+    """A block of lines per direction, a line per measure."""
     if isinstance(found, Comparison):
-        return "\n".join(_compared_block(direction) for direction in found.directions)
+        return "\n".join(map(_comparison_block, found.directions))
     return "\n".join(_block(direction, found) for direction in found.directions)
 
 
+def _block(direction: Direction, found: Evaluation) -> str:
+    rows = [["", "value", "95 % interval"]]
+    for measure, figure in direction.measures.items():
+        bounds = f"{_value(measure, figure.low)} … {_value(measure, figure.high)}"
+        rows.append([measure, _value(measure, figure.value), bounds])
+    depth = min(found.depth, found.items)
+    title = (
+        f"{direction.name}: {len(direction.outcomes)} queries, {direction.groups} independent; "
+        f"{found.items} items, searched to rank {depth}"
+    )
+    return f"{title}\n{_aligned(rows)}"
+
+
+def _comparison_block(direction: Compared) -> str:
+    rows = [["", "A", "B", "B − A", "95 % interval, points", ""]]
+    for measure, of in direction.measures.items():
+        change, low, high = (
+            _change(measure, value) for value in (of.change.value, of.change.low, of.change.high)
+        )
+        a, b = _value(measure, of.a), _value(measure, of.b)
+        rows.append([measure, a, b, change, f"{low} … {high}", of.verdict])
+    title = f"{direction.name}: {direction.queries} queries, {direction.groups} independent"
+    return f"{title}\n{_aligned(rows)}"
+
+
+def _value(measure: str, value: float) -> str:
+    """A share in per cent, or a rank as it is."""
+    if math.isinf(value):
+        return "not found"
+    return f"{value:g}" if measure == MEDIAN else f"{100 * value:.1f} %"
+
+
+def _change(measure: str, change: float) -> str:
+    """A difference of shares in percentage points, or of ranks as it is."""
+    return f"{change:+g}" if measure == MEDIAN else f"{100 * change:+.1f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "".join(line.rstrip() + "\n" for line in lines)
+
+
 def as_tsv(found: Evaluation | Comparison) -> str:
-    """A measure a line: direction, measure, value (or A, B and B − A), bounds, queries, verdict."""
-    rows = []
+    """A line per measure: direction, measure, value (or A, B, B − A), low, high (and verdict)."""
+    lines = []
     for direction in found.directions:
-        for measure, figure in direction.measures.items():
-            shown = [direction.name, measure, *_cells(figure)]
-            rows.append("\t".join(shown))
-    return "".join(row + "\n" for row in rows)
+        for measure, of in direction.measures.items():
+            if isinstance(of, Figure):
+                numbers, verdict = [of.value, of.low, of.high], []
+            else:
+                numbers = [of.a, of.b, of.change.value, of.change.low, of.change.high]
+                verdict = [of.verdict]
+            cells = [direction.name, measure, *(f"{number:.6g}" for number in numbers), *verdict]
+            lines.append("\t".join(cells) + "\n")
+    return "".join(lines)
 
 
 def as_dict(found: Evaluation | Comparison, *, per_query: bool = False) -> dict[str, Any]:
-    """Plain values for JSON; a rank that was not found, or its median, is None."""
+    """Plain values for JSON; an infinite rank, or a median of those, is None."""
     if isinstance(found, Comparison):
         return {
             "a": as_dict(found.a, per_query=per_query),
             "b": as_dict(found.b, per_query=per_query),
-            "differences": [_compared_dict(direction) for direction in found.directions],
+            "differences": [_comparison_dict(direction) for direction in found.directions],
         }
     return {
         "index": found.index,
@@ -53,90 +114,13 @@ def as_dict(found: Evaluation | Comparison, *, per_query: bool = False) -> dict[
     }
 
 
-def notes(found: Evaluation) -> Iterator[str]:
-    """What one should know before taking the figures at their word."""
-    if found.missing:
-        yield f"{_count(found.missing, 'file')} not in the index: {few(found.missing)}"
-    if found.ambiguous:
-        names = few(found.ambiguous)
-        yield f"{_count(found.ambiguous, 'name')} of several files, write their paths: {names}"
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for query, reason in found.left_out.items():
-        reasons[reason].append(query)
-    for reason, queries in reasons.items():
-        yield f"{_count(queries, 'query', 'queries')} left out, {reason}: {few(queries)}"
-    if found.verbatim and "text" in (found.settings.get("target") or ["text"]):
-        yield (
-            f"{found.verbatim} of the queries stand word for word in the texts of what they ask "
-            "for, which is easily found; to search without texts: --in image, say"
-        )
-    for direction in found.directions:
-        if direction.groups < FEW_GROUPS:
-            yield f"{direction.name}: {direction.groups} independent queries say little"
-
-
-def _count(things: Sized, one: str, several: str | None = None) -> str:
-    return f"{len(things)} {one if len(things) == 1 else several or one + 's'}"
-
-
-def _block(direction: Direction, found: Evaluation) -> str:
-    rows = [["", "value", "95 % interval"]]
-    for measure, figure in direction.measures.items():
-        bounds = f"{_shown(measure, figure.low)} … {_shown(measure, figure.high)}"
-        rows.append([measure, _shown(measure, figure.value), bounds])
-    queries = len(direction.outcomes)
-    told = f"{direction.name}: {queries} queries, {direction.groups} independent"
-    depth = min(found.depth, found.items)
-    return f"{told}; {found.items} items, searched to rank {depth}\n{_aligned(rows)}"
-
-
-def _compared_block(direction: Compared) -> str:
-    rows = [["", "A", "B", "B − A", "95 % interval, points", ""]]
-    for measure, of in direction.measures.items():
-        change = of.change
-        bounds = f"{_moved(measure, change.low)} … {_moved(measure, change.high)}"
-        both = [_shown(measure, of.a), _shown(measure, of.b)]
-        rows.append([measure, *both, _moved(measure, change.value), bounds, of.verdict])
-    told = f"{direction.name}: {direction.queries} queries, {direction.groups} independent"
-    return f"{told}\n{_aligned(rows)}"
-
-
-def _shown(measure: str, value: float) -> str:
-    """Shares in per cent; ranks as they are."""
-    if math.isinf(value):
-        return "not found"
-    return f"{value:g}" if measure == MEDIAN else f"{100 * value:.1f} %"
-
-
-def _moved(measure: str, change: float) -> str:
-    """A difference: of shares in points of a hundred, of ranks as it is."""
-    return f"{change:+g}" if measure == MEDIAN else f"{100 * change:+.1f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "".join(line.rstrip() + "\n" for line in lines)
-
-
-def _cells(figure: Figure | Difference) -> list[str]:
-    if isinstance(figure, Difference):
-        change = figure.change
-        numbers = [figure.a, figure.b, change.value, change.low, change.high]
-        return [*(f"{number:.6g}" for number in numbers), figure.verdict]
-    return [f"{number:.6g}" for number in (figure.value, figure.low, figure.high)]
-
-
 def _dict(direction: Direction, *, per_query: bool) -> dict[str, Any]:
     found = {
         "direction": direction.name,
         "way": direction.way,
         "queries": len(direction.outcomes),
         "groups": direction.groups,
-        "measures": {name: _figure(figure) for name, figure in direction.measures.items()},
+        "measures": {name: _finite(asdict(of)) for name, of in direction.measures.items()},
     }
     if per_query:
         found["per_query"] = [
@@ -151,26 +135,104 @@ def _dict(direction: Direction, *, per_query: bool) -> dict[str, Any]:
     return found
 
 
-def _compared_dict(direction: Compared) -> dict[str, Any]:
+def _comparison_dict(direction: Compared) -> dict[str, Any]:
     return {
         "direction": direction.name,
         "queries": direction.queries,
         "groups": direction.groups,
-        "measures": {
-            name: {
-                "a": _finite(of.a),
-                "b": _finite(of.b),
-                "change": _figure(of.change),
-                "verdict": of.verdict,
-            }
-            for name, of in direction.measures.items()
-        },
+        "measures": {name: _finite(asdict(of)) for name, of in direction.measures.items()},
     }
 
 
-def _figure(figure: Figure) -> dict[str, float | None]:
-    return {name: _finite(getattr(figure, name)) for name in ("value", "low", "high")}
+def _finite(value: Any) -> Any:
+    """A value of JSON, which has no infinities, or a dict of such values."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if value in (math.inf, -math.inf) else value
 
 
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+def notes(found: Evaluation) -> Iterator[str]:
+    """What to know before taking the figures at face value."""
+    if found.missing:
+        yield f"{_count(found.missing, 'file')} not in the index: {few(found.missing)}"
+    if found.ambiguous:
+        names = few(found.ambiguous)
+        yield f"{_count(found.ambiguous, 'name')} of several files, write their paths: {names}"
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for query, reason in found.left_out.items():
+        reasons[reason].append(query)
+    for reason, queries in reasons.items():
+        yield f"{_count(queries, 'query', 'queries')} left out, {reason}: {few(queries)}"
+    if found.verbatim and "text" in (found.settings.get("target") or ["text"]):
+        yield (
+            f"{found.verbatim} queries occur word for word in the texts of their relevant items, "
+            "which makes them easy; to search without texts: --in image, say"
+        )
+    for direction in found.directions:
+        if direction.groups < FEW_GROUPS:
+            yield f"{direction.name}: {direction.groups} independent queries say little"
+
+
+def _count(things: Sized, one: str, several: str | None = None) -> str:
+    return f"{len(things)} {one if len(things) == 1 else several or one + 's'}"
+
+
+def check_plot(path: str | os.PathLike[str]) -> None:
+    """Find out before a long run whether a plot could be written.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        InvalidOption: matplotlib writes no pictures with this ending.
+        PathNotFound: the folder does not exist.
+    """
+    path = Path(path)
+    known = _canvas().canvas.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in known:
+        endings = " ".join(f".{ending}" for ending in sorted(known))
+        raise InvalidOption(
+            f"a plot cannot be written as {path.name!r}; its ending is one of {endings}"
+        )
+    if not path.absolute().parent.is_dir():
+        raise PathNotFound(f"there is no folder {path.parent} to write a plot in")
+
+
+def plot(evaluations: Mapping[str, Evaluation], path: str | os.PathLike[str]) -> None:
+    """Draw recall at every cutoff, a line for each direction of each evaluation.
+
+    Args:
+        evaluations: By the name in the legend; a single one may have an empty name.
+        path: The picture, its format by its ending (.png, .pdf, .svg); written whole or not at all.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        InvalidOption: the file cannot be written.
+    """
+    path = Path(path)
+    figure = _canvas()
+    axes = figure.add_subplot(xscale="log", ylim=(0, 1))
+    for name, evaluation in evaluations.items():
+        for direction in evaluation.directions:
+            label = f"{direction.name} {name}".strip()
+            depth = min(evaluation.depth, evaluation.items)
+            axes.plot(range(1, depth + 1), recall_curve(direction, depth), label=label)
+    axes.set_xlabel("k, hits looked at")
+    axes.set_ylabel("recall at k")
+    axes.grid(visible=True, alpha=0.3)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.legend(loc="lower right")
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        figure.savefig(part, dpi=150)
+        part.replace(path)
+    except OSError as error:
+        raise InvalidOption(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _canvas() -> Canvas:
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise MissingExtra("drawing a plot", "plot") from error
+    return Canvas(PLOT_SIZE, layout="constrained")

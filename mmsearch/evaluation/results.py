@@ -1,4 +1,4 @@
-"""What is measured of each query, and over many of them."""
+"""The measures of each query, and their means and intervals over many."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.evaluation.judge import Way
+    from mmsearch.evaluation.qrels import Way
 
 CUTOFFS = (1, 5, 10)
 NDCG_CUTOFF = 10
 MEANS = (*(f"Recall@{cutoff}" for cutoff in CUTOFFS), "MRR", f"nDCG@{NDCG_CUTOFF}")
 MEDIAN = "median rank"
 MEASURES = (*MEANS, MEDIAN)
-"""Of the last, less is better."""
+"""Of the last, lower is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one query.
+    """What one query found.
 
     Attributes:
-        key: What tells it from the others, the same in every index.
-        query: As it was asked, for people.
-        paths: What was right.
-        rank: Of the first right item, from 1; infinity if none came up.
+        key: Identifies the query, the same in every index.
+        query: The query, for people.
+        paths: Of the relevant items.
+        rank: Of the first relevant item, from 1; infinity if none was found.
         ndcg: nDCG@10.
     """
 
@@ -52,15 +52,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """The queries of one modality that look for things of one kind.
+    """The queries of one modality that search for items of another, or of the same.
 
     Attributes:
         name: "text→image", say.
-        way: Whether queries ask for their files or files for their queries.
-        groups: How many independent groups its queries form: those that share what is right are
-            one, the five captions of a photo.
-        measures: By name; recall as papers on image–text retrieval have it, whether anything
-            right is among the first K.
+        way: Whether queries search for their files, or files for their queries.
+        groups: How many independent groups its queries form: those that share relevant items,
+            such as the captions of a photo, are one.
+        measures: By name; recall as papers on image–text retrieval report it: whether anything
+            relevant is among the first K.
         outcomes: Of each query, in order.
     """
 
@@ -73,18 +73,18 @@ class Direction:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well an index answers queries whose right answers are known.
+    """How well an index answers queries whose relevant items are known.
 
     Attributes:
         directions: One for each pair of modalities.
         index: The folder of the index.
-        settings: What the searches were made with.
-        depth: Ranks that were looked through; what lies deeper counts as not found.
+        settings: Of the searches.
+        depth: How many ranks count; a relevant item below them counts as not found.
         items: How many the index holds.
-        verbatim: Queries whose words a right item holds as they are: its text finds them.
-        missing: Files that are not in the index, as they are written.
+        verbatim: Queries whose very words a relevant item holds, so that its text finds it.
+        missing: Files that are not in the index, as written.
         ambiguous: Bare names of several files.
-        left_out: Queries that could not be asked, and why.
+        left_out: Queries that could not be searched, and why.
     """
 
     directions: tuple[Direction, ...]
@@ -103,7 +103,7 @@ class Evaluation:
 
 
 def direction_of(name: str, way: Way, outcomes: Sequence[Outcome]) -> Direction:
-    """The measures of some queries, with intervals that draw queries of one group together."""
+    """The measures of some queries, with bootstrap intervals over their groups."""
     means, ranks = values_of(outcomes)
     groups = groups_of([outcome.paths for outcome in outcomes])
     drawn = resampled_means(means, groups)
@@ -116,7 +116,7 @@ def direction_of(name: str, way: Way, outcomes: Sequence[Outcome]) -> Direction:
 
 
 def values_of(outcomes: Sequence[Outcome]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Each query's value of each of MEANS, (queries, measures), and its rank, (queries,)."""
+    """The value of each of MEANS, (queries, measures), and the rank, (queries,), of each query."""
     import numpy as np
 
     ranks = np.array([outcome.rank for outcome in outcomes], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Whether one of two settings is better, on the queries that both were asked."""
+"""Whether one of two settings is better, on the queries of both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mmsearch.errors import InvalidOption, InvalidQuery
-from mmsearch.evaluation.figures import MEANS, MEDIAN, Evaluation, Figure, Outcome, values_of
+from mmsearch.evaluation.results import MEANS, MEDIAN, Evaluation, Figure, Outcome, values_of
 from mmsearch.metrics import bounds, groups_of, median_rank, resampled_means, resampled_medians
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 Verdict = Literal["A is better", "B is better", "no difference shown"]
 
 FEWEST = 6
-"""Groups of queries that must differ before a difference counts as real: of five that all went
-one way by chance alone, two-sided, p is 2 · 2⁻⁵ > 0.05, whatever a bootstrap of them says."""
+"""Groups of queries that must differ before a difference counts as real: if five differ, all in the
+same direction by chance, then p = 2 · 2⁻⁵ > 0.05, two-sided, whatever a bootstrap of them says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One measure of A and of B, and B minus A with its interval."""
+    """One measure of A and of B, and B − A with its interval."""
 
     a: float
     b: float
@@ -37,7 +37,7 @@ class Compared:
 
     Attributes:
         name: "text→image", say.
-        queries: Those that both were asked.
+        queries: How many both have.
         groups: How many independent groups they form.
         measures: By name.
     """
@@ -53,9 +53,9 @@ class Comparison:
     """Two evaluations on the same queries.
 
     Attributes:
-        a: The one.
+        a: One evaluation.
         b: The other.
-        directions: As in `a`, those of which both have queries.
+        directions: Those of `a` in which both have queries.
     """
 
     a: Evaluation
@@ -66,9 +66,9 @@ class Comparison:
 def compare(a: Evaluation, b: Evaluation) -> Comparison:
     """The difference of each measure, with a paired bootstrap interval, and whether it is real.
 
-    In each resample the same queries are drawn for both, those that share what is right together.
+    Each resample draws the same queries for both, whole groups of those that share relevant items.
     A difference is real when its 95 % interval excludes zero and at least `FEWEST` groups of
-    queries differ. Each measure is judged by itself: of twenty without any difference, one is
+    queries differ. Each measure is judged on its own: of twenty without any difference, one is
     expected to look real.
 
     Args:
@@ -77,12 +77,12 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
 
     Raises:
         InvalidQuery: they have no query in common.
-        InvalidOption: they were not looked through to the same depth.
+        InvalidOption: their depths differ.
 
     Source: Sakai, SIGIR 2006; Smucker, Allan & Carterette, CIKM 2007.
     """
     if a.depth != b.depth:
-        raise InvalidOption(f"depths {a.depth} and {b.depth} cannot be compared: take one for both")
+        raise InvalidOption(f"depths {a.depth} and {b.depth} cannot be compared: use one for both")
     other = {outcome.key: outcome for direction in b.directions for outcome in direction.outcomes}
     found = []
     for direction in a.directions:
@@ -105,24 +105,24 @@ def _compared(name: str, both: Sequence[tuple[Outcome, Outcome]]) -> Compared:
         change = Figure(other - one, *bounds(drawn[:, at]))
         differing = _differing(means_a[:, at] != means_b[:, at], groups)
         measures[measure] = Difference(one, other, change, _verdict(change, differing))
-    medians = _apart(resampled_medians(ranks_b, groups), resampled_medians(ranks_a, groups))
+    medians = _minus(resampled_medians(ranks_b, groups), resampled_medians(ranks_a, groups))
     one, other = median_rank(ranks_a), median_rank(ranks_b)
-    change = Figure(float(_apart(other, one)), *bounds(medians))
-    lower = Figure(-change.value, -change.high, -change.low)  # of ranks, less is better
-    verdict = _verdict(lower, _differing(ranks_a != ranks_b, groups))
+    change = Figure(float(_minus(other, one)), *bounds(medians))
+    improvement = Figure(-change.value, -change.high, -change.low)  # lower ranks are better
+    verdict = _verdict(improvement, _differing(ranks_a != ranks_b, groups))
     measures[MEDIAN] = Difference(one, other, change, verdict)
     return Compared(name, len(both), int(groups.max()) + 1, measures)
 
 
 def _differing(differs: NDArray[np.bool_], groups: NDArray[np.int64]) -> int:
-    """How many groups have a query that differs."""
+    """How many groups have a query whose values differ."""
     return len(set(groups[differs].tolist()))
 
 
-def _apart(
+def _minus(
     one: NDArray[np.float64] | float, other: NDArray[np.float64] | float
 ) -> NDArray[np.float64]:
-    """One minus the other; nothing where both are infinite."""
+    """The difference; zero where both are infinite."""
     import numpy as np
 
     with np.errstate(invalid="ignore"):
