@@ -28,7 +28,7 @@ from mmsearch.storage.columns import Columns
 from mmsearch.storage.columns.lru import Recent
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.vectors import FaissIndex
-from mmsearch.vectors import rows as part
+from mmsearch.vectors import index as vector_index
 from mmsearch.vectors.id_set import IdSet
 
 SHARES = (0.0001, 0.001, 0.002, 0.004, 0.01, 0.03, 0.1, 0.3, 0.9)
@@ -61,12 +61,13 @@ def filled(number: int, dim: int) -> FaissIndex:
 def by_selector(index: FaissIndex, query: np.ndarray, selector: Any) -> float:
     """FAISS's own search; `selector` is of rows."""
     chosen = faiss.SearchParameters(sel=selector)
-    return fastest_ms(lambda: index._flat.search(query[None], 26, params=chosen))  # noqa: SLF001
+    rows = index._delta.segment.exact_index  # noqa: SLF001
+    return fastest_ms(lambda: rows.search(query[None], 26, params=chosen))
 
 
 def among(index: FaissIndex, query: np.ndarray, allowed: IdSet, few: int) -> float:
     """`search`, copying when at most one row in `few` is allowed."""
-    part.FEW = few
+    vector_index.FEW = few
     return fastest_ms(lambda: index.search(query, 10, allowed))
 
 
@@ -74,7 +75,7 @@ def time_vectors(number: int, dim: int) -> None:
     faiss.omp_set_num_threads(1)
     index, dice = filled(number, dim), np.random.default_rng(1)
     query = index.sample(1)[0]
-    few = part.FEW
+    few = vector_index.FEW
     whole = fastest_ms(lambda: index.search(query, 10))
     print(f"{number:,} vectors of {dim}, ms of one processor")
     print("  allowed   copied   bitmap  id array  id batch     all")
@@ -88,9 +89,8 @@ def time_vectors(number: int, dim: int) -> None:
         array = float("nan") if slow else by_selector(index, query, faiss.IDSelectorArray(rows))
         cells = f"{copied:8.2f} {bitmap:8.2f} {array:9.2f} {batch:9.2f} {whole:7.2f}"
         print(f"  {share:7.2%} {cells}")
-    part.FEW = few
-    sizes = iter(range(8192, 9000))  # a sample is kept, so each is of another size
-    print(f"a sample of 8,192: {fastest_ms(lambda: index.sample(next(sizes))):.1f}, once")
+    vector_index.FEW = few
+    print(f"a sample of 8,192: {fastest_ms(lambda: index.sample(8192)):.1f}")
 
 
 # ---------------------------------------------------------------------- catalog

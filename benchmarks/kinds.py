@@ -22,7 +22,7 @@ from million import made
 
 from mmsearch.vectors import EXACT, FaissIndex, Segment
 from mmsearch.vectors.index_choice import AUTO
-from mmsearch.vectors.segment import COARSE, SegmentWriter
+from mmsearch.vectors.segment import ANN_INDEX, SegmentWriter
 
 KINDS = (EXACT, AUTO, "RaBitQ", "HNSW32", "IVF1024,RaBitQ", "IVF1024,PQ64")
 AT_ONCE = 20_000
@@ -84,7 +84,7 @@ def main() -> None:
                         ours = {item for item, _ in index.search(wide, 10)}
                         shares.append(len(truth[key] & ours) / 10)
                     recalls.append(statistics.mean(shares))
-                size = (Path(own) / COARSE).stat().st_size if base.coarse else 0
+                size = (Path(own) / ANN_INDEX).stat().st_size if base.ann_index else 0
                 own_ms, all_ms = (statistics.median(some) for some in zip(*times, strict=True))
                 print(
                     f"{kind:16}{seconds:9.1f}{size / given.rows:7.0f}{base.choice.candidates:7}"

@@ -17,7 +17,7 @@ from mmsearch.errors import InvalidOption
 from mmsearch.spaces.index_cache import bases
 from mmsearch.storage.sqlite.changes import next_epoch
 from mmsearch.vectors import EXACT, index_choice
-from mmsearch.vectors.segment import _sum_of
+from mmsearch.vectors.segment import checksum
 
 NAMES = list(COLOURS)
 
@@ -159,7 +159,7 @@ def test_a_base_that_is_ahead_of_the_catalog_does_not_serve(library, tmp_path):
     for about in (tmp_path / "idx" / "cache").glob("image-*/about.json"):
         said = json.loads(about.read_text())
         said["revision"] += 5
-        said["sum"] = _sum_of(said)
+        said["sum"] = checksum(said)
         about.write_text(json.dumps(said))
     before = base_of(library)
     with mmsearch.open(tmp_path / "idx") as again:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from exact_index import ExactIndex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.vectors import ExactIndex, FaissIndex, hubness
+from mmsearch.vectors import FaissIndex, hubness
 from mmsearch.vectors.hubness import EXTRA_DIMS, augmented, augmented_query, hub_weight, hubs
 
 

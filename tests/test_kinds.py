@@ -6,25 +6,26 @@ import shutil
 
 import numpy as np
 import pytest
+from exact_index import ExactIndex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsearch.errors import StorageFailed
 from mmsearch.vectors import (
+    AUTO,
     EXACT,
-    ExactIndex,
     FaissIndex,
+    IdSet,
     Segment,
     SegmentDamaged,
-    chosen,
+    SegmentWriter,
+    ann_index,
+    choose_index,
     index_choice,
 )
-from mmsearch.vectors import ann_index as coarse
-from mmsearch.vectors import rows as part
-from mmsearch.vectors.ann_index import Coarse
-from mmsearch.vectors.id_set import IdSet
-from mmsearch.vectors.index_choice import AUTO, codes_in_cells, true_neighbours
-from mmsearch.vectors.segment import SegmentWriter
+from mmsearch.vectors.ann_index import AnnIndex
+from mmsearch.vectors.index import CANDIDATES_PER_ID, LiveRows
+from mmsearch.vectors.index_choice import codes_in_cells, true_neighbours
 
 DIM = 32
 
@@ -67,21 +68,21 @@ def soon(monkeypatch):
 
 
 def test_few_rows_are_all_compared():
-    choice, coarse = chosen(clustered(1500), questions)
-    assert (choice.kind, coarse) == (EXACT, None)
+    choice, codes = choose_index(clustered(1500), questions)
+    assert (choice.kind, codes) == (EXACT, None)
     assert "1,500 vectors" in choice.why
 
 
 @pytest.mark.parametrize("target", [0.9, 0.98])
 def test_many_rows_get_codes_of_a_bit_a_number_with_the_recall_measured_for_all_who_ask(target):
     rows = clustered(5000)
-    choice, coarse = chosen(rows, questions, recall=target)
+    choice, codes = choose_index(rows, questions, recall=target)
     assert choice.kind == codes_in_cells(5000, DIM)
-    assert coarse is not None
+    assert codes is not None
     assert set(choice.recall) == {"image", "text"}
     for modality, some in questions().items():
         truth = true_neighbours(rows, some)
-        found = coarse.many(some, choice.candidates, choice.effort)
+        found = codes.candidates_of_many(some, choice.candidates, choice.effort)
         share = np.mean([np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)])
         assert share == pytest.approx(choice.recall[modality], abs=1e-4)
         assert share >= target
@@ -89,39 +90,39 @@ def test_many_rows_get_codes_of_a_bit_a_number_with_the_recall_measured_for_all_
 
 def test_a_higher_recall_takes_more_candidates():
     rows = clustered(5000)
-    low, high = (chosen(rows, questions, recall=recall)[0] for recall in (0.5, 0.999))
+    low, high = (choose_index(rows, questions, recall=recall)[0] for recall in (0.5, 0.999))
     assert low.candidates < high.candidates
 
 
 def test_without_anything_to_measure_by_all_rows_are_compared():
-    choice, coarse = chosen(clustered(5000), dict)
-    assert (choice.kind, coarse) == (EXACT, None)
+    choice, codes = choose_index(clustered(5000), dict)
+    assert (choice.kind, codes) == (EXACT, None)
     assert "measure" in choice.why
 
 
 def test_where_no_kind_finds_enough_all_rows_are_compared(monkeypatch):
     monkeypatch.setattr(index_choice, "MOST_CANDIDATES", 12)
-    choice, coarse = chosen(clustered(5000), questions)
-    assert (choice.kind, coarse) == (EXACT, None)
+    choice, codes = choose_index(clustered(5000), questions)
+    assert (choice.kind, codes) == (EXACT, None)
     assert "RaBitQ found" in choice.why
 
 
 @pytest.mark.parametrize("kind", ["HNSW16", "IVF32,PQ8", "RR32,RaBitQ", "IVF32,RaBitQ", "PQ16"])
 def test_a_kind_that_is_asked_for_is_taken_and_measured(kind):
-    choice, coarse = chosen(clustered(5000), questions, kind=kind)
+    choice, codes = choose_index(clustered(5000), questions, kind=kind)
     assert choice.kind == kind
-    assert coarse is not None
+    assert codes is not None
     assert set(choice.recall) == {"image", "text"}
 
 
 def test_all_cells_of_few_rows_are_gone_through():
-    choice, _ = chosen(clustered(5000), questions)
+    choice, _ = choose_index(clustered(5000), questions)
     assert choice.kind.endswith(f"IVF{choice.effort},RaBitQ")
 
 
 def test_of_many_rows_at_least_the_cells_of_so_many_are_gone_through(monkeypatch):
-    monkeypatch.setattr(index_choice, "CERTAIN", 2500)
-    choice, _ = chosen(clustered(5000), questions, recall=0.1)
+    monkeypatch.setattr(index_choice, "MIN_CODES", 2500)
+    choice, _ = choose_index(clustered(5000), questions, recall=0.1)
     assert choice.kind.endswith(f"IVF{choice.effort * 2},RaBitQ")
 
 
@@ -131,14 +132,14 @@ def test_cells_are_few(rows, cells):
 
 
 def test_a_kind_that_cannot_be_made_of_so_few_rows_waits_for_more(capfd):
-    choice, coarse = chosen(clustered(20), questions, kind="IVF64,PQ8")
-    assert (choice.kind, coarse) == (EXACT, None)
+    choice, codes = choose_index(clustered(20), questions, kind="IVF64,PQ8")
+    assert (choice.kind, codes) == (EXACT, None)
     assert "IVF64,PQ8 cannot be made of 20 vectors" in choice.why
     assert capfd.readouterr().err == ""
 
 
 def test_no_kind_is_made_of_nothing():
-    assert chosen(clustered(0), questions)[0].kind == EXACT
+    assert choose_index(clustered(0), questions)[0].kind == EXACT
 
 
 @given(number=st.integers(1, 60), k=st.integers(1, 12), seed=st.integers(0, 99))
@@ -182,15 +183,15 @@ def test_what_is_found_is_what_numpy_finds_filtered_or_not(kind, share):
 @pytest.mark.parametrize("kind", ["IVF32,RaBitQ", "RR64,IVF32,RaBitQ"])
 @pytest.mark.parametrize("share", [1, 0.4])
 def test_threads_that_divide_the_cells_find_what_one_finds(monkeypatch, kind, share):
-    whole = Coarse.build(kind, clustered(5000))
+    whole = AnnIndex.build(kind, clustered(5000))
     dice = np.random.default_rng(0)
     bits = None if share == 1 else np.packbits(dice.random(5000) < share, bitorder="little")
     for effort, query in itertools.product((12, 32), questions()["text"][:8]):
-        monkeypatch.setattr(coarse, "SHARE", 10**9)
-        one = whole.nearest(query, 200, effort, bits)
-        monkeypatch.setattr(coarse, "SHARE", 512)
+        monkeypatch.setattr(ann_index, "ROWS_PER_THREAD", 10**9)
+        one = whole.candidates(query, 200, effort, bits)
+        monkeypatch.setattr(ann_index, "ROWS_PER_THREAD", 512)
         monkeypatch.setattr("os.cpu_count", lambda: 3)
-        several = whole.nearest(query, 200, effort, bits)
+        several = whole.candidates(query, 200, effort, bits)
         assert len(one) == len(several) == len(set(several.tolist()))
         assert len(set(one.tolist()) & set(several.tolist())) >= 198  # but for equal scores
 
@@ -306,8 +307,8 @@ def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path, monkeypatch
     monkeypatch.setattr("mmsearch.vectors.segment._SLOW", slow)  # as if on a disk, or in memory
     base = Segment.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
     some = np.array([2499, *range(0, 2499, 80)])
-    assert np.array_equal(base.gathered(some), base.rows[some])
-    assert base.gathered(some[:0]).shape == (0, DIM)
+    assert np.array_equal(base.read_rows(some), base.rows[some])
+    assert base.read_rows(some[:0]).shape == (0, DIM)
     assert base._file is not None
 
 
@@ -315,9 +316,9 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_told_and_not_guessed_at(tm
     base = Segment.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
     assert base._file is not None
     os.truncate(tmp_path / "rows.f16", 1000 * 2 * DIM)
-    assert len(base.gathered(np.array([3, 999]))) == 2
+    assert len(base.read_rows(np.array([3, 999]))) == 2
     with pytest.raises(StorageFailed, match="delete it"):
-        base.gathered(np.array([3, 1000]))
+        base.read_rows(np.array([3, 1000]))
 
 
 def test_a_filter_that_nothing_of_a_large_base_passes_finds_what_came_since(tmp_path):
@@ -338,8 +339,8 @@ def test_what_was_opened_is_searched_though_its_files_are_gone(tmp_path):
 
 
 def test_deep_searches_look_at_more_candidates():
-    index = FaissIndex(made(clustered(5000), kind="RaBitQ"))
-    assert index._part._candidates(300) >= index._part._candidates(10) + 290 * part.DEEPER
+    rows = LiveRows(made(clustered(5000), kind="RaBitQ"))
+    assert rows.candidates(300) >= rows.candidates(10) + 290 * CANDIDATES_PER_ID
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -349,7 +350,7 @@ def test_the_moments_of_a_large_base_are_those_of_its_samples_scores(tmp_path, k
         (tmp_path / "moments.f32").unlink()
     index = FaissIndex(Segment.open(tmp_path))
     query = questions()["text"][0]
-    scores = base.sample().astype(np.float64) @ query
+    scores = base.rows[np.arange(4096) * 5000 // 4096].astype(np.float64) @ query
     number, mean, square = index.moments(query)
     assert number == len(scores) == 4096
     assert mean == pytest.approx(scores.mean(), abs=1e-5)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ToyEncoder, paint
+from exact_index import ExactIndex
 from PIL import Image
 
 import mmsearch
@@ -20,7 +21,7 @@ from mmsearch.errors import (
     UnknownTarget,
     UnreadableFile,
 )
-from mmsearch.vectors import ExactIndex, FaissIndex
+from mmsearch.vectors import FaissIndex
 
 
 @pytest.fixture

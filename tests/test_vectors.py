@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from exact_index import ExactIndex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.vectors import FEW, ExactIndex, FaissIndex
-from mmsearch.vectors.flat import widened
-from mmsearch.vectors.id_set import IdSet
+from mmsearch.vectors import FaissIndex, IdSet
+from mmsearch.vectors.exact import widened
+from mmsearch.vectors.index import FEW
 
 
 def unit_rows(n: int, dim: int, seed: int) -> np.ndarray:

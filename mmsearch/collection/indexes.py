@@ -19,7 +19,7 @@ from mmsearch.vectors.index_choice import AUTO, RECALL
 
 if TYPE_CHECKING:
     from mmsearch.vectors import FaissIndex
-    from mmsearch.vectors.index_choice import Asked
+    from mmsearch.vectors.index_choice import SampleQueries
 
     Present = Sequence[tuple[Space, Sequence[Modality]]]
 
@@ -192,7 +192,7 @@ class Indexes:
         kept = self._catalog.setting
         return Wanted(kept(KIND) or AUTO, float(kept(LEAST_RECALL) or RECALL))
 
-    def _asked(self, space: Space, facet: str) -> Asked:
+    def _asked(self, space: Space, facet: str) -> SampleQueries:
         """Queries of each modality that can ask for a facet, as its index is asked."""
         import numpy as np
 

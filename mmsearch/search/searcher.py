@@ -20,7 +20,6 @@ from mmsearch.storage.sqlite import Space
 from mmsearch.types import Hit, Modality, Part, Query, Ranking
 from mmsearch.vectors.hubness import EXTRA_DIMS
 from mmsearch.vectors.id_set import IdSet
-from mmsearch.vectors.segment import SAMPLED
 
 if TYPE_CHECKING:
     from mmsearch.types import Vectors
@@ -182,7 +181,7 @@ class Searcher:
         if not len(liked) and not len(unliked):
             return search
         index = self._holdings.index_of(search.space, search.facet)
-        mean = index.sample(SAMPLED)[:, :-EXTRA_DIMS].mean(axis=0)
+        mean = index.mean()[:-EXTRA_DIMS]
         moved = rocchio(search.vector, liked, unliked, mean=mean)
         return replace(search, vector=moved, kind=None, part=None)
 

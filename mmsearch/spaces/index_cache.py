@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 from mmsearch.storage.sqlite import Catalog, Space, Stamp
 from mmsearch.vectors import FaissIndex, Segment, SegmentDamaged
 from mmsearch.vectors.hubness import EXTRA_DIMS, augmented
-from mmsearch.vectors.segment import SegmentWriter, about_of
+from mmsearch.vectors.segment import SegmentWriter, read_about
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mmsearch.storage.sqlite import Came
-    from mmsearch.vectors.index_choice import Asked
+    from mmsearch.vectors.index_choice import SampleQueries
 
 PART = ".part"
 
@@ -67,7 +67,7 @@ class Cache:
         """
         for folder in bases(self.folder, space.id, facet):
             with suppress(SegmentDamaged):  # the catalog has it all
-                about = about_of(folder)
+                about = read_about(folder)
                 if _serves(about, stamp, wanted, space):
                     found = Followed(FaissIndex(Segment.open(folder)), stamp, **_reached(about))
                     found.follow(self._catalog, space, facet, stamp)
@@ -80,7 +80,7 @@ class Cache:
         """What is said of the base that serves a facet; None without one."""
         for folder in bases(self.folder, space.id, facet):
             with suppress(SegmentDamaged, FileNotFoundError):  # another process may just delete it
-                about = about_of(folder)
+                about = read_about(folder)
                 if _serves(about, stamp, wanted, space):
                     size = sum(file.stat().st_size for file in folder.iterdir())
                     shown = {name: about[name] for name in ("rows", "dim", "revision")}
@@ -92,7 +92,7 @@ class Cache:
         space: Space,
         facet: str,
         wanted: Wanted,
-        asked: Callable[[], Asked],
+        asked: Callable[[], SampleQueries],
     ) -> Followed:
         """A facet's index, made anew from the catalog, and kept as a base if the disk takes it.
 
@@ -129,7 +129,7 @@ class Cache:
         known = []
         for folder in self.folder.glob("*-*-*-*") if self.folder.is_dir() else ():
             with suppress(SegmentDamaged):
-                known.append(int(about_of(folder)["gone"]))
+                known.append(int(read_about(folder)["gone"]))
         return min(known, default=None)
 
     # ------------------------------------------------------------------ parts of the above
@@ -158,7 +158,7 @@ class Cache:
         facet: str,
         about: dict[str, Any],
         wanted: Wanted,
-        asked: Callable[[], Asked],
+        asked: Callable[[], SampleQueries],
     ) -> Segment:
         upto = 0
         with SegmentWriter(folder, space.dim + EXTRA_DIMS) as writer:

@@ -1,18 +1,19 @@
-"""Nearest neighbours: exact where that is quick, else by FAISS with exact scores at the end."""
+"""Nearest neighbours: all rows are compared where that is quick, else candidates from FAISS."""
 
-from mmsearch.vectors.exact import ExactIndex
+from mmsearch.vectors.id_set import IdSet
 from mmsearch.vectors.index import FaissIndex
-from mmsearch.vectors.index_choice import EXACT, Choice, chosen
-from mmsearch.vectors.rows import FEW
-from mmsearch.vectors.segment import Segment, SegmentDamaged
+from mmsearch.vectors.index_choice import AUTO, EXACT, RECALL, IndexChoice, choose_index
+from mmsearch.vectors.segment import Segment, SegmentDamaged, SegmentWriter
 
 __all__ = [
+    "AUTO",
     "EXACT",
-    "FEW",
-    "Choice",
-    "ExactIndex",
+    "RECALL",
     "FaissIndex",
+    "IdSet",
+    "IndexChoice",
     "Segment",
     "SegmentDamaged",
-    "chosen",
+    "SegmentWriter",
+    "choose_index",
 ]

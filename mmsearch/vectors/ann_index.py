@@ -1,7 +1,7 @@
-"""FAISS's approximate indexes: they name candidates, which are then compared exactly.
+"""Approximate FAISS indexes. They name candidates, which are then scored exactly.
 
-Whatever FAISS can build from a factory string serves; what is known of it here is how to make it
-look harder (`nprobe`, `efSearch`) and how to have it pass over some rows.
+Any index that FAISS builds from a factory string will do. This module knows how to set its search
+effort (`nprobe`, `efSearch`) and how to have it skip rows.
 
 Source of the 1-bit codes: RaBitQ, Gao & Long, SIGMOD 2024.
 """
@@ -16,30 +16,29 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.vectors.flat import widened
-from mmsearch.vectors.threads import alone
+from mmsearch.vectors.exact import one_thread, widened
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mmsearch.types import Vectors
-    from mmsearch.vectors.flat import Rows
+    from mmsearch.vectors.exact import Float16Rows
 
-SHARE = 2**16
-"""Rows of 1-bit codes at least that are worth a thread of their own."""
+ROWS_PER_THREAD = 2**16
+"""A search uses another thread for each so many 1-bit codes that it compares."""
 
 TRAINED_ON = 100_000
-"""Rows at most that centroids and the like are learned from, but 40 for each cell there is."""
+"""Centroids and the like are learnt from at most this many rows, or 40 per cell if that is more."""
 
 _ADDED_AT_ONCE = 2**16
 
 
-class Coarse:
-    """An index of FAISS's over all rows of a base, by their number.
+class AnnIndex:
+    """A FAISS index of all rows of a segment, which it knows by their number.
 
     Args:
-        index: FAISS's.
+        index: FAISS's object.
     """
 
     def __init__(self, index: Any) -> None:
@@ -47,64 +46,71 @@ class Coarse:
 
         library: Any = faiss
         self._index = index
+        self._transforms = list(_transforms(index))
         bare = library.downcast_index(index)
-        self._transforms = []
-        if isinstance(bare, library.IndexPreTransform):
-            self._transforms = list(_chain(bare))
+        if self._transforms:
             bare = library.downcast_index(bare.index)
         self._bare = bare
         self._ivf = isinstance(bare, library.IndexIVF)
         self._hnsw = isinstance(bare, library.IndexHNSW)
 
-    def efforts(self, certain: int = 0) -> list[int]:
-        """How hard it can look, from little on: cells (IVF) or nodes (HNSW) that are visited.
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def efforts(self, min_rows: int = 0) -> list[int]:
+        """Search effort levels, ascending: cells (nprobe of IVF) or nodes (efSearch of HNSW).
 
         Args:
-            certain: In how many rows' cells it is always to look, if it has cells.
+            min_rows: The lowest level visits the cells of at least this many rows, if the index
+                has cells.
         """
         if self._ivf:
             cells = int(self._bare.nlist)
-            least = math.ceil(cells * certain / max(len(self), 1))
+            least = math.ceil(cells * min_rows / max(len(self), 1))
             return _doubled(max(least, 4), cells)
         if self._hnsw:
             return _doubled(64, max(64, min(len(self), 16_384)))
         return [0]
 
-    def nearest(
+    def candidates(
         self,
         vector: Vectors,
         wanted: int,
         effort: int,
         bits: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.int64]:
-        """At most `wanted` rows that are likely the nearest to a vector (dim,), in no order.
+        """The numbers of up to `wanted` rows that are likely nearest to a vector, in no order.
 
         Args:
-            vector: What to be near to.
-            wanted: How many.
-            effort: One of `efforts`, or between.
-            bits: Which rows may be found, a bit each; None: all.
+            vector: (dim,) the query.
+            wanted: How many rows.
+            effort: One of `efforts`, or a number in between.
+            bits: The rows that may be found, a bit each; None: all.
 
         Raises:
-            RuntimeError: this kind cannot pass over rows (FAISS's own error).
+            RuntimeError: an index of this kind cannot skip rows (FAISS's own error).
         """
         import numpy as np
 
         query = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
-        threads = self._threads(effort) if self._ivf else 1
-        if threads > 1:
-            return self._nearest_in_cells(query, wanted, effort, bits, threads)
-        with alone():
-            rows = self._index.search(query, wanted, params=self._how(effort, wanted, bits))[1][0]
+        if self._ivf:
+            compared = len(self) * min(effort / self._bare.nlist, 1)
+            threads = min(os.cpu_count() or 1, int(compared // ROWS_PER_THREAD))
+            if threads > 1:
+                return self._candidates_by_threads(query, wanted, effort, bits, threads)
+        parameters = self._parameters(effort, wanted, bits)
+        with one_thread():
+            rows = self._index.search(query, wanted, params=parameters)[1][0]
         found: NDArray[np.int64] = rows[rows >= 0]
         return found
 
-    def _threads(self, effort: int) -> int:
-        """Among how many threads the nearest cells are divided."""
-        gone_through = len(self) * min(effort / self._bare.nlist, 1)
-        return min(os.cpu_count() or 1, int(gone_through // SHARE))
+    def candidates_of_many(self, queries: Vectors, wanted: int, effort: int) -> NDArray[np.int64]:
+        """The candidates (m, wanted) of each query (m, dim), likely best first, padded with -1."""
+        parameters = self._parameters(effort, wanted, None)
+        found: NDArray[np.int64] = self._index.search(queries, wanted, params=parameters)[1]
+        return found
 
-    def _nearest_in_cells(
+    def _candidates_by_threads(
         self,
         query: Vectors,
         wanted: int,
@@ -112,93 +118,87 @@ class Coarse:
         bits: NDArray[np.uint8] | None,
         threads: int,
     ) -> NDArray[np.int64]:
-        """The same of an index with cells, whose nearest are divided among some threads.
+        """`candidates` of an index with cells, whose nearest cells are divided among threads.
 
-        FAISS's own threads wait for one another by spinning, which is slow on a busy machine
+        FAISS's own threads wait for each other by spinning, which is slow on a busy machine
         (benchmarks/threads.py).
         """
         import faiss
         import numpy as np
 
         library: Any = faiss
-        probed = min(max(effort, 1), int(self._bare.nlist))
-        with alone():
+        with one_thread():
             for transform in self._transforms:
                 query = transform.apply(query)
-            away, cells = self._bare.quantizer.search(query, probed)
+            distances, cells = self._bare.quantizer.search(query, self._nprobe(effort))
 
-        def of_share(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            theirs = np.ascontiguousarray(cells[:, number::threads])
+        def search_share(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            own_cells = np.ascontiguousarray(cells[:, number::threads])
+            own_distances = np.ascontiguousarray(distances[:, number::threads])
             scores, rows = np.empty((1, wanted), np.float32), np.empty((1, wanted), np.int64)
-            how = {} if bits is None else {"sel": library.IDSelectorBitmap(bits)}
-            params = library.SearchParametersIVF(nprobe=theirs.shape[1], **how)
-            arrays = query, theirs, np.ascontiguousarray(away[:, number::threads]), scores, rows
+            selector = {} if bits is None else {"sel": library.IDSelectorBitmap(bits)}
+            parameters = library.SearchParametersIVF(nprobe=own_cells.shape[1], **selector)
+            arrays = query, own_cells, own_distances, scores, rows
             at, *others = map(library.swig_ptr, arrays)
-            pairs_instead = False
-            # its Python layer takes no parameters here
-            self._bare.search_preassigned_c(1, at, wanted, *others, pairs_instead, params)
-            there = rows[0] >= 0
-            return scores[0][there], rows[0][there]
+            store_pairs = False
+            # the C++ function, as the Python one takes no parameters
+            self._bare.search_preassigned_c(1, at, wanted, *others, store_pairs, parameters)
+            found = rows[0] >= 0
+            return scores[0][found], rows[0][found]
 
-        parts = list(_pool().map(of_share, range(threads)))
-        rows = np.concatenate([of for _, of in parts])
+        shares = list(_pool().map(search_share, range(threads)))
+        rows = np.concatenate([rows for _, rows in shares])
         if len(rows) <= wanted:
             return rows
-        scores = np.concatenate([score for score, _ in parts])
-        chosen: NDArray[np.int64] = rows[np.argpartition(-scores, wanted)[:wanted]]
-        return chosen
+        scores = np.concatenate([scores for scores, _ in shares])
+        best: NDArray[np.int64] = rows[np.argpartition(-scores, wanted)[:wanted]]
+        return best
 
-    def many(self, queries: Vectors, wanted: int, effort: int) -> NDArray[np.int64]:
-        """Of each query (m, dim) its candidates (m, wanted), likely best first; -1 where none."""
-        found: NDArray[np.int64] = self._index.search(
-            queries, wanted, params=self._how(effort, wanted, None)
-        )[1]
-        return found
+    def _nprobe(self, effort: int) -> int:
+        return min(max(effort, 1), int(self._bare.nlist))
 
-    def _how(self, effort: int, wanted: int, bits: NDArray[np.uint8] | None) -> Any:
+    def _parameters(self, effort: int, wanted: int, bits: NDArray[np.uint8] | None) -> Any:
+        """FAISS's search parameters."""
         import faiss
 
         library: Any = faiss
-        how: dict[str, Any] = {} if bits is None else {"sel": library.IDSelectorBitmap(bits)}
+        selector = {} if bits is None else {"sel": library.IDSelectorBitmap(bits)}
         if self._ivf:
-            probed = min(max(effort, 1), int(self._bare.nlist))
-            found = library.SearchParametersIVF(nprobe=probed, **how)
+            found = library.SearchParametersIVF(nprobe=self._nprobe(effort), **selector)
         elif self._hnsw:
-            found = library.SearchParametersHNSW(efSearch=max(effort, wanted), **how)
-        elif not how:
+            found = library.SearchParametersHNSW(efSearch=max(effort, wanted), **selector)
+        elif not selector:
             return None
         elif isinstance(self._bare, library.IndexRaBitQ):
-            found = library.RaBitQSearchParameters(qb=self._bare.qb, **how)
+            found = library.RaBitQSearchParameters(qb=self._bare.qb, **selector)
         else:
-            found = library.SearchParameters(**how)
-        return (
-            library.SearchParametersPreTransform(index_params=found) if self._transforms else found
-        )
+            found = library.SearchParameters(**selector)
+        if self._transforms:
+            return library.SearchParametersPreTransform(index_params=found)
+        return found
 
-    # ------------------------------------------------------------------ making and keeping
+    # ------------------------------------------------------------------ building and storing
 
     @classmethod
-    def build(cls, kind: str, rows: Rows) -> Coarse:
-        """An index of a factory string's kind over rows (n, dim).
+    def build(cls, kind: str, rows: Float16Rows) -> AnnIndex:
+        """An index of rows (n, dim), of the kind that a factory string describes.
 
         Raises:
-            RuntimeError: FAISS knows no such kind, or cannot make it of these rows.
+            RuntimeError: FAISS knows no such kind, or cannot build it from these rows.
         """
         import faiss
         import numpy as np
 
         library: Any = faiss
         index = library.index_factory(rows.shape[1], kind, library.METRIC_INNER_PRODUCT)
-        divided = library.try_extract_index_ivf(index)
         for part in _parts(index):
-            for learned in (part, getattr(part, "pq", None)):
-                clustering: Any = getattr(learned, "cp", None)
-                if clustering is not None:  # or it writes to stderr that there are few
+            for trained in (part, getattr(part, "pq", None)):
+                clustering: Any = getattr(trained, "cp", None)
+                if clustering is not None:  # else FAISS warns on stderr of few rows
                     clustering.min_points_per_centroid = 1
-        cells = getattr(divided, "nlist", 0)
-        most = max(TRAINED_ON, 40 * cells)
-        learned_from = np.arange(min(len(rows), most)) * len(rows) // min(len(rows), most)
-        index.train(widened(rows, learned_from))
+        cells = getattr(library.try_extract_index_ivf(index), "nlist", 0)
+        number = min(len(rows), max(TRAINED_ON, 40 * cells))
+        index.train(widened(rows, np.arange(number) * len(rows) // number))
         for start in range(0, len(rows), _ADDED_AT_ONCE):
             index.add(widened(rows[start : start + _ADDED_AT_ONCE]))
         return cls(index)
@@ -217,7 +217,7 @@ class Coarse:
             raise OSError(f"{path}: {error}") from error
 
     @classmethod
-    def load(cls, path: Path) -> Coarse:
+    def load(cls, path: Path) -> AnnIndex:
         """What `save` wrote, mapped into memory and read as it is needed.
 
         Raises:
@@ -228,38 +228,36 @@ class Coarse:
         library: Any = faiss
         return cls(library.read_index(str(path), library.IO_FLAG_MMAP_IFC))
 
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
-
 
 def _parts(index: Any) -> Iterator[Any]:
-    """An index of FAISS's, and those that it is made of."""
+    """A FAISS index and everything it is composed of."""
     import faiss
 
     library: Any = faiss
     index = library.downcast_index(index)
     yield index
-    yield from _chain(index)
+    yield from _transforms(index)
     for name in ("index", "storage", "base_index"):
         if (inner := getattr(index, name, None)) is not None:
             yield from _parts(inner)
 
 
+def _transforms(index: Any) -> Iterator[Any]:
+    """The transforms that a FAISS index applies to vectors first: a rotation, say."""
+    import faiss
+
+    library: Any = faiss
+    chain: Any = getattr(library.downcast_index(index), "chain", None)
+    for number in range(chain.size() if chain is not None else 0):
+        yield library.downcast_VectorTransform(chain.at(number))
+
+
 def _doubled(first: int, last: int) -> list[int]:
+    """The numbers from `first` to `last`, each double the one before."""
     found = [min(first, last)]
     while found[-1] < last:
         found.append(min(found[-1] * 2, last))
     return found
-
-
-def _chain(index: Any) -> Iterator[Any]:
-    """What is done to vectors before an index of FAISS's sees them."""
-    import faiss
-
-    library: Any = faiss
-    chain: Any = getattr(index, "chain", None)
-    for number in range(chain.size() if chain is not None else 0):
-        yield library.downcast_VectorTransform(chain.at(number))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Which items may be found: the ids that a filter lets pass, as a list or as mask."""
+"""The set of item ids that a filter lets pass."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class IdSet:
-    """Some ids. Few are best kept as a list, many as mask; either is made of the other when asked.
+    """A set of ids, held as a mask over a range of ids.
 
     Args:
-        mask: Of each id from `low` on, whether it passes.
-        low: The id of the first mark, 0 or more.
+        mask: Whether the set has each id from `low` on.
+        low: The id that the mask begins with, 0 or more.
     """
 
     def __init__(self, mask: NDArray[np.bool_], low: int = 0) -> None:
@@ -25,7 +25,7 @@ class IdSet:
 
     @classmethod
     def of(cls, ids: Iterable[int] | NDArray[np.int64]) -> IdSet:
-        """Those ids, in any order."""
+        """A set of ids, given in any order."""
         import numpy as np
 
         listed = ids if isinstance(ids, np.ndarray) else np.fromiter(ids, np.int64)
@@ -36,39 +36,38 @@ class IdSet:
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
-        """The ids, sorted."""
+        """The ids (n,), sorted."""
         import numpy as np
 
         return np.flatnonzero(self._mask) + self._low
 
     @cached_property
-    def _number(self) -> int:
+    def _size(self) -> int:
         import numpy as np
 
         return int(np.count_nonzero(self._mask))
 
     def __len__(self) -> int:
-        return self._number
+        return self._size
 
     @property
     def span(self) -> tuple[int, int]:
-        """Ids that none that passes is below, and above."""
+        """A lower and an upper bound of the ids, both inclusive."""
         return self._low, self._low + len(self._mask) - 1
 
     def mask(self, low: int, high: int) -> NDArray[np.bool_]:
-        """Of each id from `low` to `high`, whether it passes."""
+        """Whether the set has each id from `low` to `high`, both inclusive."""
         import numpy as np
 
         found = np.zeros(max(high - low + 1, 0), np.bool_)
-        first, last = max(low, self._low), min(high, self._low + len(self._mask) - 1)
+        first, last = max(low, self._low), min(high, self.span[1])
         if first <= last:
-            found[first - low : last - low + 1] = self._mask[
-                first - self._low : last - self._low + 1
-            ]
+            own = self._mask[first - self._low : last - self._low + 1]
+            found[first - low : last - low + 1] = own
         return found
 
     def contains(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Of each of some ids (n,), whether it passes; 1 ms a million."""
+        """Whether the set has each of some ids (n,); takes 1 ms per million."""
         import numpy as np
 
         if not len(ids):

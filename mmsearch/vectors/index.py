@@ -1,13 +1,14 @@
-"""One facet's vectors, searched: a base that was made at some moment, and what came since."""
+"""The index of one modality's vectors: a segment, and the delta of what was added since."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmsearch.vectors.flat import flat, flat_of, ranked, rows_in, widened
+from mmsearch.vectors.exact import bitmap, exact_index, ranked, search_exactly, widened
 from mmsearch.vectors.id_set import IdSet
-from mmsearch.vectors.rows import Part
+from mmsearch.vectors.index_choice import NEIGHBOURS
 from mmsearch.vectors.segment import SAMPLED, Segment
 
 if TYPE_CHECKING:
@@ -15,161 +16,248 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmsearch.types import Ranking, Vectors
-    from mmsearch.vectors.flat import Rows
+    from mmsearch.vectors.exact import Float16Rows
+
+FEW = 250
+"""If at most one row in so many passes a filter, those rows are copied and searched alone. Copying
+1,000 rows of a million takes 0.2 ms, and having FAISS skip the others 2 ms; from one in 100 on,
+copying is slower (benchmarks/filters.py)."""
+
+CANDIDATES_PER_ID = 4
+"""How many more candidates are scored for each id wanted beyond the ten of `index_choice`."""
+
+
+class LiveRows:
+    """The rows of a segment that have not been deleted. Objects are replaced, never changed.
+
+    Args:
+        segment: The rows.
+        live: (n,) whether each row is still there; None: all are.
+    """
+
+    def __init__(self, segment: Segment, live: NDArray[np.bool_] | None = None) -> None:
+        self.segment = segment
+        self.live = live
+        self._live_bits = None if live is None else bitmap(live)
+
+    def __len__(self) -> int:
+        import numpy as np
+
+        return len(self.segment) if self.live is None else int(np.count_nonzero(self.live))
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The numbers of these rows within the segment, ascending."""
+        import numpy as np
+
+        return np.arange(len(self.segment)) if self.live is None else np.flatnonzero(self.live)
+
+    def without(self, vector_ids: NDArray[np.int64]) -> LiveRows:
+        """These rows less those of some vectors, which need not be among them."""
+        import numpy as np
+
+        own, vector_ids = self.segment.vector_ids, np.sort(vector_ids)
+        at = np.searchsorted(own, vector_ids)
+        at = at[at < len(own)]  # drops the last ones, as they ascend
+        at = at[own[at] == vector_ids[: len(at)]]
+        if not len(at):
+            return self
+        live = np.ones(len(own), np.bool_) if self.live is None else self.live.copy()
+        live[at] = False
+        return LiveRows(self.segment, live)
+
+    def search(self, vector: Vectors, k: int, allowed: IdSet | None) -> Ranking:
+        """The k ids of the highest inner product with a vector (dim,); ties by id."""
+        import numpy as np
+
+        mask = self.live
+        if allowed is not None:
+            mask = allowed.contains(self.segment.ids)
+            if self.live is not None:
+                mask &= self.live
+        if mask is None:
+            return self._search(vector, k, len(self.segment), None)
+        count = int(np.count_nonzero(mask))
+        if count * FEW <= len(self.segment) or count <= self.candidates(k):
+            return self._rescored(np.flatnonzero(mask), vector, k)
+        bits = self._live_bits if mask is self.live else bitmap(mask)
+        return self._search(vector, k, count, bits)
+
+    def candidates(self, k: int) -> int:
+        """How many candidates are scored exactly to find k ids; 0 without an approximate index."""
+        if self.segment.ann_index is None:
+            return 0
+        return self.segment.choice.candidates + CANDIDATES_PER_ID * max(k - NEIGHBOURS, 0)
+
+    def _search(
+        self, vector: Vectors, k: int, count: int, bits: NDArray[np.uint8] | None
+    ) -> Ranking:
+        """The best of all rows, or of the `count` rows that a bitmap names."""
+        found = self._search_candidates(vector, k, count, bits)
+        if found is not None:
+            return found
+        return search_exactly(self.segment.exact_index, self.segment.ids, vector, k, count, bits)
+
+    def _search_candidates(
+        self, vector: Vectors, k: int, count: int, bits: NDArray[np.uint8] | None
+    ) -> Ranking | None:
+        """The best of the candidates; None if there are none, or not enough."""
+        import numpy as np
+
+        segment = self.segment
+        if segment.ann_index is None:
+            return None
+        wanted = min(self.candidates(k), count)
+        # each cell or node holds only its share of the rows that pass a filter
+        effort = segment.choice.effort * max(1, round(len(segment) / count))
+        while wanted < len(segment):
+            try:
+                numbers = segment.ann_index.candidates(vector, wanted, effort, bits)
+            except RuntimeError:  # this kind of index cannot skip rows
+                return None
+            ranking = self._rescored(np.sort(numbers), vector, k)
+            if len(ranking) >= k:
+                return ranking
+            if wanted == count:
+                return ranking if len(numbers) == count else None
+            if len(numbers) < wanted:
+                effort *= 4
+            wanted = min(wanted * 4, count)
+        return None
+
+    def _rescored(self, numbers: NDArray[np.int64], vector: Vectors, k: int) -> Ranking:
+        """The best of a few rows, whose numbers ascend, with the scores of a search of all rows."""
+        rows = self.segment.read_rows(numbers)
+        return search_exactly(exact_index(rows), self.segment.ids[numbers], vector, k, len(rows))
 
 
 class FaissIndex:
-    """Inner products over float16 rows, which is how the catalog keeps them.
+    """Inner products with float16 rows, as the catalog stores them.
 
-    Scores are those of the rows to the bit. So is the ranking where the base is searched exactly;
-    else it is as good as `Choice.recall` says. What was appended is always searched exactly.
+    Scores are those of the rows, to the bit. So is the ranking, if the segment is searched exactly;
+    else its recall is that of the segment's `IndexChoice`. The delta is always searched exactly.
 
     An id may be added several times (the captions of one photo): its best row stands for it.
 
     Args:
-        base: What there was; rows that are appended come on top.
+        segment: The rows to begin with.
     """
 
     def __init__(self, segment: Segment) -> None:
-        import numpy as np
-
         self.segment = segment
-        self._part = segment.part()
-        self._flat = flat(segment.dim)
-        self._tail_ids = self._tail_vector_ids = np.zeros(0, np.int64)
-        self._tail = self._tail_part()
-        self._samples: dict[int, Vectors] = {}
+        self._rows = LiveRows(segment)
+        self._delta = LiveRows(Segment.empty(segment.dim))
+        self._sample: Vectors | None = None
 
     @classmethod
     def empty(cls, dim: int) -> FaissIndex:
-        """An index of no vectors, for vectors of `dim` numbers."""
+        """An index of no vectors, for vectors of a length."""
         return cls(Segment.empty(dim))
 
     def __len__(self) -> int:
-        return len(self._part) + len(self._tail)
-
-    @property
-    def dim(self) -> int:
-        """How many numbers a vector has."""
-        return self.segment.dim
+        return len(self._rows) + len(self._delta)
 
     @property
     def delta_size(self) -> int:
-        """Rows that are not in the base, and those of the base that are gone."""
-        return len(self._tail_ids) + len(self._part.rows) - len(self._part)
+        """How many rows were added to the segment or deleted from it."""
+        return len(self._delta.segment) + len(self.segment) - len(self._rows)
 
     def copy(self) -> FaissIndex:
-        """The same again: changing it leaves alone those who are searching this one."""
-        found = FaissIndex(self.segment)
-        found._flat = flat_of(rows_in(self._flat))
-        found._tail_ids, found._tail_vector_ids = self._tail_ids, self._tail_vector_ids
-        found._tail = found._tail_part()
-        for new, old in ((found._part, self._part), (found._tail, self._tail)):
-            new.keep(old.alive)
-        return found
+        """A copy that can be changed while other threads search this index."""
+        return copy.copy(self)
 
     def add(
         self,
         ids: Sequence[int] | NDArray[np.int64],
-        vectors: Vectors | Rows,
+        vectors: Vectors | Float16Rows,
         vector_ids: NDArray[np.int64] | None = None,
     ) -> None:
-        """File vectors (n, dim) under ids (n,).
+        """Add vectors (n, dim) to the delta.
 
         Args:
-            ids: The item of each.
-            vectors: The rows.
-            vector_ids: The catalog's own id of each, above those there are; None: the next ones.
+            ids: (n,) the item of each.
+            vectors: Rounded to float16.
+            vector_ids: (n,) the catalog's id of each, above all ids so far; None: the next ones.
         """
         import numpy as np
 
+        old, live = self._delta.segment, self._delta.live
         if vector_ids is None:
-            known = (self._part.vector_ids, self._tail_vector_ids)
-            first = 1 + max((int(some[-1]) for some in known if len(some)), default=0)
-            vector_ids = np.arange(first, first + len(vectors))
-        self._samples.clear()
-        self._flat.add(np.ascontiguousarray(vectors, dtype=np.float32))
-        self._tail_ids = np.concatenate([self._tail_ids, np.asarray(ids, np.int64)])
-        self._tail_vector_ids = np.concatenate([self._tail_vector_ids, vector_ids])
-        alive = self._tail.alive
-        self._tail = self._tail_part()
-        if alive is not None:
-            self._tail.keep(np.concatenate([alive, np.ones(len(vectors), np.bool_)]))
+            known = [*self.segment.vector_ids[-1:], *old.vector_ids[-1:], 0]
+            vector_ids = np.arange(len(vectors)) + max(known) + 1
+        delta = Segment(
+            np.concatenate([old.rows, vectors.astype(np.float16, copy=False)]),
+            np.concatenate([old.ids, np.asarray(ids, np.int64)]),
+            np.concatenate([old.vector_ids, vector_ids]),
+        )
+        if live is not None:
+            live = np.concatenate([live, np.ones(len(vectors), np.bool_)])
+        self._delta, self._sample = LiveRows(delta, live), None
 
     def delete(self, vector_ids: NDArray[np.int64]) -> None:
-        """Have rows found no more, by the catalog's ids of them."""
-        self._samples.clear()
-        self._part.drop(vector_ids)
-        self._tail.drop(vector_ids)
+        """Delete the vectors (n,) of some of the catalog's ids, as far as they are here."""
+        self._rows, self._delta = self._rows.without(vector_ids), self._delta.without(vector_ids)
+        self._sample = None
 
     def search(self, vector: Vectors, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k ids of the highest inner product with a vector (dim,); ties by id.
 
         Args:
-            vector: What to be near to.
-            k: How many; never fewer if as many are there and allowed.
+            vector: The query.
+            k: How many; fewer are found only if fewer are there and allowed.
             allowed: Ids that may be found; None allows all.
         """
-        found = self._part.search(vector, k, allowed)
-        if not len(self._tail_ids):
+        found = self._rows.search(vector, k, allowed)
+        new = self._delta.search(vector, k, allowed) if len(self._delta.segment) else []
+        if not new:
             return found
-        late = self._tail.search(vector, k, allowed)
-        if not late:
-            return found
-        both = found + late
+        both = found + new
         return ranked([id_ for id_, _ in both], [score for _, score in both])[:k]
 
     def sample(self, n: int) -> Vectors:
-        """At most n of its vectors (min(n, len), dim), evenly strided, always the same."""
-        if n not in self._samples:
-            self._samples[n] = self._sampled(n)
-            self._samples[n].flags.writeable = False
-        return self._samples[n]
+        """At most n of the vectors (min(n, len), dim), evenly strided, always the same."""
+        import numpy as np
+
+        numbers, new_numbers = self._rows.numbers, self._delta.numbers
+        total = len(numbers) + len(new_numbers)
+        n = min(n, total)
+        chosen = np.arange(n, dtype=np.int64) * total // max(n, 1)
+        old = chosen[chosen < len(numbers)]
+        new = chosen[len(old) :] - len(numbers)
+        return np.concatenate(
+            [
+                widened(self.segment.rows, numbers[old]),
+                widened(self._delta.segment.rows, new_numbers[new]),
+            ]
+        )
+
+    def mean(self) -> Vectors:
+        """The mean (dim,) of a sample of the vectors."""
+        if self.segment.ann_index is None:
+            mean: Vectors = self._chance_sample().mean(axis=0)
+            return mean
+        return self.segment.moments[1]  # the delta is a small share of a large segment
 
     def moments(self, vector: Vectors) -> tuple[int, float, float]:
-        """What its vectors score by chance with a vector (dim,), told by a sample.
+        """How a sample of the vectors scores with a vector (dim,): what chance gives.
 
         Returns:
-            How many were sampled, the mean of their inner products, the mean of the squares.
+            The size of the sample, the mean of the inner products, and the mean of their squares.
         """
-        if self.segment.coarse is None:
-            scores = (self.sample(SAMPLED) @ vector).astype(float)
+        if self.segment.ann_index is None:
+            scores = (self._chance_sample() @ vector).astype(float)
             return len(scores), float(scores.mean()), float((scores * scores).mean())
-        number, mean, squares = self.segment.moments
-        return number, float(mean @ vector), float(vector @ (squares @ vector))
+        number, mean, products = self.segment.moments
+        return number, float(mean @ vector), float(vector @ (products @ vector))
 
     def warm_up(self) -> None:
         """Read what every search needs."""
-        if self.segment.coarse is None:
-            self.sample(SAMPLED)
+        if self.segment.ann_index is None:
+            self._chance_sample()
         else:
             _ = self.segment.moments
 
-    def _sampled(self, n: int) -> Vectors:
-        import numpy as np
-
-        if self.segment.coarse is not None and n == SAMPLED:
-            return widened(self.segment.sample())  # what came and went since is a small share
-        parts = [
-            (part.rows, np.arange(len(part.rows)) if part.alive is None else _there(part.alive))
-            for part in (self._part, self._tail)
-        ]
-        total = sum(len(there) for _, there in parts)
-        number = min(n, total)
-        wanted = np.arange(number, dtype=np.int64) * total // max(number, 1)
-        found, before = [], 0
-        for rows, there in parts:
-            inside = wanted[(wanted >= before) & (wanted < before + len(there))] - before
-            found.append(widened(rows, there[inside]))
-            before += len(there)
-        whole: Vectors = np.concatenate(found)
-        return whole
-
-    def _tail_part(self) -> Part:
-        return Part(rows_in(self._flat), self._tail_ids, self._tail_vector_ids, self._flat)
-
-
-def _there(alive: NDArray[np.bool_]) -> NDArray[np.int64]:
-    import numpy as np
-
-    return np.flatnonzero(alive)
+    def _chance_sample(self) -> Vectors:
+        if self._sample is None:
+            self._sample = self.sample(SAMPLED)
+        return self._sample

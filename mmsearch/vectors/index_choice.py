@@ -1,10 +1,10 @@
-"""Which kind of index serves a facet: chosen by size, and only if its recall was measured here.
+"""Which kind of FAISS index serves a segment: chosen by size, and by recall measured on its rows.
 
-Each kind names candidates, of which those that the query is really nearest to are found exactly.
-How many candidates that takes depends on the vectors and on who asks: queries in words lie apart
-from the pictures that they are for (the modality gap), so what does for queries by picture may be
-too few for them. So true neighbours are computed for queries of every modality that can ask, and
-the index has to look harder until it finds them.
+An approximate index names candidates, among which the nearest are found exactly. How many
+candidates that takes depends on the vectors and on the queries. Text queries lie apart from the
+images they match (the modality gap), so candidates that suffice for image queries may be too few
+for them. Therefore true neighbours are computed for sample queries of every modality, and the
+search effort is raised until the index finds them.
 """
 
 from __future__ import annotations
@@ -12,56 +12,56 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from mmsearch.vectors.ann_index import Coarse
-from mmsearch.vectors.flat import widened
+from mmsearch.vectors.ann_index import AnnIndex
+from mmsearch.vectors.exact import widened
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mmsearch.types import Vectors
-    from mmsearch.vectors.flat import Rows
+    from mmsearch.vectors.exact import Float16Rows
 
-    Asked = Mapping[str, Vectors]
-    """Queries (m, dim) by the modality that asks."""
+    SampleQueries = Mapping[str, Vectors]
+    """Queries (m, dim) by their modality."""
 
 EXACT = "exact"
 """No approximate index: every row is compared."""
 
 AUTO = "auto"
+"""EXACT for few rows; for many, 1-bit codes if their recall suffices."""
 
 RECALL = 0.98
-"""Of the ten nearest, how many a search is to find, on average."""
+"""The share of the ten nearest rows that a search should find on average."""
 
 EXACT_BYTES = 96 * 2**20
-"""Rows up to this size are all compared: some 3 ms from memory (benchmarks/kinds.py)."""
+"""Up to this size all rows are compared: some 3 ms from memory (benchmarks/kinds.py)."""
 
-CERTAIN = 2**18
-"""Rows whose 1-bit codes are gone through whatever was measured, those of the nearest cells: a
-search of a million takes some 7 ms so (benchmarks/kinds.py). Queries unlike those measured by are
-found as well."""
+MIN_CODES = 2**18
+"""The 1-bit codes of the nearest cells that a search compares, whatever recall was measured: some
+7 ms of a search of a million (benchmarks/kinds.py). This covers queries unlike the sample."""
 
 NEIGHBOURS = 10
-WIDTHS = (800, 3_200, 12_800)
-"""Candidates that are asked for to see among how many the neighbours are."""
+CANDIDATES = (800, 3_200, 12_800)
+"""How many candidates are tried."""
 
-MOST_CANDIDATES = WIDTHS[-1]
-_ROWS_AT_ONCE = 2**14
+MOST_CANDIDATES = CANDIDATES[-1]
+_CHUNK = 2**14
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What was chosen.
+class IndexChoice:
+    """The kind of index that was chosen. The names are keys in files, too.
 
     Attributes:
-        kind: EXACT, or a factory string of FAISS's.
-        candidates: Rows that are compared exactly to find ten.
-        effort: Cells or nodes that are visited; 0 where there are none.
-        recall: By modality that asks, the share of the ten nearest that was found.
-        why: In words.
+        kind: EXACT, or a factory string of FAISS.
+        candidates: How many rows are scored exactly to find the nearest ten.
+        effort: The search effort, as in `AnnIndex.efforts`.
+        recall: The share of the ten nearest that was found, by the modality of the queries.
+        why: The reason, for people.
     """
 
     kind: str = EXACT
@@ -70,125 +70,127 @@ class Choice:
     recall: dict[str, float] = field(default_factory=dict)
     why: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
-
-def chosen(
-    rows: Rows, asked: Callable[[], Asked], *, kind: str = AUTO, recall: float = RECALL
-) -> tuple[Choice, Coarse | None]:
-    """The kind of index for some rows, and the index, if it is not EXACT.
+def choose_index(
+    rows: Float16Rows,
+    sample_queries: Callable[[], SampleQueries],
+    *,
+    kind: str = AUTO,
+    recall: float = RECALL,
+) -> tuple[IndexChoice, AnnIndex | None]:
+    """The kind of index for some rows, and the index itself unless the kind is EXACT.
 
     Args:
         rows: (n, dim).
-        asked: Gives what is asked, to measure by; without any, nothing can be measured.
-        kind: AUTO, EXACT, or a factory string: that one, whatever its recall is.
-        recall: What is to be reached for queries of each modality.
+        sample_queries: Returns queries to measure the recall with; none: it cannot be measured.
+        kind: AUTO, EXACT, or a factory string, which is then used whatever its recall.
+        recall: The recall to reach for queries of each modality.
     """
     if kind == EXACT or not len(rows):
-        return Choice(why="as asked for" if kind == EXACT else "there is nothing yet"), None
+        return IndexChoice(why="as asked for" if kind == EXACT else "there is nothing yet"), None
     if kind == AUTO and rows.nbytes <= EXACT_BYTES:
         size = rows.nbytes / 2**20
-        return Choice(why=f"{len(rows):,} vectors ({size:.0f} MiB) are compared in a moment"), None
-    queries = {modality: some for modality, some in asked().items() if len(some)}
+        why = f"{len(rows):,} vectors ({size:.0f} MiB) are compared in a moment"
+        return IndexChoice(why=why), None
+    queries = {modality: some for modality, some in sample_queries().items() if len(some)}
     if not queries:
-        return Choice(why="there is nothing to measure the recall of another kind by"), None
+        why = "there are no queries to measure the recall of another kind with"
+        return IndexChoice(why=why), None
     truth = {modality: true_neighbours(rows, some) for modality, some in queries.items()}
-    name, certain = (codes_in_cells(*rows.shape), CERTAIN) if kind == AUTO else (kind, 0)
+    name, min_codes = (codes_in_cells(*rows.shape), MIN_CODES) if kind == AUTO else (kind, 0)
     try:
-        coarse = Coarse.build(name, rows)
+        ann_index = AnnIndex.build(name, rows)
     except RuntimeError as error:
-        # of "Error in SIGNATURE at FILE:LINE: Error: 'CONDITION' failed: WHY" the end
-        said = str(error).rpartition("failed: ")[2].rpartition(": ")[2].strip()
-        return Choice(why=f"{name} cannot be made of {len(rows):,} vectors: {said}"), None
-    found, reached = _tuned(name, coarse, coarse.efforts(certain), queries, truth, recall)
-    if reached or kind != AUTO:
-        return found, coarse
-    best = min(found.recall.values())
-    return Choice(why=f"no other kind finds {recall}: {name} found {best:.3f}"), None
+        # the end of "Error in SIGNATURE at FILE:LINE: Error: 'CONDITION' failed: REASON"
+        reason = str(error).rpartition("failed: ")[2].rpartition(": ")[2].strip()
+        why = f"{name} cannot be made of {len(rows):,} vectors: {reason}"
+        return IndexChoice(why=why), None
+    choice = _tuned(name, ann_index, ann_index.efforts(min_codes), queries, truth, recall)
+    lowest = min(choice.recall.values())
+    if lowest >= recall or kind != AUTO:
+        return choice, ann_index
+    return IndexChoice(why=f"no other kind finds {recall}: {name} found {lowest:.3f}"), None
 
 
 def codes_in_cells(number: int, dim: int) -> str:
-    """The factory string of 1-bit codes of rows (number, dim), in cells around which these lie.
+    """The factory string for 1-bit codes of rows (number, dim), relative to the centre of a cell.
 
-    Turned at random first, as what a code is off by hangs on how evenly the numbers of a row are
-    spread; into whole words of 64 bits. Few cells, as they are made in seconds so: 64 of 100,000
-    rows, 256 of a million.
+    Rows are rotated at random first, since the error of a code depends on how evenly the values of
+    a row are spread, and into a multiple of 64 dimensions, as codes are words of 64 bits. Cells
+    are few, so that clustering takes seconds: 64 for 100,000 rows, 256 for a million.
     """
     cells = 2 ** max(round(math.log2(math.sqrt(max(number, 1)) / 4)), 0)
     return f"RR{64 * max(round(dim / 64), 1)},IVF{cells},RaBitQ"
 
 
-def true_neighbours(rows: Rows, queries: Vectors, k: int = NEIGHBOURS) -> NDArray[np.int64]:
-    """Of each query (m, dim) the k rows (m, min(k, n)) of the highest inner product.
+def true_neighbours(rows: Float16Rows, queries: Vectors, k: int = NEIGHBOURS) -> NDArray[np.int64]:
+    """The k rows (m, min(k, n)) of the highest inner product with each query (m, dim), unordered.
 
-    A row that the query is itself counts like any other.
+    A query that is one of the rows finds itself.
     """
     import numpy as np
 
     k = min(k, len(rows))
     best = np.full((len(queries), k), -np.inf, np.float32)
-    where = np.zeros((len(queries), k), np.int64)
-    turned = np.ascontiguousarray(queries.T, np.float32)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        scores = (widened(rows[start : start + _ROWS_AT_ONCE]) @ turned).T
-        among = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
-        both = np.concatenate([best, np.take_along_axis(scores, among, axis=1)], axis=1)
-        ids = np.concatenate([where, among + start], axis=1)
-        kept = np.argpartition(-both, k - 1, axis=1)[:, :k]
-        best = np.take_along_axis(both, kept, axis=1)
-        where = np.take_along_axis(ids, kept, axis=1)
-    return where
+    numbers = np.zeros((len(queries), k), np.int64)
+    transposed = np.ascontiguousarray(queries.T, np.float32)
+    for start in range(0, len(rows), _CHUNK):
+        scores = (widened(rows[start : start + _CHUNK]) @ transposed).T
+        top = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
+        best = np.concatenate([best, np.take_along_axis(scores, top, axis=1)], axis=1)
+        numbers = np.concatenate([numbers, top + start], axis=1)
+        kept = np.argpartition(-best, k - 1, axis=1)[:, :k]
+        best = np.take_along_axis(best, kept, axis=1)
+        numbers = np.take_along_axis(numbers, kept, axis=1)
+    return numbers
 
 
 def _tuned(
     kind: str,
-    coarse: Coarse,
+    ann_index: AnnIndex,
     efforts: list[int],
-    queries: Asked,
+    queries: SampleQueries,
     truth: Mapping[str, NDArray[np.int64]],
     target: float,
-) -> tuple[Choice, bool]:
-    """How hard an index has to look, and whether it then finds enough."""
-    # measured on a sample: aimed a little higher than what is asked for
+) -> IndexChoice:
+    """The effort and the candidates that an index needs for a recall, or at most can have."""
+    # the recall of a sample is an estimate, so aim a little higher
     aim = target + (1 - target) / 4
     ranks: dict[str, NDArray[np.int64]] = {}
     effort, wanted = 0, 0
-    # the widest net takes ten times as long as the narrowest, which is mostly wide enough
-    looks = (itertools.product(efforts, widths) for widths in (WIDTHS[:-1], WIDTHS[-1:]))
-    for effort, most in itertools.chain.from_iterable(looks):
-        wanted = min(most, MOST_CANDIDATES, len(coarse))
+    # the most candidates take ten times as long as the fewest, which mostly suffice
+    trials = (itertools.product(efforts, some) for some in (CANDIDATES[:-1], CANDIDATES[-1:]))
+    for effort, most in itertools.chain.from_iterable(trials):
+        wanted = min(most, MOST_CANDIDATES, len(ann_index))
         ranks = {
-            modality: _ranks(coarse.many(some, wanted, effort), truth[modality])
+            modality: _ranks(ann_index.candidates_of_many(some, wanted, effort), truth[modality])
             for modality, some in queries.items()
         }
         if all((found < wanted).mean() >= aim for found in ranks.values()):
             break
     enough = max(_enough(found, aim, wanted) for found in ranks.values())
     recall = {name: round(float((found < enough).mean()), 4) for name, found in ranks.items()}
-    reached = all(share >= target for share in recall.values())
     shown = " and ".join(f"{share:.3f} for {name}" for name, share in recall.items())
     why = f"finds {shown} of the ten nearest, measured on this index; {target} was asked for"
-    return Choice(kind, enough, effort, recall, why), reached
+    return IndexChoice(kind, enough, effort, recall, why)
 
 
-def _ranks(found: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each true neighbour (m, k) stands among the candidates (m, wanted); wanted if not."""
+def _ranks(candidates: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rank of each true neighbour (m, k) among the candidates (m, wanted); else `wanted`."""
     import numpy as np
 
-    ranks = np.full(truth.shape, found.shape[1], np.int64)
-    for number, (candidates, nearest) in enumerate(zip(found, truth, strict=True)):
-        order = np.argsort(candidates, kind="stable")
-        at = np.searchsorted(candidates, nearest, sorter=order)
+    ranks = np.full(truth.shape, candidates.shape[1], np.int64)
+    for number, (found, neighbours) in enumerate(zip(candidates, truth, strict=True)):
+        order = np.argsort(found, kind="stable")
+        at = np.searchsorted(found, neighbours, sorter=order)
         at = np.minimum(at, len(order) - 1)
-        there = candidates[order[at]] == nearest
-        ranks[number, there] = order[at][there]
+        present = found[order[at]] == neighbours
+        ranks[number, present] = order[at][present]
     return ranks
 
 
 def _enough(ranks: NDArray[np.int64], aim: float, most: int) -> int:
-    """Candidates that hold a share of the neighbours, in steps of a hundred."""
+    """How many candidates contain a share of the neighbours, rounded up to a hundred."""
     import numpy as np
 
     needed = int(np.quantile(ranks, aim, method="higher")) + 1
