@@ -127,7 +127,7 @@ class Signal:
     """How one facet's ranking saw an item."""
 
     rank: int | None
-    """From 1; None: below the thousand that were ranked."""
+    """From 1; None where it is too low to have been ranked."""
     score: float
     """The cosine, before anything is taken off or added; of "words" the BM25 score."""
     standardised: float | None = None

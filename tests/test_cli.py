@@ -171,7 +171,7 @@ def test_similar_finds_the_others(folder):
         (["query", "--not", "red"], "only what is not wanted"),
         (["query", "red", "--text", "-1:red"], "cancel each other out"),
         (["query", "--text", "0:red"], "empty"),
-        (["query", "red", "--combine", "loudly"], "'early' or 'late'"),
+        (["query", "red", "--combine", "loudly"], "early, late"),
         (["query", "red", "--runtime", "coal"], "auto, torch, onnx"),
         (["query", "--audio", "nowhere.wav"], "'toy' cannot encode audio"),
         (["index", "--drop-space", "nonsense"], "toy"),
@@ -252,7 +252,7 @@ def test_version_and_help(toy):
 
 
 def test_a_terminal_gets_a_table(folder, monkeypatch):
-    monkeypatch.setattr("mmsearch.cli.search_options.terminal", lambda: True)
+    monkeypatch.setattr("mmsearch.cli.search.terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("NO_COLOR", "1")
     table = run("query", "blue", "--in", "text", "--lexical", "off").stdout

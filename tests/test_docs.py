@@ -74,7 +74,7 @@ def test_the_examples_of_the_readme_print_what_it_shows(demo: Path, monkeypatch)
     monkeypatch.setenv("MMSEARCH_HOME", str(demo / "home"))
     monkeypatch.delenv("MMSEARCH_INDEX", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr("mmsearch.cli.search_options.terminal", lambda: True)
+    monkeypatch.setattr("mmsearch.cli.search.terminal", lambda: True)
     ran = examples()
     assert len(ran) >= 5
     for command, shown in ran:

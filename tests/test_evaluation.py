@@ -402,13 +402,6 @@ def test_settings_are_read_by_name():
     assert parse_settings("default") == {}
 
 
-def test_every_setting_is_one_of_a_search():
-    from mmsearch.evaluation import OPTIONS
-    from mmsearch.search.settings import SearchSettings
-
-    assert set(OPTIONS) - {"index"} <= set(SearchSettings.__annotations__)
-
-
 @pytest.mark.parametrize("written", ["", "fusion", "colour=red", "fusion=rrf,,lexical=off"])
 def test_an_unknown_setting_lists_those_there_are(written):
     with pytest.raises(InvalidOption, match=r"there is: default, .*lexical=on\|off"):

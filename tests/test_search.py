@@ -199,7 +199,7 @@ def test_one_facet_is_asked_for_no_more_than_is_wanted(library, monkeypatch):
         ({"like": 3}, "list"),
         ({"lexical": "off"}, "True or False"),
         ({"rerank": "better"}, "none, fusion, diverse"),
-        ({"fusion": "sum"}, "combmnz, rrf, wsum"),
+        ({"fusion": "sum"}, "wsum, combmnz, rrf"),
         ({"min_confidence": 2}, "0 to 1"),
         ({"spans": True, "rerank": "diverse"}, "whole files"),
     ],

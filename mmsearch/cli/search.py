@@ -1,20 +1,25 @@
-"""The commands that search: `mmsearch query` and `mmsearch similar`."""
+"""The commands that search, `mmsearch query` and `similar`, and the flags that both have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import Index, out, say
-from mmsearch.cli.search_options import SearchOptions, with_search_options
+from mmsearch.cli.console import Index, out, say, terminal
 from mmsearch.collection import Collection
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidQuery
+from mmsearch.filters import from_options
 from mmsearch.indexing.bulk.matrix import read_vector
+from mmsearch.search.settings import Setting, declared
 from mmsearch.spaces.calibration import NO_GOOD_MATCH
 from mmsearch.types import Hit, Modality, Part, Query
 
@@ -30,7 +35,181 @@ Precision = Annotated[
 ]
 
 
-@with_search_options
+# ---------------------------------------------------------------------- flags of every search
+
+
+def _flag(
+    name: str,
+    panel: str,
+    text: str,
+    *,
+    flags: Sequence[str] = (),
+    metavar: str = "",
+    several: bool = False,
+    parser: Callable[[str], Any] | None = None,
+) -> Parameter:
+    """A flag; with a metavar it takes a value, and is None unless given."""
+    kind: Any = list[str] | None if several else str | None if metavar else bool
+    about: dict[str, Any] = {"metavar": metavar, "parser": parser} if metavar else {}
+    names = flags or [f"--{name.replace('_', '-')}"]
+    option = typer.Option(*names, rich_help_panel=panel, help=text, show_default=False, **about)
+    return Parameter(
+        name,
+        Parameter.KEYWORD_ONLY,
+        default=None if metavar else False,
+        annotation=Annotated[kind, option],
+    )
+
+
+def _setting_flag(name: str, setting: Setting) -> Parameter:
+    """The flag of a setting. None, if it is not given, leaves the setting at its default."""
+    several = setting.form.collect is not None
+    text = f"{setting.help.removesuffix('.')}; repeatable." if several else setting.help
+    if setting.shown:
+        text += f" (default: {setting.shown})"
+    about: Any = {"metavar": setting.metavar, "several": several, "parser": _reader(setting)}
+    return _flag(name, "Ranking", text, flags=[setting.flag], **about)
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    read = setting.form.read
+    assert read is not None
+
+    def parse(text: str) -> Any:
+        try:
+            return read(text)
+        except (ValueError, KeyError) as error:
+            raise typer.BadParameter(f"{text!r} is not {setting.form.written}") from error
+
+    return parse
+
+
+SETTINGS = {name: one for name, one in declared().items() if one.form.read}
+"""Those that have a flag each; `where` has those of the filters."""
+
+FILTERS = [
+    _flag(
+        "path",
+        "Filters",
+        "Only files that match a pattern, '*.png' or 'holidays/**', or lie in a folder that does; "
+        "repeatable.",
+        metavar="GLOB",
+        several=True,
+    ),
+    _flag(
+        "modality",
+        "Filters",
+        "Only files of a kind: image, text, audio, video, document; repeatable.",
+        metavar="M",
+        several=True,
+    ),
+    _flag(
+        "after",
+        "Filters",
+        "Taken (or else modified) on this day or later: 2020, 2020-03, 2020-03-01.",
+        metavar="DATE",
+    ),
+    _flag("before", "Filters", "Taken before this day, month or year.", metavar="DATE"),
+    _flag("camera", "Filters", "Taken with a camera whose name contains this.", metavar="TEXT"),
+    _flag("near", "Filters", "Taken within KM kilometres of a place.", metavar="LAT,LON,KM"),
+    _flag("min_size", "Filters", "At least this many pixels wide and high.", metavar="WxH"),
+    _flag(
+        "has",
+        "Filters",
+        "Only files that have one; repeatable.",
+        metavar="caption|gps|text|sound",
+        several=True,
+    ),
+    _flag(
+        "tag",
+        "Filters",
+        "Only files that `mmsearch tag` gave this tag; repeatable.",
+        metavar="TAG",
+        several=True,
+    ),
+    _flag(
+        "where",
+        "Filters",
+        "A condition on any key, your own metadata included: 'width >= 1000', 'stars > 3'; "
+        "repeatable.",
+        flags=["-w", "--where"],
+        metavar="'KEY OP VALUE'",
+        several=True,
+    ),
+]
+
+EXPLAIN = _flag("explain", "Output", "Below the table, show what each ranking says of each hit.")
+FORMS = [
+    _flag("json", "Output", "One JSON array."),
+    _flag("jsonl", "Output", "One JSON object a line."),
+    _flag("csv", "Output", "CSV with a header."),
+    _flag("tsv", "Output", "TSV, the default when piped."),
+    _flag("table", "Output", "A table, the default on a terminal."),
+    _flag("paths", "Output", "Only paths, one a line.", flags=["-f", "--paths"]),
+    _flag("paths0", "Output", "Only paths, each ended by a NUL.", flags=["-0", "--null"]),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How hits are shown.
+
+    Attributes:
+        form: One of `render.FORMATS`.
+        explain: Whether to show what each ranking says of each hit.
+    """
+
+    form: str
+    explain: bool
+
+
+def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], Any]:
+    """Have the last two parameters of a command, `settings` and `output`, given by flags.
+
+    Args:
+        without: A setting that the command has no flag for.
+    """
+    chosen = {name: one for name, one in SETTINGS.items() if name != without}
+    shared = [
+        *(_setting_flag(name, one) for name, one in chosen.items()),
+        *FILTERS,
+        EXPLAIN,
+        *FORMS,
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        *own, _, _ = (
+            one.replace(annotation=hints[name])
+            for name, one in inspect.signature(command).parameters.items()
+        )
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            forms = {one.name: given.pop(one.name) for one in FORMS}
+            output = Output(render.pick_format(forms, terminal=terminal()), given.pop("explain"))
+            filters = {one.name: given.pop(one.name) for one in FILTERS}
+            where = from_options(**{name: value for name, value in filters.items() if value})
+            settings: dict[str, Any] = {"where": where}
+            for name, one in chosen.items():
+                value = given.pop(name)
+                if one.form.collect is not None:
+                    settings[name] = one.form.collect(value or ())
+                elif value is not None:
+                    settings[name] = value
+            command(**given, settings=settings, output=output)
+
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in (*own, *shared)}
+        return run
+
+    return decorate
+
+
+# ---------------------------------------------------------------------- the commands
+
+
+@with_search_flags()
 def query(
     words: Annotated[
         list[str] | None,
@@ -39,37 +218,32 @@ def query(
     *,
     text: Annotated[
         list[str] | None,
-        typer.Option("--text", metavar="[W:]T", help="Words; repeatable. W: is their weight."),
+        typer.Option("--text", metavar="[W:]T", help="Words, with weight W; repeatable."),
     ] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option("--image", metavar="[W:]FILE", help="A picture to be like; repeatable."),
+        typer.Option("--image", metavar="[W:]FILE", help="An example picture; repeatable."),
     ] = None,
     audio: Annotated[
         list[str] | None,
-        typer.Option("--audio", metavar="[W:]FILE", help="A sound to be like; repeatable."),
+        typer.Option("--audio", metavar="[W:]FILE", help="An example sound; repeatable."),
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option("--not", metavar="[W:]T", help="Words for what is not wanted; repeatable."),
+        typer.Option("--not", metavar="[W:]T", help="Words for what you do not want; repeatable."),
     ] = None,
     vector: Annotated[
         Path | None,
         typer.Option(
-            "--vector", metavar="FILE", help="A query that is encoded already: .npy, alone."
+            "--vector", metavar="FILE", help="A query that is already encoded, as .npy; alone."
         ),
     ] = None,
-    combine: Annotated[
-        str,
-        typer.Option(
-            "--combine", metavar="early|late", help="Add the parts up, or rank for each and fuse."
-        ),
-    ] = "early",
     index: Index = None,
     runtime: On = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
-    options: SearchOptions,
+    settings: dict[str, Any],
+    output: Output,
 ) -> None:
     """Find photos, texts or sounds: in words, by example, or both at once.
 
@@ -77,38 +251,36 @@ def query(
     """
     plain = [" ".join(words)] if words else []
     if vector is not None:
-        _check_alone(plain, text, image, audio, without)
-        form, settings = options.form, options.settings()
+        if plain or text or image or audio or without:
+            raise InvalidQuery("--vector stands alone: no words and no files with it")
         with open_collection(index) as library:
-            _show(
-                library.search_vectors(read_vector(vector), **settings)[0], form, library, options
-            )
+            found = library.search_vectors(read_vector(vector), **settings)[0]
+            _show(found, library, settings, output)
         return
     asked = _query(plain, {"text": text, "image": image, "audio": audio}, without)
-    form, settings = options.form, options.settings() | {"combine": combine}
     with open_collection(index, runtime=runtime, device=device, precision=precision) as library:
-        _show(library.search(asked, **settings), form, library, options)
+        _show(library.search(asked, **settings), library, settings, output)
 
 
-@with_search_options
+@with_search_flags(without="combine")
 def similar(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A photo, text or sound, indexed or not.")
     ],
     *,
     index: Index = None,
-    options: SearchOptions,
+    settings: dict[str, Any],
+    output: Output,
 ) -> None:
-    """Find what is like a file, the file itself left out."""
-    form, settings = options.form, options.settings()
+    """Find what is like a file, leaving out the file itself."""
     with open_collection(index) as library:
-        _show(library.similar(file, **settings), form, library, options)
+        _show(library.similar(file, **settings), library, settings, output)
 
 
 def _query(
     plain: list[str], parts: Mapping[Modality, list[str] | None], without: list[str] | None
 ) -> Query:
-    """The parts of a command line; words that are no option's have no weight before them."""
+    """The query of a command line; a weight is only read before a part that an option gives."""
     query = Query(tuple(Part("text", words) for words in plain))
     for modality, given in parts.items():
         query += Query(tuple(Part.parse(modality, one) for one in given or []))
@@ -120,43 +292,42 @@ def _query(
     return query
 
 
-def _check_alone(*others: object) -> None:
-    if any(others):
-        raise InvalidQuery("--vector stands alone: no words and no files with it")
-
-
-def _show(hits: list[Hit], form: str, library: Collection, options: SearchOptions) -> None:
+def _show(
+    hits: list[Hit], library: Collection, settings: Mapping[str, Any], output: Output
+) -> None:
+    form = output.form
     if not hits:
         if form in {"json", "csv"}:
             out(render.FORMATS[form](hits))
-        say(f"nothing found{_why(library, options)}")
+        say(f"nothing found{_why(library, settings)}")
         raise typer.Exit(NOTHING_FOUND)
     sure = [hit.confidence for hit in hits if hit.confidence is not None]
     if sure and max(sure) < NO_GOOD_MATCH:
         poor = "no good match; nearest:"
         out(f"{poor}\n") if form == "table" else say(poor)
     out(render.FORMATS[form](hits), raw=form.startswith("paths"))
-    if options.explain and form == "table":
+    if output.explain and form == "table":
         out(render.explained(hits))
 
 
-def _why(library: Collection, options: SearchOptions) -> str:
+def _why(library: Collection, settings: Mapping[str, Any]) -> str:
+    """Why nothing was found, and what to do about it, if that is known."""
     if not len(library):
         return ": the index is empty, fill it with `mmsearch index`"
-    targets = options.targets
+    targets = settings.get("target")
     if targets and not set(targets) & set(library.status()["vectors"]):
         return f": the index has no vectors of {' or '.join(targets)}"
-    if options.filter and not any(library.listed(where=options.filter, limit=1)):
+    if settings["where"] and not any(library.listed(where=settings["where"], limit=1)):
         return ": nothing passes the filters"
-    if options.min_confidence:
-        return f" with a confidence of {options.min_confidence:g}; lower --min-confidence"
+    if least := settings.get("min_confidence"):
+        return f" with a confidence of {least:g}; lower --min-confidence"
     from mmsearch.storage.sqlite.bulk import GIVEN
 
     given = [model for model in library.status()["models"] if model["fingerprint"] == GIVEN]
     if given:
         name = given[0]["name"]
         return (
-            f": no model here encodes words for the vectors of {name!r}, so only words as they are "
-            "written are looked up; import them with the --model that made them, or ask by --vector"
+            f": no model here encodes words for the vectors of {name!r}, so words are only looked "
+            "up as written; import them with the --model that made them, or query by --vector"
         )
     return ""

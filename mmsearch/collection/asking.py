@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING
 
 from mmsearch.collection.held import Held
 from mmsearch.errors import InvalidQuery, StorageFailed
+from mmsearch.search.settings import Settings, takes_settings
 from mmsearch.types import Hit, Modality, Query, Ranking
 
 if TYPE_CHECKING:
-    from mmsearch.search import Searcher, SearchSettings
     from mmsearch.search.duplicates import Group
     from mmsearch.search.labels import Description
+    from mmsearch.search.searcher import Searcher
     from mmsearch.storage.sqlite import Space
     from mmsearch.types import Progress, Vectors
 
@@ -26,85 +27,50 @@ CAUGHT_UP = 2_000
 class Asking(Held):
     """Searching, and what else vectors tell."""
 
-    def search(self, query: str | Query, **settings: Unpack[SearchSettings]) -> list[Hit]:
+    @takes_settings(Settings)
+    def search(self, query: str | Query, settings: Settings) -> list[Hit]:
         """The k best hits for one query, best first; fewer when the collection is smaller.
 
         Args:
             query: Words, or `Query.image(...)`, or several: `Query.text("a dog") -
                 Query.text("snow")`.
-
-        All others by keyword:
-            k: How many, at least 1; 10.
-            target: The facet to search in, or several, fused: "image", "text", "audio". Left out,
-                all there are when it is asked in words, else what is most like the query.
-            combine: Whether the parts' vectors are added up ("early"), or each part's ranking is
-                made on its own and then fused ("late").
-            spans: Whether each stretch of a file that matches is a hit, not its best alone.
-            where: Only items that pass: {"taken": {"$gte": "2020"}, "camera": "Canon"};
-                docs/commands.md lists the keys.
-            fusion: How several rankings become one: "wsum", "combmnz" or "rrf".
-            weights: What a ranking counts in the fusion, by facet: {"text": 0.5}; "words" is the
-                lexical one.
-            lexical: Whether words are also looked up as they are written. Left out, they are,
-                unless `target` leaves out "text".
-            hubness: Whether what is near to every query is held back; True.
-            rerank: "none"; "fusion", a second model looks at the best hundred closely; "diverse",
-                hits first that differ from those before them.
-            diversity: For "diverse", from 0 (only relevance counts) to 1 (only differences).
-            duplicates: Whether copies are shown ("show"), or stand behind the first of them
-                ("collapse"), whose metadata then has "duplicates", their paths. Left out, they are
-                shown unless "diverse".
-            min_confidence: Hits below it are left out; from 0 to 1.
-            like: Ids of hits that are what was meant: the query moves towards them.
-            unlike: Ids of hits that are not.
+            settings: Each by keyword: `search("a dog", k=20, target="image")`.
 
         Raises:
             InvalidQuery: the query is empty or k is below 1.
-            InvalidOption, InvalidFilter: a setting is none that it can have.
+            InvalidOption, InvalidFilter: a setting cannot have such a value.
             UnknownTarget: there is no such facet.
             UnsupportedModality: none of the index's models takes one of the parts.
             PathNotFound, UnreadableFile: the example file cannot be used.
         """
-        return self.search_many([query], **settings)[0]
+        return self._searcher().many([query], settings)[0]
 
-    def search_many(
-        self, queries: Sequence[str | Query], **settings: Unpack[SearchSettings]
-    ) -> list[list[Hit]]:
+    @takes_settings(Settings)
+    def search_many(self, queries: Sequence[str | Query], settings: Settings) -> list[list[Hit]]:
         """`search` for each query, encoded in batches; a list of hits a query."""
-        from mmsearch.search import settings_of
+        return self._searcher().many(_several(queries), settings)
 
-        checked = settings_of(settings)
-        return self._searcher().many(_several(queries), checked)
-
-    def rank_many(
-        self, queries: Sequence[str | Query], **settings: Unpack[SearchSettings]
-    ) -> list[Ranking]:
+    @takes_settings(Settings)
+    def rank_many(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
         """The items that `search_many` finds, as (id, score) pairs, quicker: nothing is looked up.
 
         For thousands of queries, or ranks; `spans` make no difference.
         """
-        from mmsearch.search import settings_of
+        return self._searcher().ranked(_several(queries), settings)
 
-        return self._searcher().ranked(_several(queries), settings_of(settings))
-
-    def search_vectors(
-        self, queries: Vectors, **settings: Unpack[SearchSettings]
-    ) -> list[list[Hit]]:
+    @takes_settings(Settings)
+    def search_vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
         """`search` for queries that are encoded already: unit vectors (n, dim) of `encoder`."""
-        from mmsearch.search import settings_of
+        return self._searcher().vectors(queries, settings)
 
-        return self._searcher().vectors(queries, settings_of(settings))
-
-    def similar(
-        self, path: str | os.PathLike[str], **settings: Unpack[SearchSettings]
-    ) -> list[Hit]:
-        """What is like a file, the file itself left out; it need not be in the index."""
-        from mmsearch.search import settings_of
-
-        return self._searcher().like_file(os.fspath(path), settings_of(settings))
+    @takes_settings(Settings)
+    def similar(self, path: str | os.PathLike[str], settings: Settings) -> list[Hit]:
+        """Items like a file, the file itself left out; it need not be in the index."""
+        return self._searcher().like_file(os.fspath(path), settings)
 
     def _searcher(self) -> Searcher:
-        from mmsearch.search import Holdings, Searcher
+        from mmsearch.search.rank import Holdings
+        from mmsearch.search.searcher import Searcher
 
         holdings = Holdings(
             self._catalog,
@@ -201,7 +167,7 @@ class Asking(Held):
         Raises:
             PathNotFound, UnreadableFile: the file cannot be used.
         """
-        from mmsearch.search import stored_item
+        from mmsearch.search.example import stored_item
         from mmsearch.search.labels import describe
 
         name = os.fspath(path)

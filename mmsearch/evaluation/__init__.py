@@ -17,13 +17,12 @@ from mmsearch.evaluation.results import (
     recall_curve,
 )
 from mmsearch.evaluation.run import DEPTH, evaluate
-from mmsearch.evaluation.settings import OPTIONS, parse_settings
+from mmsearch.evaluation.settings import parse_settings
 
 __all__ = [
     "DEPTH",
     "MEASURES",
     "MEDIAN",
-    "OPTIONS",
     "Compared",
     "Comparison",
     "Difference",

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from mmsearch.search.fusion import WEIGHTS
 from mmsearch.search.rank import Holdings, Search, cosine_of
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import Background, Moments
@@ -103,6 +102,7 @@ def rankings(
     words: str | None = None,
     allowed: IdSet | None = None,
     without: frozenset[int] = frozenset(),
+    pool: int | None = None,
 ) -> list[Facet]:
     """What each facet says of a query.
 
@@ -113,9 +113,11 @@ def rankings(
         words: What is also looked up as it is written.
         allowed: The only items that may be found.
         without: Items that may not.
+        pool: How many candidates are ranked, if not as many as the settings ask for.
     """
     several = len(searches) + (words is not None) > 1
-    depth = max(settings.pool, DEPTH) if several else settings.pool
+    pool = pool or settings.pool
+    depth = max(pool, DEPTH) if several else pool
     seen: dict[str, int] = {}
     found = []
     for search in searches:
@@ -123,7 +125,7 @@ def rankings(
         name = search.facet if number == 1 else f"{search.facet} {number}"
         facet = _nearest(holdings, search, depth + len(without), allowed)
         kept = [pair for pair in facet.ranking if pair[0] not in without][:depth]
-        weight = search.weight * _weight(settings, search.facet)
+        weight = search.weight * settings.weight_of(search.facet)
         found.append(replace(facet, name=name, ranking=kept, weight=weight))
     if words is not None:
         ranking = holdings.catalog.words(words, depth + len(without), allowed)
@@ -131,7 +133,7 @@ def rankings(
         among = len(holdings.catalog) if allowed is None else len(allowed)
         background = Background.of_words([score for _, score in kept], among)
         heaviest = max((abs(search.weight) for search in searches), default=1.0)
-        weight = heaviest * _weight(settings, WORDS)
+        weight = heaviest * settings.weight_of(WORDS)
         holding = holdings.catalog.holding(words, [item_id for item_id, _ in kept[:HELD]])
         many = len(holding) if len(holding) < HELD else len(kept)
         found.append(
@@ -148,10 +150,6 @@ def rankings(
     if several:
         _complete(holdings, found, words)
     return found
-
-
-def _weight(settings: Settings, facet: str) -> float:
-    return settings.weights.get(facet, WEIGHTS.get(facet, 1.0))
 
 
 def _nearest(holdings: Holdings, search: Search, depth: int, allowed: IdSet | None) -> Facet:

@@ -142,9 +142,9 @@ def _vouched(
 
 
 FUSIONS: Mapping[str, Callable[..., list[tuple[Any, float]]]] = {
-    "rrf": _by_rank,
     "wsum": wsum,
     "combmnz": _vouched,
+    "rrf": _by_rank,
 }
 """By name, all with the arguments of `wsum`."""
 

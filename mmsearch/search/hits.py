@@ -54,7 +54,7 @@ def ordered(holdings: Holdings, facets: Sequence[Facet], settings: Settings) -> 
         return Order(facets, best, {}, {item_id: [item_id] for item_id, _ in best})
     if settings.rerank == "diverse":
         fused = diverse(holdings, fused, settings)
-    if not settings.some_go:
+    if not settings.drops:
         fused = fused[: settings.k]
     groups = grouped(holdings, fused, settings)
     sure = _confidences(facets, groups)

@@ -63,14 +63,14 @@ class Searcher:
 
     def _more(self, asked: Asked, settings: Settings) -> list[Hit]:
         """The hits of one query of which copies took the place of others: ranked ever deeper."""
-        deeper = replace(settings, depth=4 * settings.pool)
+        pool = settings.pool
         while True:
-            ((facets, words),) = self._facets_of([asked], deeper)
-            hits = best_hits(self._holdings, facets, deeper, words)
-            cut = any(len(facet.ranking) >= deeper.pool for facet in facets)
+            pool *= 4
+            ((facets, words),) = self._facets_of([asked], settings, pool)
+            hits = best_hits(self._holdings, facets, settings, words)
+            cut = any(len(facet.ranking) >= pool for facet in facets)
             if len(hits) >= settings.k or not cut:
                 return hits
-            deeper = replace(deeper, depth=4 * deeper.pool)
 
     def ranked(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
         """The items of the best hits for each query with their scores, nothing looked up."""
@@ -95,12 +95,12 @@ class Searcher:
         return list(zip(searches, said, strict=True))
 
     def _facets_of(
-        self, asked: Sequence[Asked], settings: Settings
+        self, asked: Sequence[Asked], settings: Settings, pool: int | None = None
     ) -> Iterator[tuple[list[Facet], str | None]]:
         """What each facet says of each query, and what of it was looked up as it is written."""
         allowed = self._allowed(settings)
         for several, words in asked:
-            yield self._facets(several, settings, allowed, words=words), words
+            yield self._facets(several, settings, allowed, words=words, pool=pool), words
 
     def vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
         """The best hits for unit vectors (n, dim) of the preferred encoder's."""
@@ -150,7 +150,7 @@ class Searcher:
         return all(space.is_given for space in self._spaces)
 
     def _allowed(self, settings: Settings) -> IdSet | None:
-        return self._holdings.passing(settings.where) if settings.where else None
+        return self._holdings.passing(settings.filter) if settings.filter else None
 
     def _facets(
         self,
@@ -160,13 +160,20 @@ class Searcher:
         *,
         words: str | None = None,
         without: frozenset[int] = NOBODY,
+        pool: int | None = None,
     ) -> list[Facet]:
         if settings.like or settings.unlike:
             searches = [self._moved(search, settings) for search in searches]
         if not settings.hubness:
             searches = [search.plain() for search in searches]
         return rankings(
-            self._holdings, searches, settings, words=words, allowed=allowed, without=without
+            self._holdings,
+            searches,
+            settings,
+            words=words,
+            allowed=allowed,
+            without=without,
+            pool=pool,
         )
 
     def _moved(self, search: Search, settings: Settings) -> Search:

@@ -1,196 +1,317 @@
-"""How a search is to be done: everything that can be asked for besides the query."""
+"""How a search is done: everything that can be set besides the query, each setting declared once.
+
+A field of `Settings` is a keyword of `Collection.search` and its kin, a flag of `mmsearch query`
+and `similar`, with its help and default, and a name that `mmsearch eval --with` takes. To add a
+setting, add a line there and use it.
+"""
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypedDict, get_args
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache, wraps
+from typing import (
+    Annotated,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    get_args,
+    get_type_hints,
+)
 
-from mmsearch.errors import InvalidOption, InvalidQuery, UnknownTarget
-from mmsearch.filters import Filter, parse_where
-from mmsearch.search.fusion import FUSIONS, WEIGHTS
-from mmsearch.search.queries import Combine
+from mmsearch.errors import InvalidOption, UnknownTarget
+from mmsearch.filters import Filter, Where, parse_where
+from mmsearch.search.fusion import DEFAULT, FUSIONS, WEIGHTS
+from mmsearch.search.setting_forms import (
+    AUTO,
+    COUNT,
+    FILTER,
+    IDS,
+    SHARE,
+    SWITCH,
+    TARGET,
+    WEIGHTS_OF_RANKINGS,
+    Form,
+    choice,
+)
 from mmsearch.types import Modality
 
 Target = str | Sequence[str] | None
+Combine = Literal["early", "late"]
 Rerank = Literal["none", "fusion", "diverse"]
 Duplicates = Literal["show", "collapse"]
 
+P = ParamSpec("P")
+Owner = TypeVar("Owner")
+Query = TypeVar("Query")
+Found = TypeVar("Found")
 
-class SearchSettings(TypedDict, total=False):
-    """What a search takes besides the query, all by keyword; `Collection.search` tells them."""
 
-    k: int
-    target: Target
-    combine: Combine
-    spans: bool
-    where: Mapping[str, Any] | Filter | None
-    fusion: str
-    weights: Mapping[str, float] | None
-    lexical: bool | None
-    hubness: bool
-    rerank: Rerank
-    diversity: float
-    duplicates: Duplicates | None
-    min_confidence: float
-    like: Sequence[int]
-    unlike: Sequence[int]
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is declared of a setting besides its name, type and default.
+
+    Attributes:
+        form: The values it can have.
+        help: What it does, in a sentence.
+        flag: Its flag; "--" and its name unless declared.
+        metavar: What stands for the value in `--help`; as the form is written unless declared.
+        shown: The default in words; derived from it unless declared.
+        in_eval: Whether `eval --with` takes it.
+        default: The default itself, which the field has.
+    """
+
+    form: Form
+    help: str
+    flag: str = ""
+    metavar: str = ""
+    shown: str = ""
+    in_eval: bool = True
+    default: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """SearchSettings, complete and checked."""
+    """How a search is done, complete and checked.
 
-    k: int = 10
-    target: Target = None
-    combine: Combine = "early"
-    spans: bool = False
-    where: Filter = field(default_factory=Filter)
-    fusion: str | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
-    lexical: bool | None = None
-    hubness: bool = True
-    rerank: Rerank = "none"
-    diversity: float = 0.5
-    duplicates: Duplicates | None = None
-    min_confidence: float = 0.0
-    like: tuple[int, ...] = ()
-    unlike: tuple[int, ...] = ()
-    depth: int = 0
-    """Candidates that are ranked at least."""
+    Raises:
+        InvalidQuery, InvalidOption, InvalidFilter: a setting cannot have such a value.
+    """
+
+    k: Annotated[int, Setting(COUNT, "How many hits.", "-k", "N", in_eval=False)] = 10
+    target: Annotated[
+        Target,
+        Setting(
+            TARGET,
+            "What to search: image (pictures, frames, pages), text (texts, captions, words read "
+            "or heard), audio; several, separated by commas, are fused.",
+            flag="--in",
+            metavar="image|text|audio",
+            shown="all for a query in words, otherwise what is most like the query",
+        ),
+    ] = None
+    combine: Annotated[
+        Combine,
+        Setting(
+            choice(*get_args(Combine)),
+            "Add up the vectors of the parts (early), or rank for each part and fuse (late).",
+        ),
+    ] = "early"
+    spans: Annotated[
+        bool,
+        Setting(
+            SWITCH, "Make each matching stretch of a file a hit, not only its best.", in_eval=False
+        ),
+    ] = False
+    where: Annotated[
+        Where,
+        Setting(
+            FILTER,
+            'Only items that pass: {"taken": {"$gte": "2020"}, "camera": "Canon"}; '
+            "docs/commands.md lists the keys.",
+        ),
+    ] = None
+    rerank: Annotated[
+        Rerank,
+        Setting(
+            choice(*get_args(Rerank)),
+            "Compare the best hundred in detail by a second model (fusion), or put hits first "
+            "that differ from those before them (diverse).",
+        ),
+    ] = "none"
+    diversity: Annotated[
+        float,
+        Setting(SHARE, "For diverse: from 0, only relevance, to 1, only difference.", metavar="D"),
+    ] = 0.5
+    duplicates: Annotated[
+        Duplicates | None,
+        Setting(
+            choice(*get_args(Duplicates)),
+            "Show copies, or collapse each group of them to one hit with a count.",
+            shown="show; collapse with diverse",
+        ),
+    ] = None
+    lexical: Annotated[
+        bool | None,
+        Setting(
+            AUTO,
+            "Also look words up as they are written.",
+            shown="auto: where texts are searched",
+        ),
+    ] = None
+    fusion: Annotated[
+        str | None,
+        Setting(
+            choice(*FUSIONS),
+            "How several rankings become one.",
+            shown=f"{DEFAULT}; rrf where parts are ranked on their own",
+        ),
+    ] = None
+    weights: Annotated[
+        Mapping[str, float] | None,
+        Setting(
+            WEIGHTS_OF_RANKINGS,
+            "What each ranking counts in the fusion; words is the lexical one.",
+            flag="--weight",
+            metavar="FACET=W",
+            shown=", ".join(f"{ranking}={weight:g}" for ranking, weight in WEIGHTS.items()),
+        ),
+    ] = None
+    hubness: Annotated[
+        bool, Setting(SWITCH, "Penalise items that are close to every query (hubs).")
+    ] = True
+    like: Annotated[
+        Sequence[int],
+        Setting(IDS, "The id of a hit that was right: the query moves towards it.", in_eval=False),
+    ] = ()
+    unlike: Annotated[
+        Sequence[int],
+        Setting(IDS, "The id of a hit that was wrong: the query moves away.", in_eval=False),
+    ] = ()
+    min_confidence: Annotated[
+        float, Setting(SHARE, "Leave out hits with less confidence, from 0 to 1.", metavar="C")
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        for name, one in declared().items():
+            value = getattr(self, name)
+            if value is None and name != "k":  # left out
+                value = one.default
+            if value is not None or name == "k":
+                object.__setattr__(self, name, one.form.check(name, value))
+        if self.spans and (self.rerank != "none" or self.duplicates == "collapse"):
+            raise InvalidOption("reranking and copies are of whole files: leave spans out, or them")
+
+    @property
+    def filter(self) -> Filter:
+        """What an item must be to be a hit."""
+        return parse_where(self.where)
+
+    def weight_of(self, ranking: str) -> float:
+        """What a facet's ranking, or the lexical one, counts in the fusion."""
+        return (self.weights or {}).get(ranking, WEIGHTS.get(ranking, 1.0))
 
     @property
     def collapses(self) -> bool:
-        """Whether copies of a hit stand behind it."""
+        """Whether copies of a hit are collapsed into it."""
         return self.duplicates == "collapse" or (
             self.duplicates is None and self.rerank == "diverse"
         )
 
     @property
-    def pool(self) -> int:
-        """How many candidates are ranked: more than k where some of them will go."""
-        some_go = self.some_go or self.rerank != "none"
-        return max(4 * self.k, 100, self.depth) if some_go else self.k
-
-    @property
-    def some_go(self) -> bool:
+    def drops(self) -> bool:
         """Whether candidates are left out after they were ranked."""
         return self.collapses or self.min_confidence > 0
 
+    @property
+    def pool(self) -> int:
+        """How many candidates are ranked: more than k where some may be dropped or reranked."""
+        return max(4 * self.k, 100) if self.drops or self.rerank != "none" else self.k
+
+
+@cache
+def declared() -> dict[str, Setting]:
+    """What is declared of each setting, by name, in order."""
+    hints = get_type_hints(Settings, include_extras=True)
+    found = {}
+    for one in fields(Settings):
+        given: Setting = hints[one.name].__metadata__[0]
+        bare = one.default is False  # `--spans` alone turns it on
+        found[one.name] = replace(
+            given,
+            flag=given.flag or f"--{one.name.replace('_', '-')}",
+            metavar="" if bare else given.metavar or given.form.written,
+            shown=given.shown or _in_words(one.default),
+            default=one.default,
+        )
+    return found
+
+
+def _in_words(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else ""
+    if isinstance(default, (int, float)):
+        return f"{default:g}"
+    return default if isinstance(default, str) else ""
+
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """What was given, checked, and the defaults for the rest.
+    """The settings given by name, and the defaults of the others.
 
     Raises:
-        TypeError: a name is none of a search's.
-        InvalidQuery, InvalidOption, InvalidFilter: a value is none that it can have.
+        TypeError: a search has no such setting.
+        InvalidQuery, InvalidOption, InvalidFilter: a setting cannot have such a value.
     """
-    known = {one.name for one in fields(Settings)} - {"depth"}
-    if unknown := sorted(given.keys() - known):
+    known = declared()
+    if unknown := sorted(given.keys() - known.keys()):
         raise TypeError(f"a search has no {unknown[0]!r}; it has: {', '.join(sorted(known))}")
-    kept = {name: value for name, value in given.items() if value is not None or name == "k"}
-    _check_k(kept.get("k", 10))
-    for name, allowed in _CHOICES.items():
-        if name in kept and kept[name] not in allowed:
-            raise InvalidOption(f"{name} is one of {', '.join(allowed)}, not {kept[name]!r}")
-    for name in ("diversity", "min_confidence"):
-        kept[name] = _share(name, kept.get(name, getattr(_PLAIN, name)))
-    for name in ("like", "unlike"):
-        some = kept.get(name, ())
-        if isinstance(some, (str, bytes)) or not isinstance(some, Iterable):
-            raise InvalidOption(f"{name} is a list of ids, not {some!r}")
-        kept[name] = tuple(map(_id, some))
-    kept["weights"] = {name: _weight(name, weight) for name, weight in _pairs(kept)}
-    for name in ("spans", "lexical", "hubness"):
-        if not isinstance(kept.get(name, False), bool):
-            raise InvalidOption(f"{name} is True or False, not {kept[name]!r}")
-    if kept.get("spans") and (kept.get("rerank", "none"), kept.get("duplicates", "show")) != (
-        "none",
-        "show",
-    ):
-        raise InvalidOption("reranking and copies are of whole files: leave spans out, or them")
-    kept["where"] = parse_where(kept.get("where"))
-    return Settings(**kept)
+    return Settings(**given)
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "fusion": tuple(sorted(FUSIONS)),
-    "rerank": get_args(Rerank),
-    "duplicates": get_args(Duplicates),
-}
-_PLAIN = Settings()
+def takes_settings(
+    _declared: Callable[P, Settings],
+) -> Callable[
+    [Callable[[Owner, Query, Settings], Found]], Callable[Concatenate[Owner, Query, P], Found]
+]:
+    """Have a method's last parameter, `settings`, given by keyword: a keyword for each of them.
+
+    Type checkers, `help` and `inspect.signature` see the keywords that are declared.
+    """
+
+    def decorate(
+        method: Callable[[Owner, Query, Settings], Found],
+    ) -> Callable[Concatenate[Owner, Query, P], Found]:
+        *own, _ = (signature := inspect.signature(method)).parameters.values()
+
+        plain: Callable[..., Found] = method
+
+        @wraps(method)
+        def call(*args: Any, **given: Any) -> Found:
+            rest = {one.name: given.pop(one.name) for one in own if one.name in given}
+            return plain(*args, **rest, settings=settings_of(given))
+
+        types = get_type_hints(Settings)
+        keywords = [
+            one.replace(annotation=types[one.name])
+            for one in inspect.signature(Settings).parameters.values()
+        ]
+        call.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
+        call.__doc__ = f"{inspect.getdoc(method)}\n\nSettings, by keyword:\n{_described()}"
+        return call
+
+    return decorate
 
 
-def _check_k(k: Any) -> None:
-    try:
-        enough = operator.index(k) >= 1
-    except TypeError:
-        enough = False
-    if not enough:
-        raise InvalidQuery(f"k is how many hits to give, a whole number of at least 1, not {k!r}")
-
-
-def _pairs(given: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    weights = given.get("weights", {})
-    if not isinstance(weights, Mapping):
-        raise InvalidOption(f"weights are numbers by facet, {{'text': 0.5}} say, not {weights!r}")
-    return weights.items()
-
-
-def _weight(name: str, weight: Any) -> float:
-    if name not in WEIGHTS:
-        raise InvalidOption(f"{name!r} has no weight; these have: {', '.join(sorted(WEIGHTS))}")
-    try:
-        number = float(weight)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise InvalidOption(f"a weight is a number of at least 0, not {weight!r}")
-    return number
-
-
-def _id(given: Any) -> int:
-    """An item's id as SQLite can hold it."""
-    try:
-        number = operator.index(given)
-    except TypeError as error:
-        raise InvalidOption(f"an id is a whole number, not {given!r}") from error
-    if not 0 < number < 2**63:
-        raise InvalidQuery(f"no item of the index has the id {number}")
-    return number
-
-
-def _share(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise InvalidOption(f"{name} is a number from 0 to 1, not {value!r}")
-    return number
+def _described() -> str:
+    """A line a setting: its name, what it does, its default."""
+    lines = []
+    for name, one in declared().items():
+        default = f" Default: {one.shown}." if one.shown else ""
+        lines.append(f"    {name}: {one.help}{default}")
+    return "\n".join(lines)
 
 
 def targets_of(
-    target: Target, present: Iterable[Modality], asked: Iterable[Modality]
+    target: Target, present: Iterable[Modality], query_modalities: Iterable[Modality]
 ) -> list[Modality]:
-    """The facets to search: those named, else what the query is best compared with.
+    """The facets to search: those named, else those the query is best compared with.
 
-    Words are looked for in everything; who asks by example is given things of its kind, if there
-    are any.
+    Words are searched for everywhere; an example in what is of its own modality, if anything is.
 
     Args:
         target: What the caller named.
         present: The facets that have vectors.
-        asked: The modalities of the query's parts.
+        query_modalities: Of the query's parts.
 
     Raises:
         UnknownTarget: there is no such facet.
     """
     known: tuple[Modality, ...] = get_args(Modality)
     if target is None:
-        there, kinds = set(present), set(asked)
+        there, kinds = set(present), set(query_modalities)
         order: list[Modality] = ["image", "audio", "text"]
         if kinds == {"audio"}:
             order = ["audio", "image", "text"]
@@ -200,8 +321,8 @@ def targets_of(
     named = [target] if one else list(target)
     shown = ", ".join(known)
     if not named:
-        raise UnknownTarget(f"nothing to search in is named; there is: {shown}")
+        raise UnknownTarget(f"no facet to search is named; there are: {shown}")
     for facet in named:
         if facet not in known:
-            raise UnknownTarget(f"nothing can be searched in {facet!r}; there is: {shown}")
+            raise UnknownTarget(f"there is no facet {facet!r} to search; there are: {shown}")
     return [facet for facet in known if facet in named]

@@ -2,11 +2,10 @@
 
 from mmsearch.search.queries.encode import checked_vectors, combined, encode_parts, ready
 from mmsearch.search.queries.parts import parts_of, words_of
-from mmsearch.search.queries.plan import Ask, Combine, Takes, plan
+from mmsearch.search.queries.plan import Ask, Takes, plan
 
 __all__ = [
     "Ask",
-    "Combine",
     "Takes",
     "checked_vectors",
     "combined",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from mmsearch.errors import InvalidQuery, UnsupportedModality
+from mmsearch.errors import UnsupportedModality
 from mmsearch.search.queries.parts import parts_of, told
+from mmsearch.search.settings import Combine
 from mmsearch.spaces.targets import served
 from mmsearch.storage.sqlite import Space
 from mmsearch.types import Modality, Part, Query
-
-Combine = Literal["early", "late"]
 
 Takes = Callable[[Space, Modality], bool]
 """Whether parts of a modality have a vector, or can be given one, in a space."""
@@ -84,8 +82,6 @@ def plan(
         InvalidQuery: nothing is asked for.
         UnsupportedModality: no space can take one of the parts; the message names it.
     """
-    if combine not in ("early", "late"):
-        raise InvalidQuery(f"parts are combined 'early' or 'late', not {combine!r}")
     parts = parts_of(query)
     if len(parts) == 1:
         parts = (replace(parts[0], weight=1.0),)  # of one, the weight says nothing

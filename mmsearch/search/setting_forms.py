@@ -1,0 +1,130 @@
+"""Forms: the kinds of values that settings of a search have, in Python and in writing."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmsearch.errors import InvalidOption, InvalidQuery
+from mmsearch.filters import parse_where
+from mmsearch.search.fusion import WEIGHTS
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The values that a setting can have, in Python and in writing.
+
+    Attributes:
+        check: Takes the setting's name and a value; returns the value as a search uses it.
+        read: The value that a text stands for; raises ValueError or KeyError if there is none.
+            None for a setting that no text stands for.
+        written: What such a text looks like: "on|off".
+        collect: Makes one value of several texts' values, where several may be given.
+    """
+
+    check: Callable[[str, Any], Any]
+    read: Callable[[str], Any] | None = None
+    written: str = ""
+    collect: Callable[[Iterable[Any]], Any] | None = None
+
+    def value_of(self, texts: Sequence[str]) -> Any:
+        """The value that texts stand for: one text, unless the form collects several."""
+        assert self.read is not None
+        values = [self.read(text) for text in texts]
+        return self.collect(values) if self.collect else values[-1]
+
+
+def choice(*values: str) -> Form:
+    """One of a few words."""
+
+    def check(name: str, value: Any) -> Any:
+        if value not in values:
+            raise InvalidOption(f"{name} is one of {', '.join(values)}, not {value!r}")
+        return value
+
+    return Form(check, str, "|".join(values))
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidOption(f"{name} is True or False, not {value!r}")
+    return value
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InvalidQuery(f"{name} is a whole number of hits, at least 1, not {value!r}")
+    return number
+
+
+def _share(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise InvalidOption(f"{name} is a number from 0 to 1, not {value!r}")
+    return number
+
+
+def _ids(name: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidOption(f"{name} is a list of ids, not {value!r}")
+    return tuple(map(_id, value))
+
+
+def _id(value: Any) -> int:
+    """An item's id as SQLite can hold it."""
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InvalidOption(f"an id is a whole number, not {value!r}") from error
+    if not 0 < number < 2**63:
+        raise InvalidQuery(f"no item of the index has the id {number}")
+    return number
+
+
+def _weights(name: str, value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise InvalidOption(f"{name} are numbers by facet, {{'text': 0.5}} say, not {value!r}")
+    return {ranking: _weight(ranking, weight) for ranking, weight in value.items()}
+
+
+def _weight(ranking: str, value: Any) -> float:
+    if ranking not in WEIGHTS:
+        raise InvalidOption(f"{ranking!r} has no weight; these have: {', '.join(sorted(WEIGHTS))}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise InvalidOption(f"a weight is a number of at least 0, not {value!r}")
+    return number
+
+
+def _read_weight(text: str) -> tuple[str, float]:
+    ranking, _, number = text.replace("=", ":").partition(":")
+    return ranking.strip(), float(number)
+
+
+def _read_target(text: str) -> list[str] | None:
+    return None if text == "any" else [one.strip() for one in text.replace("+", ",").split(",")]
+
+
+SWITCH = Form(_switch, {"on": True, "off": False}.__getitem__, "on|off")
+AUTO = Form(_switch, {"on": True, "off": False, "auto": None}.__getitem__, "on|off|auto")
+COUNT = Form(_count, int, "a whole number")
+SHARE = Form(_share, float, "0…1")
+IDS = Form(_ids, int, "ID", tuple)
+WEIGHTS_OF_RANKINGS = Form(_weights, _read_weight, "image:1+text:0.5", dict)
+TARGET = Form(  # checked by `targets_of`, against what there is
+    lambda _, value: value, _read_target, "image|text|audio|any, or several: image+text"
+)
+FILTER = Form(lambda _, value: parse_where(value))
