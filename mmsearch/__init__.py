@@ -16,6 +16,7 @@ from mmsearch.collection.opening import index_paths as index
 from mmsearch.collection.opening import load_encoder
 from mmsearch.collection.opening import open_collection as open  # noqa: A004 - mmsearch.open, as promised
 from mmsearch.errors import MMSearchError
+from mmsearch.spaces.calibration import no_good_match
 from mmsearch.types import Failure, Hit, Item, Query, Report, Signal, Span
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "index",
     "load_encoder",
+    "no_good_match",
     "open",
 ]
 

@@ -24,6 +24,7 @@ def test_the_public_names_are_these():
         "evaluate",
         "index",
         "load_encoder",
+        "no_good_match",
         "open",
     ]
     assert all(hasattr(mmsearch, name) for name in mmsearch.__all__)
@@ -42,6 +43,18 @@ def test_a_hit_has_what_the_contract_promises():
         "metadata",
         "signals",
     ]
+
+
+def hit(confidence: float | None) -> mmsearch.Hit:
+    return mmsearch.Hit(1, 1, "a.jpg", "image", 0.3, confidence, None, None, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("confidences", "expected"),
+    [([], True), ([0.2, 0.499], True), ([0.2, 0.5], False), ([0.1, None], True), ([None], False)],
+)
+def test_python_can_ask_whether_there_is_a_good_match(confidences, expected):
+    assert mmsearch.no_good_match(map(hit, confidences)) is expected
 
 
 def test_every_public_name_is_documented():

@@ -63,6 +63,16 @@ def test_nothing_that_passes_is_told_from_nothing_there(folder):
     assert "passes the filters" in run("query", "red", "--before", "1980", code=1).stderr
 
 
+@pytest.mark.parametrize("poor", [True, False])
+def test_the_shell_says_when_there_is_no_good_match(folder, monkeypatch, poor):
+    monkeypatch.setattr("mmsearch.cli.search.no_good_match", lambda hits: poor)
+    line = "no good match; nearest:\n"
+    assert run("query", "red", "--table").stdout.startswith(line) is poor
+    piped = run("query", "red", "--tsv")
+    assert (piped.stderr == line) is poor
+    assert piped.stdout.startswith("1\t")
+
+
 def test_a_table_explains_each_hit_when_asked(folder):
     shown = run("query", "blue", "--table", "--explain").stdout
     assert "stands out" in shown

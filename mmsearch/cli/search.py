@@ -20,7 +20,7 @@ from mmsearch.errors import InvalidQuery
 from mmsearch.filters import from_options
 from mmsearch.indexing.bulk.matrix import read_vector
 from mmsearch.search.settings import Setting, declared
-from mmsearch.spaces.calibration import NO_GOOD_MATCH
+from mmsearch.spaces.calibration import no_good_match
 from mmsearch.types import Hit, Modality, Part, Query
 
 NOTHING_FOUND = 1
@@ -301,8 +301,7 @@ def _show(
             out(render.FORMATS[form](hits))
         say(f"nothing found{_why(library, settings)}")
         raise typer.Exit(NOTHING_FOUND)
-    sure = [hit.confidence for hit in hits if hit.confidence is not None]
-    if sure and max(sure) < NO_GOOD_MATCH:
+    if no_good_match(hits):
         poor = "no good match; nearest:"
         out(f"{poor}\n") if form == "table" else say(poor)
     out(render.FORMATS[form](hits), raw=form.startswith("paths"))

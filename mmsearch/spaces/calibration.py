@@ -24,9 +24,11 @@ Source: cross-domain similarity local scaling (CSLS), Conneau et al., ICLR 2018.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from mmsearch.types import Hit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +47,7 @@ HALF = 0.5
 """What `expected` counts, as in CSLS: the query's half."""
 
 NO_GOOD_MATCH = 0.5
-"""Below this confidence a hit is shown as the nearest there is, and not as a match."""
+"""Below this confidence a hit is the nearest there is, and not a match."""
 
 LARGEST = 0.999
 """No confidence is above: a reference of some hundred queries says no more."""
@@ -55,6 +57,16 @@ FEWEST = 20
 
 FLAT = 1e-6
 """Scores are rounded to this: what spreads less does not."""
+
+
+def no_good_match(hits: Iterable[Hit]) -> bool:
+    """Whether the hits are merely the nearest there are: none has a confidence of 0.5 or more.
+
+    True without any hits. False where no confidence is known, as in an index of a few items.
+    """
+    hits = list(hits)
+    known = [hit.confidence for hit in hits if hit.confidence is not None]
+    return max(known) < NO_GOOD_MATCH if known else not hits
 
 
 @dataclass(frozen=True, slots=True)
