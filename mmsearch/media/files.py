@@ -1,4 +1,4 @@
-"""Opens a media file, whatever it is given as."""
+"""Opens media files: as files, and through FFmpeg as containers of sound and pictures."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from mmsearch.errors import UnreadableFile
+from mmsearch.errors import MissingExtra, UnreadableFile
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 
 @contextmanager
 def opened_file(source: str | Path | bytes) -> Iterator[BinaryIO]:
-    """A file, open to be read from its beginning.
+    """A file, open at its beginning.
 
     Args:
         source: Its path, or its bytes.
 
     Raises:
-        UnreadableFile: It is not there, may not be read, or is no file but a pipe, say.
+        UnreadableFile: It is missing, may not be read, or is not a regular file (a pipe, say).
     """
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
     try:
-        # asked first: opening a pipe would wait for someone to write to it
+        # checked first: opening a pipe would wait for someone to write to it
         if not stat.S_ISREG(Path(source).stat().st_mode):
             raise UnreadableFile("not a regular file")
         file = Path(source).open("rb")  # noqa: SIM115 - closed below
@@ -36,3 +39,39 @@ def opened_file(source: str | Path | bytes) -> Iterator[BinaryIO]:
         raise UnreadableFile((error.strerror or "cannot be read").lower()) from error
     with file:
         yield file
+
+
+def av_container(
+    file: BinaryIO, what: str, *, demuxer: str | None = None, demuxers: str = ""
+) -> InputContainer:
+    """The container of sound or pictures in a file; the caller closes it.
+
+    FFmpeg may open nothing else: a playlist could have it read any file or address. It is given a
+    file object, since it would take a path such as `http:x.mp4` for an address.
+
+    Args:
+        file: At its beginning.
+        what: What needs PyAV, if it is missing: the beginning of a sentence.
+        demuxer: The format of the file, as FFmpeg calls it.
+        demuxers: Else the formats that it may have, with commas between.
+
+    Raises:
+        MissingExtra: PyAV is not installed.
+        av.error.FFmpegError: The file has no such format, or is damaged.
+    """
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise MissingExtra(what, "av") from error
+    options = {"protocol_whitelist": ""}
+    if demuxers:
+        options["format_whitelist"] = demuxers
+    container: InputContainer = av.open(
+        file,
+        "r",
+        format=demuxer,
+        metadata_errors="replace",
+        container_options=options,
+        buffer_size=2**18,
+    )
+    return container

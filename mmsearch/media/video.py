@@ -1,8 +1,9 @@
-"""Looks at a video: one upright picture for each shot, and what its file says of it."""
+"""Videos: one upright picture for each shot, and what the file says about itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.media.container import opened
+from mmsearch.media.files import av_container, opened_file
 from mmsearch.media.shots import Shot, ShotFinder
 from mmsearch.types import Span
 
@@ -30,6 +31,11 @@ TAIL = 1.5
 """Seconds at the end of a whole video that may be without a decoded frame."""
 MOST_PIXELS = 2**27
 """Larger frames are refused by the decoder: four times 8K."""
+
+_DEMUXERS = "mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,asf,ogg"
+"""FFmpeg's, for videos. No other is run: it would take pictures and subtitles for videos."""
+_MAGIC = ((0, b"\x1aE\xdf\xa3"), (0, b"RIFF"), (0, b"OggS"), (0, b"\0\0\1\xba"), (4, b"ftyp"))
+"""Where and how containers begin; one that begins so and cannot be opened is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ def frames(source: str | Path, *, at_least: int) -> Iterator[Frame]:
     Raises:
         UnreadableFile: It cannot be opened, is no video, or no frame of it can be decoded.
     """
-    with opened(source) as container:
+    with _opened(source) as container:
         stream = _video_of(container)
         finder, last = ShotFinder(), 0.0
 
@@ -102,7 +108,7 @@ def has_sound(source: str | Path) -> bool:
     Raises:
         UnreadableFile: It cannot be opened, or is no video.
     """
-    with opened(source) as container:
+    with _opened(source) as container:
         return any(stream.codec_context is not None for stream in container.streams.audio)
 
 
@@ -112,7 +118,7 @@ def info(source: str | Path) -> VideoInfo:
     Raises:
         UnreadableFile: It cannot be opened, is no video, or no frame of it can be decoded.
     """
-    with opened(source) as container:
+    with _opened(source) as container:
         stream = _video_of(container)
         looked_at = _looked_at(container, stream)
         time, frame = next(looked_at, (0.0, None))
@@ -127,6 +133,31 @@ def info(source: str | Path) -> VideoInfo:
 
 
 # ---------------------------------------------------------------------- decoding
+
+
+@contextmanager
+def _opened(source: str | Path) -> Iterator[InputContainer]:
+    """A file's container; what FFmpeg raises about it becomes UnreadableFile."""
+    require()
+    import av
+
+    with opened_file(source) as file:
+        head = file.read(16)
+        if not head:
+            raise UnreadableFile("0 bytes")
+        file.seek(0)
+        try:
+            container = av_container(file, "video", demuxers=_DEMUXERS)
+        except av.error.FFmpegError as error:
+            known = any(head[at : at + len(magic)] == magic for at, magic in _MAGIC)
+            raise UnreadableFile("damaged" if known else "not a video") from error
+        with container:
+            try:
+                yield container
+            except av.error.FFmpegError as error:
+                raise UnreadableFile("damaged") from error
+            except MemoryError as error:
+                raise UnreadableFile("out of memory") from error
 
 
 def _video_of(container: InputContainer) -> VideoStream:
