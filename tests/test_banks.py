@@ -137,11 +137,11 @@ def test_a_bank_with_a_changed_byte_is_not_taken(tmp_path: Path):
 
 
 def test_a_bank_is_measured_for_every_pair_of_its_modalities():
-    from mmsearch.spaces.query_banks import measured
+    from mmsearch.spaces.query_banks import calibrated_bank
 
     rows = {"text": unit(120), "image": unit(110, seed=1)}
     others = {"text": unit(200, seed=2), "image": unit(160, seed=3)}
-    found = measured(rows, others)
+    found = calibrated_bank(rows, others)
     assert found.hubs.keys() == WEIGHTS.keys()
     assert {len(found.hubs[pair]) for pair in found.hubs if pair[1] == "image"} == {110}
     assert found.references.keys() == {(a, b) for a in rows for b in rows}

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mmsearch
-from mmsearch.collection import Collection, indexes
+from mmsearch.collection import Collection
 from mmsearch.errors import InvalidOption
-from mmsearch.spaces.index_cache import bases
+from mmsearch.spaces import index_cache
+from mmsearch.spaces.index_cache import segment_folders
 from mmsearch.storage.sqlite.changes import next_epoch
 from mmsearch.vectors import EXACT, index_choice
 from mmsearch.vectors.segment import checksum
@@ -24,7 +25,7 @@ NAMES = list(COLOURS)
 
 def base_of(library, facet: str = "image") -> list[str]:
     space = library._spaces()[0]
-    return [folder.name for folder in bases(library.folder / "cache", space.id, facet)]
+    return [folder.name for folder in segment_folders(library.folder / "cache", space.id, facet)]
 
 
 def found(library, query: str, k: int = 10) -> list[str]:
@@ -46,8 +47,8 @@ def library(toy, tmp_path):
 @pytest.fixture
 def followed(monkeypatch):
     """No base is made anew, however much came since."""
-    monkeypatch.setattr(indexes, "SMALL", 0)
-    monkeypatch.setattr(indexes, "SHARE", 1000)
+    monkeypatch.setattr(index_cache, "SMALL_SEGMENT", 0)
+    monkeypatch.setattr(index_cache, "MAX_DELTA_SHARE", 1000)
 
 
 def test_what_comes_is_found_beside_the_base(library, tmp_path, followed):
@@ -106,7 +107,7 @@ def test_a_search_makes_a_base_anew_when_much_is_beside_it(
         paint(tmp_path / "photos" / "more.png", "white", size=(77, 30))
         library.add()
         assert base_of(library) == before
-        monkeypatch.setattr(indexes, "MANY", 1)
+        monkeypatch.setattr(index_cache, "MAX_DELTA", 1)
         assert set(found(reader, "white", 2)) == {"white.png", "more.png"}
     assert base_of(library) != before
 
@@ -122,7 +123,7 @@ def test_hubs_that_change_in_place_make_a_base_anew(library, tmp_path):
 
 
 def test_deletions_are_forgotten_once_every_base_knows_of_them(library, tmp_path, monkeypatch):
-    monkeypatch.setattr(indexes, "FORGET_AFTER", 0)
+    monkeypatch.setattr(index_cache, "MAX_DELETIONS", 0)
     with mmsearch.open(tmp_path / "idx") as reader:
         assert found(reader, "red", 1) == ["red.png"]
         for name in ("red", "green"):
@@ -133,7 +134,7 @@ def test_deletions_are_forgotten_once_every_base_knows_of_them(library, tmp_path
 
 
 def test_a_base_from_before_what_was_forgotten_does_not_serve(library, tmp_path, monkeypatch):
-    monkeypatch.setattr(indexes, "FORGET_AFTER", 0)
+    monkeypatch.setattr(index_cache, "MAX_DELETIONS", 0)
     old = tmp_path / "old"
     shutil.copytree(tmp_path / "idx" / "cache", old)
     (tmp_path / "photos" / "red.png").unlink()
@@ -180,9 +181,9 @@ def test_after_any_changes_every_reader_finds_what_a_fresh_index_finds(toy, tmp_
         mmsearch.index(photos, place / "idx", model="toy") as library,
         mmsearch.open(place / "idx") as reader,
     ):
-        patch.setattr(indexes, "SMALL", 0)
-        patch.setattr(indexes, "SHARE", data.draw(st.sampled_from([0.5, 1000])))
-        patch.setattr(indexes, "FORGET_AFTER", data.draw(st.sampled_from([0, 10**6])))
+        patch.setattr(index_cache, "SMALL_SEGMENT", 0)
+        patch.setattr(index_cache, "MAX_DELTA_SHARE", data.draw(st.sampled_from([0.5, 1000])))
+        patch.setattr(index_cache, "MAX_DELETIONS", data.draw(st.sampled_from([0, 10**6])))
         for step in range(data.draw(st.integers(1, 5))):
             for number in data.draw(st.lists(st.integers(0, 5), max_size=3)):
                 path = photos / f"{number}.png"

@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
     "mmsearch.indexing.bulk.stream.ROWS_AT_ONCE": 10,
     "mmsearch.storage.columns.filter_cache.SMALLEST": 10,
     "mmsearch.spaces.query_banks.FEWEST_PICTURES": 66,
-    "mmsearch.collection.indexes.MEASURED_BY": 8,
+    "mmsearch.spaces.index_cache.SAMPLE_QUERIES": 8,
     "mmsearch.storage.backups.PAGES_AT_ONCE": 4,
 }
 """What is made so small that a folder of some hundred files is stored in a dozen transactions."""

@@ -116,13 +116,13 @@ class Collection(Bulk, Refreshing):
             settled = Reads(video, pdf, ocr, transcribe, whisper).settle(self._catalog)
             if backups is not None:
                 self._catalog.set_setting(BACKUPS, str(backups))
-            self._indexes.want(kind, recall)
+            self._indexes.configure(kind, recall)
             self._encoder_pool.keep_tokens(wanted=details)
             run = self._update(options, settled, book, metadata_file, progress)
             run.run(self._scopes(given, exclude, include_hidden=include_hidden))
             report = run.report
-            self._indexes.settle(self._present())
-            report.warnings += self._indexes.unmet(self._present())
+            self._indexes.rebuild(self._present())
+            report.warnings += self._indexes.warnings(self._present())
             done = report.added, report.updated, report.renamed, report.removed, report.filled
             report.warnings += self._keep_backup(changed=any(done) or metadata is not None)
         return report

@@ -295,7 +295,7 @@ class Bulk(Asking):
             if "text" in encoder.modalities and not self._catalog.lacks(space, "text", ()):
                 self._catalog.set_setting(HOLES, held)  # else the next `add` encodes captions
         self._catalog.refresh_words(progress=progress)
-        self._indexes.settle(self._present())
+        self._indexes.rebuild(self._present())
         load.report.warnings += self._keep_backup()
 
 

@@ -69,8 +69,8 @@ class Held(Locked):
         if not exists:
             self._wanted = self._wanted or self._chosen()
             _make(folder)
-        from mmsearch.collection.indexes import Indexes
         from mmsearch.spaces.encoder_pool import EncoderPool
+        from mmsearch.spaces.index_cache import IndexCache
         from mmsearch.spaces.query_banks import QueryBanks
         from mmsearch.storage.sqlite import (
             Catalog,  # SQLAlchemy takes longer to import than all of us
@@ -79,7 +79,9 @@ class Held(Locked):
         self._catalog = Catalog(path)
         self._encoder_pool = EncoderPool(self._catalog, self._how)
         self._query_banks = QueryBanks(self._catalog)
-        self._indexes = Indexes(folder / "cache", self._catalog, self._query_banks, self._may_write)
+        self._indexes = IndexCache(
+            folder / "cache", self._catalog, self._query_banks, self._may_write
+        )
         if exists and not self._wanted and not any(one.needs for one in self._catalog.spaces()):
             self._wanted = self._chosen()
 
@@ -149,7 +151,7 @@ class Held(Locked):
             "sources": sorted(path for _, path in self._catalog.sources()),
             "items": counts["items"],
             "vectors": _answering(models),
-            "indexes": self._indexes.described(self._present()),
+            "indexes": self._indexes.describe(self._present()),
             "failures": counts["failures"],
             "bytes": sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()),
         }
@@ -167,8 +169,8 @@ class Held(Locked):
             told = self._told = moment, there
         return told[1]
 
-    def _index(self, space: Space, facet: str) -> FaissIndex:
-        return self._indexes.of(space, facet)
+    def _index(self, space: Space, modality: Modality) -> FaissIndex:
+        return self._indexes.index(space, modality)
 
     @cached_property
     def _columns(self) -> Columns:

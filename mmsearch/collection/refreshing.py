@@ -92,7 +92,7 @@ class Refreshing(Keeping):
 
         run = self._update(Options(), Reads().settle(self._catalog), None, None, progress)
         run.run(scopes)
-        self._indexes.settle(self._present(), soon_again=True)
+        self._indexes.rebuild(self._present(), soon_again=True)
         done = run.report
         changed = any((done.added, done.updated, done.renamed, done.removed, done.filled))
         done.warnings += self._keep_backup(changed=changed)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LEADS = 10
 """Texts that lead over from one model's space to another's."""
 
-IndexOf = Callable[[Space, str], FaissIndex]
+IndexOf = Callable[[Space, Modality], FaissIndex]
 
 Stretch = tuple[int, int]
 """(item id, position): one vector of an item, its 3rd window say."""

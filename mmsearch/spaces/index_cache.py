@@ -1,27 +1,39 @@
-"""What searches are answered from: files made of the catalog, and what has changed since.
+"""The FAISS indexes that searches use: each follows the catalog, and starts from files.
 
-A *base* is a folder `cache/FACET-SPACE-CATALOG-REVISION-…` with the vectors of a facet as they were
-at one revision. It is written whole or not at all, never changed, and never the only copy. What
-came after it is read from the catalog by the ids of the vectors, which rise; what went is told
-there too. So a change costs what it weighs, and a base is made anew only when it has become
-a small part of the truth.
+The files of a segment lie in a folder `cache/MODALITY-SPACE-CATALOG-REVISION-…` with the vectors of
+a modality at one revision of the catalog. A segment is written whole or not at all, never changed,
+and never the only copy. Vectors added since then are read from the catalog by their ascending ids,
+and deleted ones from its log of deletions. So an update costs O(change), and a segment is rebuilt
+only once the delta has grown large.
 """
 
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from mmsearch.errors import InvalidOption, StorageFailed
+from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.storage.sqlite import Catalog, Space, Stamp
-from mmsearch.vectors import FaissIndex, Segment, SegmentDamaged
-from mmsearch.vectors.hubness import EXTRA_DIMS, augmented
-from mmsearch.vectors.segment import SegmentWriter, read_about
+from mmsearch.types import Modality
+from mmsearch.vectors import (
+    AUTO,
+    EXACT,
+    RECALL,
+    FaissIndex,
+    Segment,
+    SegmentDamaged,
+    SegmentWriter,
+)
+from mmsearch.vectors.hubness import EXTRA_DIMS, augmented, augmented_query
+from mmsearch.vectors.segment import read_about
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,239 +42,378 @@ if TYPE_CHECKING:
     from mmsearch.storage.sqlite import Came
     from mmsearch.vectors.index_choice import SampleQueries
 
-PART = ".part"
+    Present = Sequence[tuple[Space, Sequence[Modality]]]
+
+KIND, LEAST_RECALL = "kind", "recall"
+"""The settings that hold the kind of index that the user wants, and its least recall."""
+
+MAX_DELTA = 20_000
+"""A search rebuilds a segment whose delta exceeds this, and half the segment."""
+
+SMALL_SEGMENT, MAX_DELTA_SHARE = 50_000, 0.1
+"""An indexing run rebuilds a segment of up to so many rows after any change, and a larger one once
+the delta exceeds this share of it."""
+
+MIN_DELTA = 1_000
+"""Up to this many rows, a delta is kept by a run that another one is likely to follow soon."""
+
+MAX_DELETIONS = 100_000
+"""The log of deletions is cut when it has so many that every segment knows of."""
+
+SAMPLE_QUERIES = 128
+"""Queries of each modality that the recall of an index is measured with."""
+
+SNAPSHOTS = 2
+"""Snapshots of an index kept in memory, as a thread may still be searching an older one."""
+
+UNFINISHED = ".part"
+"""The ending of a segment's folder while it is written or deleted."""
 
 ABANDONED = 3600
-"""Seconds after which a base that is still being written is taken for left behind."""
+"""Seconds after which an unfinished segment is taken for left behind."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What kind of index is asked for: as `mmsearch.vectors.chosen` takes it."""
-
-    kind: str
-    recall: float
-
-
-class Cache:
-    """The bases of one index, and the indexes that follow the catalog from there.
-
-    Args:
-        folder: Where the bases are; made when there is one to keep.
-        catalog: What they are made of.
-    """
-
-    def __init__(self, folder: Path, catalog: Catalog) -> None:
-        self.folder = folder
-        self._catalog = catalog
-
-    def read(self, space: Space, facet: str, stamp: Stamp, wanted: Wanted) -> Followed | None:
-        """A facet's index from the newest base that serves, brought up to date; None without one.
-
-        Args:
-            space: Whose vectors.
-            facet: Which of them.
-            stamp: How far the catalog is.
-            wanted: Of another kind none serves.
-        """
-        for folder in bases(self.folder, space.id, facet):
-            with suppress(SegmentDamaged):  # the catalog has it all
-                about = read_about(folder)
-                if _serves(about, stamp, wanted, space):
-                    found = Followed(FaissIndex(Segment.open(folder)), stamp, **_reached(about))
-                    found.follow(self._catalog, space, facet, stamp)
-                    return found
-        return None
-
-    def about(
-        self, space: Space, facet: str, stamp: Stamp, wanted: Wanted
-    ) -> dict[str, Any] | None:
-        """What is said of the base that serves a facet; None without one."""
-        for folder in bases(self.folder, space.id, facet):
-            with suppress(SegmentDamaged, FileNotFoundError):  # another process may just delete it
-                about = read_about(folder)
-                if _serves(about, stamp, wanted, space):
-                    size = sum(file.stat().st_size for file in folder.iterdir())
-                    shown = {name: about[name] for name in ("rows", "dim", "revision")}
-                    return {**about["choice"], **shown, "bytes": size, "asked": wanted.kind}
-        return None
-
-    def build(
-        self,
-        space: Space,
-        facet: str,
-        wanted: Wanted,
-        asked: Callable[[], SampleQueries],
-    ) -> Followed:
-        """A facet's index, made anew from the catalog, and kept as a base if the disk takes it.
-
-        Args:
-            space: Whose vectors.
-            facet: Which of them.
-            wanted: Which kind.
-            asked: Gives queries (m, dim + EXTRA_DIMS) by modality, to measure the recall by.
-        """
-        with self._catalog.snapshot():
-            stamp = self._catalog.changes()
-            about = {
-                "catalog": stamp.catalog_id,
-                "revision": stamp.revision,
-                "epoch": stamp.epoch,
-                "gone": self._catalog.last_deletion(),
-                "kind": wanted.kind,
-                "recall": wanted.recall,
-            }
-            try:
-                base = self._kept(space, facet, about, wanted, asked)
-            except OSError:  # full or read-only: it costs time next time, not this answer
-                base = self._written(None, space, facet, about, wanted, asked)
-        return Followed(FaissIndex(base), stamp, **_reached(base.about))
-
-    def drop(self, space: Space) -> None:
-        """Delete the bases of a space."""
-        for facet in ("image", "text", "audio"):
-            for folder in bases(self.folder, space.id, facet):
-                _delete(folder)
-
-    def oldest_deletion(self) -> int | None:
-        """The deletion up to which every base there is knows of them; None without a base."""
-        known = []
-        for folder in self.folder.glob("*-*-*-*") if self.folder.is_dir() else ():
-            with suppress(SegmentDamaged):
-                known.append(int(read_about(folder)["gone"]))
-        return min(known, default=None)
-
-    # ------------------------------------------------------------------ parts of the above
-
-    def _kept(
-        self, space: Space, facet: str, about: dict[str, Any], wanted: Wanted, asked: Any
-    ) -> Segment:
-        name = f"{facet}-{space.id}-{about['catalog']}-{about['revision']}-{uuid.uuid4().hex[:6]}"
-        part = self.folder / f"{name}{PART}"
-        part.mkdir(parents=True)
-        try:
-            self._written(part, space, facet, about, wanted, asked)
-            base = Segment.open(part.rename(self.folder / name))
-        except SegmentDamaged as error:
-            raise OSError(str(error)) from error
-        finally:
-            if part.exists():
-                _delete(part)
-        self._tidy(space, facet, base)
-        return base
-
-    def _written(
-        self,
-        folder: Path | None,
-        space: Space,
-        facet: str,
-        about: dict[str, Any],
-        wanted: Wanted,
-        asked: Callable[[], SampleQueries],
-    ) -> Segment:
-        upto = 0
-        with SegmentWriter(folder, space.dim + EXTRA_DIMS) as writer:
-            for came in self._catalog.came(space, facet):
-                writer.add(_rows(came), came.ids, came.vector_ids)
-                upto = int(came.vector_ids[-1])
-            about = {**about, "upto": upto}
-            return writer.finish(about, asked, kind=wanted.kind, recall=wanted.recall)
-
-    def _tidy(self, space: Space, facet: str, kept: Segment) -> None:
-        """Delete what a new base takes the place of, also files of earlier releases."""
-        for other in self.folder.glob(f"{facet}-{space.id}-*"):
-            # a .part that is new may be another process's, which is just writing it
-            if other != kept.folder and not (other.suffix == PART and _is_new(other)):
-                _delete(other)
-
-
-@dataclass
-class Followed:
-    """An index that follows the catalog.
+class _Snapshot:
+    """An index as of one revision of the catalog.
 
     Attributes:
-        index: What is searched.
-        stamp: How far the catalog was when it was last looked at.
-        upto: The last vector it has.
-        gone: The last deletion it knows of.
+        index: The index; it is not changed any more.
+        stamp: The state of the catalog.
+        last_vector: The highest id of a vector that was added.
+        last_deletion: The last deletion that was applied.
     """
 
     index: FaissIndex
     stamp: Stamp
-    upto: int
-    gone: int
+    last_vector: int
+    last_deletion: int
 
-    def follows(self, stamp: Stamp) -> bool:
-        """Whether what has changed since can be told one by one."""
-        here = self.stamp
-        return (here.catalog_id, here.epoch) == (stamp.catalog_id, stamp.epoch) and (
-            self.gone >= stamp.forgotten
-        )
-
-    def copy(self) -> Followed:
-        """The same again, to be changed while others search this one."""
-        return replace(self, index=self.index.copy())
-
-    def follow(self, catalog: Catalog, space: Space, facet: str, stamp: Stamp) -> None:
-        """Take in what came and went up to a stamp, or what was seen since that was told."""
-        with catalog.snapshot():
-            revision = catalog.changes().revision
-            for came in catalog.came(space, facet, self.upto):
-                self.index.add(came.ids, _rows(came), came.vector_ids)
-                self.upto = int(came.vector_ids[-1])
-            went, self.gone = catalog.went(space, facet, self.gone)
-        if len(went):
-            self.index.delete(went)
-        self.stamp = replace(stamp, revision=revision)
+    @property
+    def is_outgrown(self) -> bool:
+        """Whether a search should rather rebuild the segment."""
+        return self.index.delta_size > max(MAX_DELTA, len(self.index.segment) // 2)
 
 
-def bases(folder: Path, space_id: int, facet: str) -> Iterator[Path]:
-    """The bases of a facet, the newest revision first."""
+class IndexCache:
+    """The FAISS indexes of a catalog, in memory and in files.
+
+    Args:
+        folder: The folder of the segments; made when there is one to store.
+        catalog: The source of the vectors.
+        query_banks: Hubs of vectors, and sample queries.
+        may_write: A context that tells whether the catalog may be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        catalog: Catalog,
+        query_banks: QueryBanks,
+        may_write: Callable[[str], AbstractContextManager[bool]],
+    ) -> None:
+        self._folder = folder
+        self._catalog = catalog
+        self._query_banks = query_banks
+        self._may_write = may_write
+        self._snapshots: dict[tuple[int, Modality], list[_Snapshot]] = {}  # the newest first
+        self._lock = threading.RLock()
+
+    def index(self, space: Space, modality: Modality) -> FaissIndex:
+        """The index of a modality's vectors, as of this thread's snapshot of the catalog."""
+        stamp = self._catalog.changes()
+        snapshot = self._newest(space, modality, stamp)
+        if snapshot is None or snapshot.stamp != stamp:
+            with self._lock:  # one thread updates it while the others wait
+                snapshot = self._updated(space, modality, stamp)
+        return snapshot.index
+
+    def rebuild(self, present: Present, *, soon_again: bool = False) -> None:
+        """Rebuild segments whose delta has grown, at the end of an indexing run.
+
+        Args:
+            present: The modalities that have vectors, by space.
+            soon_again: Whether another run is likely to follow soon, so that small segments wait.
+        """
+        for space, modalities in present:
+            for modality in modalities:
+                index = self.index(space, modality)
+                rows = len(index.segment)
+                limit = 0.0 if rows <= SMALL_SEGMENT and not soon_again else rows * MAX_DELTA_SHARE
+                if index.delta_size > (max(limit, MIN_DELTA) if soon_again else limit):
+                    with self._lock:
+                        self._rebuilt(space, modality)
+        last = self._last_common_deletion()
+        if last is not None and last > self._catalog.changes().forgotten + MAX_DELETIONS:
+            self._catalog.forget_gone(last)
+
+    def configure(self, kind: str | None, recall: float | None) -> None:
+        """Store the kind of index to use and its least recall; None leaves it unchanged.
+
+        Raises:
+            InvalidOption: FAISS knows no such kind, or the recall is not a share.
+        """
+        if recall is not None and not 0 < recall <= 1:
+            raise InvalidOption(f"the recall is a share above 0, up to 1, not {recall}")
+        if kind is not None:
+            for dim in {space.dim for space in self._catalog.spaces()} or {256}:
+                _check_kind(kind, dim + EXTRA_DIMS)
+            self._catalog.set_setting(KIND, kind)
+        if recall is not None:
+            self._catalog.set_setting(LEAST_RECALL, str(recall))
+        if kind is not None or recall is not None:
+            self.clear()
+
+    def describe(self, present: Present) -> list[dict[str, Any]]:
+        """The kind of index of each modality, and why; only those that have a segment."""
+        stamp, (kind, _) = self._catalog.changes(), self._settings()
+        found = []
+        for space, modalities in present:
+            for modality in modalities:
+                for folder, about in self._segments(space, modality, stamp):
+                    with suppress(FileNotFoundError):  # another process may be deleting it
+                        size = sum(file.stat().st_size for file in folder.iterdir())
+                        shown = {name: about[name] for name in ("rows", "dim", "revision")}
+                        shown |= {**about["choice"], "bytes": size, "asked": kind}
+                        found.append({"model": space.name, "facet": modality, **shown})
+                        break
+        return found
+
+    def warnings(self, present: Present) -> list[str]:
+        """The modalities whose index could not be of the kind that the user wants, and why."""
+        kind, _ = self._settings()
+        return [
+            f"{one['facet']}: {one['why']}; every vector is compared meanwhile"
+            for one in self.describe(present)
+            if kind not in (AUTO, EXACT) and one["kind"] == EXACT and one["rows"]
+        ]
+
+    def drop(self, space: Space) -> None:
+        """Delete the segments of a space."""
+        for modality in get_args(Modality):
+            for folder in segment_folders(self._folder, space.id, modality):
+                _delete(folder)
+        self.clear()
+
+    def clear(self) -> None:
+        """Release the indexes in memory."""
+        self._snapshots = {}
+
+    # ------------------------------------------------------------------ following the catalog
+
+    def _newest(self, space: Space, modality: Modality, stamp: Stamp) -> _Snapshot | None:
+        """The newest snapshot in memory that is not ahead of a stamp."""
+        for snapshot in self._snapshots.get((space.id, modality), ()):
+            known = snapshot.stamp
+            if known.catalog_id == stamp.catalog_id and known.revision <= stamp.revision:
+                return snapshot
+        return None
+
+    def _updated(self, space: Space, modality: Modality, stamp: Stamp) -> _Snapshot:
+        """The snapshot of a stamp, from memory, a stored segment, or the catalog."""
+        found = self._newest(space, modality, stamp)
+        if found is None or not _can_follow(found, stamp):
+            found = self._read(space, modality, stamp)
+        elif found.stamp != stamp:
+            found = self._followed(found, space, modality, stamp)
+        if found is None or found.is_outgrown:
+            return self._rebuilt(space, modality)
+        return self._kept(found, space, modality)
+
+    def _kept(self, snapshot: _Snapshot, space: Space, modality: Modality) -> _Snapshot:
+        """The snapshot, which is now kept in memory."""
+        others = [
+            other
+            for other in self._snapshots.get((space.id, modality), ())
+            if other is not snapshot and other.stamp.catalog_id == snapshot.stamp.catalog_id
+        ]
+        newest = sorted([snapshot, *others], key=lambda one: one.stamp.revision, reverse=True)
+        self._snapshots[space.id, modality] = newest[:SNAPSHOTS]
+        return snapshot
+
+    def _followed(
+        self, snapshot: _Snapshot, space: Space, modality: Modality, stamp: Stamp
+    ) -> _Snapshot:
+        """A snapshot with what was added and deleted since."""
+        import numpy as np
+
+        with self._catalog.snapshot():
+            revision = self._catalog.changes().revision
+            new = list(self._catalog.came(space, modality, snapshot.last_vector))
+            deleted, last_deletion = self._catalog.went(space, modality, snapshot.last_deletion)
+        index, last_vector = snapshot.index.copy(), snapshot.last_vector
+        if new:
+            vector_ids = np.concatenate([some.vector_ids for some in new])
+            ids = np.concatenate([some.ids for some in new])
+            index.add(ids, np.concatenate([_augmented(some) for some in new]), vector_ids)
+            last_vector = int(vector_ids[-1])
+        if len(deleted):
+            index.delete(deleted)
+        return _Snapshot(index, replace(stamp, revision=revision), last_vector, last_deletion)
+
+    # ------------------------------------------------------------------ segments
+
+    def _segments(
+        self, space: Space, modality: Modality, stamp: Stamp
+    ) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """The stored segments that can be brought up to a stamp, and their ABOUT; newest first."""
+        wanted = (stamp.catalog_id, stamp.epoch, *self._settings(), space.dim + EXTRA_DIMS)
+        for folder in segment_folders(self._folder, space.id, modality):
+            about: dict[str, Any] = {}
+            with suppress(SegmentDamaged):  # all of it is in the catalog
+                about = read_about(folder)
+            if (
+                tuple(map(about.get, ("catalog", "epoch", "kind", "recall", "dim"))) == wanted
+                and about.get("gone", -1) >= stamp.forgotten
+                and about.get("revision", stamp.revision + 1) <= stamp.revision
+            ):
+                yield folder, about
+
+    def _read(self, space: Space, modality: Modality, stamp: Stamp) -> _Snapshot | None:
+        """The snapshot of a stamp from the newest segment that serves; None without one."""
+        for folder, about in self._segments(space, modality, stamp):
+            with suppress(SegmentDamaged):
+                index = FaissIndex(Segment.open(folder))
+                found = _Snapshot(index, stamp, int(about["upto"]), int(about["gone"]))
+                return self._followed(found, space, modality, stamp)
+        return None
+
+    def _rebuilt(self, space: Space, modality: Modality) -> _Snapshot:
+        """A snapshot built from the catalog, and stored as a segment if the disk takes it."""
+        if not self._catalog.in_snapshot:
+            with self._may_write("making an index") as may, suppress(StorageFailed):
+                if may:  # indexes of older versions lack hubs
+                    self._query_banks.compute_missing_hubs(space, modality)
+        with self._catalog.snapshot():
+            stamp = self._catalog.changes()
+            try:
+                segment = self._stored(space, modality, stamp)
+            except OSError:  # full or read-only: only the next search is slower for it
+                segment = self._built(None, space, modality, stamp)
+        about = segment.about
+        found = _Snapshot(FaissIndex(segment), stamp, about["upto"], about["gone"])
+        return self._kept(found, space, modality)
+
+    def _stored(self, space: Space, modality: Modality, stamp: Stamp) -> Segment:
+        """A new segment in a folder of its own, which replaces older ones."""
+        unique = uuid.uuid4().hex[:6]
+        name = f"{modality}-{space.id}-{stamp.catalog_id}-{stamp.revision}-{unique}"
+        unfinished = self._folder / f"{name}{UNFINISHED}"
+        unfinished.mkdir(parents=True)
+        try:
+            self._built(unfinished, space, modality, stamp)
+            segment = Segment.open(unfinished.rename(self._folder / name))
+        except SegmentDamaged as error:
+            raise OSError(str(error)) from error
+        finally:
+            if unfinished.exists():
+                _delete(unfinished)
+        for other in self._folder.glob(f"{modality}-{space.id}-*"):  # those of older versions, too
+            # another process may be writing a new .part
+            if other != segment.folder and not (other.suffix == UNFINISHED and _is_new(other)):
+                _delete(other)
+        return segment
+
+    def _built(
+        self, folder: Path | None, space: Space, modality: Modality, stamp: Stamp
+    ) -> Segment:
+        """A segment of all vectors there are, written to a folder or kept in memory."""
+        kind, recall = self._settings()
+        about = {
+            "catalog": stamp.catalog_id,
+            "revision": stamp.revision,
+            "epoch": stamp.epoch,
+            "gone": self._catalog.last_deletion(),
+            "kind": kind,
+            "recall": recall,
+            "upto": 0,
+        }
+        with SegmentWriter(folder, space.dim + EXTRA_DIMS) as writer:
+            for some in self._catalog.came(space, modality):
+                writer.add(_augmented(some), some.ids, some.vector_ids)
+                about["upto"] = int(some.vector_ids[-1])
+            return writer.finish(
+                about, lambda: self._sample_queries(space, modality), kind=kind, recall=recall
+            )
+
+    def _sample_queries(self, space: Space, modality: Modality) -> SampleQueries:
+        """Queries of each modality, as an index is given them by a search."""
+        import numpy as np
+
+        found = {}
+        for query_modality in get_args(Modality):
+            vectors = self._query_banks.sample_queries(space, query_modality, SAMPLE_QUERIES)
+            if len(vectors):
+                weight = self._query_banks.hub_weight(space, query_modality, modality)
+                queries = [augmented_query(one, query_modality, weight) for one in vectors]
+                found[query_modality] = np.stack(queries)
+        return found
+
+    def _settings(self) -> tuple[str, float]:
+        setting = self._catalog.setting
+        return setting(KIND) or AUTO, float(setting(LEAST_RECALL) or RECALL)
+
+    def _last_common_deletion(self) -> int | None:
+        """The last deletion that every stored segment knows of; None without a segment."""
+        known = []
+        for folder in self._folder.glob("*-*-*-*") if self._folder.is_dir() else ():
+            with suppress(SegmentDamaged):
+                known.append(int(read_about(folder)["gone"]))
+        return min(known, default=None)
+
+
+def segment_folders(folder: Path, space_id: int, modality: str) -> Iterator[Path]:
+    """The folders of a modality's segments, the newest revision first."""
+
+    def revision(path: Path) -> int:
+        part = path.name.rsplit("-", 2)[1]
+        return int(part) if part.isdigit() else 0
+
     found = [
         path
-        for path in folder.glob(f"{facet}-{space_id}-*-*-*")
-        if path.suffix != PART and path.is_dir()
+        for path in folder.glob(f"{modality}-{space_id}-*-*-*")
+        if path.suffix != UNFINISHED and path.is_dir()
     ]
-    yield from sorted(found, key=_revision, reverse=True)
+    yield from sorted(found, key=revision, reverse=True)
 
 
-def _revision(folder: Path) -> int:
-    part = folder.name.rsplit("-", 2)[1]
-    return int(part) if part.isdigit() else 0
+def _can_follow(snapshot: _Snapshot, stamp: Stamp) -> bool:
+    """Whether the catalog still lists every change between a snapshot and a stamp."""
+    known = snapshot.stamp
+    same = (known.catalog_id, known.epoch) == (stamp.catalog_id, stamp.epoch)
+    return same and snapshot.last_deletion >= stamp.forgotten
 
 
-def _serves(about: dict[str, Any], stamp: Stamp, wanted: Wanted, space: Space) -> bool:
-    return (
-        about.get("catalog") == stamp.catalog_id
-        and about.get("epoch") == stamp.epoch
-        and about.get("gone", -1) >= stamp.forgotten
-        and about.get("revision", stamp.revision + 1) <= stamp.revision
-        and (about.get("kind"), about.get("recall")) == (wanted.kind, wanted.recall)
-        and about.get("dim") == space.dim + EXTRA_DIMS
-    )
-
-
-def _reached(about: dict[str, Any]) -> dict[str, int]:
-    return {"upto": int(about["upto"]), "gone": int(about["gone"])}
-
-
-def _rows(came: Came) -> NDArray[np.float16]:
-    """Vectors with their hubs; one that has none yet has the mean of those it came with."""
+def _augmented(vectors: Came) -> NDArray[np.float16]:
+    """Vectors with their hubs; unknown hubs are the mean of those in the same batch."""
     import numpy as np
 
-    number, dim = came.rows.shape
-    wide = np.empty((number, dim + EXTRA_DIMS), np.float16)
-    wide[:, :dim] = came.rows
-    wide[:, dim:] = augmented(wide[:, :0].astype(np.float32), came.hub_text, came.hub_image)
-    return wide
+    no_vectors = np.zeros((len(vectors.rows), 0), np.float32)  # those stay float16
+    hubs = augmented(no_vectors, vectors.hub_text, vectors.hub_image)
+    return np.concatenate([vectors.rows, hubs.astype(np.float16)], axis=1)
+
+
+def _check_kind(kind: str, dim: int) -> None:
+    if kind in (AUTO, EXACT):
+        return
+    import faiss
+
+    library: Any = faiss
+    try:
+        library.index_factory(dim, kind, library.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise InvalidOption(
+            f"{kind!r} is no kind of index for vectors of {dim} numbers: it is {AUTO!r}, {EXACT!r} "
+            "or a factory string of FAISS's, 'RaBitQ' or 'HNSW32' say"
+        ) from error
 
 
 def _delete(path: Path) -> None:
-    """Delete a base or a file; what another process has open may have to stay."""
+    """Delete a segment or a file, as far as other processes have not opened it."""
     if path.is_dir():
-        if path.suffix != PART:  # who is killed in the middle of it leaves no half of a base
+        if path.suffix != UNFINISHED:  # an interruption must not leave half a segment
             with suppress(OSError):
-                path = path.rename(f"{path}{PART}")
+                path = path.rename(f"{path}{UNFINISHED}")
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):

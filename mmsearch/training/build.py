@@ -24,7 +24,7 @@ from torch import Tensor
 from mmsearch.encoders.banks import save_bank, typical_texts
 from mmsearch.encoders.mini import APPENDICES, AUDIO, MiniEncoder, load_mini
 from mmsearch.encoders.mini_match import REGIONS, RERANK, WORDS
-from mmsearch.spaces.query_banks import measured
+from mmsearch.spaces.query_banks import calibrated_bank
 from mmsearch.training.audio import concepts_of, export_audio, fit_audio, hear
 from mmsearch.training.data import CAPTIONS_A_PHOTO, Split, read_split
 from mmsearch.training.export import (
@@ -255,7 +255,7 @@ def make_bank(data: Path, out: Path, *, seed: int) -> None:
         "text": encoder.encode("text", sentences[1::2]),
         "image": _photos(encoder, split, others),
     }
-    save_bank(out / "bank.npz", encoder.fingerprint, measured(rows, others_of))
+    save_bank(out / "bank.npz", encoder.fingerprint, calibrated_bank(rows, others_of))
 
 
 def _photos(encoder: MiniEncoder, split: Split, chosen: Sequence[int]) -> Vectors:
