@@ -136,7 +136,7 @@ def attributes_of(number: int) -> Iterator[tuple[Any, ...]]:
 
 def catalog_of(number: int, path: Path) -> Catalog:
     made, dice = Catalog(path), random.Random(2)
-    source = made.add_source("/photos")
+    source = made.sources.add("/photos")
     rows: dict[str, Iterator[tuple[Any, ...]]] = {
         f"items ({COLUMNS})": items_of(number, source),
         "texts (item_id, position, origin, text)": (
@@ -147,7 +147,7 @@ def catalog_of(number: int, path: Path) -> Catalog:
             (id_, tag, 0.5) for id_ in range(1, number + 1) for tag in dice.sample(TAGS, 2)
         ),
     }
-    with made._write() as connection:  # noqa: SLF001
+    with made.database.write() as connection:
         driver: Any = connection.connection.dbapi_connection
         for table, some in rows.items():
             marks = ", ".join("?" * (table.count(",") + 1))
@@ -191,9 +191,9 @@ def time_filter(made: Catalog, columns: Columns, filter_: Filter, name: str) -> 
     began = time.process_time()
     first = columns.passing(filter_)
     making = time.process_time() - began
-    if not np.array_equal(first.ids, made.passing(filter_)):
+    if not np.array_equal(first.ids, made.filters.matching(filter_)):
         raise SystemExit(f"the columns answer {name} otherwise than SQL")
-    by_sql = fastest_ms(lambda: IdSet.of(made.passing(filter_)), 2)
+    by_sql = fastest_ms(lambda: IdSet.of(made.filters.matching(filter_)), 2)
     by_columns = fastest_ms(unseen)
     again = fastest_ms(lambda: columns.passing(filter_))
     ratio = by_sql / by_columns

@@ -181,9 +181,9 @@ def indexed(tree: Path, place: Path) -> None:
     with mmsearch.Collection(place, model="mini", create=True) as library:
         library.add(seed, details=False)
         catalog = library._catalog  # noqa: SLF001 - rows are made up
-        filed = catalog.spaces()[0].id, "image"
+        filed = catalog.spaces.all()[0].id, "image"
         rows = np.random.default_rng(0).standard_normal((FILES_A_FOLDER, 512)).astype(np.float16)
-        source = catalog.add_source(os.path.realpath(tree), os.stat(tree).st_dev)
+        source = catalog.sources.add(os.path.realpath(tree), os.stat(tree).st_dev)
         for folder, _, names in os.walk(tree):
             entries = []
             for name, row in zip(sorted(names), rows, strict=False):

@@ -89,21 +89,21 @@ def items(count: int, speech: Speech) -> Iterator[tuple[list[tuple], list[tuple]
 
 
 def fill(catalog: Catalog, count: int, speech: Speech) -> None:
-    source = catalog.add_source("/photos")
+    source = catalog.sources.add("/photos")
     item = (
         "INSERT INTO items(id, source_id, folder, name, hash, taken_at, camera, modality, size, "
         f"mtime_ns) VALUES (?, {source}, ?, ?, ?, ?, ?, 'image', 1, 1)"
     )
     text = "INSERT INTO texts(item_id, position, origin, text) VALUES (?, 0, 'caption', ?)"
     for rows, texts in items(count, speech):
-        with catalog._write() as connection:  # noqa: SLF001
+        with catalog.database.write() as connection:
             connection.exec_driver_sql(item, rows)
             connection.exec_driver_sql(text, texts)
 
 
 def size(catalog: Catalog) -> int:
     """Bytes of the catalog's pages."""
-    with catalog._read() as connection:  # noqa: SLF001
+    with catalog.database.read() as connection:
         pages, page, free = (
             connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("page_count", "page_size", "freelist_count")
@@ -154,9 +154,9 @@ def milliseconds(
 def look_up(catalog: Catalog, count: int, speech: Speech) -> None:
     half = np.arange(1, count + 1, 2)
     kinds = {
-        "": lambda query: catalog.words(query, K),
-        ", of half of the items": lambda query: catalog.words(query, K, half),
-        ", of 300 items": lambda query: catalog.words(query, K, half[::-1][:300]),
+        "": lambda query: catalog.words.search(query, K),
+        ", of half of the items": lambda query: catalog.words.search(query, K, half),
+        ", of 300 items": lambda query: catalog.words.search(query, K, half[::-1][:300]),
     }
     for kind, call in kinds.items():
         print(f"\nMilliseconds a query, k={K}{kind}: median, 99th percentile, longest")
@@ -177,7 +177,7 @@ def sqlite_alone(catalog: Catalog, query: str) -> None:
     """What SQLite itself takes to rank all items that hold any of the words."""
     words = " OR ".join(f'"{token}"' for token in tokens(query))
     statement = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?"
-    with catalog._read() as connection:  # noqa: SLF001
+    with catalog.database.read() as connection:
         connection.exec_driver_sql(statement, (words, K)).all()
 
 
@@ -195,7 +195,7 @@ def main() -> None:
         fill(catalog, given.items, speech)
         before = size(catalog)
         began, busy = time.perf_counter(), time.process_time()
-        catalog.refresh_words()
+        catalog.words.refresh()
         seconds, busy = time.perf_counter() - began, time.process_time() - busy
         print(
             f"\n{given.items:,} items: their words written in {seconds:.0f} s, {busy:.0f} of work"

@@ -19,8 +19,8 @@ from mmsearch.filters.values import number_in
 from mmsearch.indexing.bulk.matrix import unit_rows
 from mmsearch.indexing.bulk.meaning import own_values
 from mmsearch.indexing.bulk.stream import Feed
-from mmsearch.storage.sqlite.bulk import split_path
 from mmsearch.storage.sqlite.checkpoints import Checkpoints
+from mmsearch.storage.sqlite.items import split_path
 
 DIM = 8
 
@@ -32,8 +32,8 @@ def unit(rows: int, seed: int = 0, dim: int = DIM) -> Any:
 
 def stored(library: Collection, facet: str = "image") -> Any:
     """The vectors of a facet in order of id."""
-    (space,) = library._catalog.spaces()
-    return library._catalog.vectors(space, facet)[1]
+    (space,) = library._catalog.spaces.all()
+    return library._catalog.vectors.of(space, facet)[1]
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_more_rows_than_fit_in_a_batch_are_all_stored_in_order(library: Collecti
 
 def test_captions_are_found_by_their_words(library: Collection):
     library.add_vectors(unit(2), {"url": ["a", "b"], "caption": ["a tin drum", "a flute"]})
-    assert library._catalog.words("drum", 5)[0][0] == 1
+    assert library._catalog.words.search("drum", 5)[0][0] == 1
     assert next(iter(library.items)).texts[0].origin == "caption"
 
 
@@ -100,7 +100,7 @@ def test_other_columns_become_metadata_to_filter_by(library: Collection):
     library.add_vectors(unit(9), rows)
     hits = library.search_vectors(unit(1, 5), k=9, where={"stars": {"$gte": 7}, "place": "Rome"})
     assert sorted(hit.path for hit in hits[0]) == ["7.jpg", "8.jpg"]
-    assert "gone" not in library._catalog.metadata_keys()
+    assert "gone" not in library._catalog.metadata.names()
 
 
 def test_what_filters_know_of_every_item_is_told_by_columns_of_that_name(library: Collection):
@@ -201,7 +201,7 @@ def test_an_encoder_that_came_later_adopts_its_vectors(
     assert "no model is called 'toy'" in report.warnings[0]
     monkeypatch.setitem(encoders.REGISTRY, "toy", lambda _name, _how: toy)
     library.add_vectors(toy.encode("text", ["red"]), {"path": ["red"]}, model="toy")
-    assert len(library._catalog.spaces()) == 1
+    assert len(library._catalog.spaces.all()) == 1
     assert library.search("blue", target="image", k=1)[0].path == "blue"
 
 
@@ -244,9 +244,9 @@ def test_hubs_of_imported_vectors_are_as_those_of_encoded_ones(tmp_path: Path):
     library = Collection(tmp_path / "index", create=True, model="mini")
     vectors = unit(5, dim=mini.dim)
     library.add_vectors(vectors, model="mini")
-    space = library._catalog.spaces()[0]
-    kept = library._catalog.vectors(space, "image")[1]
-    found = library._catalog.hubs(space, "image", "text")
+    space = library._catalog.spaces.all()[0]
+    kept = library._catalog.vectors.of(space, "image")[1]
+    found = library._catalog.hubs.of(space, "image", "text")
     assert found == pytest.approx(hubs(kept, bank["text"]), abs=1e-5)
     library.close()
 
@@ -475,7 +475,7 @@ def test_rows_of_metadata_come_in_whatever_portions_are_asked_for(rows: Any, por
 def test_what_is_removed_after_an_import_takes_all_that_belongs_to_it_along(library: Collection):
     library.add_vectors(unit(4), [{"path": f"{n}.jpg", "caption": "x", "a": 1} for n in range(4)])
     library.remove("2.jpg")
-    with library._catalog._read() as connection:
+    with library._catalog.database.read() as connection:
         ask = connection.exec_driver_sql
         assert ask("PRAGMA foreign_key_check").all() == []
         for table in ("texts", "attributes", "vectors"):
@@ -485,14 +485,14 @@ def test_what_is_removed_after_an_import_takes_all_that_belongs_to_it_along(libr
 def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
     toy, photos, tmp_path, monkeypatch
 ):
-    from mmsearch.storage.sqlite import bulk
+    from mmsearch.storage.sqlite import loader
 
-    monkeypatch.setattr(bulk, "MANY_ROWS", 2)
+    monkeypatch.setattr(loader, "MANY_ROWS", 2)
     rows = np.eye(8, dtype=np.float32)[:4]
     said = [{"path": f"/x/{n}.jpg", "colour": "red"} for n in range(4)]
 
     def names(library) -> set[str]:
-        with library._catalog._read() as connection:
+        with library._catalog.database.read() as connection:
             found = connection.exec_driver_sql("SELECT name FROM sqlite_master")
             return {row[0] for row in found}
 
@@ -504,7 +504,7 @@ def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
         )
         assert during[0] == set()
         assert wanted <= names(library)
-        with library._catalog._write() as connection:
+        with library._catalog.database.write() as connection:
             connection.exec_driver_sql("DROP INDEX attributes_by_value")
         library.add(photos)
         assert wanted <= names(library)

@@ -16,7 +16,7 @@ from mmsearch.collection import Collection
 from mmsearch.errors import InvalidOption
 from mmsearch.spaces import index_cache
 from mmsearch.spaces.index_cache import segment_folders
-from mmsearch.storage.sqlite.changes import next_epoch
+from mmsearch.storage.sqlite.state import next_epoch
 from mmsearch.vectors import EXACT, index_choice
 from mmsearch.vectors.segment import checksum
 
@@ -116,7 +116,7 @@ def test_hubs_that_change_in_place_make_a_base_anew(library, tmp_path):
     with mmsearch.open(tmp_path / "idx") as reader:
         assert found(reader, "red", 1) == ["red.png"]
         before = base_of(library)
-        with library._catalog._write() as connection:
+        with library._catalog.database.write() as connection:
             next_epoch(connection)
         assert found(reader, "red", 1) == ["red.png"]
         assert base_of(library) != before
@@ -129,7 +129,7 @@ def test_deletions_are_forgotten_once_every_base_knows_of_them(library, tmp_path
         for name in ("red", "green"):
             (tmp_path / "photos" / f"{name}.png").unlink()
             library.add()
-        assert library._catalog.went(library._spaces()[0], "image")[0].tolist() == []
+        assert library._catalog.vectors.deleted(library._spaces()[0], "image")[0].tolist() == []
         assert found(reader, "red") == ["blue.png"]  # it was told of neither
 
 
@@ -242,20 +242,22 @@ def mixed(tmp_path):
 @pytest.mark.parametrize("after", [0, 1, 19, 21, 40, 1000, 2039, 2040, 9999])
 def test_what_came_is_told_in_order_of_id(mixed, facet, after):
     catalog = mixed._catalog
-    with catalog._read() as connection:
+    with catalog.database.read() as connection:
         asked = "SELECT id FROM vectors WHERE facet = ? AND id > ? ORDER BY id"
         due = [row[0] for row in connection.exec_driver_sql(asked, (facet, after))]
-    parts = list(catalog.came(catalog.spaces()[0], facet, after, page=7))
+    parts = list(catalog.vectors.new(catalog.spaces.all()[0], facet, after, page=7))
     assert [id_ for part in parts for id_ in part.vector_ids.tolist()] == due
 
 
 @pytest.mark.parametrize(("facet", "after"), [("image", 2035), ("text", 30)])
 def test_telling_what_came_looks_at_little_else(mixed, facet, after):
     catalog, steps = mixed._catalog, []
-    with catalog.snapshot(), catalog._read() as connection:
+    with catalog.snapshot(), catalog.database.read() as connection:
         driver = connection.connection.driver_connection
         driver.set_progress_handler(lambda: steps.append(1), 10)
-        found = sum(len(part.ids) for part in catalog.came(catalog.spaces()[0], facet, after))
+        found = sum(
+            len(part.ids) for part in catalog.vectors.new(catalog.spaces.all()[0], facet, after)
+        )
         driver.set_progress_handler(None, 0)
     assert found
     assert 10 * len(steps) < 2040  # less than a step for each row of the other facet, or of its own

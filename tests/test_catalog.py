@@ -31,7 +31,7 @@ def catalog(tmp_path: Path):
 
 @pytest.fixture
 def space(catalog: Catalog) -> Space:
-    return catalog.add_space(Encoder())
+    return catalog.spaces.add(Encoder())
 
 
 def unit(*values: float) -> np.ndarray:
@@ -55,37 +55,37 @@ def entry(source_id: int, name: str = "a.jpg", **changes) -> Entry:
 
 
 def test_what_is_put_comes_back(catalog: Catalog, space: Space):
-    source = catalog.add_source("/photos")
+    source = catalog.sources.add("/photos")
     texts = [TextPart("a dog", "caption"), TextPart("one line", "passage", Span(3, 4, "line"))]
     details = {"width": 4, "height": 3, "camera": "Box", "latitude": 1.5, "longitude": -2.0}
     vectors = {"image": unit(1, 2, 3, 4), "text": np.concatenate([unit(0, 1, 0, 0)] * 2)}
     catalog.put([entry(source, texts=texts, details=details, vectors=vectors)])
 
-    (item,) = catalog.all_items()
+    (item,) = catalog.items.all()
     assert item.path == "/photos/a.jpg"
     assert list(item.texts) == texts
     assert details.items() <= dict(item.metadata).items()
-    ids, matrix, positions = catalog.vectors(space, "text")
+    ids, matrix, positions = catalog.vectors.of(space, "text")
     assert ids.tolist() == [item.id, item.id]
     assert positions.tolist() == [0, 1]
     assert matrix.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0]]
-    assert (catalog.vectors(space, "image")[1] == vectors["image"].astype(np.float32)).all()
+    assert (catalog.vectors.of(space, "image")[1] == vectors["image"].astype(np.float32)).all()
 
 
 @given(name=st.binary(min_size=1, max_size=20).filter(lambda b: b"/" not in b and b"\0" not in b))
 def test_any_file_name_comes_back_byte_for_byte(tmp_path_factory, name: bytes):
     catalog = Catalog(tmp_path_factory.mktemp("c") / "catalog.db")
-    catalog.add_space(Encoder())
-    source = catalog.add_source("/photos")
+    catalog.spaces.add(Encoder())
+    source = catalog.sources.add("/photos")
     text = name.decode("utf-8", "surrogateescape")
     catalog.put([entry(source, text)])
-    assert list(catalog.known(source, "")) == [text]
-    assert next(catalog.all_items()).path == f"/photos/{text}"
+    assert list(catalog.files.known(source, "")) == [text]
+    assert next(catalog.items.all()).path == f"/photos/{text}"
     catalog.close()
 
 
 def test_a_batch_is_stored_whole_or_not_at_all(catalog: Catalog, space: Space):
-    source = catalog.add_source("/photos")
+    source = catalog.sources.add("/photos")
     wrong = entry(source, "b.jpg", modality=None)
     with pytest.raises(StorageFailed):
         catalog.put([entry(source), wrong])
@@ -94,10 +94,10 @@ def test_a_batch_is_stored_whole_or_not_at_all(catalog: Catalog, space: Space):
 
 def test_a_full_disk_is_a_clear_error_and_keeps_what_was_stored(tmp_path: Path):
     catalog = Catalog(tmp_path / "catalog.db")
-    catalog.add_space(Encoder())
-    source = catalog.add_source("/photos")
+    catalog.spaces.add(Encoder())
+    source = catalog.sources.add("/photos")
     catalog.put([entry(source)])
-    with catalog._engine.connect() as connection:
+    with catalog.database.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     long = [TextPart("x" * 100_000, "caption")]
@@ -105,25 +105,25 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_was_stored(tmp_path: Path):
         catalog.put([entry(source, "b.jpg", texts=long)])
     catalog.close()
     again = Catalog(tmp_path / "catalog.db")
-    assert [item.path for item in again.all_items()] == ["/photos/a.jpg"]
+    assert [item.path for item in again.items.all()] == ["/photos/a.jpg"]
     again.close()
 
 
 def test_the_revision_rises_when_vectors_change_and_only_then(catalog: Catalog, space: Space):
-    source = catalog.add_source("/photos")
+    source = catalog.sources.add("/photos")
     catalog.put([entry(source)])
-    _, before = catalog.stamp()
-    item_id = next(catalog.all_items()).id
+    before = catalog.state().revision
+    item_id = next(catalog.items.all()).id
     catalog.put([entry(source, id=item_id, stat=(10, 21), vectors={}, like=item_id)])
-    assert catalog.stamp()[1] == before
-    catalog.remove([item_id])
-    assert catalog.stamp()[1] == before + 1
+    assert catalog.state().revision == before
+    catalog.items.remove([item_id])
+    assert catalog.state().revision == before + 1
 
 
 def test_an_item_that_is_removed_takes_texts_and_vectors_along(catalog: Catalog, space: Space):
-    source = catalog.add_source("/photos")
+    source = catalog.sources.add("/photos")
     catalog.put([entry(source, texts=[TextPart("a", "caption")])])
-    catalog.remove([item.id for item in catalog.all_items()])
+    catalog.items.remove([item.id for item in catalog.items.all()])
     with sqlite3.connect(catalog.path) as raw:
         rows = [raw.execute(f"SELECT count(*) FROM {t}").fetchone() for t in ("texts", "vectors")]
     raw.close()
@@ -131,18 +131,18 @@ def test_an_item_that_is_removed_takes_texts_and_vectors_along(catalog: Catalog,
 
 
 def test_an_id_is_never_used_again(catalog: Catalog, space: Space):
-    source = catalog.add_source("/photos")
+    source = catalog.sources.add("/photos")
     catalog.put([entry(source)])
-    first = next(catalog.all_items()).id
-    catalog.remove([first])
+    first = next(catalog.items.all()).id
+    catalog.items.remove([first])
     catalog.put([entry(source)])
-    assert next(catalog.all_items()).id > first
+    assert next(catalog.items.all()).id > first
 
 
 def test_a_lender_with_other_content_is_refused_and_nothing_stored(catalog: Catalog, space: Space):
-    source = catalog.add_source("/photos")
+    source = catalog.sources.add("/photos")
     catalog.put([entry(source)])
-    first = next(catalog.all_items()).id
+    first = next(catalog.items.all()).id
     borrower = entry(source, "b.jpg", hash=b"other", vectors={}, like=first)
     with pytest.raises(LenderGone):
         catalog.put([entry(source, "c.jpg"), borrower])
@@ -150,58 +150,58 @@ def test_a_lender_with_other_content_is_refused_and_nothing_stored(catalog: Cata
 
 
 def test_an_item_stored_again_at_its_place_keeps_its_id(catalog: Catalog, space: Space):
-    source = catalog.add_source("/photos")
+    source = catalog.sources.add("/photos")
     catalog.put([entry(source)])
-    first = next(catalog.all_items()).id
+    first = next(catalog.items.all()).id
     catalog.put([entry(source)])
-    assert [item.id for item in catalog.all_items()] == [first]
+    assert [item.id for item in catalog.items.all()] == [first]
 
 
 def test_a_copy_borrows_the_vectors_of_its_twin(catalog: Catalog, space: Space):
-    source = catalog.add_source("/photos")
+    source = catalog.sources.add("/photos")
     catalog.put([entry(source, vectors={"image": unit(1, 2, 3, 4)})])
-    first = next(catalog.all_items()).id
+    first = next(catalog.items.all()).id
     catalog.put([entry(source, "b.jpg", hash=b"a.jpg", vectors={}, like=first)])
-    ids, matrix, _ = catalog.vectors(space, "image")
+    ids, matrix, _ = catalog.vectors.of(space, "image")
     assert len(ids) == 2
     assert (matrix[0] == matrix[1]).all()
 
 
 def test_a_new_source_takes_in_those_inside_it(catalog: Catalog, space: Space):
-    inner = catalog.add_source("/photos/2020")
+    inner = catalog.sources.add("/photos/2020")
     catalog.put([entry(inner), entry(inner, "b.jpg", folder="may")])
-    outer = catalog.add_source("/photos")
-    assert catalog.sources() == [(outer, "/photos")]
-    paths = [item.path for item in catalog.all_items()]
+    outer = catalog.sources.add("/photos")
+    assert catalog.sources.all() == [(outer, "/photos")]
+    paths = [item.path for item in catalog.items.all()]
     assert paths == ["/photos/2020/a.jpg", "/photos/2020/may/b.jpg"]
 
 
 def test_a_source_whose_name_is_not_utf8_is_taken_in_too(catalog: Catalog, space: Space):
-    inner = catalog.add_source("/photos/caf\udce9")
+    inner = catalog.sources.add("/photos/caf\udce9")
     catalog.put([entry(inner), entry(inner, folder="may")])
-    catalog.add_source("/photos")
-    paths = [item.path for item in catalog.all_items()]
+    catalog.sources.add("/photos")
+    paths = [item.path for item in catalog.items.all()]
     assert paths == ["/photos/caf\udce9/a.jpg", "/photos/caf\udce9/may/a.jpg"]
 
 
 def test_a_source_is_added_once(catalog: Catalog):
-    assert catalog.add_source("/photos") == catalog.add_source("/photos")
-    assert catalog.add_source("/photos/2020") == catalog.add_source("/photos")
+    assert catalog.sources.add("/photos") == catalog.sources.add("/photos")
+    assert catalog.sources.add("/photos/2020") == catalog.sources.add("/photos")
 
 
 def test_a_neighbour_with_the_same_beginning_is_not_inside(catalog: Catalog):
-    catalog.add_source("/photos-old")
-    catalog.add_source("/photos")
-    assert sorted(path for _, path in catalog.sources()) == ["/photos", "/photos-old"]
-    assert catalog.source_of("/photos-older/x") is None
+    catalog.sources.add("/photos-old")
+    catalog.sources.add("/photos")
+    assert sorted(path for _, path in catalog.sources.all()) == ["/photos", "/photos-old"]
+    assert catalog.sources.of("/photos-older/x") is None
 
 
 def test_removing_a_folder_spares_its_neighbours(catalog: Catalog, space: Space):
-    source = catalog.add_source("/p")
+    source = catalog.sources.add("/p")
     folders = ["a", "a/b", "a.b", "a0", "ab"]
     catalog.put([entry(source, folder=folder) for folder in folders])
-    assert catalog.remove_below(source, "a") == 2
-    assert [item.path for item in catalog.all_items()] == [
+    assert catalog.items.remove_below(source, "a") == 2
+    assert [item.path for item in catalog.items.all()] == [
         "/p/a.b/a.jpg",
         "/p/a0/a.jpg",
         "/p/ab/a.jpg",
@@ -209,10 +209,10 @@ def test_removing_a_folder_spares_its_neighbours(catalog: Catalog, space: Space)
 
 
 def test_folders_lists_what_lies_below(catalog: Catalog, space: Space):
-    source = catalog.add_source("/p")
+    source = catalog.sources.add("/p")
     catalog.put([entry(source, folder=folder) for folder in ("", "a", "a/b", "ab")])
-    assert catalog.folders(source, "a") == {"a", "a/b"}
-    assert catalog.folders(source, "") == {"", "a", "a/b", "ab"}
+    assert catalog.files.folders(source, "a") == {"a", "a/b"}
+    assert catalog.files.folders(source, "") == {"", "a", "a/b", "ab"}
 
 
 def test_another_database_is_refused(tmp_path: Path):
@@ -322,15 +322,16 @@ def test_an_index_of_the_first_version_is_brought_up_whole(tmp_path: Path):
         raw.executescript(FIRST_SCHEMA)
     raw.close()
     catalog = Catalog(path)
-    (item,) = catalog.all_items()
+    (item,) = catalog.items.all()
     assert item.texts == (
         TextPart("one", "passage", Span(1, 2, "line")),
         TextPart("two", "passage", Span(3, 9, "line")),
     )
-    (space,) = catalog.spaces()
+    (space,) = catalog.spaces.all()
     assert (space.name, space.keeps, space.fills) == ("mini", {"image", "text"}, set())
-    assert catalog.vectors(space, "text")[1].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
-    assert catalog.stamp() == ("abc", 7)
+    assert catalog.vectors.of(space, "text")[1].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
+    state = catalog.state()
+    assert (state.catalog_id, state.revision) == ("abc", 7)
     catalog.close()
 
 
@@ -379,7 +380,7 @@ def test_encoders_are_to_answer_all_or_none(catalog: Catalog, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("mmsearch.storage.sqlite.spaces._assign", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            catalog.answer_by([Encoder()])
-    assert catalog.spaces() == []
-    catalog.answer_by([Encoder()])
-    assert [space.keeps for space in catalog.spaces()] == [{"image", "text"}]
+            catalog.spaces.serve_with([Encoder()])
+    assert catalog.spaces.all() == []
+    catalog.spaces.serve_with([Encoder()])
+    assert [space.keeps for space in catalog.spaces.all()] == [{"image", "text"}]

@@ -19,8 +19,8 @@ from test_filters import (
     TAGS,
     THINGS,
     WORDS,
+    Catalog,
     Thing,
-    World,
     some_things,
     wheres,
     world_of,
@@ -47,13 +47,13 @@ def few_items_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path) -> Iterator[Catalog]:
     made = world_of(some_things(40), tmp_path / "catalog.db")
     yield made
     made.close()
 
 
-def ready(made: World, folder: Path) -> Columns:
+def ready(made: Catalog, folder: Path) -> Columns:
     """Columns of a process that has asked before, and has found it worth to begin an era."""
     columns = Columns(made, folder)
     for name in ("first", "second"):
@@ -62,13 +62,13 @@ def ready(made: World, folder: Path) -> Columns:
     return columns
 
 
-def era_of(made: World) -> Era | None:
-    with made.view() as view:
+def era_of(made: Catalog) -> Era | None:
+    with made.filters.view() as view:
         return view.era
 
 
-def by_sql(made: World, filter_: Any) -> list[int]:
-    return made.passing(filter_).tolist()
+def by_sql(made: Catalog, filter_: Any) -> list[int]:
+    return made.filters.matching(filter_).tolist()
 
 
 def no_sql(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +81,8 @@ def no_sql(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"mmsearch.storage.sqlite.view.View.{name}", refuse)
 
 
-def change(made: World, sql: str, *values: Any) -> None:
-    with made._write() as connection:
+def change(made: Catalog, sql: str, *values: Any) -> None:
+    with made.database.write() as connection:
         connection.exec_driver_sql(sql, values)
 
 
@@ -90,7 +90,7 @@ def change(made: World, sql: str, *values: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Columns]]:
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Catalog, Columns]]:
     folder = tmp_path_factory.mktemp("world")
     made = world_of(THINGS, folder / "catalog.db")
     with pytest.MonkeyPatch.context() as patched:
@@ -119,7 +119,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Colu
 @example(wanted={"size": [10, 10.5, -1e300, 1e300]})
 @example(wanted={"modified": {"$gte": "0001"}})
 @example(wanted={"rating": {"$gte": 2**53 + 1}})
-def test_columns_say_what_the_catalog_says(full: tuple[World, Columns], wanted: dict[str, Any]):
+def test_columns_say_what_the_catalog_says(full: tuple[Catalog, Columns], wanted: dict[str, Any]):
     made, columns = full
     filter_ = parse_where(wanted)
     assert columns.passing(filter_).ids.tolist() == by_sql(made, filter_)
@@ -128,7 +128,7 @@ def test_columns_say_what_the_catalog_says(full: tuple[World, Columns], wanted: 
 @settings(max_examples=60)
 @given(wanted=wheres)
 def test_many_different_texts_are_left_to_the_catalog(
-    full: tuple[World, Columns], wanted: dict[str, Any]
+    full: tuple[Catalog, Columns], wanted: dict[str, Any]
 ):
     made, columns = full
     filter_ = parse_where(wanted)
@@ -138,7 +138,7 @@ def test_many_different_texts_are_left_to_the_catalog(
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Columns]]:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Catalog, Columns]]:
     folder = tmp_path_factory.mktemp("tree")
     places = itertools.product(
         ["/", "/a/b"], ["", "a", "b", "a/b", "b/a/ab", "x/.a"], ["a", "ab", "b.a", "a.b.a", ".b"]
@@ -167,7 +167,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Colu
 @example(op="$glob", parts=["b/a*b*"])
 @example(op="$contains", parts=["b/a"])
 def test_a_path_is_split_only_where_that_makes_no_difference(
-    tree: tuple[World, Columns], op: str, parts: list[str]
+    tree: tuple[Catalog, Columns], op: str, parts: list[str]
 ):
     made, columns = tree
     filter_ = parse_where({"path": {op: "".join(parts)}})
@@ -175,7 +175,7 @@ def test_a_path_is_split_only_where_that_makes_no_difference(
 
 
 @pytest.fixture(scope="module")
-def globe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Columns]]:
+def globe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Catalog, Columns]]:
     folder, dice = tmp_path_factory.mktemp("globe"), random.Random(0)
     points = [(dice.uniform(-90, 90), dice.uniform(-180, 180)) for _ in range(200)]
     made = world_of(
@@ -198,14 +198,16 @@ def globe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Col
     reach=st.one_of(st.none(), st.floats(0, 20_100)),
 )
 def test_distances_are_those_of_the_catalog_to_the_last_bit(
-    globe: tuple[World, Columns],
+    globe: tuple[Catalog, Columns],
     here: tuple[float, float],
     other: int,
     reach: float | None,
 ):
     made, columns = globe
     if reach is None:  # as far as to one of the items, exactly
-        point = made._rows(select(items.c.latitude, items.c.longitude).where(items.c.id == other))
+        point = made.database.rows(
+            select(items.c.latitude, items.c.longitude).where(items.c.id == other)
+        )
         reach = kilometres(*point[0], Near(*here, 0.0))
     filter_ = Filter((Condition("near", "within", Near(*here, reach)),))
     assert columns.passing(filter_).ids.tolist() == by_sql(made, filter_)
@@ -224,7 +226,7 @@ def bounds(few: int, most_texts: int) -> Iterator[None]:
 class Changes:
     """Things that happen to a catalog, drawn by a dice."""
 
-    def __init__(self, made: World, seed: int) -> None:
+    def __init__(self, made: Catalog, seed: int) -> None:
         self.made = made
         self.dice = random.Random(seed)
         self.numbers = itertools.count()
@@ -235,7 +237,7 @@ class Changes:
 
     def add(self) -> None:
         number, dice = next(self.numbers), self.dice
-        source = dice.choice(list(self.made.sources()))[0]
+        source = dice.choice(list(self.made.sources.all()))[0]
         change(
             self.made,
             "INSERT INTO items (source_id, folder, name, modality, size, mtime_ns, hash, width, "
@@ -264,7 +266,7 @@ class Changes:
         change(self.made, sql, self.dice.choice(values), self.one())
 
     def remove(self) -> None:
-        self.made.remove([self.one()])
+        self.made.items.remove([self.one()])
 
     def rename(self) -> None:
         change(
@@ -275,13 +277,13 @@ class Changes:
         )
 
     def relocate(self) -> None:
-        source, _ = self.dice.choice(list(self.made.sources()))
+        source, _ = self.dice.choice(list(self.made.sources.all()))
         path = f"/moved/{next(self.numbers)}"
         change(self.made, "UPDATE sources SET path = ? WHERE id = ?", path, source)
 
     def describe(self) -> None:
         meta = {"rating": self.dice.choice([None, *WORDS]), "who": self.dice.choice(["Ann", 5])}
-        self.made.set_attributes([(self.one(), meta)])
+        self.made.metadata.set([(self.one(), meta)])
 
     def tag(self) -> None:
         item, tag = self.one(), self.dice.choice(TAGS)
@@ -305,7 +307,7 @@ class Changes:
             change(self.made, sql, item)
 
     def begin(self) -> None:
-        self.made.begin_era(era_of(self.made))
+        self.made.filters.begin_generation(era_of(self.made))
 
 
 KINDS = ["add", "alter", "remove", "rename", "relocate", "describe", "tag", "say", "sound", "begin"]
@@ -329,14 +331,14 @@ def test_whatever_changes_and_whoever_asks_no_answer_is_out_of_date(
 ):
     folder = tmp_path_factory.mktemp("changing")
     made = world_of(some_things(25, seed), folder / "catalog.db")
-    other = World(folder / "catalog.db")  # as in another process
+    other = Catalog(folder / "catalog.db")  # as in another process
     asking = [
         Columns(made, folder / "cache"),
         Columns(other, folder / "cache"),
         Columns(other, folder / "elsewhere"),
     ]
     # a key must be there to be asked for
-    made.set_attributes([(1, {"rating": 5, "who": "Ann", "size": "XL"})])
+    made.metadata.set([(1, {"rating": 5, "who": "Ann", "size": "XL"})])
     changes, filters = Changes(made, seed), [parse_where(one) for one in wanted]
     with bounds(few, most_texts):
         for some in kinds:
@@ -373,7 +375,7 @@ def test_whatever_changes_and_whoever_asks_no_answer_is_out_of_date(
     ],
 )
 def test_columns_answer_without_the_catalog(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any]
+    world: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any]
 ):
     columns, filter_ = ready(world, tmp_path / "cache"), parse_where(wanted)
     expected = by_sql(world, filter_)
@@ -381,7 +383,7 @@ def test_columns_answer_without_the_catalog(
     assert columns.passing(filter_).ids.tolist() == expected
 
 
-def test_who_asks_once_makes_no_columns(world: World, tmp_path: Path):
+def test_who_asks_once_makes_no_columns(world: Catalog, tmp_path: Path):
     Columns(world, tmp_path / "cache").passing(parse_where({"width": 640}))
     assert era_of(world) is None
     ready(world, tmp_path / "cache")
@@ -392,7 +394,7 @@ def test_who_asks_once_makes_no_columns(world: World, tmp_path: Path):
 
 
 def test_who_asks_once_uses_the_columns_that_are_there(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     filter_ = parse_where({"width": {"$gte": 1920}})
     expected = ready(world, tmp_path / "cache").passing(filter_).ids.tolist()
@@ -401,7 +403,7 @@ def test_who_asks_once_uses_the_columns_that_are_there(
 
 
 def test_small_catalogs_are_asked_themselves(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(answers, "SMALLEST", 41)
     columns = Columns(world, tmp_path / "cache")
@@ -413,17 +415,17 @@ def test_small_catalogs_are_asked_themselves(
 
 
 def test_an_answer_is_remembered_until_something_changes(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     columns, filter_ = Columns(world, tmp_path / "cache"), parse_where({"width": 640})
     with monkeypatch.context() as patched:
         first = columns.passing(filter_)
         no_sql(patched)
         assert columns.passing(filter_) is first
-    other = World(world.path)
-    other.remove(first.ids[:1].tolist())
+    other = Catalog(world.path)
+    other.items.remove(first.ids[:1].tolist())
     assert columns.passing(filter_).ids.tolist() == first.ids[1:].tolist()
-    world.remove(first.ids[1:2].tolist())
+    world.items.remove(first.ids[1:2].tolist())
     assert columns.passing(filter_).ids.tolist() == first.ids[2:].tolist()
     other.close()
 
@@ -438,7 +440,7 @@ def test_an_answer_is_remembered_until_something_changes(
     ],
 )
 def test_what_the_catalog_was_asked_for_the_columns_is_asked_again_when_it_may_have_changed(
-    world: World, tmp_path: Path, wanted: dict[str, Any], sql: str
+    world: Catalog, tmp_path: Path, wanted: dict[str, Any], sql: str
 ):
     columns, filter_ = ready(world, tmp_path / "cache"), parse_where(wanted)
     with bounds(few=0, most_texts=2):
@@ -449,7 +451,7 @@ def test_what_the_catalog_was_asked_for_the_columns_is_asked_again_when_it_may_h
 
 
 def test_what_the_catalog_was_asked_for_the_columns_is_remembered_while_other_things_change(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     columns, filter_ = ready(world, tmp_path / "cache"), parse_where({"path": {"$glob": "*[0-9]*"}})
     with bounds(few=0, most_texts=2):
@@ -459,14 +461,14 @@ def test_what_the_catalog_was_asked_for_the_columns_is_remembered_while_other_th
         assert columns.passing(filter_).ids.tolist() == before[1:]
 
 
-def test_an_unknown_key_is_refused_as_the_catalog_does(world: World, tmp_path: Path):
+def test_an_unknown_key_is_refused_as_the_catalog_does(world: Catalog, tmp_path: Path):
     columns = ready(world, tmp_path / "cache")
     with pytest.raises(InvalidFilter, match="did you mean"):
         columns.passing(parse_where({"widht": 1}))
 
 
 def test_without_leave_to_write_columns_are_kept_in_memory(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "cache").write_bytes(b"no folder")
     columns, filter_ = ready(world, tmp_path / "cache"), parse_where({"width": 640})
@@ -476,12 +478,12 @@ def test_without_leave_to_write_columns_are_kept_in_memory(
 
 
 def test_a_catalog_that_cannot_be_written_is_asked_itself(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     filter_ = parse_where({"width": 640})
     expected = by_sql(world, filter_)
     monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.os.access", lambda *_: False)
-    reading = World(world.path)
+    reading = Catalog(world.path)
     columns = Columns(reading, tmp_path / "cache")
     for wanted in (parse_where({"height": 480}), filter_):
         assert columns.passing(wanted).ids.tolist() == by_sql(world, wanted)
@@ -490,7 +492,7 @@ def test_a_catalog_that_cannot_be_written_is_asked_itself(
     reading.close()
 
 
-def test_while_someone_writes_no_era_is_begun_and_nothing_waits(world: World, tmp_path: Path):
+def test_while_someone_writes_no_era_is_begun_and_nothing_waits(world: Catalog, tmp_path: Path):
     columns = Columns(world, tmp_path / "cache")
     writer = sqlite3.connect(world.path, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
@@ -504,17 +506,17 @@ def test_while_someone_writes_no_era_is_begun_and_nothing_waits(world: World, tm
     assert era_of(world) is not None
 
 
-def test_an_era_that_another_process_began_goes_on(world: World):
-    assert world.begin_era(None)
+def test_an_era_that_another_process_began_goes_on(world: Catalog):
+    assert world.filters.begin_generation(None)
     first = era_of(world)
-    assert not world.begin_era(None)
+    assert not world.filters.begin_generation(None)
     assert era_of(world) == first
-    assert world.begin_era(first)
+    assert world.filters.begin_generation(first)
     assert era_of(world) != first
 
 
 def test_after_many_changes_a_new_era_begins_and_old_files_go(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(answers, "_LATELY", (3, 0.0))
     columns, filter_ = ready(world, tmp_path / "cache"), parse_where({"width": 640})
@@ -525,16 +527,16 @@ def test_after_many_changes_a_new_era_begins_and_old_files_go(
     assert {1, 2, 3, 4} <= set(columns.passing(filter_).ids.tolist())
     assert era_of(world) != first
     assert not kept & set(tmp_path.glob("cache/*"))
-    with world.view() as view:
+    with world.filters.view() as view:
         assert view.altered() == []
 
 
 def test_a_snapshot_sees_what_was_and_not_what_columns_have_learnt_since(
-    world: World, tmp_path: Path
+    world: Catalog, tmp_path: Path
 ):
     columns, filter_ = ready(world, tmp_path / "cache"), parse_where({"width": 640})
     expected = by_sql(world, filter_)
-    other = World(world.path)
+    other = Catalog(world.path)
     with world.snapshot():
         assert by_sql(world, parse_where({})) == list(range(1, 41))
         change(other, "UPDATE items SET width = 640")
@@ -547,7 +549,7 @@ def test_a_snapshot_sees_what_was_and_not_what_columns_have_learnt_since(
 
 
 def test_a_snapshot_takes_nothing_that_the_catalog_told_another_thread_since(
-    world: World, tmp_path: Path
+    world: Catalog, tmp_path: Path
 ):
     columns, filter_ = ready(world, tmp_path / "cache"), parse_where({"path": {"$glob": "*[0-9]*"}})
 
@@ -566,7 +568,7 @@ def test_a_snapshot_takes_nothing_that_the_catalog_told_another_thread_since(
     assert not {*range(1, 21)} <= {*expected}
 
 
-def test_threads_are_answered_as_of_the_moment_that_they_see(world: World, tmp_path: Path):
+def test_threads_are_answered_as_of_the_moment_that_they_see(world: Catalog, tmp_path: Path):
     columns, done = ready(world, tmp_path / "cache"), threading.Event()
     wrong: list[Any] = []
 
@@ -595,7 +597,7 @@ def test_threads_are_answered_as_of_the_moment_that_they_see(world: World, tmp_p
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "header", "other"])
-def test_a_damaged_file_is_made_again(world: World, tmp_path: Path, damage: str):
+def test_a_damaged_file_is_made_again(world: Catalog, tmp_path: Path, damage: str):
     filter_ = parse_where({"rating": {"$gte": 5}})
     ready(world, tmp_path / "cache").passing(filter_)
     for path in tmp_path.glob("cache/*"):
@@ -664,18 +666,18 @@ def test_files_of_another_time_and_half_written_ones_are_cleared(tmp_path: Path)
     assert left == {names[2], names[3], "columns-a-now-y.column"}
 
 
-def test_a_filter_too_deep_for_the_catalog_is_too_deep_for_columns(world: World, tmp_path: Path):
+def test_a_filter_too_deep_for_the_catalog_is_too_deep_for_columns(world: Catalog, tmp_path: Path):
     deep = Filter((Condition("width", "exists"),))
     for _ in range(39):
         deep = Filter((Not(deep),))
     columns = ready(world, tmp_path / "cache")
     assert columns.passing(deep).ids.tolist() == by_sql(world, deep)
-    for asked in (columns.passing, world.passing):
+    for asked in (columns.passing, world.filters.matching):
         with pytest.raises(InvalidFilter, match="deep"):
             asked(Filter((Not(deep),)))
 
 
-def test_options_of_a_command_line_are_told_too(world: World, tmp_path: Path):
+def test_options_of_a_command_line_are_told_too(world: Catalog, tmp_path: Path):
     columns = ready(world, tmp_path / "cache")
     filter_ = from_options(path=["2019", "*.png"], after="2019", where=["who ~ an"])
     assert isinstance(columns.passing(filter_), IdSet)

@@ -22,15 +22,10 @@ from mmsearch.filters import from_options, parse_condition, parse_where
 from mmsearch.filters.match import box, kilometres
 from mmsearch.filters.model import Near
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.filtering import FilterTables
 from mmsearch.storage.sqlite.records import Entry
 from mmsearch.storage.sqlite.schema import tags, vectors
 from mmsearch.storage.sqlite.view import statement_of
 from mmsearch.types import TextPart
-
-
-class World(Catalog, FilterTables):
-    """A catalog that filters are asked of."""
 
 
 @dataclass
@@ -58,14 +53,14 @@ class Thing:
         return os.path.join(self.root, self.relative)
 
 
-def world_of(things: list[Thing], place: Path) -> World:
-    made = World(place)
+def world_of(things: list[Thing], place: Path) -> Catalog:
+    made = Catalog(place)
     for thing in things:
         texts = [TextPart("x", origin) for origin in thing.origins]
         made.put(
             [
                 Entry(
-                    source_id=made.add_source(thing.root),
+                    source_id=made.sources.add(thing.root),
                     folder=thing.folder,
                     name=thing.name,
                     modality=thing.modality,
@@ -76,8 +71,8 @@ def world_of(things: list[Thing], place: Path) -> World:
                 )
             ]
         )
-    made.set_attributes(enumerate((thing.meta for thing in things), 1))
-    with made._write() as connection:
+    made.metadata.set(enumerate((thing.meta for thing in things), 1))
+    with made.database.write() as connection:
         space = connection.exec_driver_sql(
             "INSERT INTO spaces (name, fingerprint, dim, modalities, keeps, fills)"
             " VALUES ('toy', 'f', 1, '', '', '') RETURNING id"
@@ -92,18 +87,18 @@ def world_of(things: list[Thing], place: Path) -> World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Catalog]:
     made = world_of(request.param, tmp_path / "catalog.db")
     yield made
     made.close()
 
 
-def asked(made: World, *conditions: str, **options: Any) -> list[int]:
-    return made.passing(from_options(where=conditions, **options)).tolist()
+def asked(made: Catalog, *conditions: str, **options: Any) -> list[int]:
+    return made.filters.matching(from_options(where=conditions, **options)).tolist()
 
 
-def where(made: World, **wanted: Any) -> list[int]:
-    return made.passing(parse_where(wanted)).tolist()
+def where(made: Catalog, **wanted: Any) -> list[int]:
+    return made.filters.matching(parse_where(wanted)).tolist()
 
 
 def of(*things: Thing) -> pytest.MarkDecorator:
@@ -431,7 +426,7 @@ THINGS = some_things(90)
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
     made = world_of(THINGS, tmp_path_factory.mktemp("world") / "catalog.db")
     yield made
     made.close()
@@ -441,8 +436,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @example(wanted={})
 @example(wanted={"$not": {"width": {"$gt": 1}}})
 @example(wanted={"$or": [{"camera": None}, {"path": "x"}]})
-def test_what_passes_is_what_plain_python_says(full: World, wanted: dict[str, Any]):
-    found = full.passing(parse_where(wanted)).tolist()
+def test_what_passes_is_what_plain_python_says(full: Catalog, wanted: dict[str, Any]):
+    found = full.filters.matching(parse_where(wanted)).tolist()
     assert found == [id_ for id_, thing in enumerate(THINGS, 1) if passes(thing, wanted)]
 
 
@@ -456,7 +451,7 @@ HOSTILE = st.one_of(
 
 @settings(max_examples=40)
 @given(text=HOSTILE, op=st.sampled_from(["$eq", "$ne", "$contains", "$glob", "$in"]))
-def test_what_a_user_types_never_becomes_sql_text(full: World, text: str, op: str):
+def test_what_a_user_types_never_becomes_sql_text(full: Catalog, text: str, op: str):
     value = [text, "zqx"] if op == "$in" else text
     for key in ("path", "name", "folder", "camera", "tag", "rating", f"meta.{text}"):
         try:
@@ -464,7 +459,7 @@ def test_what_a_user_types_never_becomes_sql_text(full: World, text: str, op: st
         except InvalidFilter:  # half a character
             continue
         compiled = statement_of(filter_).compile(
-            full._engine, compile_kwargs={"render_postcompile": True}
+            full.database.engine, compile_kwargs={"render_postcompile": True}
         )
         assert "zq" not in str(compiled).lower()
         held = b" ".join(
@@ -473,14 +468,14 @@ def test_what_a_user_types_never_becomes_sql_text(full: World, text: str, op: st
         )
         assert text[:2].encode() in held
         if not key.startswith("meta."):
-            assert len(full.passing(filter_)) == len(THINGS)
+            assert len(full.filters.matching(filter_)) == len(THINGS)
     assert len(full) == len(THINGS)
 
 
 @given(key=HOSTILE)
-def test_a_key_that_no_item_has_is_refused_whatever_it_is(full: World, key: str):
+def test_a_key_that_no_item_has_is_refused_whatever_it_is(full: Catalog, key: str):
     with pytest.raises(InvalidFilter):
-        full.passing(parse_where({key: 1}))
+        full.filters.matching(parse_where({key: 1}))
 
 
 # ---------------------------------------------------------------------- dates
@@ -493,7 +488,7 @@ def dated(taken: str | None = None, modified: str = "1970-01-01") -> Thing:
 
 
 @of(dated("2019-12-31T23:59:59"), dated("2020-01-01T00:00:00"), dated("2020-12-31T23:59:59"))
-def test_after_takes_in_the_whole_year_and_before_none_of_it(world: World):
+def test_after_takes_in_the_whole_year_and_before_none_of_it(world: Catalog):
     assert asked(world, after="2020") == [2, 3]
     assert asked(world, before="2020") == [1]
     assert asked(world, "taken > 2020") == []
@@ -503,14 +498,14 @@ def test_after_takes_in_the_whole_year_and_before_none_of_it(world: World):
 @of(
     dated("2020-03-01T10:00:00", "2000-01-01"), dated(None, "2020-03-01"), dated(None, "2001-01-01")
 )
-def test_the_date_is_when_it_was_taken_and_else_when_it_was_modified(world: World):
+def test_the_date_is_when_it_was_taken_and_else_when_it_was_modified(world: Catalog):
     assert asked(world, after="2020-03", before="2020-04") == [1, 2]
     assert asked(world, "taken = 2020-03") == [1]
     assert asked(world, "modified = 2020-03-01") == [2]
 
 
 @of(dated("2020-03-01T10:00:00"))
-def test_a_date_may_be_given_as_python_has_it(world: World):
+def test_a_date_may_be_given_as_python_has_it(world: Catalog):
     assert where(world, taken=date(2020, 3, 1)) == [1]
     assert where(world, taken={"$gte": datetime.fromisoformat("2020-03-01T10:00")}) == [1]
     assert where(world, taken={"$gt": datetime.fromisoformat("2020-03-01T10:00")}) == []
@@ -569,7 +564,7 @@ def test_near_is_every_place_within_the_great_circle_distance(lat, lon, km, step
 @of(
     placed(0.0, 179.95), placed(0.0, -179.95), placed(0.0, 180.0), placed(0.0, -180.0), placed(0, 0)
 )
-def test_a_circle_goes_on_beyond_the_antimeridian(world: World):
+def test_a_circle_goes_on_beyond_the_antimeridian(world: Catalog):
     assert asked(world, near="0,179.99,20") == [1, 2, 3, 4]
     assert asked(world, near="0,-180,1") == [3, 4]
 
@@ -581,13 +576,13 @@ def test_a_circle_goes_on_beyond_the_antimeridian(world: World):
     placed(-89.9, 0.0),
     placed(89.0, 0.0),
 )
-def test_a_circle_about_a_pole_has_every_longitude(world: World):
+def test_a_circle_about_a_pole_has_every_longitude(world: Catalog):
     assert asked(world, near="90,77,12") == [1, 2, 3]
     assert asked(world, near="89.95,45,20") == [1, 2, 3]
 
 
 @of(placed(48.2, 16.37), Thing(name="nowhere.jpg"))
-def test_what_has_no_place_is_near_nothing(world: World):
+def test_what_has_no_place_is_near_nothing(world: Catalog):
     assert asked(world, near="48.2,16.37,20100") == [1]
     assert where(world, **{"$not": {"near": (48.2, 16.37, 20_100)}}) == [2]
 
@@ -636,12 +631,12 @@ TREE = (
     ],
 )
 @of(*TREE)
-def test_a_path_is_matched_as_a_shell_does(world: World, pattern: str, found: list[int]):
+def test_a_path_is_matched_as_a_shell_does(world: Catalog, pattern: str, found: list[int]):
     assert asked(world, path=[pattern]) == found
 
 
 @of(*TREE)
-def test_of_several_paths_one_must_match(world: World):
+def test_of_several_paths_one_must_match(world: Catalog):
     assert asked(world, path=["beach.png", "trip*"]) == [3, 4]
 
 
@@ -670,7 +665,7 @@ def test_a_path_from_the_folder_we_are_in_is_understood(tmp_path: Path, monkeypa
     Thing(name="c", modality="text", origins=("passage",)),
     Thing(name="d", modality="video", origins=("sidecar", "speech"), tags=("dog", "beach")),
 )
-def test_options_are_all_of_them_to_hold(world: World):
+def test_options_are_all_of_them_to_hold(world: Catalog):
     assert asked(world, min_size="1920x1080") == [1]
     assert asked(world, min_size="1000X1000") == [1, 2]
     assert asked(world, camera="canon") == [1]
@@ -684,9 +679,9 @@ def test_options_are_all_of_them_to_hold(world: World):
 
 
 @of(Thing(name="a"), Thing(name="b"), Thing(name="c"))
-def test_no_more_are_given_than_are_asked_for(world: World):
-    assert world.passing(parse_where(None), most=2).tolist() == [1, 2]
-    assert world.passing(parse_where(None)).dtype == np.int64
+def test_no_more_are_given_than_are_asked_for(world: Catalog):
+    assert world.filters.matching(parse_where(None), most=2).tolist() == [1, 2]
+    assert world.filters.matching(parse_where(None)).dtype == np.int64
 
 
 # ---------------------------------------------------------------------- conditions in words
@@ -724,7 +719,7 @@ RATED = (
     ],
 )
 @of(*RATED)
-def test_a_condition_in_words(world: World, condition: str, found: list[int]):
+def test_a_condition_in_words(world: Catalog, condition: str, found: list[int]):
     assert asked(world, condition) == found
 
 
@@ -792,7 +787,7 @@ def test_a_mapping_that_has_no_sense_is_refused(wanted: Any):
 
 
 @of(Thing())
-def test_a_filter_that_is_too_long_or_too_deep_is_refused(world: World):
+def test_a_filter_that_is_too_long_or_too_deep_is_refused(world: Catalog):
     deep: dict[str, Any] = {"width": 1}
     for _ in range(2000):
         deep = {"$not": deep}
@@ -820,7 +815,7 @@ def test_filters_add_up_and_can_be_kept_in_sets():
 
 
 @of(*RATED)
-def test_an_unknown_key_tells_the_known_ones(world: World):
+def test_an_unknown_key_tells_the_known_ones(world: Catalog):
     with pytest.raises(InvalidFilter) as caught:
         asked(world, "camra = x")
     assert "did you mean 'camera'" in str(caught.value)
@@ -828,7 +823,7 @@ def test_an_unknown_key_tells_the_known_ones(world: World):
 
 
 @of(Thing(meta={"size": "XL"}), Thing(name="b", size=7))
-def test_a_key_of_the_users_that_is_called_as_ours_is_reached_by_meta(world: World):
+def test_a_key_of_the_users_that_is_called_as_ours_is_reached_by_meta(world: Catalog):
     assert asked(world, "meta.size = XL") == [1]
     assert asked(world, "size = 7") == [2]
     with pytest.raises(InvalidFilter, match=r"metadata: meta\.size"):
@@ -836,20 +831,20 @@ def test_a_key_of_the_users_that_is_called_as_ours_is_reached_by_meta(world: Wor
 
 
 @of(*RATED)
-def test_metadata_come_back_as_they_were_given(world: World):
-    assert world.attributes([1, 2, 4]) == {
+def test_metadata_come_back_as_they_were_given(world: Catalog):
+    assert world.metadata.of([1, 2, 4]) == {
         1: {"rating": 5, "who": "Ann", "Shot by": "x, y"},
         2: {"rating": 4.5, "who": "bob"},
     }
-    assert world.metadata_keys() == ["Shot by", "rating", "who"]
+    assert world.metadata.names() == ["Shot by", "rating", "who"]
 
 
 @of(*RATED)
-def test_new_metadata_take_the_place_of_the_old_and_gone_items_are_left_out(world: World):
-    world.set_attributes(
+def test_new_metadata_take_the_place_of_the_old_and_gone_items_are_left_out(world: Catalog):
+    world.metadata.set(
         [(1, {"n": "007", "big": 2**60 + 1, "ok": True, "no": None}), (99, {"n": 1})]
     )
-    assert world.attributes([1, 2, 99]) == {
+    assert world.metadata.of([1, 2, 99]) == {
         1: {"n": "007", "big": 2**60 + 1, "ok": "true"},
         2: {"rating": 4.5, "who": "bob"},
     }
@@ -859,23 +854,23 @@ def test_new_metadata_take_the_place_of_the_old_and_gone_items_are_left_out(worl
 
 
 @of(Thing(), Thing(name="b"))
-def test_metadata_may_hold_what_json_can_spell(world: World):
-    world.set_attributes([(1, {"a\0": "x\0y", "half": "\ud83d", "nan": math.nan, "": ""})])
-    assert world.attributes([1]) == {1: {"a\ufffd": "x\ufffdy", "half": "?", "nan": "nan", "": ""}}
+def test_metadata_may_hold_what_json_can_spell(world: Catalog):
+    world.metadata.set([(1, {"a\0": "x\0y", "half": "\ud83d", "nan": math.nan, "": ""})])
+    assert world.metadata.of([1]) == {1: {"a\ufffd": "x\ufffdy", "half": "?", "nan": "nan", "": ""}}
 
 
 @of(Thing(), Thing(name="caf\udce9.jpg", folder="x"), Thing(root="/mnt/b", name="c"))
-def test_places_are_told_page_by_page(world: World):
+def test_places_are_told_page_by_page(world: Catalog):
     expected = [
         (1, "/photos", "", "a.jpg"),
         (2, "/photos", "x", "caf\udce9.jpg"),
         (3, "/mnt/b", "", "c"),
     ]
-    assert list(world.places(page=1)) == list(world.places()) == expected
+    assert list(world.files.all(page=1)) == list(world.files.all()) == expected
 
 
 @of(Thing(root="/", folder="", name="a.jpg"), Thing(root="/", folder="etc", name="b.jpg"))
-def test_a_source_may_be_the_root_of_the_disk(world: World):
+def test_a_source_may_be_the_root_of_the_disk(world: Catalog):
     assert asked(world, path=["/etc/*"]) == [2]
     assert where(world, path="/a.jpg") == [1]
     assert where(world, folder="/") == [1]

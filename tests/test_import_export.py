@@ -32,10 +32,10 @@ def unit(rows: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
 def everything(library: Collection) -> list[Any]:
     """All that an index holds but ids, in order of path."""
     catalog = library._catalog
-    (space,) = catalog.spaces()
+    (space,) = catalog.spaces.all()
     found = [
         (item.path, item.columns, item.texts, item.metadata, item.tags, item.vectors)
-        for page in catalog.whole(space)
+        for page in catalog.items.complete(space)
         for item in page
     ]
     return sorted(found, key=lambda one: os.fsencode(one[0]))

@@ -246,8 +246,8 @@ def test_a_file_in_a_hidden_folder_that_was_named_stays(library, photos):
 
 
 def test_an_empty_folder_that_was_on_another_disk_keeps_its_items(library, photos, tmp_path):
-    ((source_id, _),) = library._catalog.sources()
-    library._catalog.note_device(source_id, -1)  # as if it had been a mounted drive
+    ((source_id, _),) = library._catalog.sources.all()
+    library._catalog.sources.set_device(source_id, -1)  # as if it had been a mounted drive
     photos.rename(tmp_path / "away")
     photos.mkdir()
     report = library.add(photos)
@@ -260,10 +260,10 @@ def test_an_empty_mount_point_loses_nothing_of_a_subfolder_asked_for_alone(libra
     library.add([photos, photos / "deep"])
     library.add([photos / "deep" / "blue.png"])
     before = {item.path for item in library.items}
-    ((source_id, _),) = library._catalog.sources()
+    ((source_id, _),) = library._catalog.sources.all()
     shutil.rmtree(photos)
     photos.mkdir()
-    library._catalog.note_device(source_id, -1)  # as if it had been a mounted drive
+    library._catalog.sources.set_device(source_id, -1)  # as if it had been a mounted drive
     report = library.add()
     assert {item.path for item in library.items} == before
     assert sum("is it mounted?" in warning for warning in report.warnings) == 1
@@ -320,7 +320,7 @@ def test_items_taken_out_by_another_process_meanwhile_are_stored_anew(library, p
         with mmsearch.open(library.folder) as other:
             ids = {os.path.basename(item.path): item.id for item in other.items}
             if "red.png" in ids:
-                other._catalog.remove([ids["red.png"]])
+                other._catalog.items.remove([ids["red.png"]])
         return done
 
     monkeypatch.setattr(decode.Decoder, "__call__", then_remove)
@@ -683,6 +683,6 @@ def test_all_eight_orientations_of_a_photo_give_one_vector(tmp_path):
         (tmp_path / "p").mkdir(exist_ok=True)
         stored.save(tmp_path / "p" / f"{tag}.jpg", exif=exif, quality=95)
     with mmsearch.index(tmp_path / "p", into=tmp_path / "idx", model="mini") as library:
-        _, vectors, _ = library._catalog.vectors(library._spaces()[0], "image")
+        _, vectors, _ = library._catalog.vectors.of(library._spaces()[0], "image")
     assert vectors.shape == (8, encoder.dim)
     assert (vectors @ vectors.T).min() >= 0.99

@@ -11,7 +11,6 @@ from mmsearch.filters import parse_condition, parse_where
 from mmsearch.indexing.user_metadata import MetadataFile
 from mmsearch.indexing.user_metadata import apply_metadata as apply_file
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.filtering import FilterTables
 from mmsearch.storage.sqlite.records import Entry
 
 
@@ -21,10 +20,6 @@ def read_metadata(path):
 
 def apply_metadata(world, path):
     return apply_file(world, MetadataFile(path))
-
-
-class World(Catalog, FilterTables):
-    """A catalog that keeps metadata."""
 
 
 def written(folder: Path, name: str, text: str | bytes) -> Path:
@@ -136,8 +131,8 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def world(tmp_path: Path, photos: Path):
-    made = World(tmp_path / "catalog.db")
-    source = made.add_source(str(photos))
+    made = Catalog(tmp_path / "catalog.db")
+    source = made.sources.add(str(photos))
     for path in sorted(photos.rglob("*.jpg")):
         folder = str(path.parent.relative_to(photos)).replace(".", "")
         made.put([Entry(source, folder, path.name, "image", (0, 0), b"x")])
@@ -145,9 +140,9 @@ def world(tmp_path: Path, photos: Path):
     made.close()
 
 
-def notes(world: World) -> dict[int, str]:
+def notes(world: Catalog) -> dict[int, str]:
     """By item id (a.jpg, deep/b.jpg, deep/twin.jpg, other/twin.jpg), what is noted."""
-    return {id_: found["note"] for id_, found in world.attributes([1, 2, 3, 4]).items()}
+    return {id_: found["note"] for id_, found in world.metadata.of([1, 2, 3, 4]).items()}
 
 
 def lines(*names: str) -> str:
@@ -212,9 +207,9 @@ def test_true_is_found_however_its_source_and_the_filter_spell_it(tmp_path, worl
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_accents_match_however_they_are_composed(tmp_path, form):
     other = {"NFC": "NFD", "NFD": "NFC"}[form]
-    made = World(tmp_path / "accents.db")
+    made = Catalog(tmp_path / "accents.db")
     name = unicodedata.normalize(form, "café.jpg")
-    made.put([Entry(made.add_source("/p"), "x", name, "image", (0, 0), b"x")])
+    made.put([Entry(made.sources.add("/p"), "x", name, "image", (0, 0), b"x")])
     path = written(tmp_path, "m.tsv", lines(unicodedata.normalize(other, "café.jpg")))
     assert apply_metadata(made, path).matched == 1
     made.close()

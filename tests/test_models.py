@@ -732,7 +732,7 @@ def test_an_index_in_which_no_model_answers_is_given_one_by_the_next_run(
 ):
     monkeypatch.setattr("mmsearch.encoders.choose", lambda: ("toy", None))
     with Collection(tmp_path / "idx", model="toy", create=True) as library:
-        library._catalog.add_space(library.encoder)
+        library._catalog.spaces.add(library.encoder)
     with Collection(tmp_path / "idx") as library:
         library.add(photos)
         assert library.search("red", k=1)

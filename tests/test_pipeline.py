@@ -355,22 +355,22 @@ def test_hubs_are_stored_with_their_vectors(tmp_path):
         catalog = library._catalog
         (space,) = library._spaces()
         early = {
-            (facet, asked): catalog.hubs(space, facet, asked)
+            (facet, asked): catalog.hubs.of(space, facet, asked)
             for facet, asked in (("image", "text"), ("text", "image"), ("text", "text"))
         }
-        with catalog._write() as connection:
+        with catalog.database.write() as connection:
             connection.exec_driver_sql("UPDATE vectors SET hub_text = NULL, hub_image = NULL")
         library._query_banks.update(lambda _: library.encoder)
         for (facet, asked), hubs in early.items():
             assert np.isfinite(hubs).all()
-            np.testing.assert_allclose(catalog.hubs(space, facet, asked), hubs, atol=1e-6)
+            np.testing.assert_allclose(catalog.hubs.of(space, facet, asked), hubs, atol=1e-6)
 
 
 def test_one_batch_raises_the_revision_once(toy, photos, tmp_path):
     with mmsearch.Collection(tmp_path / "idx", model="toy", create=True) as library:
-        before = library._catalog.stamp()[1]
+        before = library._catalog.state().revision
         library.add(photos)
-        assert library._catalog.stamp()[1] == before + 1
+        assert library._catalog.state().revision == before + 1
 
 
 def test_new_items_have_all_that_is_stored_of_them(toy, photos, tmp_path):
@@ -380,7 +380,7 @@ def test_new_items_have_all_that_is_stored_of_them(toy, photos, tmp_path):
         assert [text.text for text in item.texts] == ["a white house", "a green hill"]
         assert (item.metadata["width"], item.metadata["height"]) == (40, 30)
         (space,) = library._spaces()
-        ids, vectors, _ = library._catalog.vectors(space, "text")
+        ids, vectors, _ = library._catalog.vectors.of(space, "text")
         assert ids.tolist() == [item.id, item.id]
         assert vectors.shape == (2, ToyEncoder.dim)
 
@@ -416,7 +416,7 @@ def test_an_unchanged_folder_costs_a_fixed_number_of_statements(toy, tmp_path):
     with mmsearch.index(tmp_path / "many", into=tmp_path / "idx") as library:
         asked = []
         event.listen(
-            library._catalog._engine,
+            library._catalog.database.engine,
             "before_cursor_execute",
             lambda *args: asked.append(args[2]),
         )

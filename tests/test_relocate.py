@@ -169,10 +169,10 @@ def test_failures_move_along(toy, photos, tmp_path):
 def test_the_new_name_of_a_folder_is_a_word_and_the_old_one_is_not(idx, photos, tmp_path):
     photos.rename(tmp_path / "archive")
     with mmsearch.open(idx) as library:
-        assert len(library._catalog.words("photos", 5)) == 3
+        assert len(library._catalog.words.search("photos", 5)) == 3
         library.relocate(photos, tmp_path / "archive")
-        assert len(library._catalog.words("archive", 5)) == 3
-        assert library._catalog.words("photos", 5) == []
+        assert len(library._catalog.words.search("archive", 5)) == 3
+        assert library._catalog.words.search("photos", 5) == []
 
 
 def test_filters_by_path_follow(idx, photos, tmp_path):
@@ -238,18 +238,18 @@ FOLDERS = st.lists(NAMES, min_size=1, max_size=3).map(lambda parts: "/" + "/".jo
 def test_every_item_is_where_its_old_path_leads(tmp_path_factory, roots, files, old, new):
     catalog = Catalog(tmp_path_factory.mktemp("law") / "catalog.db")
     for root in roots:
-        catalog.add_source(root)
+        catalog.sources.add(root)
     stored = {}
     for folder, name in files:
-        source = catalog.source_of(folder)
+        source = catalog.sources.of(folder)
         if source is not None:
             hash_ = f"{folder}/{name}".encode()
             catalog.put([Entry(source[0], source[2], name, "text", (1, 1), hash_, texts=())])
             stored[f"{folder}/{name}"] = hash_
-    before = {item.path: item.id for item in catalog.all_items()}
+    before = {item.path: item.id for item in catalog.items.all()}
     assert before.keys() == stored.keys()
-    catalog.relocate(old, new)
-    after = {item.id: item.path for item in catalog.all_items()}
+    catalog.relocation.move(old, new)
+    after = {item.id: item.path for item in catalog.items.all()}
     moves = {path: path.startswith(f"{old}/") for path in before}
     there = {path for path, moved in moves.items() if not moved}
     for path, id_ in before.items():
@@ -258,6 +258,6 @@ def test_every_item_is_where_its_old_path_leads(tmp_path_factory, roots, files, 
             assert id_ not in after  # of other content: what was read there stays
         else:
             assert after[id_] == target
-    found = [path for _, path in catalog.sources()]
+    found = [path for _, path in catalog.sources.all()]
     assert not [(one, other) for one in found for other in found if other.startswith(one + "/")]
     catalog.close()

@@ -25,31 +25,31 @@ def catalog(tmp_path: Path):
 
 def write_elsewhere(catalog: Catalog, value: str) -> None:
     other = Catalog(catalog.path)
-    other.set_setting("colour", value)
+    other.settings.set("colour", value)
     other.close()
 
 
 def test_within_a_snapshot_nothing_changes(catalog: Catalog):
-    catalog.set_setting("colour", "red")
+    catalog.settings.set("colour", "red")
     with catalog.snapshot():
         write_elsewhere(catalog, "blue")
         with catalog.snapshot():
-            assert catalog.setting("colour") == "red"
-        assert catalog.setting("colour") == "red"
-    assert catalog.setting("colour") == "blue"
+            assert catalog.settings.get("colour") == "red"
+        assert catalog.settings.get("colour") == "red"
+    assert catalog.settings.get("colour") == "blue"
 
 
 def test_a_snapshot_is_of_the_moment_it_began_not_of_the_first_reading(catalog: Catalog):
     with catalog.snapshot():
         write_elsewhere(catalog, "blue")
-        assert catalog.setting("colour") is None
+        assert catalog.settings.get("colour") is None
 
 
 def test_a_snapshot_is_one_threads_alone(catalog: Catalog):
     seen: list[str | None] = []
     with catalog.snapshot():
         write_elsewhere(catalog, "blue")
-        thread = threading.Thread(target=lambda: seen.append(catalog.setting("colour")))
+        thread = threading.Thread(target=lambda: seen.append(catalog.settings.get("colour")))
         thread.start()
         thread.join()
     assert seen == ["blue"]
@@ -57,15 +57,15 @@ def test_a_snapshot_is_one_threads_alone(catalog: Catalog):
 
 def test_writing_within_a_snapshot_is_a_mistake(catalog: Catalog):
     with catalog.snapshot(), pytest.raises(RuntimeError, match="snapshot"):
-        catalog.set_setting("colour", "red")
-    catalog.set_setting("colour", "red")
-    assert catalog.setting("colour") == "red"
+        catalog.settings.set("colour", "red")
+    catalog.settings.set("colour", "red")
+    assert catalog.settings.get("colour") == "red"
 
 
 def test_an_error_within_a_snapshot_ends_it(catalog: Catalog):
     with pytest.raises(KeyError), catalog.snapshot():
         raise KeyError
-    catalog.set_setting("colour", "red")
+    catalog.settings.set("colour", "red")
 
 
 WRITES = """
@@ -74,19 +74,19 @@ from pathlib import Path
 from mmsearch.storage.sqlite import Catalog
 catalog = Catalog(Path(sys.argv[1]))
 for number in range(300):
-    if catalog.setting("colour") is not None:
-        catalog.set_setting(sys.argv[2], str(number))
+    if catalog.settings.get("colour") is not None:
+        catalog.settings.set(sys.argv[2], str(number))
 """
 
 
 def test_processes_that_read_and_then_write_never_fail_each_other(catalog: Catalog):
-    catalog.set_setting("colour", "red")
+    catalog.settings.set("colour", "red")
     children = [
         subprocess.Popen([sys.executable, "-c", WRITES, str(catalog.path), name])
         for name in ("one", "other")
     ]
     assert [child.wait(timeout=120) for child in children] == [0, 0]
-    assert (catalog.setting("one"), catalog.setting("other")) == ("299", "299")
+    assert (catalog.settings.get("one"), catalog.settings.get("other")) == ("299", "299")
 
 
 def test_a_catalog_that_stays_locked_says_what_to_do(catalog: Catalog, monkeypatch):
@@ -95,8 +95,8 @@ def test_a_catalog_that_stays_locked_says_what_to_do(catalog: Catalog, monkeypat
     with sqlite3.connect(catalog.path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageFailed, match="another process is writing: wait for it"):
-            impatient.set_setting("colour", "red")
-        assert impatient.setting("colour") is None
+            impatient.settings.set("colour", "red")
+        assert impatient.settings.get("colour") is None
         other.execute("ROLLBACK")
     other.close()
     impatient.close()

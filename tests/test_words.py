@@ -24,7 +24,7 @@ class World:
 
     def __init__(self, folder: Path, root: str = "/home/ann/Holidays") -> None:
         self.catalog = Catalog(folder / "catalog.db")
-        self.source = self.catalog.add_source(root)
+        self.source = self.catalog.sources.add(root)
 
     def entry(self, name: str, *said: str, folder: str = "", mtime: int = NOON, **details) -> Entry:
         texts = [TextPart(text, "caption") for text in said]
@@ -38,18 +38,18 @@ class World:
     def fill(self, said: list[str]) -> World:
         """Items 1, 2, … with a caption each."""
         self.catalog.put([self.entry(f"x{number}", text) for number, text in enumerate(said, 1)])
-        self.catalog.refresh_words()
+        self.catalog.words.refresh()
         return self
 
     def run(self, statement: str) -> None:
-        with self.catalog._write() as connection:
+        with self.catalog.database.write() as connection:
             connection.exec_driver_sql(statement)
 
     def find(self, query: str, **more) -> list[str]:
         """Names, sorted."""
-        self.catalog.refresh_words()
-        ids = [id_ for id_, _ in self.catalog.words(query, 100, **more)]
-        items = self.catalog.items(ids)
+        self.catalog.words.refresh()
+        ids = [id_ for id_, _ in self.catalog.words.search(query, 100, **more)]
+        items = self.catalog.items.get(ids)
         return sorted(Path(items[id_].path).name for id_ in ids)
 
 
@@ -82,8 +82,8 @@ def test_an_item_is_found_by_all_that_is_said_of_it(world: World, query: str):
     world.put("b.jpg", "nothing", taken_at="2001-07-04T10:00:00")
     world.run("INSERT INTO attributes VALUES (1, 'by', 'Ann Lee', NULL)")
     world.run("INSERT INTO tags VALUES (1, 'sunset', 0.9)")
-    world.catalog.refresh_words()
-    assert 1 in dict(world.catalog.words(query, 5))
+    world.catalog.words.refresh()
+    assert 1 in dict(world.catalog.words.search(query, 5))
 
 
 def test_a_date_that_was_taken_goes_before_that_of_the_file(world: World):
@@ -132,26 +132,26 @@ def test_a_phrase_does_not_go_from_one_text_to_the_next(world: World):
 
 def test_where_enough_items_hold_all_words_no_others_are_found(world: World):
     world.fill(["dog and cat", "cat " * 9, "cat and dog", "dog"])
-    assert sorted(id_ for id_, _ in world.catalog.words("dog cat", 2)) == [1, 3]
+    assert sorted(id_ for id_, _ in world.catalog.words.search("dog cat", 2)) == [1, 3]
 
 
 def test_where_too_few_items_hold_all_words_those_with_some_are_found_too(shared: World):
-    assert sorted(id_ for id_, _ in shared.catalog.words("dog cat", 9)) == [1, 2, 4, 5]
+    assert sorted(id_ for id_, _ in shared.catalog.words.search("dog cat", 9)) == [1, 2, 4, 5]
 
 
 @pytest.mark.parametrize("query", ["", "the of and", "zebra", "?!", '""'])
 def test_nothing_to_find_finds_nothing(shared: World, query: str):
-    assert shared.catalog.words(query, 5) == []
+    assert shared.catalog.words.search(query, 5) == []
 
 
 def test_no_more_than_k_are_found(shared: World):
-    assert len(shared.catalog.words("dog", 2)) == 2
-    assert shared.catalog.words("dog", 0) == []
+    assert len(shared.catalog.words.search("dog", 2)) == 2
+    assert shared.catalog.words.search("dog", 0) == []
 
 
 def test_equal_items_stand_in_order_of_id(world: World):
     world.fill(["a dog", "a cat", "a dog", "a dog"])
-    assert [id_ for id_, _ in world.catalog.words("dog", 5)] == [1, 3, 4]
+    assert [id_ for id_, _ in world.catalog.words.search("dog", 5)] == [1, 3, 4]
 
 
 def test_only_allowed_items_are_found(shared: World):
@@ -170,7 +170,7 @@ SIGNS = st.text('" “”*()^:-+{}\\\0\ud800🐕東京กdogNEARANDORNOTtexts', 
 @example("(" * 100_000)
 @settings(deadline=None)
 def test_no_query_is_wrong(shared: World, query: str):
-    assert len(shared.catalog.words(query, 3)) <= 3
+    assert len(shared.catalog.words.search(query, 3)) <= 3
 
 
 @given(SIGNS)
@@ -181,7 +181,7 @@ def test_whatever_is_said_is_found_by_its_words(
     said = said.encode("utf-8", "replace").decode()
     world = World(tmp_path_factory.mktemp("self"), "/s").fill(["other", said])
     for term in asked(said):
-        assert 2 in dict(world.catalog.words(f'"{said}"' if term.quoted else said, 2))
+        assert 2 in dict(world.catalog.words.search(f'"{said}"' if term.quoted else said, 2))
     world.catalog.close()
 
 
@@ -221,7 +221,7 @@ def test_scores_are_those_of_bm25(
 ):
     world = World(tmp_path_factory.mktemp("bm25"), "/s").fill(said)
     expected = scores_by_hand(said, sorted(query))
-    assert dict(world.catalog.words(" ".join(query), 100)) == pytest.approx(expected)
+    assert dict(world.catalog.words.search(" ".join(query), 100)) == pytest.approx(expected)
     world.catalog.close()
 
 
@@ -233,8 +233,8 @@ def test_a_word_in_the_texts_counts_for_more_than_in_names_and_there_more_than_i
     world.put("c.jpg", "dog", camera="c")
     for number in range(8):
         world.put(f"{number}.jpg", "y", camera="d")
-    world.catalog.refresh_words()
-    assert [id_ for id_, _ in world.catalog.words("dog", 5)] == [3, 2, 1]
+    world.catalog.words.refresh()
+    assert [id_ for id_, _ in world.catalog.words.search("dog", 5)] == [3, 2, 1]
 
 
 # ------------------------------------------------------------------ a bound on the work
@@ -258,7 +258,7 @@ def test_scores_are_the_same_when_words_are_added_up_first(
     world = World(tmp_path_factory.mktemp("bounded"), "/s").fill(said)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bm25, "MOST_SCORED", 0)
-        found = dict(world.catalog.words(" ".join(query), 100))
+        found = dict(world.catalog.words.search(" ".join(query), 100))
     assert found == pytest.approx(scores_by_hand(said, sorted(query)))
     world.catalog.close()
 
@@ -266,34 +266,34 @@ def test_scores_are_the_same_when_words_are_added_up_first(
 def test_past_the_bounds_items_with_all_words_still_stand_first(world: World, bounded: None):
     common = ["a dog and a cat"] * 6 + ["a dog"] * 9 + ["a cat"] * 9
     world.fill([*common, "bird with dog", "bird with cat and dog", "bird", *["sun"] * 60])
-    found = [id_ for id_, _ in world.catalog.words("dog cat bird", 10)]
+    found = [id_ for id_, _ in world.catalog.words.search("dog cat bird", 10)]
     assert found[0] == 26
     assert set(found[1:3]) == {25, 27}
 
 
 def test_past_the_bounds_a_common_word_finds_its_first_items(world: World, bounded: None):
     world.fill(["a dog"] * 20 + ["a cat"])
-    assert [id_ for id_, _ in world.catalog.words("dog", 3)] == [1, 2, 3]
+    assert [id_ for id_, _ in world.catalog.words.search("dog", 3)] == [1, 2, 3]
 
 
 def test_past_the_bounds_common_words_find_items_with_all_of_them_first(
     world: World, bounded: None
 ):
     world.fill(["dog"] * 7 + ["cat"] * 7 + ["dog cat"] * 7 + ["bird"] * 9)
-    assert [id_ for id_, _ in world.catalog.words("dog cat", 5)][:3] == [15, 16, 17]
+    assert [id_ for id_, _ in world.catalog.words.search("dog cat", 5)][:3] == [15, 16, 17]
 
 
 def test_past_the_bounds_only_allowed_items_are_found(world: World, bounded: None):
     world.fill(["a dog and a bird"] * 20 + ["a bird"] * 3 + ["a dog"])
     few = IdSet.of([18, 21, 24])
-    assert [id_ for id_, _ in world.catalog.words("dog", 5, few)] == [18, 24]
-    assert sorted(dict(world.catalog.words("dog bird", 5, few))) == [18, 24]
+    assert [id_ for id_, _ in world.catalog.words.search("dog", 5, few)] == [18, 24]
+    assert sorted(dict(world.catalog.words.search("dog bird", 5, few))) == [18, 24]
 
 
 def test_past_the_bounds_no_query_is_wrong(world: World, bounded: None):
     world.fill(["dog cat 東京 bird", "dog 東京タワー", "東 dog dog"] * 4)
     for query in ('"dog cat" bird', "東京タワー", "東 dog", '"dog dog"', "dog " * 40):
-        assert world.catalog.words(query, 3)
+        assert world.catalog.words.search(query, 3)
 
 
 def test_the_counts_of_common_words_are_kept_and_made_anew(
@@ -302,7 +302,7 @@ def test_the_counts_of_common_words_are_kept_and_made_anew(
     monkeypatch.setattr(refreshing, "COUNTED_FROM", 2)
 
     def counts() -> dict[str, int]:
-        with world.catalog._read() as connection:
+        with world.catalog.database.read() as connection:
             rows = connection.exec_driver_sql("SELECT word, items FROM common_words").all()
         return {word: items for word, items in rows if word in {"", "dog", "cat"}}
 
@@ -310,7 +310,7 @@ def test_the_counts_of_common_words_are_kept_and_made_anew(
     assert counts() == {"": 3, "dog": 3}
     world.put("more", "cat")
     world.put("most", "cat dog")
-    world.catalog.refresh_words()
+    world.catalog.words.refresh()
     assert counts() == {"": 5, "dog": 4, "cat": 3}
 
 
@@ -318,22 +318,22 @@ def test_the_counts_of_common_words_are_kept_and_made_anew(
 
 
 def due(world: World) -> int:
-    return world.catalog.words_due()
+    return world.catalog.words.due()
 
 
 def test_what_is_put_is_due_until_it_is_refreshed(world: World):
     world.put("a.jpg", "a dog")
     world.put("b.jpg", "a cat")
-    assert world.catalog.words("dog", 5) == []
+    assert world.catalog.words.search("dog", 5) == []
     assert due(world) == 2
-    assert world.catalog.refresh_words() == 2
+    assert world.catalog.words.refresh() == 2
     assert due(world) == 0
     assert world.find("dog") == ["a.jpg"]
 
 
 def test_new_texts_take_the_place_of_old_ones(world: World):
     world.put("a.jpg", "a dog")
-    world.catalog.refresh_words()
+    world.catalog.words.refresh()
     world.put("a.jpg", "a cat")
     assert world.find("cat") == ["a.jpg"]
     assert world.find("dog") == []
@@ -341,15 +341,15 @@ def test_new_texts_take_the_place_of_old_ones(world: World):
 
 def test_what_is_removed_is_gone_at_once(world: World):
     world.fill(["a dog", "a dog", "a dog"])
-    world.catalog.remove([2])
-    assert [id_ for id_, _ in world.catalog.words("dog", 5)] == [1, 3]
+    world.catalog.items.remove([2])
+    assert [id_ for id_, _ in world.catalog.words.search("dog", 5)] == [1, 3]
     assert due(world) == 0
 
 
 def test_a_removed_source_takes_its_words_along(world: World):
     world.fill(["a dog"])
-    world.catalog.remove_below(world.source, "")
-    assert world.catalog.words("dog", 5) == []
+    world.catalog.items.remove_below(world.source, "")
+    assert world.catalog.words.search("dog", 5) == []
     assert due(world) == 0
 
 
@@ -374,9 +374,9 @@ def test_any_change_of_its_words_makes_an_item_due(world: World, change: str):
     world.fill(["a dog", "a cat"])
     world.run("INSERT INTO attributes VALUES (1, 'k', 'old', NULL)")
     world.run("INSERT INTO tags VALUES (1, 'old', 0.5)")
-    world.catalog.refresh_words()
+    world.catalog.words.refresh()
     world.run(change.replace("(1, 'k', 'new'", "(1, 'k2', 'new'"))
-    with world.catalog._read() as connection:
+    with world.catalog.database.read() as connection:
         assert connection.exec_driver_sql("SELECT item_id FROM unworded").all() == [(1,)]
 
 
@@ -392,14 +392,14 @@ def test_any_change_of_its_words_makes_an_item_due(world: World, change: str):
 def test_a_change_that_is_none_of_its_words_makes_no_item_due(world: World, change: str):
     world.put("a.jpg", "a dog", taken_at="2001-07-04T10:00:00")
     world.put("b.jpg", "a dog")
-    world.catalog.refresh_words()
+    world.catalog.words.refresh()
     world.run(change)
     assert due(world) == 0
 
 
 def test_a_file_that_was_only_looked_at_again_is_not_due(world: World):
     world.put("a.jpg", "a dog")
-    world.catalog.refresh_words()
+    world.catalog.words.refresh()
     again = Entry(world.source, "", "a.jpg", "image", (1, NOON + 5), b"a.jpg", id=1, like=1)
     world.catalog.put([again])
     assert due(world) == 0
@@ -409,7 +409,7 @@ def test_a_source_inside_another_is_found_by_the_folders_above_it(tmp_path: Path
     world = World(tmp_path, "/home/ann/Trips/Rome")
     world.put("a.jpg", "a dog")
     assert world.find("trips") == []
-    world.catalog.add_source("/home/ann/Trips")
+    world.catalog.sources.add("/home/ann/Trips")
     assert world.find("trips rome") == ["a.jpg"]
     world.catalog.close()
 
@@ -420,10 +420,10 @@ def test_refreshing_goes_on_where_it_was_left(world: World, monkeypatch: pytest.
     for number in range(7):
         world.put(f"{number}.jpg", "a dog")
     told: list[tuple[int, int | None]] = []
-    assert world.catalog.refresh_words(3, lambda *said: told.append(said)) == 3
+    assert world.catalog.words.refresh(3, lambda *said: told.append(said)) == 3
     assert told == [(2, 3), (3, 3)]
     assert due(world) == 4
-    assert world.catalog.refresh_words() == 4
+    assert world.catalog.words.refresh() == 4
     assert len(world.find("dog")) == 7
 
 
@@ -449,9 +449,9 @@ def test_items_of_an_older_catalog_are_due(tmp_path: Path):
         raw.execute("PRAGMA user_version = 2")
     raw.close()
     catalog = Catalog(path)
-    assert catalog.words_due() == 1
-    catalog.refresh_words()
-    assert [id_ for id_, _ in catalog.words("dog", 5)] == [1]
+    assert catalog.words.due() == 1
+    catalog.words.refresh()
+    assert [id_ for id_, _ in catalog.words.search("dog", 5)] == [1]
     catalog.close()
 
 
@@ -471,7 +471,7 @@ def test_a_catalog_of_version_4_keeps_what_was_due_and_files_what_changes(tmp_pa
     world.run("UPDATE texts SET text = 'a fox' WHERE item_id = 3")
     assert due(world) == 2
     assert world.find("fox") == ["x3"]
-    with world.catalog._read() as connection:
+    with world.catalog.database.read() as connection:
         names = {name for (name,) in connection.exec_driver_sql(TRIGGERS)}
     assert "words_of_old" not in names
     world.catalog.close()
@@ -484,7 +484,7 @@ def test_new_items_are_due_without_being_filed(world: World):
     world.fill(["a dog"])
     world.put("new.jpg", "a cat")
     assert due(world) == 1
-    with world.catalog._read() as connection:
+    with world.catalog.database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM unworded").scalar_one() == 0
 
 
@@ -493,11 +493,11 @@ def test_a_part_of_what_is_due_leaves_the_rest_of_it_due(world: World):
     world.run("UPDATE texts SET text = 'a fox' WHERE item_id = 1")
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         world.put(name, "a fox")
-    assert world.catalog.refresh_words(at_most=2) == 2  # what was changed comes first
-    assert {id_ for id_, _ in world.catalog.words("fox", 5)} == {1, 3}
+    assert world.catalog.words.refresh(at_most=2) == 2  # what was changed comes first
+    assert {id_ for id_, _ in world.catalog.words.search("fox", 5)} == {1, 3}
     assert due(world) == 2
-    world.catalog.refresh_words()
-    assert {id_ for id_, _ in world.catalog.words("fox", 5)} == {1, 3, 4, 5}
+    world.catalog.words.refresh()
+    assert {id_ for id_, _ in world.catalog.words.search("fox", 5)} == {1, 3, 4, 5}
 
 
 def test_an_index_that_cannot_be_written_is_searched_as_it_is(

@@ -147,7 +147,7 @@ def _old_backup(site: Site) -> None:
     _indexed(site)
     for backup in backups.all_of(site.index):
         os.utime(backup, (world.LONG_AGO, world.LONG_AGO))
-    world.words(site.photos / "fresh.md", 90)
+    world.words.search(site.photos / "fresh.md", 90)
 
 
 def _backup(site: Site) -> None:
@@ -235,7 +235,7 @@ def _unworded(site: Site) -> None:
 
 def _words(site: Site) -> None:
     with _writing(site) as library:
-        library._catalog.refresh_words()  # noqa: SLF001 - what a search does, all at once
+        library._catalog.words.refresh()  # noqa: SLF001 - what a search does, all at once
 
 
 def _damaged(site: Site) -> None:

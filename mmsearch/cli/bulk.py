@@ -17,7 +17,7 @@ from mmsearch.filters import Filter, from_options
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
-    from mmsearch.storage.sqlite.listing import Listed
+    from mmsearch.storage.sqlite.items import Listed
 
 NOTHING_FOUND = 1
 

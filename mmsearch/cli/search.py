@@ -320,7 +320,7 @@ def _why(library: Collection, settings: Mapping[str, Any]) -> str:
         return ": nothing passes the filters"
     if least := settings.get("min_confidence"):
         return f" with a confidence of {least:g}; lower --min-confidence"
-    from mmsearch.storage.sqlite.bulk import GIVEN
+    from mmsearch.storage.sqlite.spaces import GIVEN
 
     given = [model for model in library.status()["models"] if model["fingerprint"] == GIVEN]
     if given:

@@ -112,10 +112,10 @@ class Collection(Bulk, Refreshing):
         book = None if captions is None else CaptionFile(os.fspath(captions))
         metadata_file = None if metadata is None else MetadataFile(metadata)
         with self.writing("indexing"):
-            self._catalog.restore_indexes()
+            self._catalog.loader.restore_indexes()
             settled = Reads(video, pdf, ocr, transcribe, whisper).settle(self._catalog)
             if backups is not None:
-                self._catalog.set_setting(BACKUPS, str(backups))
+                self._catalog.settings.set(BACKUPS, str(backups))
             self._indexes.configure(kind, recall)
             self._encoder_pool.keep_tokens(wanted=details)
             run = self._update(options, settled, book, metadata_file, progress)
@@ -136,10 +136,10 @@ class Collection(Bulk, Refreshing):
         if given is not None:
             patterns = [exclude] if isinstance(exclude, str) else list(exclude)
             return scopes_of(self._catalog, given, patterns, include_hidden=include_hidden)
-        if not self._catalog.asked():
+        if not self._catalog.index_roots.all():
             if not len(self._catalog):
                 raise PathNotFound("nothing was indexed yet: say what, `mmsearch index FOLDER`")
-            if self.report is not None and self._catalog.sources():
+            if self.report is not None and self._catalog.sources.all():
                 self.report.warnings.append(
                     "an index of mmsearch 0.1.0 did not keep what was asked for: name your folders "
                     "once more, `mmsearch index FOLDER...`"
@@ -176,15 +176,17 @@ class Collection(Bulk, Refreshing):
         with self.writing("removing"):
             places = [
                 (source_id, "")
-                for source_id, root in self._catalog.sources()
+                for source_id, root in self._catalog.sources.all()
                 if root.startswith(whole.rstrip(os.sep) + os.sep)
             ]
-            found = map(self._catalog.source_of, dict.fromkeys((whole, parent)))
+            found = map(self._catalog.sources.of, dict.fromkeys((whole, parent)))
             places += [(source[0], source[2]) for source in found if source is not None]
-            gone = sum(self._catalog.remove_below(source_id, below) for source_id, below in places)
-            gone += self._catalog.remove_imported(os.fspath(path))
+            gone = sum(
+                self._catalog.items.remove_below(source_id, below) for source_id, below in places
+            )
+            gone += self._catalog.items.remove_imported(os.fspath(path))
             for place in dict.fromkeys((whole, parent)):
-                self._catalog.forget_asked(place)
+                self._catalog.index_roots.remove(place)
             if not gone and not any(below == "" for _, below in places):
                 raise PathNotFound(f"the index holds nothing at {os.fspath(path)!r}")
             self._keep_backup()

@@ -85,10 +85,10 @@ class Asking(Held):
 
     def _catch_up(self) -> None:
         """File the words that an interrupted run has left, a few, if nobody else is writing."""
-        if self._catalog.words_due():
+        if self._catalog.words.due():
             with self._may_write("filing words") as may, suppress(StorageFailed):
                 if may:
-                    self._catalog.refresh_words(at_most=CAUGHT_UP)
+                    self._catalog.words.refresh(at_most=CAUGHT_UP)
 
     # ------------------------------------------------------------------ what else vectors tell
 
@@ -128,7 +128,7 @@ class Asking(Held):
                 facet=facet_of(target),
                 progress=progress,
             )
-            self._catalog.refresh_words()
+            self._catalog.words.refresh()
             self._keep_backup()
         return counts
 
@@ -140,7 +140,7 @@ class Asking(Held):
             counts = tag_new(
                 self._catalog, self._encoder_pool.encoder_of, self._present(), progress
             )
-            self._catalog.refresh_words()
+            self._catalog.words.refresh()
             self._keep_backup(changed=bool(counts))
         return counts
 
@@ -150,7 +150,7 @@ class Asking(Held):
 
         with self.writing("tagging"):
             gone = forget_labels(self._catalog, labels)
-            self._catalog.refresh_words()
+            self._catalog.words.refresh()
             self._keep_backup(changed=bool(gone))
         return gone
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmsearch.indexing.bulk.export import Exported
     from mmsearch.indexing.bulk.load import Load
     from mmsearch.indexing.bulk.stream import Chunk
-    from mmsearch.storage.sqlite.listing import Listed
+    from mmsearch.storage.sqlite.items import Listed
     from mmsearch.types import Progress
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -192,8 +192,8 @@ class Bulk(Asking):
         from mmsearch.filters import parse_where
 
         wanted = parse_where(where)
-        ids = self._catalog.passing(wanted) if wanted else None
-        return self._catalog.listed(ids, limit)
+        ids = self._catalog.filters.matching(wanted) if wanted else None
+        return self._catalog.items.listed(ids, limit)
 
     # ------------------------------------------------------------------ parts of the above
 
@@ -264,17 +264,17 @@ class Bulk(Asking):
             place = os.path.realpath(os.fspath(root))
             if not os.path.isdir(place):
                 raise PathNotFound(f"there is no folder {os.fspath(root)!r}")
-            self._catalog.add_source(place, os.stat(place).st_dev)
-            folder = self._catalog.source_of(place)
-        return Filing(self._catalog.elsewhere(), self._catalog.next_numbers, folder)
+            self._catalog.sources.add(place, os.stat(place).st_dev)
+            folder = self._catalog.sources.of(place)
+        return Filing(self._catalog.sources.imported(), self._catalog.loader.next_numbers, folder)
 
     def _expect_captions(self, encoder: Encoder | None) -> str:
         """Note that captions may lack vectors, should this be killed; returns what was noted."""
         from mmsearch.indexing.update import HOLES
 
-        held = self._catalog.setting(HOLES) or ""
+        held = self._catalog.settings.get(HOLES) or ""
         if encoder is not None and "text" in encoder.modalities:
-            self._catalog.set_setting(HOLES, "yes")
+            self._catalog.settings.set(HOLES, "yes")
         return held
 
     def _finish(
@@ -292,9 +292,11 @@ class Bulk(Asking):
                 )
             if self._query_banks.bank(space) is None:
                 self._query_banks.update(self._encoder_pool.encoder_of)
-            if "text" in encoder.modalities and not self._catalog.lacks(space, "text", ()):
-                self._catalog.set_setting(HOLES, held)  # else the next `add` encodes captions
-        self._catalog.refresh_words(progress=progress)
+            if "text" in encoder.modalities and not self._catalog.vectors.any_missing(
+                space, "text", ()
+            ):
+                self._catalog.settings.set(HOLES, held)  # else the next `add` encodes captions
+        self._catalog.words.refresh(progress=progress)
         self._indexes.rebuild(self._present())
         load.report.warnings += self._keep_backup()
 

@@ -33,7 +33,7 @@ class Items:
         return len(self._catalog)
 
     def __iter__(self) -> Iterator[Item]:
-        return self._catalog.all_items()
+        return self._catalog.items.all()
 
 
 class Held(Locked):
@@ -82,7 +82,7 @@ class Held(Locked):
         self._indexes = IndexCache(
             folder / "cache", self._catalog, self._query_banks, self._may_write
         )
-        if exists and not self._wanted and not any(one.needs for one in self._catalog.spaces()):
+        if exists and not self._wanted and not any(one.needs for one in self._catalog.spaces.all()):
             self._wanted = self._chosen()
 
     def _chosen(self) -> list[Encoder]:
@@ -108,7 +108,7 @@ class Held(Locked):
 
     def _spaces(self) -> list[Space]:
         """The spaces that can answer, the preferred one first."""
-        return [space for space in self._catalog.spaces() if space.keeps]
+        return [space for space in self._catalog.spaces.all() if space.keeps]
 
     def __len__(self) -> int:
         return len(self._catalog)
@@ -121,13 +121,13 @@ class Held(Locked):
     @property
     def failures(self) -> list[Failure]:
         """Files that could not be used, from all runs, by path."""
-        return self._catalog.failures()
+        return self._catalog.failures.all()
 
     def status(self) -> dict[str, Any]:
         """What is stored: folder, models, sources, items, vectors, failures, bytes."""
         from mmsearch.spaces.targets import served
 
-        spaces = self._catalog.spaces()
+        spaces = self._catalog.spaces.all()
         answering = served(spaces)
         first = next((space for space in spaces if space.id in answering), None)
         counts = self._catalog.counts()
@@ -148,7 +148,7 @@ class Held(Locked):
             "fingerprint": first.fingerprint if first else None,
             "dim": first.dim if first else None,
             "models": models,
-            "sources": sorted(path for _, path in self._catalog.sources()),
+            "sources": sorted(path for _, path in self._catalog.sources.all()),
             "items": counts["items"],
             "vectors": _answering(models),
             "indexes": self._indexes.describe(self._present()),
@@ -158,12 +158,19 @@ class Held(Locked):
 
     def _present(self) -> list[tuple[Space, list[Modality]]]:
         """The spaces that can answer, the preferred one first, and the facets they hold."""
-        with self._catalog.view() as view:
+        with self._catalog.filters.view() as view:
             moment = view.moment  # of before, so that what changes meanwhile is asked for again
         told = self._told  # another thread may put its own in the place of it
         if told is None or told[0] != moment:
             there = [
-                (space, [facet for facet in self._catalog.facets(space) if facet in space.keeps])
+                (
+                    space,
+                    [
+                        facet
+                        for facet in self._catalog.vectors.modalities(space)
+                        if facet in space.keeps
+                    ],
+                )
                 for space in self._spaces()
             ]
             told = self._told = moment, there

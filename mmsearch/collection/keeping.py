@@ -87,8 +87,8 @@ class Keeping(Asking):
                 raise InvalidOption(f"{place} is where it was")
             if not force:
                 self._check_moved(known, place)
-            moved = self._catalog.relocate(known, place)
-            self._catalog.refresh_words()
+            moved = self._catalog.relocation.move(known, place)
+            self._catalog.words.refresh()
             self._keep_backup()
         return moved
 
@@ -96,13 +96,13 @@ class Keeping(Asking):
         """A folder as the index has it, which is as it was given or without links."""
         given = os.path.abspath(os.fspath(old))
         for path in (given, os.path.realpath(given)):
-            if self._catalog.holds(path):
+            if self._catalog.relocation.holds(path):
                 return path
-        known = ", ".join(sorted(root for _, root in self._catalog.sources())) or "nothing"
+        known = ", ".join(sorted(root for _, root in self._catalog.sources.all())) or "nothing"
         raise PathNotFound(f"the index holds nothing at {given!r}; it holds: {known}")
 
     def _check_moved(self, old: str, new: str) -> None:
-        some = self._catalog.some_below(old, LOOKED_FOR)
+        some = self._catalog.relocation.sample(old, LOOKED_FOR)
         found = sum(_has_size(os.path.join(new, path), size) for path, size in some)
         if found < FOUND * len(some):
             raise InvalidOption(

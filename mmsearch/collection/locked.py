@@ -56,7 +56,7 @@ class Locked:
 
         if not changed and backups.newest(self.folder) is not None:
             return []
-        kept = self._catalog.setting(BACKUPS)
+        kept = self._catalog.settings.get(BACKUPS)
         try:
             backups.roll(self.folder, backups.KEPT if kept is None else int(kept))
         except StorageFailed as error:

@@ -49,7 +49,7 @@ class Refreshing(Keeping):
     def asked_folders(self) -> dict[str, bool]:
         """The folders that all that was asked for lies in; True with all that lies below."""
         folders: dict[str, bool] = {}
-        for one in self._catalog.asked():
+        for one in self._catalog.index_roots.all():
             folder = one.path if one.folder else os.path.dirname(one.path)
             folders[folder] = folders.get(folder, False) or one.folder
         return folders

@@ -80,20 +80,20 @@ class Fill:
         self._fill_texts(said)
         self._fill_files([lacking[item_id] for item_id in sorted(lacking)])
         for facet in sorted(space.fills - {"text"}):
-            self.away += self._catalog.imported_without(space, facet, KINDS_WITH[facet])
+            self.away += self._catalog.vectors.missing_of_imported(space, facet, KINDS_WITH[facet])
         if space.fills and not self.away:
-            self._catalog.switch_to(space)
+            self._catalog.spaces.switch_to(space)
 
     def _lacking(self, facet: Modality) -> list[Due]:
         space = self._lane.space
-        found = self._catalog.without(space, facet, KINDS_WITH[facet])
+        found = self._catalog.vectors.missing(space, facet, KINDS_WITH[facet])
         if facet in self._token_modalities:
-            found += self._catalog.without(space, facet, KEPT_WHOLE, tokens=True)
+            found += self._catalog.vectors.missing(space, facet, KEPT_WHOLE, tokens=True)
         return sorted({due[0]: due for due in found}.values())
 
     def _fill_texts(self, due: Sequence[Due]) -> None:
         for some in _batches(due, ITEMS_A_BATCH):
-            items = self._catalog.items([item_id for item_id, _, _ in some])
+            items = self._catalog.items.get([item_id for item_id, _, _ in some])
             there = [one for one in some if one[0] in items]
             found = self._encode([(None, items[one[0]].texts) for one in there])
             rows = {
@@ -101,7 +101,7 @@ class Fill:
                 for (item_id, _, hash_), places in zip(there, found, strict=True)
             }
             said = {item_id: [part.text for part in item.texts] for item_id, item in items.items()}
-            self._catalog.fill(rows, said)
+            self._catalog.vectors.backfill(rows, said)
             self.filled += len(there)
             self._step(len(some))
 
@@ -128,7 +128,7 @@ class Fill:
             if isinstance(contents, Contents)
         ]
         found = self._encode([(contents, None) for _, contents in good])
-        self._catalog.fill(
+        self._catalog.vectors.backfill(
             {
                 (item_id, hash_): rows
                 for ((item_id, _, hash_), _), rows in zip(good, found, strict=True)

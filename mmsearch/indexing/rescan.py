@@ -46,7 +46,7 @@ def scope_above(asked: Iterable[Scope], place: str) -> Scope | None:
 def place_of(catalog: Catalog, path: str) -> str:
     """A path as the index knows it: absolute, without links but those inside a source."""
     given = os.path.abspath(path)
-    if catalog.source_of(given):
+    if catalog.sources.of(given):
         return given
     if os.path.isdir(given):
         return os.path.realpath(given)
@@ -106,14 +106,14 @@ class _Looks:
 
     def _held_below(self, path: str) -> bool:
         self._forget_failure(path)
-        source = self._catalog.source_of(path)
-        return source is not None and bool(self._catalog.folders(source[0], source[2]))
+        source = self._catalog.sources.of(path)
+        return source is not None and bool(self._catalog.files.folders(source[0], source[2]))
 
     def _forget_failure(self, path: str) -> None:
-        source = self._catalog.source_of(path)
+        source = self._catalog.sources.of(path)
         if source is not None and source[2]:
             folder, name = os.path.split(source[2])
-            self._catalog.forget_failures(source[0], folder, [name])
+            self._catalog.failures.remove(source[0], folder, [name])
 
     def _change_roles(self, scope: Scope, folder: str, names: set[str]) -> bool:
         """Whether a text that was an item may have become the captions of a photo.
@@ -122,7 +122,7 @@ class _Looks:
         """
         if scope.only is not None or _below(folder, scope) is None:
             return False
-        known = self._catalog.known(scope.source_id, _relative(folder, scope.root))
+        known = self._catalog.files.known(scope.source_id, _relative(folder, scope.root))
         stems = {_stem(name) for name in names}
         texts = {_stem(name) for name in known if name[-4:].lower() == ".txt"} & stems
         return bool(texts) and any(
@@ -170,7 +170,7 @@ class _Looks:
                 continue
             relative = _relative(folder, scope.root)
             stems = {_stem(name) for name in names}
-            known = self._catalog.known(scope.source_id, relative)
+            known = self._catalog.files.known(scope.source_id, relative)
             alike = {name for name in {*names, *there, *known} if _stem(name) in stems}
             out = {name for name in alike if _leaves_out(scope, os.path.join(below, name))}
             if wanted := frozenset(name for name in alike - out if kind_of(name)):
@@ -183,7 +183,7 @@ class _Looks:
 
 def _is_away(catalog: Catalog, scope: Scope) -> bool:
     """Whether what seems deleted in it is on a disk that is not mounted."""
-    return is_away(scope.root, catalog.device(scope.source_id))
+    return is_away(scope.root, catalog.sources.device(scope.source_id))
 
 
 def _place(scope: Scope) -> str:

@@ -84,7 +84,7 @@ class Ingest:
             self._decode_all(scan.jobs())
             self.others = scan.others
             gone = {item_id for item_id in scan.missing if item_id not in self._moved}
-            self._catalog.remove(sorted(gone))
+            self._catalog.items.remove(sorted(gone))
             self.report.removed += len(gone)
             self._warn_of_lost_sources()
         except KeyboardInterrupt:
@@ -220,7 +220,7 @@ class Ingest:
                 self.report.skipped += 1
 
     def _warn_of_lost_sources(self) -> None:
-        for _, root in self._catalog.sources():
+        for _, root in self._catalog.sources.all():
             if not os.path.isdir(root):
                 self.report.warnings.append(
                     f"the indexed folder {root} is not there; what was found in it stays in the "

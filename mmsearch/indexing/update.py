@@ -50,12 +50,14 @@ class Reads:
             ModelUnavailable: it was turned on to transcribe, and there is no model to do it.
         """
         asked = {name: getattr(self, name) for name in _REQUIRED}
-        held = {name: catalog.setting(f"reads {name}") for name in asked}  # "on", "off" or nothing
+        held = {
+            name: catalog.settings.get(f"reads {name}") for name in asked
+        }  # "on", "off" or nothing
         now = {
             name: held[name] if asked[name] is None else "on" if asked[name] else "off"
             for name in asked
         }
-        whisper = self.whisper or catalog.setting(WHISPER)
+        whisper = self.whisper or catalog.settings.get(WHISPER)
         if self.whisper is not None and os.path.isdir(self.whisper):
             whisper = os.path.abspath(self.whisper)
         able, warnings = set(), []
@@ -69,9 +71,9 @@ class Reads:
                 warnings.append(f"{error}; until then, what --{name} takes in stays as it is")
         for name, state in now.items():
             if state is not None and state != held[name]:
-                catalog.set_setting(f"reads {name}", state)
+                catalog.settings.set(f"reads {name}", state)
         if self.whisper is not None and whisper is not None and "transcribe" in able:
-            catalog.set_setting(WHISPER, whisper)
+            catalog.settings.set(WHISPER, whisper)
         off = frozenset(_KINDS[name] for name in _KINDS if now[name] == "off")
         return Settled(frozenset(able), off, whisper, warnings)
 
@@ -205,7 +207,7 @@ class Update:
             self._ingest.run(scopes)
             self._tell_of_others(self._ingest.others)
             tokens = self._tokens_due()
-            if tokens or self._catalog.setting(HOLES) or len(self._catalog.spaces()) > 1:
+            if tokens or self._catalog.settings.get(HOLES) or len(self._catalog.spaces.all()) > 1:
                 self._fill_all(tokens=tokens)
             self._derive()
         except KeyboardInterrupt:
@@ -228,11 +230,11 @@ class Update:
                 )
         encoders = {lane.space.id: lane.encoder for lane in self._lanes_now()}
         self._query_banks.update(lambda space: encoders[space.id])
-        self._catalog.refresh_words()
+        self._catalog.words.refresh()
 
     def _tokens_due(self) -> bool:
         """Whether some item may lack the token embeddings that it should have."""
-        kept = self._catalog.setting
+        kept = self._catalog.settings.get
         return any(
             lane.token_modalities
             and kept(token_setting(lane.space)) != tokens_version(lane.encoder)
@@ -243,11 +245,11 @@ class Update:
         lanes = self._lanes_now()
         holes = [self._fill(lane, tokens=tokens) for lane in lanes]
         lacking = "yes" if any(holes) else ""
-        if lacking != (self._catalog.setting(HOLES) or ""):
-            self._catalog.set_setting(HOLES, lacking)
+        if lacking != (self._catalog.settings.get(HOLES) or ""):
+            self._catalog.settings.set(HOLES, lacking)
         for lane in lanes if tokens else ():
             if lane.token_modalities:
-                self._catalog.set_setting(token_setting(lane.space), tokens_version(lane.encoder))
+                self._catalog.settings.set(token_setting(lane.space), tokens_version(lane.encoder))
 
     def _fill(self, lane: Lane, *, tokens: bool) -> bool:
         """Whether something is lacking still."""

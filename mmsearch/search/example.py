@@ -44,7 +44,7 @@ class Example:
     """
 
     def __init__(self, catalog: Catalog, path: str, spaces: Sequence[Space]) -> None:
-        imported = catalog.imported(path)
+        imported = catalog.files.imported(path)
         if imported is None and not os.path.exists(path):
             raise PathNotFound(f"there is no file {path!r}, and the index holds none of this name")
         kind = kind_of(path) if imported is None else imported[1]
@@ -112,7 +112,7 @@ class Example:
         """What is stored of it (n, dim)."""
         if (space.id, facet) not in self._rows:
             ids = [] if self.own is None else [self.own]
-            self._rows[space.id, facet] = self._catalog.vectors(space, facet, ids)[1]
+            self._rows[space.id, facet] = self._catalog.vectors.of(space, facet, ids)[1]
         return self._rows[space.id, facet]
 
     def vector(self, ask: Ask, encoder_of: Callable[[Space], Encoder]) -> Vectors:
@@ -141,8 +141,8 @@ def stored_item(catalog: Catalog, path: str) -> int | None:
     stat = os.stat(path)
     folder, name = os.path.split(os.path.abspath(path))
     for place in dict.fromkeys((folder, os.path.realpath(folder))):
-        if (source := catalog.source_of(place)) is not None:
-            known = catalog.known(source[0], source[2]).get(name)
+        if (source := catalog.sources.of(place)) is not None:
+            known = catalog.files.known(source[0], source[2]).get(name)
             if known is not None and known.stat == (stat.st_size, stat.st_mtime_ns):
                 return known.id
     return None

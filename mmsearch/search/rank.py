@@ -149,7 +149,7 @@ def _led_over(vector: Vectors, here: Space, there: Space, holdings: Holdings) ->
     search = Search("text", here, vector)
     ids = [item_id for item_id, _ in holdings.index_of(here, "text").search(search.wide, LEADS)]
     near = stretches(holdings.catalog, search, ids)[:LEADS]
-    owners, matrix, positions = holdings.catalog.vectors(there, "text", ids)
+    owners, matrix, positions = holdings.catalog.vectors.of(there, "text", ids)
     rows = {
         key: row for row, key in enumerate(zip(owners.tolist(), positions.tolist(), strict=True))
     }
@@ -168,12 +168,12 @@ def stretches(
     """Each vector of some items with its score and its plain cosine, best first."""
     import numpy as np
 
-    owners, matrix, positions = catalog.vectors(search.space, search.facet, ids)
+    owners, matrix, positions = catalog.vectors.of(search.space, search.facet, ids)
     # row by row, as a product of matrices differs in the 7th decimal with how many rows there are
     cosines = (matrix.astype(np.float64) * search.vector).sum(axis=1)
     scores = cosines.copy()
     for modality, weight in search.hubs.items():
-        hubs = catalog.hubs(search.space, search.facet, modality, ids)
+        hubs = catalog.hubs.of(search.space, search.facet, modality, ids)
         scores -= weight * np.nan_to_num(hubs.astype(np.float16).astype(np.float64))
     keys = zip(owners.tolist(), positions.tolist(), strict=True)
     found = [

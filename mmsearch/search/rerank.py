@@ -73,7 +73,7 @@ def _scores(
     import numpy as np
 
     assert search.part is not None
-    tokens = holdings.catalog.tokens(search.space, search.facet, ids)
+    tokens = holdings.catalog.token_embeddings.of(search.space, search.facet, ids)
     rows = [row for row in stretches(holdings.catalog, search, ids) if row[0] in tokens]
     rows = rows[:LOOKED_AT]
     if not rows:
@@ -111,7 +111,7 @@ def grouped(holdings: Holdings, ranking: Ranking, settings: Settings) -> dict[in
     ids = [item_id for item_id, _ in ranking]
     if not settings.collapses:
         return {item_id: [item_id] for item_id in ids}
-    hashes = holdings.catalog.hashes(ids)
+    hashes = holdings.catalog.items.hashes(ids)
     space = _preferred(holdings)
     threshold = holdings.alike(space) if space else 2.0
     groups = collapse(
@@ -133,7 +133,7 @@ def _vectors(holdings: Holdings, ids: Sequence[int]) -> Vectors:
     place = {item_id: row for row, item_id in enumerate(ids)}
     if space is None:
         return found
-    owners, matrix, positions = holdings.catalog.vectors(space, "image", ids)
+    owners, matrix, positions = holdings.catalog.vectors.of(space, "image", ids)
     first = positions == 0
     for item_id, vector in zip(owners[first].tolist(), matrix[first], strict=True):
         found[place[item_id]] = vector
@@ -142,4 +142,4 @@ def _vectors(holdings: Holdings, ids: Sequence[int]) -> Vectors:
 
 def _preferred(holdings: Holdings) -> Space | None:
     """The space that answers for pictures, else another that answers."""
-    return next((space for space in holdings.catalog.spaces() if space.keeps), None)
+    return next((space for space in holdings.catalog.spaces.all() if space.keeps), None)

@@ -179,10 +179,10 @@ class Searcher:
     def _moved(self, search: Search, settings: Settings) -> Search:
         """A search moved towards what was liked."""
         catalog, ids = self._holdings.catalog, [*settings.like, *settings.unlike]
-        if missing := set(ids) - catalog.items(ids).keys():
+        if missing := set(ids) - catalog.items.get(ids).keys():
             raise InvalidQuery(f"no item of the index has the id {min(missing)}")
         liked, unliked = (
-            catalog.vectors(search.space, search.facet, some)[1]
+            catalog.vectors.of(search.space, search.facet, some)[1]
             for some in (settings.like, settings.unlike)
         )
         if not len(liked) and not len(unliked):

@@ -46,7 +46,7 @@ def tokens_version(encoder: Encoder) -> str:
 
 def tokens_are_current(catalog: Catalog, space: Space, encoder: TokenEncoder) -> bool:
     """Whether a space's stored token embeddings are of the version its encoder makes now."""
-    stored = catalog.setting(token_setting(space)) or ""
+    stored = catalog.settings.get(token_setting(space)) or ""
     return stored.partition(" ")[0] == encoder.tokens_version
 
 
@@ -98,7 +98,7 @@ class EncoderPool:
         """
         self._loaded |= {(one.name, one.fingerprint): one for one in encoders}
         if encoders:
-            self._catalog.answer_by(encoders)
+            self._catalog.spaces.serve_with(encoders)
 
     def keep_tokens(self, *, wanted: bool | None) -> None:
         """Set whether token embeddings are kept for reranking; None leaves it as it was.
@@ -106,18 +106,18 @@ class EncoderPool:
         Stored ones are deleted at once when they are no longer wanted; missing ones are made by
         the next indexing run.
         """
-        current = self._catalog.setting(KEEP_TOKENS)
+        current = self._catalog.settings.get(KEEP_TOKENS)
         if wanted is False and current != "off":
-            self._catalog.set_setting(KEEP_TOKENS, "off")
-            for space in self._catalog.spaces():
+            self._catalog.settings.set(KEEP_TOKENS, "off")
+            for space in self._catalog.spaces.all():
                 self._delete_tokens(space)
         elif wanted and current != "on":
-            self._catalog.set_setting(KEEP_TOKENS, "on")
+            self._catalog.settings.set(KEEP_TOKENS, "on")
 
     def _delete_tokens(self, space: Space) -> None:
-        self._catalog.clear_tokens(space)
-        if self._catalog.setting(token_setting(space)):
-            self._catalog.set_setting(token_setting(space), "")
+        self._catalog.token_embeddings.clear(space)
+        if self._catalog.settings.get(token_setting(space)):
+            self._catalog.settings.set(token_setting(space), "")
 
     def lanes(self) -> list[Lane]:
         """The spaces that new files are to be encoded in, with their encoders.
@@ -129,7 +129,7 @@ class EncoderPool:
         """
         self.warnings = []
         found = []
-        spaces = self._catalog.spaces()
+        spaces = self._catalog.spaces.all()
         for space in spaces:
             if not space.needs or space.is_given:
                 continue
@@ -139,19 +139,19 @@ class EncoderPool:
                 self._leave_out(space, spaces, error)
                 continue
             if encoder.modalities != space.modalities:  # a newer version of it can do more
-                self._catalog.note_modalities(space, encoder.modalities)
+                self._catalog.spaces.set_modalities(space, encoder.modalities)
             found.append(Lane(space, encoder, space.needs, self._token_modalities(space, encoder)))
         return found
 
     def _token_modalities(self, space: Space, encoder: Encoder) -> frozenset[Modality]:
         """The modalities whose token embeddings are to be kept; those of older versions go."""
         able = token_encoder(encoder)
-        if able is None or self._catalog.setting(KEEP_TOKENS) == "off":
+        if able is None or self._catalog.settings.get(KEEP_TOKENS) == "off":
             return _NOTHING
         kept = able.token_modalities & space.needs
         if kept and not tokens_are_current(self._catalog, space, able):
             self._delete_tokens(space)
-            self._catalog.set_setting(token_setting(space), f"{able.tokens_version} partly")
+            self._catalog.settings.set(token_setting(space), f"{able.tokens_version} partly")
         return kept
 
     def _leave_out(self, space: Space, spaces: Sequence[Space], error: Exception) -> None:
@@ -160,7 +160,7 @@ class EncoderPool:
             raise error
         if not space.keeps:
             if isinstance(error, IndexUnusable):
-                self._catalog.give_up(space)  # its weights are gone for good
+                self._catalog.spaces.cancel_backfill(space)  # its weights are gone for good
                 return
             self.warnings.append(
                 f"{space.name!r} cannot be filled just now: {error} (or give it up with `mmsearch "
@@ -174,7 +174,7 @@ class EncoderPool:
             InvalidOption: the index has no model of this name, or no other that could serve
                 instead.
         """
-        spaces = self._catalog.spaces()
+        spaces = self._catalog.spaces.all()
         named = [space for space in spaces if space.name == name]
         if not named:
             known = ", ".join(sorted({space.name for space in spaces})) or "none"
@@ -186,5 +186,5 @@ class EncoderPool:
                 "with another model first, `mmsearch index --model NAME`"
             )
         for space in dropped:
-            self._catalog.drop_space(space)
+            self._catalog.spaces.drop(space)
         return dropped

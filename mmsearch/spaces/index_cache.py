@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.spaces.query_banks import QueryBanks
-from mmsearch.storage.sqlite import Catalog, Space, Stamp
+from mmsearch.storage.sqlite import Catalog, CatalogState, Space
 from mmsearch.types import Modality
 from mmsearch.vectors import (
     AUTO,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.storage.sqlite import Came
+    from mmsearch.storage.sqlite import NewVectors
     from mmsearch.vectors.index_choice import SampleQueries
 
     Present = Sequence[tuple[Space, Sequence[Modality]]]
@@ -85,7 +85,7 @@ class _Snapshot:
     """
 
     index: FaissIndex
-    stamp: Stamp
+    stamp: CatalogState
     last_vector: int
     last_deletion: int
 
@@ -121,7 +121,7 @@ class IndexCache:
 
     def index(self, space: Space, modality: Modality) -> FaissIndex:
         """The index of a modality's vectors, as of this thread's snapshot of the catalog."""
-        stamp = self._catalog.changes()
+        stamp = self._catalog.state()
         snapshot = self._newest(space, modality, stamp)
         if snapshot is None or snapshot.stamp != stamp:
             with self._lock:  # one thread updates it while the others wait
@@ -144,8 +144,8 @@ class IndexCache:
                     with self._lock:
                         self._rebuilt(space, modality)
         last = self._last_common_deletion()
-        if last is not None and last > self._catalog.changes().forgotten + MAX_DELETIONS:
-            self._catalog.forget_gone(last)
+        if last is not None and last > self._catalog.state().forgotten + MAX_DELETIONS:
+            self._catalog.vectors.forget_deleted(last)
 
     def configure(self, kind: str | None, recall: float | None) -> None:
         """Store the kind of index to use and its least recall; None leaves it unchanged.
@@ -156,17 +156,17 @@ class IndexCache:
         if recall is not None and not 0 < recall <= 1:
             raise InvalidOption(f"the recall is a share above 0, up to 1, not {recall}")
         if kind is not None:
-            for dim in {space.dim for space in self._catalog.spaces()} or {256}:
+            for dim in {space.dim for space in self._catalog.spaces.all()} or {256}:
                 _check_kind(kind, dim + EXTRA_DIMS)
-            self._catalog.set_setting(KIND, kind)
+            self._catalog.settings.set(KIND, kind)
         if recall is not None:
-            self._catalog.set_setting(LEAST_RECALL, str(recall))
+            self._catalog.settings.set(LEAST_RECALL, str(recall))
         if kind is not None or recall is not None:
             self.clear()
 
     def describe(self, present: Present) -> list[dict[str, Any]]:
         """The kind of index of each modality, and why; only those that have a segment."""
-        stamp, (kind, _) = self._catalog.changes(), self._settings()
+        stamp, (kind, _) = self._catalog.state(), self._settings()
         found = []
         for space, modalities in present:
             for modality in modalities:
@@ -201,7 +201,7 @@ class IndexCache:
 
     # ------------------------------------------------------------------ following the catalog
 
-    def _newest(self, space: Space, modality: Modality, stamp: Stamp) -> _Snapshot | None:
+    def _newest(self, space: Space, modality: Modality, stamp: CatalogState) -> _Snapshot | None:
         """The newest snapshot in memory that is not ahead of a stamp."""
         for snapshot in self._snapshots.get((space.id, modality), ()):
             known = snapshot.stamp
@@ -209,7 +209,7 @@ class IndexCache:
                 return snapshot
         return None
 
-    def _updated(self, space: Space, modality: Modality, stamp: Stamp) -> _Snapshot:
+    def _updated(self, space: Space, modality: Modality, stamp: CatalogState) -> _Snapshot:
         """The snapshot of a stamp, from memory, a stored segment, or the catalog."""
         found = self._newest(space, modality, stamp)
         if found is None or not _can_follow(found, stamp):
@@ -232,15 +232,17 @@ class IndexCache:
         return snapshot
 
     def _followed(
-        self, snapshot: _Snapshot, space: Space, modality: Modality, stamp: Stamp
+        self, snapshot: _Snapshot, space: Space, modality: Modality, stamp: CatalogState
     ) -> _Snapshot:
         """A snapshot with what was added and deleted since."""
         import numpy as np
 
         with self._catalog.snapshot():
-            revision = self._catalog.changes().revision
-            new = list(self._catalog.came(space, modality, snapshot.last_vector))
-            deleted, last_deletion = self._catalog.went(space, modality, snapshot.last_deletion)
+            revision = self._catalog.state().revision
+            new = list(self._catalog.vectors.new(space, modality, snapshot.last_vector))
+            deleted, last_deletion = self._catalog.vectors.deleted(
+                space, modality, snapshot.last_deletion
+            )
         index, last_vector = snapshot.index.copy(), snapshot.last_vector
         if new:
             vector_ids = np.concatenate([some.vector_ids for some in new])
@@ -254,7 +256,7 @@ class IndexCache:
     # ------------------------------------------------------------------ segments
 
     def _segments(
-        self, space: Space, modality: Modality, stamp: Stamp
+        self, space: Space, modality: Modality, stamp: CatalogState
     ) -> Iterator[tuple[Path, dict[str, Any]]]:
         """The stored segments that can be brought up to a stamp, and their ABOUT; newest first."""
         wanted = (stamp.catalog_id, stamp.epoch, *self._settings(), space.dim + EXTRA_DIMS)
@@ -269,7 +271,7 @@ class IndexCache:
             ):
                 yield folder, about
 
-    def _read(self, space: Space, modality: Modality, stamp: Stamp) -> _Snapshot | None:
+    def _read(self, space: Space, modality: Modality, stamp: CatalogState) -> _Snapshot | None:
         """The snapshot of a stamp from the newest segment that serves; None without one."""
         for folder, about in self._segments(space, modality, stamp):
             with suppress(SegmentDamaged):
@@ -285,7 +287,7 @@ class IndexCache:
                 if may:  # indexes of older versions lack hubs
                     self._query_banks.compute_missing_hubs(space, modality)
         with self._catalog.snapshot():
-            stamp = self._catalog.changes()
+            stamp = self._catalog.state()
             try:
                 segment = self._stored(space, modality, stamp)
             except OSError:  # full or read-only: only the next search is slower for it
@@ -294,7 +296,7 @@ class IndexCache:
         found = _Snapshot(FaissIndex(segment), stamp, about["upto"], about["gone"])
         return self._kept(found, space, modality)
 
-    def _stored(self, space: Space, modality: Modality, stamp: Stamp) -> Segment:
+    def _stored(self, space: Space, modality: Modality, stamp: CatalogState) -> Segment:
         """A new segment in a folder of its own, which replaces older ones."""
         unique = uuid.uuid4().hex[:6]
         name = f"{modality}-{space.id}-{stamp.catalog_id}-{stamp.revision}-{unique}"
@@ -315,7 +317,7 @@ class IndexCache:
         return segment
 
     def _built(
-        self, folder: Path | None, space: Space, modality: Modality, stamp: Stamp
+        self, folder: Path | None, space: Space, modality: Modality, stamp: CatalogState
     ) -> Segment:
         """A segment of all vectors there are, written to a folder or kept in memory."""
         kind, recall = self._settings()
@@ -323,13 +325,13 @@ class IndexCache:
             "catalog": stamp.catalog_id,
             "revision": stamp.revision,
             "epoch": stamp.epoch,
-            "gone": self._catalog.last_deletion(),
+            "gone": self._catalog.vectors.last_deletion(),
             "kind": kind,
             "recall": recall,
             "upto": 0,
         }
         with SegmentWriter(folder, space.dim + EXTRA_DIMS) as writer:
-            for some in self._catalog.came(space, modality):
+            for some in self._catalog.vectors.new(space, modality):
                 writer.add(_augmented(some), some.ids, some.vector_ids)
                 about["upto"] = int(some.vector_ids[-1])
             return writer.finish(
@@ -350,7 +352,7 @@ class IndexCache:
         return found
 
     def _settings(self) -> tuple[str, float]:
-        setting = self._catalog.setting
+        setting = self._catalog.settings.get
         return setting(KIND) or AUTO, float(setting(LEAST_RECALL) or RECALL)
 
     def _last_common_deletion(self) -> int | None:
@@ -377,14 +379,14 @@ def segment_folders(folder: Path, space_id: int, modality: str) -> Iterator[Path
     yield from sorted(found, key=revision, reverse=True)
 
 
-def _can_follow(snapshot: _Snapshot, stamp: Stamp) -> bool:
+def _can_follow(snapshot: _Snapshot, stamp: CatalogState) -> bool:
     """Whether the catalog still lists every change between a snapshot and a stamp."""
     known = snapshot.stamp
     same = (known.catalog_id, known.epoch) == (stamp.catalog_id, stamp.epoch)
     return same and snapshot.last_deletion >= stamp.forgotten
 
 
-def _augmented(vectors: Came) -> NDArray[np.float16]:
+def _augmented(vectors: NewVectors) -> NDArray[np.float16]:
     """Vectors with their hubs; unknown hubs are the mean of those in the same batch."""
     import numpy as np
 

@@ -68,7 +68,7 @@ class QueryBanks:
         if self._banks.get(space.id) is None:
             bank = shipped_bank(space.name, space.fingerprint)
             if bank is None and not space.is_given:  # without an encoder none can be made
-                stored = self._catalog.bank(space)
+                stored = self._catalog.query_banks.get(space)
                 bank = None if stored is None else unpack_bank(stored, space.fingerprint)
             self._banks[space.id] = bank
         return self._banks[space.id]
@@ -103,7 +103,7 @@ class QueryBanks:
 
     def sample_queries(self, space: Space, modality: Modality, number: int) -> Vectors:
         """Up to `number` unit vectors (n, dim) like queries of a modality: stored, or typical."""
-        stored = self._catalog.some_vectors(space, modality, number)
+        stored = self._catalog.vectors.sample(space, modality, number)
         bank = self.bank(space) if len(stored) < FEWEST_SAMPLES else None
         rows = bank.rows.get(modality) if bank else None
         return stored if rows is None else rows[:: max(1, len(rows) // number)][:number]
@@ -112,7 +112,7 @@ class QueryBanks:
 
     def update(self, encoder_of: Callable[[Space], Encoder]) -> None:
         """Make the banks that are missing and possible, and compute the hubs that are missing."""
-        for space in self._catalog.spaces():
+        for space in self._catalog.spaces.all():
             if not space.keeps:
                 continue
             if self.bank(space) is None and space.modalities >= {"image", "text"}:
@@ -131,12 +131,12 @@ class QueryBanks:
         """Store the hubs that vectors of a modality lack, if the space has a bank."""
         for query_modality, rows in self._queries_for(space, modality).items():
             while True:
-                row_ids, matrix = self._catalog.without_hub(
+                row_ids, matrix = self._catalog.hubs.missing(
                     space, modality, query_modality, ROWS_AT_ONCE
                 )
                 if not row_ids:
                     break
-                self._catalog.set_hubs(query_modality, row_ids, hubs(matrix, rows))
+                self._catalog.hubs.set(query_modality, row_ids, hubs(matrix, rows))
 
     def _queries_for(self, space: Space, modality: Modality) -> BankRows:
         """The typical queries, by modality, whose hubs count when a modality is searched."""
@@ -165,7 +165,7 @@ class QueryBanks:
         rows: BankRows = {"text": encoded[::2], "image": images[::2]}
         others: BankRows = {"text": encoded[1::2], "image": images[1::2]}
         packed = pack_bank(space.fingerprint, calibrated_bank(rows, others, shipped=False))
-        self._catalog.set_bank(space, VERSION, packed)
+        self._catalog.query_banks.set(space, VERSION, packed)
 
     def _sample_images(self, space: Space) -> Vectors:
         """Up to MOST_PICTURES image vectors of an index, whatever order they were added in.
@@ -176,7 +176,7 @@ class QueryBanks:
 
         kept = np.zeros((0, space.dim), np.float16)
         hashes = np.zeros(0, np.uint32)
-        for new in self._catalog.came(space, "image"):
+        for new in self._catalog.vectors.new(space, "image"):
             new_hashes = np.array([crc32(row.tobytes()) for row in new.rows], np.uint32)
             kept, hashes = np.concatenate([kept, new.rows]), np.concatenate([hashes, new_hashes])
             lowest = np.argsort(hashes, kind="stable")[:MOST_PICTURES]

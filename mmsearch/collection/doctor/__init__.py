@@ -89,6 +89,6 @@ def _inside(
     yield pages
     if pages.state == "wrong":
         return  # nothing that is read from it can be relied on
-    with opened(folder, sample, repair=repair) as patient:
+    with opened(folder, sample, repair=repair) as context:
         for check in (*TABLE_CHECKS, check_caches, *DISK_CHECKS):
-            yield from check(patient)
+            yield from check(context)

@@ -17,47 +17,50 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.collection.doctor.check_context import Patient
+    from mmsearch.collection.doctor.check_context import CheckContext
     from mmsearch.storage.sqlite import Space
 
 CACHES, STALE = "caches", "stale caches"
 REPAIR = "mmsearch doctor --repair deletes them; a search makes them anew"
 
 
-def check_caches(patient: Patient) -> Iterator[Finding]:
+def check_caches(context: CheckContext) -> Iterator[Finding]:
     """Whether each cache holds what the catalog does; those of another catalog are of no use."""
-    if patient.setting("catalog_id") is None or patient.setting("revision") is None:
+    if (
+        context.catalog.settings.get("catalog_id") is None
+        or context.catalog.settings.get("revision") is None
+    ):
         return  # there is nothing to tell them by
     wrong: dict[Path, str] = {}
     stale: list[Path] = []
     good = 0
-    for path in sorted((patient.folder / "cache").glob("*")):
+    for path in sorted((context.folder / "cache").glob("*")):
         if path.suffix == ".part":
             continue  # what is left behind is told elsewhere
-        if not _is_current(patient, path):
+        if not _is_current(context, path):
             stale.append(path)
-        elif fault := _fault(patient, path):
+        elif fault := _fault(context, path):
             wrong[path] = fault
         else:
             good += 1
     if wrong:
         what = f"{len(wrong)} damaged, or other than the catalog"
         examples = [f"{path.name}: {fault}" for path, fault in list(wrong.items())[:SHOWN]]
-        yield _found(patient, CACHES, list(wrong), what, examples)
+        yield _found(context, CACHES, list(wrong), what, examples)
     else:
         yield ok(CACHES, good, f"{good}, as the catalog has it")
     if stale:
         what = f"{len(stale)} belong to nothing that is there"
-        yield _found(patient, STALE, stale, what, [path.name for path in stale[:SHOWN]])
+        yield _found(context, STALE, stale, what, [path.name for path in stale[:SHOWN]])
 
 
 # ---------------------------------------------------------------------- parts of the above
 
 
 def _found(
-    patient: Patient, check: str, paths: Sequence[Path], what: str, examples: Sequence[str]
+    context: CheckContext, check: str, paths: Sequence[Path], what: str, examples: Sequence[str]
 ) -> Finding:
-    if not patient.repair:
+    if not context.repair:
         state: State = "wrong" if check == CACHES else "note"
         return Finding(check, state, len(paths), what, REPAIR, examples)
     for path in paths:
@@ -70,64 +73,66 @@ def _found(
     return Finding(check, "repaired", len(paths), what, examples=examples)
 
 
-def _is_current(patient: Patient, path: Path) -> bool:
+def _is_current(context: CheckContext, path: Path) -> bool:
     """Whether it is named after this catalog and, if it holds vectors, a space in it."""
-    catalog_id = patient.changes().catalog_id
+    catalog_id = context.catalog.state().catalog_id
     if path.suffix == ENDING:
         return path.name.startswith(f"columns-{catalog_id}-")
-    return path.is_dir() and _space_of(patient, path) is not None and f"-{catalog_id}-" in path.name
+    return path.is_dir() and _space_of(context, path) is not None and f"-{catalog_id}-" in path.name
 
 
-def _space_of(patient: Patient, path: Path) -> Space | None:
+def _space_of(context: CheckContext, path: Path) -> Space | None:
     number = path.name.split("-")[1:2]
-    return next((space for space in patient.spaces() if [str(space.id)] == number), None)
+    return next(
+        (space for space in context.catalog.spaces.all() if [str(space.id)] == number), None
+    )
 
 
-def _fault(patient: Patient, path: Path) -> str | None:
+def _fault(context: CheckContext, path: Path) -> str | None:
     """What is wrong with a cache, if anything is."""
     if path.suffix == ENDING:
         return None if read_column(path) is not None else "it is not whole"
-    space = _space_of(patient, path)
+    space = _space_of(context, path)
     try:
         base = Segment.open(path)
     except SegmentDamaged as error:
         return str(error).removeprefix(f"{path}: ")
     if space is None:
         return "it is of no model"
-    return _disagreement(patient, base, space, path.name.split("-")[0])
+    return _disagreement(context, base, space, path.name.split("-")[0])
 
 
-def _disagreement(patient: Patient, base: Segment, space: Space, facet: str) -> str | None:
+def _disagreement(context: CheckContext, base: Segment, space: Space, facet: str) -> str | None:
     """What a base says that the catalog does not: rows that it should know are gone, say."""
     import numpy as np
 
     upto, told = int(base.about.get("upto", 0)), int(base.about.get("gone", 0))
-    stamp = patient.changes()
+    stamp = context.catalog.state()
     if base.about.get("epoch") != stamp.epoch or told < stamp.forgotten:
         return None  # out of date: a search passes it over and makes another
-    gone, _ = patient.went(space, facet, told)
-    there = np.fromiter((row[0] for row in patient.ask(_THERE, space.id, facet, upto)), np.int64)
+    gone, _ = context.catalog.vectors.deleted(space, facet, told)
+    there = np.fromiter((row[0] for row in context.rows(_THERE, space.id, facet, upto)), np.int64)
     held = np.setdiff1d(np.asarray(base.vector_ids), gone)
     if unknown := len(np.setdiff1d(held, there)):
         return f"{unknown} of its rows are of vectors that are gone, and nothing says so"
     if lacking := len(np.setdiff1d(there, held)):
         return f"{lacking} vectors are not in it"
-    return _difference(patient, base, held)
+    return _difference(context, base, held)
 
 
 _THERE = "SELECT id FROM vectors WHERE space_id = ? AND facet = ? AND id <= ? ORDER BY id"
 
 
-def _difference(patient: Patient, base: Segment, held: NDArray[np.int64]) -> str | None:
+def _difference(context: CheckContext, base: Segment, held: NDArray[np.int64]) -> str | None:
     """Whether some rows are other than the catalog's, bit for bit."""
     import numpy as np
 
     chosen = random.Random(0)  # noqa: S311 - the same each time
     at = np.searchsorted(base.vector_ids, held)
-    some = chosen.sample(range(len(at)), min(len(at), patient.sample))
+    some = chosen.sample(range(len(at)), min(len(at), context.sample))
     other = 0
     for row in at[sorted(some)]:
-        stored = patient.ask(_VECTOR, int(base.vector_ids[row]))
+        stored = context.rows(_VECTOR, int(base.vector_ids[row]))
         item, vector = stored[0]
         same = np.asarray(base.rows[row])[: len(vector) // 2].astype("<f2").tobytes() == vector
         other += not same or int(base.ids[row]) != item

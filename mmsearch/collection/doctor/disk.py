@@ -13,7 +13,7 @@ from mmsearch.indexing.decode import is_content, read_file
 from mmsearch.media.walk import is_away
 
 if TYPE_CHECKING:
-    from mmsearch.collection.doctor.check_context import Patient
+    from mmsearch.collection.doctor.check_context import CheckContext
 
 MOST_READ = 2 * 2**30
 """Bytes of files that are read again, at most."""
@@ -21,9 +21,9 @@ MOST_READ = 2 * 2**30
 FOLDERS, FILES, CONTENT, FAILED = "folders", "files", "content", "failed files"
 
 
-def check_folders(patient: Patient) -> Iterator[Finding]:
+def check_folders(context: CheckContext) -> Iterator[Finding]:
     """Whether the folders that were indexed are there."""
-    rows = patient.ask("SELECT path, device FROM sources WHERE path <> ''")
+    rows = context.rows("SELECT path, device FROM sources WHERE path <> ''")
     away = [root for root, device in rows if is_away(root, device)]
     if away:
         what = f"{len(away)} are not there; what was found in them is kept"
@@ -33,10 +33,10 @@ def check_folders(patient: Patient) -> Iterator[Finding]:
         yield ok(FOLDERS, len(rows), f"{len(rows)}, all there")
 
 
-def check_files(patient: Patient) -> Iterator[Finding]:
+def check_files(context: CheckContext) -> Iterator[Finding]:
     """Whether files are as they were when they were read, and hold what they held."""
     gone, changed, same = [], [], []
-    for path, size, mtime_ns, hash_ in _sampled(patient):
+    for path, size, mtime_ns, hash_ in _sampled(context):
         try:
             status = os.stat(path)
         except OSError:
@@ -56,9 +56,9 @@ def check_files(patient: Patient) -> Iterator[Finding]:
     yield _content(same)
 
 
-def check_failures(patient: Patient) -> Iterator[Finding]:
+def check_failures(context: CheckContext) -> Iterator[Finding]:
     """How many files could not be used."""
-    number = patient.number("SELECT count(*) FROM failures")
+    number = context.number("SELECT count(*) FROM failures")
     if number:
         yield Finding(FAILED, "note", number, f"{number} could not be used", "mmsearch errors")
     else:
@@ -77,13 +77,13 @@ _ITEM = """
 """
 
 
-def _sampled(patient: Patient) -> Iterator[tuple[str, int, int, bytes]]:
+def _sampled(context: CheckContext) -> Iterator[tuple[str, int, int, bytes]]:
     """Path, size, time and hash of some items whose folder is there; vectors alone have none."""
-    ids = [row[0] for row in patient.ask("SELECT id FROM items")]
+    ids = [row[0] for row in context.rows("SELECT id FROM items")]
     chosen = random.Random()  # noqa: S311 - others each time: all are met in the end
     away: dict[str, bool] = {}
-    for id_ in sorted(chosen.sample(ids, min(len(ids), patient.sample))):
-        for root, device, folder, name, size, mtime_ns, hash_ in patient.ask(_ITEM, id_):
+    for id_ in sorted(chosen.sample(ids, min(len(ids), context.sample))):
+        for root, device, folder, name, size, mtime_ns, hash_ in context.rows(_ITEM, id_):
             if root not in away:
                 away[root] = is_away(root, device)
             if not away[root]:

@@ -14,7 +14,7 @@ from mmsearch.indexing.update import HOLES
 from mmsearch.spaces.targets import KINDS_WITH
 
 if TYPE_CHECKING:
-    from mmsearch.collection.doctor.check_context import Patient
+    from mmsearch.collection.doctor.check_context import CheckContext
     from mmsearch.storage.sqlite import Space
 
 REFERENCES, IDENTITY = "references", "identity"
@@ -27,106 +27,110 @@ LENGTH_IS = 0.01
 """How far the length of a vector may be from 1: rounding to float16 moves it by less."""
 
 
-def check_references(patient: Patient) -> Iterator[Finding]:
+def check_references(context: CheckContext) -> Iterator[Finding]:
     """Whether every row belongs to one that is there."""
-    orphans = patient.ask("PRAGMA foreign_key_check")
+    orphans = context.rows("PRAGMA foreign_key_check")
     tables = Counter(str(row[0]) for row in orphans)
     examples = [f"{number} of {table}" for table, number in tables.most_common(SHOWN)]
     what = f"{len(orphans)} rows belong to nothing"
     if not orphans:
         yield ok(REFERENCES, 1, "every row belongs to one that is there")
         return
-    if not patient.repair:
+    if not context.repair:
         yield Finding(REFERENCES, "wrong", len(orphans), what, REPAIR, examples)
         return
     while orphans:  # what belonged to those that go is next
         for table in {str(row[0]) for row in orphans}:
-            patient.delete_rows(table, sorted({row[1] for row in orphans if row[0] == table}))
-        orphans = patient.ask("PRAGMA foreign_key_check")
+            context.delete_rows(table, sorted({row[1] for row in orphans if row[0] == table}))
+        orphans = context.rows("PRAGMA foreign_key_check")
     number = tables.total()
     yield Finding(REFERENCES, "repaired", number, f"{what}; deleted", examples=examples)
 
 
-def check_identity(patient: Patient) -> Iterator[Finding]:
+def check_identity(context: CheckContext) -> Iterator[Finding]:
     """Whether the catalog has its id and revision."""
-    known = {key for (key,) in patient.ask("SELECT key FROM state")}
+    known = {key for (key,) in context.rows("SELECT key FROM state")}
     lacking = sorted({"catalog_id", "revision"} - known)
     what = f"the catalog lacks its {' and '.join(lacking)}"
     if not lacking:
         yield ok(IDENTITY, 2, "the catalog has its id and revision")
-    elif not patient.repair:
+    elif not context.repair:
         yield Finding(IDENTITY, "wrong", len(lacking), what, REPAIR)
     else:
         if "revision" in lacking:
-            patient.set_setting("revision", "0")
-        patient.set_setting("catalog_id", uuid.uuid4().hex[:12])  # no cache is of this state
+            context.catalog.settings.set("revision", "0")
+        context.catalog.settings.set(
+            "catalog_id", uuid.uuid4().hex[:12]
+        )  # no cache is of this state
         yield Finding(IDENTITY, "repaired", len(lacking), f"{what}; they were made anew")
 
 
-def check_vectors(patient: Patient) -> Iterator[Finding]:
+def check_vectors(context: CheckContext) -> Iterator[Finding]:
     """Whether vectors are what their space says, of unit length, and one for each place."""
-    bad = patient.ask(
+    bad = context.rows(
         "SELECT v.id, v.space_id, v.facet, v.item_id FROM vectors v JOIN spaces s "
         "ON s.id = v.space_id WHERE length(v.vector) <> 2 * s.dim"
     )
-    twice = patient.ask(
+    twice = context.rows(
         "SELECT max(id), space_id, facet, item_id FROM vectors "
         "GROUP BY space_id, facet, item_id, position HAVING count(*) > 1"
     )
-    looked, crooked = _sampled(patient)
+    looked, crooked = _sampled(context)
     kinds = {"are of the wrong size": bad, "stand twice": twice, "are not of unit length": crooked}
     wrong = [row for rows in kinds.values() for row in rows]
     if not wrong:
-        number = patient.number("SELECT count(*) FROM vectors")
+        number = context.number("SELECT count(*) FROM vectors")
         yield ok(VECTORS, number, f"{number:,}, each of the right size; {looked} looked at closely")
         return
     what = ", ".join(f"{len(rows)} {how}" for how, rows in kinds.items() if rows)
-    names = _names(patient, [row[3] for row in wrong])
-    if not patient.repair:
+    names = _names(context, [row[3] for row in wrong])
+    if not context.repair:
         yield Finding(VECTORS, "wrong", len(wrong), what, REPAIR, names)
         return
     places = {tuple(row[1:]) for row in wrong}
-    patient.delete_rows("vectors", _rows_at(patient, places))
-    patient.mark_holes()
+    context.delete_rows("vectors", _rows_at(context, places))
+    context.mark_incomplete()
     yield Finding(VECTORS, "repaired", len(wrong), f"{what}; deleted", FILL, names)
 
 
-def check_texts(patient: Patient) -> Iterator[Finding]:
+def check_texts(context: CheckContext) -> Iterator[Finding]:
     """Whether each text has its vector in every space that answers for texts."""
     places = []
-    for space in patient.spaces():
+    for space in context.catalog.spaces.all():
         if "text" in space.keeps and not space.is_given:
-            places += [(space.id, "text", item) for item in _unevenly_told(patient, space)]
+            places += [(space.id, "text", item) for item in _unevenly_told(context, space)]
     if not places:
-        number = patient.number("SELECT count(*) FROM texts")
+        number = context.number("SELECT count(*) FROM texts")
         yield ok(TEXTS, number, f"{number:,}; where some of an item have vectors, all have")
         return
-    names = _names(patient, [place[2] for place in places])
+    names = _names(context, [place[2] for place in places])
     what = f"{len(places)} items have more or fewer vectors than texts"
-    if not patient.repair:
+    if not context.repair:
         yield Finding(TEXTS, "wrong", len(places), what, REPAIR, names)
         return
-    patient.delete_rows("vectors", _rows_at(patient, set(places)))
-    patient.mark_holes()
+    context.delete_rows("vectors", _rows_at(context, set(places)))
+    context.mark_incomplete()
     yield Finding(TEXTS, "repaired", len(places), f"{what}; those were deleted", FILL, names)
 
 
-def check_lacking(patient: Patient) -> Iterator[Finding]:
+def check_lacking(context: CheckContext) -> Iterator[Finding]:
     """Which items lack a vector that they should have, and why."""
-    marked = bool(patient.setting(HOLES))
+    marked = bool(context.catalog.settings.get(HOLES))
     reasons: Counter[str] = Counter()
     unexplained: set[int] = set()
-    failed = {(row[0], row[1], row[2]) for row in patient.ask(_FAILED)}
-    for space in patient.spaces():
+    failed = {(row[0], row[1], row[2]) for row in context.rows(_FAILED)}
+    for space in context.catalog.spaces.all():
         for facet in sorted(space.needs if not space.is_given else ()):
-            for item_id, path, _ in patient.without(space, facet, KINDS_WITH[facet]):
-                why = _reason(patient, space, facet, item_id, path, failed)
+            for item_id, path, _ in context.catalog.vectors.missing(
+                space, facet, KINDS_WITH[facet]
+            ):
+                why = _reason(context, space, facet, item_id, path, failed)
                 if why is None and not marked:
                     unexplained.add(item_id)
                 reasons[why or "to be read again by `mmsearch index`"] += 1
     said = [f"{number} {why}" for why, number in reasons.most_common()]
     if not reasons:
-        yield ok(LACKING, len(patient), "no item lacks a vector")
+        yield ok(LACKING, len(context.catalog), "no item lacks a vector")
     elif not unexplained:
         yield Finding(
             LACKING,
@@ -136,44 +140,46 @@ def check_lacking(patient: Patient) -> Iterator[Finding]:
             "mmsearch index",
             said,
         )
-    elif patient.repair:
-        patient.mark_holes()
+    elif context.repair:
+        context.mark_incomplete()
         what = f"{len(unexplained)} items lack vectors; they are marked"
         yield Finding(LACKING, "repaired", len(unexplained), what, FILL, said)
     else:
-        names = _names(patient, sorted(unexplained))
+        names = _names(context, sorted(unexplained))
         what = f"{len(unexplained)} items lack vectors, and nothing says why"
         yield Finding(LACKING, "wrong", len(unexplained), what, REPAIR, names)
 
 
-def check_words(patient: Patient) -> Iterator[Finding]:
+def check_words(context: CheckContext) -> Iterator[Finding]:
     """Whether a search by words knows each item, and no other."""
-    lost, unknown = len(patient.ask(_WORDED_IN_VAIN)), len(patient.ask(_UNWORDED))
-    due = patient.words_due()
-    if patient.repair and (lost or unknown or due):
-        patient.change(_FORGET_WORDS, _FILE_WORDS)
-        patient.refresh_words()
+    lost, unknown = len(context.rows(_WORDED_IN_VAIN)), len(context.rows(_UNWORDED))
+    due = context.catalog.words.due()
+    if context.repair and (lost or unknown or due):
+        context.change(_FORGET_WORDS, _FILE_WORDS)
+        context.catalog.words.refresh()
     what = f"{unknown} items cannot be found by their words, {lost} that are gone can"
-    if lost + unknown and patient.repair:
+    if lost + unknown and context.repair:
         yield Finding(WORDS, "repaired", lost + unknown, f"{what}; their words were filed anew")
     elif lost + unknown:
         yield Finding(WORDS, "wrong", lost + unknown, what, REPAIR)
-    elif due and not patient.repair:
+    elif due and not context.repair:
         yield Finding(WORDS, "note", due, f"{due} items have words still to be filed", "any search")
     else:
-        yield ok(WORDS, len(patient), f"of {len(patient):,} items, all can be looked up")
+        yield ok(
+            WORDS, len(context.catalog), f"of {len(context.catalog):,} items, all can be looked up"
+        )
 
 
-def check_filters(patient: Patient) -> Iterator[Finding]:
+def check_filters(context: CheckContext) -> Iterator[Finding]:
     """Whether filters have their indexes: a killed import leaves these out for `index` to make."""
-    missing = patient.missing_indexes()
+    missing = context.catalog.loader.missing_indexes()
     what = f"{len(missing)} indexes are still to be made; filters take longer without"
     if not missing:
         yield ok(FILTERS, 1, "their indexes are there")
-    elif not patient.repair:
+    elif not context.repair:
         yield Finding(FILTERS, "note", len(missing), what, "mmsearch index", missing)
     else:
-        patient.restore_indexes()
+        context.catalog.loader.restore_indexes()
         what = f"{len(missing)} indexes that were missing were made"
         yield Finding(FILTERS, "repaired", len(missing), what, examples=missing)
 
@@ -202,15 +208,15 @@ _FILE_WORDS = f"INSERT OR IGNORE INTO unworded {_UNWORDED}"
 _FAILED = "SELECT source_id, folder, name FROM failures"
 
 
-def _sampled(patient: Patient) -> tuple[int, list[tuple[int, int, str, int]]]:
+def _sampled(context: CheckContext) -> tuple[int, list[tuple[int, int, str, int]]]:
     """How many vectors were read, and those that have no direction or another length than 1."""
     import numpy as np
 
-    there = [id_ for (id_,) in patient.ask("SELECT id FROM vectors")]
+    there = [id_ for (id_,) in context.rows("SELECT id FROM vectors")]
     some = random.Random(0)  # noqa: S311 - the same each time, so that a repair can be looked at
     looked, crooked = 0, []
-    for id_ in sorted(some.sample(there, min(patient.sample, len(there)))):
-        for *where, vector in patient.ask(_VECTOR, id_):
+    for id_ in sorted(some.sample(there, min(context.sample, len(there)))):
+        for *where, vector in context.rows(_VECTOR, id_):
             looked += 1
             row = np.frombuffer(vector, "<f2").astype(np.float32)
             with np.errstate(invalid="ignore"):  # what is damaged may hold anything
@@ -226,14 +232,14 @@ _VECTOR = (
 )
 
 
-def _rows_at(patient: Patient, places: set[tuple[int, str, int]]) -> list[int]:
+def _rows_at(context: CheckContext, places: set[tuple[int, str, int]]) -> list[int]:
     """All vectors of some items in a space: a facet has all of its vectors or is made anew."""
     chosen = "SELECT id FROM vectors WHERE space_id = ? AND facet = ? AND item_id = ?"
-    return [row[0] for place in places for row in patient.ask(chosen, *place)]
+    return [row[0] for place in places for row in context.rows(chosen, *place)]
 
 
-def _unevenly_told(patient: Patient, space: Space) -> list[int]:
-    rows = patient.ask(
+def _unevenly_told(context: CheckContext, space: Space) -> list[int]:
+    rows = context.rows(
         "SELECT item_id FROM (SELECT item_id, count(*) AS has FROM vectors "
         "WHERE space_id = ? AND facet = 'text' GROUP BY item_id) AS v "
         "WHERE has <> (SELECT count(*) FROM texts t WHERE t.item_id = v.item_id)",
@@ -243,7 +249,7 @@ def _unevenly_told(patient: Patient, space: Space) -> list[int]:
 
 
 def _reason(
-    patient: Patient,
+    context: CheckContext,
     space: Space,
     facet: str,
     item_id: int,
@@ -253,7 +259,7 @@ def _reason(
     """Why an item lacks a vector, if anything explains it."""
     if facet in space.fills:
         return f"of {space.name!r}, which is being filled"
-    ((source_id, folder, name),) = patient.ask(
+    ((source_id, folder, name),) = context.rows(
         "SELECT source_id, folder, name FROM items WHERE id = ?", item_id
     )
     if (source_id, folder, name) in failed:
@@ -263,6 +269,6 @@ def _reason(
     return None
 
 
-def _names(patient: Patient, ids: list[int]) -> list[str]:
+def _names(context: CheckContext, ids: list[int]) -> list[str]:
     some = list(dict.fromkeys(ids))[:SHOWN]
-    return [item.path for item in patient.items(some).values()]
+    return [item.path for item in context.catalog.items.get(some).values()]

@@ -33,7 +33,7 @@ from mmsearch.indexing.bulk.meaning import (
 from mmsearch.indexing.bulk.stream import Chunk, paths_in
 from mmsearch.media.kinds import kind_of
 from mmsearch.storage.sqlite.batch import Batch, Lists
-from mmsearch.storage.sqlite.bulk import split_path
+from mmsearch.storage.sqlite.items import split_path
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:

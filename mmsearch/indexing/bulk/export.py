@@ -14,7 +14,7 @@ from mmsearch.errors import InvalidOption, MissingExtra, StorageFailed
 from mmsearch.filters import parse_where
 from mmsearch.indexing.bulk.meaning import META, PATH_BYTES, PLACE, TAGS, TEXTS, clean
 from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.storage.sqlite.listing import Whole
+from mmsearch.storage.sqlite.items import Whole
 
 if TYPE_CHECKING:
     from mmsearch.types import Progress
@@ -58,9 +58,9 @@ class Export:
         if name is None:
             self._space = spaces[0] if spaces else None
             return
-        self._space = next((s for s in catalog.spaces() if s.name == name), None)
+        self._space = next((s for s in catalog.spaces.all() if s.name == name), None)
         if self._space is None:
-            known = ", ".join(sorted({space.name for space in catalog.spaces()})) or "none"
+            known = ", ".join(sorted({space.name for space in catalog.spaces.all()})) or "none"
             raise InvalidOption(f"the index has no vectors of {name!r}; it has: {known}")
 
     def write(
@@ -80,16 +80,16 @@ class Export:
         wanted = parse_where(where)
         space = self._space if vectors else None
         with self._catalog.snapshot(), _writing(dest), ExitStack() as opened:
-            ids = self._catalog.passing(wanted) if wanted else None
+            ids = self._catalog.filters.matching(wanted) if wanted else None
             total = len(self._catalog) if ids is None else len(ids)
-            rows = self._catalog.count_vectors_of(space, ids) if space is not None else 0
+            rows = self._catalog.vectors.count_of(space, ids) if space is not None else 0
             made: Any = ParquetFile if chosen == "parquet" else NpyFiles
             writer: Any = made(Path(dest), space, rows)
             if not overwrite:
                 writer.check_free()
             file: _Writer = opened.enter_context(writer)
             done = 0
-            for page in self._catalog.whole(space, ids):
+            for page in self._catalog.items.complete(space, ids):
                 file.add(page)
                 done += len(page)
                 if progress is not None:

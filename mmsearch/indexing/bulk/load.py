@@ -16,7 +16,7 @@ from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.storage.sqlite.batch import Batch
-from mmsearch.storage.sqlite.bulk import GIVEN
+from mmsearch.storage.sqlite.spaces import GIVEN
 from mmsearch.types import Modality, Progress, Report
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Spaces:
         if known is not None:
             _check_dim(name, known.dim, dim)
         self._check_free(name, wanted)
-        return self._catalog.given_space(name, dim, wanted)
+        return self._catalog.spaces.add_imported(name, dim, wanted)
 
     def _encoders(self, encoder: Encoder, facets: list[Modality], dim: int) -> Space:
         _check_dim(encoder.name, encoder.dim, dim)
@@ -73,13 +73,13 @@ class Spaces:
             if facet not in encoder.modalities:
                 makes = ", ".join(sorted(encoder.modalities))
                 raise InvalidOption(f"{encoder.name!r} makes no vectors of {facet}; of: {makes}")
-        self._catalog.adopt(encoder)
+        self._catalog.spaces.adopt(encoder)
         self._encoder_pool.want([encoder])
-        return self._catalog.add_space(encoder)
+        return self._catalog.spaces.add(encoder)
 
     def _known(self, facets: list[Modality]) -> Space | None:
         """The space there is already."""
-        spaces = self._catalog.spaces()
+        spaces = self._catalog.spaces.all()
         mine = [space for space in spaces if space.name == (self._name or UNNAMED)]
         if mine or self._name is not None:
             return mine[0] if mine else None
@@ -92,7 +92,7 @@ class Spaces:
         return None
 
     def _check_free(self, name: str, facets: list[Modality]) -> None:
-        for space in self._catalog.spaces():
+        for space in self._catalog.spaces.all():
             taken = sorted((set(facets) - {"text"}) & space.keeps)
             if taken and space.name != name:
                 raise InvalidOption(
@@ -149,7 +149,7 @@ class Load:
             return
         self._admit(facets_of(first, self._facet), first)  # hubs are told from the first row on
         done = 0
-        with self._catalog.loading(total) as put:
+        with self._catalog.loader.loading(total) as put:
             for rows, batch in _ahead(self._batches(chain([first], waiting))):
                 self._admit(batch.vectors.keys(), rows)
                 added, updated = put(batch, self.space)
@@ -189,11 +189,11 @@ class Load:
         space = self.space
         if space is None or not space.fills:
             return True
-        now = next((one for one in self._catalog.spaces() if one.id == space.id), space)
+        now = next((one for one in self._catalog.spaces.all() if one.id == space.id), space)
         for facet in sorted(now.fills):
-            if self._catalog.lacks(now, facet, KINDS_WITH[facet]):
+            if self._catalog.vectors.any_missing(now, facet, KINDS_WITH[facet]):
                 return False
-        self._catalog.switch_to(now)
+        self._catalog.spaces.switch_to(now)
         return True
 
 

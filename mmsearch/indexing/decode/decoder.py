@@ -13,7 +13,7 @@ from mmsearch.indexing.decode.reading import CHANGED, ChangedMeanwhile, may_pass
 from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, FileStat, is_away
 from mmsearch.spaces.targets import Lane
-from mmsearch.storage.sqlite import Catalog, Known
+from mmsearch.storage.sqlite import Catalog, KnownFile
 from mmsearch.types import Item, TextPart
 
 
@@ -26,7 +26,7 @@ class Job:
     folder: str
     name: str
     file: FileStat
-    known: Known | None = None
+    known: KnownFile | None = None
     captions: Sequence[str] | None = None  # from a captions file; None: it does not name this one
 
 
@@ -99,7 +99,7 @@ class Decoder:
             if before is not None and stat_of(path) != before:
                 raise ChangedMeanwhile(CHANGED)
             own = done.contents.texts
-        elif not self._options.readings_of(kind) <= self._catalog.readings(done.like):
+        elif not self._options.readings_of(kind) <= self._catalog.files.readings(done.like):
             own = self._reader.words(kind, content, path)
             readings = " ".join(sorted(self._options.readings_of(kind)))
             done.contents = Contents(details={"readings": readings})
@@ -107,7 +107,9 @@ class Decoder:
 
     def _find_twin(self, done: Decoded, path: str) -> None:
         """A stored file of the same content, one that is gone from the disk before any other."""
-        for item_id, root, device, place in self._catalog.twins(done.hash, done.job.file.kind):
+        for item_id, root, device, place in self._catalog.files.duplicates_of(
+            done.hash, done.job.file.kind
+        ):
             orphan = not os.path.lexists(place) or _is_other_spelling(place, path)
             if done.like is None or orphan:
                 done.like, done.orphan = item_id, orphan
@@ -139,7 +141,7 @@ class Decoder:
         return None if same and like and parts == list(like.texts) else parts
 
     def _item(self, item_id: int | None) -> Item | None:
-        return None if item_id is None else self._catalog.items([item_id]).get(item_id)
+        return None if item_id is None else self._catalog.items.get([item_id]).get(item_id)
 
 
 _CAPTIONS = {"sidecar", "caption"}

@@ -24,8 +24,8 @@ from mmsearch.media.walk import (
     is_passed_over,
     walk,
 )
-from mmsearch.storage.sqlite import Catalog, Known
-from mmsearch.storage.sqlite.places import KnownRow
+from mmsearch.storage.sqlite import Catalog, KnownFile
+from mmsearch.storage.sqlite.files import KnownRow
 from mmsearch.storage.sqlite.records import Stat
 from mmsearch.types import Failure, Kind, Report
 
@@ -95,7 +95,7 @@ class Scan:
     def jobs(self) -> Iterator[Job]:
         """Files that are new or may have changed, folder by folder."""
         for scope in self._scopes:
-            self._failed = self._catalog.folders_that_failed(scope.source_id)
+            self._failed = self._catalog.failures.folders(scope.source_id)
             if self._is_away(scope):
                 continue
             if scope.only is not None:
@@ -132,7 +132,7 @@ class Scan:
     def _some_files(self, scope: Scope, only: frozenset[str]) -> Iterator[Job]:
         """As if the folder held but these files; those that are named are meant, hidden or not."""
         if self._is_lost(scope):
-            known = self._catalog.known_rows(scope.source_id, scope.below)
+            known = self._catalog.files.known_rows(scope.source_id, scope.below)
             self._miss(scope, scope.below, {name: known[name] for name in only & known.keys()})
             return
         folder = next(
@@ -147,7 +147,7 @@ class Scan:
         )
         if folder is None:
             return
-        for name, stored in self._catalog.known(scope.source_id, scope.below).items():
+        for name, stored in self._catalog.files.known(scope.source_id, scope.below).items():
             gone = not os.path.lexists(os.path.join(scope.root, scope.below, name))
             if name in only and (gone or kind_of(name) in self._options.refused):
                 self.missing.append(stored.id)
@@ -171,7 +171,7 @@ class Scan:
 
     def _changed(self, scope: Scope, folder: Folder) -> Iterator[Job]:
         """Jobs for what is new or different in one folder; the rest is counted."""
-        known = self._catalog.known_rows(scope.source_id, folder.path)
+        known = self._catalog.files.known_rows(scope.source_id, folder.path)
         bad = self._bad_in(scope, folder.path)
         start = len(folder.path) + 1 if folder.path else 0
         for path, reason in folder.failures:
@@ -196,13 +196,13 @@ class Scan:
             self._count_unchanged(unchanged)
             unchanged = 0
             if self._needs_work(scope, file, row, bad, same=same):
-                stored = Known.of(row) if row is not None else None
+                stored = KnownFile.of(row) if row is not None else None
                 captions = books.get(name)
                 yield Job(scope.source_id, scope.root, folder.path, name, file, stored, captions)
         self._count_unchanged(unchanged)
         if folder.complete:
             self._miss(scope, folder.path, known)
-            self._catalog.forget_failures(scope.source_id, folder.path, bad)
+            self._catalog.failures.remove(scope.source_id, folder.path, bad)
 
     def _needs_work(
         self,
@@ -228,7 +228,7 @@ class Scan:
         if same:
             self._report.skipped += beside is not None and beside == file.sidecar
             if failed is not None:  # it is again what it was when it was stored
-                self._catalog.forget_failures(scope.source_id, folder, [name])
+                self._catalog.failures.remove(scope.source_id, folder, [name])
             self._count_unchanged(1)
         return not same
 
@@ -240,13 +240,13 @@ class Scan:
     def _is_read(self, row: KnownRow, kind: Kind) -> bool:
         """Whether all has been read from a stored file that is to be read from its kind now."""
         wanted = self._readings[kind]
-        return not wanted or wanted <= Known.of(row).readings
+        return not wanted or wanted <= KnownFile.of(row).readings
 
     def _bad_in(self, scope: Scope, folder: str) -> dict[str, Stat | None]:
         """The failures in a folder; which folders have any is asked once a scope."""
         if folder not in self._failed:
             return {}
-        return self._catalog.known_failures(scope.source_id, folder)
+        return self._catalog.failures.known(scope.source_id, folder)
 
     def _miss(self, scope: Scope, folder: str, known: dict[str, KnownRow]) -> None:
         """What was not met is gone, unless it is there and walks pass it over: it was named.
@@ -266,7 +266,7 @@ class Scan:
 
     def _is_away(self, scope: Scope) -> bool:
         """Whether a whole source is an empty mount point now: then nothing in it was deleted."""
-        device = self._catalog.device(scope.source_id)
+        device = self._catalog.sources.device(scope.source_id)
         if is_away(scope.root, device):
             warning = (
                 f"{scope.root} is empty and was on another disk before: is it mounted? What was "
@@ -277,7 +277,7 @@ class Scan:
                 self._report.warnings.append(warning)
             return True
         if not scope.below and (now := os.stat(scope.root).st_dev) != device:
-            self._catalog.note_device(scope.source_id, now)
+            self._catalog.sources.set_device(scope.source_id, now)
         return False
 
     def _captions_of(self, scope: Scope, folder: Folder) -> dict[str, list[str]]:
@@ -301,7 +301,7 @@ class Scan:
         if not books:
             return set()
         asked = {known[name][1]: captions for name, captions in books.items() if name in known}
-        stored = self._catalog.items(list(asked))
+        stored = self._catalog.items.get(list(asked))
         return {
             item_id
             for item_id, captions in asked.items()
@@ -311,11 +311,11 @@ class Scan:
 
     def _note_lost_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
         """Folders that are gone take their items along; those that could not be listed do not."""
-        for folder in self._catalog.folders(scope.source_id, scope.below) - seen:
+        for folder in self._catalog.files.folders(scope.source_id, scope.below) - seen:
             if not any(is_in(folder, kept) for kept in unlisted):
-                self._miss(scope, folder, self._catalog.known_rows(scope.source_id, folder))
-                bad = self._catalog.known_failures(scope.source_id, folder)
-                self._catalog.forget_failures(scope.source_id, folder, bad)
+                self._miss(scope, folder, self._catalog.files.known_rows(scope.source_id, folder))
+                bad = self._catalog.failures.known(scope.source_id, folder)
+                self._catalog.failures.remove(scope.source_id, folder, bad)
 
     def _keep_failure(self, scope: Scope, path: str, reason: str) -> None:
         """Note what could not even be listed."""
@@ -324,7 +324,7 @@ class Scan:
         self._report.failures.append(Failure(os.path.join(scope.root, path), reason, now))
         self._report.skipped += 1
         row = {"source_id": scope.source_id, "folder": folder, "name": name, "reason": reason}
-        self._catalog.fail([{**row, "size": None, "mtime_ns": None, "retry": 1}])
+        self._catalog.failures.add([{**row, "size": None, "mtime_ns": None, "retry": 1}])
 
 
 def _ends(name: str, endings: frozenset[str]) -> bool:

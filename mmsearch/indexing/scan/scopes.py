@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmsearch.errors import PathNotFound
-from mmsearch.storage.sqlite import Asked, Catalog
+from mmsearch.storage.sqlite import Catalog, IndexRoot
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +52,37 @@ def scopes_of(
     folders = {one: None for one in folders if not any(is_in(one, o) for o in folders if o != one)}
     files = {one: some for one, some in files.items() if not any(is_in(one, o) for o in folders)}
     how: dict[str, Any] = {"exclude": tuple(exclude), "include_hidden": include_hidden}
-    asked = [Asked(folder, folder=True, **how) for folder in folders]
+    asked = [IndexRoot(folder, folder=True, **how) for folder in folders]
     asked += [
-        Asked(os.path.join(folder, name), folder=False, **how)
+        IndexRoot(os.path.join(folder, name), folder=False, **how)
         for folder, names in files.items()
         for name in sorted(names)
     ]
     for folder in (*folders, *files):
-        catalog.add_source(folder, os.stat(folder).st_dev)
-    catalog.note_asked(asked)
+        catalog.sources.add(folder, os.stat(folder).st_dev)
+    catalog.index_roots.add(asked)
     return _scopes(catalog, asked)
 
 
 def known_scopes(catalog: Catalog) -> list[Scope]:
     """All that was ever asked for, as far as it is there, each as it was asked for."""
-    scopes = _scopes(catalog, catalog.asked())
+    scopes = _scopes(catalog, catalog.index_roots.all())
     return [scope for scope in scopes if os.path.isdir(scope.root)]
 
 
-def _scopes(catalog: Catalog, asked: Sequence[Asked]) -> list[Scope]:
+def _scopes(catalog: Catalog, asked: Sequence[IndexRoot]) -> list[Scope]:
     names: dict[tuple[str, tuple[str, ...], bool], set[str]] = {}
     scopes = []
     for one in asked:
         if one.folder:
-            source = catalog.source_of(one.path)  # asked when all are there: sources merge
+            source = catalog.sources.of(one.path)  # asked when all are there: sources merge
             if source is not None:
                 scopes.append(Scope(*source, None, one.exclude, one.include_hidden))
         else:
             folder, name = os.path.split(one.path)
             names.setdefault((folder, tuple(one.exclude), one.include_hidden), set()).add(name)
     for (folder, exclude, hidden), some in names.items():
-        source = catalog.source_of(folder)
+        source = catalog.sources.of(folder)
         if source is not None:
             scopes.append(Scope(*source, frozenset(some), exclude, hidden))
     return scopes
@@ -90,7 +90,7 @@ def _scopes(catalog: Catalog, asked: Sequence[Asked]) -> list[Scope]:
 
 def _place(catalog: Catalog, folder: str) -> str:
     """A folder as the index knows it: a link inside a source stands for itself."""
-    return folder if catalog.source_of(folder) else os.path.realpath(folder)
+    return folder if catalog.sources.of(folder) else os.path.realpath(folder)
 
 
 def is_in(folder: str, other: str) -> bool:

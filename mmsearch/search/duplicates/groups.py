@@ -104,13 +104,13 @@ class _Finder:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._standings = catalog.standings()
+        self._standings = catalog.items.standings()
         self._twins: dict[int, list[int]] = {}
         """By item to keep, the others of the same content."""
         self._near: dict[int, dict[int, float]] = {}
         """By item to keep, those like it with their cosines; twins are not among them."""
         hidden: set[int] = set()
-        for ids in catalog.same_content():
+        for ids in catalog.items.same_content():
             first, *others = sorted(ids, key=self._order)
             self._twins[first] = others
             hidden.update(others)
@@ -167,7 +167,7 @@ class _Finder:
         by_id = np.argsort(wanted)
         matrix = np.zeros((len(ids), space.dim), np.float16)
         there = np.zeros(len(ids), bool)
-        for owners, rows in self._catalog.pages(space, facet) if ids else ():
+        for owners, rows in self._catalog.vectors.pages(space, facet) if ids else ():
             own, starts = np.unique(owners, return_index=True)
             mean = np.add.reduceat(rows, starts, axis=0)
             mean /= np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9)
@@ -183,7 +183,7 @@ class _Finder:
         """What was found, with the items looked up; those that have just gone are left out."""
         members = self._members()
         wanted = {*members, *(one[0] for several in members.values() for one in several)}
-        items = self._catalog.items(sorted(wanted))
+        items = self._catalog.items.get(sorted(wanted))
         groups = []
         for first, several in members.items():
             copies = tuple(

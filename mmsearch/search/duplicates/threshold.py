@@ -64,14 +64,14 @@ def threshold_of(
     if (known := KNOWN.get((space.name, facet))) is not None:
         return known
     key = f"duplicates:{space.id}:{facet}"
-    kept = catalog.setting(key)
+    kept = catalog.settings.get(key)
     if kept is not None:
         return float(kept)
     found = None
     if facet == "image" and encoder_of is not None:
         found = measured(catalog, space, encoder_of(space))
         if found is not None:
-            catalog.set_setting(key, str(found))
+            catalog.settings.set(key, str(found))
     return UNMEASURED[facet] if found is None else found
 
 
@@ -85,7 +85,9 @@ def measured(catalog: Catalog, space: Space, encoder: Encoder) -> float | None:
     import numpy as np
 
     ids, sample = _sample(catalog, space)
-    pictures = [item for item in catalog.items(ids.tolist()).values() if item.modality == "image"]
+    pictures = [
+        item for item in catalog.items.get(ids.tolist()).values() if item.modality == "image"
+    ]
     step = max(1, len(pictures) // SAMPLE)
     found = copy_cosines(_readable(pictures[::step], encoder, SAMPLE), encoder)
     if len(found) < FEWEST:
@@ -144,9 +146,9 @@ def _sample(catalog: Catalog, space: Space) -> tuple[NDArray[np.int64], Vectors]
     """Item ids and vectors, one an item, of up to `AMONG` items from all over the index."""
     import numpy as np
 
-    step = max(1, -(-catalog.count_vectors(space, "image") // AMONG))
+    step = max(1, -(-catalog.vectors.count(space, "image") // AMONG))
     ids, rows = [np.zeros(0, np.int64)], [np.zeros((0, space.dim), np.float32)]
-    for some, matrix in catalog.pages(space, "image"):
+    for some, matrix in catalog.vectors.pages(space, "image"):
         first = np.r_[True, some[1:] != some[:-1]]
         ids.append(some[first][::step])
         rows.append(matrix[first][::step])
@@ -159,7 +161,7 @@ def _nearest_others(catalog: Catalog, ids: NDArray[np.int64], rows: Vectors) -> 
 
     asking = np.unique(np.linspace(0, len(ids) - 1, min(ASKING, len(ids))).astype(int))
     scores = rows[asking] @ rows.T
-    hashes = catalog.hashes(ids.tolist())
+    hashes = catalog.items.hashes(ids.tolist())
     numbers: dict[bytes, int] = {}
     content = np.array([numbers.setdefault(hashes.get(i, b""), len(numbers)) for i in ids.tolist()])
     scores[content[asking][:, None] == content[None, :]] = -1.0

@@ -84,7 +84,7 @@ def describe(  # noqa: PLR0913 - the file, what is known of it, and what is want
         UnreadableFile: the file is damaged.
         InvalidOption: a label is empty.
     """
-    item = None if own is None else catalog.items([own]).get(own)
+    item = None if own is None else catalog.items.get([own]).get(own)
     try:
         texts = _once(near(k * WIDER), k)
     except UnsupportedModality:
@@ -158,7 +158,7 @@ def _vectors(
     """What is stored of the file (n, dim), else what it is encoded as."""
     space, facet = place
     if seen.own is not None:
-        return catalog.vectors(space, facet, [seen.own])[1]
+        return catalog.vectors.of(space, facet, [seen.own])[1]
     if kind_of(seen.path) == facet:
         return encode_parts(encoder_of(space), [Part(facet, seen.path)])
     return None

@@ -86,7 +86,7 @@ def tag_items(
     if not places_of(present, facets):
         what = "pictures or sounds" if facet is None else f"vectors of {facet}"
         raise InvalidOption(f"the index has no {what} that words can be compared with")
-    revision = catalog.stamp()[1]
+    revision = catalog.state().revision
     counts, wanted = _tag(catalog, encoder_of, present, wanted, progress)
     kept = {one.label: one for one in remembered(catalog)} | {one.label: one for one in wanted}
     all_given = len(kept) == len(wanted) or _tagged_at(catalog) == revision
@@ -117,7 +117,7 @@ def tag_new(
     again, which costs a product of matrices and no decoding.
     """
     wanted = remembered(catalog)
-    revision = catalog.stamp()[1]
+    revision = catalog.state().revision
     if not wanted or _tagged_at(catalog) == revision:
         return {}
     counts, wanted = _tag(catalog, encoder_of, present, wanted, progress)
@@ -127,7 +127,7 @@ def tag_new(
 
 def remembered(catalog: Catalog) -> list[Wanted]:
     """The labels that were asked for, and not cleared since."""
-    kept = json.loads(catalog.setting(SETTING) or "{}")
+    kept = json.loads(catalog.settings.get(SETTING) or "{}")
     return [
         Wanted(one["label"], one["least"], tuple(one["facets"]), one["odds"])
         for one in kept.get("labels", ())
@@ -141,7 +141,7 @@ def forget_labels(catalog: Catalog, labels: str | Sequence[str] | None = None) -
         How many items had one, counted once for each of its labels.
     """
     names = None if labels is None else checked_labels(labels)
-    gone = catalog.clear_tags(names)
+    gone = catalog.tags.clear(names)
     kept = [] if names is None else [o for o in remembered(catalog) if o.label not in names]
     _remember(catalog, kept, _tagged_at(catalog))
     return gone
@@ -189,13 +189,13 @@ def _tag(
     scores: dict[str, dict[int, float]] = {one.label: {} for one in wanted}
     odds: dict[str, dict[str, float]] = {one.label: {} for one in wanted}
     places = places_of(present, FACETS)
-    total = sum(catalog.count_vectors(space, facet) for space, facet in places)
+    total = sum(catalog.vectors.count(space, facet) for space, facet in places)
     done = 0
     for space, facet in places:
         if mine := [one for one in wanted if facet in one.facets]:
             labeller = Labeller(encoder_of(space), facet, [one.label for one in mine])
             tally = _Tally(mine)
-            for ids, matrix in catalog.pages(space, facet):
+            for ids, matrix in catalog.vectors.pages(space, facet):
                 tally.add(ids, labeller.confidence(matrix))
                 done += len(ids)
                 if progress is not None:
@@ -205,7 +205,7 @@ def _tag(
                 given = scores[one.label]
                 for item_id, sure in found:
                     given[item_id] = max(given.get(item_id, 0.0), sure)
-    catalog.set_tags(scores)
+    catalog.tags.set(scores)
     counts = {label: len(given) for label, given in scores.items()}
     return counts, [replace(one, odds=odds[one.label]) for one in wanted]
 
@@ -250,10 +250,10 @@ class _Tally:
 
 def _remember(catalog: Catalog, wanted: Sequence[Wanted], revision: int | None) -> None:
     kept = {"labels": [asdict(one) for one in wanted], "revision": revision}
-    catalog.set_setting(SETTING, json.dumps(kept, ensure_ascii=False))
+    catalog.settings.set(SETTING, json.dumps(kept, ensure_ascii=False))
 
 
 def _tagged_at(catalog: Catalog) -> int | None:
     """The revision of the catalog that all labels were given at."""
-    found: int | None = json.loads(catalog.setting(SETTING) or "{}").get("revision")
+    found: int | None = json.loads(catalog.settings.get(SETTING) or "{}").get("revision")
     return found

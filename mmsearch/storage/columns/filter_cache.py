@@ -43,15 +43,15 @@ class Columns:
         Raises:
             InvalidFilter: it names a key that no item has, or is too long.
         """
-        with self._catalog.view() as view:
+        with self._catalog.filters.view() as view:
             known = self._answers.get((view.moment, filter_))
             if known is not None:
                 return known
             view.check(filter_)
             if not self._is_due(view):
                 return self._answer(view, filter_)
-        self._catalog.begin_era(view.era)
-        with self._catalog.view() as view:
+        self._catalog.filters.begin_generation(view.era)
+        with self._catalog.filters.view() as view:
             return self._answer(view, filter_)
 
     def _is_due(self, view: View) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmsearch.storage.sqlite.database import chunks
 from mmsearch.storage.sqlite.records import DETAILS
 from mmsearch.storage.sqlite.spaces import Space
-from mmsearch.storage.sqlite.store import chunks
 from mmsearch.types import Kind, Modality
 
 ITEM_COLUMNS = ("modality", "size", "mtime_ns", "sidecar_size", "sidecar_mtime_ns", *DETAILS)

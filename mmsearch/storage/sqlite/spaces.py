@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, and_, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.encoders import Encoder
+from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.records import next_revision
 from mmsearch.storage.sqlite.schema import items, spaces
-from mmsearch.storage.sqlite.store import Store, storage_errors
 from mmsearch.types import Modality
 
 ELSEWHERE = ""
@@ -21,8 +20,13 @@ ELSEWHERE = ""
 or an address."""
 
 Facets = frozenset[Modality]
+
 NONE: Facets = frozenset()
+
 TEXT: Facets = frozenset({"text"})
+
+GIVEN = "given"
+"""The fingerprint of a space whose vectors came without the weights that made them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +55,29 @@ class Space:
         return self.keeps | self.fills
 
 
-class SpaceTable(Store):
-    """Which encoders there are."""
+class Spaces:
+    """The encoders of an index and their spaces."""
 
-    def spaces(self) -> list[Space]:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> list[Space]:
         """All spaces: first those that answer for pictures, then for sounds, then the others."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return _spaces(connection)
 
-    def add_space(self, encoder: Encoder) -> Space:
+    def add(self, encoder: Encoder) -> Space:
         """The space of an encoder, made if it is new; then it answers for nothing yet."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             return _add(connection, encoder)
 
-    def answer_by(self, encoders: Sequence[Encoder]) -> None:
+    def serve_with(self, encoders: Sequence[Encoder]) -> None:
         """Have encoders answer for the media they can encode, of two that can the later one.
 
         At once if the index is empty, else once their spaces are filled. All or none: a space
         that nobody had answer for anything would be given nothing by later runs.
         """
-        with self._write() as connection:
+        with self._database.write() as connection:
             media: dict[Modality, int] = {}
             for encoder in encoders:
                 space = _add(connection, encoder)
@@ -80,40 +87,59 @@ class SpaceTable(Store):
 
     def switch_to(self, space: Space) -> None:
         """Let a space that has been filled answer; what answered before is left as it is."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             now = next((one for one in _spaces(connection) if one.id == space.id), None)
             if now is not None and now.fills == space.fills:
                 _switch(connection, now)
 
-    def give_up(self, space: Space) -> None:
+    def cancel_backfill(self, space: Space) -> None:
         """Fill a space no further."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             _put(connection, space, space.keeps, NONE)
 
-    def note_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
+    def set_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
         """Keep what a newer version of a space's encoder can encode."""
         self._change(space, modalities=_joined(modalities))
 
     def _change(self, space: Space, **changed: Any) -> None:
-        with self._write() as connection:
+        with self._database.write() as connection:
             connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
 
-    def drop_space(self, space: Space) -> None:
+    def drop(self, space: Space) -> None:
         """Delete a space and all vectors in it."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             connection.execute(delete(spaces).where(spaces.c.id == space.id))
             next_revision(connection)
 
-    def shrink(self) -> None:
-        """Give the disk back what was deleted."""
-        with storage_errors(), closing(self._engine.raw_connection()) as connection:
-            # the driver's own: these two must not run in a transaction
-            driver: Any = connection.driver_connection
-            for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                driver.execute(statement)
+    def add_imported(self, name: str, dim: int, facets: Iterable[Modality]) -> Space:
+        """The space of vectors whose encoder is not here, made if need be; it answers for facets.
+
+        It has no modalities: nothing can be encoded for it.
+        """
+        key = {"name": name, "fingerprint": GIVEN}
+        with self._database.write() as connection:
+            made = insert(spaces).values(**key, dim=dim, modalities="", keeps="", fills="")
+            connection.execute(made.on_conflict_do_nothing())
+            c = spaces.c
+            mine = and_(c.name == name, c.fingerprint == GIVEN)
+            kept = connection.execute(select(c.keeps).where(mine)).scalar_one().split()
+            joined = " ".join(sorted({*kept, *facets}))
+            connection.execute(update(spaces).where(mine).values(keeps=joined))
+        return next(s for s in self.all() if (s.name, s.fingerprint) == (name, GIVEN))
+
+    def adopt(self, encoder: Encoder) -> None:
+        """Let an encoder answer for vectors that came without it, under its name."""
+        c = spaces.c
+        known = {"fingerprint": encoder.fingerprint, "modalities": " ".join(encoder.modalities)}
+        here = select(c.id).where(c.name == encoder.name, c.fingerprint == encoder.fingerprint)
+        with self._database.write() as connection:
+            if connection.execute(here).first() is None:
+                mine = and_(c.name == encoder.name, c.fingerprint == GIVEN)
+                connection.execute(update(spaces).where(mine).values(**known))
 
 
 _c = spaces.c
+
 _SPACES = select(_c.id, _c.name, _c.fingerprint, _c.dim, _c.modalities, _c.keeps, _c.fills)
 
 

@@ -1,4 +1,4 @@
-"""The words of the items: kept in step with what the catalog holds, and ranked by BM25."""
+"""The words of the items: kept in step with the catalog, and ranked by BM25."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sqlalchemy import text as sql
 
 from mmsearch.storage.lexical import Document, asked, broken_up, date_words
 from mmsearch.storage.sqlite.bm25 import Matching
+from mmsearch.storage.sqlite.database import Database, chunks
 from mmsearch.storage.sqlite.schema import attributes, items, sources, tags, texts
-from mmsearch.storage.sqlite.store import Store, chunks
 from mmsearch.types import Progress, Ranking
 from mmsearch.vectors.id_set import IdSet
 
@@ -33,26 +33,29 @@ GROWTH = 1.2
 """Counts are made anew when there are this many times as many items, or as few."""
 
 
-class WordTables(Store):
-    """What is said of the items in words."""
+class Words:
+    """The full-text index over texts, names and facts of the items."""
 
-    def words_due(self) -> int:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def due(self) -> int:
         """How many items have words that a search by words does not know yet."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return _number(connection, _DUE)
 
-    def refresh_words(self, at_most: int | None = None, progress: Progress | None = None) -> int:
+    def refresh(self, at_most: int | None = None, progress: Progress | None = None) -> int:
         """Bring the words of changed items up to date; returns of how many it did.
 
         Args:
             at_most: Leave the rest for later, so that a search need not wait long.
             progress: Told how many are done, after each batch.
         """
-        due = self.words_due()
+        due = self.due()
         due = due if at_most is None else min(due, at_most)
         done = 0
         while done < due:
-            with self._write() as connection:
+            with self._database.write() as connection:
                 some = _refresh(connection, min(BATCH, due - done))
             done += some
             if progress is not None:
@@ -60,11 +63,11 @@ class WordTables(Store):
             if not some:
                 break  # another process has done them
         if done:
-            with self._write() as connection:
+            with self._database.write() as connection:
                 _count_words(connection)
         return done
 
-    def words(self, query: str, k: int, allowed: IdSet | None = None) -> Ranking:
+    def search(self, query: str, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k best items for a query's words, by BM25; fewer if fewer hold any of them.
 
         Args:
@@ -78,7 +81,7 @@ class WordTables(Store):
         terms = asked(query)
         if not terms or k < 1 or (allowed is not None and not len(allowed)):
             return []
-        with self._read() as connection:
+        with self._database.read() as connection:
             matching = Matching(connection, k, allowed)
             scores = matching.scores(terms)
             parts = broken_up(terms)
@@ -93,23 +96,21 @@ class WordTables(Store):
         if not match:
             return set()
         found: set[int] = set()
-        with self._read() as connection:
+        with self._database.read() as connection:
             for part in chunks(ids):
                 rows = connection.execute(_HOLDING, {"match": match, "ids": list(part)})
                 found.update(row[0] for row in rows)
         return found
 
 
-# ---------------------------------------------------------------------- parts of the above
-
-
 _HOLDING = sql("SELECT rowid FROM words WHERE words MATCH :match AND rowid IN :ids").bindparams(
     bindparam("ids", expanding=True)
 )
 
-
 _CHANGED = "SELECT item_id FROM unworded ORDER BY item_id LIMIT ?"
+
 _NEW = "SELECT id FROM items WHERE id > (SELECT words FROM followed) ORDER BY id LIMIT ?"
+
 _DUE = """
     SELECT (SELECT count(*) FROM unworded)
          + (SELECT count(*) FROM items WHERE id > (SELECT words FROM followed))
@@ -154,8 +155,11 @@ def _column_of(table: SqlTable, *order: str) -> Any:
 
 
 _TEXTS = _column_of(texts, "position", "text")
+
 _FACTS = (_column_of(attributes, "key", "text"), _column_of(tags, "tag"))
+
 _c = items.c
+
 _ITEMS = (
     select(_c.id, sources.c.path, _c.folder, _c.name, _c.camera, _c.taken_at, _c.mtime_ns)
     .join(sources)

@@ -1,4 +1,4 @@
-"""What `mmsearch tag` found the items to show."""
+"""The tags that `mmsearch tag` gave the items."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import delete, func, insert, select
 
+from mmsearch.storage.sqlite.database import Database, chunks
 from mmsearch.storage.sqlite.schema import items
 from mmsearch.storage.sqlite.schema.tables import tags
-from mmsearch.storage.sqlite.store import Store, chunks
 
 
-class TagTables(Store):
-    """The tags of the items, each with its score in [0, 1]."""
+class Tags:
+    """The tags of the items, each with a score in [0, 1]."""
 
-    def set_tags(
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def set(
         self, found: Mapping[str, Mapping[int, float]], among: Iterable[int] | None = None
     ) -> None:
         """Give items tags, in the place of those of the same name, all or none.
@@ -24,7 +27,7 @@ class TagTables(Store):
             among: Only these items were looked at: others keep the tag if they have it.
         """
         looked = None if among is None else sorted(set(among))
-        with self._write() as connection:
+        with self._database.write() as connection:
             for tag, scores in found.items():
                 same = delete(tags).where(tags.c.tag == tag)
                 for part in [None] if looked is None else chunks(looked):
@@ -39,24 +42,26 @@ class TagTables(Store):
                     if rows:
                         connection.execute(insert(tags).prefix_with("OR REPLACE"), rows)
 
-    def tags(self, ids: Sequence[int]) -> dict[int, dict[str, float]]:
+    def of(self, ids: Sequence[int]) -> dict[int, dict[str, float]]:
         """By item, its tags and their scores, the surest first; items without any are left out."""
         c = tags.c
         found: dict[int, dict[str, float]] = {}
         for part in chunks(sorted(set(ids))):
             chosen = select(c.item_id, c.tag, c.score).where(c.item_id.in_(part))
-            for id_, tag, score in self._rows(chosen.order_by(c.item_id, c.score.desc(), c.tag)):
+            for id_, tag, score in self._database.rows(
+                chosen.order_by(c.item_id, c.score.desc(), c.tag)
+            ):
                 found.setdefault(id_, {})[tag] = score
         return found
 
-    def tag_counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """How many items have each tag, by name."""
         counted = select(tags.c.tag, func.count()).group_by(tags.c.tag).order_by(tags.c.tag)
-        return dict(map(tuple, self._rows(counted)))
+        return dict(map(tuple, self._database.rows(counted)))
 
-    def clear_tags(self, names: Iterable[str] | None = None) -> int:
+    def clear(self, names: Iterable[str] | None = None) -> int:
         """Take tags off all items; of all names when None. Returns how many went."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             if names is None:
                 return int(connection.execute(delete(tags)).rowcount)
             gone = 0

@@ -1,4 +1,4 @@
-"""What the catalog makes of folders that were moved: every item keeps its id and all it has."""
+"""Follows folders that were moved: every item keeps its id and all it has."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from mmsearch.storage.sqlite.places import at_or_below
+from mmsearch.storage.sqlite.database import Database, chunks
 from mmsearch.storage.sqlite.records import next_revision
 from mmsearch.storage.sqlite.schema import PathText, asked, items, sources
 from mmsearch.storage.sqlite.schema import failures as failed
-from mmsearch.storage.sqlite.store import Store, chunks
+from mmsearch.storage.sqlite.sources import at_or_below
 
 _TABLES = (items, failed)
 
 
-class MoveTables(Store):
-    """Following folders that were moved."""
+class Relocation:
+    """Follows moved folders."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def holds(self, folder: str) -> bool:
         """Whether something is stored of a folder, or of what lies below it."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             return any(
                 connection.execute(
                     select(1).where(_below(connection, folder, table)).limit(1)
@@ -43,9 +46,9 @@ class MoveTables(Store):
                 for table in _TABLES
             )
 
-    def some_below(self, folder: str, at_most: int) -> list[tuple[str, int]]:
+    def sample(self, folder: str, at_most: int) -> list[tuple[str, int]]:
         """(path from the folder, bytes) of some items at and below it, taken evenly."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             where = _below(connection, folder, items)
             count = connection.execute(select(func.count()).where(where)).scalar_one()
             number = func.row_number().over(order_by=items.c.id).label("number")
@@ -59,7 +62,7 @@ class MoveTables(Store):
                 for source, below, name, size, _ in connection.execute(chosen)
             ]
 
-    def relocate(self, old: str, new: str) -> int:
+    def move(self, old: str, new: str) -> int:
         """Have all that is stored of one folder be in another, all or none.
 
         Where something is stored at its new place already, of the same content, what it was known
@@ -68,7 +71,7 @@ class MoveTables(Store):
         Returns:
             How many items have moved.
         """
-        with self._write() as connection:
+        with self._database.write() as connection:
             _split(connection, old)
             _move_asked(connection, old, new)
             moving = [
@@ -88,9 +91,6 @@ class MoveTables(Store):
                 dropped += _settle(connection, id_, target)
             next_revision(connection)
         return count - dropped
-
-
-# ---------------------------------------------------------------------- parts of the above
 
 
 def _rest(path: str, folder: str) -> str | None:

@@ -1,0 +1,113 @@
+"""The catalog: what is known of each file, its texts and its vectors, in one SQLite file.
+
+It is the truth; everything else in an index folder can be made again from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from mmsearch.storage.sqlite.database import Database
+from mmsearch.storage.sqlite.failures import Failures
+from mmsearch.storage.sqlite.files import Files
+from mmsearch.storage.sqlite.filters import Filters
+from mmsearch.storage.sqlite.hubs import Hubs, QueryBanks
+from mmsearch.storage.sqlite.items import Items
+from mmsearch.storage.sqlite.loader import Loader
+from mmsearch.storage.sqlite.metadata import Metadata
+from mmsearch.storage.sqlite.records import Entry, next_revision, put_entries, put_failures
+from mmsearch.storage.sqlite.relocation import Relocation
+from mmsearch.storage.sqlite.settings import Settings
+from mmsearch.storage.sqlite.sources import IndexRoots, Sources
+from mmsearch.storage.sqlite.spaces import Spaces
+from mmsearch.storage.sqlite.state import CatalogState, state_of
+from mmsearch.storage.sqlite.tags import Tags
+from mmsearch.storage.sqlite.token_embeddings import TokenEmbeddings
+from mmsearch.storage.sqlite.vectors import StoredVectors
+from mmsearch.storage.sqlite.words import Words
+
+
+class Catalog:
+    """One index's SQLite file, by its parts. Reads are consistent; each write is one transaction.
+
+    Args:
+        path: The file, made if it is missing.
+
+    Raises:
+        CatalogDamaged: the file is cut short, or is no database any more.
+        IndexUnusable: it is no catalog, or was made by a newer mmsearch.
+        IndexBusy: it is older than this mmsearch, and another process is writing to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.database = database = Database(path)
+        self.settings = Settings(database)
+        self.sources = Sources(database)
+        self.index_roots = IndexRoots(database)
+        self.files = Files(database)
+        self.failures = Failures(database)
+        self.items = Items(database)
+        self.metadata = Metadata(database)
+        self.tags = Tags(database)
+        self.words = Words(database)
+        self.filters = Filters(database)
+        self.spaces = Spaces(database)
+        self.vectors = StoredVectors(database, self.settings)
+        self.token_embeddings = TokenEmbeddings(database)
+        self.hubs = Hubs(database)
+        self.query_banks = QueryBanks(database)
+        self.loader = Loader(database, self.settings)
+        self.relocation = Relocation(database)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def counts(self) -> dict[str, Any]:
+        """How many there are: items by kind, vectors by space id and modality, failures."""
+        return {
+            "items": self.items.counts(),
+            "vectors": self.vectors.counts(),
+            "failures": len(self.failures),
+        }
+
+    def put(self, entries: Sequence[Entry], failures: Sequence[dict[str, Any]] = ()) -> None:
+        """Store a batch, all or none; a file that is stored loses its earlier failure.
+
+        Args:
+            entries: Items to make or change.
+            failures: source_id, folder, name, reason, size, mtime_ns and retry of each.
+        """
+        with self.database.write() as connection:
+            put_entries(connection, entries)
+            put_failures(connection, failures)
+            if any(entry.brings_vectors for entry in entries):
+                next_revision(connection)
+
+    def state(self) -> CatalogState:
+        """How far the catalog is: what caches that follow it compare."""
+        return state_of(self.database)
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Everything this thread reads within it is the state of one moment, whoever writes.
+
+        Raises:
+            RuntimeError: this thread writes within it; it could not see what it wrote.
+        """
+        return self.database.snapshot()
+
+    @property
+    def in_snapshot(self) -> bool:
+        """Whether this thread is within a snapshot, where it may not write."""
+        return self.database.in_snapshot
+
+    def shrink(self) -> None:
+        """Return the space of deleted rows to the disk."""
+        self.database.shrink()
+
+    def close(self) -> None:
+        """Close the file; the catalog cannot be used afterwards."""
+        self.database.close()
