@@ -328,7 +328,7 @@ def test_an_index_of_the_first_version_is_brought_up_whole(tmp_path: Path):
         TextPart("two", "passage", Span(3, 9, "line")),
     )
     (space,) = catalog.spaces.all()
-    assert (space.name, space.keeps, space.fills) == ("mini", {"image", "text"}, set())
+    assert (space.name, space.serves, space.backfills) == ("mini", {"image", "text"}, set())
     assert catalog.vectors.of(space, "text")[1].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
     state = catalog.state()
     assert (state.catalog_id, state.revision) == ("abc", 7)
@@ -383,4 +383,4 @@ def test_encoders_are_to_answer_all_or_none(catalog: Catalog, monkeypatch):
             catalog.spaces.serve_with([Encoder()])
     assert catalog.spaces.all() == []
     catalog.spaces.serve_with([Encoder()])
-    assert [space.keeps for space in catalog.spaces.all()] == [{"image", "text"}]
+    assert [space.serves for space in catalog.spaces.all()] == [{"image", "text"}]

@@ -270,18 +270,18 @@ class Bulk(Asking):
 
     def _expect_captions(self, encoder: Encoder | None) -> str:
         """Note that captions may lack vectors, should this be killed; returns what was noted."""
-        from mmsearch.indexing.update import HOLES
+        from mmsearch.indexing.update import INCOMPLETE
 
-        held = self._catalog.settings.get(HOLES) or ""
+        held = self._catalog.settings.get(INCOMPLETE) or ""
         if encoder is not None and "text" in encoder.modalities:
-            self._catalog.settings.set(HOLES, "yes")
+            self._catalog.settings.set(INCOMPLETE, "yes")
         return held
 
     def _finish(
         self, load: Load, encoder: Encoder | None, held: str, progress: Progress | None
     ) -> None:
         """Bring up what follows from what was stored: hubs, words, FAISS indexes."""
-        from mmsearch.indexing.update import HOLES
+        from mmsearch.indexing.update import INCOMPLETE
 
         self._wanted = []  # the index has the model it was given, not that of a new one
         space = load.space
@@ -295,7 +295,7 @@ class Bulk(Asking):
             if "text" in encoder.modalities and not self._catalog.vectors.any_missing(
                 space, "text", ()
             ):
-                self._catalog.settings.set(HOLES, held)  # else the next `add` encodes captions
+                self._catalog.settings.set(INCOMPLETE, held)  # else the next `add` encodes captions
         self._catalog.words.refresh(progress=progress)
         self._indexes.rebuild(self._present())
         load.report.warnings += self._keep_backup()

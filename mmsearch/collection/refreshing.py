@@ -112,8 +112,8 @@ class Refreshing(Keeping):
         self._wanted = []
         run = Update(
             self._catalog,
-            self._encoder_pool.lanes,
-            lambda lanes: options_for(options, lanes, settled, captions=book is not None),
+            self._encoder_pool.targets,
+            lambda targets: options_for(options, targets, settled, captions=book is not None),
             book=book,
             metadata=metadata,
             query_banks=self._query_banks,

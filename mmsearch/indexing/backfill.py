@@ -12,7 +12,7 @@ from mmsearch.indexing.decode import encode, is_content, look_ahead, read_file
 from mmsearch.indexing.decode.contents import Contents, Options, Reader
 from mmsearch.media.kinds import kind_of
 from mmsearch.spaces.query_banks import QueryBanks
-from mmsearch.spaces.targets import KINDS_WITH, Lane
+from mmsearch.spaces.targets import KINDS_WITH, EncodingTarget
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Kind, Modality, Progress, TextPart
@@ -36,7 +36,7 @@ class Fill:
 
     Args:
         catalog: What is stored.
-        lane: The space to fill.
+        target: The space to fill.
         options: How files are read.
         progress: Called with (items done, items in all).
         tokens: Also those that have a vector, but no token embeddings.
@@ -46,7 +46,7 @@ class Fill:
     def __init__(
         self,
         catalog: Catalog,
-        lane: Lane,
+        target: EncodingTarget,
         options: Options,
         progress: Progress | None = None,
         *,
@@ -60,8 +60,8 @@ class Fill:
         self.away = 0
         """Files that are not there just now; without them the space is not complete."""
         self._catalog = catalog
-        self._lane = lane
-        self._token_modalities = lane.token_modalities if tokens else frozenset()
+        self._lane = target
+        self._token_modalities = target.token_modalities if tokens else frozenset()
         self._query_banks = query_banks
         self._options = replace(options, readings=frozenset())
         self._tell = progress or (lambda _done, _total: None)
@@ -79,9 +79,9 @@ class Fill:
         self._total = len(lacking) + len(said)
         self._fill_texts(said)
         self._fill_files([lacking[item_id] for item_id in sorted(lacking)])
-        for facet in sorted(space.fills - {"text"}):
+        for facet in sorted(space.backfills - {"text"}):
             self.away += self._catalog.vectors.missing_of_imported(space, facet, KINDS_WITH[facet])
-        if space.fills and not self.away:
+        if space.backfills and not self.away:
             self._catalog.spaces.switch_to(space)
 
     def _lacking(self, facet: Modality) -> list[Due]:

@@ -21,7 +21,7 @@ from mmsearch.indexing.pipeline import Pipeline
 from mmsearch.indexing.scan import Scan, Scope
 from mmsearch.indexing.stages import Timed
 from mmsearch.spaces.query_banks import QueryBanks
-from mmsearch.spaces.targets import Lane
+from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import Entry, LenderGone, Place, Rows
 from mmsearch.types import Failure, Kind, Progress, Report
@@ -35,7 +35,7 @@ class Ingest:
 
     Args:
         catalog: Where things are stored.
-        lanes: The encoders that make the vectors, and their spaces in that catalog.
+        targets: The encoders that make the vectors, and their spaces in that catalog.
         options: How folders are read.
         book: Captions from a file, if any.
         query_banks: Give the hubs of vectors whose space has a bank.
@@ -45,7 +45,7 @@ class Ingest:
     def __init__(
         self,
         catalog: Catalog,
-        lanes: Sequence[Lane],
+        targets: Sequence[EncodingTarget],
         *,
         options: Options,
         book: CaptionFile | None = None,
@@ -56,11 +56,11 @@ class Ingest:
         self.others: Counter[Kind] = Counter()
         """Files that were met but not asked for."""
         self._catalog = catalog
-        self._lanes = lanes
+        self._lanes = targets
         self._options = options
         self._book = book
         self._query_banks = query_banks
-        self._decoder = Decoder(catalog, lanes, options)
+        self._decoder = Decoder(catalog, targets, options)
         self._scan: Scan | None = None
         self._tell = progress or (lambda _done, _total: None)
         self._done = 0

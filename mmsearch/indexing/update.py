@@ -18,14 +18,14 @@ from mmsearch.indexing.scan import Scope
 from mmsearch.indexing.user_metadata import MetadataFile, apply_metadata
 from mmsearch.spaces.encoder_pool import token_setting, tokens_version
 from mmsearch.spaces.query_banks import QueryBanks
-from mmsearch.spaces.targets import Lane, modalities_of
+from mmsearch.spaces.targets import EncodingTarget, modalities_of
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import Kind, Progress, Report
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionFile
 
-HOLES = "holes"
+INCOMPLETE = "holes"
 """The setting that says that some item lacks a vector that it should have."""
 
 WHISPER = "whisper"
@@ -134,11 +134,11 @@ _REQUIRED: dict[str, Callable[[str | None], None]] = {
 
 
 def options_for(
-    options: Options, lanes: Sequence[Lane], settled: Settled, *, captions: bool
+    options: Options, targets: Sequence[EncodingTarget], settled: Settled, *, captions: bool
 ) -> Options:
     """The kinds of files and the readings that encoders and settings ask for."""
     reads = settled.on
-    seen = modalities_of(lanes)
+    seen = modalities_of(targets)
     kinds: set[Kind] = {"text"}
     if "image" in seen or "ocr" in reads or captions:
         kinds.add("image")
@@ -163,7 +163,7 @@ class Update:
 
     Args:
         catalog: Where things are stored.
-        lanes_now: Gives the encoders, and their spaces: asked again when the scan is done, as
+        targets_now: Gives the encoders, and their spaces: asked again when the scan is done, as
             another process may have brought in a model meanwhile.
         options: How files are found and read for them.
         book: Captions from a file, if any.
@@ -175,8 +175,8 @@ class Update:
     def __init__(
         self,
         catalog: Catalog,
-        lanes_now: Callable[[], list[Lane]],
-        options: Callable[[Sequence[Lane]], Options],
+        targets_now: Callable[[], list[EncodingTarget]],
+        options: Callable[[Sequence[EncodingTarget]], Options],
         *,
         book: CaptionFile | None = None,
         metadata: MetadataFile | None = None,
@@ -186,13 +186,13 @@ class Update:
         self._catalog = catalog
         self._metadata = metadata
         self._query_banks = query_banks or QueryBanks(catalog)
-        self._lanes_now = lanes_now
-        self._lanes = lanes = lanes_now()
-        self._options = options(lanes)
+        self._lanes_now = targets_now
+        self._lanes = targets = targets_now()
+        self._options = options(targets)
         self._progress = progress
         self._ingest = Ingest(
             catalog,
-            lanes,
+            targets,
             options=self._options,
             book=book,
             query_banks=self._query_banks,
@@ -207,7 +207,11 @@ class Update:
             self._ingest.run(scopes)
             self._tell_of_others(self._ingest.others)
             tokens = self._tokens_due()
-            if tokens or self._catalog.settings.get(HOLES) or len(self._catalog.spaces.all()) > 1:
+            if (
+                tokens
+                or self._catalog.settings.get(INCOMPLETE)
+                or len(self._catalog.spaces.all()) > 1
+            ):
                 self._fill_all(tokens=tokens)
             self._derive()
         except KeyboardInterrupt:
@@ -215,8 +219,8 @@ class Update:
             raise
         finally:
             self.report.seconds = time.monotonic() - began
-            for lane in self._lanes:
-                self.report.warnings += lane.encoder.notes
+            for target in self._lanes:
+                self.report.warnings += target.encoder.notes
 
     def _derive(self) -> None:
         """Bring up what follows from what is stored: metadata, hubs, the words to look up."""
@@ -228,7 +232,7 @@ class Update:
                     f"the metadata file names {applied.unmatched} files that were not found, or "
                     f"not one alone: {first}"
                 )
-        encoders = {lane.space.id: lane.encoder for lane in self._lanes_now()}
+        encoders = {target.space.id: target.encoder for target in self._lanes_now()}
         self._query_banks.update(lambda space: encoders[space.id])
         self._catalog.words.refresh()
 
@@ -236,27 +240,29 @@ class Update:
         """Whether some item may lack the token embeddings that it should have."""
         kept = self._catalog.settings.get
         return any(
-            lane.token_modalities
-            and kept(token_setting(lane.space)) != tokens_version(lane.encoder)
-            for lane in self._lanes
+            target.token_modalities
+            and kept(token_setting(target.space)) != tokens_version(target.encoder)
+            for target in self._lanes
         )
 
     def _fill_all(self, *, tokens: bool) -> None:
-        lanes = self._lanes_now()
-        holes = [self._fill(lane, tokens=tokens) for lane in lanes]
+        targets = self._lanes_now()
+        holes = [self._fill(target, tokens=tokens) for target in targets]
         lacking = "yes" if any(holes) else ""
-        if lacking != (self._catalog.settings.get(HOLES) or ""):
-            self._catalog.settings.set(HOLES, lacking)
-        for lane in lanes if tokens else ():
-            if lane.token_modalities:
-                self._catalog.settings.set(token_setting(lane.space), tokens_version(lane.encoder))
+        if lacking != (self._catalog.settings.get(INCOMPLETE) or ""):
+            self._catalog.settings.set(INCOMPLETE, lacking)
+        for target in targets if tokens else ():
+            if target.token_modalities:
+                self._catalog.settings.set(
+                    token_setting(target.space), tokens_version(target.encoder)
+                )
 
-    def _fill(self, lane: Lane, *, tokens: bool) -> bool:
+    def _fill(self, target: EncodingTarget, *, tokens: bool) -> bool:
         """Whether something is lacking still."""
         before = self.report.filled
         fill = Fill(
             self._catalog,
-            lane,
+            target,
             self._options,
             self._progress,
             tokens=tokens,
@@ -266,14 +272,14 @@ class Update:
             fill.run()
         finally:
             self.report.filled = before + fill.filled
-        name = lane.space.name
+        name = target.space.name
         if fill.holes:
             self.report.warnings.append(
                 f"{fill.holes} stored files could not be read again for {name!r}: they are found "
                 "by their texts alone"
             )
         if fill.away:
-            answers = ", so the old model goes on answering" if lane.space.fills else ""
+            answers = ", so the old model goes on answering" if target.space.backfills else ""
             self.report.warnings.append(
                 f"{fill.away} stored files are not there just now{answers}: run `mmsearch index` "
                 "when they are back, or `mmsearch remove` them"

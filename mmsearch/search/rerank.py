@@ -142,4 +142,4 @@ def _vectors(holdings: Holdings, ids: Sequence[int]) -> Vectors:
 
 def _preferred(holdings: Holdings) -> Space | None:
     """The space that answers for pictures, else another that answers."""
-    return next((space for space in holdings.catalog.spaces.all() if space.keeps), None)
+    return next((space for space in holdings.catalog.spaces.all() if space.serves), None)

@@ -147,7 +147,7 @@ class Searcher:
             raise
 
     def _are_given(self) -> bool:
-        return all(space.is_given for space in self._spaces)
+        return all(space.is_imported for space in self._spaces)
 
     def _allowed(self, settings: Settings) -> IdSet | None:
         return self._holdings.passing(settings.filter) if settings.filter else None

@@ -20,7 +20,7 @@ from mmsearch.errors import (
     ModelUnavailable,
     UnknownModel,
 )
-from mmsearch.spaces.targets import Lane
+from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Modality
 
@@ -73,7 +73,7 @@ class EncoderPool:
             IndexUnusable: its weights are not those that the vectors were made with.
             ModelUnavailable: its vectors were imported on a machine without the model.
         """
-        if space.is_given:
+        if space.is_imported:
             raise ModelUnavailable(
                 f"the vectors of {space.name!r} were imported without their model: import them "
                 "again with --model NAME once it can be loaded here"
@@ -119,7 +119,7 @@ class EncoderPool:
         if self._catalog.settings.get(token_setting(space)):
             self._catalog.settings.set(token_setting(space), "")
 
-    def lanes(self) -> list[Lane]:
+    def targets(self) -> list[EncodingTarget]:
         """The spaces that new files are to be encoded in, with their encoders.
 
         A model that serves nothing yet and cannot be loaded is left out, with a warning.
@@ -131,7 +131,7 @@ class EncoderPool:
         found = []
         spaces = self._catalog.spaces.all()
         for space in spaces:
-            if not space.needs or space.is_given:
+            if not space.encodes_for or space.is_imported:
                 continue
             try:
                 encoder = self.encoder_of(space)
@@ -140,7 +140,11 @@ class EncoderPool:
                 continue
             if encoder.modalities != space.modalities:  # a newer version of it can do more
                 self._catalog.spaces.set_modalities(space, encoder.modalities)
-            found.append(Lane(space, encoder, space.needs, self._token_modalities(space, encoder)))
+            found.append(
+                EncodingTarget(
+                    space, encoder, space.encodes_for, self._token_modalities(space, encoder)
+                )
+            )
         return found
 
     def _token_modalities(self, space: Space, encoder: Encoder) -> frozenset[Modality]:
@@ -148,17 +152,17 @@ class EncoderPool:
         able = token_encoder(encoder)
         if able is None or self._catalog.settings.get(KEEP_TOKENS) == "off":
             return _NOTHING
-        kept = able.token_modalities & space.needs
+        kept = able.token_modalities & space.encodes_for
         if kept and not tokens_are_current(self._catalog, space, able):
             self._delete_tokens(space)
             self._catalog.settings.set(token_setting(space), f"{able.tokens_version} partly")
         return kept
 
     def _leave_out(self, space: Space, spaces: Sequence[Space], error: Exception) -> None:
-        replaced = any(other.fills & space.keeps for other in spaces if other.id != space.id)
-        if space.keeps and not (replaced and isinstance(error, IndexUnusable)):
+        replaced = any(other.backfills & space.serves for other in spaces if other.id != space.id)
+        if space.serves and not (replaced and isinstance(error, IndexUnusable)):
             raise error
-        if not space.keeps:
+        if not space.serves:
             if isinstance(error, IndexUnusable):
                 self._catalog.spaces.cancel_backfill(space)  # its weights are gone for good
                 return
@@ -179,8 +183,8 @@ class EncoderPool:
         if not named:
             known = ", ".join(sorted({space.name for space in spaces})) or "none"
             raise InvalidOption(f"the index has no vectors of {name!r}; it has: {known}")
-        dropped = [space for space in named if not space.needs] or named
-        if lost := {modality for space in dropped for modality in space.keeps}:
+        dropped = [space for space in named if not space.encodes_for] or named
+        if lost := {modality for space in dropped for modality in space.serves}:
             raise InvalidOption(
                 f"without {name!r} nothing would answer for {' and '.join(sorted(lost))}: index "
                 "with another model first, `mmsearch index --model NAME`"

@@ -18,7 +18,7 @@ _NOTHING: frozenset[Modality] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class EncodingTarget:
     """A space to be filled, and what with."""
 
     space: Space
@@ -30,9 +30,9 @@ class Lane:
 
 def served(spaces: Sequence[Space]) -> dict[int, frozenset[Modality]]:
     """By id of a space, the facets that it answers for; those left behind are not in it."""
-    return {space.id: space.keeps for space in spaces if space.keeps}
+    return {space.id: space.serves for space in spaces if space.serves}
 
 
-def modalities_of(lanes: Sequence[Lane]) -> frozenset[Modality]:
-    """What some lane takes."""
-    return _NOTHING.union(*(lane.modalities for lane in lanes))
+def modalities_of(targets: Sequence[EncodingTarget]) -> frozenset[Modality]:
+    """What some target takes."""
+    return _NOTHING.union(*(target.modalities for target in targets))

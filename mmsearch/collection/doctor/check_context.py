@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmsearch.indexing.update import HOLES
+from mmsearch.indexing.update import INCOMPLETE
 from mmsearch.storage import backups
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import next_revision
@@ -56,7 +56,7 @@ class CheckContext:
 
     def mark_incomplete(self) -> None:
         """Have the next `mmsearch index` encode the vectors that items lack."""
-        self.catalog.settings.set(HOLES, "yes")
+        self.catalog.settings.set(INCOMPLETE, "yes")
 
 
 @contextmanager

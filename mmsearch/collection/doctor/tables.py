@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mmsearch.collection.doctor.finding import SHOWN, Finding, ok
-from mmsearch.indexing.update import HOLES
+from mmsearch.indexing.update import INCOMPLETE
 from mmsearch.spaces.targets import KINDS_WITH
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def check_texts(context: CheckContext) -> Iterator[Finding]:
     """Whether each text has its vector in every space that answers for texts."""
     places = []
     for space in context.catalog.spaces.all():
-        if "text" in space.keeps and not space.is_given:
+        if "text" in space.serves and not space.is_imported:
             places += [(space.id, "text", item) for item in _unevenly_told(context, space)]
     if not places:
         number = context.number("SELECT count(*) FROM texts")
@@ -115,12 +115,12 @@ def check_texts(context: CheckContext) -> Iterator[Finding]:
 
 def check_lacking(context: CheckContext) -> Iterator[Finding]:
     """Which items lack a vector that they should have, and why."""
-    marked = bool(context.catalog.settings.get(HOLES))
+    marked = bool(context.catalog.settings.get(INCOMPLETE))
     reasons: Counter[str] = Counter()
     unexplained: set[int] = set()
     failed = {(row[0], row[1], row[2]) for row in context.rows(_FAILED)}
     for space in context.catalog.spaces.all():
-        for facet in sorted(space.needs if not space.is_given else ()):
+        for facet in sorted(space.encodes_for if not space.is_imported else ()):
             for item_id, path, _ in context.catalog.vectors.missing(
                 space, facet, KINDS_WITH[facet]
             ):
@@ -257,7 +257,7 @@ def _reason(
     failed: set[tuple[int, str, str]],
 ) -> str | None:
     """Why an item lacks a vector, if anything explains it."""
-    if facet in space.fills:
+    if facet in space.backfills:
         return f"of {space.name!r}, which is being filled"
     ((source_id, folder, name),) = context.rows(
         "SELECT source_id, folder, name FROM items WHERE id = ?", item_id

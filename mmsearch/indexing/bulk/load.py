@@ -83,7 +83,7 @@ class Spaces:
         mine = [space for space in spaces if space.name == (self._name or UNNAMED)]
         if mine or self._name is not None:
             return mine[0] if mine else None
-        other = next((space for space in spaces if set(facets) & space.keeps), None)
+        other = next((space for space in spaces if set(facets) & space.serves), None)
         if other is not None:
             raise InvalidOption(
                 f"the index has vectors of {other.name!r}: say so if these are too, --model "
@@ -93,7 +93,7 @@ class Spaces:
 
     def _check_free(self, name: str, facets: list[Modality]) -> None:
         for space in self._catalog.spaces.all():
-            taken = sorted((set(facets) - {"text"}) & space.keeps)
+            taken = sorted((set(facets) - {"text"}) & space.serves)
             if taken and space.name != name:
                 raise InvalidOption(
                     f"{space.name!r} answers for {' and '.join(taken)} in this index, and {name!r} "
@@ -173,7 +173,7 @@ class Load:
         known = get_args(Modality)
         if strange := [facet for facet in facets if facet not in known]:
             raise InvalidOption(f"a vector is of one of {', '.join(known)}, not {strange[0]!r}")
-        there = frozenset[Modality]() if self.space is None else self.space.needs
+        there = frozenset[Modality]() if self.space is None else self.space.encodes_for
         if rows.vectors is not None and set(facets) - there:
             self.space = self._spaces.of(facets, rows.vectors.shape[1])
 
@@ -187,10 +187,10 @@ class Load:
     def answer(self) -> bool:
         """Let the space answer for what it was filling, if by now it lacks nothing."""
         space = self.space
-        if space is None or not space.fills:
+        if space is None or not space.backfills:
             return True
         now = next((one for one in self._catalog.spaces.all() if one.id == space.id), space)
-        for facet in sorted(now.fills):
+        for facet in sorted(now.backfills):
             if self._catalog.vectors.any_missing(now, facet, KINDS_WITH[facet]):
                 return False
         self._catalog.spaces.switch_to(now)

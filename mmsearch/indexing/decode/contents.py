@@ -9,7 +9,7 @@ from typing import Any
 
 from mmsearch.media.image import SPARE, load_image
 from mmsearch.media.text import passages, read_text
-from mmsearch.spaces.targets import Lane
+from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Kind, Modality, Span, TextPart
 
@@ -71,17 +71,17 @@ class Reader:
     """Reads files of all kinds; callable from many threads at once.
 
     Args:
-        lanes: The encoders to read for.
+        targets: The encoders to read for.
         options: How.
     """
 
-    def __init__(self, lanes: Sequence[Lane], options: Options) -> None:
-        self._lanes = lanes
+    def __init__(self, targets: Sequence[EncodingTarget], options: Options) -> None:
+        self._lanes = targets
         self._options = options
         self._stop = threading.Event()
-        sides = [lane.encoder.image_size for lane in self._of("image")]
+        sides = [target.encoder.image_size for target in self._of("image")]
         self._at_least = max(sides, default=SMALLEST)
-        spares = [lane.encoder.decode_scale for lane in self._of("image")]
+        spares = [target.encoder.decode_scale for target in self._of("image")]
         self._spare = max([SPARE] if self._readable() else spares, default=SPARE)
 
     def stop(self) -> None:
@@ -122,8 +122,8 @@ class Reader:
         reader._stop = self._stop
         return reader.read(kind, source, path).texts
 
-    def _of(self, modality: Modality) -> list[Lane]:
-        return [lane for lane in self._lanes if modality in lane.modalities]
+    def _of(self, modality: Modality) -> list[EncodingTarget]:
+        return [target for target in self._lanes if modality in target.modalities]
 
     def _check(self) -> None:
         if self._stop.is_set():
@@ -139,8 +139,8 @@ class Reader:
             max_megapixels=self._options.max_megapixels,
             spare=self._spare,
         )
-        for lane in self._of("image"):
-            found.pictures[lane.space.id] = lane.encoder.prepare("image", picture)
+        for target in self._of("image"):
+            found.pictures[target.space.id] = target.encoder.prepare("image", picture)
         taken = info.taken_at.isoformat() if info.taken_at else None
         found.details = {
             "width": info.width,
@@ -165,9 +165,9 @@ class Reader:
 
         del path
         found.details["seconds"] = round(probe(source).seconds, 3)
-        for lane in self._of("audio"):
-            heard = windows(source, lane.encoder.sample_rate)
-            found.rows |= self._encoded([lane], "audio", heard)
+        for target in self._of("audio"):
+            heard = windows(source, target.encoder.sample_rate)
+            found.rows |= self._encoded([target], "audio", heard)
 
     def _video(self, found: Contents, source: str | bytes, path: str) -> None:
         from mmsearch.media import video
@@ -180,10 +180,10 @@ class Reader:
             "height": info.height,
             "taken_at": taken,
         }
-        if lanes := self._of("image"):
+        if targets := self._of("image"):
             frames = video.frames(path, at_least=self._at_least)
             pairs = ((frame.span, frame.picture) for frame in frames)
-            found.rows |= self._encoded(lanes, "image", pairs)
+            found.rows |= self._encoded(targets, "image", pairs)
         if self._of("audio") and video.has_sound(path):
             details = found.details
             self._audio(found, source, path)
@@ -209,8 +209,8 @@ class Reader:
                 found.texts += said
                 yield span, page.picture
 
-        if lanes := self._of("image"):
-            found.rows |= self._encoded(lanes, "image", pages())
+        if targets := self._of("image"):
+            found.rows |= self._encoded(targets, "image", pages())
         else:
             for _ in pages():
                 pass
@@ -246,22 +246,22 @@ class Reader:
     # ------------------------------------------------------------------ vectors
 
     def _encoded(
-        self, lanes: Sequence[Lane], facet: Modality, pieces: Iterable[tuple[Span, Any]]
+        self, targets: Sequence[EncodingTarget], facet: Modality, pieces: Iterable[tuple[Span, Any]]
     ) -> dict[Place, Rows]:
         """The vectors of a stream of pieces, of which a few are held at a time."""
         import numpy as np
 
-        matrices = [[np.zeros((0, lane.space.dim), np.float16)] for lane in lanes]
+        matrices = [[np.zeros((0, target.space.dim), np.float16)] for target in targets]
         spans: list[Span] = []
         for some in _batches(pieces):
             self._check()
             spans += [span for span, _ in some]
-            for lane, found in zip(lanes, matrices, strict=True):
-                ready = [lane.encoder.prepare(facet, piece) for _, piece in some]
-                found.append(lane.encoder.encode(facet, ready).astype(np.float16))
+            for target, found in zip(targets, matrices, strict=True):
+                ready = [target.encoder.prepare(facet, piece) for _, piece in some]
+                found.append(target.encoder.encode(facet, ready).astype(np.float16))
         return {
-            (lane.space.id, facet): Rows(np.concatenate(found), spans)
-            for lane, found in zip(lanes, matrices, strict=True)
+            (target.space.id, facet): Rows(np.concatenate(found), spans)
+            for target, found in zip(targets, matrices, strict=True)
         }
 
 

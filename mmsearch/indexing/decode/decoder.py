@@ -12,7 +12,7 @@ from mmsearch.indexing.decode.contents import Contents, Options, Reader
 from mmsearch.indexing.decode.reading import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, FileStat, is_away
-from mmsearch.spaces.targets import Lane
+from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage.sqlite import Catalog, KnownFile
 from mmsearch.types import Item, TextPart
 
@@ -51,14 +51,16 @@ class Decoder:
 
     Args:
         catalog: Asked for stored files of the same content.
-        lanes: The encoders that files are made ready for.
+        targets: The encoders that files are made ready for.
         options: How files are read.
     """
 
-    def __init__(self, catalog: Catalog, lanes: Sequence[Lane], options: Options) -> None:
+    def __init__(
+        self, catalog: Catalog, targets: Sequence[EncodingTarget], options: Options
+    ) -> None:
         self._catalog = catalog
         self._options = options
-        self._reader = Reader(lanes, options)
+        self._reader = Reader(targets, options)
         self.stop = self._reader.stop
 
     def __call__(self, job: Job, *, borrow: bool = True) -> Decoded:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmsearch.encoders import token_encoder
 from mmsearch.indexing.decode.contents import Contents
 from mmsearch.spaces.query_banks import QueryBanks
-from mmsearch.spaces.targets import Lane
+from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage.sqlite.records import Place, Rows
 from mmsearch.types import Modality, TextPart
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 
 def encode(
-    lanes: Sequence[Lane],
+    targets: Sequence[EncodingTarget],
     files: Sequence[tuple[Contents | None, Sequence[TextPart] | None]],
     query_banks: QueryBanks | None = None,
 ) -> list[dict[Place, Rows]]:
     """The vectors of each file's contents and texts; photos, and texts, of all encoded together.
 
     Args:
-        lanes: What to encode with.
+        targets: What to encode with.
         files: Contents and texts of each; None has nothing to encode.
         query_banks: Give the hubs of vectors whose space has a bank.
     """
     import numpy as np
 
     found = [dict(contents.rows) if contents else {} for contents, _ in files]
-    for lane in lanes:
-        space = lane.space.id
+    for target in targets:
+        space = target.space.id
         seen = [
             (rows, contents.pictures[space])
             for rows, (contents, _) in zip(found, files, strict=True)
             if contents and space in contents.pictures
         ]
         if seen:
-            matrix, tokens = _encoded(lane, "image", [picture for _, picture in seen])
+            matrix, tokens = _encoded(target, "image", [picture for _, picture in seen])
             for number, (rows, _) in enumerate(seen):
                 rows[space, "image"] = Rows(
                     matrix[number : number + 1].astype(np.float16),
@@ -50,10 +50,10 @@ def encode(
         said = [
             (rows, [part.text for part in texts])
             for rows, (_, texts) in zip(found, files, strict=True)
-            if texts and "text" in lane.modalities
+            if texts and "text" in target.modalities
         ]
         if said:
-            matrix, tokens = _encoded(lane, "text", [text for _, texts in said for text in texts])
+            matrix, tokens = _encoded(target, "text", [text for _, texts in said for text in texts])
             start = 0
             for rows, texts in said:
                 end = start + len(texts)
@@ -62,22 +62,24 @@ def encode(
                 )
                 start = end
     if query_banks is not None:
-        for lane in lanes:
-            _tell_hubs(lane, query_banks, found)
+        for target in targets:
+            _tell_hubs(target, query_banks, found)
     return found
 
 
-def _tell_hubs(lane: Lane, query_banks: QueryBanks, found: Sequence[dict[Place, Rows]]) -> None:
-    """Put into all rows of a lane's space how much of a hub each of them is."""
+def _tell_hubs(
+    target: EncodingTarget, query_banks: QueryBanks, found: Sequence[dict[Place, Rows]]
+) -> None:
+    """Put into all rows of a target's space how much of a hub each of them is."""
     import numpy as np
 
-    for facet in lane.modalities:
-        place = lane.space.id, facet
+    for facet in target.modalities:
+        place = target.space.id, facet
         having = [rows for rows in found if place in rows and len(rows[place].matrix)]
         if not having:
             continue
         matrix = np.concatenate([rows[place].matrix for rows in having]).astype(np.float32)
-        hubs = query_banks.hubs_of(lane.space, facet, matrix)
+        hubs = query_banks.hubs_of(target.space, facet, matrix)
         start = 0
         for rows in having if hubs else ():
             end = start + len(rows[place].matrix)
@@ -87,10 +89,10 @@ def _tell_hubs(lane: Lane, query_banks: QueryBanks, found: Sequence[dict[Place, 
 
 
 def _encoded(
-    lane: Lane, modality: Modality, things: Sequence[Any]
+    target: EncodingTarget, modality: Modality, things: Sequence[Any]
 ) -> tuple[Vectors, Sequence[TokenEmbeddings]]:
-    """Vectors, and token embeddings if the lane keeps any (else none)."""
-    encoder = token_encoder(lane.encoder)
-    if encoder is not None and modality in lane.token_modalities:
+    """Vectors, and token embeddings if the target keeps any (else none)."""
+    encoder = token_encoder(target.encoder)
+    if encoder is not None and modality in target.token_modalities:
         return encoder.encode_with_tokens(modality, things)
-    return lane.encoder.encode(modality, things), ()
+    return target.encoder.encode(modality, things), ()

@@ -39,20 +39,20 @@ class Space:
     dim: int
     modalities: Facets
     """What its encoder can encode."""
-    keeps: Facets
+    serves: Facets
     """What it answers for: it has a vector of everything that has this facet."""
-    fills: Facets
+    backfills: Facets
     """What it is being given, to answer for it once it has everything."""
 
     @property
-    def is_given(self) -> bool:
+    def is_imported(self) -> bool:
         """Whether its vectors came without their encoder: nothing can be encoded for it."""
         return not self.modalities
 
     @property
-    def needs(self) -> Facets:
+    def encodes_for(self) -> Facets:
         """What new files are to be encoded for."""
-        return self.keeps | self.fills
+        return self.serves | self.backfills
 
 
 class Spaces:
@@ -89,13 +89,13 @@ class Spaces:
         """Let a space that has been filled answer; what answered before is left as it is."""
         with self._database.write() as connection:
             now = next((one for one in _spaces(connection) if one.id == space.id), None)
-            if now is not None and now.fills == space.fills:
+            if now is not None and now.backfills == space.backfills:
                 _switch(connection, now)
 
     def cancel_backfill(self, space: Space) -> None:
         """Fill a space no further."""
         with self._database.write() as connection:
-            _put(connection, space, space.keeps, NONE)
+            _put(connection, space, space.serves, NONE)
 
     def set_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
         """Keep what a newer version of a space's encoder can encode."""
@@ -149,7 +149,7 @@ def _spaces(connection: Connection) -> list[Space]:
         for id_, name, fingerprint, dim, *facets in connection.execute(_SPACES).all()
     ]
     return sorted(
-        found, key=lambda s: ("image" not in s.keeps, "audio" not in s.keeps, not s.keeps, -s.id)
+        found, key=lambda s: ("image" not in s.serves, "audio" not in s.serves, not s.serves, -s.id)
     )
 
 
@@ -171,24 +171,24 @@ def _assign(connection: Connection, media: Mapping[Modality, int]) -> None:
     empty = connection.execute(select(items.c.id).limit(1)).first() is None
     for medium, space_id in media.items():
         for space in _spaces(connection):
-            fills = space.fills - {medium}
-            if space.id == space_id and medium not in space.keeps:
-                fills |= {medium} | ((TEXT & space.modalities) - space.keeps)
+            fills = space.backfills - {medium}
+            if space.id == space_id and medium not in space.serves:
+                fills |= {medium} | ((TEXT & space.modalities) - space.serves)
             elif not fills - TEXT:
                 fills = NONE
-            _put(connection, space, space.keeps, fills)
+            _put(connection, space, space.serves, fills)
     if empty:
         for space in _spaces(connection):
             _switch(connection, space)
 
 
 def _switch(connection: Connection, space: Space) -> None:
-    media = space.fills - TEXT
+    media = space.backfills - TEXT
     for other in _spaces(connection):
-        if other.id != space.id and other.keeps & media:
-            kept = other.keeps - media
-            _put(connection, other, kept if kept - TEXT else NONE, other.fills)
-    _put(connection, space, space.needs, NONE)
+        if other.id != space.id and other.serves & media:
+            kept = other.serves - media
+            _put(connection, other, kept if kept - TEXT else NONE, other.backfills)
+    _put(connection, space, space.encodes_for, NONE)
 
 
 def _put(connection: Connection, space: Space, keeps: Facets, fills: Facets) -> None:
