@@ -508,5 +508,5 @@ def test_an_index_that_cannot_be_written_is_searched_as_it_is(
     world.catalog.close()
     monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.os.access", lambda *_: False)
     with_nothing_to_write = Catalog(tmp_path / "catalog.db")
-    assert [id_ for id_, _ in with_nothing_to_write.words("dog", 5)] == [1]
+    assert [id_ for id_, _ in with_nothing_to_write.words.search("dog", 5)] == [1]
     with_nothing_to_write.close()
