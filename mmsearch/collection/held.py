@@ -108,7 +108,7 @@ class Held(Locked):
 
     def _spaces(self) -> list[Space]:
         """The spaces that can answer, the preferred one first."""
-        return [space for space in self._catalog.spaces.all() if space.keeps]
+        return [space for space in self._catalog.spaces.all() if space.serves]
 
     def __len__(self) -> int:
         return len(self._catalog)
@@ -137,7 +137,7 @@ class Held(Locked):
                 "fingerprint": space.fingerprint,
                 "dim": space.dim,
                 "answers": sorted(answering.get(space.id, ())),
-                "fills": sorted(space.fills),
+                "fills": sorted(space.backfills),
                 "vectors": counts["vectors"].get(space.id, {}),
             }
             for space in spaces
@@ -168,7 +168,7 @@ class Held(Locked):
                     [
                         facet
                         for facet in self._catalog.vectors.modalities(space)
-                        if facet in space.keeps
+                        if facet in space.serves
                     ],
                 )
                 for space in self._spaces()

@@ -67,7 +67,7 @@ class QueryBanks:
         """The bank of a space, if it has one by now."""
         if self._banks.get(space.id) is None:
             bank = shipped_bank(space.name, space.fingerprint)
-            if bank is None and not space.is_given:  # without an encoder none can be made
+            if bank is None and not space.is_imported:  # without an encoder none can be made
                 stored = self._catalog.query_banks.get(space)
                 bank = None if stored is None else unpack_bank(stored, space.fingerprint)
             self._banks[space.id] = bank
@@ -113,11 +113,11 @@ class QueryBanks:
     def update(self, encoder_of: Callable[[Space], Encoder]) -> None:
         """Make the banks that are missing and possible, and compute the hubs that are missing."""
         for space in self._catalog.spaces.all():
-            if not space.keeps:
+            if not space.serves:
                 continue
             if self.bank(space) is None and space.modalities >= {"image", "text"}:
                 self._make(space, encoder_of)
-            for modality in sorted(space.keeps):
+            for modality in sorted(space.serves):
                 self.compute_missing_hubs(space, modality)
 
     def hubs_of(
