@@ -82,7 +82,11 @@ class Held(Locked):
         self._indexes = IndexCache(
             folder / "cache", self._catalog, self._query_banks, self._may_write
         )
-        if exists and not self._wanted and not any(one.needs for one in self._catalog.spaces.all()):
+        if (
+            exists
+            and not self._wanted
+            and not any(one.encodes_for for one in self._catalog.spaces.all())
+        ):
             self._wanted = self._chosen()
 
     def _chosen(self) -> list[Encoder]:
