@@ -117,7 +117,7 @@ def test_sounds_stay_when_the_package_that_reads_them_is_gone(toy, tmp_path, mon
 
     tone(tmp_path / "s" / "low.wav", "low")
     with mmsearch.index(tmp_path / "s", tmp_path / "i", model="ear") as library:
-        monkeypatch.setattr(kinds, "NEEDS_AV", frozenset({".wav"}))
+        monkeypatch.setitem(kinds.FORMATS, ".wav", kinds.Format("audio", "av"))
         monkeypatch.setattr(kinds, "find_spec", lambda _: None)
         library.add()
         assert names(library) == ["low.wav"]

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 import mmsearch
 from mmsearch import Span, encoders
 from mmsearch.errors import InvalidOption, MissingExtra, PathNotFound
+from mmsearch.media import kinds
 
 
 @pytest.fixture
@@ -51,6 +52,16 @@ def test_spans_shows_each_window(sounds, tmp_path):
         assert [hit.rank for hit in hits] == list(range(1, 9))
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         assert library.search("middle", k=2, spans=True) == hits[:2]
+
+
+def test_an_ending_is_added_in_one_place(toy, tmp_path, monkeypatch):
+    tone(tmp_path / "s" / "low.wav", "low").rename(tmp_path / "s" / "low.snd")
+    with mmsearch.index(tmp_path / "s", tmp_path / "i", model="ear") as library:
+        assert len(library) == 0
+        monkeypatch.setitem(kinds.FORMATS, ".snd", kinds.Format("audio"))
+        library.add()
+        hit = one(library.search("low"))
+        assert (Path(hit.path).name, hit.modality) == ("low.snd", "audio")
 
 
 def test_a_sound_finds_sounds_and_itself_is_left_out_by_similar(sounds, tmp_path):

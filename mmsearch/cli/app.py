@@ -31,7 +31,7 @@ from mmsearch.errors import (
     MMSearchError,
     ModelDamaged,
 )
-from mmsearch.media.kinds import EXTENSIONS
+from mmsearch.media.kinds import FORMATS
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itself
 
@@ -245,7 +245,7 @@ def index_command(
                 warnings = map(render.visible, library.report.warnings)
                 say("\n".join([*warnings, render.report_line(library.report)]))
         if not len(library):
-            say(f"nothing was found to index; what can be: {' '.join(sorted(EXTENSIONS))}")
+            say(f"nothing was found to index; what can be: {' '.join(sorted(FORMATS))}")
         if library.report and library.report.skipped:
             say("see `mmsearch errors` for the files that were skipped")
             raise typer.Exit(SOME_FAILED)

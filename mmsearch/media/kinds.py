@@ -1,37 +1,51 @@
-"""What a file is, told from the ending of its name."""
+"""Which files can be indexed, and what they are: told by the ending of their name."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from mmsearch.types import Kind
 
-NEEDS_AV = frozenset({".m4a", ".m4b", ".aac", ".wma", ".amr"})
-"""Endings of sounds that are read through PyAV (the extra `av`) alone."""
 
-EXTENSIONS: dict[str, Kind] = {
-    **dict.fromkeys((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"), "image"),
-    **dict.fromkeys((".tif", ".tiff", ".heic", ".heif", ".avif"), "image"),
-    **dict.fromkeys((".txt", ".md"), "text"),
-    **dict.fromkeys((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"), "audio"),
-    **dict.fromkeys(sorted(NEEDS_AV), "audio"),
-    **dict.fromkeys((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"), "video"),
-    **dict.fromkeys((".mpg", ".mpeg", ".3gp"), "video"),
-    ".pdf": "document",
+class Format(NamedTuple):
+    """What files of one ending are."""
+
+    kind: Kind
+    package: str | None = None
+    """Needed to read them, besides those that mmsearch always has."""
+
+
+_TABLE: tuple[tuple[Kind, str | None, str], ...] = (
+    ("image", None, ".jpg .jpeg .png .webp .gif .bmp .tif .tiff .heic .heif .avif"),
+    ("text", None, ".txt .md"),
+    ("audio", None, ".wav .flac .ogg .oga .opus .mp3 .aif .aiff"),
+    ("audio", "av", ".m4a .m4b .aac .wma .amr"),
+    ("video", "av", ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .3gp"),
+    ("document", "pypdfium2", ".pdf"),
+)
+
+FORMATS: dict[str, Format] = {
+    ending: Format(kind, package) for kind, package, endings in _TABLE for ending in endings.split()
 }
-"""The endings (lower case) that can be indexed, and what their files are."""
+"""The endings (lower case) of files that can be indexed."""
 
 
 def kind_of(name: str) -> Kind | None:
-    """What a file is, or None if it is nothing that can be indexed."""
+    """What a file is, or None if it cannot be indexed."""
     dot = name.rfind(".")
-    return EXTENSIONS.get(name[dot:].lower()) if dot > 0 else None
+    found = FORMATS.get(name[dot:].lower()) if dot > 0 else None
+    return found and found.kind
 
 
 def endings_of(kinds: Collection[Kind]) -> frozenset[str]:
-    """The endings of files of some kinds, as far as they can be read with what is installed."""
-    missing: frozenset[str] = frozenset() if find_spec("av") else NEEDS_AV
-    return frozenset(end for end, kind in EXTENSIONS.items() if kind in kinds) - missing
+    """The endings of files of some kinds, as far as the packages that read them are installed."""
+    packages = {form.package for form in FORMATS.values() if form.package}
+    missing = {package for package in packages if find_spec(package) is None}
+    return frozenset(
+        ending
+        for ending, (kind, package) in FORMATS.items()
+        if kind in kinds and package not in missing
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmsearch.encoders import Encoder
 from mmsearch.errors import PathNotFound, UnreadableFile, UnsupportedModality
-from mmsearch.media.kinds import EXTENSIONS, kind_of
+from mmsearch.media.kinds import FORMATS, kind_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.search.queries import Ask, combined, encode_parts, plan
 from mmsearch.spaces.targets import served
@@ -49,7 +49,7 @@ class Example:
             raise PathNotFound(f"there is no file {path!r}, and the index holds none of this name")
         kind = kind_of(path) if imported is None else imported[1]
         if kind is None:
-            kinds = " ".join(sorted(EXTENSIONS))
+            kinds = " ".join(sorted(FORMATS))
             raise UnreadableFile(
                 f"{path!r} is not a kind of file that can be searched with ({kinds})"
             )
