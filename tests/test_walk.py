@@ -138,6 +138,16 @@ def test_globs_exclude_files_and_folders_by_name_or_path(tmp_path, exclude, kept
     assert listed(tmp_path, exclude=exclude) == kept
 
 
+def test_a_name_with_brackets_can_be_excluded_as_it_is_written(tmp_path):
+    make(tmp_path, "[2020] Rome/a.jpg", "[2020] Rome/deep/b.jpg", "2 Rome/c.jpg", "Rome/d.jpg")
+    assert listed(tmp_path, exclude=["[2020] Rome"]) == ["Rome/d.jpg"]  # as a glob, "2 Rome" too
+    assert listed(tmp_path, exclude=["[2020] Rome/deep/"]) == [
+        "2 Rome/c.jpg",
+        "Rome/d.jpg",
+        "[2020] Rome/a.jpg",
+    ]
+
+
 def test_pipes_and_sockets_are_never_opened_or_listed(tmp_path):
     make(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")

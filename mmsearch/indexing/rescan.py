@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from fnmatch import translate
 from glob import escape
 from stat import S_ISDIR, S_ISREG
 
 from mmsearch.indexing.scan import Scope, known_scopes
 from mmsearch.media.kinds import kind_of
-from mmsearch.media.walk import CAPTIONED, SKIPPED_FOLDERS, is_away
+from mmsearch.media.walk import CAPTIONED, SKIPPED_FOLDERS, excluder, is_away
 from mmsearch.storage.sqlite import Catalog
 
 
@@ -217,8 +215,7 @@ def _names_in(folder: str) -> list[str]:
 
 def _leaves_out(scope: Scope, below: str) -> bool:
     """Whether a walk of a scope passes over a path, for its name or one on the way to it."""
-    globs = "|".join(translate(glob.removeprefix("./").rstrip("/")) for glob in scope.exclude)
-    excluded = re.compile(globs).match if globs else None
+    excluded = excluder(scope.exclude)
     names = below.split(os.sep)
     for depth, name in enumerate(names, start=1):
         hidden = name[:1] == "." and (not scope.include_hidden or name.startswith("._"))

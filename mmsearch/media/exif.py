@@ -1,4 +1,4 @@
-"""What a photo's EXIF says of time, camera and place; broken EXIF says nothing."""
+"""Time, camera and place of a photo, from its EXIF; broken EXIF says nothing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _DATE = re.compile(r"\s*(\d{4})\D(\d\d?)\D(\d\d?)\D+(\d\d?)\D(\d\d?)\D(\d\d?)")
 def tags_of(opened: Image.Image) -> dict[int, Any]:
     """The tags that can be read; under _GPS_PART, a dict of those of the place.
 
-    Broken EXIF is common and never a reason to refuse a photo, so whatever it makes Pillow raise
-    costs no more than the tags concerned.
+    Broken EXIF is common and never a reason to refuse a photo: whatever Pillow raises costs only
+    the tags concerned.
     """
     tags: dict[int, Any] = {}
     with suppress(Exception):
@@ -38,7 +38,7 @@ def tags_of(opened: Image.Image) -> dict[int, Any]:
 
 
 def taken_at(tags: Mapping[int, Any]) -> datetime | None:
-    """When it was taken, by the camera's clock: a local time without a zone."""
+    """When the photo was taken, by the camera's clock: a local time without a zone."""
     for tag in (_TAKEN, _DIGITISED, _CHANGED):
         date = _DATE.match(_plain(tags.get(tag)))
         if date:
@@ -61,7 +61,7 @@ def position(tags: Mapping[int, Any]) -> tuple[float, float] | tuple[None, None]
     latitude = _degrees(gps.get(2), gps.get(1), "NS", 90)
     longitude = _degrees(gps.get(4), gps.get(3), "EW", 180)
     if latitude is None or longitude is None or latitude == longitude == 0:
-        return None, None  # 0, 0 lies at sea; it is what is written before the first fix
+        return None, None  # 0, 0 lies at sea; receivers write it before their first fix
     return latitude, longitude
 
 
@@ -80,7 +80,7 @@ def _degrees(parts: Any, reference: Any, signs: str, limit: float) -> float | No
 
 
 def _plain(value: Any) -> str:
-    """A tag's text without the NULs and blanks that pad it; "" for what is no text."""
+    """A tag's text without the NULs and blanks that pad it; "" if it is not text."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if not isinstance(value, str):

@@ -23,22 +23,21 @@ def opened_file(source: str | Path | bytes) -> Iterator[BinaryIO]:
         source: Its path, or its bytes.
 
     Raises:
-        UnreadableFile: It is missing, may not be read, or is not a regular file (a pipe, say).
+        UnreadableFile: It is missing, cannot be read, or is not a regular file (a pipe, say).
     """
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
+    if "\0" in str(source):
+        raise UnreadableFile("no such file")
     try:
         # checked first: opening a pipe would wait for someone to write to it
         if not stat.S_ISREG(Path(source).stat().st_mode):
             raise UnreadableFile("not a regular file")
-        file = Path(source).open("rb")  # noqa: SIM115 - closed below
-    except ValueError as error:  # a NUL in the path
-        raise UnreadableFile("no such file") from error
+        with Path(source).open("rb") as file:
+            yield file
     except OSError as error:
         raise UnreadableFile((error.strerror or "cannot be read").lower()) from error
-    with file:
-        yield file
 
 
 def av_container(

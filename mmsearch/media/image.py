@@ -1,4 +1,4 @@
-"""Reads a photo, upright and in RGB, with what its EXIF says of time, camera and place."""
+"""Photos, upright and in RGB, with what their EXIF says of time, camera and place."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _DECODERS = {
 }
 """How files begin, and Pillow's decoder for them; RIFF and ISO containers are told apart below.
 
-No other decoder is run: a .jpg that holds PostScript, say, must not start an interpreter.
+No other decoder is run: a .jpg that holds PostScript, for one, must not start an interpreter.
 """
 SPARE = 2.0
-"""How many times the wanted side a JPEG that is decoded small keeps at least, unless less will do:
-so cosines of any model's vectors stay above 0.999."""
+"""A JPEG that is decoded small keeps at least this many times the wanted side, unless the encoder
+accepts less: cosines of any model's vectors then stay above 0.999."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
@@ -68,28 +68,28 @@ def load_image(
     max_megapixels: float = 200.0,
     spare: float = SPARE,
 ) -> tuple[Image.Image, ImageInfo]:
-    """An upright RGB picture, wholly decoded, and what its file says about it.
+    """An upright RGB picture, fully decoded, and what its file says about it.
 
     EXIF orientation is applied, transparency becomes white, an animation its first frame.
 
     Args:
         source: A path, the bytes of a file, or a binary file object (which stays open).
-        at_least: The side in pixels the caller will scale the picture to. It may then come
-            smaller than it is, but with both sides at least `spare` times this long: scaled again
-            it looks the same, and most of the time and memory is saved.
+        at_least: The side in pixels the caller will scale the picture to. The picture may then be
+            smaller than the file's, but with both sides at least `spare` times this long: scaled
+            again it looks the same, and most of the time and memory is saved.
         max_megapixels: Larger pictures are refused before they are decoded.
-        spare: How many times that side a JPEG that is decoded small keeps at least.
+        spare: At least how many times that side a JPEG that is decoded small keeps.
 
     Raises:
         TooLarge: It has more than `max_megapixels`.
-        UnreadableFile: It cannot be opened, is no image, or is damaged or truncated.
+        UnreadableFile: It cannot be opened, is not an image, or is damaged or truncated.
     """
     from PIL import Image
 
     _silence_pillow()
-    if Image.MAX_IMAGE_PIXELS is not None:  # never lowered: it is everyone's in this process
+    if Image.MAX_IMAGE_PIXELS is not None:  # never lowered: the whole process shares it
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, math.ceil(max_megapixels * 1e6))
-    with _opened(source) as file, _damage_told(max_megapixels):
+    with _opened(source) as file, _damage_as_unreadable(max_megapixels):
         decoder = _decoder_of(file)
         _import_decoder(decoder)
         opened = Image.open(file, formats=[decoder])
@@ -99,9 +99,9 @@ def load_image(
             opened.draft(None, (math.ceil(spare * at_least),) * 2)
         drafted = opened.size != whole
         opened.load()
-        width, height = whole if drafted else opened.size  # decoding may turn a TIFF
+        width, height = whole if drafted else opened.size  # decoding may rotate a TIFF
         tags = exif.tags_of(opened)
-        orientation = tags.get(exif.ORIENTATION, 1)  # 1 also of HEIC, which its decoder has turned
+        orientation = tags.get(exif.ORIENTATION, 1)  # 1 for HEIC too, which its decoder rotates
         if orientation in (5, 6, 7, 8):
             width, height = height, width
         picture = _upright_rgb(opened, orientation, at_least)
@@ -111,13 +111,13 @@ def load_image(
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """A picture that is open already, made what `load_image` would give of its file.
+    """A picture that is already open, as `load_image` would give it.
 
     Raises:
-        UnreadableFile: its file turns out to be damaged.
+        UnreadableFile: Its file turns out to be damaged.
     """
     _silence_pillow()
-    with _damage_told(math.inf):
+    with _damage_as_unreadable(math.inf):
         picture.load()
         turned = picture.getexif().get(exif.ORIENTATION, 1)
         return _upright_rgb(picture, turned, None)
@@ -136,7 +136,7 @@ def _opened(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _decoder_of(file: BinaryIO) -> str:
-    """The name of Pillow's decoder, told from how the file begins: endings are often wrong."""
+    """The name of Pillow's decoder, told by how the file begins: endings are often wrong."""
     file.seek(0)
     head = file.read(256)
     if not head:
@@ -158,7 +158,7 @@ def _decoder_of(file: BinaryIO) -> str:
 
 @cache
 def _import_decoder(decoder: str) -> None:
-    """Without this, Pillow imports all its fifty for one it does not know yet."""
+    """Import one decoder: for an unknown one, Pillow would import all its fifty."""
     if decoder == "HEIF":
         import pillow_heif
 
@@ -169,11 +169,11 @@ def _import_decoder(decoder: str) -> None:
 
 
 def _silence_pillow() -> None:
-    """Keep what Pillow warns of (odd EXIF, mostly) off the terminal, and from becoming errors.
+    """Keep Pillow's warnings (odd EXIF, mostly) off the terminal, and from becoming errors.
 
     `warnings.catch_warnings` swaps a list that all threads share, so decoding threads would undo
-    each other's filters. One filter, of warnings raised inside Pillow alone, is put in front
-    once, and again when someone else's filter has been put before it.
+    each other's filters. Instead one filter, for warnings raised inside Pillow, is put in front,
+    and again when another filter has been put before it.
     """
     if warnings.filters[:1] != [_PILLOW_FILTER]:
         warnings.filterwarnings("ignore", module=_INSIDE_PILLOW)
@@ -195,11 +195,11 @@ def _too_large(megapixels: str, limit: float) -> str:
 
 
 @contextmanager
-def _damage_told(max_megapixels: float) -> Iterator[None]:
-    """Turns whatever a decoder raises into UnreadableFile.
+def _damage_as_unreadable(max_megapixels: float) -> Iterator[None]:
+    """Turn whatever a decoder raises into UnreadableFile.
 
-    Everything is caught, since on damaged data Pillow's decoders raise nearly everything:
-    OSError, SyntaxError, struct.error, zlib.error, ValueError, KeyError, MemoryError, …
+    On damaged data Pillow's decoders raise nearly everything: OSError, SyntaxError, struct.error,
+    zlib.error, ValueError, KeyError, MemoryError, …
     """
     from PIL import Image
 
@@ -226,7 +226,7 @@ def _reason(error: Exception) -> str:
 
 
 def _upright_rgb(opened: Image.Image, orientation: int, at_least: int | None) -> Image.Image:
-    """Shrunk before anything else is done to it, so that a huge picture is held only once."""
+    """The picture, shrunk before anything else, so that a huge one is held only once."""
     from PIL import Image
 
     picture = _averageable(opened)
@@ -241,7 +241,7 @@ def _upright_rgb(opened: Image.Image, orientation: int, at_least: int | None) ->
         picture.alpha_composite(clear)
     if picture.mode != "RGB" or picture is opened:
         picture = picture.convert("RGB")  # a copy of RGB, free of the file
-    picture.info = {}  # its EXIF would have it turned a second time
+    picture.info = {}  # its EXIF would have it rotated a second time
     return picture
 
 
@@ -267,7 +267,7 @@ def _averageable(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(grey: Image.Image) -> Image.Image:
-    """Deep greys, scaled rather than clipped."""
+    """Greys of 16 or 32 bits, scaled rather than clipped."""
     import numpy as np
     from PIL import Image
 
@@ -276,7 +276,8 @@ def _eight_bits(grey: Image.Image) -> Image.Image:
         return Image.fromarray((values >> 8).astype(np.uint8))
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
-    # such files don't say what white is: the first usual scale that holds all values, else theirs
+    # such files don't say what white is: the first usual scale that holds all values, else the
+    # range of the values
     for white in (1, 255, 65535) if grey.mode == "F" else (255, 65535):
         if low >= 0 and high <= white:
             low, high = 0, white

@@ -1,4 +1,4 @@
-"""Reads the writing in a picture."""
+"""Writing in pictures (OCR), read by RapidOCR."""
 
 from __future__ import annotations
 
@@ -19,40 +19,37 @@ if TYPE_CHECKING:
     from PIL import Image
 
 AT_LEAST = 500
-"""Half the shorter side in pixels that is worth reading at. A page with type of 6 points (1/72
-inch) is read to 73 % of its words at a shorter side of 500, 99 % at 700 and all at 800."""
+"""Half the shorter side, in pixels, at which reading is worthwhile. Of a page in type of 6 points
+(1/72 inch), 73 % of the words are read at a shorter side of 500, 99 % at 700 and all at 800."""
 MOST_PIXELS = 2_000_000
-"""Of what is read: time and memory grow with them (2 million: 4 s of one core, 700 MiB)."""
+"""Of a picture when it is read: time and memory grow with them (2 million: 4 s of one core, 700
+MiB)."""
 LONGEST_SIDE = 10_000
 ENOUGH = 736
-"""The shorter side to which small pictures are enlarged: RapidOCR's own. At most threefold, and to
-a picture of this side and twice as wide."""
+"""The shorter side to which small pictures are enlarged, as by RapidOCR itself: at most threefold,
+and at most to the area of a picture of this side and twice as wide."""
 SMALLEST = 64
-"""Side to which strips are filled up: letters that touch the border aren't found."""
+"""Side to which strips are padded: letters that touch the border aren't found."""
 SURE = 0.8
-"""Of lines read with less confidence, most are leaves and railings taken for letters."""
+"""Most lines that are read with less confidence are leaves and railings taken for letters."""
 
 _load_lock = Lock()
 
 
 def require() -> None:
-    """Return if writing can be read.
-
-    Raises:
-        MissingExtra: RapidOCR is not installed.
-    """
+    """Raise MissingExtra unless RapidOCR is installed."""
     if find_spec("rapidocr") is None:
         raise MissingExtra("--ocr", "ocr")
 
 
 def read_words(picture: Image.Image) -> list[str]:
-    """The lines of writing, from top to bottom and left to right; empty if there are none.
+    """The lines of writing, from top to bottom and left to right.
 
     Lines that are hardly legible, and single characters, are left out. Callable from many threads
     at once; each call keeps one core busy.
 
     Args:
-        picture: Upright RGB. With sides under twice `AT_LEAST`, small type is lost.
+        picture: Upright RGB. Small type is lost when its sides are under twice `AT_LEAST`.
 
     Raises:
         MissingExtra: RapidOCR is not installed.
@@ -91,16 +88,16 @@ def _engine() -> Any:
     options = {
         "Global.log_level": "critical",
         "Global.text_score": SURE,
-        # none of its own sizing: it would shrink long screenshots to nothing, and enlarge strips
+        # no scaling of its own: it would shrink long screenshots to nothing, and enlarge strips
         # until they fill the memory
         "Global.use_preprocess_img": False,
         "Global.use_vertical_padding": False,
         "Det.limit_side_len": 32,
-        # tells whether a line is upside down, but shrinks it first: long ones come out as noise
+        # it tells whether a line is upside down, but shrinks it first: long ones come out as noise
         "Global.use_cls": False,
-        # lines one by one aren't padded to the longest
+        # one by one, lines aren't padded to the longest
         "Rec.rec_batch_num": 1,
-        # pictures are read in several threads, which beats several threads to a picture
+        # a thread per picture beats several threads to a picture
         "EngineConfig.onnxruntime.intra_op_num_threads": 1,
         "Det.model_path": _weights("det"),
         "Rec.model_path": _weights("rec"),
@@ -109,7 +106,7 @@ def _engine() -> Any:
 
 
 def _weights(task: str) -> str:
-    """The model in RapidOCR's wheel: it would fetch one that is missing, unasked."""
+    """The model in RapidOCR's wheel: left alone, RapidOCR would download a missing one."""
     for file in metadata.files("rapidocr") or ():
         if file.suffix == ".onnx" and f"_{task}_" in file.name:
             place = Path(str(file.locate()))
@@ -122,7 +119,7 @@ def _weights(task: str) -> str:
 
 
 def _sized(picture: Image.Image) -> Image.Image:
-    """Shrunk or enlarged to where letters are found well, within bounds."""
+    """The picture, shrunk or enlarged to where letters are found well, within bounds."""
     short, long = min(picture.size), max(picture.size)
     enlarged = min(3.0, ENOUGH / short, ENOUGH * math.sqrt(2 / (short * long)))
     within = min(2 * AT_LEAST / short, math.sqrt(MOST_PIXELS / (short * long)), LONGEST_SIDE / long)
@@ -134,9 +131,9 @@ def _sized(picture: Image.Image) -> Image.Image:
 
 
 def _in_reading_order(lines: Sequence[tuple[Any, str]]) -> list[tuple[Any, str]]:
-    """Row by row; lines share a row when their middles are at one height, or nearly so.
+    """Lines row by row; they share a row when their middles are at about the same height.
 
-    Each comes with the corners of its box: left and right above, right and left below.
+    Each comes with the corners of its box: top left, top right, bottom right, bottom left.
     """
     rows: list[list[tuple[Any, str]]] = []
     below = 0.0

@@ -1,4 +1,4 @@
-"""Reads a PDF page by page: what it says, and what it looks like."""
+"""PDFs page by page: what each says, and what it looks like."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_SQUARES = 8
-"""A page's picture has at most the pixels of so many squares of the side that was asked for: that
-is enough for a page eight times as long as it is wide."""
+"""A page's picture has at most as many pixels as this many squares of the wanted shorter side:
+enough for a page eight times as long as it is wide."""
 LONGEST_SIDE = 16_000
-"""Pixels; thinner strips would be more than Pillow and an encoder can use."""
+"""Pixels; longer strips would be more than Pillow and an encoder can use."""
 
 _LOCK = threading.RLock()
-"""Held round every call into PDFium, which must not be entered by two threads even with two
+"""Held during every call into PDFium, which two threads must not enter, not even with two
 documents. Reentrant, since an abandoned document may be collected while a page is rendered."""
 
 
@@ -37,27 +37,19 @@ class Page:
     number: int
     """From 1."""
     text: str
-    """In lines, as far as the file says; empty for a scan."""
+    """In lines, as far as the file tells; empty for a scan."""
     picture: Image.Image
     """Upright RGB on white."""
 
 
 def require() -> None:
-    """Return if PDFs can be read.
-
-    Raises:
-        MissingExtra: pypdfium2 is not installed.
-    """
+    """Raise MissingExtra unless pypdfium2 is installed, without which no PDF can be read."""
     if find_spec("pypdfium2") is None:
         raise MissingExtra("reading PDFs", "pdf")
 
 
 def count(source: str | Path | bytes) -> int:
-    """How many pages there are.
-
-    Raises:
-        UnreadableFile: As `pages`.
-    """
+    """How many pages there are; raises what `pages` does."""
     with _opened(source) as document:
         return _length(document)
 
@@ -68,10 +60,10 @@ def pages(source: str | Path | bytes, *, at_least: int) -> Iterator[Page]:
     Args:
         source: A path, or the bytes of the file.
         at_least: The side in pixels the caller will scale pictures to. A page's shorter side is
-            twice this, except that very long or wide ones are held to `MOST_SQUARES`.
+            twice this, or less where `MOST_SQUARES` limits a very long or wide page.
 
     Raises:
-        UnreadableFile: It cannot be opened, is no PDF, needs a password, or no page can be read.
+        UnreadableFile: It cannot be opened, is not a PDF, needs a password, or no page can be read.
     """
     with _opened(source) as document:
         found = False
@@ -113,7 +105,7 @@ def _document(file: BinaryIO) -> Any:
     try:
         document = pypdfium2.PdfDocument(file)
         if document.get_formtype() == pdfium.FORMTYPE_ACRO_FORM:
-            document.init_forms()  # what has been filled in is drawn too
+            document.init_forms()  # so that what has been filled in is drawn too
     except pypdfium2.PdfiumError as error:
         locked = error.err_code == pdfium.FPDF_ERR_PASSWORD
         raise UnreadableFile("password needed" if locked else "damaged") from error
@@ -170,14 +162,14 @@ def _scale(size: tuple[float, float], shorter: int) -> float:
 # ---------------------------------------------------------------------- text
 
 _BREAK = re.compile(r"[\x02\ufffe]\s*|[-\u2010\u00ad]\n")
-"""A hyphen that PDFium has found at a line's end and put a mark for, or one that it has not."""
+"""A hyphen at a line's end, for which PDFium has put a mark or not."""
 _LIGATURES = re.compile(r"[\ufb00-\ufb06]")
 _UNPRINTABLE = re.compile(r"[\x00\x01\x03-\x09\x0b-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\ufffd\uffff]")
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff\ud800-\udfff]")
 
 
 def _cleaned(text: str) -> str:
-    """Text as it is meant: words that a line's end has cut are whole, no invisible characters."""
+    """Text with the words whole that a line's end has cut, and without invisible characters."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _LIGATURES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     lines = (" ".join(_UNPRINTABLE.sub(" ", line).split()) for line in text.split("\n"))
@@ -186,7 +178,7 @@ def _cleaned(text: str) -> str:
 
 
 def _joined(found: re.Match[str]) -> str:
-    """What stands for a hyphen at a line's end: `exam-ple`, but `Anglo-Saxon` and `2019-2024`."""
+    """The replacement for a hyphen at a line's end: `exam-ple`, but `Anglo-Saxon`, `2019-2024`."""
     before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
     if found[0] == "\u00ad\n" or (before.isalpha() and after.islower()):
         return ""

@@ -1,4 +1,4 @@
-"""Hears what is said in a sound or video, and when."""
+"""Speech in sounds and videos, with its times, transcribed by Whisper."""
 
 from __future__ import annotations
 
@@ -22,35 +22,31 @@ if TYPE_CHECKING:
     """(n,) mono, 16,000 a second, in [-1, 1]."""
 
 RATE = 16_000
-"""Samples a second that Whisper hears."""
+"""Samples a second that Whisper takes."""
 STRETCH = 300
-"""Seconds that are heard at once: more would fill the memory (an hour is 230 MB, several times)."""
+"""Seconds transcribed at once: more would fill the memory (an hour is 230 MB, several times)."""
 MARGIN = 30
-"""Seconds at the end of a stretch in which the quietest moment is looked for, to cut there."""
+"""Seconds at the end of a stretch in which it is cut, at the quietest moment."""
 LONGEST = 30.0
-"""Seconds of a passage; the text of more would not fit what a text encoder reads."""
+"""Seconds of a passage: the text of more would not fit what a text encoder reads."""
 ENOUGH = 15.0
 """Seconds after which a passage ends with a sentence."""
 PAUSE = 2.0
 """Seconds of silence that end a passage."""
 
 _NEEDED = ("config.json", "model.bin", "tokenizer.json")
-"""Without its tokenizer, faster-whisper would fetch one."""
+"""Files of a model. Without its tokenizer, faster-whisper would download one."""
 _load_lock = Lock()
 
 
 def require() -> None:
-    """Return if speech can be heard, given a model.
-
-    Raises:
-        MissingExtra: faster-whisper is not installed.
-    """
+    """Raise MissingExtra unless faster-whisper is installed."""
     if find_spec("faster_whisper") is None:
         raise MissingExtra("--transcribe", "speech")
 
 
 def segments(source: str | Path, model: str | None = None) -> Iterator[TextPart]:
-    """What is said, in passages of some sentences with their times; nothing where nobody speaks.
+    """What is said, in passages of a few sentences with their times; nothing if nobody speaks.
 
     Args:
         source: Path of a sound or video file.
@@ -67,7 +63,7 @@ def segments(source: str | Path, model: str | None = None) -> Iterator[TextPart]
 
 
 def model_folder(model: str | None = None) -> Path:
-    """Where a Whisper model is on this machine; nothing is ever fetched.
+    """The folder of a Whisper model on this machine; nothing is ever downloaded.
 
     Args:
         model: A folder with a model for CTranslate2; or a size ("base", "large-v3"), or a
@@ -75,7 +71,7 @@ def model_folder(model: str | None = None) -> Path:
             `$MMSEARCH_WHISPER`, else "base".
 
     Raises:
-        ModelUnavailable: It is not there, or not wholly.
+        ModelUnavailable: It is not there, or incomplete.
     """
     name = model or os.environ.get("MMSEARCH_WHISPER") or "base"
     folder = Path(os.path.expanduser(name))
@@ -128,7 +124,7 @@ def _model(folder: str) -> Any:
 
 
 def _stretches(heard: Iterable[tuple[Span, Samples]]) -> Iterator[tuple[float, Samples]]:
-    """The sound in long pieces that are cut where it is quiet, with where they start."""
+    """(start in seconds, sound) of long stretches that are cut where it is quiet."""
     import numpy as np
 
     start, ahead, length = 0.0, [], 0
@@ -146,7 +142,7 @@ def _stretches(heard: Iterable[tuple[Span, Samples]]) -> Iterator[tuple[float, S
 
 
 def _in_a_row(heard: Iterable[tuple[Span, Samples]]) -> Iterator[Samples]:
-    """What overlapping windows have between them, once."""
+    """The sound of overlapping windows, each stretch of it once."""
     last: tuple[Span, Samples] | None = None
     for window in heard:
         if last:
@@ -158,7 +154,7 @@ def _in_a_row(heard: Iterable[tuple[Span, Samples]]) -> Iterator[Samples]:
 
 
 def _quietest(samples: Samples) -> int:
-    """The middle of the quietest half second near the end."""
+    """The middle of the quietest half second near the end, in samples."""
     import numpy as np
 
     half = RATE // 2
@@ -172,18 +168,18 @@ def _quietest(samples: Samples) -> int:
 
 
 def _heard(whisper: Any, start: float, samples: Samples) -> Iterator[TextPart]:
-    """Whisper's own segments: a clause or a sentence each."""
+    """Whisper's segments, a clause or a sentence each, of a stretch that starts at `start` s."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 
     voices = VadOptions(min_speech_duration_ms=250)
     if not get_speech_timestamps(samples, voices):
-        return  # else it would be guessed which language the silence is in
+        return  # Whisper would guess which language the silence is in
     found, _ = whisper.transcribe(
         samples,
         vad_filter=True,
         vad_parameters=voices,
-        temperature=0.0,  # no dice: the same file has the same words
-        condition_on_previous_text=False,  # an error doesn't breed others
+        temperature=0.0,  # no sampling: the same file has the same words
+        condition_on_previous_text=False,  # an error does not lead to others
     )
     for segment in found:
         text = " ".join(segment.text.split())
@@ -194,7 +190,7 @@ def _heard(whisper: Any, start: float, samples: Samples) -> Iterator[TextPart]:
 
 
 def _passages(parts: Iterable[TextPart]) -> Iterator[TextPart]:
-    """Segments put together until they are worth finding: some sentences without a long pause."""
+    """Segments joined into passages that are worth finding: sentences without a long pause."""
     now: TextPart | None = None
     for part in parts:
         if now is not None and _goes_on(now, part):

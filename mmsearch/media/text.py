@@ -1,24 +1,25 @@
-"""Reads a text file, and cuts long texts into passages that can be found one by one."""
+"""Text files, and texts cut into passages that are found one by one."""
 
 from __future__ import annotations
 
 import codecs
+import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import UnreadableFile
+from mmsearch.media.files import opened_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Borders = Callable[[str, int, int], Iterator[int]]
-    """Where a span of a text may be cut: positions inside it, in order."""
+    """Where a span (start, end) of a text may be cut: positions in order."""
 
 MAX_MEBIBYTES = 64
-"""Larger text files are logs and dumps; nobody looks for a sentence in them here."""
+"""Larger text files are logs and dumps, in which nobody looks for a sentence."""
 
 _UNICODE_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -38,20 +39,20 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a text, and the lines it stands on."""
+    """A part of a text, and its lines."""
 
     text: str
     start: int
     """First line, from 1."""
     end: int
-    """Last line, inclusive."""
+    """Last line, included."""
 
 
 def read_text(source: str | Path | bytes) -> str:
-    """What a text file says, whatever its encoding.
+    """The text of a file, whatever its encoding.
 
-    UTF-8, or UTF-16 and UTF-32 with a byte order mark; anything else is read as Windows-1252,
-    which no bytes can contradict.
+    UTF-8, or UTF-16 and UTF-32 with a byte order mark; anything else is read as Windows-1252, in
+    which all bytes are valid.
 
     Args:
         source: A path, or the bytes of the file.
@@ -59,36 +60,20 @@ def read_text(source: str | Path | bytes) -> str:
     Raises:
         UnreadableFile: It is empty, binary, too large, or cannot be opened.
     """
-    data = source if isinstance(source, bytes) else _bytes_of(source)
-    if not data:
-        raise UnreadableFile("0 bytes")
-    if len(data) > MAX_MEBIBYTES * 2**20:
-        raise UnreadableFile(_too_large(len(data)))
-    text = _decoded(data)
+    with opened_file(source) as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            raise UnreadableFile("0 bytes")
+        if size > MAX_MEBIBYTES * 2**20:
+            mebibytes = f"{size / 2**20:.0f} MiB of text (limit {MAX_MEBIBYTES})"
+            raise UnreadableFile(f"too large: {mebibytes}")
+        file.seek(0)
+        text = _decoded(file.read())
     if "\0" in text:
         raise UnreadableFile("not a text file")
     if not text.strip().strip("\ufeff"):
         raise UnreadableFile("no text in it")
     return text
-
-
-def _bytes_of(path: str | Path) -> bytes:
-    try:
-        status = Path(path).stat()
-        # asked first: opening a pipe would wait for someone to write to it
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableFile("not a regular file")
-        if status.st_size > MAX_MEBIBYTES * 2**20:
-            raise UnreadableFile(_too_large(status.st_size))
-        return Path(path).read_bytes()
-    except ValueError as error:  # a NUL in the path
-        raise UnreadableFile("no such file") from error
-    except OSError as error:
-        raise UnreadableFile((error.strerror or str(error)).lower()) from error
-
-
-def _too_large(size: int) -> str:
-    return f"too large: {size / 2**20:.0f} MiB of text (limit {MAX_MEBIBYTES})"
 
 
 def _decoded(data: bytes) -> str:
@@ -99,7 +84,7 @@ def _decoded(data: bytes) -> str:
         if encoding not in ("utf-8", "utf-8-sig"):
             raise UnreadableFile(f"damaged {encoding.upper()} text") from error
     text = data.decode("latin-1").translate(_LATIN1_TO_CP1252)
-    # A tenth of random bytes are control characters; of a text's, hardly any.
+    # a tenth of random bytes are control characters, and hardly any of a text's
     if len(_CONTROL.findall(text)) * 20 > len(text):
         raise UnreadableFile("not a text file")
     return text
@@ -111,7 +96,7 @@ _SPACELESS = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     r"\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 )
-# Two characters of such a script make about a word; elsewhere a run without spaces that is longer
+# Two characters of such a script are about a word; elsewhere a run without spaces that is longer
 # than any plain word (an address, base64) counts as several.
 _WORD = re.compile(rf"[{_SPACELESS}]{{1,2}}|[^\s{_SPACELESS}]{{1,20}}")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
@@ -128,14 +113,14 @@ def count_words(text: str) -> int:
 
 
 def passages(text: str, *, max_words: int = 90) -> list[Passage]:
-    """The text cut into passages of at most `max_words`, in order, nothing lost.
+    """The text in passages of at most `max_words`, in order, with nothing lost.
 
-    Cut between paragraphs where that is possible, else at sentence ends, else at line ends, else
-    between words. Short neighbours share a passage; a heading stays with what follows it.
+    It is cut between paragraphs where that is possible, else at the ends of sentences, else of
+    lines, else between words. Short neighbours share a passage; a heading stays with what follows.
 
     Args:
         text: With line ends of any kind; passages have line feeds.
-        max_words: At least 1, counted by `count_words`.
+        max_words: At least 1, as counted by `count_words`.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     found = []
@@ -151,7 +136,7 @@ def passages(text: str, *, max_words: int = 90) -> list[Passage]:
 def _cut(
     text: str, start: int, end: int, max_words: int, borders: tuple[Borders, ...]
 ) -> Iterator[tuple[int, int]]:
-    """Spans without white space at their ends: pieces between borders, packed while they fit."""
+    """Spans without white space at their ends: pieces between borders, as many as fit."""
     start, end = _trimmed(text, start, end)
     if start == end:
         return
@@ -186,20 +171,12 @@ def _paragraphs(text: str, start: int, end: int) -> Iterator[int]:
             yield blank.end()
 
 
-def _sentences(text: str, start: int, end: int) -> Iterator[int]:
-    return (match.end() for match in _SENTENCE_END.finditer(text, start, end))
+def _ends_of(pattern: re.Pattern[str]) -> Borders:
+    return lambda text, start, end: (match.end() for match in pattern.finditer(text, start, end))
 
 
-def _lines(text: str, start: int, end: int) -> Iterator[int]:
-    return (match.end() for match in re.compile("\n").finditer(text, start, end))
-
-
-def _spaces(text: str, start: int, end: int) -> Iterator[int]:
-    return (match.end() for match in re.compile(r"\s+").finditer(text, start, end))
-
-
-def _words(text: str, start: int, end: int) -> Iterator[int]:
-    return (match.end() for match in _WORD.finditer(text, start, end))
-
-
-_BORDERS: tuple[Borders, ...] = (_paragraphs, _sentences, _lines, _spaces, _words)
+_BORDERS: tuple[Borders, ...] = (
+    _paragraphs,
+    *map(_ends_of, (_SENTENCE_END, re.compile(r"\n"), re.compile(r"\s+"), _WORD)),
+)
+"""From the coarsest to the finest."""

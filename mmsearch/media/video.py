@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from PIL import Image
 
-    from mmsearch.media.shots import Glance
+    from mmsearch.media.shots import Thumbnail
 
 SHORT_GROUP = 1.0
-"""Seconds; of a group of pictures up to this long only the key frame is decoded."""
-LOOK_EVERY = 0.12
+"""Seconds; of a group of pictures up to this long, only the key frame is decoded."""
+SAMPLE_EVERY = 0.12
 """Seconds between frames that are compared."""
 TAIL = 1.5
-"""Seconds at the end of a whole video that may be without a decoded frame."""
+"""Seconds at the end of a complete video that may lack a decoded frame."""
 MOST_PIXELS = 2**27
-"""Larger frames are refused by the decoder: four times 8K."""
+"""Of a frame, four times 8K; the decoder refuses larger ones."""
 
 _DEMUXERS = "mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,asf,ogg"
 """FFmpeg's, for videos. No other is run: it would take pictures and subtitles for videos."""
@@ -40,12 +40,12 @@ _MAGIC = ((0, b"\x1aE\xdf\xa3"), (0, b"RIFF"), (0, b"OggS"), (0, b"\0\0\1\xba"),
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A picture that stands for a stretch of a video."""
+    """A picture that stands for a span of a video."""
 
     span: Span
-    """Seconds: from where it is first seen to where the next one is."""
+    """Seconds, up to the next frame's."""
     picture: Image.Image
-    """Upright RGB, taken a moment after the stretch begins, clear of a blended cut."""
+    """Upright RGB, taken a moment after the span begins, clear of a blended cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,11 @@ class VideoInfo:
     height: int
     taken_at: datetime | None
     """Local time without a zone, as photos have it: the camera's where the file says it (Apple's
-    do), else this machine's, since other files have universal time."""
+    do), else this machine's, since other files hold UTC."""
 
 
 def require() -> None:
-    """Return if videos can be read.
-
-    Raises:
-        MissingExtra: PyAV is not installed.
-    """
+    """Raise MissingExtra unless PyAV is installed, without which no video can be read."""
     if find_spec("av") is None:
         raise MissingExtra("video", "av")
 
@@ -74,16 +70,16 @@ def require() -> None:
 def frames(source: str | Path, *, at_least: int) -> Iterator[Frame]:
     """One frame for each shot, and at least one every 10 seconds, in order of time.
 
-    The spans are contiguous, begin at 0 and reach the end. Of a video that breaks off, what could
-    be read is given.
+    The spans are contiguous, begin at 0 and reach the end. A video that breaks off gives what
+    could be read of it.
 
     Args:
         source: Path of the file.
-        at_least: The side in pixels the caller will scale pictures to. They come with a shorter
-            side of twice this, or as they are when smaller.
+        at_least: The side in pixels the caller will scale pictures to. Their shorter side is twice
+            this, or as in the file if that is smaller.
 
     Raises:
-        UnreadableFile: It cannot be opened, is no video, or no frame of it can be decoded.
+        UnreadableFile: It cannot be opened, is not a video, or no frame of it can be decoded.
     """
     with _opened(source) as container:
         stream = _video_of(container)
@@ -93,8 +89,8 @@ def frames(source: str | Path, *, at_least: int) -> Iterator[Frame]:
             picture = _picture(shot.frame, stream, 2 * at_least)
             return Frame(Span(shot.start, shot.end, "second"), picture)
 
-        for last, frame in _looked_at(container, stream):
-            if shot := finder.feed(last, _glance(frame), frame):
+        for last, frame in _sampled(container, stream):
+            if shot := finder.feed(last, _thumbnail(frame), frame):
                 yield chosen(shot)
         if finder.latest is None:
             raise UnreadableFile("damaged")
@@ -106,27 +102,27 @@ def has_sound(source: str | Path) -> bool:
     """Whether a video has a sound track that can be decoded.
 
     Raises:
-        UnreadableFile: It cannot be opened, or is no video.
+        UnreadableFile: It cannot be opened, or is not a video.
     """
     with _opened(source) as container:
         return any(stream.codec_context is not None for stream in container.streams.audio)
 
 
 def info(source: str | Path) -> VideoInfo:
-    """What a video's file says of it.
+    """What a video's file says about it.
 
     Raises:
-        UnreadableFile: It cannot be opened, is no video, or no frame of it can be decoded.
+        UnreadableFile: It cannot be opened, is not a video, or no frame of it can be decoded.
     """
     with _opened(source) as container:
         stream = _video_of(container)
-        looked_at = _looked_at(container, stream)
-        time, frame = next(looked_at, (0.0, None))
+        sampled = _sampled(container, stream)
+        time, frame = next(sampled, (0.0, None))
         if frame is None:
             raise UnreadableFile("damaged")
         size = _shown_size(frame, stream)
-        if not container.duration:  # a browser's recording doesn't say: looked through to its end
-            for time, _ in looked_at:  # noqa: B007 - the last is wanted
+        if not container.duration:  # a browser's recording doesn't say: decode it to its end
+            for time, _ in sampled:  # noqa: B007 - the last is wanted
                 pass
         seconds = container.duration / 1e6 if container.duration else time + _frame_time(stream)
         return VideoInfo(seconds, *size, _taken_at({**stream.metadata, **container.metadata}))
@@ -173,31 +169,31 @@ def _video_of(container: InputContainer) -> VideoStream:
     raise UnreadableFile("no video in it")
 
 
-def _looked_at(
-    container: InputContainer, stream: VideoStream
-) -> Iterator[tuple[float, VideoFrame]]:
+def _sampled(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
     """Frames in order, with their times in seconds from the start of the file."""
     zero = (container.start_time or 0) / 1e6
     step = _frame_time(stream)
     last = None
-    for packet in _needed(container, stream):
+    for packet in _worth_decoding(container, stream):
         for frame in _decoded(packet):
             time = None if frame.time is None else frame.time - zero
             if last is None:
                 time = max(time or 0.0, 0.0)
             elif time is None or time < last - 1:  # no times, or they begin again
                 time = last + step
-            elif time < last + LOOK_EVERY:
+            elif time < last + SAMPLE_EVERY:
                 continue
             if not frame.is_corrupt:
                 last = time
                 yield time, frame
 
 
-def _needed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """Packets to decode: of short groups of pictures, as phones make them, the key frame alone.
+def _worth_decoding(
+    container: InputContainer, stream: VideoStream
+) -> Iterator[Packet[VideoStream]]:
+    """The packets to decode: only the key frame of short groups of pictures, as phones make them.
 
-    A group whose length isn't clear yet is held back, compressed as it is.
+    A group whose length isn't clear yet is held back, compressed.
     """
     group: list[Packet[VideoStream]] = []
     for packet in container.demux(stream):
@@ -227,20 +223,20 @@ def _decoded(packet: Packet[VideoStream]) -> list[VideoFrame]:
     try:
         return list(packet.decode())
     except av.error.FFmpegError:
-        return []  # those after it may be whole
+        return []  # later ones may be intact
 
 
 def _frame_time(stream: VideoStream) -> float:
-    """Seconds that a frame usually lasts."""
+    """Seconds that a frame lasts on average."""
     rate = stream.average_rate or stream.guessed_rate
     return min(1.0, float(1 / rate)) if rate else 0.04
 
 
 def _end(container: InputContainer, stream: VideoStream, last: float) -> float:
-    """Seconds at which a video ends of which the last frame decoded is at `last`.
+    """Where a video ends, in seconds, whose last decoded frame is at `last`.
 
-    That is where the file says that it does, its sound included. But one that breaks off says so
-    of what is missing too, and is taken to end with its frames.
+    That is where the file says that it ends, sound included. But a file that breaks off still
+    counts what is missing, so it ends with its frames.
     """
     end = last + _frame_time(stream)
     said = (container.duration or 0) / 1e6
@@ -251,7 +247,7 @@ def _end(container: InputContainer, stream: VideoStream, last: float) -> float:
 # ---------------------------------------------------------------------- pictures
 
 
-def _glance(frame: VideoFrame) -> Glance:
+def _thumbnail(frame: VideoFrame) -> Thumbnail:
     import numpy as np
 
     small = frame.reformat(width=32, height=18, format="rgb24", interpolation="AREA")
@@ -259,7 +255,7 @@ def _glance(frame: VideoFrame) -> Glance:
 
 
 def _picture(frame: VideoFrame, stream: VideoStream, shorter: int) -> Image.Image:
-    """The frame upright in RGB, its shorter side at most so many pixels."""
+    """The frame upright in RGB, its shorter side at most `shorter` pixels."""
     from PIL import Image
 
     width, height = _square_size(frame, stream)
@@ -272,7 +268,7 @@ def _picture(frame: VideoFrame, stream: VideoStream, shorter: int) -> Image.Imag
 
 
 def _square_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
-    """Width and height as it lies in the file, of square pixels (those of a DVD are not)."""
+    """Width and height before rotation, in square pixels (those of a DVD are not)."""
     aspect = stream.sample_aspect_ratio or 1
     return (max(1, round(frame.width * aspect)), frame.height) if aspect > 0 else (1, 1)
 

@@ -1,6 +1,7 @@
 """Finds the files under a folder that can be indexed, folder by folder, in a stable order.
 
-An unchanged collection costs one walk and nothing else, so the disk is asked once about a file.
+Re-indexing an unchanged collection costs one walk and nothing else, so each file is looked up
+once.
 """
 
 from __future__ import annotations
@@ -13,30 +14,30 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmsearch.errors import PathNotFound
-from mmsearch.media.kinds import EXTENSIONS, kind_of
+from mmsearch.media.kinds import FORMATS, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mmsearch.types import Kind
 
     Medium = tuple[str, Kind, os.DirEntry[str]]
-    """The name of what may be a file to index, its kind, and its entry."""
+    """Name, kind and entry of what is probably a file to index."""
 
 CAPTIONED: frozenset[Kind] = frozenset({"image", "audio", "video"})
-"""What may have captions; texts and documents speak for themselves."""
+"""The kinds that may have captions; texts and documents speak for themselves."""
 
 _BINS = {"#recycle", "@Recycle", "$RECYCLE.BIN", ".Trashes", "lost+found"}
 _THUMBNAILS = {"@eaDir", ".thumbnails"}
 _CODE = {".git", ".hg", ".svn", "node_modules", "__pycache__"}
 _SYSTEM = {"__MACOSX", "System Volume Information"}
 SKIPPED_FOLDERS = frozenset(_BINS | _THUMBNAILS | _CODE | _SYSTEM)
-"""Folders that hold no one's photos; skipped wherever they are met, hidden files wanted or not."""
+"""Folders that hold no one's photos; always skipped, even where hidden files are wanted."""
 
 
 class FileStat(NamedTuple):
-    """One file that can be indexed: a tuple, as a hundred thousand are made in a second."""
+    """One file that can be indexed: a tuple, since a hundred thousand are made in a second."""
 
     path: str
     """Relative to the root, "/" separated; a name that is not UTF-8 holds surrogate escapes."""
@@ -47,12 +48,12 @@ class FileStat(NamedTuple):
     sidecar: tuple[int, int] | None
     """(size, mtime_ns) of `photo.txt` beside `photo.jpg`; not of texts and documents."""
     sidecar_name: str | None
-    """How that text is written: photo.txt, photo.TXT."""
+    """Its name, as written: photo.txt, photo.TXT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What one folder holds, without what lies in its subfolders."""
+    """The files in one folder, without those in its subfolders."""
 
     path: str
     """Relative to the root; "" for the root itself."""
@@ -61,9 +62,9 @@ class Folder:
     failures: list[tuple[str, str]]
     """(path relative to the root, reason) of the folder itself or of files in it."""
     complete: bool
-    """False when the folder was not listed wholly: nothing below it may be taken for deleted."""
+    """False when listing the folder failed: nothing below it may be taken for deleted."""
     others: Mapping[Kind, int]
-    """How many files could be indexed, but are of an ending that was not asked for."""
+    """How many files could be indexed, but have none of the wanted endings."""
 
 
 def walk(
@@ -72,23 +73,23 @@ def walk(
     *,
     exclude: Sequence[str] = (),
     include_hidden: bool = False,
-    endings: Collection[str] = EXTENSIONS,
+    endings: Collection[str] = FORMATS,
 ) -> Iterator[Folder]:
     """Every folder from `root` down, depth first and sorted, with its files.
 
-    Links to files are followed, and so are links to folders that lead out of `root`; a link to
-    a folder that is walked anyway is not, so no photo comes twice and no loop is entered.
+    Links to files are followed, and so are links to folders outside `root`; a link to a folder
+    that is walked anyway is not, so no photo comes twice and no loop is entered.
 
     Args:
         root: An existing folder; walked even when it is hidden or in SKIPPED_FOLDERS.
-        below: A folder under `root`, relative to it, to look at alone.
-        exclude: Shell globs, matched against bare names of files and folders and against their
-            paths relative to the folder that is looked at.
-        include_hidden: Whether to look at names that begin with a dot.
-        endings: Which of EXTENSIONS to look for.
+        below: The only folder under `root`, relative to it, to walk.
+        exclude: Shell globs, or plain names with glob characters in them, of the names of files
+            and folders, or of their paths relative to the folder that is walked.
+        include_hidden: Whether to include names that begin with a dot.
+        endings: Which of FORMATS to find.
 
     Raises:
-        PathNotFound: `root` is no folder, or there is no folder `below` under it.
+        PathNotFound: `root` is not a folder, or has no folder `below` under it.
     """
     root = os.fspath(root)
     below = _checked(root, below)
@@ -102,11 +103,11 @@ def count(
     *,
     exclude: Sequence[str] = (),
     include_hidden: bool = False,
-    endings: Collection[str] = EXTENSIONS,
+    endings: Collection[str] = FORMATS,
 ) -> int:
-    """The number of files `walk` would list, told from names alone wherever the disk allows.
+    """The number of files `walk` would list, from names alone wherever the file system allows.
 
-    Args and Raises are those of `walk`. A file that `walk` fails to ask for its size counts.
+    Args and Raises are those of `walk`. A file whose size `walk` could not read counts.
     """
     root = os.fspath(root)
     below = _checked(root, below)
@@ -119,7 +120,7 @@ def count(
 
 
 def is_away(root: str, device: int) -> bool:
-    """Whether a folder that was on `device` (its st_dev) is gone or an empty mount point now."""
+    """Whether a folder that was on `device` (st_dev) is missing or an empty mount point now."""
     if not os.path.isdir(root):
         return True
     if os.stat(root).st_dev == device:
@@ -133,25 +134,34 @@ def is_passed_over(path: str) -> bool:
     return any(name[0] == "." or name in SKIPPED_FOLDERS for name in path.split("/") if name)
 
 
+def excluder(globs: Sequence[str]) -> Callable[[str], object] | None:
+    """Whether a name or relative path matches one of some globs; None where there are none.
+
+    A glob also matches itself as a plain name: "[2020] Rome" is a folder, and seldom "2 Rome".
+    """
+    names = [glob.removeprefix("./").rstrip("/") for glob in globs]
+    ways = [way for name in names for way in (translate(name), rf"{re.escape(name)}\Z")]
+    return re.compile("|".join(ways)).match if ways else None
+
+
 class _Skips:
     """Which names are passed over."""
 
     def __init__(
         self, exclude: Sequence[str], below: str, *, include_hidden: bool, endings: Collection[str]
     ) -> None:
-        self._kinds = {ending: EXTENSIONS[ending] for ending in endings}
-        globs = "|".join(translate(glob.removeprefix("./").rstrip("/")) for glob in exclude)
+        self._kinds = {ending: FORMATS[ending].kind for ending in endings}
         self._above = f"{below}/" if below else ""
-        self._excluded = re.compile(globs).match if globs else None
+        self._excluded = excluder(exclude)
         self._include_hidden = include_hidden
-        self.excludes_some = bool(globs)
+        self.excludes_some = bool(exclude)
 
     def wanted(self, name: str) -> Kind | None:
         dot = name.rfind(".")
         return self._kinds.get(name[dot:].lower()) if dot > 0 else None
 
     def hides(self, name: str) -> bool:
-        # "._name" is macOS's resource fork of "name": no picture, hidden files wanted or not.
+        # "._name" is macOS's resource fork of "name", which is never a picture
         return name[0] == "." and (not self._include_hidden or name.startswith("._"))
 
     def excludes(self, folder: str, name: str) -> bool:
@@ -169,7 +179,7 @@ class _Skips:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """One folder as the disk lists it, before its files are asked for size and time."""
+    """One folder as the disk lists it, before the sizes and times of its files are known."""
 
     path: str
     media: list[Medium]
@@ -187,8 +197,8 @@ def _folders(root: str, below: str, skips: _Skips) -> Iterator[Folder]:
 
 def _listings(root: str, below: str, skips: _Skips) -> Iterator[_Listing]:
     real_root = os.path.realpath(root)
-    # Folders are remembered by inode: that is bounded by their number, and cuts loops as well as
-    # second ways into one place, wherever links and mounts lead.
+    # Folders are remembered by inode: this is bounded by their number, and avoids loops as well as
+    # second ways into one folder, wherever links and mounts lead.
     visited = {_inode(root)} if below else set()
     pending = [below]
     while pending:
@@ -238,7 +248,7 @@ def _list(root: str, folder: str, skips: _Skips) -> _Listing:
 
 
 def _leads_back(folder: os.DirEntry[str], real_root: str, skips: _Skips) -> bool:
-    """Whether this is a link to a folder that a walk of the root meets by its own name.
+    """Whether this is a link to a folder that the walk meets by its own name.
 
     Without this rule, a photo's path would depend on which of its folder's names sorts first.
     """
@@ -273,11 +283,11 @@ def _stat_files(
 
 
 def _with_sidecars(files: Sequence[FileStat], start: int) -> list[FileStat]:
-    """The files of a folder, each text that is a sidecar put to the files it is about.
+    """The files of a folder, in which sidecars belong to the files they are about.
 
     Args:
-        files: With paths, of which names begin at `start`.
-        start: The length of what stands before a name.
+        files: All of them.
+        start: Where a name begins in a path.
     """
     by_name = {file.path[start:]: file for file in files}
     sidecars = _sidecars({name: file.kind for name, file in by_name.items()})
@@ -296,12 +306,12 @@ def _with_sidecars(files: Sequence[FileStat], start: int) -> list[FileStat]:
 
 
 def _regular(media: Iterable[Medium]) -> dict[str, Kind]:
-    """Name → kind of what is a file, by what the listing says (links are followed)."""
+    """Name → kind of what the listing says is a file (links are followed)."""
     return {name: kind for name, kind, entry in media if _is_file(entry)}
 
 
 def _sidecars(media: Mapping[str, Kind]) -> dict[str, str]:
-    """Name → name of the text beside it; of a.TXT and a.txt, the one that comes last."""
+    """Name → name of the text beside it; of a.TXT and a.txt, the last."""
     texts = {name[:-4]: name for name in media if name[-4:].lower() == ".txt"}
     if not texts:
         return {}
@@ -325,7 +335,7 @@ def _steps(path: str) -> Iterator[tuple[str, str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, say: asking it for its size tells the reason
+    except OSError:  # a link to itself, say: the failure of its stat gives the reason
         return False
 
 
@@ -345,7 +355,7 @@ def _inode(place: str) -> tuple[int, int] | None:
 
 
 def _checked(root: str, below: str) -> str:
-    """`below`, normalised; "" for the root."""
+    """`below`, normalised; "" is the root."""
     if not os.path.isdir(root):
         raise PathNotFound(f"{root} is not a folder")
     path = os.path.normpath(below).replace(os.sep, "/") if below else ""
