@@ -23,10 +23,11 @@ import mmsearch
 from mmsearch import indexing as ingest
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing import pipeline
-from mmsearch.indexing.decode import Decoded, Job, is_content, reading
+from mmsearch.indexing.decode import Decoded, Job
 from mmsearch.indexing.decode.contents import Contents
 from mmsearch.indexing.pipeline import Pipeline
 from mmsearch.indexing.stages import Timed
+from mmsearch.media import file_state
 from mmsearch.media.walk import FileStat
 
 JOB = Job(1, "/", "", "a.jpg", FileStat("a.jpg", "image", 1, 1, None, None))
@@ -222,8 +223,8 @@ def test_a_file_that_goes_on_changing_is_left_for_the_next_run(toy, photos, tmp_
 def test_a_large_file_that_changes_while_it_is_decoded_is_left_for_the_next_run(
     toy, photos, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(reading, "WHOLE", 10)
-    monkeypatch.setattr(reading, "PIECE", 1)
+    monkeypatch.setattr(file_state, "WHOLE", 10)
+    monkeypatch.setattr(file_state, "PIECE", 1)
     read = mmsearch.indexing.decode.contents.Reader.read
 
     def and_change(self, kind, source, path):
@@ -242,8 +243,8 @@ def test_a_large_file_that_changes_while_it_is_decoded_is_left_for_the_next_run(
 def test_a_disk_that_fails_on_one_file_costs_that_file_until_the_next_run(
     toy, photos, tmp_path, monkeypatch, whole
 ):
-    monkeypatch.setattr(reading, "WHOLE", whole)
-    monkeypatch.setattr(reading, "PIECE", 1)
+    monkeypatch.setattr(file_state, "WHOLE", whole)
+    monkeypatch.setattr(file_state, "PIECE", 1)
     opened = Path.open
 
     def fail(self, *args, **options):
@@ -263,9 +264,9 @@ def test_a_disk_that_fails_on_one_file_costs_that_file_until_the_next_run(
 def test_what_a_decoder_says_of_the_disk_is_not_held_against_the_file():
     error = UnreadableFile("input/output error")
     error.__cause__ = OSError(errno.EIO, "Input/output error")
-    assert reading.may_pass(error)
+    assert file_state.may_pass(error)
     error.__cause__ = OSError("image file is truncated")  # Pillow's way to say so
-    assert not reading.may_pass(error)
+    assert not file_state.may_pass(error)
 
 
 def test_a_folder_that_vanishes_while_it_is_scanned_loses_nothing(
@@ -289,10 +290,10 @@ def test_a_folder_that_vanishes_while_it_is_scanned_loses_nothing(
 
 
 def test_a_large_file_is_known_by_two_mebibytes_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "WHOLE", 2**20)
+    monkeypatch.setattr(file_state, "WHOLE", 2**20)
     path = tmp_path / "film.mp4"
     path.write_bytes(np.random.default_rng(0).bytes(4 * 2**20))
-    content, before = reading.read_file(str(path))
+    content, before = file_state.read_file(str(path))
     assert content == str(path)
     read = []
     opened = Path.open
@@ -319,30 +320,33 @@ def test_a_large_file_is_known_by_two_mebibytes_of_it(tmp_path, monkeypatch):
         return Counted()
 
     monkeypatch.setattr(Path, "open", counted)
-    assert reading.read_file(str(path)) == (str(path), before)
+    assert file_state.read_file(str(path)) == (str(path), before)
     assert sum(read) == 2 * 2**20
 
 
 @pytest.mark.parametrize("place", [0, 2**20 - 1])
 def test_the_first_and_the_last_byte_of_a_large_file_count(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(reading, "WHOLE", 2**10)
-    monkeypatch.setattr(reading, "PIECE", 2**8)
+    monkeypatch.setattr(file_state, "WHOLE", 2**10)
+    monkeypatch.setattr(file_state, "PIECE", 2**8)
     path = tmp_path / "film.mp4"
     path.write_bytes(bytes(2**20))
-    _, before = reading.read_file(str(path))
+    _, before = file_state.read_file(str(path))
     with path.open("r+b") as file:
         file.seek(place)
         file.write(b"x")
-    assert reading.read_file(str(path))[1] != before
+    assert file_state.read_file(str(path))[1] != before
 
 
 def test_a_large_file_that_was_hashed_whole_is_still_known(tmp_path, monkeypatch):
     path = tmp_path / "film.mp4"
     path.write_bytes(bytes(2**12))
-    _, whole = reading.read_file(str(path))
-    monkeypatch.setattr(reading, "WHOLE", 2**10)
-    assert is_content(str(path), whole)
-    assert not is_content(str(path), b"another")
+    _, whole = file_state.read_file(str(path))
+    monkeypatch.setattr(file_state, "WHOLE", 2**10)
+    monkeypatch.setattr(file_state, "PIECE", 2**6)
+    now = file_state.read_file(str(path))[1]
+    assert now != whole
+    assert file_state.has_content(str(path), now, whole)
+    assert not file_state.has_content(str(path), now, b"another")
 
 
 # ---------------------------------------------------------------------- what is stored at once

@@ -398,6 +398,20 @@ def test_similar_uses_the_stored_vector(library, photos, toy):
     assert toy.encoded["image"] == 0
 
 
+def test_similar_leaves_a_file_out_that_was_touched_since_it_was_indexed(library, photos, toy):
+    os.utime(photos / "red.png", (1, 1))
+    toy.encoded.update(image=0)
+    assert "red.png" not in found(library.similar(photos / "red.png"))
+    assert toy.encoded["image"] == 0  # its content is the same, and so is its vector
+
+
+def test_similar_leaves_a_file_out_that_has_changed_and_looks_for_what_it_is_now(library, photos):
+    paint(photos / "red.png", "blue", (50, 30))
+    hits = library.similar(photos / "red.png")
+    assert found(hits)[0] == "blue.png"
+    assert "red.png" not in found(hits)
+
+
 def test_similar_takes_a_file_that_is_not_indexed(library, tmp_path):
     assert found(library.similar(paint(tmp_path / "x.png", "blue"), k=1)) == ["blue.png"]
     (tmp_path / "x.txt").write_text("green grass")

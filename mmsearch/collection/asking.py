@@ -167,8 +167,8 @@ class Asking(Held):
         Raises:
             PathNotFound, UnreadableFile: the file cannot be used.
         """
-        from mmsearch.search.example import stored_item
         from mmsearch.search.labels import describe
+        from mmsearch.storage.resolver import current_item_at
 
         name = os.fspath(path)
         return describe(
@@ -176,7 +176,7 @@ class Asking(Held):
             self._encoder_pool.encoder_of,
             self._present(),
             name,
-            stored_item(self._catalog, name),
+            current_item_at(self._catalog, name),
             lambda wanted: self.similar(name, k=wanted, target="text"),
             k=k,
             labels=labels,

@@ -30,13 +30,14 @@ class Refreshing(Keeping):
         Raises:
             PathNotFound: there is nothing at one of them.
         """
-        from mmsearch.indexing.rescan import place_of, scope_above
+        from mmsearch.indexing.rescan import scope_above
         from mmsearch.indexing.scan import known_scopes, scopes_of
+        from mmsearch.storage.resolver import known_path
 
         folders: dict[str, bool] = {}
         for path in paths:
             known = known_scopes(self._catalog)
-            place = place_of(self._catalog, os.fsdecode(path))
+            place = known_path(self._catalog, os.fsdecode(path))
             if not os.path.exists(place) or scope_above(known, place) is None:
                 with self.writing("noting what to index"):
                     scopes_of(self._catalog, [path])

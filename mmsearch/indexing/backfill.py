@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.indexing.decode import encode, is_content, look_ahead, read_file
+from mmsearch.indexing.decode import encode, look_ahead
 from mmsearch.indexing.decode.contents import Contents, Options, Reader
+from mmsearch.media.file_state import has_content, read_file
 from mmsearch.media.kinds import kind_of
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import KINDS_WITH, EncodingTarget
@@ -157,7 +158,7 @@ def _read(reader: Reader, due: Due) -> Contents | Away | None:
     kind = kind_of(path)
     try:
         content, now = read_file(path)
-        if kind is None or not (now == hash_ or is_content(path, hash_)):
+        if kind is None or not has_content(path, now, hash_):
             return None
         return reader.read(kind, content, path)
     except (UnreadableFile, PermissionError):

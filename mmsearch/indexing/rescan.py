@@ -41,17 +41,6 @@ def scope_above(asked: Iterable[Scope], place: str) -> Scope | None:
     return None
 
 
-def place_of(catalog: Catalog, path: str) -> str:
-    """A path as the index knows it: absolute, without links but those inside a source."""
-    given = os.path.abspath(path)
-    if catalog.sources.of(given):
-        return given
-    if os.path.isdir(given):
-        return os.path.realpath(given)
-    folder, name = os.path.split(given)
-    return os.path.join(os.path.realpath(folder), name)
-
-
 class _Looks:
     """What is to be looked at: folders with all that is below, and files of other folders."""
 

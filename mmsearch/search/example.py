@@ -12,6 +12,7 @@ from mmsearch.media.kinds import FORMATS, kind_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.search.queries import Ask, combined, encode_parts, plan
 from mmsearch.spaces.targets import served
+from mmsearch.storage.resolver import is_current, item_at
 from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Kind, Modality, Part, Query
 
@@ -33,7 +34,7 @@ class Example:
     """A file that others are to be like.
 
     Args:
-        catalog: Asked whether it is indexed: then its stored vectors are used.
+        catalog: Tells whether it is indexed as it is now: then its stored vectors are used.
         path: Where it is.
         spaces: Those that answer.
 
@@ -44,10 +45,10 @@ class Example:
     """
 
     def __init__(self, catalog: Catalog, path: str, spaces: Sequence[Space]) -> None:
-        imported = catalog.files.imported(path)
-        if imported is None and not os.path.exists(path):
+        stored = item_at(catalog, path)
+        if not os.path.exists(path) and not (stored and stored.imported):
             raise PathNotFound(f"there is no file {path!r}, and the index holds none of this name")
-        kind = kind_of(path) if imported is None else imported[1]
+        kind = kind_of(path) if stored is None else stored.kind
         if kind is None:
             kinds = " ".join(sorted(FORMATS))
             raise UnreadableFile(
@@ -57,8 +58,9 @@ class Example:
         self._path = path
         self._kind = kind
         self._rows: dict[tuple[int, Modality], Vectors] = {}
-        self.own = stored_item(catalog, path) if imported is None else imported[0]
-        """Its item id, if it is indexed."""
+        self.own = None if stored is None else stored.id
+        """Its item id, if it is indexed, however it has changed since."""
+        self._current = stored is not None and is_current(stored, path)
         answering = served(spaces)
         live = [space for space in spaces if space.id in answering]
         self.facets = tuple(
@@ -67,7 +69,7 @@ class Example:
             if facet == kind or any(self._takes(space, facet) for space in live)
         )
         """What it can be compared by, what tells most of it first."""
-        if not self.facets or (self.own is None and kind in ("video", "document")):
+        if not self.facets or (not self._current and kind in ("video", "document")):
             raise UnreadableFile(
                 f"{path!r} is not indexed: index it first, or give a picture of it"
             )
@@ -111,7 +113,7 @@ class Example:
     def _vectors(self, space: Space, facet: Modality) -> Vectors:
         """What is stored of it (n, dim)."""
         if (space.id, facet) not in self._rows:
-            ids = [] if self.own is None else [self.own]
+            ids = [self.own] if self.own is not None and self._current else []
             self._rows[space.id, facet] = self._catalog.vectors.of(space, facet, ids)[1]
         return self._rows[space.id, facet]
 
@@ -134,15 +136,3 @@ class Example:
             return [Part(facet, part.text) for part in passages(read_text(self._path))]
         except UnreadableFile as error:
             raise UnreadableFile(f"{self._path!r} cannot be searched with: {error}") from error
-
-
-def stored_item(catalog: Catalog, path: str) -> int | None:
-    """The id of the item that a file is, if it is indexed as it is now."""
-    stat = os.stat(path)
-    folder, name = os.path.split(os.path.abspath(path))
-    for place in dict.fromkeys((folder, os.path.realpath(folder))):
-        if (source := catalog.sources.of(place)) is not None:
-            known = catalog.files.known(source[0], source[2]).get(name)
-            if known is not None and known.stat == (stat.st_size, stat.st_mtime_ns):
-                return known.id
-    return None

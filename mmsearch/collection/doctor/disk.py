@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.collection.doctor.finding import SHOWN, Finding, ok
 from mmsearch.errors import UnreadableFile
-from mmsearch.indexing.decode import is_content, read_file
+from mmsearch.media.file_state import has_content, read_file, stat_of
 from mmsearch.media.walk import is_away
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def check_files(context: CheckContext) -> Iterator[Finding]:
     gone, changed, same = [], [], []
     for path, size, mtime_ns, hash_ in _sampled(context):
         try:
-            status = os.stat(path)
+            now = stat_of(path)
         except OSError:
             gone.append(path)
             continue
-        if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
+        if now == (size, mtime_ns):
             same.append((path, size, hash_))
         else:
             changed.append(path)
@@ -99,7 +99,7 @@ def _content(same: list[tuple[str, int, Any]]) -> Finding:
             break
         read, looked = read + size, looked + 1
         try:
-            if read_file(path)[1] != hash_ and not is_content(path, hash_):
+            if not has_content(path, read_file(path)[1], hash_):
                 other.append(path)
         except (OSError, UnreadableFile) as error:
             unread.append(f"{path}: {error}")

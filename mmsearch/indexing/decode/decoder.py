@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing.decode.contents import Contents, Options, Reader
-from mmsearch.indexing.decode.reading import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
+from mmsearch.media.file_state import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, FileStat, is_away
 from mmsearch.spaces.targets import EncodingTarget

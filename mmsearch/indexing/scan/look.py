@@ -14,6 +14,7 @@ from mmsearch.errors import PathNotFound
 from mmsearch.indexing.decode import Job
 from mmsearch.indexing.decode.contents import Options
 from mmsearch.indexing.scan.scopes import Scope, is_in
+from mmsearch.media.file_state import Stat, same_stats
 from mmsearch.media.kinds import endings_of, kind_of
 from mmsearch.media.walk import (
     CAPTIONED,
@@ -26,7 +27,6 @@ from mmsearch.media.walk import (
 )
 from mmsearch.storage.sqlite import Catalog, KnownFile
 from mmsearch.storage.sqlite.files import KnownRow
-from mmsearch.storage.sqlite.records import Stat
 from mmsearch.types import Failure, Kind, Report
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Scan:
         for file in folder.files:
             name = file.path[start:]
             row = known.pop(name, None)
-            if row is not None and _same(row, file) and self._is_read(row, file.kind):
+            if row is not None and same_stats(row[2:6], file) and self._is_read(row, file.kind):
                 if plain:
                     unchanged += 1
                     continue
@@ -329,9 +329,3 @@ class Scan:
 
 def _ends(name: str, endings: frozenset[str]) -> bool:
     return os.path.splitext(name)[1].lower() in endings
-
-
-def _same(row: KnownRow, file: FileStat) -> bool:
-    if row[2] != file.size or row[3] != file.mtime_ns:
-        return False
-    return row[4] is None if file.sidecar is None else row[4:6] == file.sidecar

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmsearch.errors import PathNotFound
+from mmsearch.storage.resolver import known_path
 from mmsearch.storage.sqlite import Catalog, IndexRoot
 
 
@@ -42,10 +43,10 @@ def scopes_of(
     for path in paths:
         given = os.path.abspath(os.fsdecode(path))
         if os.path.isdir(given):
-            folders[_place(catalog, given)] = None
+            folders[known_path(catalog, given)] = None
         elif os.path.exists(given):
             folder, name = os.path.split(given)
-            files.setdefault(_place(catalog, folder), set()).add(name)
+            files.setdefault(known_path(catalog, folder), set()).add(name)
         else:
             raise PathNotFound(f"there is no file or folder {os.fsdecode(path)!r}")
     # what lies in another folder that is given is met there
@@ -86,11 +87,6 @@ def _scopes(catalog: Catalog, asked: Sequence[IndexRoot]) -> list[Scope]:
         if source is not None:
             scopes.append(Scope(*source, frozenset(some), exclude, hidden))
     return scopes
-
-
-def _place(catalog: Catalog, folder: str) -> str:
-    """A folder as the index knows it: a link inside a source stands for itself."""
-    return folder if catalog.sources.of(folder) else os.path.realpath(folder)
 
 
 def is_in(folder: str, other: str) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import delete, func, select
 
+from mmsearch.media.file_state import Stat
 from mmsearch.storage.sqlite.database import Database, chunks
 from mmsearch.storage.sqlite.records import (
-    Stat,
     put_failures,
 )
 from mmsearch.storage.sqlite.schema import failures as failed

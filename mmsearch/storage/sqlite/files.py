@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     select,
 )
 
+from mmsearch.media.file_state import Stat
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.items import split_path
-from mmsearch.storage.sqlite.records import Stat, written
+from mmsearch.storage.sqlite.records import written
 from mmsearch.storage.sqlite.schema import failures as failed
 from mmsearch.storage.sqlite.schema import (
     items,
@@ -44,6 +46,21 @@ class KnownFile:
         _, id_, size, mtime, side, side_mtime, hash_, readings = row
         sidecar = None if side is None or side_mtime is None else (side, side_mtime)
         return cls(id_, (size, mtime), sidecar, hash_, _split(readings))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """An item as its path finds it.
+
+    Attributes:
+        imported: Whether its vectors came without a file in an indexed folder.
+    """
+
+    id: int
+    kind: Kind
+    stat: Stat
+    hash: bytes
+    imported: bool = False
 
 
 KnownRow = tuple[str, int, int, int, int | None, int | None, bytes, str | None]
@@ -93,13 +110,21 @@ class Files:
             for id_, root, device, folder, name in rows
         ]
 
-    def imported(self, path: str) -> tuple[int, Kind] | None:
-        """(id, kind) of the item of this path, or address, that lies in no folder we know."""
-        folder, name = split_path(path)
+    def at(self, source_id: int, folder: str, name: str) -> StoredFile | None:
+        """The item of a file in a source."""
+        return self._one(items.c.source_id == source_id, folder, name)
+
+    def imported(self, path: str) -> StoredFile | None:
+        """The item of this path, or address, that lies in no folder we know."""
+        return self._one(sources.c.path == ELSEWHERE, *split_path(path))
+
+    def _one(self, source: Any, folder: str, name: str) -> StoredFile | None:
         c = items.c
-        where = (sources.c.path == ELSEWHERE, c.folder == folder, c.name == name)
-        found = self._database.rows(select(c.id, c.modality).join(sources).where(*where))
-        return tuple(found[0]) if found else None
+        query = select(c.id, c.modality, c.size, c.mtime_ns, c.hash, sources.c.path)
+        query = query.join(sources).where(source, c.folder == folder, c.name == name)
+        for id_, kind, size, mtime_ns, hash_, root in self._database.rows(query):
+            return StoredFile(id_, kind, (size, mtime_ns), hash_, root == ELSEWHERE)
+        return None
 
     def all(self, page: int = 20_000) -> Iterator[tuple[int, str, str, str]]:
         """(id, source, folder below it, name) of every item in order of id, read page by page."""

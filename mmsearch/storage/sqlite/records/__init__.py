@@ -7,7 +7,7 @@ from mmsearch.storage.sqlite.records.changing import (
     put_rows,
 )
 from mmsearch.storage.sqlite.records.driver_rows import packed, unpacked, written
-from mmsearch.storage.sqlite.records.record import DETAILS, Entry, LenderGone, Place, Rows, Stat
+from mmsearch.storage.sqlite.records.record import DETAILS, Entry, LenderGone, Place, Rows
 
 __all__ = [
     "DETAILS",
@@ -15,7 +15,6 @@ __all__ = [
     "LenderGone",
     "Place",
     "Rows",
-    "Stat",
     "next_revision",
     "packed",
     "put_entries",

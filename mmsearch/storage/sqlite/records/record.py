@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.media.file_state import Stat
 from mmsearch.types import Kind, Modality, Span, TextPart
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Stat = tuple[int, int]
-"""(size in bytes, mtime in ns) of a file."""
 
 Place = tuple[int, str]
 """(space id, facet): where vectors are filed."""
