@@ -169,7 +169,7 @@ class Ingest:
             id=item_id,
             sidecar=job.file.sidecar,
             sidecar_name=job.file.sidecar_name,
-            details=done.contents.details if done.contents else None,
+            details=done.contents.columns if done.contents else None,
             texts=done.texts,
             vectors=vectors,
             like=done.like,

@@ -102,9 +102,9 @@ class Decoder:
                 raise ChangedMeanwhile(CHANGED)
             own = done.contents.texts
         elif not self._options.readings_of(kind) <= self._catalog.files.readings(done.like):
-            own = self._reader.words(kind, content, path)
+            own = self._reader.read_texts(kind, content, path)
             readings = " ".join(sorted(self._options.readings_of(kind)))
-            done.contents = Contents(details={"readings": readings})
+            done.contents = Contents(columns={"readings": readings})
         done.texts = self._texts(done, path, own)
 
     def _find_twin(self, done: Decoded, path: str) -> None:
