@@ -18,39 +18,35 @@ pytest.importorskip("soxr")
 from torch import nn  # noqa: E402
 
 from mmsearch.encoders import mini  # noqa: E402
-from mmsearch.training.audio import (  # noqa: E402  # noqa: E402
+from mmsearch.training.audio import (  # noqa: E402
+    TAPS,
     WIDTH,
     AudioHead,
     Concepts,
-    Ear,
-    Heard,
+    SoundFeatures,
     export_audio,
     fit_audio,
+    tap_features,
 )
-from mmsearch.training.build import add_hearing, apart, write_model  # noqa: E402
-from mmsearch.training.data import (  # noqa: E402
-    read_split,
-    seen,
-)
+from mmsearch.training.build import add_files, split_weights, write_model  # noqa: E402
+from mmsearch.training.data import Split, load_view, read_split  # noqa: E402
 from mmsearch.training.evaluate import class_recalls, dev_recalls, recalls  # noqa: E402
 from mmsearch.training.evaluate_audio import (  # noqa: E402
-    FREELY,
+    OTHER_WORDS,
     average_precisions,
     hits_at,
     precision_at,
     unseen_vectors,
 )
-from mmsearch.training.export import (  # noqa: E402
-    exported,
-    small_image,
-)
+from mmsearch.training.export import exported, small_image  # noqa: E402
 from mmsearch.training.features import (  # noqa: E402
     CLASSES,
-    Lessons,
-    Texts,
+    Captions,
+    TextStates,
+    TrainingData,
+    tapped_session,
 )
-from mmsearch.training.fit import (  # noqa: E402  # noqa: E402
-    Temperatures,
+from mmsearch.training.fit import (  # noqa: E402
     classifier_distillation,
     fit_heads,
     info_nce,
@@ -65,9 +61,10 @@ from mmsearch.training.sounds import (  # noqa: E402
     read_esc10,
     read_stamps,
 )
-from mmsearch.training.towers import (  # noqa: E402  # noqa: E402
+from mmsearch.training.towers import (  # noqa: E402
     DIM,
     Head,
+    Temperatures,
     _folded,
     moments,
     padding_bias,
@@ -124,13 +121,15 @@ def test_padding_has_no_weight() -> None:
     assert (torch.zeros(2, 1, 1, 3) + padding_bias(ids)).softmax(-1)[1, 0, 0].tolist() == [1, 0, 0]
 
 
-def test_a_batch_of_texts_is_cut_out_of_the_ribbon() -> None:
+def test_a_batch_of_texts_is_cut_out_of_all_tokens() -> None:
     ids, states = torch.arange(1, 7), torch.arange(6.0)[:, None].half()
-    texts = Texts(ids, states, torch.tensor([0, 1, 4, 6]))
+    texts = TextStates(ids, states, torch.tensor([0, 1, 4, 6]))
     found, their_states = texts.batch(torch.tensor([2, 1]))
     assert found.tolist() == [[5, 6, 0], [2, 3, 4]]
     assert their_states[..., 0].tolist() == [[4, 5, 0], [1, 2, 3]]
-    assert [row.tolist() for row in texts.by_length(2)] == [[0, 2], [1]]
+    batches, restore = texts.by_length(torch.tensor([1, 0, 2]), 2)
+    assert [rows.tolist() for rows in batches] == [[0, 2], [1]]
+    assert torch.cat(batches)[restore].tolist() == [1, 0, 2]
 
 
 def test_an_epoch_sees_each_photo_at_most_once() -> None:
@@ -152,22 +151,21 @@ def test_a_view_is_the_same_each_time(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
-    views = [seen(path, view, seed=3) for view in (0, 1, 2, 3)]
-    np.testing.assert_array_equal(views[2], seen(path, 2, seed=3))
+    views = [load_view(path, view, seed=3) for view in (0, 1, 2, 3)]
+    np.testing.assert_array_equal(views[2], load_view(path, 2, seed=3))
     np.testing.assert_array_equal(views[1], views[0][:, ::-1])
     assert not np.array_equal(views[2], views[3])
 
 
-def tiny_lessons(photos: int = 40) -> Lessons:
+def tiny_data(photos: int = 40) -> TrainingData:
     """Photos of 16 numbers, of which captions and names tell a little."""
     dice = torch.Generator().manual_seed(0)
     features = torch.randn(photos, 16, generator=dice)
     rows = torch.randn(CLASSES, 16, generator=dice)
-    nothing = Texts(torch.zeros(0), torch.zeros(0), torch.zeros(CLASSES + 1, dtype=torch.long))
-    return Lessons(
+    nothing = TextStates(torch.zeros(0), torch.zeros(0), torch.zeros(CLASSES + 1, dtype=torch.long))
+    return TrainingData(
         maps=[],
-        captions=nothing,
-        first=torch.arange(photos + 1) * 2,
+        captions=Captions(nothing, torch.arange(photos + 1) * 2),
         prompts=nothing,
         features=features,
         caption_features=features.repeat_interleave(2, 0)[:, :8],
@@ -178,11 +176,11 @@ def tiny_lessons(photos: int = 40) -> Lessons:
 
 
 def fitted(seed: int) -> tuple[Head, Head]:
-    lessons = tiny_lessons()
+    data = tiny_data()
     torch.manual_seed(seed)
-    image = Head(*moments(lessons.features), dropout=0.1, inner=8)
-    text = Head(*moments(lessons.caption_features), dropout=0.1, inner=8)
-    fit_heads(image, text, lessons, Recipe(seed=seed, warm_epochs=12, warm_batch=20))
+    image = Head(*moments(data.features), dropout=0.1, inner=8)
+    text = Head(*moments(data.caption_features), dropout=0.1, inner=8)
+    fit_heads(image, text, data, Recipe(seed=seed, warm_epochs=12, warm_batch=20))
     return image.eval(), text.eval()
 
 
@@ -193,21 +191,19 @@ def test_training_is_the_same_for_the_same_seed() -> None:
 
 
 def test_training_brings_photos_to_their_captions() -> None:
-    lessons = tiny_lessons()
+    data = tiny_data()
     image, text = fitted(0)
     with torch.no_grad():
-        scores = image(lessons.features) @ text(lessons.caption_features[::2]).T
+        scores = image(data.features) @ text(data.caption_features[::2]).T
     own, best = scores.diagonal(), scores.topk(5).values[:, -1]
     assert float((own >= best).float().mean()) > 0.5
 
 
 def test_temperatures_stay_in_bounds() -> None:
-    heat = Temperatures(0.07)
-    heat.captions.data.fill_(99)
-    heat.classes.data.fill_(-1)
-    heat.bound()
-    assert heat.captions.item() == pytest.approx(math.log(100))
-    assert heat.classes.item() == 0
+    temperatures = Temperatures(0.07)
+    temperatures.logs.data.copy_(torch.tensor([99.0, -1.0]))
+    temperatures.clamp()
+    assert [scale.item() for scale in temperatures.scales()] == pytest.approx([100, 1])
 
 
 def test_half_precision_weights_give_nearly_the_same_vectors() -> None:
@@ -240,7 +236,7 @@ def onnx_file() -> bytes:
 def test_a_graph_apart_from_its_weights_does_the_same(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     whole = onnx_file()
-    graph, weights = apart(whole)
+    graph, weights = split_weights(whole)
     (tmp_path / "text.onnx").write_bytes(graph)
     (tmp_path / "text.bin").write_bytes(weights)
     x = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
@@ -269,8 +265,6 @@ def test_recalls_count_hits_in_both_directions() -> None:
 
 
 def read_split_of(photos: int, owners: list[int]) -> Any:
-    from mmsearch.training.data import Split
-
     captions = [tuple("x" for owner in owners if owner == row) for row in range(photos)]
     return Split(Path(), tuple(map(str, range(photos))), tuple(captions))
 
@@ -290,14 +284,14 @@ def test_an_interval_holds_its_mean() -> None:
     assert at.low < at.high
 
 
-# ---------------------------------------------------------------------- hearing
+# ---------------------------------------------------------------------- sounds
 
 
 def tone(hertz: float, seconds: float = 1.0) -> Any:
     return np.sin(np.arange(round(seconds * 16000)) * hertz * math.tau / 16000).astype(np.float32)
 
 
-def heard_of(per_concept: int = 6, views: int = 3) -> tuple[Heard, Concepts]:
+def tiny_sounds(per_concept: int = 6, views: int = 3) -> tuple[SoundFeatures, Concepts]:
     """Four concepts of 30 numbers each, noisily heard, with two phrases a concept."""
     dice = torch.Generator().manual_seed(0)
     of_sound = torch.arange(4).repeat_interleave(per_concept)
@@ -305,32 +299,32 @@ def heard_of(per_concept: int = 6, views: int = 3) -> tuple[Heard, Concepts]:
     changed = centres[of_sound] + 0.3 * torch.randn(views, len(of_sound), 30, generator=dice)
     phrases = nn.functional.normalize(torch.randn(8, DIM, generator=dice), dim=-1)
     concepts = Concepts(of_sound, phrases, torch.tensor([0, 2, 4, 6, 8]))
-    return Heard(changed[0], torch.arange(len(of_sound)), changed), concepts
+    return SoundFeatures(changed[0], torch.arange(len(of_sound)), changed), concepts
 
 
 FEW_STEPS = Recipe(audio_steps=60, audio_inner=8)
 
 
 def test_training_brings_sounds_to_their_phrases() -> None:
-    heard, concepts = heard_of()
-    head = fit_audio(heard, concepts, torch.arange(24), FEW_STEPS)
+    features, concepts = tiny_sounds()
+    head = fit_audio(features, concepts, torch.arange(24), FEW_STEPS)
     with torch.no_grad():
-        best = (head(heard.plain) @ concepts.vectors.T).argmax(1) // 2
+        best = (head(features.plain) @ concepts.vectors.T).argmax(1) // 2
     assert float((best == concepts.of_sound).float().mean()) > 0.95
 
 
 def test_the_audio_head_is_the_same_for_the_same_seed() -> None:
-    heard, concepts = heard_of()
-    one, again = (fit_audio(heard, concepts, torch.arange(24), FEW_STEPS) for _ in range(2))
+    features, concepts = tiny_sounds()
+    one, again = (fit_audio(features, concepts, torch.arange(24), FEW_STEPS) for _ in range(2))
     assert all(map(torch.equal, one.parameters(), again.parameters()))
 
 
 def test_a_fold_that_is_left_out_is_not_learnt_from() -> None:
-    heard, concepts = heard_of()
-    spoilt = Heard(heard.plain, heard.owners, heard.changed.clone())
+    features, concepts = tiny_sounds()
+    spoilt = SoundFeatures(features.plain, features.owners, features.changed.clone())
     spoilt.changed[:, 20:] = 1e3
     rows = torch.arange(20)
-    one, other = (fit_audio(which, concepts, rows, FEW_STEPS) for which in (heard, spoilt))
+    one, other = (fit_audio(which, concepts, rows, FEW_STEPS) for which in (features, spoilt))
     assert all(map(torch.equal, one.parameters(), other.parameters()))
 
 
@@ -345,25 +339,26 @@ def test_what_is_added_to_the_tower_does_what_the_head_does() -> None:
     pixels = np.repeat(picture[None, ..., None], 3, axis=3)
     found = session.run(["heard"], {"pixels": pixels})[0]
     with torch.no_grad():
-        expected = head(torch.from_numpy(Ear(folder / "image.onnx").features([picture])))
+        tower = tapped_session(folder / "image.onnx", list(TAPS))
+        expected = head(torch.from_numpy(tap_features(tower, [picture])))
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-3)
 
 
 def test_an_audio_head_leaves_the_rest_of_the_folder_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "image.onnx").write_bytes(b"tower")
     (tmp_path / "manifest.json").write_text('{"dim": 512, "sha256": {"image.onnx": "1"}}')
-    add_hearing(tmp_path, b"head")
-    add_hearing(tmp_path, b"new head")
+    add_files(tmp_path, {"audio.onnx": b"head"})
+    add_files(tmp_path, {"audio.onnx": b"new head"})
     assert (tmp_path / "image.onnx").read_bytes() == b"tower"
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["sha256"].keys() == {"image.onnx", "audio.onnx"}
     assert manifest["sha256"]["image.onnx"] == "1"
     with pytest.raises(ValueError, match="may be 0"):
-        add_hearing(tmp_path, b"too big", most_bytes=5)
+        add_files(tmp_path, {"audio.onnx": b"too big"}, most_bytes=5)
     assert (tmp_path / "audio.onnx").read_bytes() == b"new head"
 
 
-def test_a_changed_sound_is_the_same_for_the_same_dice() -> None:
+def test_a_changed_sound_is_the_same_for_the_same_seed() -> None:
     waves = [tone(300), tone(500, 7)]
     for wave in waves:
         one, again, other = (
@@ -397,7 +392,7 @@ def test_each_label_has_several_phrases_and_labels_of_one_thing_share_a_concept(
 
 def test_the_words_of_the_measurement_are_not_learnt_from() -> None:
     learnt = {phrase for label in ESC10 for phrase in phrases_of(label)[1]}
-    assert not learnt & set(FREELY.values())
+    assert not learnt & set(OTHER_WORDS.values())
 
 
 def test_sets_of_sounds_are_read_with_folds_and_pictures(tmp_path: Path) -> None:
@@ -419,12 +414,12 @@ def test_average_precision_is_the_mean_over_right_answers() -> None:
 
 
 def test_sounds_are_judged_by_heads_that_never_heard_them() -> None:
-    heard, concepts = heard_of()
+    features, concepts = tiny_sounds()
     sounds = [Sound(Path(), "x", "x", (), fold=row % 4) for row in range(24)]
-    vectors = unseen_vectors(sounds, heard, concepts, FEW_STEPS)
+    vectors = unseen_vectors(sounds, features, concepts, FEW_STEPS)
     folds = np.arange(24) % 4
     assert len(vectors) == (folds > 0).sum()
-    head = fit_audio(heard, concepts, torch.from_numpy(np.flatnonzero(folds != 2)), FEW_STEPS)
+    head = fit_audio(features, concepts, torch.from_numpy(np.flatnonzero(folds != 2)), FEW_STEPS)
     with torch.no_grad():
-        expected = head(heard.plain[folds == 2]).numpy()
+        expected = head(features.plain[folds == 2]).numpy()
     np.testing.assert_array_equal(vectors[folds[folds > 0] == 2], expected)

@@ -30,7 +30,7 @@ from mmsearch.errors import (
     ModelDamaged,
     UnsupportedModality,
 )
-from mmsearch.training.tune import NEEDED, tune
+from mmsearch.training import NEEDED, tune
 
 HERE = all(importlib.util.find_spec(package) for package in NEEDED)
 needs_torch = pytest.mark.skipif(not HERE, reason="torch and open_clip are not installed")
@@ -387,26 +387,26 @@ def test_other_towers_show_their_places_and_tokens(
 
     from mmsearch.encoders.clip_names import parse
     from mmsearch.encoders.clip_torch import TorchModel
-    from mmsearch.training.clip_features import Places, States
+    from mmsearch.training.clip_features import GridTower, StateTower
 
     model = TorchModel(parse(checkpoint(tmp_path / "model", kind)))
     blank = torch.zeros(3, model.pixels.height, model.pixels.width, 3, dtype=torch.uint8)
     ids = torch.from_numpy(model.tokens(["a dog", "two"]))
     with torch.no_grad():
-        assert Places(model)(blank).shape[2:] == (5, 5)
-        assert States(model)(ids).shape[:2] == ids.shape
+        assert GridTower(model)(blank).shape[2:] == (5, 5)
+        assert StateTower(model)(ids).shape[:2] == ids.shape
 
 
 @needs_torch
 def test_a_tower_without_a_grid_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     from mmsearch.encoders.clip_names import parse
     from mmsearch.encoders.clip_torch import TorchModel
-    from mmsearch.training.clip_features import Places
+    from mmsearch.training.clip_features import GridTower
 
     model = TorchModel(parse(checkpoint(tmp_path / "model")))
     monkeypatch.delattr(type(model.model.visual), "forward_intermediates")
     with pytest.raises(InvalidOption, match="no features of the places"):
-        Places(model)
+        GridTower(model)
 
 
 # ---------------------------------------------------------------------- figures
@@ -414,60 +414,59 @@ def test_a_tower_without_a_grid_is_refused(tmp_path: Path, monkeypatch: Any) -> 
 
 @needs_torch
 def test_a_weight_is_judged_by_photos_it_was_not_chosen_on() -> None:
-    from mmsearch.training.tune_figures import Candidates, chosen
+    from mmsearch.training.tune_figures import Candidates, choose_weight
 
     def asked(helped: int) -> Candidates:
-        """Of 40 queries the right one is second; a closer look puts it first for some."""
+        """Of 40 queries the right one is second; reranking puts it first for some."""
         count = 40
         right = np.array([False, True])
         match = [np.array([0, 1.0 if at < helped else -1.0], np.float32) for at in range(count)]
         first = [np.array([0.6, 0.55], np.float32)] * count
         return Candidates(first, match, [right] * count, np.arange(count))
 
-    half = chosen({"text→image": asked(20), "image→text": asked(40)}, 40)
+    half = choose_weight({"text→image": asked(20), "image→text": asked(40)}, 40)
     assert half.weight == 0.1
     assert half.before == {"text→image": 0.0, "image→text": 0.0, "mean": 0.0}
     assert half.gain["text→image"].mean == 50
     assert half.gain["mean"].mean == 75
     assert half.helps
-    assert not chosen({"text→image": asked(0), "image→text": asked(0)}, 40).helps
+    assert not choose_weight({"text→image": asked(0), "image→text": asked(0)}, 40).helps
 
 
 @needs_torch
 def test_more_in_one_direction_and_less_in_the_other_is_no_help() -> None:
     from mmsearch.metrics import Interval
-    from mmsearch.training.tune_figures import Figures
+    from mmsearch.training.tune_figures import TuneFigures
 
     gain = {"a": Interval(9, 8, 10), "b": Interval(-1, -2, 0), "mean": Interval(4, 3, 5)}
-    assert not Figures(9, 9, 0.1, dict.fromkeys(gain, 1.0), gain).helps
+    assert not TuneFigures(9, 9, 0.1, dict.fromkeys(gain, 1.0), gain).helps
 
 
 @needs_torch
 def test_photos_with_more_captions_take_turns_at_them() -> None:
     import torch
 
-    from mmsearch.training.clip_features import OwnPairs
-    from mmsearch.training.features import Texts
+    from mmsearch.training.features import Captions, TextStates
 
-    nothing = Texts(torch.zeros(6), torch.zeros(6, 1), torch.arange(7))
-    pairs = OwnPairs([np.zeros((3, 1))], nothing, 0, torch.tensor([0, 1, 4, 6]))
+    nothing = TextStates(torch.zeros(6), torch.zeros(6, 1), torch.arange(7))
+    captions = Captions(nothing, torch.tensor([0, 1, 4, 6]))
     dice = torch.Generator().manual_seed(0)
-    drawn = torch.stack([pairs.draw(torch.tensor([2, 0, 1]), dice) for _ in range(50)])
+    drawn = torch.stack([captions.draw(torch.tensor([2, 0, 1]), dice) for _ in range(50)])
     assert [set(column.tolist()) for column in drawn.T] == [{4, 5}, {0}, {1, 2, 3}]
 
 
 @needs_torch
 def test_no_photo_is_learnt_from_and_held_out() -> None:
-    from mmsearch.training.clip_features import Captioned
-    from mmsearch.training.tuning import parted
+    from mmsearch.training.clip_features import CaptionedPhoto
+    from mmsearch.training.tuning import split_pairs
 
-    pairs = [Captioned(Path(f"{number}.png"), ("a",)) for number in range(250)]
-    train, held_out = parted(pairs, 3)
+    pairs = [CaptionedPhoto(Path(f"{number}.png"), ("a",)) for number in range(250)]
+    train, held_out = split_pairs(pairs, 3)
     assert len(held_out) == 50
     assert sorted(train + held_out, key=lambda pair: pair.path) == sorted(
         pairs, key=lambda pair: pair.path
     )
-    assert parted(pairs, 3) == (train, held_out) != parted(pairs, 4)
+    assert split_pairs(pairs, 3) == (train, held_out) != split_pairs(pairs, 4)
 
 
 def test_what_was_indexed_before_is_given_its_regions_once_a_model_was_tuned(

@@ -1,8 +1,8 @@
 """`python -m mmsearch.training`: build the built-in model, or measure one.
 
-`build` trains everything, `listen` only the audio head of a model that is there, `banks` makes only
-what is typical of it, `rerank` only what looks closer at its best hits. `tune` makes what looks
-closer for a `clip:` model, from photos and captions of your own.
+`build` trains everything, `listen` only the audio head of an existing model, `banks` makes only
+its query bank, `rerank` trains only its reranking. `tune` trains the reranking of a `clip:` model,
+on photos and captions of your own.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 
 from mmsearch.encoders.mini import FOLDER
 from mmsearch.errors import MMSearchError
+from mmsearch.training import tune
 from mmsearch.training.recipe import Recipe
 
 
 def main() -> None:
-    """Parse, and do the one thing asked for."""
+    """Parse the arguments and run one task."""
     parser = argparse.ArgumentParser(prog="python -m mmsearch.training", description=__doc__)
     tasks = ["build", "listen", "banks", "rerank", "evaluate", "tune"]
     parser.add_argument("task", nargs="?", choices=tasks, default="build")
@@ -32,67 +33,51 @@ def main() -> None:
     parser.add_argument("--model", help="tune: a clip: model")
     parser.add_argument("--photos", type=Path, help="tune: a folder of photos")
     parser.add_argument("--captions", type=Path, help="tune: a file that names them")
-    asked = parser.parse_args()
-    if asked.task == "tune" and not (asked.model and asked.photos and asked.captions):
+    args = parser.parse_args()
+    if args.task == "tune" and not (args.model and args.photos and args.captions):
         parser.error("tune needs --model, --photos and --captions")
-    if asked.task != "tune" and asked.data is None:
+    if args.task != "tune" and args.data is None:
         parser.error("--data is needed")
-    if (asked.sounds is None) != (asked.stamps is None):
+    if (args.sounds is None) != (args.stamps is None):
         parser.error("--sounds and --stamps go together")
-    if asked.task == "listen" and asked.sounds is None:
+    if args.task == "listen" and args.sounds is None:
         parser.error("listen needs --sounds and --stamps")
-    _run(asked)
-
-
-def _run(asked: argparse.Namespace) -> None:
-    if asked.threads:
+    if args.threads:
         import torch
 
-        torch.set_num_threads(asked.threads)
-    recipe = dataclasses.replace(Recipe(), seed=asked.seed)
-    if asked.task == "tune":
-        _tune(asked, recipe)
+        torch.set_num_threads(args.threads)
+    recipe = dataclasses.replace(Recipe(), seed=args.seed)
+    if args.task != "tune":
+        _run(args, recipe)
         return
-    asked.out = asked.out or FOLDER
-    if asked.task == "build":
-        from mmsearch.training.build import build
-
-        build(asked.data, asked.out, cache=asked.cache, recipe=recipe)
-    if asked.task in ("build", "listen") and asked.sounds:
-        from mmsearch.training.build import build_hearing
-
-        build_hearing(asked.sounds, asked.stamps, asked.out, cache=asked.cache, recipe=recipe)
-    if asked.task in ("build", "banks"):
-        from mmsearch.training.build import make_bank
-
-        make_bank(asked.data, asked.out, seed=asked.seed)
-    if asked.task in ("build", "rerank"):
-        from mmsearch.training.build import build_rerank
-
-        build_rerank(asked.data, asked.out, cache=asked.cache, recipe=recipe)
-    if asked.task in ("build", "evaluate"):
-        from mmsearch.training.evaluate import evaluate
-
-        evaluate(asked.out, asked.data, asked.pictures)
-    if asked.task not in ("listen", "banks"):
-        from mmsearch.training.evaluate import evaluate_rerank
-
-        evaluate_rerank(asked.out, asked.data)
-    if asked.sounds:
-        from mmsearch.training.evaluate_audio import evaluate_hearing
-
-        evaluate_hearing(
-            asked.out, asked.data, asked.sounds, asked.stamps, cache=asked.cache, recipe=recipe
-        )
-
-
-def _tune(asked: argparse.Namespace, recipe: Recipe) -> None:
-    from mmsearch.training.tune import tune
-
     try:
-        tune(asked.model, asked.photos, asked.captions, asked.out, recipe=recipe)
+        tune(args.model, args.photos, args.captions, args.out, recipe=recipe)
     except MMSearchError as error:
         raise SystemExit(str(error)) from None
+
+
+def _run(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Train what the task says, and print the figures."""
+    from mmsearch.training import build
+    from mmsearch.training.evaluate import evaluate, evaluate_rerank
+    from mmsearch.training.evaluate_audio import evaluate_audio
+
+    out, task = args.out or FOLDER, args.task
+    how = {"cache": args.cache, "recipe": recipe}
+    if task == "build":
+        build.build(args.data, out, **how)
+    if task in ("build", "listen") and args.sounds:
+        build.build_audio(args.sounds, args.stamps, out, **how)
+    if task in ("build", "banks"):
+        build.build_bank(args.data, out, seed=args.seed)
+    if task in ("build", "rerank"):
+        build.build_rerank(args.data, out, **how)
+    if task in ("build", "evaluate"):
+        evaluate(out, args.data, args.pictures)
+    if task not in ("listen", "banks"):
+        evaluate_rerank(out, args.data)
+    if args.sounds:
+        evaluate_audio(out, args.data, args.sounds, args.stamps, **how)
 
 
 if __name__ == "__main__":

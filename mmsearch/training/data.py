@@ -1,21 +1,21 @@
-"""The pairs to learn from: captioned photos, and class names set into prompts.
-
-How a photo looks to the model in training: as it is, mirrored, or cropped and recoloured.
-"""
+"""Captioned photos as training sees them, and ImageNet's class names as prompts."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from mmsearch.encoders.mini import MiniEncoder
 from mmsearch.training.towers import IMAGE_SIZE
 
-CAPTIONS_A_PHOTO = 5
+PLAIN, MIRRORED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,24 @@ class Split:
 
     @property
     def texts(self) -> list[str]:
-        """All captions in photo order."""
+        """All captions, in photo order."""
         return [text for captions in self.captions for text in captions]
 
     @property
     def owners(self) -> list[int]:
-        """For each of `texts`, the position of its photo."""
+        """For each of `texts`, the row of its photo."""
         return [row for row, captions in enumerate(self.captions) for _ in captions]
 
-    def path(self, row: int) -> Path:
-        """Where the photo of a row lies."""
-        return self.folder / self.files[row]
+    @property
+    def text_rows(self) -> list[list[int]]:
+        """For each photo, the rows of its captions in `texts`."""
+        rows = iter(range(len(self.owners)))
+        return [list(islice(rows, len(captions))) for captions in self.captions]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of the photos."""
+        return [self.folder / file for file in self.files]
 
 
 def read_split(data: Path, name: str) -> Split:
@@ -56,13 +63,13 @@ def read_split(data: Path, name: str) -> Split:
 
 
 def class_prompts(templates: int) -> list[list[str]]:
-    """ImageNet's 1,000 class names, each set into the published prompt templates.
+    """ImageNet's 1,000 class names in the published prompt templates.
 
     Args:
         templates: How many of those, evenly spread.
 
     Returns:
-        Lists of 1,000 prompts: "a photo of a X", the bare name, then one for each template.
+        Lists of 1,000 prompts: "a photo of a X", the bare names, then one list per template.
     """
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
@@ -73,37 +80,42 @@ def class_prompts(templates: int) -> list[list[str]]:
     return [plain, bare, *([fill(name) for name in IMAGENET_CLASSNAMES] for fill in chosen)]
 
 
-PLAIN, MIRRORED = 0, 1
+def photo_pixels(encoder: MiniEncoder, paths: Iterable[Path]) -> list[NDArray[np.uint8]]:
+    """Photos as an encoder takes them."""
+    pixels = []
+    for path in paths:
+        with Image.open(path) as photo:
+            pixels.append(encoder.prepare("image", photo.convert("RGB")))
+    return pixels
 
 
-def seen(path: Path, view: int, seed: int) -> NDArray[np.uint8]:
+def load_view(path: Path, view: int, seed: int) -> NDArray[np.uint8]:
     """Pixels (260, 260, 3) of one photo.
 
     Args:
         path: The photo.
-        view: 0 as it is, 1 mirrored, any other a random crop of its own.
-        seed: With the path and the view, fixes the crop.
+        view: 0 as it is, 1 mirrored, any other a random crop with changed colours.
+        seed: Fixes the crop, together with the path and the view.
     """
     with Image.open(path) as opened:
         photo = opened.convert("RGB")
     if view == MIRRORED:
         photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     elif view != PLAIN:
-        key = [seed, view, *path.name.encode()]
-        photo = _cropped(photo, np.random.default_rng(key))
+        photo = _random_crop(photo, np.random.default_rng([seed, view, *path.name.encode()]))
     small = photo.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return np.asarray(small)
 
 
-def _cropped(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """40 to 100 % of the photo's area, sides at most 4:3 apart, perhaps mirrored, recoloured."""
+def _random_crop(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """40 to 100 % of the area, its sides' ratio changed by up to 4:3, perhaps mirrored."""
     area, ratio = rng.uniform(0.4, 1.0), np.exp(rng.uniform(np.log(0.75), np.log(1.33)))
-    wide, high = min(1.0, (area * ratio) ** 0.5), min(1.0, (area / ratio) ** 0.5)
-    left, top = rng.uniform(0, 1 - wide) * photo.width, rng.uniform(0, 1 - high) * photo.height
-    box = (left, top, left + wide * photo.width, top + high * photo.height)
+    width, height = min(1.0, (area * ratio) ** 0.5), min(1.0, (area / ratio) ** 0.5)
+    left, top = rng.uniform(0, 1 - width) * photo.width, rng.uniform(0, 1 - height) * photo.height
+    box = (left, top, left + width * photo.width, top + height * photo.height)
     photo = photo.crop(tuple(round(edge) for edge in box))  # type: ignore[arg-type]
     if rng.random() < 0.5:
         photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        photo = change(photo).enhance(rng.uniform(0.75, 1.25))
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        photo = enhance(photo).enhance(rng.uniform(0.75, 1.25))
     return photo

@@ -1,9 +1,8 @@
-"""How well the model hears: figures from sounds it was not trained on, and from those it was."""
+"""How well a model's folder finds sounds: those it was not trained on, and those it was."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,23 @@ import torch
 from numpy.typing import NDArray
 
 from mmsearch.encoders.mini import MiniEncoder, load_mini
-from mmsearch.training.audio import Concepts, Heard, concepts_of, fit_audio, hear
-from mmsearch.training.data import Split, read_split
-from mmsearch.training.evaluate import photo_vectors
+from mmsearch.training.audio import Concepts, SoundFeatures, concepts_of, fit_audio, sound_features
+from mmsearch.training.data import Split, photo_pixels, read_split
 from mmsearch.training.phrases import ESC10
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.sounds import Sound, read_esc10, read_stamps, waves_of
 
 Scores = NDArray[np.float32]
 """(queries, items)."""
-Answers = NDArray[np.bool_]
-"""(queries, items): which items answer which query."""
+Relevant = NDArray[np.bool_]
+"""(queries, items)."""
+Figures = dict[str, dict[str, float]]
+"""Values by measure, of each row that is printed."""
 
-FREELY = {
+HELD_OUT_VIEWS = 4
+"""Random changes of sounds that are kept out of training to measure on."""
+
+OTHER_WORDS = {
     "Dog bark": "a dog is barking outside",
     "Rooster": "a rooster crows in the morning",
     "Rain": "rain drums on the window",
@@ -43,123 +46,146 @@ IN_CAPTIONS = {
     "Baby cry": ("baby", "infant"),
     "Fire crackling": ("fire", "campfire", "bonfire"),
 }
-"""The labels whose things are seen in Flickr8k photos, and the words of captions that say so."""
+"""The labels of things that Flickr8k's photos show, and the words of captions that mention them."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One row of what is printed."""
-
-    what: str
-    values: dict[str, float]
-
-
-def average_precisions(scores: Scores, answers: Answers) -> NDArray[np.float64]:
-    """For each query the mean, over its right answers, of the precision at each one's place."""
+def average_precisions(scores: Scores, relevant: Relevant) -> NDArray[np.float64]:
+    """For each query, the mean of the precisions at the ranks of its relevant items."""
     found = []
-    for row, right in zip(scores, answers, strict=True):
+    for row, right in zip(scores, relevant, strict=True):
         hits = right[np.argsort(-row, kind="stable")]
         precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
         found.append(precision[hits].mean())
     return np.array(found)
 
 
-def hits_at(scores: Scores, answers: Answers, k: int) -> float:
-    """Per cent of queries with a right answer among the first k."""
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return 100 * float(np.take_along_axis(answers, best, axis=1).any(axis=1).mean())
+def hits_at(scores: Scores, relevant: Relevant, k: int) -> float:
+    """Per cent of queries with a relevant item among the first k."""
+    return 100 * float(_first(scores, relevant, k).any(axis=1).mean())
 
 
-def precision_at(scores: Scores, answers: Answers, k: int) -> float:
-    """Per cent of the first k that are right, in the mean over queries."""
+def precision_at(scores: Scores, relevant: Relevant, k: int) -> float:
+    """Per cent of the first k that are relevant, in the mean over queries."""
+    return 100 * float(_first(scores, relevant, k).mean())
+
+
+def _first(scores: Scores, relevant: Relevant, k: int) -> Relevant:
+    """Whether each of the first k items is relevant."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return 100 * float(np.take_along_axis(answers, best, axis=1).mean())
+    return np.take_along_axis(relevant, best, axis=1)
+
+
+def _recalls(scores: Scores, relevant: Relevant) -> dict[str, float]:
+    return {f"R@{k}": hits_at(scores, relevant, k) for k in (1, 5, 10)}
 
 
 def unseen_vectors(
-    sounds: Sequence[Sound], heard: Heard, concepts: Concepts, recipe: Recipe
+    sounds: Sequence[Sound], features: SoundFeatures, concepts: Concepts, recipe: Recipe
 ) -> NDArray[np.float32]:
     """(sounds with a fold, 512): each by a head that was trained without its fold.
 
-    Of each sound the first window stands for it; those of ESC-10 have no other.
+    The first window stands for a sound; those of ESC-10 have no other.
     """
     folds = np.array([sound.fold for sound in sounds])
-    first = torch.from_numpy(np.searchsorted(heard.owners.numpy(), np.arange(len(sounds))))
+    first = torch.from_numpy(np.searchsorted(features.owners.numpy(), np.arange(len(sounds))))
     vectors = np.zeros((len(sounds), concepts.vectors.shape[1]), np.float32)
     for fold in sorted(set(folds) - {0}):
-        head = fit_audio(heard, concepts, torch.from_numpy(np.flatnonzero(folds != fold)), recipe)
+        train = torch.from_numpy(np.flatnonzero(folds != fold))
+        head = fit_audio(features, concepts, train, recipe)
         held_out = np.flatnonzero(folds == fold)
         with torch.no_grad():
-            vectors[held_out] = head(heard.plain[first[held_out]]).numpy()
+            vectors[held_out] = head(features.plain[first[held_out]]).numpy()
     return vectors[folds > 0]
 
 
 def unseen_figures(
     labels: Sequence[str], vectors: NDArray[np.float32], encoder: MiniEncoder
-) -> list[Figure]:
+) -> Figures:
     """ESC-10, leaving one fold out: ten descriptions against its sounds, both ways."""
     of_sound = np.array([list(ESC10).index(label) for label in labels])
-    answers = np.arange(len(ESC10))[:, None] == of_sound
-    found = []
-    phrased = {
+    relevant = np.arange(len(ESC10))[:, None] == of_sound
+    descriptions = {
         "label": list(ESC10),
         "the sound of …": [f"the sound of {label.lower()}" for label in ESC10],
-        "in other words": [FREELY[label] for label in ESC10],
+        "in other words": [OTHER_WORDS[label] for label in ESC10],
     }
-    for how, texts in phrased.items():
+    found: Figures = {}
+    for kind, texts in descriptions.items():
         scores = encoder.encode("text", texts) @ vectors.T
-        values = {
+        found[f"ESC-10 unseen, {kind}"] = {
             "accuracy": 100 * float((scores.argmax(0) == of_sound).mean()),
-            "mAP": float(average_precisions(scores, answers).mean()),
-            "R@1": hits_at(scores, answers, 1),
+            "mAP": float(average_precisions(scores, relevant).mean()),
+            "R@1": hits_at(scores, relevant, 1),
         }
-        found.append(Figure(f"ESC-10 unseen, {how}", values))
-    alike = vectors @ vectors.T
-    np.fill_diagonal(alike, -2)
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -2)
     same = of_sound[:, None] == of_sound
     np.fill_diagonal(same, val=False)
-    found.append(Figure("ESC-10 unseen, sound→sound", {"P@5": precision_at(alike, same, 5)}))
+    found["ESC-10 unseen, sound→sound"] = {"P@5": precision_at(scores, same, 5)}
     return found
 
 
 def photo_figures(
     labels: Sequence[str], vectors: NDArray[np.float32], encoder: MiniEncoder, data: Path
-) -> list[Figure]:
+) -> Figures:
     """Unseen sounds against photos of everyday scenes: what is heard should be seen."""
     split = read_split(data, "dev")
-    photos = photo_vectors(encoder, split)
-    found = []
+    photos = encoder.encode("image", photo_pixels(encoder, split.paths))
+    found: Figures = {}
     for label, words in IN_CAPTIONS.items():
         sounds = np.array([one == label for one in labels])
         shown = _shown(split, words)
         scores = vectors[sounds] @ photos.T
-        right = np.broadcast_to(shown, scores.shape)
         values = {
-            "sound→image P@10": precision_at(scores, right, 10),
+            "sound→image P@10": precision_at(scores, np.broadcast_to(shown, scores.shape), 10),
             "by chance": 100 * float(shown.mean()),
         }
         if shown.any():
-            back = photos[shown] @ vectors.T
-            right = np.broadcast_to(sounds, back.shape)
+            scores = photos[shown] @ vectors.T
             values |= {
-                "image→sound P@10": precision_at(back, right, 10),
+                "image→sound P@10": precision_at(scores, np.broadcast_to(sounds, scores.shape), 10),
                 "by chance ": 100 * float(sounds.mean()),
             }
-        found.append(Figure(f"{label} unseen, {int(shown.sum())} photos", values))
+        found[f"{label} unseen, {int(shown.sum())} photos"] = values
     return found
 
 
-def _shown(split: Split, words: Sequence[str]) -> Answers:
-    """The photos of which at least two captions say one of the words."""
-    said = [
+def _shown(split: Split, words: Sequence[str]) -> Relevant:
+    """The photos of which at least two captions mention one of the words."""
+    mentions = [
         sum(bool({*text.lower().replace(".", " ").split()} & {*words}) for text in captions)
         for captions in split.captions
     ]
-    return np.array(said) >= 2
+    return np.array(mentions) >= 2
 
 
-def stamp_figures(stamps: Sequence[Sound], encoder: MiniEncoder, folder: Path) -> list[Figure]:
-    """Sounds the shipped head was trained on, by their captions and pictures."""
+def changed_figures(
+    sounds: Sequence[Sound],
+    features: SoundFeatures,
+    concepts: Concepts,
+    encoder: MiniEncoder,
+    recipe: Recipe,
+) -> Figures:
+    """Stamps by a head trained without some of their changes: not other recordings of the same."""
+    train, held_out = features.changed[:-HELD_OUT_VIEWS], features.changed[-HELD_OUT_VIEWS:]
+    seen = SoundFeatures(features.plain, features.owners, train)
+    head = fit_audio(seen, concepts, torch.arange(len(sounds)), recipe)
+    stamps = [row for row, sound in enumerate(sounds) if sound.fold == 0]
+    labels = np.array([sounds[row].label for row in stamps])
+    texts = encoder.encode("text", labels.tolist())
+    same = labels[:, None] == labels
+    of_views = []
+    for view in held_out:
+        with torch.no_grad():
+            scores = texts @ head(view[stamps].float()).numpy().T
+        mean = {"mAP": average_precisions(scores, same).mean()}
+        of_views.append(mean | _recalls(scores, same))
+    values = {name: float(np.mean([one[name] for one in of_views])) for name in of_views[0]}
+    return {"stamps changed in new ways, text→sound": values}
+
+
+def stamp_figures(stamps: Sequence[Sound], encoder: MiniEncoder, folder: Path) -> Figures:
+    """Sounds that the shipped head was trained on, by their captions and pictures."""
     windows = [waves_of(sound) for sound in stamps]
     owners = np.repeat(np.arange(len(stamps)), [len(one) for one in windows])
     vectors = encoder.encode("audio", [wave for one in windows for wave in one])
@@ -168,87 +194,60 @@ def stamp_figures(stamps: Sequence[Sound], encoder: MiniEncoder, folder: Path) -
     same = np.array(labels)[:, None] == np.array(labels)
 
     def by_sound(scores: Scores) -> Scores:
+        """Of each sound its best window."""
         best = np.full((len(scores), len(stamps)), -2, np.float32)
-        for window, owner in enumerate(owners):  # its best window stands for a sound
+        for window, owner in enumerate(owners):
             best[:, owner] = np.maximum(best[:, owner], scores[:, window])
         return best
 
     names = sorted({path.name for path in (folder / "images").iterdir()})
-    pictures = photo_vectors(encoder, Split(folder / "images", tuple(names), ()))
+    pixels = photo_pixels(encoder, [folder / "images" / name for name in names])
+    pictures = encoder.encode("image", pixels)
     own = np.array([[name == sound.picture for name in names] for sound in stamps])
-    seen = pictures[own.argmax(1)] @ vectors.T
-    back = by_sound(pictures @ vectors.T).T
-    heard = by_sound(texts @ vectors.T)
-    return [
-        Figure(
-            "stamps trained on, text→sound",
-            {
-                "mAP": float(average_precisions(heard, same).mean()),
-                "R@1": hits_at(heard, same, 1),
-                "R@5": hits_at(heard, same, 5),
-            },
+    by_text = by_sound(texts @ vectors.T)
+    return {
+        "stamps trained on, text→sound": {
+            "mAP": float(average_precisions(by_text, same).mean()),
+            "R@1": hits_at(by_text, same, 1),
+            "R@5": hits_at(by_text, same, 5),
+        },
+        "stamps trained on, sound→text": _recalls(by_text.T, same),
+        "stamps trained on, sound→image": _recalls(by_sound(pictures @ vectors.T).T, own),
+        "stamps trained on, image→sound": _recalls(
+            by_sound(pictures[own.argmax(1)] @ vectors.T), same
         ),
-        Figure("stamps trained on, sound→text", _recalls(heard.T, same)),
-        Figure("stamps trained on, sound→image", _recalls(back, own)),
-        Figure("stamps trained on, image→sound", _recalls(by_sound(seen), same)),
-    ]
+    }
 
 
-def _recalls(scores: Scores, answers: Answers) -> dict[str, float]:
-    return {f"R@{k}": hits_at(scores, answers, k) for k in (1, 5, 10)}
-
-
-def changed_figures(
-    sounds: Sequence[Sound],
-    heard: Heard,
-    concepts: Concepts,
-    encoder: MiniEncoder,
-    recipe: Recipe,
-) -> list[Figure]:
-    """Stamps again, changed in ways that were kept out of training: not other recordings."""
-    kept = len(heard.changed) - 4
-    seen = Heard(heard.plain, heard.owners, heard.changed[:kept])
-    head = fit_audio(seen, concepts, torch.arange(len(sounds)), recipe)
-    stamps = [row for row, sound in enumerate(sounds) if sound.fold == 0]
-    labels = np.array([sounds[row].label for row in stamps])
-    texts = encoder.encode("text", labels.tolist())
-    same = labels[:, None] == labels
-    rows = []
-    for view in heard.changed[kept:]:
-        with torch.no_grad():
-            scores = texts @ head(view[stamps].float()).numpy().T
-        rows.append([average_precisions(scores, same).mean(), *_recalls(scores, same).values()])
-    mean = np.mean(rows, axis=0)
-    values = dict(zip(("mAP", "R@1", "R@5", "R@10"), map(float, mean), strict=True))
-    return [Figure("stamps changed in new ways, text→sound", values)]
-
-
-def evaluate_hearing(
+def evaluate_audio(
     model: Path, data: Path, esc10: Path, stamps: Path, *, cache: Path, recipe: Recipe
-) -> list[Figure]:
-    """Every figure of hearing, printed as a row each.
+) -> None:
+    """Print every figure of sounds, a row each.
 
     Args:
         model: The model's folder.
-        data: Captioned photos, of which the dev split is asked.
+        data: Captioned photos; their dev split is used.
         esc10: Holds `audio/` and `labels.tsv`.
         stamps: The same, of tuxpaint, and `images/`.
         cache: Keeps features between runs.
-        recipe: That of the shipped head, for those that are trained without a fold.
+        recipe: That of the shipped head, for heads trained without a fold.
     """
     encoder = load_mini(model)
     sounds = [*read_esc10(esc10), *read_stamps(stamps)]
     tower = model / "image.onnx"
-    heard = hear(sounds, tower, views=recipe.sound_views, seed=recipe.seed, cache=cache)
+    features = sound_features(
+        sounds, tower, views=recipe.sound_views, seed=recipe.seed, cache=cache
+    )
     concepts = concepts_of(sounds, encoder)
     labels = [sound.label for sound in sounds if sound.fold]
-    vectors = unseen_vectors(sounds, heard, concepts, recipe)
+    vectors = unseen_vectors(sounds, features, concepts, recipe)
     found = unseen_figures(labels, vectors, encoder)
-    found += photo_figures(labels, vectors, encoder, data)
-    found += changed_figures(sounds, heard, concepts, encoder, recipe)
-    found += stamp_figures([sound for sound in sounds if not sound.fold], encoder, stamps)
-    for figure in found:
-        places = {name: 3 if name == "mAP" else 1 for name in figure.values}
-        row = (f"{name.strip()} {value:.{places[name]}f}" for name, value in figure.values.items())
-        print(f"{figure.what:40}", "  ".join(row))
-    return found
+    found |= photo_figures(labels, vectors, encoder, data)
+    found |= changed_figures(sounds, features, concepts, encoder, recipe)
+    found |= stamp_figures([sound for sound in sounds if not sound.fold], encoder, stamps)
+    for title, values in found.items():
+        row = (
+            f"{name.strip()} {value:.{3 if name == 'mAP' else 1}f}"
+            for name, value in values.items()
+        )
+        print(f"{title:40}", "  ".join(row))

@@ -1,11 +1,7 @@
-"""What training makes small.
-
-The two loops of training: the heads on frozen features, then the upper layers with them.
-"""
+"""The losses of the towers, and the two loops: heads on frozen features, then upper layers too."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,16 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mmsearch.training.features import CLASSES, Lessons, Texts
+from mmsearch.training.features import CLASSES, TextStates, TrainingData
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.towers import (
     Head,
     ImageTower,
+    Temperatures,
     TextTower,
     grid_mean,
     standardised,
     token_mean,
 )
+
+TEXTS_PER_BATCH = 100
+
+WARM_UP = 0.2
+"""Share of the steps in which the rates rise."""
+
+
+def symmetric_cross_entropy(logits: Tensor) -> Tensor:
+    """InfoNCE of logits (n, n) in both directions: row i belongs to column i."""
+    target = torch.arange(len(logits))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def info_nce(images: Tensor, texts: Tensor, scale: Tensor | float, owners: Tensor) -> Tensor:
@@ -31,28 +39,26 @@ def info_nce(images: Tensor, texts: Tensor, scale: Tensor | float, owners: Tenso
 
         loss = ½ (mean −log softmax(s · I Tᵀ)ᵢᵢ + mean −log softmax(s · T Iᵀ)ᵢᵢ)
 
-    Pairs of the same owner (two captions of one photo, say) are never each other's negatives.
+    Pairs of the same owner, such as two captions of one photo, are not each other's negatives.
 
     Args:
         images: (n, dim) unit rows.
         texts: (n, dim) unit rows; row i belongs to image i.
         scale: 1 / temperature.
-        owners: (n,) what each pair is of.
+        owners: (n,) what each pair belongs to.
 
     Source: van den Oord, Li & Vinyals, arXiv:1807.03748; Radford et al., arXiv:2103.00020.
     """
     logits = scale * images @ texts.T
     same = owners[:, None] == owners[None]
     same.fill_diagonal_(fill_value=False)
-    logits = logits.masked_fill(same, float("-inf"))
-    target = torch.arange(len(logits))
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return symmetric_cross_entropy(logits.masked_fill(same, float("-inf")))
 
 
 def classifier_distillation(
     images: Tensor, names: Tensor, scale: Tensor | float, posteriors: Tensor
 ) -> Tensor:
-    """Cross entropy between what the ImageNet classifier says of photos and what the space says.
+    """Cross entropy between the ImageNet classifier's view of photos and that of the space.
 
     Args:
         images: (n, dim) unit rows, of real photos.
@@ -65,182 +71,36 @@ def classifier_distillation(
     return F.cross_entropy(scale * images @ names.T, posteriors)
 
 
-SHARPEST = math.log(100)
-"""Bound of the log of 1 / temperature, as in CLIP."""
-
-TEXTS_AT_ONCE = 100
-
-WARM_UP = 0.2
-"""Share of the steps in which the rates rise."""
-
-
-Parts = list[tuple[float, list[nn.Module]]]
-"""Modules and the highest learning rate of each group."""
-
-
 @dataclass(frozen=True)
 class Batch:
-    """Vectors of one step: photos with their captions, class rows with their names."""
+    """Unit vectors of one step: photos with their captions, class rows with their names."""
 
     photos: Tensor
-    texts: Tensor
-    rows: Tensor
-    names: Tensor
+    captions: Tensor
+    class_rows: Tensor
+    class_names: Tensor
     owners: Tensor
     classes: Tensor
 
 
-class Temperatures(nn.Module):
-    """1 / temperature of the captions' and of the class names' term, learnt as logarithms."""
-
-    def __init__(self, start: float) -> None:
-        super().__init__()
-        self.captions = nn.Parameter(torch.tensor(-math.log(start)))
-        self.classes = nn.Parameter(torch.tensor(-math.log(start)))
-
-    def bound(self) -> None:
-        """Keep both between 1 and 100."""
-        for one in self.parameters():
-            one.data.clamp_(0, SHARPEST)
-
-
-def loss_of(batch: Batch, heat: Temperatures, lessons: Lessons, recipe: Recipe) -> Tensor:
-    """What both loops make small."""
-    captions = info_nce(batch.photos, batch.texts, heat.captions.exp(), batch.owners)
-    sharp = heat.classes.exp()
-    classes = info_nce(batch.rows, batch.names, sharp, batch.classes)
-    posteriors = lessons.posteriors[batch.owners][:, batch.classes]
-    distilled = classifier_distillation(batch.photos, batch.names, sharp, posteriors)
+def tower_loss(
+    batch: Batch, temperatures: Temperatures, data: TrainingData, recipe: Recipe
+) -> Tensor:
+    """The loss of both loops: captions, class names and distillation."""
+    caption_scale, scale = temperatures.scales()
+    captions = info_nce(batch.photos, batch.captions, caption_scale, batch.owners)
+    classes = info_nce(batch.class_rows, batch.class_names, scale, batch.classes)
+    posteriors = data.posteriors[batch.owners][:, batch.classes]
+    distilled = classifier_distillation(batch.photos, batch.class_names, scale, posteriors)
     return captions + recipe.class_weight * classes + recipe.distil_weight * distilled
 
 
-def noisy(features: Tensor, deviation: float, dice: torch.Generator) -> Tensor:
-    """Features with Gaussian noise, drawn anew."""
-    return features + deviation * torch.randn(features.shape, generator=dice)
-
-
-def shuffled(count: int, size: int, dice: torch.Generator) -> Iterator[Tensor]:
-    """All whole batches of rows, in a new order."""
-    order = torch.randperm(count, generator=dice)
-    whole = max(1, count // size)
-    yield from torch.split(order[: whole * size], size)
-
-
-def fit_heads(image: Head, text: Head, lessons: Lessons, recipe: Recipe) -> None:
-    """Train the heads on features of the published trunks."""
-    dice = torch.Generator().manual_seed(recipe.seed)
-    heat = Temperatures(recipe.warm_temperature)
-    steps = recipe.warm_epochs * max(1, len(lessons) // recipe.warm_batch)
-    stepper = Stepper([(recipe.warm_rate, [image, text])], heat, recipe.weight_decay, steps)
-    photos = standardised(lessons.features, image.mean, image.spread)
-    classes = torch.arange(CLASSES)
-    for _ in range(recipe.warm_epochs):
-        for owners in shuffled(len(lessons), recipe.warm_batch, dice):
-            captions = lessons.caption_features[lessons.captions_of(owners, dice)]
-            prompts = lessons.prompt_features[lessons.prompts_of(classes, dice)]
-            batch = Batch(
-                photos=image.project(noisy(photos[owners], recipe.photo_noise, dice)),
-                texts=text(captions),
-                rows=image.project(noisy(lessons.class_rows, recipe.class_noise, dice)),
-                names=text(prompts),
-                owners=owners,
-                classes=classes,
-            )
-            stepper.step(loss_of(batch, heat, lessons, recipe))
-
-
-class Tuning:
-    """Trains what lies above the cuts of both towers, together with the heads."""
-
-    def __init__(
-        self, image: ImageTower, text: TextTower, lessons: Lessons, recipe: Recipe
-    ) -> None:
-        self.image, self.text = image, text
-        self.heat = Temperatures(recipe.temperature)
-        self.lessons, self.recipe = lessons, recipe
-        self.dice = torch.Generator().manual_seed(recipe.seed + 1)
-        self.anchors = standardised(lessons.features, image.head.mean, image.head.spread)
-        self.trained = nn.ModuleList(
-            [image.trunk.upper, image.trunk.last, image.head, text.upper_layers, text.head]
-        )
-        self.names = torch.empty(0)  # of every class, each as last computed
-        averaging = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.trained, multi_avg_fn=averaging)
-
-    def run(self) -> None:
-        """Train, and leave the towers with the moving average of their weights."""
-        recipe = self.recipe
-        for module in (self.image.trunk.upper, self.image.trunk.last):
-            module.to(memory_format=torch.channels_last)  # a third faster here
-        steps = recipe.epochs * max(1, len(self.lessons) // recipe.batch)
-        parts: Parts = [
-            (recipe.image_rate, [self.image.trunk.upper, self.image.trunk.last]),
-            (recipe.text_rate, [self.text.upper_layers]),
-            (recipe.head_rate, [self.image.head, self.text.head]),
-        ]
-        stepper = Stepper(parts, self.heat, recipe.weight_decay, steps)
-        with torch.no_grad():
-            self.names = self._texts(self.lessons.prompts, torch.arange(CLASSES)).clone()
-        self.trained.train()
-        for epoch in range(recipe.epochs):
-            losses = []
-            for owners in shuffled(len(self.lessons), recipe.batch, self.dice):
-                losses.append(stepper.step(self._loss(owners)))
-                self.average.update_parameters(self.trained)
-            print(f"  epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}", flush=True)
-        self.trained.load_state_dict(self.average.module.state_dict())
-        self.trained.eval()
-
-    def _loss(self, owners: Tensor) -> Tensor:
-        recipe, lessons, dice = self.recipe, self.lessons, self.dice
-        classes = torch.randperm(CLASSES, generator=dice)[: recipe.classes]
-        prompts = lessons.prompts_of(classes, dice)
-        views = torch.randint(len(lessons.maps), (len(owners),), generator=dice)
-        rows = zip(views.tolist(), owners.tolist(), strict=True)
-        maps = torch.stack([lessons.maps[view][row] for view, row in rows]).float()
-        with torch.autocast("cpu", torch.bfloat16):
-            grid = self.image.trunk.above(maps.contiguous(memory_format=torch.channels_last))
-            head = self.image.head
-            features = standardised(grid_mean(grid.float()), head.mean, head.spread)
-            pseudo = noisy(lessons.class_rows, recipe.class_noise, dice)
-            fresh = self._texts(lessons.prompts, prompts)
-            batch = Batch(
-                photos=head.project(noisy(features, recipe.photo_noise, dice)).float(),
-                texts=self._texts(lessons.captions, lessons.captions_of(owners, dice)),
-                rows=head.project(pseudo).float(),
-                names=self.names.index_copy(0, classes, fresh),
-                owners=owners,
-                classes=torch.arange(CLASSES),
-            )
-        self.names[classes] = fresh.detach()
-        whole = views < 2  # a crop shows less than the published features are of
-        anchor = (features[whole] - self.anchors[owners[whole]]).square().mean()
-        return loss_of(batch, self.heat, lessons, recipe) + recipe.anchor_weight * anchor
-
-    def _texts(self, texts: Texts, rows: Tensor) -> Tensor:
-        """Vectors of some texts, those of like length together so that little is padding."""
-        order = (texts.starts[rows + 1] - texts.starts[rows]).argsort(stable=True)
-        parts = [texts.batch(part) for part in torch.split(rows[order], TEXTS_AT_ONCE)]
-        trunk, head = self.text.trunk, self.text.head
-        found = [head(token_mean(trunk.above(states, ids).float(), ids)) for ids, states in parts]
-        return torch.cat(found)[order.argsort()].float()
-
-
+@dataclass(frozen=True)
 class Stepper:
-    """One optimiser with its schedule: a step a loss."""
+    """An optimiser with its schedule of learning rates."""
 
-    def __init__(self, parts: Parts, heat: Temperatures, decay: float, steps: int) -> None:
-        self.heat = heat
-        last_rate, last_modules = parts[-1]
-        parts = [*parts[:-1], (last_rate, [*last_modules, heat])]
-        groups = [
-            {"params": [one for module in modules for one in module.parameters()], "lr": rate}
-            for rate, modules in parts
-        ]
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=decay)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, [rate for rate, _ in parts], total_steps=steps, pct_start=WARM_UP
-        )
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
 
     def step(self, loss: Tensor) -> float:
         """Follow the gradient of a loss; returns its value."""
@@ -248,5 +108,145 @@ class Stepper:
         torch.autograd.backward(loss)
         self.optimiser.step()
         self.schedule.step()
-        self.heat.bound()
         return loss.item()
+
+
+def one_cycle(groups: list[tuple[float, list[nn.Module]]], decay: float, steps: int) -> Stepper:
+    """AdamW whose rates rise and fall once.
+
+    Args:
+        groups: The highest learning rate of some modules.
+        decay: Weight decay.
+        steps: In all.
+    """
+    parameters = [
+        {"params": [one for module in modules for one in module.parameters()], "lr": rate}
+        for rate, modules in groups
+    ]
+    optimiser = torch.optim.AdamW(parameters, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, [rate for rate, _ in groups], total_steps=steps, pct_start=WARM_UP
+    )
+    return Stepper(optimiser, schedule)
+
+
+def moving_average(module: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a module's weights."""
+    averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(module, multi_avg_fn=averaging)
+
+
+def add_noise(features: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    """Features with Gaussian noise."""
+    return features + deviation * torch.randn(features.shape, generator=generator)
+
+
+def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """All whole batches of rows, in a new order."""
+    order = torch.randperm(count, generator=generator)
+    whole = max(1, count // size)
+    yield from torch.split(order[: whole * size], size)
+
+
+def fit_heads(image: Head, text: Head, data: TrainingData, recipe: Recipe) -> None:
+    """Train the heads on features of the published trunks."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    temperatures = Temperatures(recipe.warm_temperature)
+    steps = recipe.warm_epochs * max(1, len(data) // recipe.warm_batch)
+    groups = [(recipe.warm_rate, [image, text, temperatures])]
+    stepper = one_cycle(groups, recipe.weight_decay, steps)
+    photos = standardised(data.features, image.mean, image.spread)
+    classes = torch.arange(CLASSES)
+    for _ in range(recipe.warm_epochs):
+        for owners in shuffled(len(data), recipe.warm_batch, generator):
+            captions = data.caption_features[data.captions.draw(owners, generator)]
+            prompts = data.prompt_features[data.draw_prompts(classes, generator)]
+            batch = Batch(
+                photos=image.project(add_noise(photos[owners], recipe.photo_noise, generator)),
+                captions=text(captions),
+                class_rows=image.project(add_noise(data.class_rows, recipe.class_noise, generator)),
+                class_names=text(prompts),
+                owners=owners,
+                classes=classes,
+            )
+            stepper.step(tower_loss(batch, temperatures, data, recipe))
+            temperatures.clamp()
+
+
+class FineTuning:
+    """Trains what lies above the cuts of both towers, together with the heads."""
+
+    def __init__(
+        self, image: ImageTower, text: TextTower, data: TrainingData, recipe: Recipe
+    ) -> None:
+        self.image, self.text = image, text
+        self.temperatures = Temperatures(recipe.temperature)
+        self.data, self.recipe = data, recipe
+        self.generator = torch.Generator().manual_seed(recipe.seed + 1)
+        self.anchors = standardised(data.features, image.head.mean, image.head.spread)
+        self.trained = nn.ModuleList(
+            [image.trunk.upper, image.trunk.last, image.head, text.upper_layers, text.head]
+        )
+        self.class_names = torch.empty(0)  # each class's as last computed
+        self.average = moving_average(self.trained, recipe.average)
+
+    def run(self) -> None:
+        """Train, and leave the towers with the moving average of their weights."""
+        recipe = self.recipe
+        for module in (self.image.trunk.upper, self.image.trunk.last):
+            module.to(memory_format=torch.channels_last)  # a third faster on CPUs
+        groups: list[tuple[float, list[nn.Module]]] = [
+            (recipe.image_rate, [self.image.trunk.upper, self.image.trunk.last]),
+            (recipe.text_rate, [self.text.upper_layers]),
+            (recipe.head_rate, [self.image.head, self.text.head, self.temperatures]),
+        ]
+        steps = recipe.epochs * max(1, len(self.data) // recipe.batch)
+        stepper = one_cycle(groups, recipe.weight_decay, steps)
+        with torch.no_grad():
+            self.class_names = self._encode(self.data.prompts, torch.arange(CLASSES)).clone()
+        self.trained.train()
+        for epoch in range(recipe.epochs):
+            losses = []
+            for owners in shuffled(len(self.data), recipe.batch, self.generator):
+                losses.append(stepper.step(self._loss(owners)))
+                self.temperatures.clamp()
+                self.average.update_parameters(self.trained)
+            print(f"  epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}", flush=True)
+        self.trained.load_state_dict(self.average.module.state_dict())
+        self.trained.eval()
+
+    def _loss(self, owners: Tensor) -> Tensor:
+        recipe, data, generator = self.recipe, self.data, self.generator
+        classes = torch.randperm(CLASSES, generator=generator)[: recipe.classes]
+        prompts = data.draw_prompts(classes, generator)
+        views = torch.randint(len(data.maps), (len(owners),), generator=generator)
+        rows = zip(views.tolist(), owners.tolist(), strict=True)
+        maps = torch.stack([data.maps[view][row] for view, row in rows]).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            grid = self.image.trunk.above(maps.contiguous(memory_format=torch.channels_last))
+            head = self.image.head
+            features = standardised(grid_mean(grid.float()), head.mean, head.spread)
+            class_rows = add_noise(data.class_rows, recipe.class_noise, generator)
+            names = self._encode(data.prompts, prompts)
+            batch = Batch(
+                photos=head.project(add_noise(features, recipe.photo_noise, generator)).float(),
+                captions=self._encode(data.captions.states, data.captions.draw(owners, generator)),
+                class_rows=head.project(class_rows).float(),
+                class_names=self.class_names.index_copy(0, classes, names),
+                owners=owners,
+                classes=torch.arange(CLASSES),
+            )
+        self.class_names[classes] = names.detach()
+        whole = views < 2  # the published features are of whole photos, not of crops
+        anchor = (features[whole] - self.anchors[owners[whole]]).square().mean()
+        return tower_loss(batch, self.temperatures, data, recipe) + recipe.anchor_weight * anchor
+
+    def _encode(self, texts: TextStates, rows: Tensor) -> Tensor:
+        """Vectors of some texts."""
+        trunk, head = self.text.trunk, self.text.head
+        batches, restore = texts.by_length(rows, TEXTS_PER_BATCH)
+        vectors = [
+            head(token_mean(trunk.above(states, ids).float(), ids))
+            for ids, states in map(texts.batch, batches)
+        ]
+        return torch.cat(vectors)[restore].float()

@@ -1,4 +1,4 @@
-"""What people call the sounds that the built-in model learns: several phrases a label."""
+"""What people call the sounds that the built-in model learns: several phrases per label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAMES = (
     "{} can be heard",
     "the noise of {}",
 )
-"""What a name of a sound is set into."""
+"""Filled with each name of a sound."""
 
 KNOWN = {
     "dog": "dog bark|a dog barking|barking|the bark of a dog|a barking dog|dogs barking|a dog|"
@@ -38,7 +38,7 @@ KNOWN = {
     "fire": "fire crackling|a crackling fire|crackling|a fire burning|a campfire|"
     "a fireplace|burning wood|the crackle of flames|a bonfire",
 }
-"""ESC-10's ten concepts, with phrases between bars."""
+"""ESC-10's ten concepts, their phrases separated by bars."""
 
 ESC10 = {
     "Dog bark": "dog",
@@ -52,55 +52,39 @@ ESC10 = {
     "Chainsaw": "chainsaw",
     "Fire crackling": "fire",
 }
-"""ESC-10's labels."""
+"""The concepts of ESC-10's labels."""
 
-SAYING = {
-    "badger": "growling",
-    "bat": "squeaking",
-    "bear": "growling",
-    "bee": "buzzing",
-    "bison": "grunting",
-    "blackbird": "singing",
-    "bull": "bellowing",
-    "camel": "groaning",
-    "cat": "meowing",
-    "chimpanzee": "screeching",
-    "cow": "mooing",
-    "crow": "cawing",
-    "cuckoo": "calling",
-    "deer": "bellowing",
-    "dolphin": "clicking",
-    "donkey": "braying",
-    "drake": "quacking",
-    "duck": "quacking",
-    "elephant": "trumpeting",
-    "fox": "barking",
-    "frog": "croaking",
-    "gander": "honking",
-    "goat": "bleating",
-    "gorilla": "grunting",
-    "grasshopper": "chirping",
-    "hen": "clucking",
-    "hornet": "buzzing",
-    "horse": "neighing",
-    "lamb": "bleating",
-    "lark": "singing",
-    "lion": "roaring",
-    "mouse": "squeaking",
-    "mountain goat": "bleating",
-    "owl": "hooting",
-    "pig": "grunting",
-    "ram": "bleating",
-    "seagull": "crying",
-    "sea lion": "barking",
-    "sheep": "bleating",
-    "squirrel": "chattering",
-    "tiger": "roaring",
-    "turkey": "gobbling",
-    "whale": "singing",
-    "zebra": "braying",
+VERBS = {
+    "growling": "badger|bear",
+    "squeaking": "bat|mouse",
+    "buzzing": "bee|hornet",
+    "grunting": "bison|gorilla|pig",
+    "singing": "blackbird|lark|whale",
+    "bellowing": "bull|deer",
+    "groaning": "camel",
+    "meowing": "cat",
+    "screeching": "chimpanzee",
+    "mooing": "cow",
+    "cawing": "crow",
+    "calling": "cuckoo",
+    "clicking": "dolphin",
+    "braying": "donkey|zebra",
+    "quacking": "drake|duck",
+    "trumpeting": "elephant",
+    "croaking": "frog",
+    "honking": "gander",
+    "bleating": "goat|lamb|mountain goat|ram|sheep",
+    "chirping": "grasshopper",
+    "clucking": "hen",
+    "neighing": "horse",
+    "roaring": "lion|tiger",
+    "hooting": "owl",
+    "crying": "seagull",
+    "chattering": "squirrel",
+    "gobbling": "turkey",
+    "barking": "fox|sea lion",
 }
-"""What an animal's sound is called, where there is a word for it."""
+"""What animals do to be heard; those without a word for it are calling."""
 
 THINGS = {
     "apple": "apple|biting into an apple|someone eating an apple|a crunch",
@@ -142,32 +126,33 @@ THINGS = {
     "mad": "mad|an angry person|an angry voice|growling in anger",
     "sad": "sad|a sad person|a sad voice|sighing",
 }
-"""Words that tell the caption of a thing among tuxpaint's, with phrases between bars."""
+"""Words that identify the caption of a thing among tuxpaint's, its phrases separated by bars."""
 
 
 def phrases_of(label: str, *, animal: bool = False) -> tuple[str, tuple[str, ...]]:
-    """A concept's name and what people call its sound; labels of one concept share its name.
+    """The name of a label's concept, and what people call its sound.
 
     Args:
         label: One of ESC-10's, or a caption of tuxpaint's.
-        animal: Whether a caption names one.
+        animal: Whether a caption names an animal.
     """
     plain = re.sub(r"^(an?|the) |[.“”!]", "", label, flags=re.IGNORECASE).lower()
     name = ESC10.get(label) or _RENAMED.get(plain, plain)
     words = set(re.findall(r"\w+", plain))
     thing = next((key for key in THINGS if words >= set(key.split()) and not animal), None)
     if thing:
-        name, *_ = said = [*THINGS[thing].split("|"), plain]
+        name, *_ = names = [*THINGS[thing].split("|"), plain]
     elif name in KNOWN:
-        said = [*KNOWN[name].split("|"), plain]
+        names = [*KNOWN[name].split("|"), plain]
     elif animal:
-        verb = next((SAYING[one] for one in SAYING if name.endswith(one)), "calling")
-        said = [name, f"a {name}", f"a {name} {verb}", f"{verb} {name}", f"the call of a {name}"]
+        verbs = (verb for verb in VERBS if name.endswith(tuple(VERBS[verb].split("|"))))
+        verb = next(verbs, "calling")
+        names = [name, f"a {name}", f"a {name} {verb}", f"{verb} {name}", f"the call of a {name}"]
     else:
         name = plain
-        spoken = ("a voice saying {}", "someone says {}", "the word {}", "{} spoken aloud")
-        return name, (name, label, *(frame.format(name) for frame in spoken))
-    every = [frame.format(one) for one in said for frame in FRAMES]
+        frames = ("a voice saying {}", "someone says {}", "the word {}", "{} spoken aloud")
+        return name, (name, label, *(frame.format(name) for frame in frames))
+    every = [frame.format(one) for one in names for frame in FRAMES]
     return name, tuple(dict.fromkeys([*every, label]))
 
 

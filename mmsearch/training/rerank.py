@@ -1,7 +1,7 @@
-"""Trains what looks closer: rows of photos and of texts, and how they are compared.
+"""The training loop of token embeddings and their matcher, on features of any encoder.
 
-Every photo of a step must find its captions among all, and every caption its photo, once by the
-rows of the whole and once by those of the parts.
+Each photo of a step must find its captions among all, and each caption its photo, once by the
+pooled embeddings and once by those of regions and words.
 """
 
 from __future__ import annotations
@@ -14,162 +14,175 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmsearch.encoders.mini_match import MOST_ROWS
-from mmsearch.training.features import Texts
-from mmsearch.training.fit import shuffled
+from mmsearch.training.features import Captions, TextStates
+from mmsearch.training.fit import Stepper, moving_average, shuffled, symmetric_cross_entropy
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.token_embeddings import OVERALL, Matcher
+from mmsearch.training.token_embeddings import POOLED, Matcher
+from mmsearch.training.towers import MIN_SPREAD
 
-TEXTS_AT_ONCE = 100
+TEXTS_PER_BATCH = 100
+PHOTOS_PER_BATCH = 250
+MOMENTS_OF = 500
+"""Photos whose grids give the moments that standardise all."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Features of captioned photos below what is trained, of any encoder."""
+    """Features of captioned photos below the layers that are trained.
+
+    Attributes:
+        grids: One array (photos, …) in float16 per view.
+        captions: Of all photos.
+    """
 
     grids: Sequence[Any]
-    """One array (photos, …) in float16 a view."""
-    captions: Texts
-    captions_a_photo: int
+    captions: Captions
 
     def __len__(self) -> int:
         return len(self.grids[0])
 
-    def photos(self, rows: Tensor, dice: torch.Generator) -> Tensor:
-        """Features of some photos, each in a view drawn at random."""
-        views = torch.randint(len(self.grids), (len(rows),), generator=dice).tolist()
+    def draw_photos(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Features of some photos, each in a random view."""
+        views = torch.randint(len(self.grids), (len(rows),), generator=generator).tolist()
         drawn = [self.grids[view][row] for view, row in zip(views, rows.tolist(), strict=True)]
         return torch.stack([torch.as_tensor(one) for one in drawn]).float()
 
-    def draw(self, rows: Tensor, dice: torch.Generator) -> Tensor:
-        """Of each photo one caption, drawn at random."""
-        which = torch.randint(self.captions_a_photo, (len(rows),), generator=dice)
-        return rows * self.captions_a_photo + which
+
+def moments_of(grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel's mean over the places of a grid (n, places, width)."""
+    pooled = grid.mean(1)
+    return pooled.mean(0), pooled.std(0).clamp_min(MIN_SPREAD)
 
 
-def rows_of_texts(side: Any, texts: Texts, wanted: Tensor, at_once: int = TEXTS_AT_ONCE) -> Tensor:
-    """Rows (n, OVERALL + longest, ROW) of some texts; those of like length run together."""
-    order = (texts.starts[wanted + 1] - texts.starts[wanted]).argsort(stable=True)
+def text_embeddings(side: Any, texts: TextStates, rows: Tensor) -> Tensor:
+    """Embeddings (n, POOLED + longest, TOKEN_DIM) of some texts, filled up with zeros."""
+    batches, restore = texts.by_length(rows, TEXTS_PER_BATCH)
     parts = []
-    for part in torch.split(wanted[order], at_once):
-        ids, states = texts.batch(part)
+    for ids, states in map(texts.batch, batches):
         found = side(states, ids)
-        # the first token is no word
-        parts.append(
-            torch.cat([found[:, :OVERALL], found[:, OVERALL + 1 :]], 1)[:, : OVERALL + MOST_ROWS]
-        )
+        words = found[:, POOLED + 1 :]  # the first token is no word
+        parts.append(torch.cat([found[:, :POOLED], words], 1)[:, : POOLED + MOST_ROWS])
     longest = max(part.shape[1] for part in parts)
-    level = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
-    return torch.cat(level)[order.argsort()]
+    padded = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
+    return torch.cat(padded)[restore]
 
 
-def contrast(logits: Tensor) -> Tensor:
-    """InfoNCE in both directions: row i belongs to column i."""
-    right = torch.arange(len(logits))
-    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
-
-
-def course(first: int, last: int, an_epoch: int) -> Callable[[int], float]:
-    """Of a learning rate: nothing before epoch `first`, then up within an epoch, and down to 0."""
-    start, end = first * an_epoch, last * an_epoch
+def rate_curve(first: int, last: int, steps_per_epoch: int) -> Callable[[int], float]:
+    """A learning rate: zero before epoch `first`, up in an epoch, then down to zero at `last`."""
+    start, end = first * steps_per_epoch, last * steps_per_epoch
 
     def rate(step: int) -> float:
         if step < start:
             return 0.0
-        rising = min(1.0, (step - start + 1) / (0.8 * an_epoch))
+        rising = min(1.0, (step - start + 1) / (0.8 * steps_per_epoch))
         return rising * (0.5 + 0.5 * math.cos(math.pi * (step - start) / (end - start)))
 
     return rate
 
 
-class Reranking:
-    """The loop: both sides and the matcher, trained together on pairs."""
+class RerankTraining:
+    """Trains the embeddings of photos and of texts together with their matcher.
+
+    Args:
+        image: Features of photos to embeddings; its head is `rows`.
+        text: The same of texts.
+        pairs: To learn from.
+        recipe: The numbers.
+    """
 
     def __init__(self, image: nn.Module, text: nn.Module, pairs: Pairs, recipe: Recipe) -> None:
         self.image, self.text, self.pairs, self.recipe = image, text, pairs, recipe
         self.matcher = Matcher(recipe)
         self.trained = nn.ModuleList([image, text, self.matcher])
-        self.dice = torch.Generator().manual_seed(recipe.seed + 2)
-        averaging = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.trained, multi_avg_fn=averaging)
+        self.generator = torch.Generator().manual_seed(recipe.seed + 2)
+        self.average = moving_average(self.trained, recipe.average)
 
     def run(self) -> None:
-        """Train, and leave all three with the moving average of their weights."""
+        """Train, leave all three with the moving average of their weights, and learn hubs."""
         recipe = self.recipe
         torch.manual_seed(recipe.seed)  # of dropout
         self.trained.train()
-        for number, (epochs, share) in enumerate(recipe.row_rounds):
-            self._round(epochs, share, warm=0 if number else recipe.row_warm)
+        for number, (epochs, factor) in enumerate(recipe.rerank_rounds):
+            self._round(epochs, factor, warm=0 if number else recipe.rerank_warm)
             self.trained.load_state_dict(self.average.module.state_dict())
         self.trained.eval()
+        with torch.no_grad():
+            self.matcher.set_typical(*self._typical())
 
-    def _round(self, epochs: int, share: float, *, warm: int) -> None:
-        """Train for some epochs; for the first `warm` of them only what is new."""
+    def _round(self, epochs: int, factor: float, *, warm: int) -> None:
+        """Train for some epochs; in the first `warm` of them only new layers."""
         recipe = self.recipe
-        optimiser, schedule = self._optimiser(epochs, share, warm)
+        stepper = self._stepper(epochs, factor, warm)
         for epoch in range(epochs):
-            for one in self._came_trained():
+            for one in self._published():
                 one.requires_grad_(epoch >= warm)
             losses = []
-            for owners in shuffled(len(self.pairs), recipe.row_batch, self.dice):
-                loss = self._loss(owners)
-                optimiser.zero_grad()
-                torch.autograd.backward(loss)
-                optimiser.step()
-                schedule.step()
-                self.matcher.bound()
+            for owners in shuffled(len(self.pairs), recipe.rerank_batch, self.generator):
+                losses.append(stepper.step(self._loss(owners)))
+                self.matcher.temperatures.clamp()
                 self.average.update_parameters(self.trained)
-                losses.append(loss.item())
             print(f"  epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}", flush=True)
 
-    def _came_trained(self) -> list[nn.Parameter]:
-        """What lies below the rows of either side."""
+    def _published(self) -> list[nn.Parameter]:
+        """The parameters below the heads of both sides, which were trained before."""
         found = []
         for side in (self.image, self.text):
-            rows = {id(one) for one in side.rows.parameters()}  # type: ignore[union-attr]
-            found += [one for one in side.parameters() if id(one) not in rows]
+            head = {id(one) for one in side.rows.parameters()}  # type: ignore[union-attr]
+            found += [one for one in side.parameters() if id(one) not in head]
         return found
 
-    def _optimiser(
-        self, epochs: int, share: float, warm: int
-    ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-        """What is new learns from the first step on; what came trained later, and slower."""
+    def _stepper(self, epochs: int, factor: float, warm: int) -> Stepper:
+        """New layers learn from the first step on; published ones later, and more slowly."""
         recipe = self.recipe
         of_text = {id(one) for one in self.text.parameters()}
-        old = self._came_trained()
-        known = {id(one) for one in old}
-        parts = [
-            (
-                [one for one in self.trained.parameters() if id(one) not in known],
-                recipe.row_rate,
-                0,
-            ),
-            ([one for one in old if id(one) not in of_text], recipe.image_rate, warm),
-            ([one for one in old if id(one) in of_text], recipe.text_rate, warm),
+        published = self._published()
+        known = {id(one) for one in published}
+        new = [one for one in self.trained.parameters() if id(one) not in known]
+        groups = [
+            (new, recipe.rerank_rate, 0),
+            ([one for one in published if id(one) not in of_text], recipe.image_rate, warm),
+            ([one for one in published if id(one) in of_text], recipe.text_rate, warm),
         ]
-        parts = [one for one in parts if one[0]]
+        groups = [group for group in groups if group[0]]
         optimiser = torch.optim.AdamW(
-            [{"params": group, "lr": share * rate} for group, rate, _ in parts],
+            [{"params": parameters, "lr": factor * rate} for parameters, rate, _ in groups],
             weight_decay=recipe.weight_decay,
         )
-        an_epoch = max(1, len(self.pairs) // recipe.row_batch)
-        courses = [course(first, epochs, an_epoch) for _, _, first in parts]
-        return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, courses)
+        steps_per_epoch = max(1, len(self.pairs) // recipe.rerank_batch)
+        curves = [rate_curve(first, epochs, steps_per_epoch) for _, _, first in groups]
+        return Stepper(optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, curves))
 
     def _loss(self, owners: Tensor) -> Tensor:
         recipe, pairs = self.recipe, self.pairs
-        maps = pairs.photos(owners, self.dice)
+        maps = pairs.draw_photos(owners, self.generator)
         with torch.autocast("cpu", torch.bfloat16):
             photos = self.image(maps.contiguous(memory_format=torch.channels_last))
-            texts = rows_of_texts(self.text, pairs.captions, pairs.draw(owners, self.dice))
-        texts = self._without_some_words(texts)
-        whole, parts = self.matcher.crossed(texts, photos)
-        return contrast(whole) + recipe.parts_weight * contrast(parts)
+            captions = pairs.captions.draw(owners, self.generator)
+            texts = text_embeddings(self.text, pairs.captions.states, captions)
+        pooled, tokens = self.matcher.all_pairs(self._without_some_words(texts), photos)
+        return symmetric_cross_entropy(pooled) + recipe.token_weight * symmetric_cross_entropy(
+            tokens
+        )
 
     def _without_some_words(self, texts: Tensor) -> Tensor:
-        """Rows of some words set to zero, so that no one word is relied on."""
-        stays = torch.rand(texts.shape[:2], generator=self.dice) >= self.recipe.word_dropout
-        stays[:, : OVERALL + 1] = True
+        """Embeddings with those of random words set to zero, so that none is relied on."""
+        stays = torch.rand(texts.shape[:2], generator=self.generator) >= self.recipe.word_dropout
+        stays[:, : POOLED + 1] = True
         return texts * stays[..., None]
+
+    def _typical(self) -> tuple[Tensor, Tensor]:
+        """Word and region embeddings of some texts and of other photos, to measure hubness on."""
+        size = min(self.recipe.hub_bank, len(self.pairs) // 2)
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        drawn = torch.randperm(len(self.pairs), generator=generator)
+        photos, captioned = drawn[:size], drawn[size : 2 * size]
+        captions = self.pairs.captions
+        texts = text_embeddings(self.text, captions.states, captions.first[captioned])
+        grids = [
+            torch.from_numpy(self.pairs.grids[0][part.numpy()]).float()
+            for part in torch.split(photos, PHOTOS_PER_BATCH)
+        ]
+        regions = torch.cat([self.image(grid) for grid in grids])
+        return texts[:, POOLED:], regions[:, POOLED:]

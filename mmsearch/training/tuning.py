@@ -1,7 +1,4 @@
-"""The steps of `tune`: pairs, features, rows and their match, graphs, figures, files.
-
-Writes what `mmsearch.encoders.clip_details` reads.
-"""
+"""The steps of `tune`: features, training, graphs, figures on held-out pairs, files."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from mmsearch.encoders import clip_names
 from mmsearch.encoders.clip import load_clip
@@ -34,56 +30,49 @@ from mmsearch.encoders.clip_torch import TorchModel
 from mmsearch.encoders.mini_match import REGIONS, RERANK, WORDS
 from mmsearch.errors import InvalidOption, MMSearchError
 from mmsearch.training.clip_features import (
-    Captioned,
-    OwnPairs,
-    PhotoSide,
-    PhotoTower,
-    Places,
-    States,
-    TokenStates,
-    WordSide,
+    CaptionedPhoto,
+    ClipRegions,
+    ClipWords,
+    GridTower,
+    RegionTower,
+    SpecialTokens,
+    StateTower,
     WordTower,
-    features_of,
-    marks_of,
-    read_pairs,
+    pair_features,
+    read_captioned,
+    token_states,
 )
 from mmsearch.training.export import export_matcher
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.rerank import Reranking, rows_of_texts
-from mmsearch.training.token_embeddings import OVERALL, SIDE, Regions, Words, moments_of
-from mmsearch.training.tune_figures import Figures, figures_of
+from mmsearch.training.rerank import MOMENTS_OF, Pairs, RerankTraining, moments_of
+from mmsearch.training.token_embeddings import GRID, Matcher, RegionHead, WordHead
+from mmsearch.training.tune_figures import TuneFigures, measure
 
 if TYPE_CHECKING:
     from mmsearch.encoders.clip import ClipEncoder
-    from mmsearch.training.token_embeddings import Matcher
-    from mmsearch.training.tune_figures import Figures
     from mmsearch.types import Modality
 
 FEWEST_PHOTOS = 200
 HELD_OUT = 0.2
-"""Of the photos."""
+"""Share of the photos."""
 MOST_HELD_OUT = 1_000
-MOMENTS_OF = 500
-"""Photos whose features say what is usual."""
 STEPS = 600
-"""Of training, about: photos are gone through as often as that takes."""
+"""Of training, about; the number of epochs follows from it."""
 EPOCHS = (9, 60)
 """The fewest and the most."""
 BATCHES = (32, 250)
-"""The smallest and the largest: each photo is told from the others of its batch."""
-AT_ONCE = 250
+"""The smallest and the largest: the photos of a batch are each other's negatives."""
 
 
 class Tuning:
-    """One model's tuning.
-
-    Args:
-        model: A `clip:` name.
-        recipe: How to learn, and the seed.
-    """
+    """The tuning of one model."""
 
     def __init__(self, model: str, recipe: Recipe) -> None:
         """Load the model.
+
+        Args:
+            model: A `clip:` name.
+            recipe: How to learn, and the seed.
 
         Raises:
             InvalidOption: it cannot be tuned.
@@ -94,25 +83,25 @@ class Tuning:
         facts = towers.facts() or {}
         if not facts.get("tokens"):
             raise InvalidOption(
-                f"{self.encoder.name} cannot be tuned to look closer: its tokens cannot be had "
+                f"{self.encoder.name} cannot be tuned for reranking: its tokenizer does not run "
                 f"without torch ({facts.get('why_no_tokens')})"
             )
         tokens = TokenRecipe.read(facts["tokens"])
         self.tokens = Tokens(towers.tokenizer, tokens)
         self.model = TorchModel(clip_names.parse(model))
         self.model.model.requires_grad_(requires_grad=False)
-        self.places, self.states = Places(self.model), States(self.model)
-        self.marks = marks_of(tokens, self.model)
+        self.grid, self.states = GridTower(self.model), StateTower(self.model)
+        self.special = SpecialTokens.of(tokens, self.model)
 
-    def run(self, photos: Path, captions: Path, out: Path | None) -> Figures:
-        """What it is worth, once it is written; see `tune`."""
-        pairs = read_pairs(photos, captions)
+    def run(self, photos: Path, captions: Path, out: Path | None) -> TuneFigures:
+        """The figures on held-out photos, once everything is written; see `tune`."""
+        pairs = read_captioned(photos, captions)
         if len(pairs) < FEWEST_PHOTOS:
             raise InvalidOption(
                 f"{len(pairs)} of the photos in {photos} have captions in {captions}; at least "
                 f"{FEWEST_PHOTOS} are needed, and a few thousand are better"
             )
-        train, held_out = parted(pairs, self.recipe.seed)
+        train, held_out = split_pairs(pairs, self.recipe.seed)
         print(f"{self.encoder.name}: {len(train)} photos to learn from, {len(held_out)} held out")
         folder = out or tuned_folder(self.encoder.fingerprint)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -120,61 +109,66 @@ class Tuning:
             made = Path(scratch) / "made"
             made.mkdir()
             self._learn(train, made)
-            figures = self._measured(made, train, held_out)
+            print("held-out photos", flush=True)
+            write_manifest(made, self.encoder)
+            details = read_details(made, lambda: self.tokens)
+            figures = measure(self.encoder, details, held_out, train)
             print(figures.table(), flush=True)
             if not figures.helps:
                 raise MMSearchError(
-                    "looking closer finds no more on the held-out photos, for all that can be "
-                    f"told, so nothing was written. {figures.table()}\nMore pairs may help, or "
-                    "captions that say more of what is in the photos"
+                    "reranking finds no more on the held-out photos, as far as can be measured, so "
+                    f"nothing was written. {figures.table()}\nMore pairs may help, or captions "
+                    "that say more about what is in the photos"
                 )
             write_manifest(made, self.encoder, figures, len(train))
-            move_details(made, folder)
+            _move(made, folder)
         print(f"written to {folder}", flush=True)
         return figures
 
-    def _learn(self, train: Sequence[Captioned], made: Path) -> None:
-        """Leave the three graphs in a folder."""
+    def _learn(self, train: Sequence[CaptionedPhoto], made: Path) -> None:
+        """Write the three graphs into a folder."""
         torch.manual_seed(self.recipe.seed)
         print("features of each place and of each word")
-        words = TokenStates(self.tokens, self.states, self.marks)
+
         with tempfile.TemporaryDirectory(prefix=".features-", dir=made.parent) as scratch:
-            pairs = features_of(self.encoder, train, self.places, words, Path(scratch))
+            pairs = pair_features(
+                self.encoder,
+                train,
+                self.grid,
+                lambda texts: token_states(self.tokens, self.states, self.special, texts),
+                Path(scratch),
+            )
             recipe = sized(self.recipe, len(pairs))
-            print(f"regions and words: in batches of {recipe.row_batch}", flush=True)
-            learnt = learn(pairs, self.states.width, recipe)
+            print(f"regions and words: in batches of {recipe.rerank_batch}", flush=True)
+            regions, words, matcher = learn(pairs, self.states.width, recipe)
         print("graphs", flush=True)
-        photos = PhotoTower(self.places, learnt.image)
-        texts = WordTower(self.states, learnt.text, self.marks)
-        write_graphs(made, self.model, photos, texts, learnt.matcher)
-
-    def _measured(
-        self, made: Path, train: Sequence[Captioned], held_out: Sequence[Captioned]
-    ) -> Figures:
-        print("held-out photos", flush=True)
-        write_manifest(made, self.encoder)
-        details = read_details(made, lambda: self.tokens)
-        return figures_of(self.encoder, details, held_out, train)
+        photos = RegionTower(self.grid, regions)
+        texts = WordTower(self.states, words, self.special)
+        write_graphs(made, self.model, photos, texts, matcher)
 
 
-def parted(pairs: Sequence[Captioned], seed: int) -> tuple[list[Captioned], list[Captioned]]:
-    """Pairs to learn from, and pairs to judge by: no photo is in both."""
-    dice = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(pairs), generator=dice).tolist()
-    kept = min(int(HELD_OUT * len(pairs)), MOST_HELD_OUT)
-    return [pairs[row] for row in order[kept:]], [pairs[row] for row in order[:kept]]
+def split_pairs(
+    pairs: Sequence[CaptionedPhoto], seed: int
+) -> tuple[list[CaptionedPhoto], list[CaptionedPhoto]]:
+    """Pairs to learn from, and held-out ones; no photo is in both."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(pairs), generator=generator).tolist()
+    held_out = min(int(HELD_OUT * len(pairs)), MOST_HELD_OUT)
+    return [pairs[row] for row in order[held_out:]], [pairs[row] for row in order[:held_out]]
 
 
 def sized(recipe: Recipe, photos: int) -> Recipe:
-    """A recipe for so many photos, of towers that stay as they are."""
-    batch = min(max(photos // 4, BATCHES[0]), BATCHES[1], recipe.row_batch)
+    """A recipe for that many photos, of towers that stay as they are."""
+    batch = min(max(photos // 4, BATCHES[0]), BATCHES[1], recipe.rerank_batch)
     epochs = math.ceil(STEPS / max(1, photos // batch))
     epochs = min(max(epochs, EPOCHS[0]), EPOCHS[1])
-    return dataclasses.replace(recipe, row_batch=batch, row_rounds=((epochs, 1.0),), row_warm=0)
+    return dataclasses.replace(
+        recipe, rerank_batch=batch, rerank_rounds=((epochs, 1.0),), rerank_warm=0
+    )
 
 
-def learn(pairs: OwnPairs, width: int, recipe: Recipe) -> Reranking:
-    """Rows of photos and of texts, and their match, trained on pairs.
+def learn(pairs: Pairs, width: int, recipe: Recipe) -> tuple[ClipRegions, ClipWords, Matcher]:
+    """Region and word embeddings and their matcher, trained on pairs.
 
     Args:
         pairs: To learn from.
@@ -183,39 +177,27 @@ def learn(pairs: OwnPairs, width: int, recipe: Recipe) -> Reranking:
     """
     first = torch.from_numpy(pairs.grids[0][:MOMENTS_OF]).float()
     moments = moments_of(first.flatten(2).transpose(1, 2))
-    image = PhotoSide(Regions(*moments, SIDE, recipe))
-    text = WordSide(Words(width, recipe))
-    training = Reranking(image, text, pairs, recipe)
+    regions = ClipRegions(RegionHead(*moments, GRID, recipe))
+    words = ClipWords(WordHead(width, recipe))
+    training = RerankTraining(regions, words, pairs, recipe)
     training.run()
-    training.matcher.learn_hubs(*_typical(training, pairs))
-    return training
+    return regions, words, training.matcher
 
 
-def _typical(learnt: Reranking, pairs: OwnPairs) -> tuple[Tensor, Tensor]:
-    """Rows of words and of regions to tell hubs by, of different photos."""
-    bank = min(learnt.recipe.hub_bank, len(pairs) // 2)
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(learnt.recipe.seed))
-    photos, captioned = order[:bank], order[bank : 2 * bank]
-    with torch.no_grad():
-        texts = rows_of_texts(learnt.text, pairs.captions, pairs.firsts[captioned])
-        parts = [
-            learnt.image(torch.from_numpy(pairs.grids[0][part.numpy()]).float())
-            for part in torch.split(photos, AT_ONCE)
-        ]
-    return texts[:, OVERALL:], torch.cat(parts)[:, OVERALL:]
+# ---------------------------------------------------------------------- files
 
 
 def write_graphs(
-    folder: Path, model: TorchModel, photos: PhotoTower, texts: WordTower, matcher: Matcher
+    folder: Path, model: TorchModel, photos: RegionTower, texts: WordTower, matcher: Matcher
 ) -> None:
-    """Write three graphs, complete each, and the weights of two beside them.
+    """Write the three graphs that `clip_details` reads, and the weights of two next to them.
 
     Args:
         folder: An empty one.
-        model: The one that both towers are parts of.
-        photos: Pixels to rows.
-        texts: Token ids to rows.
-        matcher: Rows to how well they match.
+        model: The one that both towers belong to.
+        photos: Pixels to region embeddings.
+        texts: Token ids to word embeddings.
+        matcher: Embeddings to how well they match.
     """
     towers: tuple[tuple[Modality, Any, str, str], ...] = (
         ("image", photos, REGIONS, REGIONS_WEIGHTS),
@@ -231,14 +213,14 @@ def write_graphs(
 
 
 def write_manifest(
-    folder: Path, encoder: ClipEncoder, figures: Figures | None = None, photos: int = 0
+    folder: Path, encoder: ClipEncoder, figures: TuneFigures | None = None, photos: int = 0
 ) -> None:
-    """Write what a folder's files are, and what they are worth if it is known.
+    """Write which model a folder's graphs belong to, their hashes, and what they gain.
 
     Args:
         folder: Where the graphs are.
-        encoder: The model they belong to.
-        figures: On held-out pairs.
+        encoder: The model.
+        figures: On held-out pairs, once they are known.
         photos: How many were learnt from.
     """
     manifest: dict[str, Any] = {
@@ -253,17 +235,14 @@ def write_manifest(
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def move_details(made: Path, folder: Path) -> None:
-    """Put finished files where they are looked for; what was tuned before goes.
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    The manifest is last: without one, nothing is there.
-    """
+
+def _move(made: Path, folder: Path) -> None:
+    """Replace the files of an earlier tuning. Without a manifest there is none: it comes last."""
     folder.mkdir(exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     for name in (*FILES, MANIFEST):
         (made / name).replace(folder / name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
