@@ -1,4 +1,4 @@
-"""The commands `mmsearch tag`, `describe` and `duplicates`."""
+"""The commands that say what files show: `mmsearch tag`, `describe`, `duplicates`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import Index, out, progress_bar, say, terminal
+from mmsearch.cli.console import (
+    NOTHING_FOUND,
+    Index,
+    Json,
+    Quiet,
+    option,
+    out,
+    progress_bar,
+    say,
+    terminal,
+)
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidOption, PathNotFound
 
@@ -17,69 +27,66 @@ if TYPE_CHECKING:
     from mmsearch.search.duplicates import Group
     from mmsearch.search.labels import Description
 
-NOTHING_FOUND = 1
-
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
-Jsonl = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")]
-
 
 def tag(
     labels: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[LABEL]...",
-            help="What to look for, in words. (default: what was asked for before)",
+            help="What to look for, in words. (default: the labels given before)",
             show_default=False,
         ),
     ] = None,
     *,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="More labels, one a line.")
-    ] = None,
+    file: Annotated[Path | None, option("--file", "More labels, one a line.", "FILE")] = None,
     min_confidence: Annotated[
         float | None,
-        typer.Option(
-            "--min-confidence",
-            metavar="C",
-            help="From 0 to 1: how sure it must be. (default: 0.6)",
-            show_default=False,
-        ),
+        option("--min-confidence", "How sure it must be, from 0 to 1. (default: 0.6)", "C"),
     ] = None,
-    facet: Annotated[
-        str | None,
-        typer.Option(
-            "--in", metavar="image|audio", help="Only look, or only listen. (default: both)"
-        ),
+    target: Annotated[
+        str | None, option("--in", "Only look, or only listen. (default: both)", "image|audio")
     ] = None,
     clear: Annotated[
-        bool, typer.Option("--clear", help="Take the labels off again; without any, all.")
+        bool, option("--clear", "Take labels off again; all of them if none is given.")
     ] = False,
     index: Index = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give files labels by what they show or sound like, for `--tag` to filter by.
+    """Label files by what they show or sound like; `--tag` then filters by the labels.
 
-    Labels are remembered: `mmsearch tag` alone gives them to what has come or changed since.
+    Labels are remembered: `mmsearch tag` alone labels the files that are new or changed since.
     """
-    wanted = [*(labels or []), *([] if file is None else _lines(file))]
+    wanted = [*(labels or []), *([] if file is None else _read_lines(file))]
     with open_collection(index) as library, progress_bar(" vectors", quiet=quiet) as progress:
         if clear:
             say(f"took off {library.untag(wanted or None)} tags")
             return
         if wanted:
             counts = library.tag(
-                wanted, min_confidence=min_confidence, target=facet, progress=progress
+                wanted, min_confidence=min_confidence, target=target, progress=progress
             )
         else:
             counts = library.tag_new(progress=progress)
     if json:
         out(render.as_pretty_json(counts))
     else:
-        out("".join(f"{render.visible(label)}\t{count}\n" for label, count in counts.items()))
+        out(render.tsv((label, str(count)) for label, count in counts.items()))
         if not counts:
             say("nothing has changed since the labels were given")
+
+
+def _read_lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise PathNotFound(f"there is no file {str(file)!r}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidOption(f"{str(file)!r} cannot be read as UTF-8 text: {error}") from error
+    return [line for line in text.splitlines() if line.strip()]
+
+
+# ---------------------------------------------------------------------- describe
 
 
 def describe(
@@ -87,14 +94,13 @@ def describe(
         str, typer.Argument(metavar="FILE", help="A photo, text or sound, indexed or not.")
     ],
     *,
-    k: Annotated[int, typer.Option("-k", metavar="N", help="How many texts and labels.")] = 5,
+    k: Annotated[int, option("-k", "How many texts and labels. (default: 5)", "N")] = 5,
     labels: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--labels",
-            metavar="A,B,C",
-            help="Labels to choose from. (default: those of `mmsearch tag`, else everyday words)",
-            show_default=False,
+            "Labels to choose from. (default: those of `mmsearch tag`, else everyday words)",
+            "A,B,C",
         ),
     ] = None,
     index: Index = None,
@@ -105,47 +111,63 @@ def describe(
     with open_collection(index) as library:
         found = library.describe(file, k=k, labels=choice)
     if json:
-        out(render.as_pretty_json(_described(found)))
+        named = [{"label": label, "confidence": sure} for label, sure in found.labels]
+        out(render.as_pretty_json({**asdict(found), "labels": named}))
     else:
-        out(_description_lines(found))
+        out(_description(found))
     if not (found.own or found.texts or found.labels):
         say("nothing in the index describes it")
         raise typer.Exit(NOTHING_FOUND)
+
+
+def _description(found: Description) -> str:
+    """A line a text or label: its kind, how sure it is, its words, the file it is from."""
+    rows = [("own", "", text, "") for text in found.own]
+    for text in found.texts:
+        sure = text.score if text.confidence is None else text.confidence
+        rows.append(("text", f"{sure:.2f}", text.text, text.path))
+    rows += [("label", f"{sure:.2f}", label, "") for label, sure in found.labels]
+    if not terminal():
+        return render.tsv(rows)
+    return "".join(
+        f"{kind:<5}  {sure:>4}  {render.visible(' '.join(words.split()))}\n"
+        for kind, sure, words, _ in rows
+    )
+
+
+# ---------------------------------------------------------------------- duplicates
 
 
 def duplicates(
     *,
     threshold: Annotated[
         float | None,
-        typer.Option(
+        option(
             "--threshold",
-            metavar="T",
-            help="The cosine from which files are alike. (default: measured for the model)",
-            show_default=False,
+            "The cosine from which files are alike. (default: measured for the model)",
+            "T",
         ),
     ] = None,
-    same: Annotated[bool, typer.Option("--same", help="Only files of the same content.")] = False,
+    same: Annotated[bool, option("--same", "Only files of the same content.")] = False,
     index: Index = None,
     json: Json = False,
-    jsonl: Jsonl = False,
+    jsonl: Annotated[bool, option("--jsonl", "One JSON object a line.")] = False,
     paths: Annotated[
-        bool, typer.Option("-f", "--paths", help="Only the copies' paths, not those to keep.")
+        bool, option("-f --paths", "Only the paths of the copies, not of those to keep.")
     ] = False,
-    nul: Annotated[
-        bool, typer.Option("-0", "--null", help="The same, each ended by a NUL.")
-    ] = False,
+    nul: Annotated[bool, option("-0 --null", "The same, each ended by a NUL.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """List files that are copies of one another, and which of them to keep; nothing is deleted.
 
-    The largest picture or longest sound stands first, of equal ones the oldest.
+    The largest picture or longest sound stands first; of equal ones, the oldest.
     """
     asked = {"json": json, "jsonl": jsonl, "paths": paths, "paths0": nul}
     form = render.pick_format(asked, terminal=terminal())
     with open_collection(index) as library, progress_bar(" files", quiet=quiet) as progress:
         groups = library.duplicates(threshold=threshold, same=same, progress=progress)
     if groups or form == "json":
-        out(_GROUPS[form](groups), raw=form.startswith("paths"))
+        out(_grouped(groups, form), raw=form.startswith("paths"))
     if not groups:
         say("no copies were found")
         raise typer.Exit(NOTHING_FOUND)
@@ -154,89 +176,48 @@ def duplicates(
     say(f"copies: {copies}, in groups: {len(groups)}, {_bytes(wasted)}; nothing was deleted")
 
 
-# ------------------------------------------------------------------ parts of the above
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise PathNotFound(f"there is no file {str(file)!r}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidOption(f"{str(file)!r} cannot be read as UTF-8 text: {error}") from error
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def _described(found: Description) -> dict[str, Any]:
-    labels = [{"label": label, "confidence": sure} for label, sure in found.labels]
-    return {**asdict(found), "labels": labels}
-
-
-def _description_lines(found: Description) -> str:
-    """What it is, how sure, the words, and whose they are, tab between."""
-    rows = [("own", "", text, "") for text in found.own]
-    for said in found.texts:
-        sure = "" if said.confidence is None else f"{said.confidence:.2f}"
-        rows.append(("text", sure or f"{said.score:.2f}", said.text, said.path))
-    rows += [("label", f"{sure:.2f}", label, "") for label, sure in found.labels]
-    if not terminal():
-        return "".join("\t".join(map(render.visible, row)) + "\n" for row in rows)
-    return "".join(
-        f"{kind:<5}  {sure:>4}  {render.visible(' '.join(text.split()))}\n"
-        for kind, sure, text, _ in rows
-    )
+def _grouped(groups: list[Group], form: str) -> str:
+    if form == "json":
+        return render.as_pretty_json(list(map(_group, groups)))
+    if form == "jsonl":
+        return render.jsonl(map(_group, groups))
+    if form == "tsv":
+        return "".join(render.tsv(_rows(number, group)) for number, group in enumerate(groups, 1))
+    if form == "table":
+        return "".join(map(_group_text, groups))
+    return render.lines((copy.item.path for group in groups for copy in group.copies), form)
 
 
 def _group(group: Group) -> dict[str, Any]:
-    def told(item: Any) -> dict[str, Any]:
+    def values(item: Any) -> dict[str, Any]:
         return {"id": item.id, "path": item.path, "modality": item.modality, **item.metadata}
 
     copies = [
-        {**told(copy.item), "same": copy.same, "cosine": copy.cosine} for copy in group.copies
+        {**values(copy.item), "same": copy.same, "cosine": copy.cosine} for copy in group.copies
     ]
-    return {"keep": told(group.keep), "copies": copies, "wasted": group.wasted}
+    return {"keep": values(group.keep), "copies": copies, "wasted": group.wasted}
 
 
-def _groups_json(groups: list[Group]) -> str:
-    return render.as_pretty_json([_group(group) for group in groups])
+def _rows(number: int, group: Group) -> list[list[str]]:
+    """Number of the group, keep, same or near, cosine, bytes and path, a file a row."""
+    files = [("keep", "", group.keep)]
+    files += [
+        ("same" if copy.same else "near", f"{copy.cosine:.4f}", copy.item) for copy in group.copies
+    ]
+    return [
+        [str(number), how, cosine, str(item.metadata["size"]), item.path]
+        for how, cosine, item in files
+    ]
 
 
-def _groups_jsonl(groups: list[Group]) -> str:
-    import json
-
-    return "".join(json.dumps(_group(group), ensure_ascii=False) + "\n" for group in groups)
-
-
-def _groups_paths(groups: list[Group], end: str = "\n") -> str:
-    return "".join(copy.item.path + end for group in groups for copy in group.copies)
-
-
-def _groups_tsv(groups: list[Group]) -> str:
-    """Number of the group, keep or copy, cosine, bytes and path, tab between, a file a line."""
-    rows = []
-    for number, group in enumerate(groups, start=1):
-        rows.append((number, "keep", "", group.keep.metadata["size"], group.keep.path))
-        rows += [
-            (number, "same" if copy.same else "near", f"{copy.cosine:.4f}", *_file(copy.item))
-            for copy in group.copies
-        ]
-    return "".join("\t".join(render.visible(str(cell)) for cell in row) + "\n" for row in rows)
-
-
-def _file(item: Any) -> tuple[int, str]:
-    return item.metadata["size"], item.path
-
-
-def _groups_table(groups: list[Group]) -> str:
-    """A group after the other, for people."""
-    lines = []
-    for group in groups:
-        lines.append(f"{len(group.copies) + 1} alike, {_bytes(group.wasted)} could be freed")
-        lines.append(f"  keep  {_size(group.keep)}  {render.visible(group.keep.path)}")
-        for copy in group.copies:
-            how = "same" if copy.same else f"{copy.cosine:.2f}"
-            lines.append(f"  {how:<4}  {_size(copy.item)}  {render.visible(copy.item.path)}")
-    return "\n".join(lines) + "\n"
+def _group_text(group: Group) -> str:
+    """A group for people, a file a line."""
+    files = [("keep", group.keep)]
+    files += [("same" if copy.same else f"{copy.cosine:.2f}", copy.item) for copy in group.copies]
+    head = f"{len(files)} alike, {_bytes(group.wasted)} could be freed\n"
+    return head + "".join(
+        f"  {how:<4}  {_size(item)}  {render.visible(item.path)}\n" for how, item in files
+    )
 
 
 def _size(item: Any) -> str:
@@ -247,13 +228,3 @@ def _size(item: Any) -> str:
 
 def _bytes(number: int) -> str:
     return f"{number / 2**20:.1f} MiB" if number >= 2**20 else f"{number / 2**10:.1f} KiB"
-
-
-_GROUPS: dict[str, Any] = {
-    "json": _groups_json,
-    "jsonl": _groups_jsonl,
-    "paths": _groups_paths,
-    "paths0": lambda groups: _groups_paths(groups, "\0"),
-    "table": _groups_table,
-    "tsv": _groups_tsv,
-}

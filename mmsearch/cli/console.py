@@ -1,15 +1,15 @@
-"""Where commands write, results to stdout and everything else to stderr; which index they open."""
+"""Standard output and error, progress, and the options that many commands have."""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,24 +18,61 @@ from mmsearch.errors import MMSearchError
 if TYPE_CHECKING:
     from mmsearch.types import Progress
 
-Index = Annotated[
-    str | None,
-    typer.Option(
-        "-i",
-        "--index",
-        metavar="NAME|DIR",
-        help="Which index: a name, or a folder if it has a path separator. "
-        "[default: $MMSEARCH_INDEX, else 'default']",
-        show_default=False,
-    ),
-]
-"""The option that all commands have which open an index."""
-
-WINDOW = 30.0
-"""Seconds that a rate is told from."""
+NOTHING_FOUND = 1
+"""The exit code of a command that found nothing."""
 
 SECONDS_A_LINE = 10.0
-"""Between two lines that tell how far it is, where a bar would fill a log."""
+"""Between two lines of progress in a log, which a bar would fill."""
+
+
+# ---------------------------------------------------------------------- shared options
+
+
+def option(names: str, text: str, metavar: str = "", **more: Any) -> Any:
+    """An option of a command.
+
+    Args:
+        names: Its flags: "-q --quiet".
+        text: Its help, which says the default if there is one to say.
+        metavar: What stands for its value.
+        more: As `typer.Option` takes it.
+    """
+    given: dict[str, Any] = {"show_default": False, "metavar": metavar or None, **more}
+    return typer.Option(*names.split(), help=text, **given)
+
+
+Index = Annotated[
+    str | None,
+    option(
+        "-i --index",
+        "Which index: a name, or a folder if it has a path separator. (default: $MMSEARCH_INDEX, "
+        "else 'default')",
+        "NAME|DIR",
+    ),
+]
+Json = Annotated[bool, option("--json", "Print JSON.")]
+Quiet = Annotated[bool, option("-q --quiet", "No progress bar.")]
+Runtime = Annotated[
+    str, option("--runtime", "What runs models: auto, torch, onnx. (default: auto)", "R")
+]
+Device = Annotated[
+    str, option("--device", "Where they run: auto, cpu, cuda, mps. (default: auto)", "D")
+]
+Precision = Annotated[
+    str,
+    option("--precision", "With which numbers: auto, fp32, bf16, int8. (default: auto)", "P"),
+]
+Where = Annotated[
+    list[str] | None,
+    option(
+        "-w --where",
+        "Only files that pass, as for `query`: 'path ~ beach', 'stars > 3'; repeatable.",
+        "'KEY OP VALUE'",
+    ),
+]
+
+
+# ---------------------------------------------------------------------- output
 
 
 def terminal() -> bool:
@@ -44,8 +81,8 @@ def terminal() -> bool:
 
 
 def out(text: str, *, raw: bool = False) -> None:
-    """Results; file names that are not UTF-8 go out as they are when `raw`, else escaped."""
-    if sys.stdout is None:  # closed by whoever started us
+    """Write results to stdout; bytes of file names that are not UTF-8 as they are if `raw`."""
+    if sys.stdout is None:  # closed by the caller
         return
     data = text.encode("utf-8", "surrogateescape" if raw else "backslashreplace")
     try:
@@ -60,13 +97,13 @@ def out(text: str, *, raw: bool = False) -> None:
 
 
 def _drop_output() -> None:
-    """Let what is left in the buffer go nowhere, so that ending does not fail on it again."""
+    """Send the rest of the buffer nowhere, so that exiting does not fail on it again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:
-    """Everything that is not a result."""
+    """Write a line that is not a result to stderr."""
     if sys.stderr is None:
         return
     encoding = sys.stderr.encoding or "utf-8"
@@ -74,132 +111,68 @@ def say(text: str) -> None:
         sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
+# ---------------------------------------------------------------------- progress
+
+
 @contextmanager
-def long_work_told() -> Iterator[None]:
-    """What the library says of work that takes long, shown on stderr."""
+def library_messages() -> Iterator[None]:
+    """Show on stderr what the library logs about work that takes long."""
     from tqdm import tqdm
 
     class Shown(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             tqdm.write(record.getMessage(), file=sys.stderr)  # above a bar, if there is one
 
-    told = logging.getLogger("mmsearch.progress")
-    shown = Shown()
-    told.setLevel(logging.INFO)
-    told.propagate = False  # some packages give the root logger a handler of their own
-    told.addHandler(shown)
+    logger, handler = logging.getLogger("mmsearch.progress"), Shown()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # some packages give the root logger a handler of their own
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        told.removeHandler(shown)
-
-
-class Pace:
-    """How fast something goes, judged by the last half minute.
-
-    Args:
-        clock: Seconds from anywhere, never set back.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def note(self, done: int) -> None:
-        """So many are done by now."""
-        now = self._clock()
-        if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()  # something else is being counted now
-        if len(self._seen) < 2 or now - self._seen[-2][0] >= WINDOW / 60:
-            self._seen.append((now, done))
-        else:
-            self._seen[-1] = now, done
-        while len(self._seen) > 2 and now - self._seen[1][0] >= WINDOW:
-            self._seen.popleft()
-
-    @property
-    def rate(self) -> float:
-        """How many a second; 0 before that can be told."""
-        if len(self._seen) < 2:
-            return 0.0
-        (began, first), (now, last) = self._seen[0], self._seen[-1]
-        return (last - first) / (now - began) if now > began else 0.0
-
-    def said(self, total: int | None) -> str:
-        """The rate and, if the total is known, the time left: "68 a second, 3 min left"."""
-        rate = self.rate
-        if not rate:
-            return ""
-        words = f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.1f} a second"
-        left = None if total is None or not self._seen else total - self._seen[-1][1]
-        return words if left is None or left < 0 else f"{words}, {_duration(left / rate)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        logger.removeHandler(handler)
 
 
 @contextmanager
 def progress_bar(
     unit: str, *, quiet: bool, limiting: Callable[[], str | None] = lambda: None
 ) -> Iterator[Progress]:
-    """Shows on stderr how far it is, how fast it goes and how long it takes yet; what tells it so.
+    """A callback that shows progress on stderr: how far, how fast, how long still.
 
-    A bar on a terminal, else a line every SECONDS_A_LINE.
+    A bar on a terminal, otherwise a line every SECONDS_A_LINE.
 
     Args:
-        unit: What is counted, " files" say.
+        unit: What is counted: " files".
         quiet: Show nothing.
-        limiting: Gives the stage that the others wait for, if that is known.
+        limiting: Returns the stage that the others wait for, if that is known.
     """
     if quiet or sys.stderr is None:
         yield lambda _done, _total: None
-    elif sys.stderr.isatty():
-        with long_work_told(), _bar(unit, limiting) as tell:
-            yield tell
-    else:
-        with long_work_told():
-            yield _lines(unit, limiting)
-
-
-@contextmanager
-def _bar(unit: str, limiting: Callable[[], str | None]) -> Iterator[Progress]:
+        return
     from tqdm import tqdm
 
-    pace = Pace(monotonic)
-    shape = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}" + unit + " [{elapsed}{postfix}]"
-    with tqdm(leave=False, bar_format=shape) as bar:
+    on_terminal = sys.stderr.isatty()
+    file = sys.stderr if on_terminal else io.StringIO()
+    bar_shape = "{percentage:3.0f}%|{bar}| " if on_terminal else ""
+    pace = "{rate_noinv_fmt}{postfix}]"
+    known = f"{bar_shape}{{n_fmt}}/{{total_fmt}}{unit} [{{elapsed}}<{{remaining}}, {pace}"
+    unknown = f"{{n_fmt}}{unit} [{{elapsed}}, {pace}"
+    said = monotonic()
+    # the rate follows a change within seconds: unchanged files go by a thousand times faster
+    about: Any = {"mininterval": 0.5, "smoothing": 0.2, "miniters": 1, "unit_scale": unit == "B"}
+    with library_messages(), tqdm(unit=unit, file=file, leave=False, **about) as bar:
 
         def tell(done: int, total: int | None) -> None:
-            pace.note(done)
-            bar.bar_format = shape if total else "{n_fmt}" + unit + " [{elapsed}{postfix}]"
-            bar.total = total
-            bar.set_postfix_str(_state(pace, total, limiting()), refresh=False)
+            nonlocal said
+            bar.total, bar.bar_format = total, known if total else unknown
+            if stage := limiting():
+                bar.set_postfix_str(f"limited by {_STAGES.get(stage, stage)}", refresh=False)
             bar.update(done - bar.n)
+            if not on_terminal and monotonic() - said >= SECONDS_A_LINE:
+                said = monotonic()
+                say(str(bar))
 
         yield tell
-
-
-def _lines(unit: str, limiting: Callable[[], str | None]) -> Progress:
-    pace = Pace(monotonic)
-    said = monotonic()
-
-    def tell(done: int, total: int | None) -> None:
-        nonlocal said
-        pace.note(done)
-        if monotonic() - said >= SECONDS_A_LINE:
-            said = monotonic()
-            of = "" if total is None else f" of {total:,}"
-            say(", ".join(filter(None, [f"{done:,}{of}{unit}", _state(pace, total, limiting())])))
-
-    return tell
-
-
-def _state(pace: Pace, total: int | None, stage: str | None) -> str:
-    limit = f"limited by {_STAGES.get(stage, stage)}" if stage else ""
-    return ", ".join(filter(None, [pace.said(total), limit]))
 
 
 _STAGES = {

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import Index, out, progress_bar, say, terminal
+from mmsearch.cli.console import (
+    Device,
+    Index,
+    Json,
+    Precision,
+    Quiet,
+    Runtime,
+    option,
+    out,
+    progress_bar,
+    say,
+    terminal,
+)
 from mmsearch.collection.opening import open_collection
 
 if TYPE_CHECKING:
@@ -24,72 +36,57 @@ def evaluate(
     index: Index = None,
     target: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--in",
-            metavar="image|text|audio",
-            help="What to search; several with a comma. (default: as `query` does; for an example, "
-            "items like the files to be found)",
-            show_default=False,
+            "What to search; several separated by commas. (default: as `query` does; for an "
+            "example, items like the files to be found)",
+            "image|text|audio",
         ),
     ] = None,
     direction: Annotated[
         str,
-        typer.Option(
+        option(
             "--direction",
-            metavar="D",
-            help="forward: queries search for their files; backward: each file for the texts of "
-            "its queries; both.",
+            "forward: queries search for their files; backward: each file for the texts of its "
+            "queries; both. (default: forward)",
+            "D",
         ),
     ] = "forward",
     columns: Annotated[
         str | None,
-        typer.Option(
-            "--columns",
-            metavar="A,B,…",
-            help="The columns of a file without a header, such as file,query.",
-        ),
+        option("--columns", "The columns of a file without a header, such as file,query.", "A,B,…"),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--with",
-            metavar="S",
-            help="Settings, such as fusion=rrf,lexical=off. Repeatable: the last value of a name "
+            "Settings, such as fusion=rrf,lexical=off; repeatable: the last value of a name "
             "counts.",
+            "S",
         ),
     ] = None,
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(
+        option(
             "--compare",
-            metavar="A B",
-            help="Search with settings A and with settings B: is one better? `default` stands for "
-            "none.",
+            "Search with settings A and with settings B: is one better? `default` stands for none.",
+            "A B",
         ),
     ] = None,
     depth: Annotated[
-        int, typer.Option("-k", "--depth", metavar="N", help="How many ranks count.")
+        int, option("-k --depth", "How many ranks count. (default: 1000)", "N")
     ] = 1000,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw recall against k: png, pdf, svg."),
+        Path | None, option("--plot", "Draw recall against k: png, pdf, svg.", "FILE")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json: Json = False,
     per_query: Annotated[
-        bool, typer.Option("--per-query", help="With --json, the rank of each query too.")
+        bool, option("--per-query", "With --json, the rank of each query too.")
     ] = False,
-    runtime: Annotated[
-        str,
-        typer.Option("--runtime", metavar="R", help="What models run on: auto, torch, onnx."),
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option("--device", metavar="D", help="Where: auto, cpu, cuda, mps.")
-    ] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option("--precision", metavar="P", help="With what: auto, fp32, bf16, int8."),
-    ] = "auto",
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")] = False,
+    runtime: Runtime = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Measure how well an index finds what queries ask for, or which of two settings is better.
 

@@ -1,15 +1,58 @@
-"""The commands `mmsearch backup` and `relocate`."""
+"""The commands that look after an index: `mmsearch doctor`, `backup`, `relocate`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmsearch.cli.console import Index, say
-from mmsearch.cli.render import visible
+from mmsearch.cli import render
+from mmsearch.cli.console import Index, Json, option, out, say
 from mmsearch.collection.opening import open_collection
+from mmsearch.home import index_folder
+
+if TYPE_CHECKING:
+    from mmsearch.collection.doctor import Finding
+
+SOMETHING_WRONG = 1
+
+
+def doctor(
+    *,
+    index: Index = None,
+    repair: Annotated[
+        bool, option("--repair", "Repair what can be repaired; nothing is encoded again.")
+    ] = False,
+    sample: Annotated[
+        int,
+        option(
+            "--sample", "How many vectors and files to check closely. (default: 1000)", "N", min=0
+        ),
+    ] = 1000,
+    json: Json = False,
+) -> None:
+    """Check an index: its catalog, its caches, its backups, the files it knows.
+
+    Without --repair nothing is changed. The exit code is 1 if something is wrong.
+    """
+    from mmsearch.collection.doctor import examine
+
+    show = None if json else _show
+    found = examine(index_folder(index), repair=repair, sample=sample, on_finding=show)
+    if json:
+        out(render.as_pretty_json([asdict(finding) for finding in found]))
+    if any(finding.state == "wrong" for finding in found):
+        raise typer.Exit(SOMETHING_WRONG)
+
+
+def _show(finding: Finding) -> None:
+    lines = [f"{finding.state:<9} {finding.check}: {finding.what}"]
+    lines += [f"{'':10}  {example}" for example in finding.examples]
+    if finding.next:
+        lines.append(f"{'':10}→ {finding.next}")
+    out("".join(f"{render.visible(line)}\n" for line in lines))
 
 
 def backup(
@@ -19,21 +62,24 @@ def backup(
     *,
     index: Index = None,
 ) -> None:
-    """Copy an index, in use or not, to a folder that opens as one."""
+    """Copy an index, in use or not, to a folder that opens as an index itself."""
     with open_collection(index) as library:
         size = library.backup(dest)
-    place = visible(str(dest.absolute()))
+    place = render.visible(str(dest.absolute()))
     say(f"copied {size / 2**20:.1f} MiB; to search it: mmsearch query -i {place} TEXT")
 
 
 def relocate(
     old: Annotated[
-        str, typer.Argument(metavar="OLD", help="Where it was; or a folder in it or around it.")
+        str,
+        typer.Argument(
+            metavar="OLD", help="Where the folder was; also a folder inside or around it."
+        ),
     ],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Where it is.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Where it is now.")],
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Although few of the stored files are in NEW.")
+        bool, option("--force", "Even if few of the stored files are found in NEW.")
     ] = False,
     index: Index = None,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import long_work_told, out, progress_bar, say, terminal
+from mmsearch.cli.console import library_messages, out, progress_bar, say, terminal
 from mmsearch.collection.opening import open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import IndexUnusable
@@ -84,7 +84,7 @@ def export(
     from mmsearch.encoders.onnx_export import export as make
 
     how = runtime_of("auto" if precision == "auto" else "onnx", precision=precision)
-    with long_work_told():
+    with library_messages():
         made = make(name, _photos(photos), how)
     for note in made.notes:
         say(note)

@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +20,60 @@ if TYPE_CHECKING:
 COLUMNS = ("rank", "score", "path", "span", "caption")
 
 
-def as_dict(hit: Hit) -> dict[str, Any]:
-    """A hit as plain values, for JSON."""
-    row = asdict(hit)
-    return {
-        "rank": row.pop("rank"),
-        "id": row.pop("id"),
-        "path": row.pop("path"),
-        "modality": row.pop("modality"),
-        **row,
-    }
+def json_line(value: Any) -> str:
+    """A plain value on one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def jsonl(values: Iterable[Any]) -> str:
+    """A plain value a line."""
+    return "".join(f"{json_line(value)}\n" for value in values)
+
+
+def as_pretty_json(value: Any) -> str:
+    """A plain value, indented."""
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def tsv(rows: Iterable[Iterable[str]]) -> str:
+    r"""A row a line, tabs between its cells; tabs and line ends in them stand as \t and \n."""
+    return "".join("\t".join(map(visible, row)) + "\n" for row in rows)
+
+
+def lines(texts: Iterable[str], form: str) -> str:
+    """A text a line, paths say, as they are; in the form "paths0" each ended by a NUL."""
+    end = "\0" if form == "paths0" else "\n"
+    return "".join(text + end for text in texts)
+
+
+def visible(text: str) -> str:
+    r"""Text on one line, safe to show: control characters as \n, \t, \x1b and so on."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"  # a byte that is not UTF-8
+    return char if char == "\u200d" else char.encode("unicode_escape").decode()  # emoji joiner
+
+
+def pick_format(asked: Mapping[str, bool], *, terminal: bool) -> str:
+    """The one format asked for, else a table for a terminal and TSV for a pipe."""
+    chosen = [name for name, wanted in asked.items() if wanted]
+    if "paths0" in chosen and "paths" in chosen:
+        chosen.remove("paths")
+    if len(chosen) > 1:
+        raise InvalidQuery(f"one output form at a time, not {' and '.join(chosen)}")
+    return chosen[0] if chosen else "table" if terminal else "tsv"
+
+
+# ---------------------------------------------------------------------- hits
 
 
 def as_json(hits: Sequence[Hit]) -> str:
     """One array, a hit a line."""
-    rows = ",\n ".join(_json(as_dict(hit)) for hit in hits)
+    rows = ",\n ".join(json_line(asdict(hit)) for hit in hits)
     return f"[{rows}]\n"
-
-
-def as_jsonl(hits: Sequence[Hit]) -> str:
-    """A hit a line."""
-    return "".join(_json(as_dict(hit)) + "\n" for hit in hits)
 
 
 def as_csv(hits: Sequence[Hit]) -> str:
@@ -52,34 +85,21 @@ def as_csv(hits: Sequence[Hit]) -> str:
     return out.getvalue()
 
 
-def as_tsv(hits: Sequence[Hit]) -> str:
-    r"""Rank, score, path, span and caption; tabs and line ends in them stand as \t and \n."""
-    return "".join("\t".join(map(visible, _cells(hit))) + "\n" for hit in hits)
-
-
-def as_paths(hits: Sequence[Hit], end: str = "\n") -> str:
-    """A path a line, as the file system has it."""
-    return "".join(hit.path + end for hit in hits)
-
-
-def as_paths0(hits: Sequence[Hit]) -> str:
-    """Paths, each ended by a NUL."""
-    return as_paths(hits, "\0")
-
-
 def as_table(hits: Sequence[Hit]) -> str:
     """A table as wide as the terminal, with colours if it has them."""
-    cells = [_cells(hit) for hit in hits]
-    rows = [
-        (cell[0], cell[1], _sureness(hit), _place(hit), visible(cell[-1]) + _copies(hit))
-        for hit, cell in zip(hits, cells, strict=True)
-    ]
+    rows = []
+    for hit in hits:
+        rank, score, *_, caption = _cells(hit)
+        confidence = "" if hit.confidence is None else f"{hit.confidence:.0%}"
+        copies = len(hit.metadata.get("duplicates", ()))
+        text = visible(caption) + (f" (+{copies} alike)" if copies else "")
+        rows.append((rank, score, confidence, _place(hit), text))
     numbers = [("#", True), ("score", True), ("sure", True)]
     return _table([*numbers, ("path", False), ("text", False)], rows)
 
 
 def explained(hits: Sequence[Hit]) -> str:
-    """What each ranking thought of each hit, a row each."""
+    """What each ranking says of each hit, a row each."""
     rows = [
         (
             str(hit.rank),
@@ -96,35 +116,19 @@ def explained(hits: Sequence[Hit]) -> str:
     return _table([("#", True), ("facet", False), *((name, True) for name in columns)], rows)
 
 
-def _sureness(hit: Hit) -> str:
-    return "" if hit.confidence is None else f"{hit.confidence:.0%}"
-
-
-def _copies(hit: Hit) -> str:
-    """How many copies stand behind a hit."""
-    behind = len(hit.metadata.get("duplicates", ()))
-    return f" (+{behind} alike)" if behind else ""
-
-
 FORMATS: dict[str, Callable[[Sequence[Hit]], str]] = {
     "csv": as_csv,
     "json": as_json,
-    "jsonl": as_jsonl,
-    "paths": as_paths,
-    "paths0": as_paths0,
+    "jsonl": lambda hits: jsonl(map(asdict, hits)),
+    "paths": lambda hits: lines((hit.path for hit in hits), "paths"),
+    "paths0": lambda hits: lines((hit.path for hit in hits), "paths0"),
     "table": as_table,
-    "tsv": as_tsv,
+    "tsv": lambda hits: tsv(map(_cells, hits)),
 }
+"""How hits are written, by name."""
 
 
-def pick_format(asked: Mapping[str, bool], *, terminal: bool) -> str:
-    """The one format asked for, else a table for a terminal and TSV for a pipe."""
-    chosen = [name for name, wanted in asked.items() if wanted]
-    if "paths0" in chosen and "paths" in chosen:
-        chosen.remove("paths")
-    if len(chosen) > 1:
-        raise InvalidQuery(f"one output form at a time, not {' and '.join(chosen)}")
-    return chosen[0] if chosen else "table" if terminal else "tsv"
+# ---------------------------------------------------------------------- reports and the like
 
 
 def report_line(report: Report) -> str:
@@ -155,17 +159,16 @@ def failures_table(failures: Sequence[Failure]) -> str:
 
 
 def failures_tsv(failures: Sequence[Failure]) -> str:
-    """Path, reason and when, tab between, a file a line."""
-    rows = ("\t".join(map(visible, (f.path, f.reason, f.seen_at))) for f in failures)
-    return "".join(row + "\n" for row in rows)
+    """Path, reason and when, a file a row."""
+    return tsv((failure.path, failure.reason, failure.seen_at) for failure in failures)
 
 
 def failures_json(failures: Sequence[Failure]) -> str:
     """One array."""
-    return _json([asdict(failure) for failure in failures]) + "\n"
+    return json_line([asdict(failure) for failure in failures]) + "\n"
 
 
-def status_lines(status: Mapping[str, Any]) -> str:
+def status_text(status: Mapping[str, Any]) -> str:
     """`Collection.status()` for people."""
     shown = {
         "index": status["index"],
@@ -175,15 +178,13 @@ def status_lines(status: Mapping[str, Any]) -> str:
         "failures": f"{status['failures']}" + (" (mmsearch errors)" if status["failures"] else ""),
         "on disk": f"{status['bytes'] / 2**20:.1f} MiB",
     }
-    lines = [f"{key:<9} {value}" for key, value in shown.items()]
-    lines += [f"{'answers':<9} {_answers(index)}" for index in status["indexes"]]
-    lines += [f"{'source':<9} {visible(path)}" for path in status["sources"]]
-    return "\n".join(lines) + "\n"
-
-
-def _answers(index: Mapping[str, Any]) -> str:
-    """What kind of index answers for a facet, and why."""
-    return f"{index['facet']}: {index['kind']}: {index['why']}"
+    rows = [f"{key:<9} {value}" for key, value in shown.items()]
+    rows += [
+        f"{'answers':<9} {index['facet']}: {index['kind']}: {index['why']}"
+        for index in status["indexes"]
+    ]
+    rows += [f"{'source':<9} {visible(path)}" for path in status["sources"]]
+    return "\n".join(rows) + "\n"
 
 
 def _model(model: Mapping[str, Any]) -> str:
@@ -195,40 +196,31 @@ def _model(model: Mapping[str, Any]) -> str:
 
 
 def models_table(rows: Sequence[ModelRow]) -> str:
-    """Name, where it is, size, recalls and what it is for, a model a row."""
-    shown = [
-        (
-            f"{row.name}{' *' if row.is_default else ''}",
-            row.state,
-            "" if row.megabytes is None else f"{row.megabytes} MB",
-            _recall(row, "flickr30k"),
-            _recall(row, "coco"),
-            row.licence or "",
-            row.about,
-        )
-        for row in rows
-    ]
+    """Name, where it is, size, recalls, licence and what it is for, a model a row."""
+    shown = []
+    for row in rows:
+        name, state, megabytes, *rest = _model_cells(row)
+        size = megabytes and f"{megabytes} MB"
+        shown.append((f"{name} *" if row.is_default else name, state, size, *rest))
     columns = [("model (* auto)", False), ("state", True), ("size", True), ("Flickr30k", True)]
     return _table([*columns, ("COCO", True), ("licence", True), ("", False)], shown)
 
 
 def models_tsv(rows: Sequence[ModelRow]) -> str:
-    """Name, state, megabytes, recalls at 1 and 5, licence and purpose, tab between."""
-    lines = [
-        "\t".join(
-            (
-                row.name,
-                row.state,
-                "" if row.megabytes is None else str(row.megabytes),
-                _recall(row, "flickr30k"),
-                _recall(row, "coco"),
-                row.licence or "",
-                row.about,
-            )
-        )
-        for row in rows
+    """Name, state, megabytes, recalls at 1 and 5, licence and purpose, a model a row."""
+    return tsv(map(_model_cells, rows))
+
+
+def _model_cells(row: ModelRow) -> list[str]:
+    return [
+        row.name,
+        row.state,
+        "" if row.megabytes is None else str(row.megabytes),
+        _recall(row, "flickr30k"),
+        _recall(row, "coco"),
+        row.licence or "",
+        row.about,
     ]
-    return "".join(line + "\n" for line in lines)
 
 
 def models_json(rows: Sequence[ModelRow]) -> str:
@@ -245,26 +237,6 @@ def _recall(row: ModelRow, data: str) -> str:
     if found is None:
         return ""
     return f"{found.at1:.1f}" if found.at5 is None else f"{found.at1:.1f}/{found.at5:.1f}"
-
-
-def as_pretty_json(value: Any) -> str:
-    """Any plain value, indented."""
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-
-
-def visible(text: str) -> str:
-    r"""Text on one line, safe to show: control characters as \n, \t, \x1b and so on."""
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    if "\udc80" <= char <= "\udcff":
-        return f"\\x{ord(char) - 0xDC00:02x}"  # a byte that is not UTF-8
-    return char if char == "\u200d" else char.encode("unicode_escape").decode()  # emoji joiner
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

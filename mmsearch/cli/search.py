@@ -13,7 +13,17 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import Index, out, say, terminal
+from mmsearch.cli.console import (
+    NOTHING_FOUND,
+    Device,
+    Index,
+    Precision,
+    Runtime,
+    option,
+    out,
+    say,
+    terminal,
+)
 from mmsearch.collection import Collection
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidQuery
@@ -22,18 +32,6 @@ from mmsearch.indexing.bulk.matrix import read_vector
 from mmsearch.search.settings import Setting, declared
 from mmsearch.spaces.calibration import no_good_match
 from mmsearch.types import Hit, Modality, Part, Query
-
-NOTHING_FOUND = 1
-
-On = Annotated[
-    str,
-    typer.Option("--runtime", metavar="R", help="What models run on: auto, torch, onnx."),
-]
-Device = Annotated[str, typer.Option("--device", metavar="D", help="Where: auto, cpu, cuda, mps.")]
-Precision = Annotated[
-    str, typer.Option("--precision", metavar="P", help="With what: auto, fp32, bf16, int8.")
-]
-
 
 # ---------------------------------------------------------------------- flags of every search
 
@@ -212,34 +210,26 @@ def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], A
 @with_search_flags()
 def query(
     words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="What to look for, in words."),
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="What to look for, in words.")
     ] = None,
     *,
     text: Annotated[
-        list[str] | None,
-        typer.Option("--text", metavar="[W:]T", help="Words, with weight W; repeatable."),
+        list[str] | None, option("--text", "Words, with weight W; repeatable.", "[W:]T")
     ] = None,
     image: Annotated[
-        list[str] | None,
-        typer.Option("--image", metavar="[W:]FILE", help="An example picture; repeatable."),
+        list[str] | None, option("--image", "An example picture; repeatable.", "[W:]FILE")
     ] = None,
     audio: Annotated[
-        list[str] | None,
-        typer.Option("--audio", metavar="[W:]FILE", help="An example sound; repeatable."),
+        list[str] | None, option("--audio", "An example sound; repeatable.", "[W:]FILE")
     ] = None,
     without: Annotated[
-        list[str] | None,
-        typer.Option("--not", metavar="[W:]T", help="Words for what you do not want; repeatable."),
+        list[str] | None, option("--not", "Words for what you do not want; repeatable.", "[W:]T")
     ] = None,
     vector: Annotated[
-        Path | None,
-        typer.Option(
-            "--vector", metavar="FILE", help="A query that is already encoded, as .npy; alone."
-        ),
+        Path | None, option("--vector", "A query that is already encoded: .npy, alone.", "FILE")
     ] = None,
     index: Index = None,
-    runtime: On = "auto",
+    runtime: Runtime = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
     settings: dict[str, Any],
