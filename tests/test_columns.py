@@ -27,7 +27,7 @@ from test_filters import (
 )
 
 from mmsearch.errors import InvalidFilter
-from mmsearch.filters import Condition, Filter, Near, Not, from_options, parse_where
+from mmsearch.filters import KEYS, Circle, Condition, Filter, Key, Not, from_options, parse_where
 from mmsearch.filters.match import kilometres
 from mmsearch.storage.columns import Columns, column, files, paths
 from mmsearch.storage.columns import column_generation as era
@@ -208,8 +208,8 @@ def test_distances_are_those_of_the_catalog_to_the_last_bit(
         point = made.database.rows(
             select(items.c.latitude, items.c.longitude).where(items.c.id == other)
         )
-        reach = kilometres(*point[0], Near(*here, 0.0))
-    filter_ = Filter((Condition("near", "within", Near(*here, reach)),))
+        reach = kilometres(*point[0], Circle(*here, 0.0))
+    filter_ = Filter((Condition("near", "within", Circle(*here, reach)),))
     assert columns.passing(filter_).ids.tolist() == by_sql(made, filter_)
 
 
@@ -459,6 +459,18 @@ def test_what_the_catalog_was_asked_for_the_columns_is_remembered_while_other_th
         change(world, "DELETE FROM items WHERE id = ?", before[0])
         monkeypatch.delattr("mmsearch.storage.sqlite.view.View.passing")
         assert columns.passing(filter_).ids.tolist() == before[1:]
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=lambda key: key.name)
+def test_a_change_of_what_a_key_asks_for_is_logged(world: Catalog, key: Key):
+    """Otherwise columns would be out of date."""
+    if not isinstance(key.field, str):
+        return
+    assert world.filters.begin_generation(None)
+    table, _, column = key.field.rpartition(".")
+    change(world, f"UPDATE {table or 'items'} SET {column} = {column}")
+    with world.filters.view() as view:
+        assert view.altered()
 
 
 def test_an_unknown_key_is_refused_as_the_catalog_does(world: Catalog, tmp_path: Path):

@@ -18,9 +18,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmsearch.errors import InvalidFilter
-from mmsearch.filters import from_options, parse_condition, parse_where
-from mmsearch.filters.match import box, kilometres
-from mmsearch.filters.model import Near
+from mmsearch.filters import KEYS, from_options, parse_condition, parse_where
+from mmsearch.filters.match import bounding_box, kilometres
+from mmsearch.filters.model import Circle
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import Entry
 from mmsearch.storage.sqlite.schema import tags, vectors
@@ -237,16 +237,22 @@ def steps(path: str) -> list[str]:
     return [path[:end] for end in range(1, len(path) + 1) if path[end : end + 1] in ("", "/")]
 
 
+def named(name: str, pattern: str) -> bool:
+    """A pattern of names is also the name that is written so."""
+    return fnmatch.fnmatchcase(name, pattern) or name == pattern
+
+
 def globbed(thing: Thing, pattern: str) -> bool:
     plain = pattern.removeprefix("./").rstrip("/")
     if not plain:
         return True
     if "/" not in plain:
         folders = [f"/{step}" for step in steps(thing.relative)[:-1]]
-        named = fnmatch.fnmatchcase(thing.name, plain)
-        return named or any(fnmatch.fnmatchcase(one, f"*/{plain}") for one in folders)
-    ways = steps(thing.relative) + steps(thing.path)
-    return any(fnmatch.fnmatchcase(way, plain) for way in ways)
+        inside = any(
+            fnmatch.fnmatchcase(one, f"*/{plain}") or one.endswith(f"/{plain}") for one in folders
+        )
+        return inside or named(thing.name, plain)
+    return any(named(way, plain) for way in steps(thing.relative) + steps(thing.path))
 
 
 def read(text: str) -> float | None:
@@ -302,6 +308,8 @@ def holds(thing: Thing, key: str, op: str, value: Any) -> bool:  # noqa: PLR0911
         return there.get(key, own.get(key.removeprefix("meta.")) is not None) is value
     if key == "path" and op == "$glob":
         return globbed(thing, value)
+    if key in ("path", "name", "folder") and op == "$glob":
+        return any(named(name, value) for name in names[key])
     if key in names:
         return worded(names[key], op, value)
     if key in ("taken", "modified", "date"):
@@ -310,7 +318,7 @@ def holds(thing: Thing, key: str, op: str, value: Any) -> bool:  # noqa: PLR0911
     if key == "near":
         if get("latitude") is None:
             return False
-        return kilometres(get("latitude"), get("longitude"), Near(*value)) <= value[2]
+        return kilometres(get("latitude"), get("longitude"), Circle(*value)) <= value[2]
     if key == "has":
         captioned = {"caption", "sidecar"} & {*thing.origins}
         texts = {"passage", "page", "ocr", "speech"} & {*thing.origins}
@@ -552,11 +560,11 @@ longitudes = st.one_of(st.floats(-180, 180), st.sampled_from([-180.0, 180.0, 179
 )
 def test_near_is_every_place_within_the_great_circle_distance(lat, lon, km, step):
     near = (max(-90.0, min(90.0, lat + step[0])), (lon + step[1] + 180) % 360 - 180)
-    assert kilometres(lat, lon, Near(*near, km)) == pytest.approx(
+    assert kilometres(lat, lon, Circle(*near, km)) == pytest.approx(
         chord_kilometres((lat, lon), near), rel=1e-6, abs=1e-5
     )
-    if kilometres(lat, lon, Near(*near, km)) <= km:  # then no box may leave it out
-        (low, high), stretches = box(Near(*near, km))
+    if kilometres(lat, lon, Circle(*near, km)) <= km:  # then no box may leave it out
+        (low, high), stretches = bounding_box(Circle(*near, km))
         assert low <= lat <= high
         assert any(west <= lon <= east for west, east in stretches)
 
@@ -622,6 +630,12 @@ TREE = (
         ("/photo", []),
         ("*/2019/*", [1, 2]),
         ("*[[]1]*", [4]),
+        ("trip [1]", [4]),  # the name that is written so
+        ("trip [1]/", [4]),
+        ("trip [1]/c.jpg", [4]),
+        ("/photos/trip [1]", [4]),
+        ("trip [2]", []),
+        ("[b]each*", [1, 3]),
         ("caf?.jpg", [5]),
         ("caf\udce9.jpg", [5]),
         ("*\n*", [5]),
@@ -812,6 +826,14 @@ def test_filters_add_up_and_can_be_kept_in_sets():
 
 
 # ---------------------------------------------------------------------- keys and attributes
+
+
+def test_the_documentation_lists_every_key_as_it_is_declared():
+    text = (Path(__file__).parent.parent / "docs" / "commands.md").read_text(encoding="utf-8")
+    _, _, table = text.partition("| key | |\n| --- | --- |\n")
+    rows = table.partition("| any other |")[0].splitlines()
+    assert rows == [f"| `{key.name}` | {key.help} |" for key in KEYS.values()]
+    assert all(key.help for key in KEYS.values())
 
 
 @of(*RATED)

@@ -198,10 +198,10 @@ def test_true_is_found_however_its_source_and_the_filter_spell_it(tmp_path, worl
     apply_metadata(
         world, written(tmp_path, "python.csv", "file,good\ndeep/twin.jpg,True\nother/twin.jpg,no\n")
     )
-    assert world.passing(parse_condition(f"good = {asked}")).tolist() == [1, 2, 3]
-    assert world.passing(parse_condition(f"good != {asked}")).tolist() == [4]
-    assert world.passing(parse_where({"good": True})).tolist() == [1, 2, 3]
-    assert world.passing(parse_where({"good": {"$in": [False, "no"]}})).tolist() == [4]
+    assert world.filters.matching(parse_condition(f"good = {asked}")).tolist() == [1, 2, 3]
+    assert world.filters.matching(parse_condition(f"good != {asked}")).tolist() == [4]
+    assert world.filters.matching(parse_where({"good": True})).tolist() == [1, 2, 3]
+    assert world.filters.matching(parse_where({"good": {"$in": [False, "no"]}})).tolist() == [4]
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

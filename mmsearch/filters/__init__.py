@@ -1,26 +1,36 @@
-"""What a filter may say, and how it is written.
+"""What a filter can say, and how it is written.
 
-model    a filter: conditions that must all hold
-keys     what can be asked of an item, and what each key takes
-values   dates, sizes, places and texts, read from what is written
-parse    mappings, conditions in words and options, as filters
-match    patterns, letters and distances: what SQLite is lent to answer with
+model    a filter as data: a tree of conditions
+keys     what can be asked of an item: one declaration a key
+values   dates, sizes, places and texts, parsed
+parse    mappings, written conditions and command-line options as filters
+match    how values are compared: patterns, times, distances
 """
 
-from mmsearch.filters.keys import KEYS
-from mmsearch.filters.model import META, AnyOf, Condition, Filter, Near, Not, Period, Said
+from mmsearch.filters.keys import KEYS, Key
+from mmsearch.filters.model import (
+    META,
+    AnyOf,
+    Circle,
+    Condition,
+    Filter,
+    MetadataValue,
+    Not,
+    Period,
+)
 from mmsearch.filters.parse import Where, from_options, parse_condition, parse_where
 
 __all__ = [
     "KEYS",
     "META",
     "AnyOf",
+    "Circle",
     "Condition",
     "Filter",
-    "Near",
+    "Key",
+    "MetadataValue",
     "Not",
     "Period",
-    "Said",
     "Where",
     "from_options",
     "parse_condition",

@@ -1,118 +1,168 @@
-"""What can be asked of an item: the keys, and what each of them takes."""
+"""What a filter can ask of an item: one declaration a key.
+
+Parsing, SQL, columns, error messages and the table of keys in docs/commands.md follow from it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import values
+from mmsearch.filters.match import nanoseconds
 from mmsearch.filters.model import META, Condition, Filter, Not, Op
 
-_EQUAL = ("$eq", "$ne", "$in", "$nin")
+_EQUALITY = ("$eq", "$ne", "$in", "$nin")
 _ORDER = ("$gt", "$gte", "$lt", "$lte")
-_WORDS = ("$contains", "$glob")
+_PATTERNS = ("$contains", "$glob")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyType:
+    """The values of a key, and how they are compared.
+
+    Attributes:
+        compared_as: "path" is a text that need not be UTF-8.
+        parse: Takes the key's name and a value as written; returns the value as conditions hold it
+            or raises InvalidFilter.
+        operations: The operations that make sense.
+        encode: Of times: a moment as the store holds it.
+    """
+
+    compared_as: Literal["text", "path", "number", "time", "place", "property"]
+    parse: Callable[[str, Any], Any]
+    operations: tuple[str, ...]
+    encode: Callable[[datetime], Any] | None = None
+
+
+_DATED = (*_EQUALITY, *_ORDER, "$exists")
+
+TEXT = KeyType("text", values.text, (*_EQUALITY, *_PATTERNS, "$exists"))
+PATH = KeyType("path", values.path, (*_EQUALITY, *_PATTERNS))
+KIND = KeyType("text", values.kind, _EQUALITY)
+NUMBER = KeyType("number", values.number, (*_EQUALITY, *_ORDER, "$exists"))
+BYTES = KeyType("number", values.bytes_, (*_EQUALITY, *_ORDER))
+ISO_TIME = KeyType("time", values.period, _DATED, datetime.isoformat)
+NANOSECONDS = KeyType("time", values.period, _DATED, nanoseconds)
+CIRCLE = KeyType("place", values.circle, ("$eq", "$ne"))
+PROPERTY = KeyType("property", values.property_, _EQUALITY)
+METADATA = KeyType("text", values.metadata_value, (*_EQUALITY, *_ORDER, *_PATTERNS, "$exists"))
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a key takes.
+    """A key that every item can be asked for.
 
     Attributes:
-        read: Gives a value as the conditions hold it, or raises InvalidFilter.
-        takes: The operations that make sense.
+        name: As users write it.
+        type: The values it takes.
+        help: One line for docs/commands.md.
+        field: Where its value is stored: a field of the item ("width"), a function of the item's
+            fields, or, where an item may have several values, a column of another table
+            ("tags.tag"). None: storage evaluates this key by a function of its own.
+        aliases: Other names of it.
     """
 
-    read: Callable[[str, Any], Any]
-    takes: tuple[str, ...]
+    name: str
+    type: KeyType
+    help: str
+    field: str | Callable[[Any], Any] | None = None
+    aliases: tuple[str, ...] = ()
 
 
-_TEXT = Key(values.text, (*_EQUAL, *_WORDS, "$exists"))
-_PATH = Key(values.path, (*_EQUAL, *_WORDS))
-_NUMBER = Key(values.number, (*_EQUAL, *_ORDER, "$exists"))
-_BYTES = Key(values.bytes_, (*_EQUAL, *_ORDER))
-_DATE = Key(values.period, (*_EQUAL, *_ORDER, "$exists"))
-_USERS = Key(values.said, (*_EQUAL, *_ORDER, *_WORDS, "$exists"))
+_DECLARED = (
+    Key("path", PATH, "the absolute path, or the one below the folder that was indexed"),
+    Key("name", PATH, "the file's name", "name"),
+    Key("folder", PATH, "the folder it lies in: absolute, or below the folder that was indexed"),
+    Key("modality", KIND, "`image`, `text`, `audio`, `video` or `document`", "modality"),
+    Key("size", BYTES, "bytes, or `500kB`, `2MB`, `1GiB`", "size"),
+    Key(
+        "taken",
+        ISO_TIME,
+        "when a picture was taken, in the camera's local time: `taken = 2020-03` is all of that "
+        "March, `taken > 2020` is 2021 and later",
+        "taken_at",
+        ("taken_at",),  # as a hit's metadata call it
+    ),
+    Key("modified", NANOSECONDS, "when the file was modified, in UTC", "mtime_ns"),
+    Key("date", ISO_TIME, "`taken`, else `modified`"),
+    Key("camera", TEXT, "the camera's name", "camera"),
+    Key("width", NUMBER, "pixels, upright; of pictures and videos", "width"),
+    Key("height", NUMBER, "pixels, upright", "height"),
+    Key(
+        "megapixels",
+        NUMBER,
+        "width × height / 1,000,000",
+        lambda item: item.width * item.height / 1e6,
+    ),
+    Key("latitude", NUMBER, "degrees north of the equator", "latitude"),
+    Key("longitude", NUMBER, "degrees east of Greenwich", "longitude"),
+    Key("near", CIRCLE, "within so many kilometres of a place: `near = 48.2,16.37,10`"),
+    Key("seconds", NUMBER, "how long a sound or video is", "seconds"),
+    Key("pages", NUMBER, "how many pages a PDF has", "pages"),
+    Key("has", PROPERTY, "`caption`, `gps`, `text` or `sound`, as for `--has`"),
+    Key(
+        "tag", TEXT, "what `mmsearch tag` found it to show; `tag in dog,cat` is either", "tags.tag"
+    ),
+)
 
-KEYS: dict[str, Key] = {
-    "path": _PATH,
-    "name": _PATH,
-    "folder": _PATH,
-    "modality": Key(values.kind, _EQUAL),
-    "size": _BYTES,
-    "modified": _DATE,
-    "taken": _DATE,
-    "date": _DATE,
-    "camera": _TEXT,
-    "width": _NUMBER,
-    "height": _NUMBER,
-    "megapixels": _NUMBER,
-    "latitude": _NUMBER,
-    "longitude": _NUMBER,
-    "near": Key(values.place, ("$eq", "$ne")),
-    "seconds": _NUMBER,
-    "pages": _NUMBER,
-    "has": Key(values.had, _EQUAL),
-    "tag": _TEXT,
-}
-"""What is known of every item; every other key is of the user's own metadata."""
-
-_SAME = {"taken_at": "taken"}  # as a hit's metadata have it
-
-
-def key_of(name: str) -> tuple[str, Key]:
-    """A key as conditions hold it, "meta.rating" for "rating", and what it takes."""
-    name = _SAME.get(name, name)
-    if name in KEYS:
-        return name, KEYS[name]
-    own = name.removeprefix(META)
-    return META + values.text("a key", own), _USERS
+KEYS: dict[str, Key] = {key.name: key for key in _DECLARED}
+"""The keys of every item, by name; any other key is of the user's own metadata."""
 
 
-def condition(name: str, op: str, value: Any) -> Filter:
+def key_of(name: str) -> tuple[str, KeyType]:
+    """A key as conditions hold it ("meta.rating" for "rating") and its type."""
+    for key in KEYS.values():
+        if name == key.name or name in key.aliases:
+            return key.name, key.type
+    return META + values.text("a key", name.removeprefix(META)), METADATA
+
+
+def condition(name: str, operation: str, value: Any) -> Filter:
     """A filter of one condition.
 
     Args:
         name: A key as it is written.
-        op: "$eq", "$gte", …
+        operation: "$eq", "$gte", …
         value: As it is written.
 
     Raises:
         InvalidFilter: the key does not take that; the message says what it takes.
     """
-    key, what = key_of(name)
-    if op not in what.takes:
-        raise InvalidFilter(f"{name} takes no {op!r}; it takes {' '.join(what.takes)}")
-    if op in ("$ne", "$nin"):
-        opposite = condition(name, {"$ne": "$eq", "$nin": "$in"}[op], value)
+    key, type_ = key_of(name)
+    if operation not in type_.operations:
+        takes = " ".join(type_.operations)
+        raise InvalidFilter(f"{name} takes no {operation!r}; it takes {takes}")
+    if operation in ("$ne", "$nin"):
+        opposite = condition(name, {"$ne": "$eq", "$nin": "$in"}[operation], value)
         return Filter((Not(opposite),))
-    if op == "$exists":
+    if operation == "$exists":
         if not isinstance(value, bool):
             raise InvalidFilter(f"{name}: $exists is true or false, not {values.shown(value)}")
-        there = Filter((Condition(key, "exists"),))
-        return there if value else Filter((Not(there),))
-    return Filter((_plain(name, key, what, op, value),))
+        exists = Filter((Condition(key, "exists"),))
+        return exists if value else Filter((Not(exists),))
+    return Filter((_condition(name, key, type_, operation, value),))
 
 
-_OPS: dict[str, Op] = {"$gt": "gt", "$gte": "gte", "$lt": "lt", "$lte": "lte"}
+_ORDER_OPS: dict[str, Op] = {"$gt": "gt", "$gte": "gte", "$lt": "lt", "$lte": "lte"}
 
 
-def _plain(name: str, key: str, what: Key, op: str, value: Any) -> Condition:
-    if key == "near":
-        return Condition(key, "within", what.read(name, value))
-    if op == "$in":
+def _condition(name: str, key: str, type_: KeyType, operation: str, value: Any) -> Condition:
+    if type_.compared_as == "place":
+        return Condition(key, "within", type_.parse(name, value))
+    if operation == "$in":
         if not isinstance(value, (list, tuple, set, frozenset)):
             raise InvalidFilter(f"{name}: $in takes a list, not {values.shown(value)}")
-        return Condition(key, "in", tuple(what.read(name, one) for one in value))
-    if op == "$eq":
-        return Condition(key, "in", (what.read(name, value),))
-    if op in _OPS:
-        return Condition(key, _OPS[op], what.read(name, value))
-    # a part of a text or a pattern, of whatever the key holds
-    wanted = (
-        values.path(name, value) if key in ("path", "name", "folder") else values.text(name, value)
-    )
-    if not wanted:
-        raise InvalidFilter(f"{name}: {op} takes a text that is not empty")
-    return Condition(key, "glob" if op == "$glob" else "contains", wanted)
+        return Condition(key, "in", tuple(type_.parse(name, one) for one in value))
+    if operation == "$eq":
+        return Condition(key, "in", (type_.parse(name, value),))
+    if operation in _ORDER_OPS:
+        return Condition(key, _ORDER_OPS[operation], type_.parse(name, value))
+    parse = values.path if type_.compared_as == "path" else values.text
+    pattern = parse(name, value)
+    if not pattern:
+        raise InvalidFilter(f"{name}: {operation} takes a text that is not empty")
+    return Condition(key, "glob" if operation == "$glob" else "contains", pattern)

@@ -1,4 +1,4 @@
-"""What a filter is: conditions on one key each, all of which must hold."""
+"""A filter as data: conditions on one key each, all of which must hold."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, Literal
 Op = Literal["in", "gt", "gte", "lt", "lte", "contains", "glob", "exists", "within"]
 
 META = "meta."
-"""What the keys of the user's own metadata begin with."""
+"""The prefix of the keys of the user's own metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A stretch of time, the year 2020 or one minute of it."""
+    """A stretch of time: the year 2020, or one minute of it."""
 
     start: datetime
     end: datetime | None
-    """The first moment after it; None for the end of the calendar."""
+    """The first moment after it; None at the end of the calendar."""
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
+class Circle:
     """A circle on the Earth."""
 
     latitude: float
@@ -32,23 +32,24 @@ class Near:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A value of the user's own metadata."""
+class MetadataValue:
+    """A value to compare the user's own metadata with."""
 
     texts: tuple[str, ...]
-    """How it may be written."""
+    """The ways to spell it."""
     number: float | None
-    """The same, if it reads as a number."""
+    """The value as a number, if it reads as one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What one key must be; the value has been read as its kind wants it.
+    """A condition on one key.
 
     Attributes:
-        key: One of `KEYS`, or "meta." and a key of the user's.
-        op: What is asked of it.
-        value: For "in" a tuple, for "within" a Near, for "exists" None, else one value.
+        key: One of `KEYS`, or "meta." and a key of the user's own metadata.
+        op: How the key's value is compared.
+        value: A tuple for "in", a Circle for "within", None for "exists", else one value; parsed
+            by the key's type.
     """
 
     key: str
@@ -65,7 +66,7 @@ class AnyOf:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """What passes one filter does not pass."""
+    """The filter must not pass."""
 
     filter: Filter
 

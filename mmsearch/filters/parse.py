@@ -1,4 +1,4 @@
-"""From what people write to a filter: Python mappings, conditions in words, options."""
+"""Filters from what people write: Python mappings, written conditions, command-line options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmsearch.filters.model import AnyOf, Filter, Not
 from mmsearch.filters.values import shown
 
 DEEPEST = 20
-"""Levels of $and, $or and $not, one in the other."""
+"""Levels to which $and, $or and $not may be nested."""
 
 Where = Mapping[str, Any] | Filter | None
 
@@ -23,13 +23,13 @@ Where = Mapping[str, Any] | Filter | None
 def parse_where(where: Where) -> Filter:
     """The filter of a mapping such as {"taken": {"$gte": "2020"}, "camera": "Canon EOS 5D"}.
 
-    A plain value means equality, a list one of several, None that the item has none. Operations:
-    $eq $ne $in $nin $gt $gte $lt $lte $exists $contains $glob; $and and $or of a list of such
-    mappings, $not of one. $ne, $nin and $not pass what has no such value.
+    A plain value means equality, a list one of several, None that the item has no value.
+    Operations: $eq $ne $in $nin $gt $gte $lt $lte $exists $contains $glob; $and and $or take a list
+    of such mappings, $not takes one. $ne, $nin and $not also pass items without a value.
 
     Raises:
-        InvalidFilter: an operation or a value has no sense. That a key is unknown is told later,
-            by the index.
+        InvalidFilter: an operation or a value makes no sense. Whether some item has a key of the
+            user's own metadata is checked later, by the index.
     """
     return _parsed(where, DEEPEST)
 
@@ -47,11 +47,11 @@ def _parsed(where: Any, levels: int) -> Filter:
     for key, wanted in where.items():
         if not isinstance(key, str):
             raise InvalidFilter(f"a key is text, not {shown(key)}")
-        found &= _joined(key, wanted, levels) if key[:1] == "$" else _of_key(key, wanted)
+        found &= _combined(key, wanted, levels) if key[:1] == "$" else _of_key(key, wanted)
     return found
 
 
-def _joined(word: str, wanted: Any, levels: int) -> Filter:
+def _combined(word: str, wanted: Any, levels: int) -> Filter:
     if word == "$not":
         return Filter((Not(_parsed(wanted, levels - 1)),))
     if word not in ("$and", "$or"):
@@ -100,11 +100,11 @@ _NAMED = re.compile(r"\s*(!?)\s*([^=!<>~\s]+)\s*")
 
 
 def parse_condition(text: str) -> Filter:
-    """The filter of a condition as a command line has it.
+    """The filter of a condition as `--where` takes it.
 
-    `key = value`, with != < <= > >= or ~ (contains) and !~ in the place of =; `key in a,b,c` and
-    `key not in a,b`; `key` alone for what has one, `!key` for what has none. Quotes around a
-    value keep its blanks and commas.
+    `key = value`, or != < <= > >= ~ (contains) !~ in place of =; `key in a,b,c` and
+    `key not in a,b`; `key` alone for items that have a value, `!key` for those without. Quotes
+    around a value keep its blanks and commas.
 
     Raises:
         InvalidFilter: it is none of these, or the key does not take that.
@@ -156,20 +156,19 @@ def from_options(  # noqa: PLR0913 - an option each
     """The filter of a command line's options; all of them must hold.
 
     Args:
-        path: Shell patterns, one of which must match; also against paths from the folder that the
-            caller is in.
-        modality: Kinds of file, of which an item is one; commas may stand between them.
-        after: Taken, else modified, on this date or later.
-        before: Earlier than this date.
-        camera: What the camera's name contains.
+        path: Shell patterns, one of which must match; paths may be relative to the current folder.
+        modality: Kinds of file, one of which the item must be; may be separated by commas.
+        after: Taken (else modified) on this date or later.
+        before: Taken (else modified) earlier than this date.
+        camera: A part of the camera's name.
         near: LAT,LON,KM.
         min_size: WxH pixels.
-        has: What an item must have, all of it; commas may stand between.
-        tag: The tags an item must have, all of them.
+        has: Properties, all of which an item must have; may be separated by commas.
+        tag: Tags, all of which an item must have.
         where: Conditions as `parse_condition` takes them.
 
     Raises:
-        InvalidFilter: one of them has no sense; the message names it.
+        InvalidFilter: one of them makes no sense; the message names it.
     """
     found = Filter()
     if path:
@@ -198,11 +197,10 @@ def _split(given: Iterable[str]) -> list[str]:
 
 
 def _at(pattern: str) -> Filter:
-    """Files that a pattern matches, be it of names in the index or from the folder we are in."""
+    """Files that a pattern matches, also as a path relative to the current folder."""
     choices = [pattern]
-    exists = os.path.lexists(pattern)
-    if exists:  # then it means that file or folder, brackets in its name or not
-        choices += [glob.escape(way(pattern)) for way in (os.path.abspath, os.path.realpath)]
+    if os.path.lexists(pattern):  # then it names that file or folder, whatever brackets mean
+        choices += [glob.escape(of(pattern)) for of in (os.path.abspath, os.path.realpath)]
     elif "/" in pattern and not os.path.isabs(pattern):
         choices.append(os.path.normpath(os.path.join(glob.escape(os.path.abspath("")), pattern)))
     found = [condition("path", "$glob", choice) for choice in dict.fromkeys(choices)]

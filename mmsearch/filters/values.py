@@ -1,4 +1,7 @@
-"""How the values in a filter are read: dates, sizes, numbers, places, texts."""
+"""Values in a filter, parsed: dates, sizes, numbers, places, texts.
+
+Each parser takes the key's name, for the message of an InvalidFilter, and the value as written.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from datetime import date, datetime, timedelta
 from typing import Any, get_args
 
 from mmsearch.errors import InvalidFilter
-from mmsearch.filters.model import Near, Period, Said
+from mmsearch.filters.model import Circle, MetadataValue, Period
 from mmsearch.types import Kind
 
 HAS = ("caption", "gps", "text", "sound")
-"""What an item can be asked to have."""
+"""The values of the key "has"."""
 
 LONGEST = 4096
-"""Characters of one value: as many as a path has at most, and less than SQLite's patterns may."""
+"""Characters of one value: the longest path, and shorter than the longest pattern of SQLite."""
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE | re.ASCII)
 _BYTES = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE | re.ASCII)
@@ -29,16 +32,16 @@ _TO_DEGREES = {"latitude": 90.0, "longitude": 180.0}
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it, cut short when it is long."""
+    """A value as an error message shows it, cut short if it is long."""
     try:
         written = repr(value)
-    except ValueError:  # an integer of more digits than Python writes down
+    except ValueError:  # an integer of more digits than Python writes
         return "that number"
     return written if len(written) <= 80 else f"{written[:79]}…"
 
 
 def number_in(text: str) -> float | None:
-    """The finite number that a text reads as, if it does: "12", " -1.5e3 ", not "1_000"."""
+    """The finite number that a text reads as: "12", " -1.5e3 ", but not "1_000"."""
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text)
@@ -46,7 +49,7 @@ def number_in(text: str) -> float | None:
 
 
 def text(key: str, value: Any) -> str:
-    """Plain text, which the catalog can hold."""
+    """Text that can be stored."""
     found = _written(key, value)
     try:
         found.encode()
@@ -56,7 +59,7 @@ def text(key: str, value: Any) -> str:
 
 
 def path(key: str, value: Any) -> str:
-    """The name of a file or a pattern of names; it need not be UTF-8."""
+    """A file name, or a pattern of names; it need not be UTF-8."""
     found = _written(key, value)
     try:
         found.encode("utf-8", "surrogateescape")
@@ -86,17 +89,17 @@ def bytes_(key: str, value: Any) -> float:
 
 
 def kind(key: str, value: Any) -> str:
-    """What a file is."""
+    """A kind of file."""
     return _one_of(get_args(Kind), key, value)
 
 
-def had(key: str, value: Any) -> str:
-    """Something that an item has or lacks."""
+def property_(key: str, value: Any) -> str:
+    """Something that an item may have."""
     return _one_of(HAS, key, value)
 
 
 def period(key: str, value: Any) -> Period:
-    """A year, month, day, hour, minute or second, as an ISO date or the beginning of one."""
+    """A year, month, day, hour, minute or second: an ISO date or the beginning of one."""
     if isinstance(value, datetime):
         if value.tzinfo is not None:
             raise InvalidFilter(f"{key}: give {value.isoformat()} without its time zone")
@@ -110,8 +113,8 @@ def period(key: str, value: Any) -> Period:
         raise InvalidFilter(f"{key}: there is no {shown(value)} in the calendar") from error
 
 
-def place(key: str, value: Any) -> Near:
-    """A point and a distance: "48.2,16.4,10" or three numbers."""
+def circle(key: str, value: Any) -> Circle:
+    """A centre and a radius: "48.2,16.4,10" or three numbers."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, Sequence) or len(parts) != 3:
         raise InvalidFilter(
@@ -121,16 +124,16 @@ def place(key: str, value: Any) -> Near:
     for name, degrees in (("latitude", latitude), ("longitude", longitude)):
         if abs(degrees) > _TO_DEGREES[name]:
             raise InvalidFilter(
-                f"{key}: a {name} goes from -{_TO_DEGREES[name]:g} to {_TO_DEGREES[name]:g}, "
-                f"{degrees:g} is none"
+                f"{key}: {degrees:g} is no {name}; they go from -{_TO_DEGREES[name]:g} to "
+                f"{_TO_DEGREES[name]:g}"
             )
     if kilometres < 0:
         raise InvalidFilter(f"{key}: {kilometres:g} km is no distance")
-    return Near(latitude, longitude, kilometres)
+    return Circle(latitude, longitude, kilometres)
 
 
-def said(key: str, value: Any) -> Said:
-    """A value of the user's own metadata, as a text and, where it reads so, as a number.
+def metadata_value(key: str, value: Any) -> MetadataValue:
+    """A value to compare the user's own metadata with: a text, and a number where it reads so.
 
     True and false are stored as their source spells them: JSON has true, Python writes True,
     spreadsheets TRUE. All of these are the same value.
@@ -141,11 +144,11 @@ def said(key: str, value: Any) -> Said:
         value = value.isoformat()
     if isinstance(value, numbers.Real):
         as_float = number(key, value)  # first: an endless integer cannot be written down
-        return Said((str(value),), as_float)
+        return MetadataValue((str(value),), as_float)
     found = text(key, value)
     if (word := found.lower()) in ("true", "false"):
-        return Said(tuple(dict.fromkeys((found, word, word.title(), word.upper()))), None)
-    return Said((found,), number_in(found))
+        return MetadataValue(tuple(dict.fromkeys((found, word, word.title(), word.upper()))), None)
+    return MetadataValue((found,), number_in(found))
 
 
 # ---------------------------------------------------------------------- parts of the above
@@ -162,7 +165,7 @@ def _written(key: str, value: Any) -> str:
 
 
 def _float(value: Any) -> float | None:
-    """A Python number as a float; None for what is none, is not finite or is too large."""
+    """A Python number as a float; None if it is none, not finite or too large."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, get_args
@@ -75,12 +75,15 @@ class _Making:
             return self._numbers(_FLOATS[name], "d")
         if name.startswith(META):
             return self._metadata(name.removeprefix(META))
-        return {
+        special: dict[str, Callable[[], dict[str, NDArray[Any]]]] = {
             PRESENT: self._present,
             "ending": self._endings,
             ORIGINS: self._origins,
             "tag": self._tags,
-        }[name]()
+        }
+        if name not in special:
+            raise Unfit(name)
+        return special[name]()
 
     def _pages(self, sql: str, *parameters: Any) -> Iterator[list[tuple[Any, ...]]]:
         return self._view.pages(sql, (*parameters, self._era.upto))

@@ -39,7 +39,7 @@ def of_folder(one: Condition, held: Held) -> Marks:
     if one.op == "in":
         wanted = set(one.value)
         return folders.where(wanted.__contains__, wanted.__contains__)
-    holds = part_test(one.op, one.value)
+    holds = part_test(one.op, one.value, path=True)
     return folders.where(holds, holds if one.op == "glob" else _none)
 
 

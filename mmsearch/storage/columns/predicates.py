@@ -6,17 +6,15 @@ The same as `catalog.conditions` says in SQL; what cannot be told surely or quic
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from math import ceil, floor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmsearch.filters import META, Condition, Near, Said
-from mmsearch.filters.match import EARTH, box, kilometres
+from mmsearch.filters import KEYS, META, Circle, Condition, MetadataValue
+from mmsearch.filters.match import EARTH, EXACT, bounding_box, kilometres, time_ranges
 from mmsearch.storage.columns.column import Column, Held, Unfit
 from mmsearch.storage.columns.making import ORIGINS, bits_of
 from mmsearch.storage.columns.paths import of_folder, of_path
 from mmsearch.storage.columns.text_predicates import equal_to, texts_that
-from mmsearch.storage.sqlite.conditions import EXACT, nanoseconds, stretches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,9 +101,10 @@ def _at_times(one: Condition, column: Column) -> Marks:
     import numpy as np
 
     worded = "ends" in column.arrays  # when it was taken, as text
-    write: Callable[[datetime], Any] = datetime.isoformat if worded else nanoseconds
+    encode = KEYS["taken" if worded else "modified"].type.encode
+    assert encode is not None
     holds = np.zeros(column.values, np.bool_)
-    for bounds in stretches(one, write):
+    for bounds in time_ranges(one, encode):
         start, end = (
             at if at is None else column.below(at) if worded else _below(at, column)
             for at in bounds
@@ -124,7 +123,7 @@ def _metadata(one: Condition, column: Column) -> Marks:
         numbers = [said.number for said in one.value if said.number is not None]
         small = [number for number in numbers if abs(number) < EXACT]
         return holds | np.isin(column.numbers, small) if small else holds
-    said: Said = one.value
+    said: MetadataValue = one.value
     if said.number is not None:
         compare = {"gt": np.greater, "gte": np.greater_equal, "lt": np.less, "lte": np.less_equal}
         found: Marks = compare[one.op](column.numbers, said.number)
@@ -184,8 +183,8 @@ def _of_near(one: Condition, held: Held) -> Marks:
     """By distances of NumPy; where these are near to the bound, by those that SQLite is lent."""
     import numpy as np
 
-    near: Near = one.value
-    latitudes, east_west = box(near)
+    near: Circle = one.value
+    latitudes, east_west = bounding_box(near)
     columns = held.column("latitude"), held.column("longitude")
     marks = _between(columns[0], [latitudes]) & _between(columns[1], east_west)
     inside = np.flatnonzero(marks)
@@ -208,7 +207,7 @@ def _between(column: Column, bounds: list[tuple[float, float]]) -> Marks:
 
 
 def _kilometres(
-    latitudes: NDArray[np.float64], longitudes: NDArray[np.float64], near: Near
+    latitudes: NDArray[np.float64], longitudes: NDArray[np.float64], near: Circle
 ) -> NDArray[np.float64]:
     """As `filters.match` has it."""
     import numpy as np

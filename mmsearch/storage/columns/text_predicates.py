@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from mmsearch.filters import Condition
-from mmsearch.filters.match import folded, matcher
+from mmsearch.filters.match import folded, matcher, readings
 from mmsearch.storage.columns.column import Column, Unfit
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def texts_that(one: Condition, column: Column) -> Marks:
         return np.ones(column.values, np.bool_)
     if one.op == "in":
         return equal_to(one.value, column)
-    return those(column, part_test(one.op, one.value))
+    return those(column, part_test(one.op, one.value, path=one.key == "name"))
 
 
 def those(column: Column, holds: Callable[[str], object]) -> Marks:
@@ -39,10 +39,10 @@ def those(column: Column, holds: Callable[[str], object]) -> Marks:
     return np.fromiter((bool(holds(text)) for text in column.texts), np.bool_, column.values)
 
 
-def part_test(op: str, wanted: str) -> Callable[[str], object]:
+def part_test(op: str, wanted: str, *, path: bool = False) -> Callable[[str], object]:
     """Whether a text has a part, or matches a pattern."""
     if op == "glob":
-        return matcher(wanted)
+        return matcher(*(readings(wanted) if path else (wanted,)))
     part = folded(wanted)
     return lambda text: part in folded(text)
 

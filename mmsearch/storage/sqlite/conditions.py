@@ -1,10 +1,12 @@
-"""A filter as a SQLAlchemy expression over the catalog's tables."""
+"""A filter as a SQLAlchemy expression over the catalog's tables.
+
+Whatever a user typed becomes a bound parameter, never a part of the statement.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from operator import ge, gt, le, lt
 from typing import Any
 
@@ -22,35 +24,38 @@ from sqlalchemy import (
     union_all,
 )
 
-from mmsearch.filters import META, AnyOf, Condition, Filter, Near, Not, Period, Said
-from mmsearch.filters.match import box
+from mmsearch.filters import (
+    KEYS,
+    META,
+    AnyOf,
+    Circle,
+    Condition,
+    Filter,
+    Key,
+    MetadataValue,
+    Not,
+)
+from mmsearch.filters.match import EXACT, bounding_box, readings, time_ranges
 from mmsearch.filters.values import number_in
 from mmsearch.storage.sqlite.schema import (
     PathText,
     attributes,
     items,
     sources,
-    tags,
+    tables,
     texts,
     vectors,
 )
 from mmsearch.storage.sqlite.sql_functions import Expression, contains, matches
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_INT64 = -(2**63), 2**63 - 1
-EXACT = 2.0**53
-"""Up to here two integers never make the same float."""
-
-# ---------------------------------------------------------------------- filters
-
 
 def compiled(filter_: Filter, *, few: bool = False) -> Expression:
-    """What a row of items must hold to pass; SQLite may make it NULL, which is not passing.
+    """What a row of items must fulfil to pass. It may be NULL, which does not pass.
 
     Args:
-        filter_: What is asked.
-        few: Whether few items are asked: then tags and metadata are looked up for each of them, and
-            not for all items that there are.
+        filter_: The filter.
+        few: Whether few items are tried: then tags and metadata are looked up for each of them
+            instead of for all items.
     """
     return and_(true(), *(_compiled(one, few=few) for one in filter_.conditions))
 
@@ -63,23 +68,84 @@ def _compiled(one: Condition | AnyOf | Not, *, few: bool) -> Expression:
     if one.op == "in" and not one.value:
         return false()
     if one.key.startswith(META):
-        return _of_rows(attributes, _metadata(one), few=few)
-    if one.key == "tag":
-        return _of_rows(tags, [_tagged(one)], few=few)
-    return _OF_KEY[one.key](one)
+        return _any_row(attributes, _of_metadata(one), few=few)
+    key = KEYS[one.key]
+    if key.field is None:
+        return _EVALUATORS[one.key](one)
+    table = table_of(key)
+    found = _compare(key, one)
+    return found if table is items else _any_row(table, [found], few=few)
 
 
-def _of_rows(table: Table, ways: Sequence[Expression], *, few: bool) -> Expression:
-    """Whether an item has a row of a table that is as wanted, in one of some ways."""
+def table_of(key: Key) -> Table:
+    """The table that a key's values are stored in."""
+    table = key.field.rpartition(".")[0] if isinstance(key.field, str) else ""
+    return tables.tables[table] if table else items
+
+
+def value_of(key: Key) -> ColumnElement[Any]:
+    """The stored value of a key that has one."""
+    if isinstance(key.field, str):
+        return table_of(key).c[key.field.rpartition(".")[2]]
+    assert key.field is not None
+    expression: ColumnElement[Any] = key.field(items.c)
+    return expression
+
+
+def _any_row(table: Table, ways: Sequence[Expression], *, few: bool) -> Expression:
+    """Whether an item has a row of a table that fulfils one of some expressions."""
     if few:
-        # CASE keeps SQLite from going through all rows of the key, in place of those of the item
+        # CASE keeps SQLite from going through all rows of the key instead of those of the item
         passes = case((or_(*ways), 1), else_=0) == 1
         return select(table.c.item_id).where(table.c.item_id == items.c.id, passes).exists()
-    # in one statement with OR, SQLite would look through all rows of the key
+    # joined by OR in one statement, SQLite would look through all rows of the key
     return items.c.id.in_(union_all(*(select(table.c.item_id).where(way) for way in ways)))
 
 
-# ---------------------------------------------------------------------- names
+# ---------------------------------------------------------------------- stored values
+
+
+def _compare(key: Key, one: Condition) -> Expression:
+    value = value_of(key)
+    if one.op == "exists":
+        return value.is_not(None)
+    if key.type.encode is not None:
+        return _of_time(value, key.type.encode, one)
+    if one.op in _ORDER:
+        return _ordered(value, one.op, one.value)
+    return _of_text([value], one, path=key.type.compared_as == "path")
+
+
+_ORDER = {"gt": gt, "gte": ge, "lt": lt, "lte": le}
+
+
+def _ordered(number: ColumnElement[Any], op: str, value: Any) -> Expression:
+    found: Expression = _ORDER[op](number, value)
+    return found
+
+
+def _of_text(
+    spellings: Sequence[ColumnElement[Any]], one: Condition, *, path: bool = False
+) -> Expression:
+    """A text that has several spellings, the longest of them first."""
+    if one.op == "contains":
+        return contains(spellings[0], one.value)
+    if one.op == "glob":
+        patterns = readings(one.value) if path else (one.value,)
+        return or_(*(matches(text, *patterns) for text in spellings))
+    return or_(*(text.in_(one.value) for text in spellings))
+
+
+def _of_time(column: ColumnElement[Any], encode: Callable[..., Any], one: Condition) -> Expression:
+    def within(start: Any, end: Any) -> Expression:
+        bounds = [("gte", start), ("lt", end)]
+        compared = [_ordered(column, op, bound) for op, bound in bounds if bound is not None]
+        return and_(*compared) if compared else column.is_not(None)
+
+    return or_(false(), *(within(*range_) for range_ in time_ranges(one, encode)))
+
+
+# ---------------------------------------------------------------------- paths
 
 
 _c = items.c
@@ -97,201 +163,124 @@ _FOLDER = case((_c.folder == "", _SOURCE), else_=_BELOW_SOURCE.concat(_c.folder)
 def _of_path(one: Condition) -> Expression:
     if one.op == "glob":
         return _at(one.value)
-    return _of_names(one, _ABSOLUTE, _RELATIVE)
+    return _of_text([_ABSOLUTE, _RELATIVE], one)
 
 
 def _at(pattern: str) -> Expression:
-    """Files that a pattern matches, and those below a folder that it matches.
+    """The files that a pattern matches, and those below a folder that it matches.
 
-    A pattern without a slash is looked for among the names of the file and of its folders; one
-    with a slash is matched against the path below the source and the absolute one.
+    A pattern without a slash is compared with the names of the file and of its folders; one with a
+    slash with the path below the source and the absolute one.
     """
     plain = pattern.removeprefix("./").rstrip("/")
+    patterns = readings(plain)
     if "/" not in plain and not pattern.startswith("/"):
         below = _SLASH.concat(_RELATIVE)
-        return or_(matches(items.c.name, plain), matches(below, f"*/{plain}/*"))
-    if plain[:1] in ("", "/", "*"):  # what a star first matches below the source, it matches whole
-        return matches(_ABSOLUTE, plain, below=True)
-    relative = matches(_RELATIVE, plain, below=True)
-    return or_(relative, matches(_ABSOLUTE, plain, below=True)) if plain[0] in "?[" else relative
+        folders = [f"*/{one}/*" for one in patterns]
+        return or_(matches(_c.name, *patterns), matches(below, *folders))
+    if plain[:1] in ("", "/", "*"):  # the absolute path alone: its star covers the relative one
+        return matches(_ABSOLUTE, *patterns, below=True)
+    relative = matches(_RELATIVE, *patterns, below=True)
+    if plain[0] in "?[":
+        return or_(relative, matches(_ABSOLUTE, *patterns, below=True))
+    return relative
 
 
-def _of_names(one: Condition, *names: ColumnElement[str]) -> Expression:
-    """A name that has several spellings, the longest of them first."""
-    if one.op == "contains":
-        return contains(names[0], one.value)
-    if one.op == "glob":
-        return or_(*(matches(name, one.value) for name in names))
-    return or_(*(name.in_(one.value) for name in names))
+def _of_folder(one: Condition) -> Expression:
+    return _of_text([_FOLDER, _c.folder], one, path=True)
 
 
-# ---------------------------------------------------------------------- texts
-
-
-def _of_camera(one: Condition) -> Expression:
-    camera = items.c.camera
-    return camera.is_not(None) if one.op == "exists" else _of_names(one, camera)
-
-
-def _tagged(one: Condition) -> Expression:
-    return true() if one.op == "exists" else _of_names(one, tags.c.tag)
-
-
-def _of_modality(one: Condition) -> Expression:
-    return items.c.modality.in_(one.value)
-
-
-# ---------------------------------------------------------------------- numbers and dates
-
-
-_COMPARE = {"gt": gt, "gte": ge, "lt": lt, "lte": le}
-
-
-def _ordered(number: ColumnElement[Any], op: str, value: Any) -> Expression:
-    found: Expression = _COMPARE[op](number, value)
-    return found
-
-
-def _of_number(number: ColumnElement[Any]) -> Callable[[Condition], Expression]:
-    def of_number(one: Condition) -> Expression:
-        if one.op == "exists":
-            return number.is_not(None)
-        if one.op == "in":
-            return number.in_(one.value)
-        return _ordered(number, one.op, one.value)
-
-    return of_number
-
-
-Stretch = tuple[Any, Any]
-"""From when on, and before when; None where there is no such bound."""
-
-
-def stretches(one: Condition, write: Callable[[datetime], Any]) -> list[Stretch]:
-    """When something must have been to fulfil a condition: within one of these.
-
-    Args:
-        one: A condition on a time.
-        write: How moments are written where they are compared.
-    """
-    if one.op == "exists":
-        return [(None, None)]
-    if one.op == "in":
-        return [(write(period.start), _end(period, write)) for period in one.value]
-    start, end = write(one.value.start), _end(one.value, write)
-    if one.op == "gt":  # nothing comes after the end of the calendar
-        return [] if end is None else [(end, None)]
-    return [{"gte": (start, None), "lt": (None, start), "lte": (None, end)}[one.op]]
-
-
-def _end(period: Period, write: Callable[[datetime], Any]) -> Any:
-    return None if period.end is None else write(period.end)
-
-
-def _of_time(
-    column: ColumnElement[Any], write: Callable[[datetime], Any]
-) -> Callable[[Condition], Expression]:
-    def of_time(one: Condition) -> Expression:
-        return or_(false(), *(within(*stretch) for stretch in stretches(one, write)))
-
-    def within(start: Any, end: Any) -> Expression:
-        ends = (("gte", start), ("lt", end))
-        bounds = [_ordered(column, op, at) for op, at in ends if at is not None]
-        return and_(*bounds) if bounds else column.is_not(None)
-
-    return of_time
-
-
-def nanoseconds(moment: datetime) -> int:
-    """Since 1970, of a moment in UTC; of one that 64 bits do not hold, as many as they do."""
-    since = moment.replace(tzinfo=UTC) - _EPOCH
-    low, high = _INT64
-    return max(low, min(since // timedelta(microseconds=1) * 1000, high))
-
-
-_of_taken = _of_time(items.c.taken_at, datetime.isoformat)
-_of_modified = _of_time(items.c.mtime_ns, nanoseconds)
+# ---------------------------------------------------------------------- other evaluators
 
 
 def _of_date(one: Condition) -> Expression:
     """When it was taken, else when it was modified."""
-    there = items.c.taken_at.is_not(None)
-    return case((there, _of_taken(one)), else_=_of_modified(one))
+    taken, modified = (_compare(KEYS[name], one) for name in ("taken", "modified"))
+    return case((_c.taken_at.is_not(None), taken), else_=modified)
 
 
-# ---------------------------------------------------------------------- what it has, where it is
-
-
-_PLACED = and_(items.c.latitude.is_not(None), items.c.longitude.is_not(None))
+_HAS_POSITION = and_(_c.latitude.is_not(None), _c.longitude.is_not(None))
 
 
 def _of_near(one: Condition) -> Expression:
-    near: Near = one.value
-    (low, high), stretches = box(near)
-    c = items.c
+    circle: Circle = one.value
+    (low, high), longitudes = bounding_box(circle)
     distance = func.mmsearch_kilometres(
-        c.latitude, c.longitude, literal(near.latitude), literal(near.longitude)
+        _c.latitude, _c.longitude, literal(circle.latitude), literal(circle.longitude)
     )
     return and_(
-        _PLACED,
-        c.latitude.between(low, high),
-        or_(*(c.longitude.between(west, east) for west, east in stretches)),
-        _ordered(distance, "lte", near.kilometres),
+        _HAS_POSITION,
+        _c.latitude.between(low, high),
+        or_(*(_c.longitude.between(west, east) for west, east in longitudes)),
+        _ordered(distance, "lte", circle.kilometres),
     )
 
 
-def _texts_of(*origins: str) -> Expression:
+def _has_texts(*origins: str) -> Expression:
     chosen = select(texts.c.item_id).where(texts.c.origin.in_(origins))
-    return chosen.where(texts.c.item_id == items.c.id).exists()
+    return chosen.where(texts.c.item_id == _c.id).exists()
 
 
-def _sounding() -> Expression:
-    """Sounds, and videos of which sound is indexed or speech is written down."""
+def _has_sound() -> Expression:
+    """Sounds, and videos whose sound is indexed or whose speech is transcribed."""
     c = vectors.c
-    heard = select(c.id).where(c.item_id == items.c.id, c.facet == "audio").exists()
-    video = and_(items.c.modality == "video", or_(heard, _texts_of("speech")))
-    return or_(items.c.modality == "audio", video)
+    heard = select(c.id).where(c.item_id == _c.id, c.facet == "audio").exists()
+    video = and_(_c.modality == "video", or_(heard, _has_texts("speech")))
+    return or_(_c.modality == "audio", video)
+
+
+_PROPERTIES: dict[str, Callable[[], Expression]] = {
+    "caption": lambda: _has_texts("caption", "sidecar"),
+    "gps": lambda: _HAS_POSITION,
+    "text": lambda: _has_texts("passage", "page", "ocr", "speech"),
+    "sound": _has_sound,
+}
 
 
 def _of_has(one: Condition) -> Expression:
-    kinds = {
-        "caption": lambda: _texts_of("caption", "sidecar"),
-        "gps": lambda: _PLACED,
-        "text": lambda: _texts_of("passage", "page", "ocr", "speech"),
-        "sound": _sounding,
-    }
-    return or_(false(), *(kinds[what]() for what in dict.fromkeys(one.value)))
+    return or_(*(_PROPERTIES[what]() for what in dict.fromkeys(one.value)))
+
+
+_EVALUATORS: dict[str, Callable[[Condition], Expression]] = {
+    "path": _of_path,
+    "folder": _of_folder,
+    "date": _of_date,
+    "near": _of_near,
+    "has": _of_has,
+}
+"""Keys that are no stored value."""
 
 
 # ---------------------------------------------------------------------- the user's own metadata
 
 
-def _metadata(one: Condition) -> list[Expression]:
-    return [and_(attributes.c.key == one.key.removeprefix(META), way) for way in _valued(one)]
+def _of_metadata(one: Condition) -> list[Expression]:
+    is_key = attributes.c.key == one.key.removeprefix(META)
+    return [and_(is_key, way) for way in _ways_of_value(one)]
 
 
-def _valued(one: Condition) -> list[Expression]:
+def _ways_of_value(one: Condition) -> list[Expression]:
     c = attributes.c
     if one.op == "exists":
         return [true()]
     if one.op == "in":
-        return _is_said(one.value)
+        return _equal_to_any(one.value)
     if one.op in ("contains", "glob"):
-        return [_of_names(one, c.text)]
-    said: Said = one.value
-    if said.number is not None:
-        return [_ordered(c.number, one.op, said.number)]
-    compared = _ordered(c.text, one.op, said.texts[0])
+        return [_of_text([c.text], one)]
+    value: MetadataValue = one.value
+    if value.number is not None:
+        return [_ordered(c.number, one.op, value.number)]
+    compared = _ordered(c.text, one.op, value.texts[0])
     # the index has what is no number in order of its texts
     return [and_(c.number.is_(None), compared), and_(c.number.is_not(None), compared)]
 
 
-def _is_said(values: tuple[Said, ...]) -> list[Expression]:
+def _equal_to_any(values: tuple[MetadataValue, ...]) -> list[Expression]:
     """Written so, or the same number; integers that no float tells apart must be written so."""
     c = attributes.c
-    numbers = [said.number for said in values if said.number is not None]
+    numbers = [value.number for value in values if value.number is not None]
     small = {number for number in numbers if abs(number) < EXACT}
-    read = {text: number_in(text) for said in values for text in said.texts}
+    read = {text: number_in(text) for value in values for text in value.texts}
     words = [text for text, number in read.items() if number is None]
     large = {text: number for text, number in read.items() if number not in {None, *small}}
     ways = [
@@ -300,28 +289,3 @@ def _is_said(values: tuple[Said, ...]) -> list[Expression]:
         (small, c.number.in_(small)),
     ]
     return [way for some, way in ways if some]
-
-
-# ---------------------------------------------------------------------- tables of the above
-
-
-_OF_KEY: dict[str, Callable[[Condition], Expression]] = {
-    "path": _of_path,
-    "name": lambda one: _of_names(one, _c.name),
-    "folder": lambda one: _of_names(one, _FOLDER, _c.folder),
-    "modality": _of_modality,
-    "size": _of_number(_c.size),
-    "modified": _of_modified,
-    "taken": _of_taken,
-    "date": _of_date,
-    "camera": _of_camera,
-    "width": _of_number(_c.width),
-    "height": _of_number(_c.height),
-    "megapixels": _of_number(_c.width * _c.height / literal(1e6)),
-    "latitude": _of_number(_c.latitude),
-    "longitude": _of_number(_c.longitude),
-    "near": _of_near,
-    "seconds": _of_number(_c.seconds),
-    "pages": _of_number(_c.pages),
-    "has": _of_has,
-}

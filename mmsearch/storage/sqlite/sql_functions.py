@@ -1,9 +1,9 @@
-"""Texts that match a pattern or have a part, told by SQLite where it and Python agree.
+"""Texts that match a pattern or contain a part, compared by SQLite where it agrees with Python.
 
-GLOB compares bytes where a pattern is ASCII and stars: that is right for any name. With other
-characters or `?`, it and LIKE are right for texts of printable ASCII. For the rest SQLite asks the
-functions of Python that it is lent, which know letters of either case, classes in brackets, and
-names that are not UTF-8.
+GLOB compares bytes where a pattern has ASCII letters and stars only: that is right for any name.
+With other characters or `?`, GLOB and LIKE are right for texts of printable ASCII. For the rest,
+SQLite calls functions of Python, which know the case of all letters, classes in brackets, and names
+that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, case, cast, func, literal
 
-from mmsearch.filters import Near
+from mmsearch.filters import Circle
 from mmsearch.filters.match import folded, kilometres, matcher
 from mmsearch.storage.sqlite.schema import PathText
 
 Expression = ColumnElement[bool]
 
-_LENT = "mmsearch functions"
+_REGISTERED = "mmsearch functions"
 
 _UNSURE = re.compile(r"\?|\[|\*\*/|[^ -~]")
-"""What SQLite's GLOB may take for other characters in names that are not UTF-8, or has not."""
+"""What GLOB lacks, or may take for other characters in names that are not UTF-8."""
 
-_PYTHONS = re.compile(r"\[|\*\*/")
-"""What GLOB has not: classes as Python has them, and any number of folders."""
+_NOT_IN_GLOB = re.compile(r"\[|\*\*/")
+"""What GLOB lacks: classes as Python has them, and any number of folders."""
 
 
 def _is_plain(text: ColumnElement[str]) -> Expression:
-    """Whether a text has printable ASCII alone: of that SQLite and Python think the same."""
+    """Whether a text is printable ASCII, which SQLite and Python compare alike."""
     return text.op("NOT GLOB", is_comparison=True)("*[^ -~]*")
 
 
@@ -39,17 +39,18 @@ def _bytes(text: str) -> ColumnElement[bytes]:
     return literal(text.encode("utf-8", "surrogateescape"), LargeBinary)
 
 
-def matches(text: ColumnElement[str], pattern: str, *, below: bool = False) -> Expression:
-    """Whether a text matches a shell pattern; with `below`, or begins with a folder that does."""
-    quick = _glob(text, pattern)
-    if below:  # what it matches wholly, it matches with a slash behind too
-        quick = _glob(text.concat(literal("/", PathText())), f"{pattern}/*")
-    if not _UNSURE.search(pattern):
-        return quick
-    asked = func.mmsearch_matches(cast(text, LargeBinary), _bytes(pattern), literal(int(below)))
-    exactly: Expression = asked == 1
-    if _PYTHONS.search(pattern):
+def matches(text: ColumnElement[str], *patterns: str, below: bool = False) -> Expression:
+    """Whether a text matches one of some shell patterns, or with `below`, a folder of it does."""
+    joined = _bytes("\0".join(patterns))  # no text and no name has a NUL
+    by_python = func.mmsearch_matches(cast(text, LargeBinary), joined, literal(int(below)))
+    exactly: Expression = by_python == 1
+    if len(patterns) > 1 or _NOT_IN_GLOB.search(patterns[0]):
         return exactly
+    quick = _glob(text, patterns[0])
+    if below:  # a text that matches also does so with a slash at its end
+        quick = _glob(text.concat(literal("/", PathText())), f"{patterns[0]}/*")
+    if not _UNSURE.search(patterns[0]):
+        return quick
     return case((_is_plain(text), quick), else_=exactly)
 
 
@@ -58,52 +59,48 @@ def _glob(text: ColumnElement[str], pattern: str) -> Expression:
 
 
 def contains(text: ColumnElement[str], part: str) -> Expression:
-    """Whether a text has a part, whatever the case of either."""
+    """Whether a text contains a part, whatever the case of either."""
     wanted = folded(part)
-    quick = text.like(literal(f"%{_escaped(wanted)}%", PathText()), escape="\\")
+    escaped = re.sub(r"([\\%_])", r"\\\1", wanted)
+    quick = text.like(literal(f"%{escaped}%", PathText()), escape="\\")
     exactly = func.mmsearch_contains(cast(text, LargeBinary), _bytes(wanted)) == 1
     return case((_is_plain(text), quick), else_=exactly)
 
 
-def _escaped(part: str) -> str:
-    return part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-
-
-def lend_functions(connection: Connection) -> None:
-    """Have SQLite ask Python where it is not itself to be trusted."""
-    if _LENT in connection.info:  # while a statement runs, none may be lent again
+def register_functions(connection: Connection) -> None:
+    """Let statements of a connection call the functions of Python."""
+    if _REGISTERED in connection.info:  # while a statement runs, none may be registered again
         return
     driver: Any = connection.connection.dbapi_connection
-    for name, number, function in (
-        ("mmsearch_matches", 3, _lent_matches),
-        ("mmsearch_contains", 2, _lent_contains),
-        ("mmsearch_kilometres", 4, _lent_kilometres),
+    for name, arguments, function in (
+        ("mmsearch_matches", 3, _matches),
+        ("mmsearch_contains", 2, _contains),
+        ("mmsearch_kilometres", 4, _kilometres),
     ):
-        driver.create_function(name, number, function, deterministic=True)
-    connection.info[_LENT] = True
+        driver.create_function(name, arguments, function, deterministic=True)
+    connection.info[_REGISTERED] = True
 
 
-def _lent_matches(text: bytes | None, pattern: bytes, below: int) -> bool | None:
-    if text is None:
-        return None
-    return _matcher(pattern, below)(text.decode("utf-8", "surrogateescape")) is not None
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
+
+
+def _matches(text: bytes | None, patterns: bytes, below: int) -> bool | None:
+    return None if text is None else _matcher(patterns, below)(_decoded(text)) is not None
 
 
 @lru_cache(maxsize=256)
-def _matcher(pattern: bytes, below: int) -> Callable[[str], object]:
-    return matcher(pattern.decode("utf-8", "surrogateescape"), below=bool(below))
+def _matcher(patterns: bytes, below: int) -> Callable[[str], object]:
+    return matcher(*_decoded(patterns).split("\0"), below=bool(below))
 
 
-def _lent_contains(text: bytes | None, part: bytes) -> bool | None:
-    if text is None:
-        return None
-    wanted = part.decode("utf-8", "surrogateescape")
-    return wanted in folded(text.decode("utf-8", "surrogateescape"))
+def _contains(text: bytes | None, part: bytes) -> bool | None:
+    return None if text is None else _decoded(part) in folded(_decoded(text))
 
 
-def _lent_kilometres(
+def _kilometres(
     latitude: float | None, longitude: float | None, here: float, there: float
 ) -> float | None:
     if latitude is None or longitude is None:
         return None
-    return kilometres(latitude, longitude, Near(here, there, 0.0))
+    return kilometres(latitude, longitude, Circle(here, there, 0.0))

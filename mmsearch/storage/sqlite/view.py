@@ -15,7 +15,7 @@ from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, META, AnyOf, Condition, Filter, Not, Period
 from mmsearch.storage.sqlite.conditions import compiled
 from mmsearch.storage.sqlite.schema import altered, attributes, items, sources
-from mmsearch.storage.sqlite.sql_functions import lend_functions
+from mmsearch.storage.sqlite.sql_functions import register_functions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -178,7 +178,7 @@ class View:
     def _ids(self, statement: Select[Any]) -> NDArray[np.int64]:
         import numpy as np
 
-        lend_functions(self._connection)
+        register_functions(self._connection)
         # a million rows take the driver 0.3 s, and SQLAlchemy, who makes them its own, 1.3
         found: Any = self._connection.execute(statement).cursor.fetchall()
         return np.fromiter(chain.from_iterable(found), dtype=np.int64, count=len(found))
