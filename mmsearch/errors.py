@@ -1,24 +1,24 @@
 """Everything mmsearch raises on purpose.
 
     MMSearchError
-    ├── InvalidQuery            what was asked cannot be searched for
-    │   └── UnknownTarget       no such facet
-    ├── InvalidFilter           a filter has no sense, or names a key that is not there
-    ├── InvalidOption           an option of indexing has no sense
+    ├── InvalidQuery            the query cannot be searched for
+    │   └── UnknownTarget       no such modality to search in
+    ├── InvalidFilter           a filter makes no sense, or names a key that no item has
+    ├── InvalidOption           an option makes no sense
     ├── UnknownModel            no encoder of this name
-    ├── ModelUnavailable        its weights are not on this machine and cannot be fetched
+    ├── ModelUnavailable        its weights are not on this machine and cannot be downloaded
     ├── MissingExtra            a package that only some users need is not installed
     ├── UnsupportedModality     this encoder cannot encode that
     ├── ModelDamaged            a model file is missing or does not match its checksum
     ├── UnreadableFile          one media file cannot be used (kept in the catalog, never fatal)
-    │   └── TooLarge            it is over a limit that the caller can raise
+    │   └── TooLarge            it exceeds a limit that the caller can raise
     ├── PathNotFound            a path given to index or remove does not exist
     ├── InvalidCaptions         a captions file cannot be parsed
     ├── InvalidMetadata         a metadata file cannot be parsed
     ├── IndexBusy               another process is writing to the index
     └── IndexUnusable           the index folder cannot be used
         ├── IndexNotFound       no index there
-        ├── CatalogDamaged      the catalog is not whole: a backup brings it back
+        ├── CatalogDamaged      the catalog is damaged: a backup restores it
         └── StorageFailed       the catalog could not be read or written
 
 Each message says what went wrong and, where something can be done, what to do.
@@ -30,19 +30,19 @@ class MMSearchError(Exception):
 
 
 class InvalidQuery(MMSearchError):
-    """What was asked cannot be searched for."""
+    """The query cannot be searched for."""
 
 
 class UnknownTarget(InvalidQuery):
-    """There is no such facet to search in."""
+    """There is no such modality to search in."""
 
 
 class InvalidFilter(MMSearchError):
-    """A filter has no sense, or names a key that no item has."""
+    """A filter makes no sense, or names a key that no item has."""
 
 
 class InvalidOption(MMSearchError):
-    """An option of indexing has no sense."""
+    """An option makes no sense."""
 
 
 class UnknownModel(MMSearchError):
@@ -50,7 +50,7 @@ class UnknownModel(MMSearchError):
 
 
 class ModelUnavailable(MMSearchError):
-    """A model's weights are not on this machine, and cannot be fetched."""
+    """A model's weights are not on this machine, and cannot be downloaded."""
 
 
 class MissingExtra(MMSearchError):
@@ -58,7 +58,7 @@ class MissingExtra(MMSearchError):
 
     Args:
         what: What cannot be done without it, as the beginning of a sentence.
-        extra: The extra of mmsearch that brings it.
+        extra: The extra of mmsearch that installs it.
     """
 
     def __init__(self, what: str, extra: str) -> None:
@@ -79,7 +79,7 @@ class UnreadableFile(MMSearchError):
 
 
 class TooLarge(UnreadableFile):
-    """A file is over a limit that the caller can raise."""
+    """A file exceeds a limit that the caller can raise."""
 
 
 class PathNotFound(MMSearchError):
@@ -103,19 +103,19 @@ class IndexUnusable(MMSearchError):
 
 
 class IndexNotFound(IndexUnusable):
-    """There is no index at this place."""
+    """There is no index here."""
 
 
 class CatalogDamaged(IndexUnusable):
-    """The catalog is cut short, or no catalog any more.
+    """The catalog is truncated, or not a catalog any more.
 
     Args:
         path: Of the catalog.
         why: What is wrong with it.
-        cure: What to do.
+        cure: What to do about it.
     """
 
-    CURE = "`mmsearch doctor --repair` brings back what can be; else delete its folder, index again"
+    CURE = "`mmsearch doctor --repair` restores what it can; else delete its folder and index again"
 
     def __init__(self, path: object, why: str, cure: str = CURE) -> None:
         super().__init__(f"{path} cannot be used: {why}; {cure}")

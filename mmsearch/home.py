@@ -1,4 +1,4 @@
-"""Where indexes and what is made for models are kept, and which folder a name stands for."""
+"""The folders of indexes and of cached model files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 DEFAULT_NAME = "default"
 MARKER = ".mmsearch"
-"""A file of this name in ./indexes makes that folder the home."""
+"""A file of this name in ./indexes makes that the folder of all named indexes."""
 
 
 def home() -> Path:
     """The folder of all named indexes.
 
-    `$MMSEARCH_HOME` if set; else `./indexes` if it holds the marker file; else the user's data
-    folder as the platform has it.
+    `$MMSEARCH_HOME` if set; else `./indexes` if it holds the marker file; else the platform's
+    folder for the user's data.
     """
     if chosen := os.environ.get("MMSEARCH_HOME"):
         return Path(os.path.abspath(os.path.expanduser(chosen)))
@@ -27,7 +27,7 @@ def home() -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder of what can be made or fetched again: `$MMSEARCH_CACHE`, else the platform's."""
+    """The folder of what can be made or downloaded again: `$MMSEARCH_CACHE` or the platform's."""
     if chosen := os.environ.get("MMSEARCH_CACHE"):
         return Path(os.path.abspath(os.path.expanduser(chosen)))
     from platformdirs import user_cache_path
