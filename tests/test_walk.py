@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.errors import PathNotFound
-from mmsearch.media.walk import FileStat, Folder, count, walk
+from mmsearch.media.walk import FileStat, Folder, Tree
+
+
+def walk(root, below="", **options):
+    return Tree(root, below, **options).walk()
+
+
+def count(root, below="", **options):
+    return Tree(root, below, **options).count()
 
 
 def make(root: Path, *paths: str) -> None:

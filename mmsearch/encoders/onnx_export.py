@@ -13,7 +13,7 @@ from mmsearch.encoders import Encoder, Runtime, load_encoder
 from mmsearch.errors import InvalidOption, PathNotFound, UnreadableFile
 from mmsearch.media.image import load_image
 from mmsearch.media.kinds import endings_of
-from mmsearch.media.walk import walk
+from mmsearch.media.walk import Tree
 
 ENOUGH = 64
 """Photos that an image tower is checked on."""
@@ -58,7 +58,7 @@ def photos_in(folder: str) -> Iterator[str]:
     """
     if not os.path.isdir(folder):
         raise PathNotFound(f"there is no folder {folder!r}")
-    for found in walk(folder, endings=endings_of(["image"])):
+    for found in Tree(folder, endings=endings_of(["image"])).walk():
         for file in found.files:
             yield os.path.join(folder, file.path)
 

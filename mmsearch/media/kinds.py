@@ -33,10 +33,15 @@ FORMATS: dict[str, Format] = {
 """The endings (lower case) of files that can be indexed."""
 
 
+def ending_of(name: str) -> str:
+    """The ending of a file's name, ".jpg", in lower case; "" if it has none."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
+
+
 def kind_of(name: str) -> Kind | None:
     """What a file is, or None if it cannot be indexed."""
-    dot = name.rfind(".")
-    found = FORMATS.get(name[dot:].lower()) if dot > 0 else None
+    found = FORMATS.get(ending_of(name))
     return found and found.kind
 
 

@@ -48,12 +48,6 @@ def require() -> None:
         raise MissingExtra("reading PDFs", "pdf")
 
 
-def count(source: str | Path | bytes) -> int:
-    """How many pages there are; raises what `pages` does."""
-    with _opened(source) as document:
-        return _length(document)
-
-
 def pages(source: str | Path | bytes, *, at_least: int) -> Iterator[Page]:
     """The pages in order, one at a time in memory; damaged ones are left out.
 
@@ -66,8 +60,12 @@ def pages(source: str | Path | bytes, *, at_least: int) -> Iterator[Page]:
         UnreadableFile: It cannot be opened, is not a PDF, needs a password, or no page can be read.
     """
     with _opened(source) as document:
+        with _LOCK:
+            length = len(document)
+        if length < 1:
+            raise UnreadableFile("no pages")
         found = False
-        for index in range(_length(document)):
+        for index in range(length):
             page = _page(document, index, 2 * at_least)
             if page is not None:
                 found = True
@@ -110,14 +108,6 @@ def _document(file: BinaryIO) -> Any:
         locked = error.err_code == pdfium.FPDF_ERR_PASSWORD
         raise UnreadableFile("password needed" if locked else "damaged") from error
     return document
-
-
-def _length(document: Any) -> int:
-    with _LOCK:
-        length = len(document)
-    if length < 1:
-        raise UnreadableFile("no pages")
-    return length
 
 
 # ---------------------------------------------------------------------- pages

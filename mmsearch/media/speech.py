@@ -59,7 +59,7 @@ def segments(source: str | Path, model: str | None = None) -> Iterator[TextPart]
     require()
     whisper = _loaded(model_folder(model))
     for start, samples in _stretches(windows(source, RATE)):
-        yield from _passages(_heard(whisper, start, samples))
+        yield from _passages(_transcribed(whisper, start, samples))
 
 
 def model_folder(model: str | None = None) -> Path:
@@ -123,12 +123,12 @@ def _model(folder: str) -> Any:
 # ---------------------------------------------------------------------- sound
 
 
-def _stretches(heard: Iterable[tuple[Span, Samples]]) -> Iterator[tuple[float, Samples]]:
+def _stretches(sound: Iterable[tuple[Span, Samples]]) -> Iterator[tuple[float, Samples]]:
     """(start in seconds, sound) of long stretches that are cut where it is quiet."""
     import numpy as np
 
     start, ahead, length = 0.0, [], 0
-    for samples in _in_a_row(heard):
+    for samples in _without_overlap(sound):
         ahead.append(samples)
         length += len(samples)
         if length >= STRETCH * RATE:
@@ -141,10 +141,10 @@ def _stretches(heard: Iterable[tuple[Span, Samples]]) -> Iterator[tuple[float, S
         yield start, np.concatenate(ahead)
 
 
-def _in_a_row(heard: Iterable[tuple[Span, Samples]]) -> Iterator[Samples]:
+def _without_overlap(sound: Iterable[tuple[Span, Samples]]) -> Iterator[Samples]:
     """The sound of overlapping windows, each stretch of it once."""
     last: tuple[Span, Samples] | None = None
-    for window in heard:
+    for window in sound:
         if last:
             yield last[1][: round(HOP * RATE)]
         last = window
@@ -167,7 +167,7 @@ def _quietest(samples: Samples) -> int:
 # ---------------------------------------------------------------------- words
 
 
-def _heard(whisper: Any, start: float, samples: Samples) -> Iterator[TextPart]:
+def _transcribed(whisper: Any, start: float, samples: Samples) -> Iterator[TextPart]:
     """Whisper's segments, a clause or a sentence each, of a stretch that starts at `start` s."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 
@@ -191,29 +191,31 @@ def _heard(whisper: Any, start: float, samples: Samples) -> Iterator[TextPart]:
 
 def _passages(parts: Iterable[TextPart]) -> Iterator[TextPart]:
     """Segments joined into passages that are worth finding: sentences without a long pause."""
-    now: TextPart | None = None
+    passage: TextPart | None = None
     for part in parts:
-        if now is not None and _goes_on(now, part):
-            now = _together(now, part)
+        if passage is None:
+            passage = part
+        elif _belongs(part, passage):
+            span = Span(_span(passage).start, _span(part).end, "second")
+            passage = TextPart(f"{passage.text} {part.text}", passage.origin, span)
         else:
-            if now is not None:
-                yield now
-            now = part
-    if now is not None:
-        yield now
+            yield passage
+            passage = part
+    if passage is not None:
+        yield passage
 
 
-def _goes_on(now: TextPart, part: TextPart) -> bool:
-    here, there = now.span, part.span
-    if here is None or there is None or there.start - here.end >= PAUSE:
-        return False
-    ended = now.text.endswith((".", "!", "?", "…", "。", "！", "？"))
-    long = here.end - here.start
-    return there.end - here.start <= LONGEST and not (ended and long >= ENOUGH)
+def _belongs(part: TextPart, passage: TextPart) -> bool:
+    """Whether a segment continues a passage."""
+    so_far, more = _span(passage), _span(part)
+    ended = passage.text.endswith((".", "!", "?", "…", "。", "！", "？"))
+    return (
+        more.start - so_far.end < PAUSE
+        and more.end - so_far.start <= LONGEST
+        and not (ended and so_far.end - so_far.start >= ENOUGH)
+    )
 
 
-def _together(one: TextPart, other: TextPart) -> TextPart:
-    assert one.span is not None
-    assert other.span is not None
-    span = Span(one.span.start, other.span.end, "second")
-    return TextPart(f"{one.text} {other.text}", one.origin, span)
+def _span(part: TextPart) -> Span:
+    assert part.span is not None
+    return part.span

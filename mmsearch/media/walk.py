@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmsearch.errors import PathNotFound
-from mmsearch.media.kinds import FORMATS, kind_of
+from mmsearch.media.kinds import FORMATS, ending_of, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -67,15 +67,8 @@ class Folder:
     """How many files could be indexed, but have none of the wanted endings."""
 
 
-def walk(
-    root: str | Path,
-    below: str = "",
-    *,
-    exclude: Sequence[str] = (),
-    include_hidden: bool = False,
-    endings: Collection[str] = FORMATS,
-) -> Iterator[Folder]:
-    """Every folder from `root` down, depth first and sorted, with its files.
+class Tree:
+    """The files below a folder that can be indexed.
 
     Links to files are followed, and so are links to folders outside `root`; a link to a folder
     that is walked anyway is not, so no photo comes twice and no loop is entered.
@@ -91,32 +84,124 @@ def walk(
     Raises:
         PathNotFound: `root` is not a folder, or has no folder `below` under it.
     """
-    root = os.fspath(root)
-    below = _checked(root, below)
-    skips = _Skips(exclude, below, include_hidden=include_hidden, endings=endings)
-    return _folders(root, below, skips)
+
+    def __init__(
+        self,
+        root: str | Path,
+        below: str = "",
+        *,
+        exclude: Sequence[str] = (),
+        include_hidden: bool = False,
+        endings: Collection[str] = FORMATS,
+    ) -> None:
+        self._root = os.fspath(root)
+        self._real_root = os.path.realpath(root)
+        self._below = _checked(self._root, below)
+        self._kinds = {ending: FORMATS[ending].kind for ending in endings}
+        self._excluded = excluder(exclude)
+        self._include_hidden = include_hidden
+
+    def walk(self) -> Iterator[Folder]:
+        """Every folder from the root down, depth first and sorted, with its files."""
+        for listing in self._listings():
+            files, failures = _stat_files(listing.path, listing.media)
+            failures = listing.failures + failures
+            yield Folder(listing.path, files, failures, not listing.failures, listing.others)
+
+    def count(self) -> int:
+        """The number of files in a walk, from names alone wherever the file system allows.
+
+        A file whose size `walk` could not read counts.
+        """
+        total = 0
+        for listing in self._listings():
+            media = {name: kind for name, kind, entry in listing.media if _is_file(entry)}
+            total += len(media) - len(set(_sidecars(media).values()))
+        return total
+
+    def _listings(self) -> Iterator[_Listing]:
+        # Folders are remembered by inode: this is bounded by their number, and avoids loops as well
+        # as second ways into one folder, wherever links and mounts lead.
+        visited = {_inode(self._root)} if self._below else set()
+        pending = [self._below]
+        while pending:
+            path = pending.pop()
+            inode = _inode(os.path.join(self._root, path))
+            if inode in visited:
+                continue
+            if inode is not None:
+                visited.add(inode)
+            listing = self._list(path)
+            yield listing
+            pending.extend(
+                _under(path, entry.name)
+                for entry in reversed(listing.subfolders)
+                if not self._leads_back(entry)
+            )
+
+    def _list(self, folder: str) -> _Listing:
+        listing = _Listing(folder)
+        entries: list[os.DirEntry[str]] = []
+        try:
+            with os.scandir(os.path.join(self._root, folder)) as listed:
+                entries.extend(listed)
+        except OSError as error:
+            listing.failures.append((folder, _reason(error)))
+        for entry in entries:
+            name = entry.name
+            if name[0] == "." and self._hides(name):  # most need no call
+                continue
+            if _is_folder(entry):
+                if not self._skips_folder(folder, name):
+                    listing.subfolders.append(entry)
+            elif self._excluded and self._excludes(folder, name):
+                continue
+            elif kind := self._kinds.get(ending_of(name)):
+                listing.media.append((name, kind, entry))
+            elif kind := kind_of(name):
+                listing.others[kind] = listing.others.get(kind, 0) + 1
+        listing.media.sort()
+        listing.subfolders.sort(key=lambda entry: entry.name)
+        return listing
+
+    def _hides(self, name: str) -> bool:
+        # "._name" is macOS's resource fork of "name", which is never a picture
+        return name[0] == "." and (not self._include_hidden or name.startswith("._"))
+
+    def _excludes(self, folder: str, name: str) -> bool:
+        if self._excluded is None:
+            return False
+        path = _under(folder, name).removeprefix(_under(self._below, ""))
+        return bool(self._excluded(name) or self._excluded(path))
+
+    def _skips_folder(self, folder: str, name: str) -> bool:
+        return name in SKIPPED_FOLDERS or self._hides(name) or self._excludes(folder, name)
+
+    def _leads_back(self, folder: os.DirEntry[str]) -> bool:
+        """Whether this is a link to a folder that the walk meets by its own name.
+
+        Without this rule, a photo's path would depend on which of its folder's names sorts first.
+        """
+        if not folder.is_symlink():
+            return False
+        target = os.path.realpath(folder.path)
+        inside = target.removeprefix(os.path.join(self._real_root, ""))
+        if inside == target:
+            return target == self._real_root
+        names = inside.split(os.sep)
+        way = (("/".join(names[:depth]), name) for depth, name in enumerate(names))
+        return not any(self._skips_folder(folder, name) for folder, name in way)
 
 
-def count(
-    root: str | Path,
-    below: str = "",
-    *,
-    exclude: Sequence[str] = (),
-    include_hidden: bool = False,
-    endings: Collection[str] = FORMATS,
-) -> int:
-    """The number of files `walk` would list, from names alone wherever the file system allows.
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """One folder as the disk lists it, before the sizes and times of its files are known."""
 
-    Args and Raises are those of `walk`. A file whose size `walk` could not read counts.
-    """
-    root = os.fspath(root)
-    below = _checked(root, below)
-    skips = _Skips(exclude, below, include_hidden=include_hidden, endings=endings)
-    total = 0
-    for listing in _listings(root, below, skips):
-        media = _regular(listing.media)
-        total += len(media) - len(set(_sidecars(media).values()))
-    return total
+    path: str
+    media: list[Medium] = field(default_factory=list)
+    subfolders: list[os.DirEntry[str]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    others: dict[Kind, int] = field(default_factory=dict)
 
 
 def is_away(root: str, device: int) -> bool:
@@ -142,123 +227,6 @@ def excluder(globs: Sequence[str]) -> Callable[[str], object] | None:
     names = [glob.removeprefix("./").rstrip("/") for glob in globs]
     ways = [way for name in names for way in (translate(name), rf"{re.escape(name)}\Z")]
     return re.compile("|".join(ways)).match if ways else None
-
-
-class _Skips:
-    """Which names are passed over."""
-
-    def __init__(
-        self, exclude: Sequence[str], below: str, *, include_hidden: bool, endings: Collection[str]
-    ) -> None:
-        self._kinds = {ending: FORMATS[ending].kind for ending in endings}
-        self._above = f"{below}/" if below else ""
-        self._excluded = excluder(exclude)
-        self._include_hidden = include_hidden
-        self.excludes_some = bool(exclude)
-
-    def wanted(self, name: str) -> Kind | None:
-        dot = name.rfind(".")
-        return self._kinds.get(name[dot:].lower()) if dot > 0 else None
-
-    def hides(self, name: str) -> bool:
-        # "._name" is macOS's resource fork of "name", which is never a picture
-        return name[0] == "." and (not self._include_hidden or name.startswith("._"))
-
-    def excludes(self, folder: str, name: str) -> bool:
-        if self._excluded is None:
-            return False
-        path = _under(folder, name).removeprefix(self._above)
-        return bool(self._excluded(name) or self._excluded(path))
-
-    def skips_folder(self, folder: str, name: str) -> bool:
-        return name in SKIPPED_FOLDERS or self.hides(name) or self.excludes(folder, name)
-
-    def skips_way_to(self, path: str) -> bool:
-        return any(self.skips_folder(*step) for step in _steps(path))
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """One folder as the disk lists it, before the sizes and times of its files are known."""
-
-    path: str
-    media: list[Medium]
-    subfolders: list[os.DirEntry[str]]
-    failures: list[tuple[str, str]]
-    others: dict[Kind, int]
-
-
-def _folders(root: str, below: str, skips: _Skips) -> Iterator[Folder]:
-    for listing in _listings(root, below, skips):
-        files, failures = _stat_files(listing.path, listing.media)
-        failures = listing.failures + failures
-        yield Folder(listing.path, files, failures, not listing.failures, listing.others)
-
-
-def _listings(root: str, below: str, skips: _Skips) -> Iterator[_Listing]:
-    real_root = os.path.realpath(root)
-    # Folders are remembered by inode: this is bounded by their number, and avoids loops as well as
-    # second ways into one folder, wherever links and mounts lead.
-    visited = {_inode(root)} if below else set()
-    pending = [below]
-    while pending:
-        path = pending.pop()
-        inode = _inode(os.path.join(root, path))
-        if inode in visited:
-            continue
-        if inode is not None:
-            visited.add(inode)
-        listing = _list(root, path, skips)
-        yield listing
-        pending.extend(
-            _under(path, entry.name)
-            for entry in reversed(listing.subfolders)
-            if not _leads_back(entry, real_root, skips)
-        )
-
-
-def _list(root: str, folder: str, skips: _Skips) -> _Listing:
-    entries: list[os.DirEntry[str]] = []
-    failures: list[tuple[str, str]] = []
-    try:
-        with os.scandir(os.path.join(root, folder)) as listed:
-            entries.extend(listed)
-    except OSError as error:
-        failures.append((folder, _reason(error)))
-    media: list[Medium] = []
-    subfolders = []
-    others: dict[Kind, int] = {}
-    wanted, excludes = skips.wanted, skips.excludes if skips.excludes_some else None
-    for entry in entries:
-        name = entry.name
-        if name[0] == "." and skips.hides(name):
-            continue
-        if _is_folder(entry):
-            if not skips.skips_folder(folder, name):
-                subfolders.append(entry)
-        elif excludes is not None and excludes(folder, name):
-            continue
-        elif kind := wanted(name):
-            media.append((name, kind, entry))
-        elif other := kind_of(name):
-            others[other] = others.get(other, 0) + 1
-    media.sort()
-    subfolders.sort(key=lambda entry: entry.name)
-    return _Listing(folder, media, subfolders, failures, others)
-
-
-def _leads_back(folder: os.DirEntry[str], real_root: str, skips: _Skips) -> bool:
-    """Whether this is a link to a folder that the walk meets by its own name.
-
-    Without this rule, a photo's path would depend on which of its folder's names sorts first.
-    """
-    if not folder.is_symlink():
-        return False
-    target = os.path.realpath(folder.path)
-    inside = target.removeprefix(os.path.join(real_root, ""))
-    if inside == target:
-        return target == real_root
-    return not skips.skips_way_to(inside.replace(os.sep, "/"))
 
 
 def _stat_files(
@@ -305,11 +273,6 @@ def _with_sidecars(files: Sequence[FileStat], start: int) -> list[FileStat]:
     return found
 
 
-def _regular(media: Iterable[Medium]) -> dict[str, Kind]:
-    """Name → kind of what the listing says is a file (links are followed)."""
-    return {name: kind for name, kind, entry in media if _is_file(entry)}
-
-
 def _sidecars(media: Mapping[str, Kind]) -> dict[str, str]:
     """Name → name of the text beside it; of a.TXT and a.txt, the last."""
     texts = {name[:-4]: name for name in media if name[-4:].lower() == ".txt"}
@@ -324,12 +287,6 @@ def _sidecars(media: Mapping[str, Kind]) -> dict[str, str]:
 
 def _under(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
-
-
-def _steps(path: str) -> Iterator[tuple[str, str]]:
-    """(folder, name) of everything on the way down to `path`."""
-    names = path.split("/") if path else []
-    return (("/".join(names[:depth]), name) for depth, name in enumerate(names))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -16,15 +16,7 @@ from mmsearch.indexing.decode.contents import Options
 from mmsearch.indexing.scan.scopes import Scope, is_in
 from mmsearch.media.file_state import Stat, same_stats
 from mmsearch.media.kinds import endings_of, kind_of
-from mmsearch.media.walk import (
-    CAPTIONED,
-    FileStat,
-    Folder,
-    count,
-    is_away,
-    is_passed_over,
-    walk,
-)
+from mmsearch.media.walk import CAPTIONED, FileStat, Folder, Tree, is_away, is_passed_over
 from mmsearch.storage.sqlite import Catalog, KnownFile
 from mmsearch.storage.sqlite.files import KnownRow
 from mmsearch.types import Failure, Kind, Report
@@ -82,15 +74,18 @@ class Scan:
         with suppress(OSError, PathNotFound):
             for scope in self._scopes:
                 if scope.only is None:
-                    total += count(
-                        scope.root,
-                        scope.below,
-                        exclude=scope.exclude,
-                        include_hidden=scope.include_hidden,
-                        endings=self._endings,
-                    )
+                    total += self._tree(scope).count()
             return total
         return None
+
+    def _tree(self, scope: Scope) -> Tree:
+        return Tree(
+            scope.root,
+            scope.below,
+            exclude=scope.exclude,
+            include_hidden=scope.include_hidden,
+            endings=self._endings,
+        )
 
     def jobs(self) -> Iterator[Job]:
         """Files that are new or may have changed, folder by folder."""
@@ -106,13 +101,7 @@ class Scan:
                 continue
             seen: set[str] = set()
             unlisted: list[str] = []
-            for folder in walk(
-                scope.root,
-                scope.below,
-                exclude=scope.exclude,
-                include_hidden=scope.include_hidden,
-                endings=self._endings,
-            ):
+            for folder in self._tree(scope).walk():
                 seen.add(folder.path)
                 self.others.update(folder.others)
                 if not folder.complete:
@@ -135,16 +124,7 @@ class Scan:
             known = self._catalog.files.known_rows(scope.source_id, scope.below)
             self._miss(scope, scope.below, {name: known[name] for name in only & known.keys()})
             return
-        folder = next(
-            walk(
-                scope.root,
-                scope.below,
-                exclude=scope.exclude,
-                include_hidden=True,
-                endings=self._endings,
-            ),
-            None,
-        )
+        folder = next(self._tree(replace(scope, include_hidden=True)).walk(), None)
         if folder is None:
             return
         for name, stored in self._catalog.files.known(scope.source_id, scope.below).items():
