@@ -179,13 +179,10 @@ def _ranks(candidates: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[n
     """The rank of each true neighbour (m, k) among the candidates (m, wanted); else `wanted`."""
     import numpy as np
 
-    ranks = np.full(truth.shape, candidates.shape[1], np.int64)
-    for number, (found, neighbours) in enumerate(zip(candidates, truth, strict=True)):
-        order = np.argsort(found, kind="stable")
-        at = np.searchsorted(found, neighbours, sorter=order)
-        at = np.minimum(at, len(order) - 1)
-        present = found[order[at]] == neighbours
-        ranks[number, present] = order[at][present]
+    matches = candidates[:, :, None] == truth[:, None, :]
+    ranks: NDArray[np.int64] = np.where(
+        matches.any(axis=1), matches.argmax(axis=1), candidates.shape[1]
+    )
     return ranks
 
 
