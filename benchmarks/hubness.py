@@ -1,10 +1,10 @@
-"""What taking hubs off scores does to recall: forms, banks and weights, with paired intervals.
+"""The effect of hubness correction on recall: forms, banks and weights, with paired intervals.
 
     python benchmarks/hubness.py --data FLICKR8K [--stamps TUXPAINT] [--model mini]
 
 FLICKR8K holds captions.tsv, images/, train.txt and dev.txt; TUXPAINT captions.tsv and images/.
-Weights were chosen on the dev split, so its figures flatter a little; banks hold nothing of it.
-Differences are to the plain cosine, in points, with 95 % bootstrap intervals over photos.
+Weights were chosen on the dev split, so its figures are slightly optimistic; banks contain nothing
+of it. Differences are to the plain cosine, in points, with 95 % bootstrap intervals over photos.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmsearch.media.captions import read_captions
 from mmsearch.vectors.hubness import hubs
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""Recalls with something (items,) taken off the scores."""
+"""Returns recalls, given what is subtracted (items,) from the scores."""
 
 
 def text_to_image(photos: Photos) -> Run:
@@ -37,14 +37,14 @@ def image_to_text(photos: Photos) -> Run:
 
 def text_to_text(photos: Photos) -> Run:
     first = photos.first()
-    asked = np.setdiff1d(np.arange(len(photos.texts)), first)
-    owner = photos.owner[asked]
-    scores = photos.texts[asked] @ photos.texts[first].T
+    queries = np.setdiff1d(np.arange(len(photos.texts)), first)
+    owner = photos.owner[queries]
+    scores = photos.texts[queries] @ photos.texts[first].T
     return lambda off: recalls(scores - off, [[row] for row in owner.tolist()], owner)
 
 
 def inverted_softmax(matrix: np.ndarray, bank: np.ndarray, sharpness: float) -> np.ndarray:
-    """What querybank normalisation takes off: log Σ exp(b·cos) / b over the bank.
+    """What querybank normalisation subtracts: log Σ exp(b·cos) / b over the bank.
 
     Source: Smith et al., ICLR 2017; Bogolin et al., CVPR 2022.
     """
@@ -75,7 +75,7 @@ def sizes(title: str, run: Run, matrix: np.ndarray, bank: np.ndarray) -> None:
 
 
 def any_model(dev: Photos, sentences: np.ndarray) -> None:
-    """Banks that need no captions: sentences, and half of the index's own pictures."""
+    """Banks that need no captions: sentences, and half of the index's own images."""
     print("a bank made for any model")
     run = text_to_image(dev)
     before = run(np.zeros(len(dev.images)))
@@ -84,19 +84,19 @@ def any_model(dev: Photos, sentences: np.ndarray) -> None:
         show(f"  text→image, {len(sentences)} sentences, {weight}", run(off), before)
     for weight in (0.25, 0.5):
         parts = []
-        for turn in (0, 1):  # asked with the other half of the photos
-            asked = np.arange(turn, len(dev.images), 2)
+        for turn in (0, 1):  # queried with the other half of the photos
+            queries = np.arange(turn, len(dev.images), 2)
             half = dev.images[1 - turn :: 2]
-            right = [np.flatnonzero(dev.owner == row).tolist() for row in asked]
-            scores = dev.images[asked] @ dev.texts.T
-            plain = recalls(scores, right, asked)
-            parts.append((recalls(scores - weight * hubs(dev.texts, half), right, asked), plain))
+            right = [np.flatnonzero(dev.owner == row).tolist() for row in queries]
+            scores = dev.images[queries] @ dev.texts.T
+            plain = recalls(scores, right, queries)
+            parts.append((recalls(scores - weight * hubs(dev.texts, half), right, queries), plain))
         after, plain = (np.concatenate(part) for part in zip(*parts, strict=True))
-        show(f"  image→text, {len(dev.images) // 2} own pictures, {weight}", after, plain)
+        show(f"  image→text, {len(dev.images) // 2} own images, {weight}", after, plain)
 
 
 def within(dev: Photos, bank: dict[str, np.ndarray]) -> None:
-    print("text→text: captions 2-5 ask for the first")
+    print("text→text: captions 2-5 find the first")
     run, first = text_to_text(dev), dev.texts[dev.first()]
     before = run(np.zeros(len(first)))
     show("  plain cosine", before)
@@ -106,11 +106,11 @@ def within(dev: Photos, bank: dict[str, np.ndarray]) -> None:
     for weight in (0.25, 0.5):
         top = (every - weight * hubs(dev.texts, bank["text"])).argmax(axis=1)
         lost = int((every[np.arange(len(top)), top] < 0.999).sum())
-        print(f"  {weight}: {lost} of {len(top)} captions are not the first answer to themselves")
+        print(f"  {weight}: {lost} of {len(top)} captions do not rank first for themselves")
 
 
 def stamps(folder: Path, model: str, dev: Photos, bank: dict[str, np.ndarray]) -> None:
-    """Clip art asked for by its captions, alone and mixed with photos."""
+    """Clip art queried by its captions, alone and mixed with photos."""
     pairs = [(name, texts[0]) for name, texts in read_captions(folder / "captions.tsv").items()]
     encoder = mmsearch.load_encoder(model)
     art = pictures(encoder, [folder / "images" / name for name, _ in pairs])
@@ -133,9 +133,9 @@ def stamps(folder: Path, model: str, dev: Photos, bank: dict[str, np.ndarray]) -
 def main() -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--stamps", type=Path)
-    asked = parser.parse_args()
-    dev, train = photos_of(asked, "dev"), photos_of(asked, "train")
-    encoder = mmsearch.load_encoder(asked.model)
+    arguments = parser.parse_args()
+    dev, train = photos_of(arguments, "dev"), photos_of(arguments, "train")
+    encoder = mmsearch.load_encoder(arguments.model)
     print(f"{'':<48} {'R@1':>5} {'R@5':>5} {'R@10':>5} {'MRR':>5}   and differences")
     drawn = np.random.default_rng(0).permutation(len(train.texts))
     captions, photos = train.texts[drawn], train.images[np.unique(drawn % len(train.images))]
@@ -144,14 +144,14 @@ def main() -> None:
     )
     sizes("image→text by size of the bank (train photos)", image_to_text(dev), dev.texts, photos)
     any_model(dev, encoder.encode("text", banks.typical_texts()))
-    bank = banks.shipped(asked.model, encoder.fingerprint)
+    bank = banks.shipped(arguments.model, encoder.fingerprint)
     if bank is None:
         return
     forms("text→image, shipped bank", text_to_image(dev), dev.images, bank["text"])
     forms("image→text, shipped bank", image_to_text(dev), dev.texts, bank["image"])
     within(dev, bank)
-    if asked.stamps:
-        stamps(asked.stamps, asked.model, dev, bank)
+    if arguments.stamps:
+        stamps(arguments.stamps, arguments.model, dev, bank)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Kinds of FAISS index side by side: what `mmsearch.vectors.index_choice` chooses between, and why.
+"""Kinds of FAISS index compared: what `mmsearch.vectors.index_choice` chooses from, and why.
 
     python benchmarks/kinds.py [--rows 100000] [--work FOLDER] [--kind FACTORY]...
 
-Vectors and queries are those of benchmarks/million.py. For each kind: seconds to build, bytes a
-vector besides the rows, candidates and effort that it takes until 98 % of the ten nearest are found
-for queries of both sides, the recall then, and the median milliseconds of a search, each kind's
-turn by turn with the exact search of all rows.
+Vectors and queries are those of benchmarks/million.py. For each kind: seconds to build, bytes per
+vector besides the rows, the candidates and effort needed to find 98 % of the ten nearest for
+queries of both modalities, the recall then, and the median milliseconds of a search, which
+alternates with the exact search of all rows.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from million import made
 
 from mmsearch.vectors import EXACT, FaissIndex, Segment
 from mmsearch.vectors.index_choice import AUTO
-from mmsearch.vectors.segment import ANN_INDEX, SegmentWriter
+from mmsearch.vectors.segment import ANN_INDEX, write_segment
 
 KINDS = (EXACT, AUTO, "RaBitQ", "HNSW32", "IVF1024,RaBitQ", "IVF1024,PQ64")
 AT_ONCE = 20_000
 
 
 def built(source: Path, folder: Path, kind: str) -> tuple[Segment, float]:
-    """A base of a kind, and the seconds that its index took."""
+    """A segment of a kind, and the seconds it took to build its index."""
     rows = np.load(source / "pictures.npy", mmap_mode="r")
-    asked = {
+    queries = {
         side: np.load(source / f"asked-{side}s.npy")[::2].astype(np.float32)
         for side in ("picture", "text")
     }
-    with SegmentWriter(folder, rows.shape[1]) as writer:
-        for start in range(0, len(rows), AT_ONCE):
-            some = rows[start : start + AT_ONCE]
-            ids = np.arange(start, start + len(some)) + 1
-            writer.add(some, ids, ids)
-        began = time.perf_counter()
-        writer.finish({}, lambda: asked, kind=kind, recall=0.98)
+    ids = np.arange(len(rows)) + 1
+    batches = (
+        (rows[start : start + AT_ONCE], *2 * [ids[start : start + AT_ONCE]])
+        for start in range(0, len(rows), AT_ONCE)
+    )
+    began = time.perf_counter()
+    write_segment(folder, rows.shape[1], batches, {}, lambda: queries, kind=kind, recall=0.98)
     return Segment.open(folder), time.perf_counter() - began
 
 
@@ -55,40 +55,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "million")
-    parser.add_argument("--kind", action="append", help="instead of the usual ones; repeatable")
+    parser.add_argument("--kind", action="append", help="instead of the default ones; repeatable")
     given = parser.parse_args()
     source = made(given.work, given.rows)
     sides = ("picture", "text")
-    # those that nothing was tuned by
+    # the ones that the index was not tuned with
     queries = {side: np.load(source / f"asked-{side}s.npy")[1::2] for side in sides}
     truth: dict[tuple[str, int], set[int]] = {}
     with tempfile.TemporaryDirectory(dir=given.work) as place:
         exact = FaissIndex(built(source, Path(place), EXACT)[0])
-        print(f"{given.rows:,} vectors; ms: median, and the exact search of all rows in turn")
+        print(f"{given.rows:,} vectors; ms: median, alternating with the exact search of all rows")
         print(
             f"{'kind':16}{'build s':>9}{'bytes':>7}{'cand.':>7}{'effort':>7}"
             f"{'recall, pictures/texts':>24}{'ms':>8}{'exact':>8}"
         )
         for kind in given.kind or KINDS:
             with tempfile.TemporaryDirectory(dir=given.work) as own:
-                base, seconds = built(source, Path(own), kind)
-                index = FaissIndex(base)
+                segment, seconds = built(source, Path(own), kind)
+                index = FaissIndex(segment)
                 recalls, times = [], []
                 for side in sides:
                     shares = []
                     for number, query in enumerate(queries[side]):
-                        wide = query.astype(np.float32)
-                        times.append((timed(index, wide), timed(exact, wide)))
+                        vector = query.astype(np.float32)
+                        times.append((timed(index, vector), timed(exact, vector)))
                         if (key := (side, number)) not in truth:
-                            truth[key] = {item for item, _ in exact.search(wide, 10)}
-                        ours = {item for item, _ in index.search(wide, 10)}
+                            truth[key] = {item for item, _ in exact.search(vector, 10)}
+                        ours = {item for item, _ in index.search(vector, 10)}
                         shares.append(len(truth[key] & ours) / 10)
                     recalls.append(statistics.mean(shares))
-                size = (Path(own) / ANN_INDEX).stat().st_size if base.ann_index else 0
+                size = (Path(own) / ANN_INDEX).stat().st_size if segment.ann_index else 0
                 own_ms, all_ms = (statistics.median(some) for some in zip(*times, strict=True))
                 print(
-                    f"{kind:16}{seconds:9.1f}{size / given.rows:7.0f}{base.choice.candidates:7}"
-                    f"{base.choice.effort:7}{recalls[0]:18.3f}/{recalls[1]:.3f}"
+                    f"{kind:16}{seconds:9.1f}{size / given.rows:7.0f}{segment.choice.candidates:7}"
+                    f"{segment.choice.effort:7}{recalls[0]:18.3f}/{recalls[1]:.3f}"
                     f"{own_ms:8.2f}{all_ms:8.2f}",
                     flush=True,
                 )

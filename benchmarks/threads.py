@@ -1,8 +1,8 @@
-"""What one search over 10,000 rows costs on one thread and on all, with other cores idle or busy.
+"""The time of a search of 10,000 rows on one thread and on all, while other programs idle or work.
 
     python benchmarks/threads.py
 
-Prints medians; it is why `FaissIndex` keeps small searches on the calling thread.
+Prints medians. They are why `FaissIndex` keeps small searches on the calling thread.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from mmsearch.vectors.segment import checksum
 NAMES = list(COLOURS)
 
 
-def base_of(library, facet: str = "image") -> list[str]:
+def segments_of(library, facet: str = "image") -> list[str]:
     space = library._spaces()[0]
     return [folder.name for folder in segment_folders(library.folder / "cache", space.id, facet)]
 
@@ -45,84 +45,84 @@ def library(toy, tmp_path):
 
 
 @pytest.fixture
-def followed(monkeypatch):
-    """No base is made anew, however much came since."""
+def never_rebuilt(monkeypatch):
+    """Runs rebuild no segment, however large its delta."""
     monkeypatch.setattr(index_cache, "SMALL_SEGMENT", 0)
     monkeypatch.setattr(index_cache, "MAX_DELTA_SHARE", 1000)
 
 
-def test_what_comes_is_found_beside_the_base(library, tmp_path, followed):
-    before = base_of(library)
+def test_a_new_item_is_found_in_the_delta(library, tmp_path, never_rebuilt):
+    before = segments_of(library)
     paint(tmp_path / "photos" / "white.png", "white")
     library.add()
     assert found(library, "white", 1) == ["white.png"]
-    assert base_of(library) == before
+    assert segments_of(library) == before
     with mmsearch.open(tmp_path / "idx") as again:
         assert found(again, "white", 1) == ["white.png"]
-    assert base_of(library) == before
+    assert segments_of(library) == before
 
 
-def test_what_goes_is_not_found_in_the_base(library, tmp_path, followed):
-    before = base_of(library)
+def test_a_deleted_item_is_not_found_in_the_segment(library, tmp_path, never_rebuilt):
+    before = segments_of(library)
     (tmp_path / "photos" / "red.png").unlink()
     library.add()
     with mmsearch.open(tmp_path / "idx") as again:
         for one in (library, again):
             assert "red.png" not in found(one, "red")
             assert len(found(one, "red")) == 2
-    assert base_of(library) == before
+    assert segments_of(library) == before
 
 
-def test_what_changes_is_found_as_it_is_now(library, tmp_path, followed):
+def test_a_changed_item_is_found_as_it_is_now(library, tmp_path, never_rebuilt):
     paint(tmp_path / "photos" / "red.png", "white", size=(99, 30))
     library.add()
     assert found(library, "white", 1) == ["red.png"]
     assert sorted(found(library, "red")) == ["blue.png", "green.png", "red.png"]
 
 
-def test_a_run_makes_a_small_base_anew(library, tmp_path):
-    before = base_of(library)
+def test_a_run_rebuilds_a_small_segment(library, tmp_path):
+    before = segments_of(library)
     paint(tmp_path / "photos" / "white.png", "white")
     library.add()
-    after = base_of(library)
+    after = segments_of(library)
     assert len(after) == 1
     assert after != before
 
 
-def test_keeping_an_index_fresh_does_not_make_its_bases_anew_each_time(library, tmp_path):
-    before = base_of(library)
+def test_refreshing_does_not_rebuild_a_segment_each_time(library, tmp_path):
+    before = segments_of(library)
     paint(tmp_path / "photos" / "white.png", "white")
     library.refresh([tmp_path / "photos"])
-    assert base_of(library) == before
+    assert segments_of(library) == before
     assert found(library, "white", 1) == ["white.png"]
 
 
-def test_a_search_makes_a_base_anew_when_much_is_beside_it(
-    library, tmp_path, followed, monkeypatch
+def test_a_search_rebuilds_a_segment_with_a_large_delta(
+    library, tmp_path, never_rebuilt, monkeypatch
 ):
     with mmsearch.open(tmp_path / "idx") as reader:
         assert found(reader, "white", 1)
-        before = base_of(library)
+        before = segments_of(library)
         paint(tmp_path / "photos" / "white.png", "white")
         paint(tmp_path / "photos" / "more.png", "white", size=(77, 30))
         library.add()
-        assert base_of(library) == before
+        assert segments_of(library) == before
         monkeypatch.setattr(index_cache, "MAX_DELTA", 1)
         assert set(found(reader, "white", 2)) == {"white.png", "more.png"}
-    assert base_of(library) != before
+    assert segments_of(library) != before
 
 
-def test_hubs_that_change_in_place_make_a_base_anew(library, tmp_path):
+def test_a_segment_is_rebuilt_when_hubs_change_in_place(library, tmp_path):
     with mmsearch.open(tmp_path / "idx") as reader:
         assert found(reader, "red", 1) == ["red.png"]
-        before = base_of(library)
+        before = segments_of(library)
         with library._catalog.database.write() as connection:
             next_epoch(connection)
         assert found(reader, "red", 1) == ["red.png"]
-        assert base_of(library) != before
+        assert segments_of(library) != before
 
 
-def test_deletions_are_forgotten_once_every_base_knows_of_them(library, tmp_path, monkeypatch):
+def test_deletions_are_forgotten_once_every_segment_knows_of_them(library, tmp_path, monkeypatch):
     monkeypatch.setattr(index_cache, "MAX_DELETIONS", 0)
     with mmsearch.open(tmp_path / "idx") as reader:
         assert found(reader, "red", 1) == ["red.png"]
@@ -130,10 +130,10 @@ def test_deletions_are_forgotten_once_every_base_knows_of_them(library, tmp_path
             (tmp_path / "photos" / f"{name}.png").unlink()
             library.add()
         assert library._catalog.vectors.deleted(library._spaces()[0], "image")[0].tolist() == []
-        assert found(reader, "red") == ["blue.png"]  # it was told of neither
+        assert found(reader, "red") == ["blue.png"]  # it knew of neither deletion
 
 
-def test_a_base_from_before_what_was_forgotten_does_not_serve(library, tmp_path, monkeypatch):
+def test_a_segment_older_than_the_log_of_deletions_is_not_used(library, tmp_path, monkeypatch):
     monkeypatch.setattr(index_cache, "MAX_DELETIONS", 0)
     old = tmp_path / "old"
     shutil.copytree(tmp_path / "idx" / "cache", old)
@@ -145,7 +145,7 @@ def test_a_base_from_before_what_was_forgotten_does_not_serve(library, tmp_path,
         assert "red.png" not in found(again, "red")
 
 
-def test_a_base_of_another_catalog_does_not_serve(library, tmp_path):
+def test_a_segment_of_another_catalog_is_not_used(library, tmp_path):
     paint(tmp_path / "other" / "white.png", "white")
     with mmsearch.index(tmp_path / "other", tmp_path / "idx2", model="toy"):
         pass
@@ -155,17 +155,17 @@ def test_a_base_of_another_catalog_does_not_serve(library, tmp_path):
         assert found(again, "white") == ["white.png"]
 
 
-def test_a_base_that_is_ahead_of_the_catalog_does_not_serve(library, tmp_path):
+def test_a_segment_ahead_of_the_catalog_is_not_used(library, tmp_path):
     """As after a power cut that took the last transactions with it."""
     for about in (tmp_path / "idx" / "cache").glob("image-*/about.json"):
         said = json.loads(about.read_text())
         said["revision"] += 5
         said["sum"] = checksum(said)
         about.write_text(json.dumps(said))
-    before = base_of(library)
+    before = segments_of(library)
     with mmsearch.open(tmp_path / "idx") as again:
         assert found(again, "red", 1) == ["red.png"]
-    assert base_of(library) != before
+    assert segments_of(library) != before
 
 
 @settings(
@@ -201,7 +201,7 @@ def test_after_any_changes_every_reader_finds_what_a_fresh_index_finds(toy, tmp_
                     assert scores(one, colour) == scores(fresh, colour)
 
 
-def test_a_thread_in_an_older_moment_finds_all_that_was_there_then(library, tmp_path):
+def test_a_thread_with_an_older_snapshot_finds_what_was_there_then(library, tmp_path):
     before, seen = found(library, "red"), []
     inside, go_on = threading.Event(), threading.Event()
 
@@ -240,7 +240,7 @@ def mixed(tmp_path):
 
 @pytest.mark.parametrize("facet", ["image", "text"])
 @pytest.mark.parametrize("after", [0, 1, 19, 21, 40, 1000, 2039, 2040, 9999])
-def test_what_came_is_told_in_order_of_id(mixed, facet, after):
+def test_new_vectors_are_read_in_order_of_id(mixed, facet, after):
     catalog = mixed._catalog
     with catalog.database.read() as connection:
         asked = "SELECT id FROM vectors WHERE facet = ? AND id > ? ORDER BY id"
@@ -250,7 +250,7 @@ def test_what_came_is_told_in_order_of_id(mixed, facet, after):
 
 
 @pytest.mark.parametrize(("facet", "after"), [("image", 2035), ("text", 30)])
-def test_telling_what_came_looks_at_little_else(mixed, facet, after):
+def test_reading_new_vectors_reads_little_else(mixed, facet, after):
     catalog, steps = mixed._catalog, []
     with catalog.snapshot(), catalog.database.read() as connection:
         driver = connection.connection.driver_connection
@@ -263,7 +263,7 @@ def test_telling_what_came_looks_at_little_else(mixed, facet, after):
     assert 10 * len(steps) < 2040  # less than a step for each row of the other facet, or of its own
 
 
-def test_a_disk_that_is_full_when_codes_are_written_costs_no_answer(library, monkeypatch):
+def test_a_search_answers_although_the_disk_is_too_full_for_its_index(library, monkeypatch):
     def full(*_: object) -> None:
         raise RuntimeError("write error in rows.f16: No space left on device")  # as FAISS has it
 
@@ -277,7 +277,7 @@ def test_a_disk_that_is_full_when_codes_are_written_costs_no_answer(library, mon
 # ---------------------------------------------------------------------- which kind
 
 
-def test_the_kind_that_is_asked_for_is_kept_and_shown(library, tmp_path, monkeypatch):
+def test_the_kind_that_the_user_wants_is_remembered_and_shown(library, tmp_path, monkeypatch):
     library.add(kind="HNSW8", recall=0.9)
     with mmsearch.open(tmp_path / "idx") as again:
         (about,) = [one for one in again.status()["indexes"] if one["facet"] == "image"]
@@ -289,13 +289,13 @@ def test_the_kind_that_is_asked_for_is_kept_and_shown(library, tmp_path, monkeyp
         assert about["kind"] == EXACT
 
 
-def test_a_kind_that_faiss_does_not_know_is_refused_and_nothing_is_changed(library):
+def test_a_kind_unknown_to_faiss_is_refused_and_changes_nothing(library):
     with pytest.raises(InvalidOption, match="factory string"):
         library.add(kind="quick")
     assert library.status()["indexes"][0]["kind"] == EXACT
 
 
-def test_a_kind_that_cannot_be_made_of_so_few_is_warned_of(library):
+def test_a_kind_that_needs_more_vectors_gives_a_warning(library):
     report = library.add(kind="IVF64,Flat")
     assert any("IVF64,Flat cannot be made of 3 vectors" in one for one in report.warnings)
     assert not any("virtual" in one for one in report.warnings)
@@ -303,12 +303,12 @@ def test_a_kind_that_cannot_be_made_of_so_few_is_warned_of(library):
 
 
 @pytest.mark.parametrize("recall", [0, -1, 1.5, float("nan")])
-def test_a_recall_that_is_none_is_refused(library, recall):
+def test_a_recall_outside_its_range_is_refused(library, recall):
     with pytest.raises(InvalidOption, match="share"):
         library.add(recall=recall)
 
 
-def test_a_large_collection_gets_codes_measured_by_what_it_holds(library, tmp_path, monkeypatch):
+def test_a_large_collection_gets_codes_of_measured_recall(library, tmp_path, monkeypatch):
     monkeypatch.setattr(index_choice, "EXACT_BYTES", 10)
     for number in range(30):
         paint(tmp_path / "photos" / f"{number}.png", NAMES[number % 4], size=(20 + number, 30))

@@ -37,7 +37,7 @@ def test_a_score_is_standardised_by_mean_and_standard_deviation():
 
 
 @given(plain_scores, st.floats(0.1, 10), st.floats(-5, 5), st.floats(-1, 1))
-def test_scale_and_offset_of_a_facet_do_not_matter(scores, scale, offset, score):
+def test_scale_and_offset_of_a_modality_do_not_matter(scores, scale, offset, score):
     if scores.std() < 1e-3:
         return
     before = Background.of(scores, len(scores)).standardised(score)
@@ -53,67 +53,67 @@ def test_standardising_keeps_the_order(scores):
 
 
 @pytest.mark.parametrize("scores", [[], [0.4], [0.4, 0.4, 0.4]])
-def test_where_all_scores_are_the_same_none_stands_out(scores):
+def test_among_equal_scores_none_stands_out(scores):
     assert Background.of(np.array(scores), len(scores)).standardised(0.4) == 0
 
 
-def test_texts_and_pictures_become_comparable():
+def test_scores_of_texts_and_images_become_comparable():
     texts = Background.of(normal(1000, center=0.5, spread=0.2), 1000)
     pictures = Background.of(normal(1000, seed=1, center=0.05, spread=0.03), 1000)
     assert texts.standardised(0.9) == pytest.approx(pictures.standardised(0.11), abs=0.25)
 
 
-def test_what_is_typical_says_what_three_items_cannot():
+def test_typical_items_give_three_items_a_background():
     typical = normal(2000)
     alone = Background.of(np.array([0.3, 0.31, 0.32]), 3)
     helped = Background.of(np.array([0.3, 0.31, 0.32]), 3, typical=typical)
     assert alone.standardised(0.32) < 2 < helped.standardised(0.32)
 
 
-def test_what_is_typical_weighs_as_much_as_some_items():
+def test_typical_items_weigh_as_much_as_the_prior():
     items, typical = np.full(PRIOR, 1.0), np.zeros(5000)
     assert Background.of(items, PRIOR, typical=typical).center == pytest.approx(0.5)
 
 
-def test_what_is_typical_hardly_moves_a_large_index():
+def test_typical_items_hardly_change_the_background_of_a_large_index():
     scores, typical = normal(5000), normal(2000, center=0.9)
     moved = Background.of(scores, 5000, typical=typical)
     assert moved.center == pytest.approx(Background.of(scores, 5000).center, abs=0.01)
 
 
-def test_words_that_few_items_hold_stand_out_more():
+def test_words_in_few_items_stand_out_more():
     rare, common = (Background.of_words([5.0] * held, 1000) for held in (1, 400))
     assert rare.standardised(5.0) > 10 * common.standardised(5.0) > 0
 
 
-def test_words_that_an_item_does_not_hold_speak_against_it():
+def test_an_item_without_the_words_scores_below_average():
     assert Background.of_words([5.0] * 400, 1000).standardised(0.0) < 0
 
 
-def test_background_of_words_is_that_of_all_scores_with_zeros_for_the_rest():
+def test_the_background_of_words_counts_zeros_for_items_not_found():
     every = np.array([3.0, 1.0, 0, 0, 0])
     words, exact = Background.of_words([3.0, 1.0], 5), Background.of(every, 5)
     assert (words.center, words.spread) == pytest.approx((exact.center, exact.spread))
 
 
-def test_words_of_no_item_have_a_background():
+def test_words_in_no_item_have_a_background():
     assert Background.of_words([], 0).standardised(0.0) == 0
 
 
 # ---------------------------------------------------------------------- what is expected
 
 
-def test_half_of_what_the_nearest_typical_items_score_is_expected():
+def test_expected_is_half_the_mean_score_of_the_nearest_typical_items():
     typical = np.array([0.0] * 50 + [0.1, 0.2, 0.3, 0.4, 0.5])
     assert NEAREST == 5
     assert expected(typical) == pytest.approx(HALF * 0.3)
 
 
-def test_nothing_is_expected_where_nothing_is_typical():
+def test_nothing_is_expected_without_typical_items():
     assert expected(np.array([])) == 0
 
 
-def test_what_is_expected_does_not_change_the_scores():
+def test_expected_leaves_its_scores_unchanged():
     typical = normal(50)
     before = typical.copy()
     expected(typical)
@@ -130,46 +130,46 @@ def test_confidence_is_the_share_of_queries_without_a_match_that_score_less():
     assert background.confidence(0.15) == pytest.approx(share)
 
 
-def test_what_the_query_has_with_everybody_is_taken_off():
+def test_what_the_query_shares_with_typical_items_is_subtracted():
     typical = np.full(100, 0.2)
     background = Background.of(normal(100), 1000, typical=typical, reference=REFERENCE)
     bare = Background.of(normal(100), 1000, reference=REFERENCE)
     assert background.confidence(0.3) == pytest.approx(bare.confidence(0.3 - HALF * 0.2))
 
 
-def test_nothing_is_taken_off_for_a_reference_without_typical_items():
+def test_nothing_is_subtracted_for_a_reference_without_typical_items():
     plain = Reference(-0.15, 0.035, 0.05, with_typical=False)
     background = Background.of(normal(9), 9, typical=np.full(9, 0.2), reference=plain)
     assert background.expected == 0
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1), st.integers(1, 10**7))
-def test_a_higher_score_is_never_less_sure(one, other, items):
+def test_a_higher_score_never_has_a_lower_confidence(one, other, items):
     background = Background(0.1, 0.05, items, REFERENCE)
     low, high = sorted((one, other))
     assert background.confidence(low) <= background.confidence(high)
 
 
 @given(st.floats(-1, 1), st.integers(1, 10**6), st.integers(1, 10**6))
-def test_the_same_score_is_no_surer_among_more_items(score, one, other):
+def test_the_same_score_has_no_higher_confidence_among_more_items(score, one, other):
     few, many = sorted((one, other))
     sure = [Background(0.1, 0.05, n, REFERENCE).confidence(score) for n in (few, many)]
     assert sure[0] >= sure[1]
 
 
 @given(st.floats(-5, 5), st.integers(0, 10**9), st.integers(1, 5), st.booleans())
-def test_confidence_is_between_nothing_and_the_largest(score, items, facets, known):
+def test_confidence_is_between_zero_and_the_largest(score, items, modalities, known):
     background = Background(0.1, 0.05, items, REFERENCE if known else None)
-    found = background.confidence(score, facets)
+    found = background.confidence(score, modalities)
     assert found is None or 0 <= found <= LARGEST
 
 
-def test_a_score_is_less_sure_where_it_could_come_from_several_facets():
+def test_confidence_is_lower_if_several_modalities_could_give_the_score():
     background = Background(0.1, 0.05, 1000, REFERENCE)
     assert background.confidence(0.2, 2) == pytest.approx(background.confidence(0.2) ** 2)
 
 
-def test_fifty_photos_of_a_dog_do_not_make_any_of_them_less_sure():
+def test_fifty_photos_of_a_dog_do_not_lower_the_confidence_of_each():
     cats, dogs = normal(950), normal(50, center=0.35, spread=0.01)
     few = Background.of(np.append(cats, dogs[:1]), 951, reference=REFERENCE)
     many = Background.of(np.concatenate([cats, dogs]), 1000, reference=REFERENCE)
@@ -177,20 +177,20 @@ def test_fifty_photos_of_a_dog_do_not_make_any_of_them_less_sure():
     assert many.confidence(0.35) > 0.9
 
 
-def test_three_photos_and_one_that_matches_are_enough_to_be_sure():
+def test_three_photos_are_enough_for_a_confident_match():
     background = Background.of(np.array([0.0, -0.05, 0.3]), 3, reference=REFERENCE)
     assert background.confidence(0.3) > 0.9
     assert background.confidence(-0.2) < NO_GOOD_MATCH
 
 
-def test_without_a_reference_many_items_say_what_is_normal():
+def test_without_a_reference_confidence_comes_from_many_items():
     scores = normal(1000)
     background = Background.of(scores, 1000)
     assert background.confidence(0.1 + 8 * 0.05) > 0.9
     assert background.confidence(0.1 + 2 * 0.05) < 0.1
 
 
-def test_without_a_reference_few_items_say_nothing():
+def test_without_a_reference_few_items_give_no_confidence():
     assert Background.of(normal(FEWEST - 1), FEWEST - 1).confidence(0.9) is None
     assert Background.of(normal(FEWEST), FEWEST).confidence(0.9) is not None
 
@@ -213,7 +213,7 @@ def test_a_reference_grows_with_the_number_of_items():
     assert Reference.of(best_of(200, 800)).growth > 0
 
 
-def test_a_reference_takes_off_what_is_expected_of_each_query():
+def test_a_reference_subtracts_what_each_query_expects():
     scores, shift = best_of(300, 800), np.random.default_rng(5).normal(0, 1, (300, 1))
     typical = np.random.default_rng(6).normal(0, 0.1, (300, 200)) + 2 * shift
     told = Reference.of(scores + shift, typical)
@@ -221,7 +221,7 @@ def test_a_reference_takes_off_what_is_expected_of_each_query():
     assert told.spread < 0.1 < Reference.of(scores + shift).spread
 
 
-def test_half_of_the_queries_without_a_match_are_below_a_half():
+def test_half_of_the_queries_without_a_match_have_a_confidence_below_a_half():
     reference = Reference.of(best_of(400, 1600))
     tops = best_of(400, 1600).max(axis=1)
     sure = [reference.share_below(float(score), 1600) for score in tops]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import random
 import shutil
@@ -23,7 +24,6 @@ from mmsearch.collection import Collection
 from mmsearch.collection.doctor import examine
 from mmsearch.errors import StorageFailed
 from mmsearch.indexing.decode import Decoder
-from mmsearch.vectors.segment import SegmentWriter
 
 NAMES = list(COLOURS)
 YEARS = 365 * 86_400
@@ -97,23 +97,32 @@ def _pages(index: Path) -> int:
         return int(catalog.execute("PRAGMA page_count").fetchone()[0])
 
 
-@pytest.mark.parametrize("step", ["__enter__", "add", "finish"])
-def test_without_room_for_a_base_a_search_answers_all_the_same(
+class FullDisk(io.BytesIO):
+    def write(self, *_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("step", ["open", "write", "flush"])
+def test_without_room_for_a_segment_a_search_answers_all_the_same(
     toy, many, tmp_path, monkeypatch, step
 ):
     with mmsearch.index(many, into=tmp_path / "idx") as library:
         wanted = hits(library)
     shutil.rmtree(tmp_path / "idx" / "cache")
-    real = getattr(SegmentWriter, step)
+    opened, failed = Path.open, []
 
-    def full(self, *given, **named):
-        if self._folder is not None:
+    def full(self, mode="r", *given, **named):
+        if self.parent.suffix == ".part" and mode == ("rb+" if step == "flush" else "wb"):
+            failed.append(self)
+            if step == "write":
+                return FullDisk()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(self, *given, **named)
+        return opened(self, mode, *given, **named)
 
     with monkeypatch.context() as patch, mmsearch.open(tmp_path / "idx") as library:
-        patch.setattr(SegmentWriter, step, full)
+        patch.setattr(Path, "open", full)
         assert hits(library) == wanted
+    assert failed
     assert list((tmp_path / "idx" / "cache").iterdir()) == []
     with mmsearch.open(tmp_path / "idx") as library:
         assert hits(library) == wanted

@@ -21,12 +21,12 @@ def test_a_hub_is_the_mean_cosine_to_the_nearest_of_the_bank():
     assert hubs(row, bank, nearest=2) == pytest.approx([(0.96 + 0.8) / 2])
 
 
-def test_a_bank_smaller_than_the_nearest_is_taken_whole():
+def test_all_of_a_small_bank_is_used():
     matrix, bank = unit(3), unit(4, seed=1)
     assert hubs(matrix, bank, nearest=20) == pytest.approx((matrix @ bank.T).mean(axis=1), abs=1e-6)
 
 
-def test_an_empty_bank_makes_no_hubs():
+def test_with_an_empty_bank_hubs_are_zero():
     assert hubs(unit(3), unit(0)).tolist() == [0, 0, 0]
 
 
@@ -41,7 +41,7 @@ def test_hubs_do_not_depend_on_how_many_rows_are_compared_at_a_time(monkeypatch)
     assert hubs(matrix, bank) == pytest.approx(whole, abs=1e-6)
 
 
-def test_hubs_leave_the_bank_and_the_rows_as_they_are():
+def test_hubs_change_neither_the_bank_nor_the_rows():
     matrix, bank = unit(5), unit(40, seed=1)
     before = matrix.copy(), bank.copy()
     hubs(matrix, bank)
@@ -70,22 +70,22 @@ def test_without_hubs_the_inner_product_is_the_cosine():
     )
 
 
-def test_a_row_whose_hub_is_not_known_counts_as_the_mean_of_the_others():
+def test_an_unknown_hub_is_the_mean_of_the_others():
     wide = augmented(unit(3), np.array([0.2, np.nan, 0.4], np.float32))
     assert wide[:, 16] == pytest.approx([0.2, 0.3, 0.4])
 
 
-def test_where_no_hub_is_known_nothing_is_taken_off():
+def test_if_no_hub_is_known_nothing_is_subtracted():
     wide = augmented(unit(2), np.full(2, np.nan, np.float32))
     assert not wide[:, 16:].any()
 
 
-def test_rows_stay_a_multiple_of_eight_wide():
+def test_the_length_of_augmented_rows_is_a_multiple_of_eight():
     assert augmented(unit(2, 512)).shape == (2, 512 + EXTRA_DIMS)
     assert EXTRA_DIMS % 8 == 0
 
 
-def test_an_index_of_rows_with_hubs_ranks_a_hub_below_what_is_really_near():
+def test_an_index_of_augmented_rows_ranks_a_hub_lower():
     query = unit(1)[0]
     towards = np.stack([query, query]) + 0.5 * unit(2, seed=3)
     matrix = towards / np.linalg.norm(towards, axis=1, keepdims=True)
@@ -98,7 +98,7 @@ def test_an_index_of_rows_with_hubs_ranks_a_hub_below_what_is_really_near():
     assert index.search(augmented_query(query, "text", 0.5), 1)[0][0] == 1 - near
 
 
-def test_faiss_and_the_oracle_agree_on_rows_with_hubs():
+def test_faiss_and_the_oracle_agree_on_augmented_rows():
     matrix, hub = unit(60, 24), np.abs(unit(1, 60, seed=2))[0]
     faiss_index, exact = FaissIndex.empty(24 + EXTRA_DIMS), ExactIndex.empty(24 + EXTRA_DIMS)
     for index in (faiss_index, exact):
@@ -108,14 +108,14 @@ def test_faiss_and_the_oracle_agree_on_rows_with_hubs():
     assert [score for _, score in found] == pytest.approx([s for _, s in oracle], abs=1e-5)
 
 
-def test_pictures_are_ranked_with_hubs_for_words_and_words_for_pictures():
+def test_hubs_count_between_texts_and_images():
     assert hub_weight("text", "image") == hub_weight("image", "text") == 0.5
 
 
 @pytest.mark.parametrize("pair", [("image", "image"), ("audio", "image"), ("text", "audio")])
-def test_what_was_not_measured_to_gain_is_ranked_by_the_cosine(pair):
+def test_hubs_do_not_count_where_no_gain_was_measured(pair):
     assert hub_weight(*pair) == 0
 
 
-def test_a_bank_of_made_sentences_counts_less_than_one_of_captions():
+def test_hubs_by_generated_sentences_count_less_than_by_captions():
     assert hub_weight("text", "image", shipped=False) < hub_weight("text", "image")

@@ -18,10 +18,10 @@ from mmsearch.vectors import (
     IdSet,
     Segment,
     SegmentDamaged,
-    SegmentWriter,
     ann_index,
     choose_index,
     index_choice,
+    write_segment,
 )
 from mmsearch.vectors.ann_index import AnnIndex
 from mmsearch.vectors.index import CANDIDATES_PER_ID, LiveRows
@@ -40,7 +40,7 @@ def clustered(number: int, seed: int = 0, gap: float = 0.0) -> np.ndarray:
     return rows.astype(np.float16)
 
 
-def questions(number: int = 40) -> dict[str, np.ndarray]:
+def sample_queries(number: int = 40) -> dict[str, np.ndarray]:
     return {
         "image": clustered(number, 1).astype(np.float32),
         "text": clustered(number, 2, gap=0.5).astype(np.float32),
@@ -50,17 +50,15 @@ def questions(number: int = 40) -> dict[str, np.ndarray]:
 def made(rows: np.ndarray, folder=None, kind: str = AUTO, recall: float = 0.98) -> Segment:
     if folder is not None:
         folder.mkdir(exist_ok=True)
-    with SegmentWriter(folder, DIM) as writer:
-        for start in range(0, len(rows), 700):
-            some = rows[start : start + 700]
-            ids = np.arange(start, start + len(some)) + 1
-            writer.add(some, ids, ids * 2)
-        return writer.finish({"upto": 2 * len(rows)}, questions, kind=kind, recall=recall)
+    ids = np.arange(len(rows)) + 1
+    starts = range(0, len(rows), 700)
+    batches = [(rows[n : n + 700], ids[n : n + 700], ids[n : n + 700] * 2) for n in starts]
+    return write_segment(folder, DIM, batches, {}, sample_queries, kind=kind, recall=recall)
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """Sizes that matter, made small."""
+def small_sizes(monkeypatch):
+    """Make the sizes that matter small."""
     monkeypatch.setattr(index_choice, "EXACT_BYTES", 100_000)
 
 
@@ -68,19 +66,19 @@ def soon(monkeypatch):
 
 
 def test_few_rows_are_all_compared():
-    choice, codes = choose_index(clustered(1500), questions)
+    choice, codes = choose_index(clustered(1500), sample_queries)
     assert (choice.kind, codes) == (EXACT, None)
     assert "1,500 vectors" in choice.why
 
 
 @pytest.mark.parametrize("target", [0.9, 0.98])
-def test_many_rows_get_codes_of_a_bit_a_number_with_the_recall_measured_for_all_who_ask(target):
+def test_many_rows_get_one_bit_codes_with_the_recall_measured_for_each_modality(target):
     rows = clustered(5000)
-    choice, codes = choose_index(rows, questions, recall=target)
+    choice, codes = choose_index(rows, sample_queries, recall=target)
     assert choice.kind == codes_in_cells(5000, DIM)
     assert codes is not None
     assert set(choice.recall) == {"image", "text"}
-    for modality, some in questions().items():
+    for modality, some in sample_queries().items():
         truth = true_neighbours(rows, some)
         found = codes.candidates_of_many(some, choice.candidates, choice.effort)
         share = np.mean([np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)])
@@ -90,39 +88,39 @@ def test_many_rows_get_codes_of_a_bit_a_number_with_the_recall_measured_for_all_
 
 def test_a_higher_recall_takes_more_candidates():
     rows = clustered(5000)
-    low, high = (choose_index(rows, questions, recall=recall)[0] for recall in (0.5, 0.999))
+    low, high = (choose_index(rows, sample_queries, recall=recall)[0] for recall in (0.5, 0.999))
     assert low.candidates < high.candidates
 
 
-def test_without_anything_to_measure_by_all_rows_are_compared():
+def test_without_sample_queries_all_rows_are_compared():
     choice, codes = choose_index(clustered(5000), dict)
     assert (choice.kind, codes) == (EXACT, None)
     assert "measure" in choice.why
 
 
-def test_where_no_kind_finds_enough_all_rows_are_compared(monkeypatch):
+def test_if_no_kind_reaches_the_recall_all_rows_are_compared(monkeypatch):
     monkeypatch.setattr(index_choice, "MOST_CANDIDATES", 12)
-    choice, codes = choose_index(clustered(5000), questions)
+    choice, codes = choose_index(clustered(5000), sample_queries)
     assert (choice.kind, codes) == (EXACT, None)
     assert "RaBitQ found" in choice.why
 
 
 @pytest.mark.parametrize("kind", ["HNSW16", "IVF32,PQ8", "RR32,RaBitQ", "IVF32,RaBitQ", "PQ16"])
-def test_a_kind_that_is_asked_for_is_taken_and_measured(kind):
-    choice, codes = choose_index(clustered(5000), questions, kind=kind)
+def test_a_kind_given_by_the_user_is_used_and_measured(kind):
+    choice, codes = choose_index(clustered(5000), sample_queries, kind=kind)
     assert choice.kind == kind
     assert codes is not None
     assert set(choice.recall) == {"image", "text"}
 
 
-def test_all_cells_of_few_rows_are_gone_through():
-    choice, _ = choose_index(clustered(5000), questions)
+def test_all_cells_of_few_rows_are_searched():
+    choice, _ = choose_index(clustered(5000), sample_queries)
     assert choice.kind.endswith(f"IVF{choice.effort},RaBitQ")
 
 
-def test_of_many_rows_at_least_the_cells_of_so_many_are_gone_through(monkeypatch):
+def test_at_least_the_cells_of_a_minimum_of_rows_are_searched(monkeypatch):
     monkeypatch.setattr(index_choice, "MIN_CODES", 2500)
-    choice, _ = choose_index(clustered(5000), questions, recall=0.1)
+    choice, _ = choose_index(clustered(5000), sample_queries, recall=0.1)
     assert choice.kind.endswith(f"IVF{choice.effort * 2},RaBitQ")
 
 
@@ -131,15 +129,15 @@ def test_cells_are_few(rows, cells):
     assert codes_in_cells(rows, 520) == f"RR512,IVF{cells},RaBitQ"
 
 
-def test_a_kind_that_cannot_be_made_of_so_few_rows_waits_for_more(capfd):
-    choice, codes = choose_index(clustered(20), questions, kind="IVF64,PQ8")
+def test_a_kind_that_needs_more_rows_gives_way_to_exact_search(capfd):
+    choice, codes = choose_index(clustered(20), sample_queries, kind="IVF64,PQ8")
     assert (choice.kind, codes) == (EXACT, None)
     assert "IVF64,PQ8 cannot be made of 20 vectors" in choice.why
     assert capfd.readouterr().err == ""
 
 
-def test_no_kind_is_made_of_nothing():
-    assert choose_index(clustered(0), questions)[0].kind == EXACT
+def test_no_rows_are_searched_exactly():
+    assert choose_index(clustered(0), sample_queries)[0].kind == EXACT
 
 
 @given(number=st.integers(1, 60), k=st.integers(1, 12), seed=st.integers(0, 99))
@@ -152,7 +150,7 @@ def test_true_neighbours_are_those_of_a_sort(number, k, seed):
     assert np.allclose(ordered, best, atol=1e-6)
 
 
-# ---------------------------------------------------------------------- searching a base
+# ---------------------------------------------------------------------- searching a segment
 
 
 def agree(found, oracle, k: int) -> float:
@@ -165,14 +163,14 @@ def agree(found, oracle, k: int) -> float:
 
 @pytest.mark.parametrize("kind", [AUTO, "RaBitQ", "HNSW16", "IVF32,RaBitQ"])
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.03, 0.001])
-def test_what_is_found_is_what_numpy_finds_filtered_or_not(kind, share):
+def test_candidates_contain_what_numpy_finds_filtered_or_not(kind, share):
     rows = clustered(6000)
     index, oracle = FaissIndex(made(rows, kind=kind)), ExactIndex(DIM)
     oracle.add(list(range(1, 6001)), rows)
     dice = np.random.default_rng(3)
     allowed = None if share == 1 else IdSet.of(np.flatnonzero(dice.random(6001) < share))
     shares = []
-    for query in [*questions()["text"][:12], *questions()["image"][:12]]:
+    for query in [*sample_queries()["text"][:12], *sample_queries()["image"][:12]]:
         found = index.search(query, 10, allowed)
         expected = oracle.search(query, 6000, allowed)
         assert len(found) == min(10, len(expected))
@@ -182,11 +180,11 @@ def test_what_is_found_is_what_numpy_finds_filtered_or_not(kind, share):
 
 @pytest.mark.parametrize("kind", ["IVF32,RaBitQ", "RR64,IVF32,RaBitQ"])
 @pytest.mark.parametrize("share", [1, 0.4])
-def test_threads_that_divide_the_cells_find_what_one_finds(monkeypatch, kind, share):
+def test_threads_that_divide_the_cells_find_what_one_thread_finds(monkeypatch, kind, share):
     whole = AnnIndex.build(kind, clustered(5000))
     dice = np.random.default_rng(0)
     bits = None if share == 1 else np.packbits(dice.random(5000) < share, bitorder="little")
-    for effort, query in itertools.product((12, 32), questions()["text"][:8]):
+    for effort, query in itertools.product((12, 32), sample_queries()["text"][:8]):
         monkeypatch.setattr(ann_index, "ROWS_PER_THREAD", 10**9)
         one = whole.candidates(query, 200, effort, bits)
         monkeypatch.setattr(ann_index, "ROWS_PER_THREAD", 512)
@@ -196,34 +194,34 @@ def test_threads_that_divide_the_cells_find_what_one_finds(monkeypatch, kind, sh
         assert len(set(one.tolist()) & set(several.tolist())) >= 198  # but for equal scores
 
 
-def test_as_many_are_found_as_are_asked_for():
+def test_as_many_ids_are_found_as_wanted():
     rows = clustered(3000)
     index = FaissIndex(made(rows, kind="IVF32,RaBitQ"))
-    query = questions()["text"][0]
+    query = sample_queries()["text"][0]
     assert len(index.search(query, 3000)) == 3000
     few = IdSet.of(range(1, 3000, 7))
     assert len(index.search(query, 500, few)) == len(few)
 
 
-def test_a_kind_that_cannot_pass_over_rows_is_searched_exactly_with_a_filter():
+def test_a_kind_that_cannot_skip_rows_is_searched_exactly_with_a_filter():
     rows = clustered(4000)
     index, oracle = FaissIndex(made(rows, kind="RaBitQfs")), ExactIndex(DIM)
     oracle.add(list(range(1, 4001)), rows)
     half = IdSet.of(range(1, 4001, 2))
-    query = questions()["text"][0]
+    query = sample_queries()["text"][0]
     expected = oracle.search(query, 10, half)
     assert [i for i, _ in index.search(query, 10, half)] == [i for i, _ in expected]
 
 
-# ---------------------------------------------------------------------- what came and went since
+# ---------------------------------------------------------------------- the delta
 
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), kind=st.sampled_from([EXACT, "RaBitQ"]))
-def test_rows_that_come_and_go_are_found_as_if_all_had_been_there_at_once(data, kind):
+def test_added_and_deleted_rows_are_found_as_in_a_fresh_index(data, kind):
     rows = clustered(2600)
-    base = made(rows[:2000], kind=kind)
-    index, alive = FaissIndex(base), dict(enumerate(rows[:2000], start=1))
+    segment = made(rows[:2000], kind=kind)
+    index, alive = FaissIndex(segment), dict(enumerate(rows[:2000], start=1))
     next_one = 2001
     for _ in range(data.draw(st.integers(1, 4))):
         if data.draw(st.booleans()):
@@ -243,17 +241,17 @@ def test_rows_that_come_and_go_are_found_as_if_all_had_been_there_at_once(data, 
     oracle = ExactIndex(DIM)
     oracle.add(list(alive), np.stack(list(alive.values())))
     assert len(index) == len(alive)
-    query = questions()["image"][data.draw(st.integers(0, 30))]
+    query = sample_queries()["image"][data.draw(st.integers(0, 30))]
     found, expected = index.search(query, 10), oracle.search(query, len(alive))
     assert {i for i, _ in found} <= alive.keys()
     assert agree(found, expected, 10) >= (1.0 if kind == EXACT else 0.7)
     late = set(range(2001, next_one)) & {i for i, _ in expected[:10]}
-    assert late <= {i for i, _ in found}  # what is beside the base is always compared
+    assert late <= {i for i, _ in found}  # the delta is always searched exactly
 
 
-def test_changing_a_copy_leaves_those_who_search_the_first_alone():
+def test_changing_a_copy_does_not_change_the_original():
     index = FaissIndex(made(clustered(300)))
-    query = questions()["image"][0]
+    query = sample_queries()["image"][0]
     before = index.search(query, 300)
     other = index.copy()
     other.add([999], query.reshape(1, -1))
@@ -264,7 +262,7 @@ def test_changing_a_copy_leaves_those_who_search_the_first_alone():
     assert other.delta_size == 1 + 99
 
 
-def test_the_sample_of_a_large_base_is_of_its_rows(tmp_path):
+def test_the_sample_of_a_large_segment_is_evenly_strided(tmp_path):
     rows = clustered(6000)
     index = FaissIndex(made(rows, tmp_path, kind="RaBitQ"))
     assert np.array_equal(index.sample(4096), rows[np.arange(4096) * 6000 // 4096])
@@ -274,24 +272,24 @@ def test_the_sample_of_a_large_base_is_of_its_rows(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [EXACT, "RaBitQ", "IVF32,PQ8"])
-def test_what_is_written_is_opened_again(tmp_path, kind):
-    base = made(clustered(2500), tmp_path, kind=kind)
+def test_a_written_segment_is_opened_again(tmp_path, kind):
+    segment = made(clustered(2500), tmp_path, kind=kind)
     again = Segment.open(tmp_path)
-    assert (again.choice, again.about) == (base.choice, base.about)
-    for query in questions()["text"][:5]:
-        assert FaissIndex(again).search(query, 20) == FaissIndex(base).search(query, 20)
+    assert (again.choice, again.about) == (segment.choice, segment.about)
+    for query in sample_queries()["text"][:5]:
+        assert FaissIndex(again).search(query, 20) == FaissIndex(segment).search(query, 20)
 
 
-def test_a_base_of_nothing_is_opened_again(tmp_path):
+def test_a_segment_without_rows_is_opened_again(tmp_path):
     made(clustered(0), tmp_path)
-    assert FaissIndex(Segment.open(tmp_path)).search(questions()["text"][0], 5) == []
+    assert FaissIndex(Segment.open(tmp_path)).search(sample_queries()["text"][0], 5) == []
 
 
 @pytest.mark.parametrize(
     "file", ["rows.f16", "ids.i64", "vectors.i64", "coarse.faiss", "about.json"]
 )
 @pytest.mark.parametrize("how", ["gone", "cut", "empty"])
-def test_files_that_are_not_whole_are_noticed(tmp_path, file, how):
+def test_damaged_files_are_noticed(tmp_path, file, how):
     made(clustered(2500), tmp_path, kind="RaBitQ")
     path = tmp_path / file
     content = path.read_bytes()
@@ -303,25 +301,25 @@ def test_files_that_are_not_whole_are_noticed(tmp_path, file, how):
 
 
 @pytest.mark.parametrize("slow", [0.0, 1e9])
-def test_candidates_of_a_large_base_are_read_from_its_file(tmp_path, monkeypatch, slow):
-    monkeypatch.setattr("mmsearch.vectors.segment._SLOW", slow)  # as if on a disk, or in memory
-    base = Segment.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
+def test_candidates_of_a_large_segment_are_read_from_its_file(tmp_path, monkeypatch, slow):
+    monkeypatch.setattr("mmsearch.vectors.segment._SLOW", slow)  # as if on disk, or in memory
+    segment = Segment.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
     some = np.array([2499, *range(0, 2499, 80)])
-    assert np.array_equal(base.read_rows(some), base.rows[some])
-    assert base.read_rows(some[:0]).shape == (0, DIM)
-    assert base._file is not None
+    assert np.array_equal(segment.read_rows(some), segment.rows[some])
+    assert segment.read_rows(some[:0]).shape == (0, DIM)
+    assert segment._file is not None
 
 
-def test_a_file_that_is_cut_short_while_it_is_open_is_told_and_not_guessed_at(tmp_path):
-    base = Segment.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
-    assert base._file is not None
+def test_a_file_cut_short_while_open_raises_an_error(tmp_path):
+    segment = Segment.open(made(clustered(2500), tmp_path, kind="RaBitQ").folder or tmp_path)
+    assert segment._file is not None
     os.truncate(tmp_path / "rows.f16", 1000 * 2 * DIM)
-    assert len(base.read_rows(np.array([3, 999]))) == 2
+    assert len(segment.read_rows(np.array([3, 999]))) == 2
     with pytest.raises(StorageFailed, match="delete it"):
-        base.read_rows(np.array([3, 1000]))
+        segment.read_rows(np.array([3, 1000]))
 
 
-def test_a_filter_that_nothing_of_a_large_base_passes_finds_what_came_since(tmp_path):
+def test_a_filter_that_only_the_delta_passes_finds_the_delta(tmp_path):
     rows = clustered(2500)
     index = FaissIndex(Segment.open(made(rows, tmp_path, kind="RaBitQ").folder or tmp_path))
     index.add([9000], rows[:1])
@@ -329,29 +327,36 @@ def test_a_filter_that_nothing_of_a_large_base_passes_finds_what_came_since(tmp_
     assert index.search(rows[0], 5, IdSet.of([])) == []
 
 
-def test_what_was_opened_is_searched_though_its_files_are_gone(tmp_path):
-    made(clustered(2500), tmp_path / "base", kind="RaBitQ")
-    index = FaissIndex(Segment.open(tmp_path / "base"))
-    query = questions()["text"][0]
-    before = FaissIndex(Segment.open(tmp_path / "base")).search(query, 10)
-    shutil.rmtree(tmp_path / "base")
+def test_an_open_segment_is_searched_although_its_files_were_deleted(tmp_path):
+    made(clustered(2500), tmp_path / "segment", kind="RaBitQ")
+    index = FaissIndex(Segment.open(tmp_path / "segment"))
+    query = sample_queries()["text"][0]
+    before = FaissIndex(Segment.open(tmp_path / "segment")).search(query, 10)
+    shutil.rmtree(tmp_path / "segment")
     assert index.search(query, 10) == before
 
 
-def test_deep_searches_look_at_more_candidates():
+def test_deep_searches_score_more_candidates():
     rows = LiveRows(made(clustered(5000), kind="RaBitQ"))
     assert rows.candidates(300) >= rows.candidates(10) + 290 * CANDIDATES_PER_ID
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_the_moments_of_a_large_base_are_those_of_its_samples_scores(tmp_path, kept):
-    base = made(clustered(5000), tmp_path, kind="RaBitQ")
+def test_the_moments_of_a_large_segment_are_those_of_its_sample(tmp_path, kept):
+    segment = made(clustered(5000), tmp_path, kind="RaBitQ")
     if not kept:
         (tmp_path / "moments.f32").unlink()
     index = FaissIndex(Segment.open(tmp_path))
-    query = questions()["text"][0]
-    scores = base.rows[np.arange(4096) * 5000 // 4096].astype(np.float64) @ query
+    query = sample_queries()["text"][0]
+    scores = segment.rows[np.arange(4096) * 5000 // 4096].astype(np.float64) @ query
     number, mean, square = index.moments(query)
     assert number == len(scores) == 4096
     assert mean == pytest.approx(scores.mean(), abs=1e-5)
     assert square == pytest.approx((scores**2).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [EXACT, "RaBitQ"])
+def test_the_mean_of_an_index_is_that_of_its_sample(tmp_path, kind):
+    made(clustered(5000), tmp_path, kind=kind)
+    index = FaissIndex(Segment.open(tmp_path))
+    assert index.mean() == pytest.approx(index.sample(4096).mean(axis=0), abs=1e-6)

@@ -12,7 +12,7 @@ from mmsearch.vectors.index import FEW
 
 
 def unit_rows(n: int, dim: int, seed: int) -> np.ndarray:
-    """Rows as the catalog gives them: float16 to the bit, about which FAISS and NumPy agree."""
+    """Rows as the catalog returns them: float16 values, on which FAISS and NumPy agree."""
     rows = np.random.default_rng(seed).standard_normal((n, dim))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows.astype(np.float16).astype(np.float32)
@@ -35,13 +35,13 @@ def test_faiss_finds_what_numpy_finds(n: int, k: int, owners: int, seed: int):
     scores = dict(oracle.search(query, n))
     assert len(found) == len(expected)
     assert len({item for item, _ in found}) == len(found)
-    # float32 and float64 sums may put two items in another order that are this near
+    # float32 and float64 sums may order items differently whose scores are this close
     assert np.allclose([s for _, s in found], [s for _, s in expected], atol=3e-6)
     assert np.allclose([s for _, s in found], [scores[item] for item, _ in found], atol=3e-6)
 
 
 @pytest.mark.parametrize("kind", [FaissIndex, ExactIndex])
-def test_equal_scores_stand_in_order_of_id(kind):
+def test_equal_scores_are_ordered_by_id(kind):
     index = kind.empty(4)
     same = np.tile(np.array([[1, 0, 0, 0]], dtype=np.float32), (300, 1))
     ids = np.random.default_rng(1).permutation(300)
@@ -51,7 +51,7 @@ def test_equal_scores_stand_in_order_of_id(kind):
 
 
 @pytest.mark.parametrize("kind", [FaissIndex, ExactIndex])
-def test_the_best_of_several_rows_stands_for_an_id(kind):
+def test_the_best_row_of_an_id_stands_for_it(kind):
     index = kind.empty(2)
     index.add([7, 8, 7], np.array([[1, 0], [0.6, 0.8], [0, 1]], dtype=np.float32))
     assert index.search(np.array([0, 1], dtype=np.float32), 2) == [
@@ -60,7 +60,7 @@ def test_the_best_of_several_rows_stands_for_an_id(kind):
     ]
 
 
-# ---------------------------------------------------------------------- some ids alone
+# ---------------------------------------------------------------------- filters
 
 
 def filled(kind, ids, rows):
@@ -76,12 +76,12 @@ def filled(kind, ids, rows):
     share=st.sampled_from([0, 0.002, 0.1, 0.9, 1]),
     seed=st.integers(0, 10**6),
 )
-def test_among_allowed_ids_faiss_finds_what_numpy_finds(n, k, owners, share, seed):
+def test_faiss_finds_what_numpy_finds_among_allowed_ids(n, k, owners, share, seed):
     rows, dice = unit_rows(n, 16, seed), np.random.default_rng(seed)
     ids = (7 + dice.integers(0, owners, n)).tolist()
     allowed = IdSet.of(
         dice.permutation(owners + 20)[: int(np.ceil(share * owners))]
-    )  # some are not there
+    )  # some are in no row
     query = unit_rows(1, 16, seed + 1)[0]
     found = filled(FaissIndex, ids, rows).search(query, k, allowed)
     oracle = filled(ExactIndex, ids, rows)
@@ -94,7 +94,7 @@ def test_among_allowed_ids_faiss_finds_what_numpy_finds(n, k, owners, share, see
 
 
 @pytest.mark.parametrize("number", [1, 3, 4, 5, 500, 999, 1000])
-def test_few_and_many_allowed_ids_get_the_scores_of_a_search_of_all(number: int):
+def test_a_filter_does_not_change_scores(number: int):
     rows = unit_rows(1000, 24, 5)
     index = filled(FaissIndex, list(range(1000)), rows)
     query = unit_rows(1, 24, 6)[0]
@@ -105,7 +105,7 @@ def test_few_and_many_allowed_ids_get_the_scores_of_a_search_of_all(number: int)
 
 
 @pytest.mark.parametrize("share", [1 / FEW, 0.5])
-def test_equal_scores_among_allowed_ids_stand_in_order_of_id(share: float):
+def test_equal_scores_of_allowed_ids_are_ordered_by_id(share: float):
     same = np.tile(np.array([[1, 0]], dtype=np.float32), (5000, 1))
     ids = np.random.default_rng(1).permutation(5000)
     allowed = IdSet.of(ids[: int(share * 5000)])
@@ -113,7 +113,7 @@ def test_equal_scores_among_allowed_ids_stand_in_order_of_id(share: float):
     assert [item for item, _ in found] == sorted(allowed.ids.tolist())[:7]
 
 
-def test_a_search_among_ids_sees_what_was_added_since_the_last():
+def test_a_filtered_search_sees_what_was_added_since_the_last():
     index = filled(FaissIndex, [1], unit_rows(1, 4, 0))
     query, allowed = unit_rows(1, 4, 1)[0], IdSet.of([1, 2, 10**6])
     assert [item for item, _ in index.search(query, 9, allowed)] == [1]
@@ -124,7 +124,7 @@ def test_a_search_among_ids_sees_what_was_added_since_the_last():
 # ---------------------------------------------------------------------- a sample
 
 
-def test_a_sample_is_of_rows_at_even_distances():
+def test_a_sample_is_evenly_strided():
     rows = unit_rows(1000, 8, 3)
     index = filled(FaissIndex, list(range(1000)), rows)
     assert np.array_equal(index.sample(10), rows[::100])
@@ -139,14 +139,14 @@ def test_a_sample_of_few_rows_is_all_of_them():
     assert FaissIndex.empty(8).sample(10).shape == (0, 8)
 
 
-def test_a_sample_is_of_what_the_index_holds_now():
+def test_a_sample_is_of_the_current_rows():
     index = filled(FaissIndex, [1], unit_rows(1, 4, 0))
     index.sample(2)
     index.add([2], unit_rows(1, 4, 1))
     assert len(index.sample(2)) == 2
 
 
-def test_every_number_that_float16_has_is_widened_as_numpy_does():
+def test_every_finite_float16_is_widened_as_by_numpy():
     finite = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = finite[np.isfinite(finite)].reshape(-1, 8)
     rows = np.random.default_rng(0).permutation(len(finite))

@@ -30,7 +30,7 @@ from mmsearch.vectors import (
     FaissIndex,
     Segment,
     SegmentDamaged,
-    SegmentWriter,
+    write_segment,
 )
 from mmsearch.vectors.hubness import EXTRA_DIMS, augmented, augmented_query
 from mmsearch.vectors.segment import read_about
@@ -328,15 +328,13 @@ class IndexCache:
             "gone": self._catalog.vectors.last_deletion(),
             "kind": kind,
             "recall": recall,
-            "upto": 0,
         }
-        with SegmentWriter(folder, space.dim + EXTRA_DIMS) as writer:
-            for some in self._catalog.vectors.new(space, modality):
-                writer.add(_augmented(some), some.ids, some.vector_ids)
-                about["upto"] = int(some.vector_ids[-1])
-            return writer.finish(
-                about, lambda: self._sample_queries(space, modality), kind=kind, recall=recall
-            )
+        batches = (
+            (_augmented(some), some.ids, some.vector_ids)
+            for some in self._catalog.vectors.new(space, modality)
+        )
+        dim, queries = space.dim + EXTRA_DIMS, lambda: self._sample_queries(space, modality)
+        return write_segment(folder, dim, batches, about, queries, kind=kind, recall=recall)
 
     def _sample_queries(self, space: Space, modality: Modality) -> SampleQueries:
         """Queries of each modality, as an index is given them by a search."""

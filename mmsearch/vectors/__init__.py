@@ -3,7 +3,7 @@
 from mmsearch.vectors.id_set import IdSet
 from mmsearch.vectors.index import FaissIndex
 from mmsearch.vectors.index_choice import AUTO, EXACT, RECALL, IndexChoice, choose_index
-from mmsearch.vectors.segment import Segment, SegmentDamaged, SegmentWriter
+from mmsearch.vectors.segment import Segment, SegmentDamaged, write_segment
 
 __all__ = [
     "AUTO",
@@ -14,6 +14,6 @@ __all__ = [
     "IndexChoice",
     "Segment",
     "SegmentDamaged",
-    "SegmentWriter",
     "choose_index",
+    "write_segment",
 ]

@@ -13,16 +13,17 @@ Nothing is read before it is needed, and the system may evict what was.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import StorageFailed
 from mmsearch.vectors.ann_index import AnnIndex
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from mmsearch.vectors.exact import Float16Rows
     from mmsearch.vectors.index_choice import SampleQueries
 
+    Batch = tuple[Float16Rows, NDArray[np.int64], NDArray[np.int64]]
+    """Rows (m, dim), the item of each, and the catalog's id of each one's vector, ascending."""
+
 FORMAT = 1
 """The version of the files. Those of another version are built anew."""
 
@@ -46,7 +50,7 @@ SAMPLED = 4_096
 ROWS, IDS, VECTOR_IDS = "rows.f16", "ids.i64", "vectors.i64"
 ANN_INDEX, MOMENTS, ABOUT = "coarse.faiss", "moments.f32", "about.json"
 
-HAS_ANN_INDEX, ANN_CHECKSUM, CHECKSUM = "coarse", "coarse sum", "sum"
+UPTO, HAS_ANN_INDEX, ANN_CHECKSUM, CHECKSUM = "upto", "coarse", "coarse sum", "sum"
 """Keys of ABOUT."""
 
 CHECKED_BYTES = 32 * 2**20
@@ -165,7 +169,7 @@ class Segment:
 
     @classmethod
     def open(cls, folder: Path) -> Segment:
-        """The segment that a `SegmentWriter` wrote.
+        """The segment that `write_segment` wrote.
 
         Raises:
             SegmentDamaged: it is incomplete, or of another format.
@@ -174,9 +178,7 @@ class Segment:
         try:
             number, dim = int(about["rows"]), int(about["dim"])
             choice = IndexChoice(**about["choice"])
-            rows = _mapped(folder / ROWS, "float16", (number, dim))
-            ids = _mapped(folder / IDS, "int64", (number,))
-            vector_ids = _mapped(folder / VECTOR_IDS, "int64", (number,))
+            rows, ids, vector_ids = _mapped_arrays(folder, number, dim)
             ann_index = None
             if about[HAS_ANN_INDEX]:
                 if _file_checksum(folder / ANN_INDEX) != about[ANN_CHECKSUM]:
@@ -208,99 +210,78 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-class SegmentWriter:
-    """Builds a segment from rows added a few at a time, in memory that does not grow with them.
+def write_segment(
+    folder: Path | None,
+    dim: int,
+    batches: Iterable[Batch],
+    about: dict[str, Any],
+    sample_queries: Callable[[], SampleQueries],
+    *,
+    kind: str,
+    recall: float,
+) -> Segment:
+    """A new segment, with the kind of index that `choose_index` chooses.
 
     Args:
         folder: An empty folder to write to; None: keep it all in memory.
         dim: The length of a row.
+        batches: Some rows at a time, so that memory does not grow with their number.
+        about: What else to write to ABOUT.
+        sample_queries: As `choose_index` takes them.
+        kind: The same.
+        recall: The same.
+
+    Raises:
+        OSError: it cannot be written: the disk is full, say.
     """
+    import numpy as np
 
-    def __init__(self, folder: Path | None, dim: int) -> None:
-        self._folder = folder
-        self._dim = dim
-        self._number = 0
-        self._added: list[tuple[Any, Any, Any]] = []
-        self._files: list[IO[bytes]] = []
-        self._open = ExitStack()
+    if folder is None:
+        none = Segment.empty(dim)
+        arrays = zip((none.rows, none.ids, none.vector_ids), *batches, strict=True)
+        rows, ids, vector_ids = map(np.concatenate, arrays)
+    else:
+        number = _write_batches(folder, batches)
+        rows, ids, vector_ids = _mapped_arrays(folder, number, dim)
+    choice, ann_index = choose_index(rows, sample_queries, kind=kind, recall=recall)
+    about = {
+        **about,
+        UPTO: int(vector_ids[-1]) if len(vector_ids) else 0,
+        "format": FORMAT,
+        "rows": len(rows),
+        "dim": dim,
+        HAS_ANN_INDEX: ann_index is not None,
+        "choice": asdict(choice),
+    }
+    segment = Segment(rows, ids, vector_ids, choice, ann_index, about)
+    if folder is not None:
+        if ann_index is not None:
+            ann_index.save(folder / ANN_INDEX)
+            about[ANN_CHECKSUM] = _file_checksum(folder / ANN_INDEX)
+            _, mean, products = segment.moments
+            np.concatenate([mean[None], products]).tofile(folder / MOMENTS)
+        about[CHECKSUM] = checksum(about)
+        (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+        for path in folder.iterdir():  # flushed before the folder gets the name of a whole segment
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    return segment
 
-    def __enter__(self) -> Self:
-        if self._folder is not None:
-            for name in (ROWS, IDS, VECTOR_IDS):
-                self._files.append(self._open.enter_context((self._folder / name).open("wb")))
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+def _write_batches(folder: Path, batches: Iterable[Batch]) -> int:
+    """Write rows and their ids to files; returns how many."""
+    import numpy as np
 
-    def add(self, rows: Float16Rows, ids: NDArray[np.int64], vector_ids: NDArray[np.int64]) -> None:
-        """Append rows (m, dim), the item of each, and the catalog's ascending id of each vector.
-
-        Raises:
-            OSError: the disk is full, say.
-        """
-        import numpy as np
-
-        arrays = rows.astype("<f2"), ids.astype("<i8"), vector_ids.astype("<i8")
-        self._number += len(rows)
-        if self._folder is None:
-            self._added.append(arrays)
-            return
-        for file, array in zip(self._files, arrays, strict=True):
-            file.write(np.ascontiguousarray(array).data)
-
-    def finish(
-        self,
-        about: dict[str, Any],
-        sample_queries: Callable[[], SampleQueries],
-        *,
-        kind: str,
-        recall: float,
-    ) -> Segment:
-        """The segment, with the kind of index that `choose_index` chooses.
-
-        Args:
-            about: What else to write to ABOUT.
-            sample_queries: As `choose_index` takes them.
-            kind: The same.
-            recall: The same.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        import numpy as np
-
-        self._open.close()
-        shape = self._number, self._dim
-        if self._folder is None:
-            none = Segment.empty(self._dim)
-            added = [(none.rows, none.ids, none.vector_ids), *self._added]
-            rows, ids, vector_ids = (np.concatenate(some) for some in zip(*added, strict=True))
-        else:
-            rows = _mapped(self._folder / ROWS, "float16", shape)
-            ids, vector_ids = (
-                _mapped(self._folder / name, "int64", shape[:1]) for name in (IDS, VECTOR_IDS)
-            )
-        choice, ann_index = choose_index(rows, sample_queries, kind=kind, recall=recall)
-        about = {
-            **about,
-            "format": FORMAT,
-            "rows": shape[0],
-            "dim": shape[1],
-            HAS_ANN_INDEX: ann_index is not None,
-            "choice": asdict(choice),
-        }
-        segment = Segment(rows, ids, vector_ids, choice, ann_index, about)
-        if self._folder is not None:
-            if ann_index is not None:
-                ann_index.save(self._folder / ANN_INDEX)
-                about[ANN_CHECKSUM] = _file_checksum(self._folder / ANN_INDEX)
-                _, mean, products = segment.moments
-                np.concatenate([mean[None], products]).tofile(self._folder / MOMENTS)
-            about[CHECKSUM] = checksum(about)
-            (self._folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
-            _sync(self._folder)
-        return segment
+    number = 0
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context((folder / name).open("wb")) for name in (ROWS, IDS, VECTOR_IDS)
+        ]
+        for batch in batches:
+            for file, array, dtype in zip(files, batch, ("<f2", "<i8", "<i8"), strict=True):
+                file.write(np.ascontiguousarray(array, dtype).data)
+            number += len(batch[0])
+    return number
 
 
 def checksum(about: dict[str, Any]) -> int:
@@ -318,7 +299,16 @@ def _file_checksum(path: Path) -> int:
     return found
 
 
-def _mapped(path: Path, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def _mapped_arrays(folder: Path, number: int, dim: int) -> Batch:
+    """The rows of a segment and their ids, mapped into memory."""
+    return (
+        _mapped(folder / ROWS, "<f2", (number, dim)),
+        _mapped(folder / IDS, "<i8", (number,)),
+        _mapped(folder / VECTOR_IDS, "<i8", (number,)),
+    )
+
+
+def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """An array in a file, mapped copy-on-write, since FAISS takes no read-only arrays.
 
     Raises:
@@ -326,8 +316,7 @@ def _mapped(path: Path, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """
     import numpy as np
 
-    dtype = np.dtype(kind).newbyteorder("<")
-    expected = int(np.prod(shape)) * dtype.itemsize
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
     if (size := path.stat().st_size) != expected:
         raise ValueError(f"{path.name} has {size} bytes, not {expected}")
     if not expected:
@@ -340,10 +329,3 @@ def _prefetch(file: int, starts: Sequence[int], size: int) -> None:
     if hasattr(os, "posix_fadvise"):
         for start in starts:
             os.posix_fadvise(file, start, size, os.POSIX_FADV_WILLNEED)
-
-
-def _sync(folder: Path) -> None:
-    """Flush files to disk, before the folder is given the name of a complete segment."""
-    for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
