@@ -29,7 +29,7 @@ from PIL import Image
 
 import mmsearch
 from mmsearch.media.image import load_image
-from mmsearch.storage.sqlite.records import Entry, Rows
+from mmsearch.storage import ItemRecord, ItemVectors
 
 BATCH = 32
 FILES_A_FOLDER = 100
@@ -190,8 +190,8 @@ def indexed(tree: Path, place: Path) -> None:
                 status = os.stat(os.path.join(folder, name))
                 stat = status.st_size, status.st_mtime_ns
                 below = os.path.relpath(folder, tree)
-                entry = Entry(source, below, name, "image", stat, os.urandom(16))
-                entry.vectors[filed] = Rows(row[None])
+                entry = ItemRecord(source, below, name, "image", stat, os.urandom(16))
+                entry.vectors[filed] = ItemVectors(row[None])
                 entries.append(entry)
             if entries:
                 catalog.put(entries)

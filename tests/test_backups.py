@@ -326,10 +326,10 @@ def test_a_damaged_backup_is_passed_over_for_an_older_one(idx, photos):
 
 def test_a_restored_catalog_knows_no_cache_made_after_its_backup(idx):
     with mmsearch.open(idx) as library:
-        before = library._catalog.state().catalog_id
+        before = library._catalog.state().store_id
     backups.restore(idx)
     with mmsearch.open(idx) as library:
-        assert library._catalog.state().catalog_id != before
+        assert library._catalog.state().store_id != before
         assert len(library.search("red")) == 3
 
 

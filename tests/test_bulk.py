@@ -19,8 +19,8 @@ from mmsearch.filters.values import number_in
 from mmsearch.indexing.bulk.matrix import unit_rows
 from mmsearch.indexing.bulk.meaning import own_values
 from mmsearch.indexing.bulk.stream import Feed
+from mmsearch.storage.records import split_path
 from mmsearch.storage.sqlite.checkpoints import Checkpoints
-from mmsearch.storage.sqlite.items import split_path
 
 DIM = 8
 
@@ -100,7 +100,7 @@ def test_other_columns_become_metadata_to_filter_by(library: Collection):
     library.add_vectors(unit(9), rows)
     hits = library.search_vectors(unit(1, 5), k=9, where={"stars": {"$gte": 7}, "place": "Rome"})
     assert sorted(hit.path for hit in hits[0]) == ["7.jpg", "8.jpg"]
-    assert "gone" not in library._catalog.metadata.names()
+    assert "gone" not in set(library._catalog.metadata.keys())
 
 
 def test_what_filters_know_of_every_item_is_told_by_columns_of_that_name(library: Collection):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.errors import IndexUnusable, StorageFailed
-from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.storage.sqlite.records import Entry, LenderGone, Rows
+from mmsearch.storage import DuplicateGone, ItemRecord, ItemVectors, Space
+from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.schema import migrations, tables
 from mmsearch.types import Span, TextPart
 
@@ -39,19 +39,19 @@ def unit(*values: float) -> np.ndarray:
     return row / np.linalg.norm(row)
 
 
-def entry(source_id: int, name: str = "a.jpg", **changes) -> Entry:
+def entry(source_id: int, name: str = "a.jpg", **changes) -> ItemRecord:
     given = {
         "source_id": source_id,
         "folder": "",
         "name": name,
-        "modality": "image",
+        "kind": "image",
         "stat": (10, 20),
         "hash": name.encode("utf-8", "surrogateescape"),
         "vectors": {"image": unit(1, 0, 0, 0)},
     }
     made = {**given, **changes}
-    made["vectors"] = {(1, facet): Rows(rows) for facet, rows in made["vectors"].items()}
-    return Entry(**made)
+    made["vectors"] = {(1, facet): ItemVectors(rows) for facet, rows in made["vectors"].items()}
+    return ItemRecord(**made)
 
 
 def test_what_is_put_comes_back(catalog: Catalog, space: Space):
@@ -59,7 +59,7 @@ def test_what_is_put_comes_back(catalog: Catalog, space: Space):
     texts = [TextPart("a dog", "caption"), TextPart("one line", "passage", Span(3, 4, "line"))]
     details = {"width": 4, "height": 3, "camera": "Box", "latitude": 1.5, "longitude": -2.0}
     vectors = {"image": unit(1, 2, 3, 4), "text": np.concatenate([unit(0, 1, 0, 0)] * 2)}
-    catalog.put([entry(source, texts=texts, details=details, vectors=vectors)])
+    catalog.put([entry(source, texts=texts, media=details, vectors=vectors)])
 
     (item,) = catalog.items.all()
     assert item.path == "/photos/a.jpg"
@@ -86,7 +86,7 @@ def test_any_file_name_comes_back_byte_for_byte(tmp_path_factory, name: bytes):
 
 def test_a_batch_is_stored_whole_or_not_at_all(catalog: Catalog, space: Space):
     source = catalog.sources.add("/photos")
-    wrong = entry(source, "b.jpg", modality=None)
+    wrong = entry(source, "b.jpg", kind=None)
     with pytest.raises(StorageFailed):
         catalog.put([entry(source), wrong])
     assert len(catalog) == 0
@@ -114,7 +114,7 @@ def test_the_revision_rises_when_vectors_change_and_only_then(catalog: Catalog, 
     catalog.put([entry(source)])
     before = catalog.state().revision
     item_id = next(catalog.items.all()).id
-    catalog.put([entry(source, id=item_id, stat=(10, 21), vectors={}, like=item_id)])
+    catalog.put([entry(source, id=item_id, stat=(10, 21), vectors={}, duplicate_of=item_id)])
     assert catalog.state().revision == before
     catalog.items.remove([item_id])
     assert catalog.state().revision == before + 1
@@ -143,8 +143,8 @@ def test_a_lender_with_other_content_is_refused_and_nothing_stored(catalog: Cata
     source = catalog.sources.add("/photos")
     catalog.put([entry(source)])
     first = next(catalog.items.all()).id
-    borrower = entry(source, "b.jpg", hash=b"other", vectors={}, like=first)
-    with pytest.raises(LenderGone):
+    borrower = entry(source, "b.jpg", hash=b"other", vectors={}, duplicate_of=first)
+    with pytest.raises(DuplicateGone):
         catalog.put([entry(source, "c.jpg"), borrower])
     assert len(catalog) == 1
 
@@ -161,7 +161,7 @@ def test_a_copy_borrows_the_vectors_of_its_twin(catalog: Catalog, space: Space):
     source = catalog.sources.add("/photos")
     catalog.put([entry(source, vectors={"image": unit(1, 2, 3, 4)})])
     first = next(catalog.items.all()).id
-    catalog.put([entry(source, "b.jpg", hash=b"a.jpg", vectors={}, like=first)])
+    catalog.put([entry(source, "b.jpg", hash=b"a.jpg", vectors={}, duplicate_of=first)])
     ids, matrix, _ = catalog.vectors.of(space, "image")
     assert len(ids) == 2
     assert (matrix[0] == matrix[1]).all()
@@ -331,7 +331,7 @@ def test_an_index_of_the_first_version_is_brought_up_whole(tmp_path: Path):
     assert (space.name, space.serves, space.backfills) == ("mini", {"image", "text"}, set())
     assert catalog.vectors.of(space, "text")[1].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
     state = catalog.state()
-    assert (state.catalog_id, state.revision) == ("abc", 7)
+    assert (state.store_id, state.revision) == ("abc", 7)
     catalog.close()
 
 

@@ -21,8 +21,8 @@ from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, from_options, parse_condition, parse_where
 from mmsearch.filters.match import bounding_box, kilometres
 from mmsearch.filters.model import Circle
+from mmsearch.storage import ItemRecord
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.records import Entry
 from mmsearch.storage.sqlite.schema import tags, vectors
 from mmsearch.storage.sqlite.view import statement_of
 from mmsearch.types import TextPart
@@ -59,14 +59,14 @@ def world_of(things: list[Thing], place: Path) -> Catalog:
         texts = [TextPart("x", origin) for origin in thing.origins]
         made.put(
             [
-                Entry(
+                ItemRecord(
                     source_id=made.sources.add(thing.root),
                     folder=thing.folder,
                     name=thing.name,
-                    modality=thing.modality,
+                    kind=thing.modality,
                     stat=(thing.size, thing.mtime_ns),
                     hash=b"x",
-                    details=thing.details,
+                    media=thing.details,
                     texts=texts,
                 )
             ]
@@ -858,7 +858,7 @@ def test_metadata_come_back_as_they_were_given(world: Catalog):
         1: {"rating": 5, "who": "Ann", "Shot by": "x, y"},
         2: {"rating": 4.5, "who": "bob"},
     }
-    assert world.metadata.names() == ["Shot by", "rating", "who"]
+    assert world.metadata.keys() == ["Shot by", "rating", "who"]
 
 
 @of(*RATED)

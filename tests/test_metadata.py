@@ -10,8 +10,8 @@ from mmsearch.errors import InvalidMetadata, PathNotFound
 from mmsearch.filters import parse_condition, parse_where
 from mmsearch.indexing.user_metadata import MetadataFile
 from mmsearch.indexing.user_metadata import apply_metadata as apply_file
+from mmsearch.storage import ItemRecord
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.records import Entry
 
 
 def read_metadata(path):
@@ -135,7 +135,7 @@ def world(tmp_path: Path, photos: Path):
     source = made.sources.add(str(photos))
     for path in sorted(photos.rglob("*.jpg")):
         folder = str(path.parent.relative_to(photos)).replace(".", "")
-        made.put([Entry(source, folder, path.name, "image", (0, 0), b"x")])
+        made.put([ItemRecord(source, folder, path.name, "image", (0, 0), b"x")])
     yield made
     made.close()
 
@@ -209,7 +209,7 @@ def test_accents_match_however_they_are_composed(tmp_path, form):
     other = {"NFC": "NFD", "NFD": "NFC"}[form]
     made = Catalog(tmp_path / "accents.db")
     name = unicodedata.normalize(form, "café.jpg")
-    made.put([Entry(made.sources.add("/p"), "x", name, "image", (0, 0), b"x")])
+    made.put([ItemRecord(made.sources.add("/p"), "x", name, "image", (0, 0), b"x")])
     path = written(tmp_path, "m.tsv", lines(unicodedata.normalize(other, "café.jpg")))
     assert apply_metadata(made, path).matched == 1
     made.close()

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.errors import InvalidOption, PathNotFound
+from mmsearch.storage import ItemRecord
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.records import Entry
 
 
 def places(library: mmsearch.Collection) -> dict[str, int]:
@@ -244,7 +244,7 @@ def test_every_item_is_where_its_old_path_leads(tmp_path_factory, roots, files, 
         source = catalog.sources.of(folder)
         if source is not None:
             hash_ = f"{folder}/{name}".encode()
-            catalog.put([Entry(source[0], source[2], name, "text", (1, 1), hash_, texts=())])
+            catalog.put([ItemRecord(source[0], source[2], name, "text", (1, 1), hash_, texts=())])
             stored[f"{folder}/{name}"] = hash_
     before = {item.path: item.id for item in catalog.items.all()}
     assert before.keys() == stored.keys()

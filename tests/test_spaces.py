@@ -11,7 +11,7 @@ from conftest import PITCHES, Ear, SecondToy, ToyEncoder, paint, tone
 import mmsearch
 from mmsearch import encoders
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
-from mmsearch.storage.sqlite.records import Rows
+from mmsearch.storage import ItemVectors
 
 
 @pytest.fixture
@@ -302,7 +302,9 @@ def test_a_caption_that_changes_while_it_is_encoded_is_encoded_again(library, ph
     (space,) = library._catalog.spaces.all()
     (item,) = (item for item in library.items if item.texts)
     hashes = {k.id: k.hash for k in library._catalog.files.known(1, "").values()}
-    rows = {(item.id, hashes[item.id]): {(space.id, "text"): Rows(np.zeros((1, 8), np.float16))}}
+    rows = {
+        (item.id, hashes[item.id]): {(space.id, "text"): ItemVectors(np.zeros((1, 8), np.float16))}
+    }
     library._catalog.vectors.backfill(rows, {item.id: ["another text"]})
     assert best(library, "rose red", target="text") == "red.png"
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mmsearch.storage import ItemRecord
 from mmsearch.storage.lexical import asked
 from mmsearch.storage.sqlite import Catalog, bm25
 from mmsearch.storage.sqlite import words as refreshing
-from mmsearch.storage.sqlite.records import Entry
 from mmsearch.types import TextPart
 from mmsearch.vectors.id_set import IdSet
 
@@ -26,11 +26,13 @@ class World:
         self.catalog = Catalog(folder / "catalog.db")
         self.source = self.catalog.sources.add(root)
 
-    def entry(self, name: str, *said: str, folder: str = "", mtime: int = NOON, **details) -> Entry:
+    def entry(
+        self, name: str, *said: str, folder: str = "", mtime: int = NOON, **details
+    ) -> ItemRecord:
         texts = [TextPart(text, "caption") for text in said]
         hash_ = name.encode("utf-8", "surrogateescape")
         given = (self.source, folder, name, "image", (1, mtime), hash_)
-        return Entry(*given, texts=texts, details=details)
+        return ItemRecord(*given, texts=texts, media=details)
 
     def put(self, name: str, *said: str, **more) -> None:
         self.catalog.put([self.entry(name, *said, **more)])
@@ -400,7 +402,9 @@ def test_a_change_that_is_none_of_its_words_makes_no_item_due(world: World, chan
 def test_a_file_that_was_only_looked_at_again_is_not_due(world: World):
     world.put("a.jpg", "a dog")
     world.catalog.words.refresh()
-    again = Entry(world.source, "", "a.jpg", "image", (1, NOON + 5), b"a.jpg", id=1, like=1)
+    again = ItemRecord(
+        world.source, "", "a.jpg", "image", (1, NOON + 5), b"a.jpg", id=1, duplicate_of=1
+    )
     world.catalog.put([again])
     assert due(world) == 0
 

@@ -24,7 +24,7 @@ from mmsearch.collection.opening import open_collection
 from mmsearch.filters import from_options
 
 if TYPE_CHECKING:
-    from mmsearch.storage.sqlite.items import Listed
+    from mmsearch.storage import ListedItem
 
 LINES_AT_ONCE = 1_000
 """A system call a line would take longer than reading the lines."""
@@ -57,7 +57,7 @@ def list_command(
         raise typer.Exit(NOTHING_FOUND)
 
 
-def _listed(items: list[Listed], form: str, *, first: bool) -> str:
+def _listed(items: list[ListedItem], form: str, *, first: bool) -> str:
     """Some lines of a list, which is streamed; the end of a JSON array is still to come."""
     if form.startswith("paths"):
         return render.lines((item.path for item in items), form)

@@ -310,9 +310,13 @@ def _why(library: Collection, settings: Mapping[str, Any]) -> str:
         return ": nothing passes the filters"
     if least := settings.get("min_confidence"):
         return f" with a confidence of {least:g}; lower --min-confidence"
-    from mmsearch.storage.sqlite.spaces import GIVEN
+    from mmsearch.storage.records import IMPORTED_FINGERPRINT
 
-    given = [model for model in library.status()["models"] if model["fingerprint"] == GIVEN]
+    given = [
+        model
+        for model in library.status()["models"]
+        if model["fingerprint"] == IMPORTED_FINGERPRINT
+    ]
     if given:
         name = given[0]["name"]
         return (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmsearch.search.duplicates import Group
     from mmsearch.search.labels import Description
     from mmsearch.search.searcher import Searcher
-    from mmsearch.storage.sqlite import Space
+    from mmsearch.storage import Space
     from mmsearch.types import Progress, Vectors
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmsearch.indexing.bulk.export import Exported
     from mmsearch.indexing.bulk.load import Load
     from mmsearch.indexing.bulk.stream import Chunk
-    from mmsearch.storage.sqlite.items import Listed
+    from mmsearch.storage import ListedItem
     from mmsearch.types import Progress
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -182,7 +182,7 @@ class Bulk(Asking):
             progress=progress,
         )
 
-    def listed(self, *, where: Any = None, limit: int | None = None) -> Iterator[Listed]:
+    def listed(self, *, where: Any = None, limit: int | None = None) -> Iterator[ListedItem]:
         """What is stored, in order of id, without texts or vectors: for millions of items.
 
         Args:

@@ -17,8 +17,9 @@ from mmsearch.types import Failure, Item, Modality, Report
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.filters import Filter
+    from mmsearch.storage import Space
     from mmsearch.storage.columns import Columns
-    from mmsearch.storage.sqlite import Catalog, Space
+    from mmsearch.storage.sqlite import Catalog
     from mmsearch.vectors import FaissIndex
     from mmsearch.vectors.id_set import IdSet
 
@@ -72,9 +73,7 @@ class Held(Locked):
         from mmsearch.spaces.encoder_pool import EncoderPool
         from mmsearch.spaces.index_cache import IndexCache
         from mmsearch.spaces.query_banks import QueryBanks
-        from mmsearch.storage.sqlite import (
-            Catalog,  # SQLAlchemy takes longer to import than all of us
-        )
+        from mmsearch.storage.sqlite import Catalog  # importing SQLAlchemy takes long
 
         self._catalog = Catalog(path)
         self._encoder_pool = EncoderPool(self._catalog, self._how)

@@ -14,8 +14,7 @@ from mmsearch.media.file_state import has_content, read_file
 from mmsearch.media.kinds import kind_of
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import KINDS_WITH, EncodingTarget
-from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.records import Place, Rows
+from mmsearch.storage import ItemVectors, Store, VectorField
 from mmsearch.types import Kind, Modality, Progress, TextPart
 
 FILES_A_BATCH = 64
@@ -33,10 +32,10 @@ class Fill:
     """One space brought to where it holds a vector of everything.
 
     Batches are stored as they are made: what is interrupted goes on where it stopped. Texts come
-    from the catalog; photos, sounds and so on are read again.
+    from the store; photos, sounds and so on are read again.
 
     Args:
-        catalog: What is stored.
+        store: What is stored.
         target: The space to fill.
         options: How files are read.
         progress: Called with (items done, items in all).
@@ -46,7 +45,7 @@ class Fill:
 
     def __init__(
         self,
-        catalog: Catalog,
+        store: Store,
         target: EncodingTarget,
         options: Options,
         progress: Progress | None = None,
@@ -60,7 +59,7 @@ class Fill:
         """Files that could not be read; they are found by their other vectors alone."""
         self.away = 0
         """Files that are not there just now; without them the space is not complete."""
-        self._catalog = catalog
+        self._store = store
         self._lane = target
         self._token_modalities = target.token_modalities if tokens else frozenset()
         self._query_banks = query_banks
@@ -81,20 +80,20 @@ class Fill:
         self._fill_texts(said)
         self._fill_files([lacking[item_id] for item_id in sorted(lacking)])
         for facet in sorted(space.backfills - {"text"}):
-            self.away += self._catalog.vectors.missing_of_imported(space, facet, KINDS_WITH[facet])
+            self.away += self._store.vectors.missing_of_imported(space, facet, KINDS_WITH[facet])
         if space.backfills and not self.away:
-            self._catalog.spaces.switch_to(space)
+            self._store.spaces.switch_to(space)
 
     def _lacking(self, facet: Modality) -> list[Due]:
         space = self._lane.space
-        found = self._catalog.vectors.missing(space, facet, KINDS_WITH[facet])
+        found = self._store.vectors.missing(space, facet, KINDS_WITH[facet])
         if facet in self._token_modalities:
-            found += self._catalog.vectors.missing(space, facet, KEPT_WHOLE, tokens=True)
+            found += self._store.vectors.missing(space, facet, KEPT_WHOLE, token_embeddings=True)
         return sorted({due[0]: due for due in found}.values())
 
     def _fill_texts(self, due: Sequence[Due]) -> None:
         for some in _batches(due, ITEMS_A_BATCH):
-            items = self._catalog.items.get([item_id for item_id, _, _ in some])
+            items = self._store.items.get([item_id for item_id, _, _ in some])
             there = [one for one in some if one[0] in items]
             found = self._encode([(None, items[one[0]].texts) for one in there])
             rows = {
@@ -102,7 +101,7 @@ class Fill:
                 for (item_id, _, hash_), places in zip(there, found, strict=True)
             }
             said = {item_id: [part.text for part in item.texts] for item_id, item in items.items()}
-            self._catalog.vectors.backfill(rows, said)
+            self._store.vectors.backfill(rows, said)
             self.filled += len(there)
             self._step(len(some))
 
@@ -113,14 +112,14 @@ class Fill:
         try:
             read = look_ahead(pool, lambda one: _read(reader, one), due, FILES_A_BATCH + workers)
             for some in _batches(due, FILES_A_BATCH):
-                self._store(some, [next(read) for _ in some])
+                self._put_batch(some, [next(read) for _ in some])
         except BaseException:
             reader.stop()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _store(self, due: Sequence[Due], read: Sequence[Contents | Away | None]) -> None:
+    def _put_batch(self, due: Sequence[Due], read: Sequence[Contents | Away | None]) -> None:
         self.away += sum(isinstance(contents, Away) for contents in read)
         self.holes += sum(contents is None for contents in read)
         good = [
@@ -129,7 +128,7 @@ class Fill:
             if isinstance(contents, Contents)
         ]
         found = self._encode([(contents, None) for _, contents in good])
-        self._catalog.vectors.backfill(
+        self._store.vectors.backfill(
             {
                 (item_id, hash_): rows
                 for ((item_id, _, hash_), _), rows in zip(good, found, strict=True)
@@ -140,7 +139,7 @@ class Fill:
 
     def _encode(
         self, files: Sequence[tuple[Contents | None, Sequence[TextPart] | None]]
-    ) -> list[dict[Place, Rows]]:
+    ) -> list[dict[VectorField, ItemVectors]]:
         return encode([self._lane], files, self._query_banks)
 
     def _step(self, number: int) -> None:

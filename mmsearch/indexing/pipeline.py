@@ -20,7 +20,7 @@ from typing import Any
 
 from mmsearch.indexing.decode import Decoded, Decoder, Job
 from mmsearch.indexing.stages import Timed
-from mmsearch.storage.sqlite.records import Place, Rows
+from mmsearch.storage import ItemVectors, VectorField
 
 PICTURES_A_BATCH = 32
 FIRST_PICTURES = 4
@@ -36,7 +36,7 @@ BATCHES_ENCODED = 2
 FILES_AHEAD = 2 * PICTURES_A_BATCH
 """Files that are decoded, or being decoded, and in no batch yet."""
 
-Vectors = list[dict[Place, Rows]]
+Vectors = list[dict[VectorField, ItemVectors]]
 """Of each file its rows; none of one that cannot be used."""
 
 

@@ -11,21 +11,21 @@ from stat import S_ISDIR, S_ISREG
 from mmsearch.indexing.scan import Scope, known_scopes
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.walk import CAPTIONED, SKIPPED_FOLDERS, excluder, is_away
-from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage import Store
 
 
-def looks_at(catalog: Catalog, changed: Iterable[str]) -> list[Scope]:
-    """Scopes that bring a catalog in line with changed places, of what was ever asked for.
+def looks_at(store: Store, changed: Iterable[str]) -> list[Scope]:
+    """Scopes that bring a store in line with changed places, of what was ever asked for.
 
     A file is looked at among those of its name (a photo and its text), a folder with all below.
     What failed at a place that is gone is forgotten.
 
     Args:
-        catalog: What was known, and what was asked for.
+        store: What was known, and what was asked for.
         changed: Absolute paths of files and folders that came, changed or went.
     """
-    asked = [scope for scope in known_scopes(catalog) if not _is_away(catalog, scope)]
-    return _Looks(catalog, asked).at(changed)
+    asked = [scope for scope in known_scopes(store) if not _is_away(store, scope)]
+    return _Looks(store, asked).at(changed)
 
 
 def scope_above(asked: Iterable[Scope], place: str) -> Scope | None:
@@ -44,8 +44,8 @@ def scope_above(asked: Iterable[Scope], place: str) -> Scope | None:
 class _Looks:
     """What is to be looked at: folders with all that is below, and files of other folders."""
 
-    def __init__(self, catalog: Catalog, asked: Sequence[Scope]) -> None:
-        self._catalog = catalog
+    def __init__(self, store: Store, asked: Sequence[Scope]) -> None:
+        self._store = store
         self._asked = asked
         self._folders: set[str] = set()
         self._files: dict[str, set[str]] = {}
@@ -93,14 +93,14 @@ class _Looks:
 
     def _held_below(self, path: str) -> bool:
         self._forget_failure(path)
-        source = self._catalog.sources.of(path)
-        return source is not None and bool(self._catalog.files.folders(source[0], source[2]))
+        source = self._store.sources.of(path)
+        return source is not None and bool(self._store.files.folders(source[0], source[2]))
 
     def _forget_failure(self, path: str) -> None:
-        source = self._catalog.sources.of(path)
+        source = self._store.sources.of(path)
         if source is not None and source[2]:
             folder, name = os.path.split(source[2])
-            self._catalog.failures.remove(source[0], folder, [name])
+            self._store.failures.remove(source[0], folder, [name])
 
     def _change_roles(self, scope: Scope, folder: str, names: set[str]) -> bool:
         """Whether a text that was an item may have become the captions of a photo.
@@ -109,7 +109,7 @@ class _Looks:
         """
         if scope.only is not None or _below(folder, scope) is None:
             return False
-        known = self._catalog.files.known(scope.source_id, _relative(folder, scope.root))
+        known = self._store.files.known(scope.source_id, _relative(folder, scope.root))
         stems = {_stem(name) for name in names}
         texts = {_stem(name) for name in known if name[-4:].lower() == ".txt"} & stems
         return bool(texts) and any(
@@ -157,7 +157,7 @@ class _Looks:
                 continue
             relative = _relative(folder, scope.root)
             stems = {_stem(name) for name in names}
-            known = self._catalog.files.known(scope.source_id, relative)
+            known = self._store.files.known(scope.source_id, relative)
             alike = {name for name in {*names, *there, *known} if _stem(name) in stems}
             out = {name for name in alike if _leaves_out(scope, os.path.join(below, name))}
             if wanted := frozenset(name for name in alike - out if kind_of(name)):
@@ -168,9 +168,9 @@ class _Looks:
 # ------------------------------------------------------------------ parts of the above
 
 
-def _is_away(catalog: Catalog, scope: Scope) -> bool:
+def _is_away(store: Store, scope: Scope) -> bool:
     """Whether what seems deleted in it is on a disk that is not mounted."""
-    return is_away(scope.root, catalog.sources.device(scope.source_id))
+    return is_away(scope.root, store.sources.device(scope.source_id))
 
 
 def _place(scope: Scope) -> str:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmsearch.indexing.decode import Decoded, Decoder, Job, encode
 from mmsearch.indexing.decode.contents import Options
@@ -22,8 +22,14 @@ from mmsearch.indexing.scan import Scan, Scope
 from mmsearch.indexing.stages import Timed
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import EncodingTarget
-from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.records import Entry, LenderGone, Place, Rows
+from mmsearch.storage import (
+    DuplicateGone,
+    FailureRecord,
+    ItemRecord,
+    ItemVectors,
+    Store,
+    VectorField,
+)
 from mmsearch.types import Failure, Kind, Progress, Report
 
 if TYPE_CHECKING:
@@ -34,8 +40,8 @@ class Ingest:
     """One run over some scopes; `report` is true at every moment, also after an interruption.
 
     Args:
-        catalog: Where things are stored.
-        targets: The encoders that make the vectors, and their spaces in that catalog.
+        store: Where things are stored.
+        targets: The encoders that make the vectors, and their spaces in that store.
         options: How folders are read.
         book: Captions from a file, if any.
         query_banks: Give the hubs of vectors whose space has a bank.
@@ -44,7 +50,7 @@ class Ingest:
 
     def __init__(
         self,
-        catalog: Catalog,
+        store: Store,
         targets: Sequence[EncodingTarget],
         *,
         options: Options,
@@ -55,12 +61,12 @@ class Ingest:
         self.report = Timed()
         self.others: Counter[Kind] = Counter()
         """Files that were met but not asked for."""
-        self._catalog = catalog
+        self._store = store
         self._lanes = targets
         self._options = options
         self._book = book
         self._query_banks = query_banks
-        self._decoder = Decoder(catalog, targets, options)
+        self._decoder = Decoder(store, targets, options)
         self._scan: Scan | None = None
         self._tell = progress or (lambda _done, _total: None)
         self._done = 0
@@ -70,10 +76,10 @@ class Ingest:
         self._failed: set[str] = set()
 
     def run(self, scopes: Sequence[Scope]) -> Report:
-        """Bring the catalog in line with what is on disk; what was stored survives Ctrl-C."""
+        """Bring the store in line with what is on disk; what was stored survives Ctrl-C."""
         began = time.monotonic()
         self._scan = scan = Scan(
-            self._catalog,
+            self._store,
             scopes,
             self._options,
             book=self._book,
@@ -84,7 +90,7 @@ class Ingest:
             self._decode_all(scan.jobs())
             self.others = scan.others
             gone = {item_id for item_id in scan.missing if item_id not in self._moved}
-            self._catalog.items.remove(sorted(gone))
+            self._store.items.remove(sorted(gone))
             self.report.removed += len(gone)
             self._warn_of_lost_sources()
         except KeyboardInterrupt:
@@ -106,7 +112,7 @@ class Ingest:
         with closing(pipeline.run(self._counted(jobs))) as batches:
             for batch, vectors in batches:
                 with self.report.busy("store"):
-                    self._store(batch, vectors)
+                    self._put_batch(batch, vectors)
 
     def _counted(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """The jobs; as soon as there is one, all files are counted, to tell how far it is."""
@@ -115,18 +121,20 @@ class Ingest:
                 threading.Thread(target=self._count, daemon=True).start()
             yield job
 
-    def _encode(self, batch: Sequence[Decoded]) -> list[dict[Place, Rows]]:
+    def _encode(self, batch: Sequence[Decoded]) -> list[dict[VectorField, ItemVectors]]:
         """The vectors of each file; none of those that cannot be used."""
         given = [(done.contents, done.texts) if done.usable else (None, None) for done in batch]
         return encode(self._lanes, given, self._query_banks)
 
     # ------------------------------------------------------------------ store
 
-    def _store(self, batch: list[Decoded], vectors: list[dict[Place, Rows]]) -> None:
+    def _put_batch(
+        self, batch: list[Decoded], vectors: list[dict[VectorField, ItemVectors]]
+    ) -> None:
         while True:
             try:
                 return self._put(batch, vectors)
-            except LenderGone as error:
+            except DuplicateGone as error:
                 # two photos that swapped names, say, or another process that took an item out;
                 # who borrowed there has its own picture decoded, so this comes to an end
                 borrowed = [n for n, done in enumerate(batch) if done.like == error.item_id]
@@ -134,7 +142,7 @@ class Ingest:
                 for n, done, rows in zip(borrowed, again, self._encode(again), strict=True):
                     batch[n], vectors[n] = done, rows
 
-    def _put(self, batch: list[Decoded], vectors: list[dict[Place, Rows]]) -> None:
+    def _put(self, batch: list[Decoded], vectors: list[dict[VectorField, ItemVectors]]) -> None:
         self._claimed = set()
         good = [(done, rows) for done, rows in zip(batch, vectors, strict=True) if done.usable]
         bad = [
@@ -144,7 +152,7 @@ class Ingest:
         ]
         entries = [self._entry(done, rows) for done, rows in good]
         if entries or bad:
-            self._catalog.put(entries, failures=bad)
+            self._store.put(entries, failures=bad)
         self._moved |= self._claimed
         for entry, (done, _) in zip(entries, good, strict=True):
             self._tally(entry, done)
@@ -152,34 +160,34 @@ class Ingest:
             self._note_failures(done)
             self._step()
 
-    def _entry(self, done: Decoded, vectors: dict[Place, Rows]) -> Entry:
+    def _entry(self, done: Decoded, vectors: dict[VectorField, ItemVectors]) -> ItemRecord:
         job = done.job
         item_id = job.known.id if job.known else None
         if item_id is None and done.moved and self._is_free(done.like):
             item_id = done.like
             if item_id is not None:
                 self._claimed.add(item_id)
-        return Entry(
+        return ItemRecord(
             source_id=job.source_id,
             folder=job.folder,
             name=job.name,
-            modality=job.file.kind,
+            kind=job.file.kind,
             stat=(job.file.size, job.file.mtime_ns),
             hash=done.hash,
             id=item_id,
             sidecar=job.file.sidecar,
             sidecar_name=job.file.sidecar_name,
-            details=done.contents.columns if done.contents else None,
+            media=done.contents.columns if done.contents else None,
             texts=done.texts,
             vectors=vectors,
-            like=done.like,
+            duplicate_of=done.like,
         )
 
     def _is_free(self, item_id: int | None) -> bool:
         """Whether no other file has been taken for this item's new name."""
         return item_id not in self._moved and item_id not in self._claimed
 
-    def _tally(self, entry: Entry, done: Decoded) -> None:
+    def _tally(self, entry: ItemRecord, done: Decoded) -> None:
         if done.job.known is None:
             renamed = entry.id is not None
             self.report.renamed += renamed
@@ -195,20 +203,12 @@ class Ingest:
         self._done += files
         self._tell(self._done, self._total)
 
-    def _failure_row(self, done: Decoded, name: str, reason: str, *, retry: bool) -> dict[str, Any]:
+    def _failure_row(self, done: Decoded, name: str, reason: str, *, retry: bool) -> FailureRecord:
         job = done.job
         stat = (job.file.size, job.file.mtime_ns)
         if name != job.name and job.file.sidecar is not None:
             stat = job.file.sidecar
-        return {
-            "source_id": job.source_id,
-            "folder": job.folder,
-            "name": name,
-            "reason": reason,
-            "size": stat[0],
-            "mtime_ns": stat[1],
-            "retry": int(retry),
-        }
+        return FailureRecord(job.source_id, job.folder, name, reason, stat, retry)
 
     def _note_failures(self, done: Decoded) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -220,7 +220,7 @@ class Ingest:
                 self.report.skipped += 1
 
     def _warn_of_lost_sources(self) -> None:
-        for _, root in self._catalog.sources.all():
+        for _, root in self._store.sources.all():
             if not os.path.isdir(root):
                 self.report.warnings.append(
                     f"the indexed folder {root} is not there; what was found in it stays in the "

@@ -19,7 +19,7 @@ from mmsearch.indexing.user_metadata import MetadataFile, apply_metadata
 from mmsearch.spaces.encoder_pool import token_setting, tokens_version
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import EncodingTarget, modalities_of
-from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage import Store
 from mmsearch.types import Kind, Progress, Report
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Reads:
     transcribe: bool | None = None
     whisper: str | None = None
 
-    def settle(self, catalog: Catalog) -> Settled:
-        """What is on and off from now on; kept in the catalog.
+    def settle(self, store: Store) -> Settled:
+        """What is on and off from now on; kept in the store.
 
         Raises:
             MissingExtra: something was turned on whose packages are not installed.
@@ -51,13 +51,13 @@ class Reads:
         """
         asked = {name: getattr(self, name) for name in _REQUIRED}
         held = {
-            name: catalog.settings.get(f"reads {name}") for name in asked
+            name: store.settings.get(f"reads {name}") for name in asked
         }  # "on", "off" or nothing
         now = {
             name: held[name] if asked[name] is None else "on" if asked[name] else "off"
             for name in asked
         }
-        whisper = self.whisper or catalog.settings.get(WHISPER)
+        whisper = self.whisper or store.settings.get(WHISPER)
         if self.whisper is not None and os.path.isdir(self.whisper):
             whisper = os.path.abspath(self.whisper)
         able, warnings = set(), []
@@ -71,9 +71,9 @@ class Reads:
                 warnings.append(f"{error}; until then, what --{name} takes in stays as it is")
         for name, state in now.items():
             if state is not None and state != held[name]:
-                catalog.settings.set(f"reads {name}", state)
+                store.settings.set(f"reads {name}", state)
         if self.whisper is not None and whisper is not None and "transcribe" in able:
-            catalog.settings.set(WHISPER, whisper)
+            store.settings.set(WHISPER, whisper)
         off = frozenset(_KINDS[name] for name in _KINDS if now[name] == "off")
         return Settled(frozenset(able), off, whisper, warnings)
 
@@ -162,7 +162,7 @@ class Update:
     """One run; `report` is true at every moment, also after an interruption.
 
     Args:
-        catalog: Where things are stored.
+        store: Where things are stored.
         targets_now: Gives the encoders, and their spaces: asked again when the scan is done, as
             another process may have brought in a model meanwhile.
         options: How files are found and read for them.
@@ -174,7 +174,7 @@ class Update:
 
     def __init__(
         self,
-        catalog: Catalog,
+        store: Store,
         targets_now: Callable[[], list[EncodingTarget]],
         options: Callable[[Sequence[EncodingTarget]], Options],
         *,
@@ -183,15 +183,15 @@ class Update:
         query_banks: QueryBanks | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._catalog = catalog
+        self._store = store
         self._metadata = metadata
-        self._query_banks = query_banks or QueryBanks(catalog)
+        self._query_banks = query_banks or QueryBanks(store)
         self._lanes_now = targets_now
         self._lanes = targets = targets_now()
         self._options = options(targets)
         self._progress = progress
         self._ingest = Ingest(
-            catalog,
+            store,
             targets,
             options=self._options,
             book=book,
@@ -207,11 +207,7 @@ class Update:
             self._ingest.run(scopes)
             self._tell_of_others(self._ingest.others)
             tokens = self._tokens_due()
-            if (
-                tokens
-                or self._catalog.settings.get(INCOMPLETE)
-                or len(self._catalog.spaces.all()) > 1
-            ):
+            if tokens or self._store.settings.get(INCOMPLETE) or len(self._store.spaces.all()) > 1:
                 self._fill_all(tokens=tokens)
             self._derive()
         except KeyboardInterrupt:
@@ -225,7 +221,7 @@ class Update:
     def _derive(self) -> None:
         """Bring up what follows from what is stored: metadata, hubs, the words to look up."""
         if self._metadata is not None:
-            applied = apply_metadata(self._catalog, self._metadata)
+            applied = apply_metadata(self._store, self._metadata)
             if applied.unmatched:
                 first = ", ".join(applied.examples)
                 self.report.warnings.append(
@@ -234,11 +230,11 @@ class Update:
                 )
         encoders = {target.space.id: target.encoder for target in self._lanes_now()}
         self._query_banks.update(lambda space: encoders[space.id])
-        self._catalog.words.refresh()
+        self._store.words.refresh()
 
     def _tokens_due(self) -> bool:
         """Whether some item may lack the token embeddings that it should have."""
-        kept = self._catalog.settings.get
+        kept = self._store.settings.get
         return any(
             target.token_modalities
             and kept(token_setting(target.space)) != tokens_version(target.encoder)
@@ -249,11 +245,11 @@ class Update:
         targets = self._lanes_now()
         holes = [self._fill(target, tokens=tokens) for target in targets]
         lacking = "yes" if any(holes) else ""
-        if lacking != (self._catalog.settings.get(INCOMPLETE) or ""):
-            self._catalog.settings.set(INCOMPLETE, lacking)
+        if lacking != (self._store.settings.get(INCOMPLETE) or ""):
+            self._store.settings.set(INCOMPLETE, lacking)
         for target in targets if tokens else ():
             if target.token_modalities:
-                self._catalog.settings.set(
+                self._store.settings.set(
                     token_setting(target.space), tokens_version(target.encoder)
                 )
 
@@ -261,7 +257,7 @@ class Update:
         """Whether something is lacking still."""
         before = self.report.filled
         fill = Fill(
-            self._catalog,
+            self._store,
             target,
             self._options,
             self._progress,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mmsearch.errors import InvalidMetadata
 from mmsearch.media.tables import FILE_COLUMNS, FileNames, Table, without_surrogates
-from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage import Store
 
 EXAMPLES = 5
 """Names without an item that the caller is shown."""
@@ -60,7 +60,7 @@ class Applied(NamedTuple):
     """A few of those names."""
 
 
-def apply_metadata(catalog: Catalog, file: MetadataFile) -> Applied:
+def apply_metadata(store: Store, file: MetadataFile) -> Applied:
     """Store what a metadata file says, in place of what was stored of the same items.
 
     A name in the file is a path, as `FileNames` reads it. A name without a folder matches the
@@ -68,7 +68,7 @@ def apply_metadata(catalog: Catalog, file: MetadataFile) -> Applied:
     """
     found: dict[int, str] = {}
     bare: dict[str, list[int]] = {}
-    for item_id, root, folder, name in catalog.files.all():
+    for item_id, root, folder, name in store.files.all():
         relative = os.path.join(folder, name)
         written = file.names.by_path(os.path.join(root, relative), relative)
         if written is not None:
@@ -80,7 +80,7 @@ def apply_metadata(catalog: Catalog, file: MetadataFile) -> Applied:
         if written not in used and len(ids) == 1:
             found[ids[0]] = written
             used.add(written)
-    catalog.metadata.set((item_id, file.metadata[written]) for item_id, written in found.items())
+    store.metadata.set((item_id, file.metadata[written]) for item_id, written in found.items())
     unused = [name for name in file.metadata if name not in used]
     return Applied(len(found), len(unused), unused[:EXAMPLES])
 

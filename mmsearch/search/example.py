@@ -12,8 +12,8 @@ from mmsearch.media.kinds import FORMATS, kind_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.search.queries import Ask, combined, encode_parts, plan
 from mmsearch.spaces.targets import served
+from mmsearch.storage import Space, Store
 from mmsearch.storage.resolver import is_current, item_at
-from mmsearch.storage.sqlite import Catalog, Space
 from mmsearch.types import Kind, Modality, Part, Query
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Example:
     """A file that others are to be like.
 
     Args:
-        catalog: Tells whether it is indexed as it is now: then its stored vectors are used.
+        store: Tells whether it is indexed as it is now: then its stored vectors are used.
         path: Where it is.
         spaces: Those that answer.
 
@@ -44,8 +44,8 @@ class Example:
             nothing is stored.
     """
 
-    def __init__(self, catalog: Catalog, path: str, spaces: Sequence[Space]) -> None:
-        stored = item_at(catalog, path)
+    def __init__(self, store: Store, path: str, spaces: Sequence[Space]) -> None:
+        stored = item_at(store, path)
         if not os.path.exists(path) and not (stored and stored.imported):
             raise PathNotFound(f"there is no file {path!r}, and the index holds none of this name")
         kind = kind_of(path) if stored is None else stored.kind
@@ -54,7 +54,7 @@ class Example:
             raise UnreadableFile(
                 f"{path!r} is not a kind of file that can be searched with ({kinds})"
             )
-        self._catalog = catalog
+        self._store = store
         self._path = path
         self._kind = kind
         self._rows: dict[tuple[int, Modality], Vectors] = {}
@@ -114,7 +114,7 @@ class Example:
         """What is stored of it (n, dim)."""
         if (space.id, facet) not in self._rows:
             ids = [self.own] if self.own is not None and self._current else []
-            self._rows[space.id, facet] = self._catalog.vectors.of(space, facet, ids)[1]
+            self._rows[space.id, facet] = self._store.vectors.of(space, facet, ids)[1]
         return self._rows[space.id, facet]
 
     def vector(self, ask: Ask, encoder_of: Callable[[Space], Encoder]) -> Vectors:

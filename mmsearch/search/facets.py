@@ -128,13 +128,13 @@ def rankings(
         weight = search.weight * settings.weight_of(search.facet)
         found.append(replace(facet, name=name, ranking=kept, weight=weight))
     if words is not None:
-        ranking = holdings.catalog.words.search(words, depth + len(without), allowed)
+        ranking = holdings.store.words.search(words, depth + len(without), allowed)
         kept = [pair for pair in ranking if pair[0] not in without][:depth]
-        among = len(holdings.catalog) if allowed is None else len(allowed)
+        among = len(holdings.store.items) if allowed is None else len(allowed)
         background = Background.of_words([score for _, score in kept], among)
         heaviest = max((abs(search.weight) for search in searches), default=1.0)
         weight = heaviest * settings.weight_of(WORDS)
-        holding = holdings.catalog.words.holding(words, [item_id for item_id, _ in kept[:HELD]])
+        holding = holdings.store.words.holding(words, [item_id for item_id, _ in kept[:HELD]])
         many = len(holding) if len(holding) < HELD else len(kept)
         found.append(
             Facet(
@@ -178,7 +178,7 @@ def _complete(holdings: Holdings, facets: Sequence[Facet], words: str | None) ->
             continue
         if facet.search is None:
             if words is not None:
-                facet.below = holdings.catalog.words.search(words, len(missing), missing)
+                facet.below = holdings.store.words.search(words, len(missing), missing)
             continue
         index = holdings.index_of(facet.search.space, facet.search.facet)
         scores = index.search(facet.search.wide, len(missing), missing)

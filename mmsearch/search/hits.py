@@ -130,7 +130,7 @@ def _item_hits(shown: Shown, order: Order, fusion: str) -> list[Hit]:
     signals = _signals(shown.facets, {key for key, _ in order.chosen}, fusion, plain)
     where = best_stretches(shown)
     copies = [copy for item_id, _ in order.chosen for copy in order.groups[item_id][1:]]
-    paths = {id_: item.path for id_, item in shown.holdings.catalog.items.get(copies).items()}
+    paths = {id_: item.path for id_, item in shown.holdings.store.items.get(copies).items()}
     found: list[Hit] = []
     for item_id, score in order.chosen:
         if (item := shown.items.get(item_id)) is None:  # it has just gone

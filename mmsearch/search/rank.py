@@ -11,7 +11,7 @@ from mmsearch.errors import UnsupportedModality
 from mmsearch.filters import Filter
 from mmsearch.search.queries import Ask, combined, encode_parts
 from mmsearch.spaces.query_banks import QueryBanks
-from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage import Space, Store
 from mmsearch.types import Modality, Part
 from mmsearch.vectors import FaissIndex
 from mmsearch.vectors.hubness import EXTRA_DIMS, augmented_query
@@ -37,7 +37,7 @@ class Holdings:
     """What a search draws on.
 
     Attributes:
-        catalog: Where the items are.
+        store: Where the items are.
         index_of: Gives a facet's index.
         encoder_of: Gives a space's encoder.
         query_banks: The query banks of the spaces.
@@ -46,7 +46,7 @@ class Holdings:
         catch_up: Has words looked up that an interrupted run has left, as far as may be.
     """
 
-    catalog: Catalog
+    store: Store
     index_of: IndexOf
     encoder_of: Callable[[Space], Encoder]
     query_banks: QueryBanks
@@ -148,8 +148,8 @@ def _led_over(vector: Vectors, here: Space, there: Space, holdings: Holdings) ->
     """The mean, in one space, of the texts that are nearest to a vector of another."""
     search = Search("text", here, vector)
     ids = [item_id for item_id, _ in holdings.index_of(here, "text").search(search.wide, LEADS)]
-    near = stretches(holdings.catalog, search, ids)[:LEADS]
-    owners, matrix, positions = holdings.catalog.vectors.of(there, "text", ids)
+    near = stretches(holdings.store, search, ids)[:LEADS]
+    owners, matrix, positions = holdings.store.vectors.of(there, "text", ids)
     rows = {
         key: row for row, key in enumerate(zip(owners.tolist(), positions.tolist(), strict=True))
     }
@@ -163,17 +163,17 @@ def _led_over(vector: Vectors, here: Space, there: Space, holdings: Holdings) ->
 
 
 def stretches(
-    catalog: Catalog, search: Search, ids: Sequence[int]
+    store: Store, search: Search, ids: Sequence[int]
 ) -> list[tuple[Stretch, float, float]]:
     """Each vector of some items with its score and its plain cosine, best first."""
     import numpy as np
 
-    owners, matrix, positions = catalog.vectors.of(search.space, search.facet, ids)
+    owners, matrix, positions = store.vectors.of(search.space, search.facet, ids)
     # row by row, as a product of matrices differs in the 7th decimal with how many rows there are
     cosines = (matrix.astype(np.float64) * search.vector).sum(axis=1)
     scores = cosines.copy()
     for modality, weight in search.hubs.items():
-        hubs = catalog.hubs.of(search.space, search.facet, modality, ids)
+        hubs = store.hubs.of(search.space, search.facet, modality, ids)
         scores -= weight * np.nan_to_num(hubs.astype(np.float16).astype(np.float64))
     keys = zip(owners.tolist(), positions.tolist(), strict=True)
     found = [

@@ -15,7 +15,7 @@ from mmsearch.search.rank import Holdings, Search, stretches
 from mmsearch.search.rerank_blend import rerank
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.encoder_pool import tokens_are_current
-from mmsearch.storage.sqlite import Space
+from mmsearch.storage import Space
 from mmsearch.types import Modality, Ranking
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _rematched(holdings: Holdings, facet: Facet) -> Facet | None:
         return None
     if not {asked, search.facet} <= encoder.token_modalities:
         return None
-    if not tokens_are_current(holdings.catalog, search.space, encoder):
+    if not tokens_are_current(holdings.store, search.space, encoder):
         return None
     scores = _scores(holdings, search, encoder, [id_ for id_, _ in facet.ranking[:LOOKED_AT]])
     if facet.ranking and not scores:
@@ -73,8 +73,8 @@ def _scores(
     import numpy as np
 
     assert search.part is not None
-    tokens = holdings.catalog.token_embeddings.of(search.space, search.facet, ids)
-    rows = [row for row in stretches(holdings.catalog, search, ids) if row[0] in tokens]
+    tokens = holdings.store.token_embeddings.of(search.space, search.facet, ids)
+    rows = [row for row in stretches(holdings.store, search, ids) if row[0] in tokens]
     rows = rows[:LOOKED_AT]
     if not rows:
         return {}
@@ -111,7 +111,7 @@ def grouped(holdings: Holdings, ranking: Ranking, settings: Settings) -> dict[in
     ids = [item_id for item_id, _ in ranking]
     if not settings.collapses:
         return {item_id: [item_id] for item_id in ids}
-    hashes = holdings.catalog.items.hashes(ids)
+    hashes = holdings.store.items.hashes(ids)
     space = _preferred(holdings)
     threshold = holdings.alike(space) if space else 2.0
     groups = collapse(
@@ -133,7 +133,7 @@ def _vectors(holdings: Holdings, ids: Sequence[int]) -> Vectors:
     place = {item_id: row for row, item_id in enumerate(ids)}
     if space is None:
         return found
-    owners, matrix, positions = holdings.catalog.vectors.of(space, "image", ids)
+    owners, matrix, positions = holdings.store.vectors.of(space, "image", ids)
     first = positions == 0
     for item_id, vector in zip(owners[first].tolist(), matrix[first], strict=True):
         found[place[item_id]] = vector
@@ -142,4 +142,4 @@ def _vectors(holdings: Holdings, ids: Sequence[int]) -> Vectors:
 
 def _preferred(holdings: Holdings) -> Space | None:
     """The space that answers for pictures, else another that answers."""
-    return next((space for space in holdings.catalog.spaces.all() if space.serves), None)
+    return next((space for space in holdings.store.spaces.all() if space.serves), None)

@@ -16,7 +16,7 @@ from mmsearch.search.hits import best_hits, ordered
 from mmsearch.search.queries import Ask, checked_vectors, parts_of, plan, words_of
 from mmsearch.search.rank import Holdings, Search, encode_asks, search_of
 from mmsearch.search.settings import Settings, targets_of
-from mmsearch.storage.sqlite import Space
+from mmsearch.storage import Space
 from mmsearch.types import Hit, Modality, Part, Query, Ranking
 from mmsearch.vectors.hubness import EXTRA_DIMS
 from mmsearch.vectors.id_set import IdSet
@@ -51,7 +51,7 @@ class Searcher:
         """The best hits for each query; all queries are encoded together."""
         queries = list(queries)
         asked = self._encoded(queries, settings)
-        with self._holdings.catalog.snapshot():
+        with self._holdings.store.snapshot():
             found = [
                 best_hits(self._holdings, facets, settings, words)
                 for facets, words in self._facets_of(asked, settings)
@@ -75,7 +75,7 @@ class Searcher:
     def ranked(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
         """The items of the best hits for each query with their scores, nothing looked up."""
         asked = self._encoded(list(queries), settings)
-        with self._holdings.catalog.snapshot():
+        with self._holdings.store.snapshot():
             return [
                 list(ordered(self._holdings, facets, settings).chosen)
                 for facets, _ in self._facets_of(asked, settings)
@@ -110,7 +110,7 @@ class Searcher:
         there = self._present[space.id]
         facets = [one for one in targets_of(settings.target, there, ()) if one in there]
         checked = checked_vectors(queries, space.dim)
-        with self._holdings.catalog.snapshot():
+        with self._holdings.store.snapshot():
             allowed = self._allowed(settings)
             found = [
                 self._facets([Search(facet, space, vector) for facet in facets], settings, allowed)
@@ -121,7 +121,7 @@ class Searcher:
     def like_file(self, path: str, settings: Settings) -> list[Hit]:
         """What is like a file, the file itself left out."""
         holdings = self._holdings
-        example = Example(holdings.catalog, path, self._spaces)
+        example = Example(holdings.store, path, self._spaces)
         targets = targets_of(settings.target, self._there, example.facets[:1])
         asks = example.asks(targets, self._spaces, self._present)
         vectors = [example.vector(ask, holdings.encoder_of) for ask in asks]
@@ -129,7 +129,7 @@ class Searcher:
             search_of(ask, vector, holdings) for ask, vector in zip(asks, vectors, strict=True)
         ]
         own = NOBODY if example.own is None else frozenset({example.own})
-        with holdings.catalog.snapshot():
+        with holdings.store.snapshot():
             found = self._facets(searches, settings, self._allowed(settings), without=own)
             return best_hits(holdings, found, settings)
 
@@ -178,11 +178,11 @@ class Searcher:
 
     def _moved(self, search: Search, settings: Settings) -> Search:
         """A search moved towards what was liked."""
-        catalog, ids = self._holdings.catalog, [*settings.like, *settings.unlike]
-        if missing := set(ids) - catalog.items.get(ids).keys():
+        store, ids = self._holdings.store, [*settings.like, *settings.unlike]
+        if missing := set(ids) - store.items.get(ids).keys():
             raise InvalidQuery(f"no item of the index has the id {min(missing)}")
         liked, unliked = (
-            catalog.vectors.of(search.space, search.facet, some)[1]
+            store.vectors.of(search.space, search.facet, some)[1]
             for some in (settings.like, settings.unlike)
         )
         if not len(liked) and not len(unliked):

@@ -34,10 +34,10 @@ class Shown:
     words: str | None
 
     def __post_init__(self) -> None:
-        catalog = self.holdings.catalog
-        self.items: Mapping[int, Item] = catalog.items.get(self.ids)
+        store = self.holdings.store
+        self.items: Mapping[int, Item] = store.items.get(self.ids)
         self.near = {
-            facet.name: stretches(catalog, facet.search, self.ids)
+            facet.name: stretches(store, facet.search, self.ids)
             for facet in self.facets
             if facet.search is not None
         }
@@ -47,7 +47,7 @@ class Shown:
         """Where in their files a facet's vectors of these items are."""
         if facet.search is None:
             return {}
-        return self.holdings.catalog.vectors.spans(facet.search.space, facet.search.facet, self.ids)
+        return self.holdings.store.vectors.spans(facet.search.space, facet.search.facet, self.ids)
 
     def plain(self, facet: Facet) -> dict[int, float]:
         """The best cosine of each item in a facet, before any hub is taken off."""

@@ -21,7 +21,7 @@ from mmsearch.errors import (
     UnknownModel,
 )
 from mmsearch.spaces.targets import EncodingTarget
-from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage import Space, Store
 from mmsearch.types import Modality
 
 KEEP_TOKENS = "details"
@@ -44,9 +44,9 @@ def tokens_version(encoder: Encoder) -> str:
     return able.tokens_version if able else "1"
 
 
-def tokens_are_current(catalog: Catalog, space: Space, encoder: TokenEncoder) -> bool:
+def tokens_are_current(store: Store, space: Space, encoder: TokenEncoder) -> bool:
     """Whether a space's stored token embeddings are of the version its encoder makes now."""
-    stored = catalog.settings.get(token_setting(space)) or ""
+    stored = store.settings.get(token_setting(space)) or ""
     return stored.partition(" ")[0] == encoder.tokens_version
 
 
@@ -54,14 +54,14 @@ class EncoderPool:
     """The encoders of an index, and the modalities each of them encodes.
 
     Args:
-        catalog: Where their spaces are.
+        store: Where their spaces are.
         how: What they are to run on.
     """
 
-    def __init__(self, catalog: Catalog, how: Runtime) -> None:
+    def __init__(self, store: Store, how: Runtime) -> None:
         self.warnings: list[str] = []
         """About models that cannot be loaded, for the report."""
-        self._catalog = catalog
+        self._store = store
         self._how = how
         self._loaded: dict[tuple[str, str], Encoder] = {}
         self._loading = threading.Lock()
@@ -98,7 +98,7 @@ class EncoderPool:
         """
         self._loaded |= {(one.name, one.fingerprint): one for one in encoders}
         if encoders:
-            self._catalog.spaces.serve_with(encoders)
+            self._store.spaces.serve_with(encoders)
 
     def keep_tokens(self, *, wanted: bool | None) -> None:
         """Set whether token embeddings are kept for reranking; None leaves it as it was.
@@ -106,18 +106,18 @@ class EncoderPool:
         Stored ones are deleted at once when they are no longer wanted; missing ones are made by
         the next indexing run.
         """
-        current = self._catalog.settings.get(KEEP_TOKENS)
+        current = self._store.settings.get(KEEP_TOKENS)
         if wanted is False and current != "off":
-            self._catalog.settings.set(KEEP_TOKENS, "off")
-            for space in self._catalog.spaces.all():
+            self._store.settings.set(KEEP_TOKENS, "off")
+            for space in self._store.spaces.all():
                 self._delete_tokens(space)
         elif wanted and current != "on":
-            self._catalog.settings.set(KEEP_TOKENS, "on")
+            self._store.settings.set(KEEP_TOKENS, "on")
 
     def _delete_tokens(self, space: Space) -> None:
-        self._catalog.token_embeddings.clear(space)
-        if self._catalog.settings.get(token_setting(space)):
-            self._catalog.settings.set(token_setting(space), "")
+        self._store.token_embeddings.clear(space)
+        if self._store.settings.get(token_setting(space)):
+            self._store.settings.set(token_setting(space), "")
 
     def targets(self) -> list[EncodingTarget]:
         """The spaces that new files are to be encoded in, with their encoders.
@@ -129,7 +129,7 @@ class EncoderPool:
         """
         self.warnings = []
         found = []
-        spaces = self._catalog.spaces.all()
+        spaces = self._store.spaces.all()
         for space in spaces:
             if not space.encodes_for or space.is_imported:
                 continue
@@ -139,7 +139,7 @@ class EncoderPool:
                 self._leave_out(space, spaces, error)
                 continue
             if encoder.modalities != space.modalities:  # a newer version of it can do more
-                self._catalog.spaces.set_modalities(space, encoder.modalities)
+                self._store.spaces.set_modalities(space, encoder.modalities)
             found.append(
                 EncodingTarget(
                     space, encoder, space.encodes_for, self._token_modalities(space, encoder)
@@ -150,12 +150,12 @@ class EncoderPool:
     def _token_modalities(self, space: Space, encoder: Encoder) -> frozenset[Modality]:
         """The modalities whose token embeddings are to be kept; those of older versions go."""
         able = token_encoder(encoder)
-        if able is None or self._catalog.settings.get(KEEP_TOKENS) == "off":
+        if able is None or self._store.settings.get(KEEP_TOKENS) == "off":
             return _NOTHING
         kept = able.token_modalities & space.encodes_for
-        if kept and not tokens_are_current(self._catalog, space, able):
+        if kept and not tokens_are_current(self._store, space, able):
             self._delete_tokens(space)
-            self._catalog.settings.set(token_setting(space), f"{able.tokens_version} partly")
+            self._store.settings.set(token_setting(space), f"{able.tokens_version} partly")
         return kept
 
     def _leave_out(self, space: Space, spaces: Sequence[Space], error: Exception) -> None:
@@ -164,7 +164,7 @@ class EncoderPool:
             raise error
         if not space.serves:
             if isinstance(error, IndexUnusable):
-                self._catalog.spaces.cancel_backfill(space)  # its weights are gone for good
+                self._store.spaces.cancel_backfill(space)  # its weights are gone for good
                 return
             self.warnings.append(
                 f"{space.name!r} cannot be filled just now: {error} (or give it up with `mmsearch "
@@ -178,7 +178,7 @@ class EncoderPool:
             InvalidOption: the index has no model of this name, or no other that could serve
                 instead.
         """
-        spaces = self._catalog.spaces.all()
+        spaces = self._store.spaces.all()
         named = [space for space in spaces if space.name == name]
         if not named:
             known = ", ".join(sorted({space.name for space in spaces})) or "none"
@@ -190,5 +190,5 @@ class EncoderPool:
                 "with another model first, `mmsearch index --model NAME`"
             )
         for space in dropped:
-            self._catalog.spaces.drop(space)
+            self._store.spaces.drop(space)
         return dropped

@@ -1,8 +1,8 @@
-"""The FAISS indexes that searches use: each follows the catalog, and starts from files.
+"""The FAISS indexes that searches use: each follows the store, and starts from files.
 
 The files of a segment lie in a folder `cache/MODALITY-SPACE-CATALOG-REVISION-…` with the vectors of
-a modality at one revision of the catalog. A segment is written whole or not at all, never changed,
-and never the only copy. Vectors added since then are read from the catalog by their ascending ids,
+a modality at one revision of the store. A segment is written whole or not at all, never changed,
+and never the only copy. Vectors added since then are read from the store by their ascending ids,
 and deleted ones from its log of deletions. So an update costs O(change), and a segment is rebuilt
 only once the delta has grown large.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.spaces.query_banks import QueryBanks
-from mmsearch.storage.sqlite import Catalog, CatalogState, Space
+from mmsearch.storage import Space, Store, StoreState
 from mmsearch.types import Modality
 from mmsearch.vectors import (
     AUTO,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.storage.sqlite import NewVectors
+    from mmsearch.storage import NewVectors
     from mmsearch.vectors.index_choice import SampleQueries
 
     Present = Sequence[tuple[Space, Sequence[Modality]]]
@@ -75,17 +75,17 @@ ABANDONED = 3600
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """An index as of one revision of the catalog.
+    """An index as of one revision of the store.
 
     Attributes:
         index: The index; it is not changed any more.
-        stamp: The state of the catalog.
+        stamp: The state of the store.
         last_vector: The highest id of a vector that was added.
         last_deletion: The last deletion that was applied.
     """
 
     index: FaissIndex
-    stamp: CatalogState
+    stamp: StoreState
     last_vector: int
     last_deletion: int
 
@@ -96,32 +96,32 @@ class _Snapshot:
 
 
 class IndexCache:
-    """The FAISS indexes of a catalog, in memory and in files.
+    """The FAISS indexes of a store, in memory and in files.
 
     Args:
         folder: The folder of the segments; made when there is one to store.
-        catalog: The source of the vectors.
+        store: The source of the vectors.
         query_banks: Hubs of vectors, and sample queries.
-        may_write: A context that tells whether the catalog may be written.
+        may_write: A context that tells whether the store may be written.
     """
 
     def __init__(
         self,
         folder: Path,
-        catalog: Catalog,
+        store: Store,
         query_banks: QueryBanks,
         may_write: Callable[[str], AbstractContextManager[bool]],
     ) -> None:
         self._folder = folder
-        self._catalog = catalog
+        self._store = store
         self._query_banks = query_banks
         self._may_write = may_write
         self._snapshots: dict[tuple[int, Modality], list[_Snapshot]] = {}  # the newest first
         self._lock = threading.RLock()
 
     def index(self, space: Space, modality: Modality) -> FaissIndex:
-        """The index of a modality's vectors, as of this thread's snapshot of the catalog."""
-        stamp = self._catalog.state()
+        """The index of a modality's vectors, as of this thread's snapshot of the store."""
+        stamp = self._store.state()
         snapshot = self._newest(space, modality, stamp)
         if snapshot is None or snapshot.stamp != stamp:
             with self._lock:  # one thread updates it while the others wait
@@ -144,8 +144,8 @@ class IndexCache:
                     with self._lock:
                         self._rebuilt(space, modality)
         last = self._last_common_deletion()
-        if last is not None and last > self._catalog.state().forgotten + MAX_DELETIONS:
-            self._catalog.vectors.forget_deleted(last)
+        if last is not None and last > self._store.state().forgotten + MAX_DELETIONS:
+            self._store.vectors.forget_deleted(last)
 
     def configure(self, kind: str | None, recall: float | None) -> None:
         """Store the kind of index to use and its least recall; None leaves it unchanged.
@@ -156,17 +156,17 @@ class IndexCache:
         if recall is not None and not 0 < recall <= 1:
             raise InvalidOption(f"the recall is a share above 0, up to 1, not {recall}")
         if kind is not None:
-            for dim in {space.dim for space in self._catalog.spaces.all()} or {256}:
+            for dim in {space.dim for space in self._store.spaces.all()} or {256}:
                 _check_kind(kind, dim + EXTRA_DIMS)
-            self._catalog.settings.set(KIND, kind)
+            self._store.settings.set(KIND, kind)
         if recall is not None:
-            self._catalog.settings.set(LEAST_RECALL, str(recall))
+            self._store.settings.set(LEAST_RECALL, str(recall))
         if kind is not None or recall is not None:
             self.clear()
 
     def describe(self, present: Present) -> list[dict[str, Any]]:
         """The kind of index of each modality, and why; only those that have a segment."""
-        stamp, (kind, _) = self._catalog.state(), self._settings()
+        stamp, (kind, _) = self._store.state(), self._settings()
         found = []
         for space, modalities in present:
             for modality in modalities:
@@ -199,18 +199,18 @@ class IndexCache:
         """Release the indexes in memory."""
         self._snapshots = {}
 
-    # ------------------------------------------------------------------ following the catalog
+    # ------------------------------------------------------------------ following the store
 
-    def _newest(self, space: Space, modality: Modality, stamp: CatalogState) -> _Snapshot | None:
+    def _newest(self, space: Space, modality: Modality, stamp: StoreState) -> _Snapshot | None:
         """The newest snapshot in memory that is not ahead of a stamp."""
         for snapshot in self._snapshots.get((space.id, modality), ()):
             known = snapshot.stamp
-            if known.catalog_id == stamp.catalog_id and known.revision <= stamp.revision:
+            if known.store_id == stamp.store_id and known.revision <= stamp.revision:
                 return snapshot
         return None
 
-    def _updated(self, space: Space, modality: Modality, stamp: CatalogState) -> _Snapshot:
-        """The snapshot of a stamp, from memory, a stored segment, or the catalog."""
+    def _updated(self, space: Space, modality: Modality, stamp: StoreState) -> _Snapshot:
+        """The snapshot of a stamp, from memory, a stored segment, or the store."""
         found = self._newest(space, modality, stamp)
         if found is None or not _can_follow(found, stamp):
             found = self._read(space, modality, stamp)
@@ -225,22 +225,22 @@ class IndexCache:
         others = [
             other
             for other in self._snapshots.get((space.id, modality), ())
-            if other is not snapshot and other.stamp.catalog_id == snapshot.stamp.catalog_id
+            if other is not snapshot and other.stamp.store_id == snapshot.stamp.store_id
         ]
         newest = sorted([snapshot, *others], key=lambda one: one.stamp.revision, reverse=True)
         self._snapshots[space.id, modality] = newest[:SNAPSHOTS]
         return snapshot
 
     def _followed(
-        self, snapshot: _Snapshot, space: Space, modality: Modality, stamp: CatalogState
+        self, snapshot: _Snapshot, space: Space, modality: Modality, stamp: StoreState
     ) -> _Snapshot:
         """A snapshot with what was added and deleted since."""
         import numpy as np
 
-        with self._catalog.snapshot():
-            revision = self._catalog.state().revision
-            new = list(self._catalog.vectors.new(space, modality, snapshot.last_vector))
-            deleted, last_deletion = self._catalog.vectors.deleted(
+        with self._store.snapshot():
+            revision = self._store.state().revision
+            new = list(self._store.vectors.new(space, modality, snapshot.last_vector))
+            deleted, last_deletion = self._store.vectors.deleted(
                 space, modality, snapshot.last_deletion
             )
         index, last_vector = snapshot.index.copy(), snapshot.last_vector
@@ -256,13 +256,13 @@ class IndexCache:
     # ------------------------------------------------------------------ segments
 
     def _segments(
-        self, space: Space, modality: Modality, stamp: CatalogState
+        self, space: Space, modality: Modality, stamp: StoreState
     ) -> Iterator[tuple[Path, dict[str, Any]]]:
         """The stored segments that can be brought up to a stamp, and their ABOUT; newest first."""
-        wanted = (stamp.catalog_id, stamp.epoch, *self._settings(), space.dim + EXTRA_DIMS)
+        wanted = (stamp.store_id, stamp.epoch, *self._settings(), space.dim + EXTRA_DIMS)
         for folder in segment_folders(self._folder, space.id, modality):
             about: dict[str, Any] = {}
-            with suppress(SegmentDamaged):  # all of it is in the catalog
+            with suppress(SegmentDamaged):  # all of it is in the store
                 about = read_about(folder)
             if (
                 tuple(map(about.get, ("catalog", "epoch", "kind", "recall", "dim"))) == wanted
@@ -271,7 +271,7 @@ class IndexCache:
             ):
                 yield folder, about
 
-    def _read(self, space: Space, modality: Modality, stamp: CatalogState) -> _Snapshot | None:
+    def _read(self, space: Space, modality: Modality, stamp: StoreState) -> _Snapshot | None:
         """The snapshot of a stamp from the newest segment that serves; None without one."""
         for folder, about in self._segments(space, modality, stamp):
             with suppress(SegmentDamaged):
@@ -281,13 +281,13 @@ class IndexCache:
         return None
 
     def _rebuilt(self, space: Space, modality: Modality) -> _Snapshot:
-        """A snapshot built from the catalog, and stored as a segment if the disk takes it."""
-        if not self._catalog.in_snapshot:
+        """A snapshot built from the store, and stored as a segment if the disk takes it."""
+        if not self._store.in_snapshot:
             with self._may_write("making an index") as may, suppress(StorageFailed):
                 if may:  # indexes of older versions lack hubs
                     self._query_banks.compute_missing_hubs(space, modality)
-        with self._catalog.snapshot():
-            stamp = self._catalog.state()
+        with self._store.snapshot():
+            stamp = self._store.state()
             try:
                 segment = self._stored(space, modality, stamp)
             except OSError:  # full or read-only: only the next search is slower for it
@@ -296,10 +296,10 @@ class IndexCache:
         found = _Snapshot(FaissIndex(segment), stamp, about["upto"], about["gone"])
         return self._kept(found, space, modality)
 
-    def _stored(self, space: Space, modality: Modality, stamp: CatalogState) -> Segment:
+    def _stored(self, space: Space, modality: Modality, stamp: StoreState) -> Segment:
         """A new segment in a folder of its own, which replaces older ones."""
         unique = uuid.uuid4().hex[:6]
-        name = f"{modality}-{space.id}-{stamp.catalog_id}-{stamp.revision}-{unique}"
+        name = f"{modality}-{space.id}-{stamp.store_id}-{stamp.revision}-{unique}"
         unfinished = self._folder / f"{name}{UNFINISHED}"
         unfinished.mkdir(parents=True)
         try:
@@ -317,21 +317,21 @@ class IndexCache:
         return segment
 
     def _built(
-        self, folder: Path | None, space: Space, modality: Modality, stamp: CatalogState
+        self, folder: Path | None, space: Space, modality: Modality, stamp: StoreState
     ) -> Segment:
         """A segment of all vectors there are, written to a folder or kept in memory."""
         kind, recall = self._settings()
         about = {
-            "catalog": stamp.catalog_id,
+            "catalog": stamp.store_id,
             "revision": stamp.revision,
             "epoch": stamp.epoch,
-            "gone": self._catalog.vectors.last_deletion(),
+            "gone": self._store.vectors.last_deletion(),
             "kind": kind,
             "recall": recall,
         }
         batches = (
             (_augmented(some), some.ids, some.vector_ids)
-            for some in self._catalog.vectors.new(space, modality)
+            for some in self._store.vectors.new(space, modality)
         )
         dim, queries = space.dim + EXTRA_DIMS, lambda: self._sample_queries(space, modality)
         return write_segment(folder, dim, batches, about, queries, kind=kind, recall=recall)
@@ -350,7 +350,7 @@ class IndexCache:
         return found
 
     def _settings(self) -> tuple[str, float]:
-        setting = self._catalog.settings.get
+        setting = self._store.settings.get
         return setting(KIND) or AUTO, float(setting(LEAST_RECALL) or RECALL)
 
     def _last_common_deletion(self) -> int | None:
@@ -377,10 +377,10 @@ def segment_folders(folder: Path, space_id: int, modality: str) -> Iterator[Path
     yield from sorted(found, key=revision, reverse=True)
 
 
-def _can_follow(snapshot: _Snapshot, stamp: CatalogState) -> bool:
-    """Whether the catalog still lists every change between a snapshot and a stamp."""
+def _can_follow(snapshot: _Snapshot, stamp: StoreState) -> bool:
+    """Whether the store still lists every change between a snapshot and a stamp."""
     known = snapshot.stamp
-    same = (known.catalog_id, known.epoch) == (stamp.catalog_id, stamp.epoch)
+    same = (known.store_id, known.epoch) == (stamp.store_id, stamp.epoch)
     return same and snapshot.last_deletion >= stamp.forgotten
 
 

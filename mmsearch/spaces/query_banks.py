@@ -19,7 +19,7 @@ from mmsearch.encoders.banks import (
     unpack_bank,
 )
 from mmsearch.spaces.calibration import Reference
-from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage import Space, Store
 from mmsearch.types import Modality
 from mmsearch.vectors.hubness import (
     WEIGHTS,
@@ -55,11 +55,11 @@ class QueryBanks:
     A bank made for an index is never changed, so that the hubs of old and new vectors compare.
 
     Args:
-        catalog: The store of the banks made for the index.
+        store: The store of the banks made for the index.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._banks: dict[int, Bank | None] = {}
         self._rows: dict[tuple[int, Modality], NDArray[np.float32] | None] = {}
 
@@ -68,7 +68,7 @@ class QueryBanks:
         if self._banks.get(space.id) is None:
             bank = shipped_bank(space.name, space.fingerprint)
             if bank is None and not space.is_imported:  # without an encoder none can be made
-                stored = self._catalog.query_banks.get(space)
+                stored = self._store.query_banks.get(space)
                 bank = None if stored is None else unpack_bank(stored, space.fingerprint)
             self._banks[space.id] = bank
         return self._banks[space.id]
@@ -103,7 +103,7 @@ class QueryBanks:
 
     def sample_queries(self, space: Space, modality: Modality, number: int) -> Vectors:
         """Up to `number` unit vectors (n, dim) like queries of a modality: stored, or typical."""
-        stored = self._catalog.vectors.sample(space, modality, number)
+        stored = self._store.vectors.sample(space, modality, number)
         bank = self.bank(space) if len(stored) < FEWEST_SAMPLES else None
         rows = bank.rows.get(modality) if bank else None
         return stored if rows is None else rows[:: max(1, len(rows) // number)][:number]
@@ -112,7 +112,7 @@ class QueryBanks:
 
     def update(self, encoder_of: Callable[[Space], Encoder]) -> None:
         """Make the banks that are missing and possible, and compute the hubs that are missing."""
-        for space in self._catalog.spaces.all():
+        for space in self._store.spaces.all():
             if not space.serves:
                 continue
             if self.bank(space) is None and space.modalities >= {"image", "text"}:
@@ -131,12 +131,12 @@ class QueryBanks:
         """Store the hubs that vectors of a modality lack, if the space has a bank."""
         for query_modality, rows in self._queries_for(space, modality).items():
             while True:
-                row_ids, matrix = self._catalog.hubs.missing(
+                row_ids, matrix = self._store.hubs.missing(
                     space, modality, query_modality, ROWS_AT_ONCE
                 )
                 if not row_ids:
                     break
-                self._catalog.hubs.set(query_modality, row_ids, hubs(matrix, rows))
+                self._store.hubs.set(query_modality, row_ids, hubs(matrix, rows))
 
     def _queries_for(self, space: Space, modality: Modality) -> BankRows:
         """The typical queries, by modality, whose hubs count when a modality is searched."""
@@ -151,7 +151,7 @@ class QueryBanks:
         """Make a bank of typical sentences and the index's own images, if they are enough."""
         import numpy as np
 
-        count = self._catalog.counts()["vectors"].get(space.id, {}).get("image", 0)
+        count = self._store.vectors.count(space, "image")
         if count < FEWEST_PICTURES:
             return
         texts, encoder = typical_texts(), encoder_of(space)
@@ -165,7 +165,7 @@ class QueryBanks:
         rows: BankRows = {"text": encoded[::2], "image": images[::2]}
         others: BankRows = {"text": encoded[1::2], "image": images[1::2]}
         packed = pack_bank(space.fingerprint, calibrated_bank(rows, others, shipped=False))
-        self._catalog.query_banks.set(space, VERSION, packed)
+        self._store.query_banks.set(space, VERSION, packed)
 
     def _sample_images(self, space: Space) -> Vectors:
         """Up to MOST_PICTURES image vectors of an index, whatever order they were added in.
@@ -176,7 +176,7 @@ class QueryBanks:
 
         kept = np.zeros((0, space.dim), np.float16)
         hashes = np.zeros(0, np.uint32)
-        for new in self._catalog.vectors.new(space, "image"):
+        for new in self._store.vectors.new(space, "image"):
             new_hashes = np.array([crc32(row.tobytes()) for row in new.rows], np.uint32)
             kept, hashes = np.concatenate([kept, new.rows]), np.concatenate([hashes, new_hashes])
             lowest = np.argsort(hashes, kind="stable")[:MOST_PICTURES]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmsearch.encoders import Encoder
-from mmsearch.storage.sqlite import Space
+from mmsearch.storage import Space
 from mmsearch.types import Kind, Modality
 
 SEEN: frozenset[Kind] = frozenset({"image", "video", "document"})

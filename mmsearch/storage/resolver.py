@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 
 from mmsearch.media.file_state import is_unchanged
-from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.files import StoredFile
+from mmsearch.storage.records import StoredFile
+from mmsearch.storage.store import Store
 
 
 def spellings(path: str) -> list[str]:
@@ -20,7 +20,7 @@ def spellings(path: str) -> list[str]:
     return list(dict.fromkeys((given, _without_links_above(given), os.path.realpath(given))))
 
 
-def known_path(store: Catalog, path: str) -> str:
+def known_path(store: Store, path: str) -> str:
     """A path as the index knows it, or would: of links, only those inside a source are kept."""
     given = os.path.abspath(path)
     if store.sources.of(given):
@@ -28,7 +28,7 @@ def known_path(store: Catalog, path: str) -> str:
     return os.path.realpath(given) if os.path.isdir(given) else _without_links_above(given)
 
 
-def item_at(store: Catalog, path: str) -> StoredFile | None:
+def item_at(store: Store, path: str) -> StoredFile | None:
     """The item that a path names: a file in an indexed folder, or what was imported by it."""
     if (imported := store.files.imported(path)) is not None:
         return imported
@@ -40,7 +40,7 @@ def item_at(store: Catalog, path: str) -> StoredFile | None:
     return None
 
 
-def current_item_at(store: Catalog, path: str) -> int | None:
+def current_item_at(store: Store, path: str) -> int | None:
     """The id of the item that a path names, unless the file has changed since it was stored."""
     found = item_at(store, path)
     return None if found is None or not is_current(found, path) else found.id

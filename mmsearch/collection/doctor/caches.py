@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mmsearch.collection.doctor.finding import SHOWN, Finding, State, ok
 from mmsearch.storage.columns.files import ENDING, read_column
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmsearch.collection.doctor.check_context import CheckContext
-    from mmsearch.storage.sqlite import Space
+    from mmsearch.storage import Space
+    from mmsearch.types import Modality
 
 CACHES, STALE = "caches", "stale caches"
 REPAIR = "mmsearch doctor --repair deletes them; a search makes them anew"
@@ -75,7 +76,7 @@ def _found(
 
 def _is_current(context: CheckContext, path: Path) -> bool:
     """Whether it is named after this catalog and, if it holds vectors, a space in it."""
-    catalog_id = context.catalog.state().catalog_id
+    catalog_id = context.catalog.state().store_id
     if path.suffix == ENDING:
         return path.name.startswith(f"columns-{catalog_id}-")
     return path.is_dir() and _space_of(context, path) is not None and f"-{catalog_id}-" in path.name
@@ -99,10 +100,13 @@ def _fault(context: CheckContext, path: Path) -> str | None:
         return str(error).removeprefix(f"{path}: ")
     if space is None:
         return "it is of no model"
-    return _disagreement(context, base, space, path.name.split("-")[0])
+    modality = cast("Modality", path.name.split("-")[0])
+    return _disagreement(context, base, space, modality)
 
 
-def _disagreement(context: CheckContext, base: Segment, space: Space, facet: str) -> str | None:
+def _disagreement(
+    context: CheckContext, base: Segment, space: Space, facet: Modality
+) -> str | None:
     """What a base says that the catalog does not: rows that it should know are gone, say."""
     import numpy as np
 

@@ -15,7 +15,7 @@ from mmsearch.spaces.targets import KINDS_WITH
 
 if TYPE_CHECKING:
     from mmsearch.collection.doctor.check_context import CheckContext
-    from mmsearch.storage.sqlite import Space
+    from mmsearch.storage import Space
 
 REFERENCES, IDENTITY = "references", "identity"
 VECTORS, TEXTS, LACKING, WORDS, FILTERS = "vectors", "texts", "lacking", "words", "filters"

@@ -32,8 +32,8 @@ from mmsearch.indexing.bulk.meaning import (
 )
 from mmsearch.indexing.bulk.stream import Chunk, paths_in
 from mmsearch.media.kinds import kind_of
-from mmsearch.storage.sqlite.batch import Batch, Lists
-from mmsearch.storage.sqlite.items import split_path
+from mmsearch.storage import ItemBatch
+from mmsearch.storage.records import RowColumns, split_path
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Filing:
         return (self.elsewhere, *split_path(path)), (None,) * len(_OF_FILES)
 
 
-_OF_FILES = ("modality", "size", "mtime_ns", "sidecar_size", "sidecar_mtime_ns")
+_OF_FILES = ("kind", "size", "mtime_ns", "sidecar_size", "sidecar_mtime_ns")
 
 
 def _stat_of(path: str) -> tuple[int, int] | None:
@@ -113,7 +113,7 @@ def facets_of(chunk: Chunk, facet: Modality) -> set[Modality]:
     return {facet} if chunk.text_vectors is None else {facet, "text"}
 
 
-def batch_of(chunk: Chunk, filing: Filing, facet: Modality, dim: int, hubs: Hubs) -> Batch:
+def batch_of(chunk: Chunk, filing: Filing, facet: Modality, dim: int, hubs: Hubs) -> ItemBatch:
     """What is to be written of a chunk; of rows of one path the last counts, unless they say which
     of its vectors each is.
 
@@ -135,7 +135,7 @@ def batch_of(chunk: Chunk, filing: Filing, facet: Modality, dim: int, hubs: Hubs
         columns = {name: [values[row] for row in heads] for name, values in columns.items()}
         on_disk = {name: [values[row] for row in heads] for name, values in on_disk.items()}
     sources, folders, names = (list(part) for part in zip(*places, strict=True))
-    batch = Batch(sources, folders, names, modality=facet)
+    batch = ItemBatch(sources, folders, names, kind=facet)
     _describe(batch, columns, "passage" if facet == "text" else "caption")
     for name, values in on_disk.items():
         told = batch.columns.get(name) or [None] * len(values)
@@ -148,7 +148,7 @@ def batch_of(chunk: Chunk, filing: Filing, facet: Modality, dim: int, hubs: Hubs
         if rows is not None:
             kept = unit_rows(rows, dim, chunk.first)
             kept = kept[list(heads)] if len(heads) < len(kept) else kept
-            spans: Lists = [0, None, None, None]
+            spans: RowColumns = [0, None, None, None]
             batch.vectors[kind] = [list(range(len(heads))), *spans, *_kept(kept, kind, hubs)]
     return batch
 
@@ -170,7 +170,7 @@ def _items(
 # ---------------------------------------------------------------------- what is known of items
 
 
-def _describe(batch: Batch, columns: Columns, origin: str) -> None:
+def _describe(batch: ItemBatch, columns: Columns, origin: str) -> None:
     """Fill in what the columns say of the items, a row each."""
     used = {PLACE, PATH_BYTES, named(columns, PATHS)}
     texts = columns.get(TEXTS)
@@ -198,7 +198,7 @@ def _describe(batch: Batch, columns: Columns, origin: str) -> None:
         own.append(own_mappings(rest) if is_meta else own_values(name, rest))
     if own:
         lists = [list(chain(*part)) for part in zip(*own, strict=True)]
-        batch.attributes = _each_key_once(lists) if several else lists
+        batch.metadata = _each_key_once(lists) if several else lists
 
 
 def _are_texts(values: Sequence[Any]) -> bool:
@@ -207,7 +207,7 @@ def _are_texts(values: Sequence[Any]) -> bool:
     return kinds and all(isinstance(part, dict) and "text" in part for part in parts)
 
 
-def _texts(values: Sequence[Any]) -> Lists:
+def _texts(values: Sequence[Any]) -> RowColumns:
     rows = [
         (
             item,
@@ -224,7 +224,7 @@ def _texts(values: Sequence[Any]) -> Lists:
     return _as_lists(rows, 7)
 
 
-def _tags(values: Sequence[Any]) -> Lists:
+def _tags(values: Sequence[Any]) -> RowColumns:
     rows = [
         (item, clean(str(tag)), float(score))
         for item, value in enumerate(values)
@@ -233,11 +233,11 @@ def _tags(values: Sequence[Any]) -> Lists:
     return _as_lists(rows, 3)
 
 
-def _as_lists(rows: Sequence[tuple[Any, ...]], width: int) -> Lists:
+def _as_lists(rows: Sequence[tuple[Any, ...]], width: int) -> RowColumns:
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
 
 
-def _each_key_once(lists: Lists) -> Lists:
+def _each_key_once(lists: RowColumns) -> RowColumns:
     """Of an item's values of one key the last; keys can differ by what no database can hold."""
     items, keys = lists[:2]
     last = {key: row for row, key in enumerate(zip(items, keys, strict=True))}
@@ -249,7 +249,9 @@ def _each_key_once(lists: Lists) -> Lists:
 # ---------------------------------------------------------------------- vectors
 
 
-def _add_apart(batch: Batch, chunk: Chunk, numbers: Sequence[int], dim: int, hubs: Hubs) -> None:
+def _add_apart(
+    batch: ItemBatch, chunk: Chunk, numbers: Sequence[int], dim: int, hubs: Hubs
+) -> None:
     """Vectors of which each row says what it is a vector of."""
     places = chunk.columns[PLACE]
     there = [row for row, place in enumerate(places) if place is not None]
@@ -272,7 +274,7 @@ def _add_apart(batch: Batch, chunk: Chunk, numbers: Sequence[int], dim: int, hub
         ]
 
 
-def _kept(rows: NDArray[np.float16], facet: Modality, hubs: Hubs) -> Lists:
+def _kept(rows: NDArray[np.float16], facet: Modality, hubs: Hubs) -> RowColumns:
     """Each row's bytes, and its hubs as texts and as pictures ask."""
     width = rows.shape[1] * 2
     raw = rows.tobytes()

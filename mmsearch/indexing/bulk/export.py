@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from mmsearch.errors import InvalidOption, MissingExtra, StorageFailed
 from mmsearch.filters import parse_where
 from mmsearch.indexing.bulk.meaning import META, PATH_BYTES, PLACE, TAGS, TEXTS, clean
-from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.storage.sqlite.items import Whole
+from mmsearch.storage import CompleteItem, Space, Store
 
 if TYPE_CHECKING:
     from mmsearch.types import Progress
@@ -42,10 +41,10 @@ class Exported:
 
 
 class Export:
-    """Writes what a catalog holds.
+    """Writes what a store holds.
 
     Args:
-        catalog: Which.
+        store: Which.
         spaces: Those that answer, the preferred one first.
         name: The model whose vectors are written; None is the preferred one.
 
@@ -53,14 +52,14 @@ class Export:
         InvalidOption: there is no such model.
     """
 
-    def __init__(self, catalog: Catalog, spaces: Sequence[Space], name: str | None) -> None:
-        self._catalog = catalog
+    def __init__(self, store: Store, spaces: Sequence[Space], name: str | None) -> None:
+        self._store = store
         if name is None:
             self._space = spaces[0] if spaces else None
             return
-        self._space = next((s for s in catalog.spaces.all() if s.name == name), None)
+        self._space = next((s for s in store.spaces.all() if s.name == name), None)
         if self._space is None:
-            known = ", ".join(sorted({space.name for space in catalog.spaces.all()})) or "none"
+            known = ", ".join(sorted({space.name for space in store.spaces.all()})) or "none"
             raise InvalidOption(f"the index has no vectors of {name!r}; it has: {known}")
 
     def write(
@@ -79,17 +78,17 @@ class Export:
             raise InvalidOption(f"the format is one of {', '.join(FORMATS)}, not {chosen!r}")
         wanted = parse_where(where)
         space = self._space if vectors else None
-        with self._catalog.snapshot(), _writing(dest), ExitStack() as opened:
-            ids = self._catalog.filters.matching(wanted) if wanted else None
-            total = len(self._catalog) if ids is None else len(ids)
-            rows = self._catalog.vectors.count_of(space, ids) if space is not None else 0
+        with self._store.snapshot(), _writing(dest), ExitStack() as opened:
+            ids = self._store.filters.matching(wanted) if wanted else None
+            total = len(self._store.items) if ids is None else len(ids)
+            rows = self._store.vectors.count(space, ids=ids) if space is not None else 0
             made: Any = ParquetFile if chosen == "parquet" else NpyFiles
             writer: Any = made(Path(dest), space, rows)
             if not overwrite:
                 writer.check_free()
             file: _Writer = opened.enter_context(writer)
             done = 0
-            for page in self._catalog.items.complete(space, ids):
+            for page in self._store.items.complete(space, ids):
                 file.add(page)
                 done += len(page)
                 if progress is not None:
@@ -100,7 +99,7 @@ class Export:
 class _Writer(Protocol):
     """Takes pages of items."""
 
-    def add(self, page: Sequence[Whole]) -> None: ...
+    def add(self, page: Sequence[CompleteItem]) -> None: ...
     def finish(self) -> list[Path]: ...
 
 
@@ -180,7 +179,7 @@ class NpyFiles(_Files):
             self._opened[2].write(json.dumps(self._made_by).encode())
         return self
 
-    def add(self, page: Sequence[Whole]) -> None:
+    def add(self, page: Sequence[CompleteItem]) -> None:
         """Write some items."""
         for row in rows_of(page, with_places=self._shape is not None):
             vector = row.pop(VECTOR, None)
@@ -220,7 +219,7 @@ class ParquetFile(_Files):
         )
         return self
 
-    def add(self, page: Sequence[Whole]) -> None:
+    def add(self, page: Sequence[CompleteItem]) -> None:
         """Write some items."""
         self._waiting += rows_of(page, with_places=self._space is not None)
         if len(self._waiting) >= ROWS_A_GROUP:
@@ -272,7 +271,7 @@ def require_parquet() -> Any:
 # ---------------------------------------------------------------------- parts of the above
 
 
-def rows_of(page: Sequence[Whole], *, with_places: bool) -> Iterator[dict[str, Any]]:
+def rows_of(page: Sequence[CompleteItem], *, with_places: bool) -> Iterator[dict[str, Any]]:
     """A row a vector; of an item without any, one row. Texts stand in an item's first row."""
     for item in page:
         row: dict[str, Any] = {

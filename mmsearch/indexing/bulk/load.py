@@ -14,9 +14,8 @@ from mmsearch.indexing.bulk.stream import Chunk, whole_items
 from mmsearch.spaces.encoder_pool import EncoderPool
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import KINDS_WITH
-from mmsearch.storage.sqlite import Catalog, Space
-from mmsearch.storage.sqlite.batch import Batch
-from mmsearch.storage.sqlite.spaces import GIVEN
+from mmsearch.storage import ItemBatch, Space, Store
+from mmsearch.storage.records import IMPORTED_FINGERPRINT
 from mmsearch.types import Modality, Progress, Report
 
 if TYPE_CHECKING:
@@ -33,16 +32,16 @@ class Spaces:
     """Which space vectors are filed in.
 
     Args:
-        catalog: Whose spaces.
+        store: Whose spaces.
         encoder_pool: The encoders of it.
         name: Of the model that made the vectors, if it was said.
         encoder: It, if it is to be had here.
     """
 
     def __init__(
-        self, catalog: Catalog, encoder_pool: EncoderPool, name: str | None, encoder: Encoder | None
+        self, store: Store, encoder_pool: EncoderPool, name: str | None, encoder: Encoder | None
     ) -> None:
-        self._catalog = catalog
+        self._store = store
         self._encoder_pool = encoder_pool
         self._name = name
         self._encoder = encoder
@@ -59,13 +58,13 @@ class Spaces:
             return self._encoders(self._encoder, wanted, dim)
         known = self._known(wanted)
         name = self._name or UNNAMED
-        if known is not None and known.fingerprint != GIVEN:
+        if known is not None and known.fingerprint != IMPORTED_FINGERPRINT:
             _check_dim(known.name, known.dim, dim)
             return known
         if known is not None:
             _check_dim(name, known.dim, dim)
         self._check_free(name, wanted)
-        return self._catalog.spaces.add_imported(name, dim, wanted)
+        return self._store.spaces.add_imported(name, dim, wanted)
 
     def _encoders(self, encoder: Encoder, facets: list[Modality], dim: int) -> Space:
         _check_dim(encoder.name, encoder.dim, dim)
@@ -73,13 +72,13 @@ class Spaces:
             if facet not in encoder.modalities:
                 makes = ", ".join(sorted(encoder.modalities))
                 raise InvalidOption(f"{encoder.name!r} makes no vectors of {facet}; of: {makes}")
-        self._catalog.spaces.adopt(encoder)
+        self._store.spaces.adopt(encoder)
         self._encoder_pool.want([encoder])
-        return self._catalog.spaces.add(encoder)
+        return self._store.spaces.add(encoder)
 
     def _known(self, facets: list[Modality]) -> Space | None:
         """The space there is already."""
-        spaces = self._catalog.spaces.all()
+        spaces = self._store.spaces.all()
         mine = [space for space in spaces if space.name == (self._name or UNNAMED)]
         if mine or self._name is not None:
             return mine[0] if mine else None
@@ -92,7 +91,7 @@ class Spaces:
         return None
 
     def _check_free(self, name: str, facets: list[Modality]) -> None:
-        for space in self._catalog.spaces.all():
+        for space in self._store.spaces.all():
             taken = sorted((set(facets) - {"text"}) & space.serves)
             if taken and space.name != name:
                 raise InvalidOption(
@@ -114,7 +113,7 @@ class Load:
     """One run; `report` is true at every moment, also after an interruption.
 
     Args:
-        catalog: Where things are stored.
+        store: Where things are stored.
         query_banks: Give the hubs of vectors whose space has a bank.
         spaces: Tells the space.
         filing: Where items go.
@@ -124,7 +123,7 @@ class Load:
 
     def __init__(
         self,
-        catalog: Catalog,
+        store: Store,
         query_banks: QueryBanks,
         spaces: Spaces,
         filing: Filing,
@@ -132,7 +131,7 @@ class Load:
         facet: Modality,
         report: Report,
     ) -> None:
-        self._catalog = catalog
+        self._store = store
         self._query_banks = query_banks
         self._spaces = spaces
         self._filing = filing
@@ -149,7 +148,7 @@ class Load:
             return
         self._admit(facets_of(first, self._facet), first)  # hubs are told from the first row on
         done = 0
-        with self._catalog.loader.loading(total) as put:
+        with self._store.loader.loading(total) as put:
             for rows, batch in _ahead(self._batches(chain([first], waiting))):
                 self._admit(batch.vectors.keys(), rows)
                 added, updated = put(batch, self.space)
@@ -161,7 +160,7 @@ class Load:
         if progress is not None:
             progress(done, total)  # indexes have been made since
 
-    def _batches(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Batch]]:
+    def _batches(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, ItemBatch]]:
         dim: int | None = None
         for chunk in chunks:
             if dim is None and chunk.vectors is not None:
@@ -189,11 +188,11 @@ class Load:
         space = self.space
         if space is None or not space.backfills:
             return True
-        now = next((one for one in self._catalog.spaces.all() if one.id == space.id), space)
+        now = next((one for one in self._store.spaces.all() if one.id == space.id), space)
         for facet in sorted(now.backfills):
-            if self._catalog.vectors.any_missing(now, facet, KINDS_WITH[facet]):
+            if self._store.vectors.any_missing(now, facet, KINDS_WITH[facet]):
                 return False
-        self._catalog.spaces.switch_to(now)
+        self._store.spaces.switch_to(now)
         return True
 
 

@@ -74,7 +74,7 @@ def named(columns: Columns, names: Iterable[str]) -> str | None:
 
 
 def clean(text: str) -> str:
-    """A text as the catalog can hold it: without halves of characters, and without NULs."""
+    """A text as the store can hold it: without halves of characters, and without NULs."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -115,7 +115,7 @@ def _captions_in(value: Any) -> list[str]:
 
 
 def cleaned(texts: list[str]) -> list[str]:
-    """Texts as the catalog can hold them, as `clean` makes them."""
+    """Texts as the store can hold them, as `clean` makes them."""
     joined = "".join(texts)
     try:
         joined.encode()
@@ -245,7 +245,7 @@ def _text(value: Any) -> str | None:
 
 
 KNOWN: dict[str, tuple[str, Any]] = {
-    "modality": ("modality", _kind),
+    "modality": ("kind", _kind),
     "size": ("size", _whole),
     "mtime_ns": ("mtime_ns", _signed),
     "width": ("width", _whole),

@@ -12,7 +12,7 @@ from mmsearch.media.image import SPARE, load_image
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.spaces.targets import EncodingTarget
-from mmsearch.storage.sqlite.records import Place, Rows
+from mmsearch.storage import ItemVectors, VectorField
 from mmsearch.types import Kind, Modality, Span, TextPart
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Contents:
 
     pictures: dict[int, Any] = field(default_factory=dict)
     """By space, the photo as its encoder wants it."""
-    rows: dict[Place, Rows] = field(default_factory=dict)
+    rows: dict[VectorField, ItemVectors] = field(default_factory=dict)
     """Of sounds, videos and documents: encoded while they are read, so never held whole."""
     texts: list[TextPart] = field(default_factory=list)
     """The file's own: not its captions."""
@@ -224,7 +224,7 @@ class Reader:
         targets: Sequence[EncodingTarget],
         modality: Modality,
         pieces: Iterable[tuple[Span, Any]],
-    ) -> dict[Place, Rows]:
+    ) -> dict[VectorField, ItemVectors]:
         """The vectors of a stream of pieces, of which a few are held at a time."""
         import numpy as np
 
@@ -238,7 +238,7 @@ class Reader:
                 ready = [target.encoder.prepare(modality, piece) for _, piece in some]
                 found.append(target.encoder.encode(modality, ready).astype(np.float16))
         return {
-            (target.space.id, modality): Rows(np.concatenate(found), spans)
+            (target.space.id, modality): ItemVectors(np.concatenate(found), spans)
             for target, found in zip(targets, matrices, strict=True)
         }
 

@@ -13,7 +13,7 @@ from mmsearch.media.file_state import CHANGED, ChangedMeanwhile, may_pass, read_
 from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, FileStat, is_away
 from mmsearch.spaces.targets import EncodingTarget
-from mmsearch.storage.sqlite import Catalog, KnownFile
+from mmsearch.storage import KnownFile, Store
 from mmsearch.types import Item, TextPart
 
 
@@ -50,15 +50,13 @@ class Decoder:
     """Callable from many threads at once.
 
     Args:
-        catalog: Asked for stored files of the same content.
+        store: Asked for stored files of the same content.
         targets: The encoders that files are made ready for.
         options: How files are read.
     """
 
-    def __init__(
-        self, catalog: Catalog, targets: Sequence[EncodingTarget], options: Options
-    ) -> None:
-        self._catalog = catalog
+    def __init__(self, store: Store, targets: Sequence[EncodingTarget], options: Options) -> None:
+        self._store = store
         self._options = options
         self._reader = Reader(targets, options)
         self.stop = self._reader.stop
@@ -101,7 +99,7 @@ class Decoder:
             if before is not None and stat_of(path) != before:
                 raise ChangedMeanwhile(CHANGED)
             own = done.contents.texts
-        elif not self._options.readings_of(kind) <= self._catalog.files.readings(done.like):
+        elif not self._options.readings_of(kind) <= self._store.files.readings(done.like):
             own = self._reader.read_texts(kind, content, path)
             readings = " ".join(sorted(self._options.readings_of(kind)))
             done.contents = Contents(columns={"readings": readings})
@@ -109,7 +107,7 @@ class Decoder:
 
     def _find_twin(self, done: Decoded, path: str) -> None:
         """A stored file of the same content, one that is gone from the disk before any other."""
-        for item_id, root, device, place in self._catalog.files.duplicates_of(
+        for item_id, root, device, place in self._store.files.duplicates_of(
             done.hash, done.job.file.kind
         ):
             orphan = not os.path.lexists(place) or _is_other_spelling(place, path)
@@ -143,7 +141,7 @@ class Decoder:
         return None if same and like and parts == list(like.texts) else parts
 
     def _item(self, item_id: int | None) -> Item | None:
-        return None if item_id is None else self._catalog.items.get([item_id]).get(item_id)
+        return None if item_id is None else self._store.items.get([item_id]).get(item_id)
 
 
 _CAPTIONS = {"sidecar", "caption"}

@@ -10,7 +10,7 @@ from mmsearch.encoders import token_encoder
 from mmsearch.indexing.decode.contents import Contents
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import EncodingTarget
-from mmsearch.storage.sqlite.records import Place, Rows
+from mmsearch.storage import ItemVectors, VectorField
 from mmsearch.types import Modality, TextPart
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def encode(
     targets: Sequence[EncodingTarget],
     files: Sequence[tuple[Contents | None, Sequence[TextPart] | None]],
     query_banks: QueryBanks | None = None,
-) -> list[dict[Place, Rows]]:
+) -> list[dict[VectorField, ItemVectors]]:
     """The vectors of each file's contents and texts; photos, and texts, of all encoded together.
 
     Args:
@@ -43,9 +43,9 @@ def encode(
         if seen:
             matrix, tokens = _encoded(target, "image", [picture for _, picture in seen])
             for number, (rows, _) in enumerate(seen):
-                rows[space, "image"] = Rows(
+                rows[space, "image"] = ItemVectors(
                     matrix[number : number + 1].astype(np.float16),
-                    tokens=tokens[number : number + 1],
+                    token_embeddings=tokens[number : number + 1],
                 )
         said = [
             (rows, [part.text for part in texts])
@@ -57,8 +57,8 @@ def encode(
             start = 0
             for rows, texts in said:
                 end = start + len(texts)
-                rows[space, "text"] = Rows(
-                    matrix[start:end].astype(np.float16), tokens=tokens[start:end]
+                rows[space, "text"] = ItemVectors(
+                    matrix[start:end].astype(np.float16), token_embeddings=tokens[start:end]
                 )
                 start = end
     if query_banks is not None:
@@ -68,7 +68,7 @@ def encode(
 
 
 def _tell_hubs(
-    target: EncodingTarget, query_banks: QueryBanks, found: Sequence[dict[Place, Rows]]
+    target: EncodingTarget, query_banks: QueryBanks, found: Sequence[dict[VectorField, ItemVectors]]
 ) -> None:
     """Put into all rows of a target's space how much of a hub each of them is."""
     import numpy as np

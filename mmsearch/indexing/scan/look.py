@@ -1,4 +1,4 @@
-"""What changed on disk since the catalog was last brought in line with it."""
+"""What changed on disk since the store was last brought in line with it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from mmsearch.indexing.scan.scopes import Scope, is_in
 from mmsearch.media.file_state import Stat, same_stats
 from mmsearch.media.kinds import endings_of, kind_of
 from mmsearch.media.walk import CAPTIONED, FileStat, Folder, Tree, is_away, is_passed_over
-from mmsearch.storage.sqlite import Catalog, KnownFile
-from mmsearch.storage.sqlite.files import KnownRow
+from mmsearch.storage import FailureRecord, KnownFile, Store
 from mmsearch.types import Failure, Kind, Report
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class Scan:
     """One look at some scopes.
 
     Args:
-        catalog: What was known.
+        store: What was known.
         scopes: Where to look.
         options: How.
         book: Captions from a file, if any.
@@ -39,7 +38,7 @@ class Scan:
 
     def __init__(
         self,
-        catalog: Catalog,
+        store: Store,
         scopes: Sequence[Scope],
         options: Options,
         *,
@@ -49,7 +48,7 @@ class Scan:
     ) -> None:
         self.missing: list[int] = []
         """Items whose file was not met where it should be; complete when `jobs` has ended."""
-        self._catalog = catalog
+        self._store = store
         self._scopes = scopes
         self._options = options
         self._book = book
@@ -90,7 +89,7 @@ class Scan:
     def jobs(self) -> Iterator[Job]:
         """Files that are new or may have changed, folder by folder."""
         for scope in self._scopes:
-            self._failed = self._catalog.failures.folders(scope.source_id)
+            self._failed = self._store.failures.folders(scope.source_id)
             if self._is_away(scope):
                 continue
             if scope.only is not None:
@@ -121,13 +120,13 @@ class Scan:
     def _some_files(self, scope: Scope, only: frozenset[str]) -> Iterator[Job]:
         """As if the folder held but these files; those that are named are meant, hidden or not."""
         if self._is_lost(scope):
-            known = self._catalog.files.known_rows(scope.source_id, scope.below)
+            known = self._store.files.known(scope.source_id, scope.below)
             self._miss(scope, scope.below, {name: known[name] for name in only & known.keys()})
             return
         folder = next(self._tree(replace(scope, include_hidden=True)).walk(), None)
         if folder is None:
             return
-        for name, stored in self._catalog.files.known(scope.source_id, scope.below).items():
+        for name, stored in self._store.files.known(scope.source_id, scope.below).items():
             gone = not os.path.lexists(os.path.join(scope.root, scope.below, name))
             if name in only and (gone or kind_of(name) in self._options.refused):
                 self.missing.append(stored.id)
@@ -151,7 +150,7 @@ class Scan:
 
     def _changed(self, scope: Scope, folder: Folder) -> Iterator[Job]:
         """Jobs for what is new or different in one folder; the rest is counted."""
-        known = self._catalog.files.known_rows(scope.source_id, folder.path)
+        known = self._store.files.known(scope.source_id, folder.path)
         bad = self._bad_in(scope, folder.path)
         start = len(folder.path) + 1 if folder.path else 0
         for path, reason in folder.failures:
@@ -170,25 +169,24 @@ class Scan:
                 if plain:
                     unchanged += 1
                     continue
-                same = row[1] not in outdated and file.sidecar_name not in again
+                same = row.id not in outdated and file.sidecar_name not in again
             else:
                 same = False
             self._count_unchanged(unchanged)
             unchanged = 0
             if self._needs_work(scope, file, row, bad, same=same):
-                stored = KnownFile.of(row) if row is not None else None
                 captions = books.get(name)
-                yield Job(scope.source_id, scope.root, folder.path, name, file, stored, captions)
+                yield Job(scope.source_id, scope.root, folder.path, name, file, row, captions)
         self._count_unchanged(unchanged)
         if folder.complete:
             self._miss(scope, folder.path, known)
-            self._catalog.failures.remove(scope.source_id, folder.path, bad)
+            self._store.failures.remove(scope.source_id, folder.path, bad)
 
     def _needs_work(
         self,
         scope: Scope,
         file: FileStat,
-        row: KnownRow | None,
+        row: KnownFile | None,
         bad: dict[str, Stat | None],
         *,
         same: bool,
@@ -198,7 +196,7 @@ class Scan:
         if self._book is not None and self._book.path == os.path.join(scope.root, file.path):
             return False  # it is about the photos it lies among, not one of them
         if row is not None and self._nested:
-            self._met.add(row[1])
+            self._met.add(row.id)
         failed = bad.pop(name, None)
         beside = bad.pop(file.sidecar_name, None) if file.sidecar_name else None
         if failed == (file.size, file.mtime_ns):
@@ -208,7 +206,7 @@ class Scan:
         if same:
             self._report.skipped += beside is not None and beside == file.sidecar
             if failed is not None:  # it is again what it was when it was stored
-                self._catalog.failures.remove(scope.source_id, folder, [name])
+                self._store.failures.remove(scope.source_id, folder, [name])
             self._count_unchanged(1)
         return not same
 
@@ -217,18 +215,18 @@ class Scan:
             self._report.unchanged += files
             self._step(files)
 
-    def _is_read(self, row: KnownRow, kind: Kind) -> bool:
+    def _is_read(self, row: KnownFile, kind: Kind) -> bool:
         """Whether all has been read from a stored file that is to be read from its kind now."""
         wanted = self._readings[kind]
-        return not wanted or wanted <= KnownFile.of(row).readings
+        return not wanted or wanted <= row.readings
 
     def _bad_in(self, scope: Scope, folder: str) -> dict[str, Stat | None]:
         """The failures in a folder; which folders have any is asked once a scope."""
         if folder not in self._failed:
             return {}
-        return self._catalog.failures.known(scope.source_id, folder)
+        return self._store.failures.known(scope.source_id, folder)
 
-    def _miss(self, scope: Scope, folder: str, known: dict[str, KnownRow]) -> None:
+    def _miss(self, scope: Scope, folder: str, known: dict[str, KnownFile]) -> None:
         """What was not met is gone, unless it is there and walks pass it over: it was named.
 
         Or else it is of a kind that cannot be read just now, for want of a package, say.
@@ -238,7 +236,7 @@ class Scan:
             there = os.path.lexists(os.path.join(scope.root, path))
             unasked = not _ends(name, self._endings) and kind_of(name) not in self._options.refused
             if not (there and (is_passed_over(path) or unasked)):
-                self.missing.append(row[1])
+                self.missing.append(row.id)
 
     def _is_lost(self, scope: Scope) -> bool:
         """Whether a folder in a source that is there is gone: then so is what was in it."""
@@ -246,7 +244,7 @@ class Scan:
 
     def _is_away(self, scope: Scope) -> bool:
         """Whether a whole source is an empty mount point now: then nothing in it was deleted."""
-        device = self._catalog.sources.device(scope.source_id)
+        device = self._store.sources.device(scope.source_id)
         if is_away(scope.root, device):
             warning = (
                 f"{scope.root} is empty and was on another disk before: is it mounted? What was "
@@ -257,7 +255,7 @@ class Scan:
                 self._report.warnings.append(warning)
             return True
         if not scope.below and (now := os.stat(scope.root).st_dev) != device:
-            self._catalog.sources.set_device(scope.source_id, now)
+            self._store.sources.set_device(scope.source_id, now)
         return False
 
     def _captions_of(self, scope: Scope, folder: Folder) -> dict[str, list[str]]:
@@ -275,13 +273,13 @@ class Scan:
         return found
 
     def _outdated_captions(
-        self, known: dict[str, KnownRow], books: dict[str, list[str]]
+        self, known: dict[str, KnownFile], books: dict[str, list[str]]
     ) -> set[int]:
         """Items whose stored captions are not those of the captions file."""
         if not books:
             return set()
-        asked = {known[name][1]: captions for name, captions in books.items() if name in known}
-        stored = self._catalog.items.get(list(asked))
+        asked = {known[name].id: captions for name, captions in books.items() if name in known}
+        stored = self._store.items.get(list(asked))
         return {
             item_id
             for item_id, captions in asked.items()
@@ -291,11 +289,11 @@ class Scan:
 
     def _note_lost_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
         """Folders that are gone take their items along; those that could not be listed do not."""
-        for folder in self._catalog.files.folders(scope.source_id, scope.below) - seen:
+        for folder in self._store.files.folders(scope.source_id, scope.below) - seen:
             if not any(is_in(folder, kept) for kept in unlisted):
-                self._miss(scope, folder, self._catalog.files.known_rows(scope.source_id, folder))
-                bad = self._catalog.failures.known(scope.source_id, folder)
-                self._catalog.failures.remove(scope.source_id, folder, bad)
+                self._miss(scope, folder, self._store.files.known(scope.source_id, folder))
+                bad = self._store.failures.known(scope.source_id, folder)
+                self._store.failures.remove(scope.source_id, folder, bad)
 
     def _keep_failure(self, scope: Scope, path: str, reason: str) -> None:
         """Note what could not even be listed."""
@@ -303,8 +301,8 @@ class Scan:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._report.failures.append(Failure(os.path.join(scope.root, path), reason, now))
         self._report.skipped += 1
-        row = {"source_id": scope.source_id, "folder": folder, "name": name, "reason": reason}
-        self._catalog.failures.add([{**row, "size": None, "mtime_ns": None, "retry": 1}])
+        failure = FailureRecord(scope.source_id, folder, name, reason, stat=None, retry=True)
+        self._store.failures.add([failure])
 
 
 def _ends(name: str, endings: frozenset[str]) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmsearch.errors import PathNotFound
+from mmsearch.storage import IndexRoot, Store
 from mmsearch.storage.resolver import known_path
-from mmsearch.storage.sqlite import Catalog, IndexRoot
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Scope:
 
 
 def scopes_of(
-    catalog: Catalog,
+    store: Store,
     paths: Sequence[str | os.PathLike[str]],
     exclude: Sequence[str] = (),
     *,
@@ -43,10 +43,10 @@ def scopes_of(
     for path in paths:
         given = os.path.abspath(os.fsdecode(path))
         if os.path.isdir(given):
-            folders[known_path(catalog, given)] = None
+            folders[known_path(store, given)] = None
         elif os.path.exists(given):
             folder, name = os.path.split(given)
-            files.setdefault(known_path(catalog, folder), set()).add(name)
+            files.setdefault(known_path(store, folder), set()).add(name)
         else:
             raise PathNotFound(f"there is no file or folder {os.fsdecode(path)!r}")
     # what lies in another folder that is given is met there
@@ -60,30 +60,30 @@ def scopes_of(
         for name in sorted(names)
     ]
     for folder in (*folders, *files):
-        catalog.sources.add(folder, os.stat(folder).st_dev)
-    catalog.index_roots.add(asked)
-    return _scopes(catalog, asked)
+        store.sources.add(folder, os.stat(folder).st_dev)
+    store.index_roots.add(asked)
+    return _scopes(store, asked)
 
 
-def known_scopes(catalog: Catalog) -> list[Scope]:
+def known_scopes(store: Store) -> list[Scope]:
     """All that was ever asked for, as far as it is there, each as it was asked for."""
-    scopes = _scopes(catalog, catalog.index_roots.all())
+    scopes = _scopes(store, store.index_roots.all())
     return [scope for scope in scopes if os.path.isdir(scope.root)]
 
 
-def _scopes(catalog: Catalog, asked: Sequence[IndexRoot]) -> list[Scope]:
+def _scopes(store: Store, asked: Sequence[IndexRoot]) -> list[Scope]:
     names: dict[tuple[str, tuple[str, ...], bool], set[str]] = {}
     scopes = []
     for one in asked:
         if one.folder:
-            source = catalog.sources.of(one.path)  # asked when all are there: sources merge
+            source = store.sources.of(one.path)  # asked when all are there: sources merge
             if source is not None:
                 scopes.append(Scope(*source, None, one.exclude, one.include_hidden))
         else:
             folder, name = os.path.split(one.path)
             names.setdefault((folder, tuple(one.exclude), one.include_hidden), set()).add(name)
     for (folder, exclude, hidden), some in names.items():
-        source = catalog.sources.of(folder)
+        source = store.sources.of(folder)
         if source is not None:
             scopes.append(Scope(*source, frozenset(some), exclude, hidden))
     return scopes

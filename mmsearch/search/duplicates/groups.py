@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmsearch.errors import InvalidOption
 from mmsearch.search.duplicates.cells import Pairs, led_groups, near_pairs
-from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage import Space, Store
 from mmsearch.types import Item, Kind, Modality, Progress
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Group:
 
 
 def duplicate_groups(
-    catalog: Catalog,
+    store: Store,
     spaces: Sequence[tuple[Space, Sequence[Modality]]],
     alike: Alike | None,
     progress: Progress | None = None,
@@ -68,7 +68,7 @@ def duplicate_groups(
     the one to keep as the threshold says, so no chain of small changes makes a group.
 
     Args:
-        catalog: Whose items.
+        store: Whose items.
         spaces: Those that answer, the preferred one first, and the facets each holds.
         alike: Says how like copies are; None takes only the same content for copies.
         progress: Called with (items compared, items in all).
@@ -76,7 +76,7 @@ def duplicate_groups(
     Raises:
         InvalidOption: a threshold is not from 0 to 1.
     """
-    finder = _Finder(catalog)
+    finder = _Finder(store)
     if alike is not None:
         chosen = {facet: space for space, facets in reversed(spaces) for facet in facets}
         parts = [(space, facet, kind) for facet, space in chosen.items() for kind in KINDS[facet]]
@@ -102,22 +102,22 @@ def _further(progress: Progress, before: int, total: int, done: int, _total: int
 class _Finder:
     """What is known of the copies in an index so far."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._standings = catalog.items.standings()
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._standings = store.items.quality()
         self._twins: dict[int, list[int]] = {}
         """By item to keep, the others of the same content."""
         self._near: dict[int, dict[int, float]] = {}
         """By item to keep, those like it with their cosines; twins are not among them."""
         hidden: set[int] = set()
-        for ids in catalog.items.same_content():
+        for ids in store.items.same_content():
             first, *others = sorted(ids, key=self._order)
             self._twins[first] = others
             hidden.update(others)
         self._ids: dict[Kind, list[int]] = {}
         for id_, standing in self._standings.items():
             if id_ not in hidden:
-                self._ids.setdefault(standing.modality, []).append(id_)
+                self._ids.setdefault(standing.kind, []).append(id_)
 
     def _order(self, item_id: int) -> tuple[float, ...]:
         order: tuple[float, ...] = self._standings[item_id].order
@@ -167,7 +167,7 @@ class _Finder:
         by_id = np.argsort(wanted)
         matrix = np.zeros((len(ids), space.dim), np.float16)
         there = np.zeros(len(ids), bool)
-        for owners, rows in self._catalog.vectors.pages(space, facet) if ids else ():
+        for owners, rows in self._store.vectors.pages(space, facet) if ids else ():
             own, starts = np.unique(owners, return_index=True)
             mean = np.add.reduceat(rows, starts, axis=0)
             mean /= np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9)
@@ -183,7 +183,7 @@ class _Finder:
         """What was found, with the items looked up; those that have just gone are left out."""
         members = self._members()
         wanted = {*members, *(one[0] for several in members.values() for one in several)}
-        items = self._catalog.items.get(sorted(wanted))
+        items = self._store.items.get(sorted(wanted))
         groups = []
         for first, several in members.items():
             copies = tuple(

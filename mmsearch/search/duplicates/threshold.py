@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.encoders import Encoder
 from mmsearch.errors import UnreadableFile
-from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage import Space, Store
 from mmsearch.types import Item, Modality
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ HARD, TYPICAL, STRANGE = 0.05, 0.5, 0.99
 
 
 def threshold_of(
-    catalog: Catalog,
+    store: Store,
     space: Space,
     encoder_of: Callable[[Space], Encoder] | None = None,
     facet: Modality = "image",
@@ -56,7 +56,7 @@ def threshold_of(
     kept: see `measured`.
 
     Args:
-        catalog: Where it is kept.
+        store: Where it is kept.
         space: Whose vectors.
         encoder_of: Loads the encoder to measure with; without, what was kept, else a wary guess.
         facet: Which of its vectors.
@@ -64,18 +64,18 @@ def threshold_of(
     if (known := KNOWN.get((space.name, facet))) is not None:
         return known
     key = f"duplicates:{space.id}:{facet}"
-    kept = catalog.settings.get(key)
+    kept = store.settings.get(key)
     if kept is not None:
         return float(kept)
     found = None
     if facet == "image" and encoder_of is not None:
-        found = measured(catalog, space, encoder_of(space))
+        found = measured(store, space, encoder_of(space))
         if found is not None:
-            catalog.settings.set(key, str(found))
+            store.settings.set(key, str(found))
     return UNMEASURED[facet] if found is None else found
 
 
-def measured(catalog: Catalog, space: Space, encoder: Encoder) -> float | None:
+def measured(store: Store, space: Space, encoder: Encoder) -> float | None:
     """The cosine that tells altered copies of an index's pictures from different pictures.
 
     As low as most copies are (saved at JPEG quality 40, at half the size, without 3 % of the
@@ -84,16 +84,14 @@ def measured(catalog: Catalog, space: Space, encoder: Encoder) -> float | None:
     """
     import numpy as np
 
-    ids, sample = _sample(catalog, space)
-    pictures = [
-        item for item in catalog.items.get(ids.tolist()).values() if item.modality == "image"
-    ]
+    ids, sample = _sample(store, space)
+    pictures = [item for item in store.items.get(ids.tolist()).values() if item.modality == "image"]
     step = max(1, len(pictures) // SAMPLE)
     found = copy_cosines(_readable(pictures[::step], encoder, SAMPLE), encoder)
     if len(found) < FEWEST:
         return None
     hard, typical = np.quantile(found, (HARD, TYPICAL))
-    others = _nearest_others(catalog, ids, sample)
+    others = _nearest_others(store, ids, sample)
     strange = float(np.quantile(others, STRANGE)) if len(others) >= FEWEST else 0.0
     return round(float(min(max(hard, strange), typical)), 4)
 
@@ -142,26 +140,26 @@ def _readable(items: Sequence[Item], encoder: Encoder, most: int) -> list[Image]
     return pictures
 
 
-def _sample(catalog: Catalog, space: Space) -> tuple[NDArray[np.int64], Vectors]:
+def _sample(store: Store, space: Space) -> tuple[NDArray[np.int64], Vectors]:
     """Item ids and vectors, one an item, of up to `AMONG` items from all over the index."""
     import numpy as np
 
-    step = max(1, -(-catalog.vectors.count(space, "image") // AMONG))
+    step = max(1, -(-store.vectors.count(space, "image") // AMONG))
     ids, rows = [np.zeros(0, np.int64)], [np.zeros((0, space.dim), np.float32)]
-    for some, matrix in catalog.vectors.pages(space, "image"):
+    for some, matrix in store.vectors.pages(space, "image"):
         first = np.r_[True, some[1:] != some[:-1]]
         ids.append(some[first][::step])
         rows.append(matrix[first][::step])
     return np.concatenate(ids), np.concatenate(rows)
 
 
-def _nearest_others(catalog: Catalog, ids: NDArray[np.int64], rows: Vectors) -> NDArray[np.float32]:
+def _nearest_others(store: Store, ids: NDArray[np.int64], rows: Vectors) -> NDArray[np.float32]:
     """The cosines of some items to the nearest item of another content."""
     import numpy as np
 
     asking = np.unique(np.linspace(0, len(ids) - 1, min(ASKING, len(ids))).astype(int))
     scores = rows[asking] @ rows.T
-    hashes = catalog.items.hashes(ids.tolist())
+    hashes = store.items.hashes(ids.tolist())
     numbers: dict[bytes, int] = {}
     content = np.array([numbers.setdefault(hashes.get(i, b""), len(numbers)) for i in ids.tolist()])
     scores[content[asking][:, None] == content[None, :]] = -1.0

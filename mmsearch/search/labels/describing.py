@@ -19,7 +19,7 @@ from mmsearch.search.labels.tagging import (
     remembered,
 )
 from mmsearch.search.queries import encode_parts
-from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage import Space, Store
 from mmsearch.types import Hit, Modality, Part
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Description:
 
 
 def describe(  # noqa: PLR0913 - the file, what is known of it, and what is wanted
-    catalog: Catalog,
+    store: Store,
     encoder_of: EncoderOf,
     present: Present,
     path: str,
@@ -70,7 +70,7 @@ def describe(  # noqa: PLR0913 - the file, what is known of it, and what is want
     """What a file shows, in words that the index or its user has, else in everyday words.
 
     Args:
-        catalog: What is indexed.
+        store: What is indexed.
         encoder_of: Loads a space's encoder.
         present: Which spaces hold what.
         path: The file.
@@ -84,14 +84,14 @@ def describe(  # noqa: PLR0913 - the file, what is known of it, and what is want
         UnreadableFile: the file is damaged.
         InvalidOption: a label is empty.
     """
-    item = None if own is None else catalog.items.get([own]).get(own)
+    item = None if own is None else store.items.get([own]).get(own)
     try:
         texts = _once(near(k * WIDER), k)
     except UnsupportedModality:
         texts = ()  # no text of the index can be compared with it
-    found = _shown(catalog, encoder_of, present, _Seen(path, own), labels, k)
+    found = _shown(store, encoder_of, present, _Seen(path, own), labels, k)
     if not texts and labels is None:
-        found += _best(catalog, encoder_of, present, _Seen(path, own), None, k)
+        found += _best(store, encoder_of, present, _Seen(path, own), None, k)
     surest = sorted(dict(reversed(found)).items(), key=lambda pair: (-pair[1], pair[0]))
     written = tuple(dict.fromkeys(part.text for part in item.texts)) if item else ()
     return Description(path, written, texts, tuple(surest[:k]))
@@ -114,7 +114,7 @@ def _once(hits: Sequence[Hit], k: int) -> tuple[Said, ...]:
 
 
 def _shown(
-    catalog: Catalog,
+    store: Store,
     encoder_of: EncoderOf,
     present: Present,
     seen: _Seen,
@@ -123,16 +123,16 @@ def _shown(
 ) -> list[tuple[str, float]]:
     """The labels given, however sure; else those remembered that the file is sure to show."""
     if labels is not None:
-        return _best(catalog, encoder_of, present, seen, labels, k)
-    wanted = {one.label: one for one in remembered(catalog)}
+        return _best(store, encoder_of, present, seen, labels, k)
+    wanted = {one.label: one for one in remembered(store)}
     if not wanted:
         return []
-    found = _best(catalog, encoder_of, present, seen, wanted, len(wanted))
+    found = _best(store, encoder_of, present, seen, wanted, len(wanted))
     return [(label, sure) for label, sure in found if sure >= wanted[label].least]
 
 
 def _best(
-    catalog: Catalog,
+    store: Store,
     encoder_of: EncoderOf,
     present: Present,
     seen: _Seen,
@@ -144,7 +144,7 @@ def _best(
     choice = None if labels is None else list(labels)
     found: dict[str, float] = {}
     for space, facet in places_of(present, FACETS):
-        vectors = _vectors(catalog, encoder_of, (space, facet), seen)
+        vectors = _vectors(store, encoder_of, (space, facet), seen)
         if vectors is not None and len(vectors):
             for label, sure in labels_of(vectors, encoder_of(space), facet, choice, k):
                 odds = known[label].odds.get(facet, 1.0) if label in known else 1.0
@@ -153,12 +153,12 @@ def _best(
 
 
 def _vectors(
-    catalog: Catalog, encoder_of: EncoderOf, place: tuple[Space, Modality], seen: _Seen
+    store: Store, encoder_of: EncoderOf, place: tuple[Space, Modality], seen: _Seen
 ) -> Vectors | None:
     """What is stored of the file (n, dim), else what it is encoded as."""
     space, facet = place
     if seen.own is not None:
-        return catalog.vectors.of(space, facet, [seen.own])[1]
+        return store.vectors.of(space, facet, [seen.own])[1]
     if kind_of(seen.path) == facet:
         return encode_parts(encoder_of(space), [Part(facet, seen.path)])
     return None

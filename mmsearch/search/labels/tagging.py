@@ -18,7 +18,7 @@ from mmsearch.search.labels.scoring import (
     frequency_odds,
     shifted,
 )
-from mmsearch.storage.sqlite import Catalog, Space
+from mmsearch.storage import Space, Store
 from mmsearch.types import Modality, Progress
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Wanted:
 
 
 def tag_items(
-    catalog: Catalog,
+    store: Store,
     encoder_of: EncoderOf,
     present: Present,
     labels: str | Sequence[str],
@@ -67,7 +67,7 @@ def tag_items(
     by the stretch, that shows the label best.
 
     Args:
-        catalog: Whose items.
+        store: Whose items.
         encoder_of: Loads a space's encoder.
         present: Which spaces hold what.
         labels: What is looked for.
@@ -86,11 +86,11 @@ def tag_items(
     if not places_of(present, facets):
         what = "pictures or sounds" if facet is None else f"vectors of {facet}"
         raise InvalidOption(f"the index has no {what} that words can be compared with")
-    revision = catalog.state().revision
-    counts, wanted = _tag(catalog, encoder_of, present, wanted, progress)
-    kept = {one.label: one for one in remembered(catalog)} | {one.label: one for one in wanted}
-    all_given = len(kept) == len(wanted) or _tagged_at(catalog) == revision
-    _remember(catalog, list(kept.values()), revision if all_given else None)
+    revision = store.state().revision
+    counts, wanted = _tag(store, encoder_of, present, wanted, progress)
+    kept = {one.label: one for one in remembered(store)} | {one.label: one for one in wanted}
+    all_given = len(kept) == len(wanted) or _tagged_at(store) == revision
+    _remember(store, list(kept.values()), revision if all_given else None)
     return counts
 
 
@@ -109,41 +109,41 @@ def facet_of(target: str | None) -> Modality | None:
 
 
 def tag_new(
-    catalog: Catalog, encoder_of: EncoderOf, present: Present, progress: Progress | None = None
+    store: Store, encoder_of: EncoderOf, present: Present, progress: Progress | None = None
 ) -> dict[str, int]:
     """Give the labels asked for before to what has changed since; by label, how many have it.
 
     Nothing is done, and nothing returned, if nothing has changed. Else all items are looked at
     again, which costs a product of matrices and no decoding.
     """
-    wanted = remembered(catalog)
-    revision = catalog.state().revision
-    if not wanted or _tagged_at(catalog) == revision:
+    wanted = remembered(store)
+    revision = store.state().revision
+    if not wanted or _tagged_at(store) == revision:
         return {}
-    counts, wanted = _tag(catalog, encoder_of, present, wanted, progress)
-    _remember(catalog, wanted, revision)
+    counts, wanted = _tag(store, encoder_of, present, wanted, progress)
+    _remember(store, wanted, revision)
     return counts
 
 
-def remembered(catalog: Catalog) -> list[Wanted]:
+def remembered(store: Store) -> list[Wanted]:
     """The labels that were asked for, and not cleared since."""
-    kept = json.loads(catalog.settings.get(SETTING) or "{}")
+    kept = json.loads(store.settings.get(SETTING) or "{}")
     return [
         Wanted(one["label"], one["least"], tuple(one["facets"]), one["odds"])
         for one in kept.get("labels", ())
     ]
 
 
-def forget_labels(catalog: Catalog, labels: str | Sequence[str] | None = None) -> int:
+def forget_labels(store: Store, labels: str | Sequence[str] | None = None) -> int:
     """Take labels off all items and give them no more; all labels when None.
 
     Returns:
         How many items had one, counted once for each of its labels.
     """
     names = None if labels is None else checked_labels(labels)
-    gone = catalog.tags.clear(names)
-    kept = [] if names is None else [o for o in remembered(catalog) if o.label not in names]
-    _remember(catalog, kept, _tagged_at(catalog))
+    gone = store.tags.clear(names)
+    kept = [] if names is None else [o for o in remembered(store) if o.label not in names]
+    _remember(store, kept, _tagged_at(store))
     return gone
 
 
@@ -179,7 +179,7 @@ def places_of(present: Present, facets: Sequence[Modality]) -> list[tuple[Space,
 
 
 def _tag(
-    catalog: Catalog,
+    store: Store,
     encoder_of: EncoderOf,
     present: Present,
     wanted: Sequence[Wanted],
@@ -189,13 +189,13 @@ def _tag(
     scores: dict[str, dict[int, float]] = {one.label: {} for one in wanted}
     odds: dict[str, dict[str, float]] = {one.label: {} for one in wanted}
     places = places_of(present, FACETS)
-    total = sum(catalog.vectors.count(space, facet) for space, facet in places)
+    total = sum(store.vectors.count(space, facet) for space, facet in places)
     done = 0
     for space, facet in places:
         if mine := [one for one in wanted if facet in one.facets]:
             labeller = Labeller(encoder_of(space), facet, [one.label for one in mine])
             tally = _Tally(mine)
-            for ids, matrix in catalog.vectors.pages(space, facet):
+            for ids, matrix in store.vectors.pages(space, facet):
                 tally.add(ids, labeller.confidence(matrix))
                 done += len(ids)
                 if progress is not None:
@@ -205,7 +205,7 @@ def _tag(
                 given = scores[one.label]
                 for item_id, sure in found:
                     given[item_id] = max(given.get(item_id, 0.0), sure)
-    catalog.tags.set(scores)
+    store.tags.set(scores)
     counts = {label: len(given) for label, given in scores.items()}
     return counts, [replace(one, odds=odds[one.label]) for one in wanted]
 
@@ -248,12 +248,12 @@ class _Tally:
             yield one, odds, found
 
 
-def _remember(catalog: Catalog, wanted: Sequence[Wanted], revision: int | None) -> None:
+def _remember(store: Store, wanted: Sequence[Wanted], revision: int | None) -> None:
     kept = {"labels": [asdict(one) for one in wanted], "revision": revision}
-    catalog.settings.set(SETTING, json.dumps(kept, ensure_ascii=False))
+    store.settings.set(SETTING, json.dumps(kept, ensure_ascii=False))
 
 
-def _tagged_at(catalog: Catalog) -> int | None:
-    """The revision of the catalog that all labels were given at."""
-    found: int | None = json.loads(catalog.settings.get(SETTING) or "{}").get("revision")
+def _tagged_at(store: Store) -> int | None:
+    """The revision of the store that all labels were given at."""
+    found: int | None = json.loads(store.settings.get(SETTING) or "{}").get("revision")
     return found

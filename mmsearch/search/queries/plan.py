@@ -9,7 +9,7 @@ from mmsearch.errors import UnsupportedModality
 from mmsearch.search.queries.parts import parts_of, told
 from mmsearch.search.settings import Combine
 from mmsearch.spaces.targets import served
-from mmsearch.storage.sqlite import Space
+from mmsearch.storage import Space
 from mmsearch.types import Modality, Part, Query
 
 Takes = Callable[[Space, Modality], bool]

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from mmsearch.storage.records import ItemBatch, RowColumns, Space
 from mmsearch.storage.sqlite.database import chunks
-from mmsearch.storage.sqlite.records import DETAILS
-from mmsearch.storage.sqlite.spaces import Space
-from mmsearch.types import Kind, Modality
-
-ITEM_COLUMNS = ("modality", "size", "mtime_ns", "sidecar_size", "sidecar_mtime_ns", *DETAILS)
-"""What a batch may say of an item."""
+from mmsearch.types import Modality
 
 _ALWAYS: Mapping[str, Any] = {"size": 0, "mtime_ns": 0}
 
@@ -21,44 +16,13 @@ MOST_PARAMETERS = 30_000
 """In one statement. A row a statement, SQLite keeps copies of the pages that triggers may have to
 put back, which takes ten times as long as the writing."""
 
-Lists = list[Any]
-"""Columns of rows to be written: the first has the number of the item that each is of; one that is
-no list is the same in every row."""
-
 TEXTS = ("item_id", "position", "origin", "text", "start", "end", "unit")
 ATTRIBUTES = ("item_id", "key", "text", "number")
 TAGS = ("item_id", "tag", "score")
 VECTORS = ("item_id", "position", "start", "end", "unit", "vector", "hub_text", "hub_image")
 
 
-@dataclass(slots=True)
-class Batch:
-    """Items to be written together; each comes once, and others go by its number here.
-
-    Attributes:
-        sources: The id of each item's source.
-        folders: Where it lies in that.
-        names: What it is called.
-        modality: What new ones are, if `columns` does not say so.
-        columns: Of ITEM_COLUMNS, those that are known; None leaves what is there.
-        texts: As TEXTS has them; None leaves what is there.
-        attributes: As ATTRIBUTES has them; None leaves what is there.
-        tags: As TAGS has them; None leaves what is there.
-        vectors: By facet, as VECTORS has them.
-    """
-
-    sources: list[int]
-    folders: list[str]
-    names: list[str]
-    modality: Kind = "image"
-    columns: dict[str, list[Any]] = field(default_factory=dict)
-    texts: Lists | None = None
-    attributes: Lists | None = None
-    tags: Lists | None = None
-    vectors: dict[Modality, Lists] = field(default_factory=dict)
-
-
-def put_batch(driver: Any, batch: Batch, space: Space | None) -> tuple[int, int]:
+def put_batch(driver: Any, batch: ItemBatch, space: Space | None) -> tuple[int, int]:
     """Write a batch; returns how many items are new, and how many were there.
 
     Args:
@@ -71,7 +35,7 @@ def put_batch(driver: Any, batch: Batch, space: Space | None) -> tuple[int, int]
     if batch.texts is not None:
         written.texts(batch.texts)
     for table, columns, lists in (
-        ("attributes", ATTRIBUTES, batch.attributes),
+        ("attributes", ATTRIBUTES, batch.metadata),
         ("tags", TAGS, batch.tags),
     ):
         if lists is not None:
@@ -86,16 +50,16 @@ def put_batch(driver: Any, batch: Batch, space: Space | None) -> tuple[int, int]
 # ---------------------------------------------------------------------- parts of the above
 
 
-def _put_items(driver: Any, batch: Batch) -> tuple[Sequence[int], dict[int, int]]:
+def _put_items(driver: Any, batch: ItemBatch) -> tuple[Sequence[int], dict[int, int]]:
     """The id of each item, and by number those that were there before."""
     last = driver.execute(
         "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'items'), 0),"
         " coalesce((SELECT max(id) FROM items), 0))"
     ).fetchone()[0]
     new = range(last + 1, last + 1 + len(batch.names))
-    usual = {**_ALWAYS, "modality": batch.modality}
+    usual = {**_ALWAYS, "modality": batch.kind}
     known: dict[str, Any] = dict(usual)
-    for name, values in batch.columns.items():
+    for name, values in _item_columns(batch):
         always = usual.get(name)
         known[name] = [always if value is None else value for value in values]
     folders, names = _bound(batch.folders), _bound(batch.names)
@@ -123,9 +87,14 @@ def _put_items(driver: Any, batch: Batch) -> tuple[Sequence[int], dict[int, int]
     return [there.get(number, id_) for number, id_ in enumerate(new)], there
 
 
-def _change_items(driver: Any, batch: Batch, there: Mapping[int, int]) -> None:
-    """Give items that were there what is known of them now."""
+def _item_columns(batch: ItemBatch) -> Iterator[tuple[str, list[Any]]]:
     for name, values in batch.columns.items():
+        yield ("modality" if name == "kind" else name), values
+
+
+def _change_items(driver: Any, batch: ItemBatch, there: Mapping[int, int]) -> None:
+    """Give items that were there what is known of them now."""
+    for name, values in _item_columns(batch):
         changed = [
             (values[number], id_, values[number])
             for number, id_ in there.items()
@@ -151,7 +120,7 @@ class _Written:
         self._ids = ids
         self._there = there
 
-    def with_ids(self, lists: Lists) -> Lists:
+    def with_ids(self, lists: RowColumns) -> RowColumns:
         """The same with the items' ids in the place of their numbers."""
         return [list(map(self._ids.__getitem__, lists[0])), *lists[1:]]
 
@@ -164,7 +133,7 @@ class _Written:
                 part,
             )
 
-    def texts(self, lists: Lists) -> None:
+    def texts(self, lists: RowColumns) -> None:
         """Texts that are as they were keep their vectors, and so do items that had no text yet."""
         new = self.with_ids(lists)
         if self._there:
@@ -176,7 +145,7 @@ class _Written:
             new = list(map(list, zip(*rows, strict=True))) or [[]]
         _put(self._driver, "texts", TEXTS, new)
 
-    def _same_texts(self, lists: Lists) -> tuple[set[int], list[int]]:
+    def _same_texts(self, lists: RowColumns) -> tuple[set[int], list[int]]:
         """The items that have those texts already, and those that have others."""
         given: dict[int, list[tuple[Any, ...]]] = {id_: [] for id_ in self._there.values()}
         for row in _rows(lists):
@@ -195,7 +164,7 @@ class _Written:
         same = {id_ for id_, some in given.items() if some == held[id_]}
         return same, [id_ for id_, some in held.items() if some and id_ not in same]
 
-    def vectors(self, space: Space, facet: Modality, lists: Lists) -> None:
+    def vectors(self, space: Space, facet: Modality, lists: RowColumns) -> None:
         """Vectors in the place of those of the same facet and space."""
         if self._there:
             again = {self._there[number] for number in lists[0] if number in self._there}
@@ -214,7 +183,7 @@ def _put(
     driver: Any,
     table: str,
     columns: Sequence[str],
-    lists: Lists,
+    lists: RowColumns,
     *,
     form: str | None = None,
     conflict: str = "",
@@ -254,7 +223,7 @@ def _literal(value: str | int | None) -> str:
     return str(value) if isinstance(value, int) else "'{}'".format(value.replace("'", "''"))
 
 
-def _rows(lists: Lists) -> Iterator[tuple[Any, ...]]:
+def _rows(lists: RowColumns) -> Iterator[tuple[Any, ...]]:
     """The same, row by row."""
     number = len(lists[0])
     return zip(*(one if isinstance(one, list) else [one] * number for one in lists), strict=True)

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from mmsearch.storage.records import FailureRecord, ItemRecord, StoreState
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.failures import Failures
 from mmsearch.storage.sqlite.files import Files
@@ -18,16 +19,17 @@ from mmsearch.storage.sqlite.hubs import Hubs, QueryBanks
 from mmsearch.storage.sqlite.items import Items
 from mmsearch.storage.sqlite.loader import Loader
 from mmsearch.storage.sqlite.metadata import Metadata
-from mmsearch.storage.sqlite.records import Entry, next_revision, put_entries, put_failures
+from mmsearch.storage.sqlite.records import next_revision, put_entries, put_failures
 from mmsearch.storage.sqlite.relocation import Relocation
 from mmsearch.storage.sqlite.settings import Settings
 from mmsearch.storage.sqlite.sources import IndexRoots, Sources
 from mmsearch.storage.sqlite.spaces import Spaces
-from mmsearch.storage.sqlite.state import CatalogState, state_of
+from mmsearch.storage.sqlite.state import state_of
 from mmsearch.storage.sqlite.tags import Tags
 from mmsearch.storage.sqlite.token_embeddings import TokenEmbeddings
 from mmsearch.storage.sqlite.vectors import StoredVectors
 from mmsearch.storage.sqlite.words import Words
+from mmsearch.storage.store import VectorIndexes
 
 
 class Catalog:
@@ -62,6 +64,8 @@ class Catalog:
         self.query_banks = QueryBanks(database)
         self.loader = Loader(database, self.settings)
         self.relocation = Relocation(database)
+        self.vector_indexes: VectorIndexes | None = None
+        """SQLite finds no neighbours: `mmsearch.spaces.index_cache` does."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -74,20 +78,20 @@ class Catalog:
             "failures": len(self.failures),
         }
 
-    def put(self, entries: Sequence[Entry], failures: Sequence[dict[str, Any]] = ()) -> None:
+    def put(self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()) -> None:
         """Store a batch, all or none; a file that is stored loses its earlier failure.
 
         Args:
-            entries: Items to make or change.
-            failures: source_id, folder, name, reason, size, mtime_ns and retry of each.
+            records: Items to make or change.
+            failures: Files that could not be used.
         """
         with self.database.write() as connection:
-            put_entries(connection, entries)
+            put_entries(connection, records)
             put_failures(connection, failures)
-            if any(entry.brings_vectors for entry in entries):
+            if any(record.changes_vectors for record in records):
                 next_revision(connection)
 
-    def state(self) -> CatalogState:
+    def state(self) -> StoreState:
         """How far the catalog is: what caches that follow it compare."""
         return state_of(self.database)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from sqlalchemy import delete, func, select
 
 from mmsearch.media.file_state import Stat
+from mmsearch.storage.records import FailureRecord
 from mmsearch.storage.sqlite.database import Database, chunks
-from mmsearch.storage.sqlite.records import (
-    put_failures,
-)
+from mmsearch.storage.sqlite.records import put_failures
 from mmsearch.storage.sqlite.schema import failures as failed
 from mmsearch.storage.sqlite.schema import sources
 from mmsearch.types import Failure
@@ -41,7 +39,7 @@ class Failures:
             self._database.scalars(select(c.folder).where(c.source_id == source_id).distinct())
         )
 
-    def add(self, failures: Sequence[dict[str, Any]]) -> None:
+    def add(self, failures: Sequence[FailureRecord]) -> None:
         """Keep failures alone, as `put` does."""
         with self._database.write() as connection:
             put_failures(connection, failures)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from mmsearch.storage.records import Space
 from mmsearch.storage.sqlite.database import Database, chunks
 from mmsearch.storage.sqlite.records import next_revision
 from mmsearch.storage.sqlite.schema import banks, vectors
-from mmsearch.storage.sqlite.spaces import Space
 from mmsearch.storage.sqlite.state import next_epoch
 from mmsearch.types import Modality
 
@@ -33,13 +33,17 @@ class Hubs:
         self._database = database
 
     def of(
-        self, space: Space, facet: str, asked: Modality, ids: Sequence[int] | None = None
+        self,
+        space: Space,
+        modality: Modality,
+        query_modality: Modality,
+        ids: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
         """The hub (n,) of each vector as `vectors` orders them; NaN where none is known."""
         import numpy as np
 
         c = vectors.c
-        base = select(COLUMNS[asked]).where(c.space_id == space.id, c.facet == facet)
+        base = select(COLUMNS[query_modality]).where(c.space_id == space.id, c.facet == modality)
         found: list[float | None] = []
         for part in [None] if ids is None else chunks(sorted(set(ids))):
             chosen = base if part is None else base.where(c.item_id.in_(part))
@@ -47,25 +51,28 @@ class Hubs:
         return np.asarray([np.nan if hub is None else hub for hub in found], dtype=np.float32)
 
     def missing(
-        self, space: Space, facet: str, asked: Modality, most: int
+        self, space: Space, modality: Modality, query_modality: Modality, most: int
     ) -> tuple[list[int], Vectors]:
         """Row ids (n,) and vectors (n, dim) of at most `most` vectors whose hub is not known."""
         import numpy as np
 
         c = vectors.c
         chosen = select(c.id, c.vector).where(
-            c.space_id == space.id, c.facet == facet, COLUMNS[asked].is_(None)
+            c.space_id == space.id, c.facet == modality, COLUMNS[query_modality].is_(None)
         )
         rows = self._database.rows(chosen.limit(most))
         matrix = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f2")
         return [row[0] for row in rows], matrix.reshape(len(rows), space.dim).astype(np.float32)
 
-    def set(self, asked: Modality, row_ids: Sequence[int], hubs: NDArray[np.float32]) -> None:
-        """Keep the hubs (n,) of vectors, by the ids that `without_hub` gave."""
-        column = COLUMNS[asked]
+    def set(
+        self, query_modality: Modality, vector_ids: Sequence[int], hubs: NDArray[np.float32]
+    ) -> None:
+        """Keep the hubs (n,) of vectors, by the ids that `missing` gave."""
+        column = COLUMNS[query_modality]
         changed = update(vectors).where(vectors.c.id == bindparam("id_"))
         rows = [
-            {"id_": row_id, "hub": hub} for row_id, hub in zip(row_ids, hubs.tolist(), strict=True)
+            {"id_": row_id, "hub": hub}
+            for row_id, hub in zip(vector_ids, hubs.tolist(), strict=True)
         ]
         with self._database.write() as connection:
             connection.execute(changed.values({column: bindparam("hub")}), rows)

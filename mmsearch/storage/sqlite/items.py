@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -22,11 +21,17 @@ from sqlalchemy import (
     select,
 )
 
-from mmsearch.storage.sqlite.database import MAX_PARAMETERS, Database, chunks
-from mmsearch.storage.sqlite.records import (
-    DETAILS,
-    next_revision,
+from mmsearch.storage.records import (
+    IMPORTED_SOURCE,
+    MEDIA_COLUMNS,
+    CompleteItem,
+    ItemQuality,
+    ListedItem,
+    Space,
+    split_path,
 )
+from mmsearch.storage.sqlite.database import MAX_PARAMETERS, Database, chunks
+from mmsearch.storage.sqlite.records import next_revision
 from mmsearch.storage.sqlite.schema import (
     attributes,
     items,
@@ -37,76 +42,11 @@ from mmsearch.storage.sqlite.schema import (
 )
 from mmsearch.storage.sqlite.schema import failures as failed
 from mmsearch.storage.sqlite.sources import at_or_below
-from mmsearch.storage.sqlite.spaces import ELSEWHERE, Space
 from mmsearch.storage.sqlite.statements import IDS, Prepared, id_list
-from mmsearch.types import Item, Kind, Span, TextPart
+from mmsearch.types import Item, Span, TextPart
 
 PAGE = 5_000
 """Items that a list reads at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An item as a list has it."""
-
-    id: int
-    path: str
-    modality: Kind
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    taken_at: str | None
-
-    @property
-    def date(self) -> str:
-        """When it was taken, else last modified, ISO 8601; "" if neither is known."""
-        if self.taken_at or not self.mtime_ns:
-            return self.taken_at or ""
-        moment = datetime.fromtimestamp(self.mtime_ns / 1e9, UTC)
-        return moment.isoformat(timespec="seconds")
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """An item with all that is known of it but its hash.
-
-    Attributes:
-        id: In the catalog.
-        path: Whole; names that are not UTF-8 have surrogate escapes.
-        columns: modality, size, mtime_ns, width and so on, None where not known.
-        texts: (origin, text, start, end, unit) each.
-        metadata: The user's, by key.
-        tags: Scores by tag.
-        vectors: (facet, position, start, end, unit, float16 bytes) each.
-    """
-
-    id: int
-    path: str
-    columns: dict[str, Any]
-    texts: list[tuple[Any, ...]] = field(default_factory=list)
-    metadata: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, float] = field(default_factory=dict)
-    vectors: list[tuple[Any, ...]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What says which of several copies is worth keeping."""
-
-    id: int
-    modality: Kind
-    size: int
-    """Bytes."""
-    modified: int
-    """Nanoseconds since 1970."""
-    pixels: int
-    seconds: float
-    hash: bytes
-
-    @property
-    def order(self) -> tuple[float, ...]:
-        """Sorts the one to keep first: the largest picture, the longest sound, the oldest file."""
-        return (-self.pixels, -self.seconds, self.modified, -self.size, self.id)
 
 
 class Items:
@@ -150,7 +90,7 @@ class Items:
             yield from some.values()
             last = max(some)
 
-    def listed(self, ids: Any = None, limit: int | None = None) -> Iterator[Listed]:
+    def listed(self, ids: Any = None, limit: int | None = None) -> Iterator[ListedItem]:
         """Items in order of id, a page at a time; each page is as the catalog then is.
 
         Args:
@@ -161,13 +101,13 @@ class Items:
         columns = (c.id, sources.c.path, c.folder, c.name, c.modality, c.size, c.mtime_ns)
         base = select(*columns, c.taken_at).join(sources).order_by(c.id)
         found = (
-            Listed(id_, os.path.join(root, folder, name), *rest)
+            ListedItem(id_, os.path.join(root, folder, name), *rest)
             for rows in self._pages(base, ids, PAGE)
             for id_, root, folder, name, *rest in rows
         )
         return islice(found, limit)
 
-    def complete(self, space: Space | None, ids: Any = None) -> Iterator[list[Whole]]:
+    def complete(self, space: Space | None, ids: Any = None) -> Iterator[list[CompleteItem]]:
         """Items in order of id with all that is known of them, page by page.
 
         Args:
@@ -179,7 +119,7 @@ class Items:
         base = select(c.id, sources.c.path, c.folder, c.name, *known).join(sources)
         for rows in self._pages(base.order_by(c.id), ids, MAX_PARAMETERS):
             page = {
-                id_: Whole(
+                id_: CompleteItem(
                     id_,
                     os.path.join(root, folder, name),
                     dict(zip(_KNOWN, rest, strict=True)),
@@ -189,7 +129,7 @@ class Items:
             self._complete(page, space)
             yield list(page.values())
 
-    def _complete(self, page: dict[int, Whole], space: Space | None) -> None:
+    def _complete(self, page: dict[int, CompleteItem], space: Space | None) -> None:
         given = list(page)
         t, v = texts.c, vectors.c
         said = select(t.item_id, t.origin, t.text, t.start, t.end, t.unit)
@@ -237,7 +177,7 @@ class Items:
             found.setdefault((hash_, modality), []).append(id_)
         return list(found.values())
 
-    def standings(self) -> dict[int, Standing]:
+    def quality(self) -> dict[int, ItemQuality]:
         """By id of each item, what says which of several copies is worth keeping."""
         c = items.c
         wanted = select(
@@ -249,7 +189,7 @@ class Items:
             func.coalesce(c.seconds, 0.0),
             c.hash,
         )
-        return {row[0]: Standing(*row) for row in self._database.rows(wanted)}
+        return {row[0]: ItemQuality(*row) for row in self._database.rows(wanted)}
 
     def remove(self, ids: Sequence[int]) -> None:
         """Take items out, with their texts and vectors, all or none."""
@@ -280,7 +220,7 @@ class Items:
         """Take out the item of this path, or those below it, that lie in no folder we know."""
         folder, name = split_path(path)
         with self._database.write() as connection:
-            chosen = select(sources.c.id).where(sources.c.path == ELSEWHERE)
+            chosen = select(sources.c.id).where(sources.c.path == IMPORTED_SOURCE)
             source_id = connection.execute(chosen).scalar_one_or_none()
             if source_id is None:
                 return 0
@@ -354,7 +294,7 @@ def _item(row: Any, parts: list[TextPart], own: dict[str, dict[str, Any] | None]
             timespec="seconds"
         ),
     }
-    for key in DETAILS:
+    for key in MEDIA_COLUMNS:
         if row[key] is not None:
             metadata[key] = row[key]
     if said := own["attributes"]:
@@ -365,19 +305,8 @@ def _item(row: Any, parts: list[TextPart], own: dict[str, dict[str, Any] | None]
     return Item(row["id"], path, row["modality"], tuple(parts), metadata)
 
 
-_KNOWN = ("modality", "size", "mtime_ns", *DETAILS)
+_KNOWN = ("modality", "size", "mtime_ns", *MEDIA_COLUMNS)
 
 
 def _of(statement: Select[Any], columns: Any, ids: Sequence[int]) -> Any:
     return statement.where(columns.item_id.in_(ids))
-
-
-def split_path(path: str) -> tuple[str, str]:
-    """A path as (folder, name), such that `os.path.join` gives it back whatever it is.
-
-    Unlike `os.path.split` it keeps what is no plain path: "https://a.org" is ("https://", "a.org").
-    """
-    head, slash, name = path.rpartition(os.sep)
-    if slash and (not head or head.endswith(os.sep)):
-        return head + slash, name
-    return head, name

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from mmsearch.storage.sqlite.batch import Batch, put_batch
+from mmsearch.storage.records import ItemBatch, Space
+from mmsearch.storage.sqlite.batch import put_batch
 from mmsearch.storage.sqlite.checkpoints import Checkpoints
 from mmsearch.storage.sqlite.database import Database, storage_errors
 from mmsearch.storage.sqlite.records import next_revision
 from mmsearch.storage.sqlite.schema import attributes, items, tags
 from mmsearch.storage.sqlite.settings import Settings, keep
-from mmsearch.storage.sqlite.spaces import Space
+from mmsearch.storage.store import PutBatch
 
 _FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 0, "foreign_keys": 0}
 """256 MiB of pages in memory, so that indexes grow there; another connection moves the log. Nothing
@@ -29,10 +30,6 @@ MANY_ROWS = 50_000
 _NUMBERED = "numbered items"
 """The setting that holds the next number for items that came without a name."""
 
-Put = Callable[[Batch, Space | None], tuple[int, int]]
-"""Writes a batch, with its vectors in a space; tells how many items are new, how many were there.
-"""
-
 
 class Loader:
     """Writes many items at once."""
@@ -42,7 +39,7 @@ class Loader:
         self._settings = settings
 
     @contextmanager
-    def loading(self, total: int | None = None) -> Iterator[Put]:
+    def loading(self, total: int | None = None) -> Iterator[PutBatch]:
         """Gives what writes a batch, all or none, and what is committed is as safe as ever.
 
         While it lasts, more memory is used for writing. Where more rows are coming than there are,
@@ -103,7 +100,7 @@ class Loader:
 
 
 def _put(
-    connection: Connection, checkpoints: Checkpoints, batch: Batch, space: Space | None
+    connection: Connection, checkpoints: Checkpoints, batch: ItemBatch, space: Space | None
 ) -> tuple[int, int]:
     with storage_errors(), connection.begin():
         done = put_batch(connection.connection.driver_connection, batch, space)

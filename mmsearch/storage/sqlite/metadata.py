@@ -23,7 +23,7 @@ class Metadata:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def names(self) -> list[str]:
+    def keys(self) -> list[str]:
         """The keys of the user's own metadata, sorted."""
         with self._database.read() as connection:
             return View(connection).metadata_keys()

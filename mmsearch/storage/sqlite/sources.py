@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -18,6 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
+from mmsearch.storage.records import IMPORTED_SOURCE, IndexRoot
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.schema import (
     PathText,
@@ -26,19 +26,8 @@ from mmsearch.storage.sqlite.schema import (
     sources,
 )
 from mmsearch.storage.sqlite.schema import failures as failed
-from mmsearch.storage.sqlite.spaces import ELSEWHERE
 
-_SOURCES = select(sources.c.id, sources.c.path).where(sources.c.path != ELSEWHERE)
-
-
-@dataclass(frozen=True, slots=True)
-class IndexRoot:
-    """A path that was given to be indexed, and how."""
-
-    path: str
-    folder: bool
-    exclude: Sequence[str] = ()
-    include_hidden: bool = False
+_SOURCES = select(sources.c.id, sources.c.path).where(sources.c.path != IMPORTED_SOURCE)
 
 
 class Sources:
@@ -98,9 +87,11 @@ class Sources:
         """The id of the source of items that lie in no folder we know, made if need be."""
         with self._database.write() as connection:
             connection.execute(
-                insert(sources).values(path=ELSEWHERE, device=0).on_conflict_do_nothing()
+                insert(sources).values(path=IMPORTED_SOURCE, device=0).on_conflict_do_nothing()
             )
-            found = connection.execute(select(sources.c.id).where(sources.c.path == ELSEWHERE))
+            found = connection.execute(
+                select(sources.c.id).where(sources.c.path == IMPORTED_SOURCE)
+            )
             return int(found.scalar_one())
 
 

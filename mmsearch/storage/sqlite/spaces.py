@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.encoders import Encoder
+from mmsearch.storage.records import (
+    IMPORTED_FINGERPRINT,
+    NO_MODALITIES,
+    TEXT,
+    Modalities,
+    Space,
+)
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.records import next_revision
 from mmsearch.storage.sqlite.schema import items, spaces
 from mmsearch.types import Modality
-
-ELSEWHERE = ""
-"""The path of the source of items that lie in no folder we know: what is below it is all of a path,
-or an address."""
-
-Facets = frozenset[Modality]
-
-NONE: Facets = frozenset()
-
-TEXT: Facets = frozenset({"text"})
-
-GIVEN = "given"
-"""The fingerprint of a space whose vectors came without the weights that made them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """Where the vectors of one encoder are filed."""
-
-    id: int
-    name: str
-    fingerprint: str
-    dim: int
-    modalities: Facets
-    """What its encoder can encode."""
-    serves: Facets
-    """What it answers for: it has a vector of everything that has this facet."""
-    backfills: Facets
-    """What it is being given, to answer for it once it has everything."""
-
-    @property
-    def is_imported(self) -> bool:
-        """Whether its vectors came without their encoder: nothing can be encoded for it."""
-        return not self.modalities
-
-    @property
-    def encodes_for(self) -> Facets:
-        """What new files are to be encoded for."""
-        return self.serves | self.backfills
 
 
 class Spaces:
@@ -95,7 +62,7 @@ class Spaces:
     def cancel_backfill(self, space: Space) -> None:
         """Fill a space no further."""
         with self._database.write() as connection:
-            _put(connection, space, space.serves, NONE)
+            _put(connection, space, space.serves, NO_MODALITIES)
 
     def set_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
         """Keep what a newer version of a space's encoder can encode."""
@@ -116,16 +83,18 @@ class Spaces:
 
         It has no modalities: nothing can be encoded for it.
         """
-        key = {"name": name, "fingerprint": GIVEN}
+        key = {"name": name, "fingerprint": IMPORTED_FINGERPRINT}
         with self._database.write() as connection:
             made = insert(spaces).values(**key, dim=dim, modalities="", keeps="", fills="")
             connection.execute(made.on_conflict_do_nothing())
             c = spaces.c
-            mine = and_(c.name == name, c.fingerprint == GIVEN)
+            mine = and_(c.name == name, c.fingerprint == IMPORTED_FINGERPRINT)
             kept = connection.execute(select(c.keeps).where(mine)).scalar_one().split()
             joined = " ".join(sorted({*kept, *facets}))
             connection.execute(update(spaces).where(mine).values(keeps=joined))
-        return next(s for s in self.all() if (s.name, s.fingerprint) == (name, GIVEN))
+        return next(
+            s for s in self.all() if (s.name, s.fingerprint) == (name, IMPORTED_FINGERPRINT)
+        )
 
     def adopt(self, encoder: Encoder) -> None:
         """Let an encoder answer for vectors that came without it, under its name."""
@@ -134,7 +103,7 @@ class Spaces:
         here = select(c.id).where(c.name == encoder.name, c.fingerprint == encoder.fingerprint)
         with self._database.write() as connection:
             if connection.execute(here).first() is None:
-                mine = and_(c.name == encoder.name, c.fingerprint == GIVEN)
+                mine = and_(c.name == encoder.name, c.fingerprint == IMPORTED_FINGERPRINT)
                 connection.execute(update(spaces).where(mine).values(**known))
 
 
@@ -175,7 +144,7 @@ def _assign(connection: Connection, media: Mapping[Modality, int]) -> None:
             if space.id == space_id and medium not in space.serves:
                 fills |= {medium} | ((TEXT & space.modalities) - space.serves)
             elif not fills - TEXT:
-                fills = NONE
+                fills = NO_MODALITIES
             _put(connection, space, space.serves, fills)
     if empty:
         for space in _spaces(connection):
@@ -187,11 +156,11 @@ def _switch(connection: Connection, space: Space) -> None:
     for other in _spaces(connection):
         if other.id != space.id and other.serves & media:
             kept = other.serves - media
-            _put(connection, other, kept if kept - TEXT else NONE, other.backfills)
-    _put(connection, space, space.encodes_for, NONE)
+            _put(connection, other, kept if kept - TEXT else NO_MODALITIES, other.backfills)
+    _put(connection, space, space.encodes_for, NO_MODALITIES)
 
 
-def _put(connection: Connection, space: Space, keeps: Facets, fills: Facets) -> None:
+def _put(connection: Connection, space: Space, keeps: Modalities, fills: Modalities) -> None:
     changed = {"keeps": _joined(keeps), "fills": _joined(fills)}
     connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
 
@@ -200,5 +169,5 @@ def _joined(facets: Iterable[Modality]) -> str:
     return " ".join(sorted(facets))
 
 
-def _split(facets: str) -> Facets:
+def _split(facets: str) -> Modalities:
     return frozenset(facets.split())  # type: ignore[arg-type]

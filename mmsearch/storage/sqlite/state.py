@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
+from mmsearch.storage.records import StoreState
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.schema import state
 from mmsearch.storage.sqlite.vectors import FORGOTTEN
@@ -15,27 +14,10 @@ EPOCH = "hubs epoch"
 """The setting that counts how often hubs of stored vectors were changed in place."""
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogState:
-    """How far a catalog is.
-
-    Attributes:
-        catalog_id: Names it.
-        revision: Rises whenever a vector comes, changes or goes.
-        epoch: Changes when rows changed in place.
-        forgotten: Deletions up to this one are not told any more.
-    """
-
-    catalog_id: str
-    revision: int
-    epoch: str
-    forgotten: int
-
-
-def state_of(database: Database) -> CatalogState:
+def state_of(database: Database) -> StoreState:
     """How far the catalog is."""
     found = dict(map(tuple, database.rows(_STATE)))
-    return CatalogState(
+    return StoreState(
         found["catalog_id"],
         int(found["revision"]),
         found.get(EPOCH, "0"),

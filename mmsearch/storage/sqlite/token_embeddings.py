@@ -10,12 +10,11 @@ from sqlalchemy import (
     select,
 )
 
+from mmsearch.storage.records import Space
 from mmsearch.storage.sqlite.database import Database, chunks
 from mmsearch.storage.sqlite.records import unpacked
-from mmsearch.storage.sqlite.schema import (
-    details,
-)
-from mmsearch.storage.sqlite.spaces import Space
+from mmsearch.storage.sqlite.schema import details
+from mmsearch.types import Modality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +28,12 @@ class TokenEmbeddings:
         self._database = database
 
     def of(
-        self, space: Space, facet: str, ids: Sequence[int]
+        self, space: Space, modality: Modality, ids: Sequence[int]
     ) -> dict[tuple[int, int], NDArray[np.int8]]:
         """By (item id, position), the regions or words (n, d) of some items' vectors."""
         c = details.c
         base = select(c.item_id, c.position, c.tokens).where(
-            c.space_id == space.id, c.facet == facet
+            c.space_id == space.id, c.facet == modality
         )
         return {
             (item_id, position): unpacked(blob)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -19,13 +18,15 @@ from sqlalchemy import (
     select,
 )
 
-from mmsearch.storage.sqlite.database import Database, chunks
-from mmsearch.storage.sqlite.records import (
-    Place,
-    Rows,
-    next_revision,
-    put_rows,
+from mmsearch.storage.records import (
+    IMPORTED_SOURCE,
+    ItemVectors,
+    NewVectors,
+    Space,
+    VectorField,
 )
+from mmsearch.storage.sqlite.database import Database, chunks
+from mmsearch.storage.sqlite.records import next_revision, put_rows
 from mmsearch.storage.sqlite.schema import (
     blanks,
     details,
@@ -36,7 +37,6 @@ from mmsearch.storage.sqlite.schema import (
     vectors,
 )
 from mmsearch.storage.sqlite.settings import Settings, keep
-from mmsearch.storage.sqlite.spaces import ELSEWHERE, Space
 from mmsearch.storage.sqlite.statements import IDS, Prepared, id_list
 from mmsearch.types import Kind, Modality, Span
 
@@ -51,25 +51,6 @@ FORGOTTEN = "gone forgotten"
 """The setting that says up to which deletion those that were filed have been forgotten again."""
 
 ROWS_AT_ONCE = 16_384
-
-
-@dataclass(frozen=True, slots=True)
-class NewVectors:
-    """Vectors, some of those that came after a certain one.
-
-    Attributes:
-        vector_ids: (n,) rising.
-        ids: (n,) the item of each.
-        rows: (n, dim) float16.
-        hub_text: (n,) float32; NaN where it is not known.
-        hub_image: The same by typical pictures.
-    """
-
-    vector_ids: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    rows: NDArray[np.float16]
-    hub_text: NDArray[np.float32]
-    hub_image: NDArray[np.float32]
 
 
 class StoredVectors:
@@ -89,19 +70,19 @@ class StoredVectors:
         return found
 
     def of(
-        self, space: Space, facet: str, ids: Sequence[int] | None = None
+        self, space: Space, modality: Modality, ids: Sequence[int] | None = None
     ) -> tuple[NDArray[np.int64], Vectors, NDArray[np.int64]]:
         """Item ids (n,), vectors (n, dim) float32 and text positions (n,), in order of id.
 
         Args:
             space: Which encoder's.
-            facet: "image", "text" or "audio".
+            modality: "image", "text" or "audio".
             ids: Only these items' (all of them when None).
         """
         import numpy as np
 
         with self._database.read() as connection:
-            given = {"space_id_": space.id, "facet_": facet}
+            given = {"space_id_": space.id, "facet_": modality}
             if ids is None:
                 rows = _ROWS.of(connection, **given)
             else:
@@ -113,13 +94,13 @@ class StoredVectors:
         return id_array, matrix.astype(np.float32), positions
 
     def spans(
-        self, space: Space, facet: str, ids: Sequence[int]
+        self, space: Space, modality: Modality, ids: Sequence[int]
     ) -> dict[tuple[int, int], Span | None]:
         """By (item id, position), what stretch of the file each vector of some items is about."""
-        c = texts.c if facet == "text" else vectors.c
+        c = texts.c if modality == "text" else vectors.c
         base = select(c.item_id, c.position, c.start, c.end, c.unit)
-        if facet != "text":
-            base = base.where(c.space_id == space.id, c.facet == facet)
+        if modality != "text":
+            base = base.where(c.space_id == space.id, c.facet == modality)
         return {
             (item_id, position): _span(start, end, unit)
             for part in chunks(sorted(set(ids)))
@@ -129,30 +110,35 @@ class StoredVectors:
         }
 
     def missing(
-        self, space: Space, facet: str, kinds: Iterable[Kind], *, tokens: bool = False
+        self,
+        space: Space,
+        modality: Modality,
+        kinds: Iterable[Kind],
+        *,
+        token_embeddings: bool = False,
     ) -> list[tuple[int, str, bytes]]:
         """(item id, path, hash) of the items of some kinds that have no vector in a space.
 
         Args:
             space: Which encoder's.
-            facet: Which facet's vector; for "text", items of any kind that have texts.
+            modality: Which modality's vector; for "text", items of any kind that have texts.
             kinds: Which items, for the other facets.
-            tokens: Those without regions or words, not without a vector.
+            token_embeddings: Those without token embeddings, not without a vector.
         """
-        table = details if tokens else vectors
+        table = details if token_embeddings else vectors
         c = table.c
         has = select(c.item_id).where(
-            c.space_id == space.id, c.facet == facet, c.item_id == items.c.id
+            c.space_id == space.id, c.facet == modality, c.item_id == items.c.id
         )
         b = blanks.c
         nothing = select(b.item_id).where(
-            b.space_id == space.id, b.facet == facet, b.item_id == items.c.id
+            b.space_id == space.id, b.facet == modality, b.item_id == items.c.id
         )
         # what was imported cannot be read again: it lacks only texts' vectors
         due: ColumnElement[bool] = and_(
-            items.c.modality.in_(list(kinds)), sources.c.path != ELSEWHERE
+            items.c.modality.in_(list(kinds)), sources.c.path != IMPORTED_SOURCE
         )
-        if facet == "text":
+        if modality == "text":
             due = select(texts.c.item_id).where(texts.c.item_id == items.c.id).exists()
         statement = (
             select(items.c.id, sources.c.path, items.c.folder, items.c.name, items.c.hash)
@@ -169,19 +155,19 @@ class StoredVectors:
         """The facets that have vectors in a space, sorted."""
         with self._database.read() as connection:
             there = connection.execute(_ARE_THERE, {"space_id_": space.id}).one()
-        return [facet for facet, is_there in zip(_FACETS, there, strict=True) if is_there]
+        return [modality for modality, is_there in zip(_FACETS, there, strict=True) if is_there]
 
     def pages(
-        self, space: Space, facet: str, rows: int = 8192
+        self, space: Space, modality: Modality, rows: int = 8192
     ) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-        """Item ids (n,) and vectors (n, dim) float32 of a facet, about `rows` at a time.
+        """Item ids (n,) and vectors (n, dim) float32 of a modality, about `rows` at a time.
 
         In order of id; all vectors of an item are in one page.
         """
         import numpy as np
 
         c = vectors.c
-        mine = (c.space_id == space.id, c.facet == facet)
+        mine = (c.space_id == space.id, c.facet == modality)
         last = -1
         while True:
             bound = select(c.item_id).where(*mine, c.item_id > last)
@@ -199,34 +185,30 @@ class StoredVectors:
                 return
             last = edge[0]
 
-    def count(self, space: Space, facet: str) -> int:
-        """How many vectors a facet has in a space."""
+    def count(
+        self, space: Space, modality: Modality | None = None, ids: Iterable[int] | None = None
+    ) -> int:
+        """How many vectors a space has, of one modality or all, of some items or all."""
         c = vectors.c
-        counted = select(func.count()).where(c.space_id == space.id, c.facet == facet)
-        return int(self._database.scalars(counted)[0])
-
-    def count_of(self, space: Space, ids: Any = None) -> int:
-        """How many vectors a space has, of some items or of all."""
-        c = vectors.c
-        counted: Select[Any] = (
-            select(func.count()).select_from(vectors).where(c.space_id == space.id)
-        )
+        counted = select(func.count()).select_from(vectors).where(c.space_id == space.id)
+        if modality is not None:
+            counted = counted.where(c.facet == modality)
         if ids is None:
             return int(self._database.scalars(counted)[0])
         given = [int(id_) for id_ in ids]
         return sum(int(self._database.scalars(_of(counted, c, part))[0]) for part in chunks(given))
 
     def new(
-        self, space: Space, facet: str, after: int = 0, page: int = ROWS_AT_ONCE
+        self, space: Space, modality: Modality, after: int = 0, page: int = ROWS_AT_ONCE
     ) -> Iterator[NewVectors]:
-        """The vectors of a facet whose id is above `after`, in order of it, a few at a time."""
+        """The vectors whose id is above `after`, in order of it, a few at a time."""
         import numpy as np
 
         with self._database.read() as connection:
             driver: Any = connection.connection.driver_connection
-            by_id = _has_many_of(driver, space, facet, after)
+            by_id = _has_many_of(driver, space, modality, after)
             # the driver's own cursor: SQLAlchemy's rows take twice as long
-            cursor = driver.execute(_CAME_BY_ID if by_id else _CAME, (after, space.id, facet))
+            cursor = driver.execute(_CAME_BY_ID if by_id else _CAME, (after, space.id, modality))
             while rows := cursor.fetchmany(page):
                 ids, owners, blobs, *hubs = zip(*rows, strict=True)
                 matrix = np.frombuffer(b"".join(blobs), "<f2").reshape(len(rows), space.dim)
@@ -237,12 +219,12 @@ class StoredVectors:
                     *(np.array(column, np.float32) for column in hubs),  # None becomes NaN
                 )
 
-    def sample(self, space: Space, facet: str, number: int) -> Vectors:
-        """At most `number` vectors (n, dim) float32 of a facet, of items spread over all ids."""
+    def sample(self, space: Space, modality: Modality, number: int) -> Vectors:
+        """At most `number` vectors (n, dim) float32, of items spread over all ids."""
         import numpy as np
 
         c = vectors.c
-        there = (c.space_id == space.id, c.facet == facet)
+        there = (c.space_id == space.id, c.facet == modality)
         found: dict[int, bytes] = {}
         with self._database.read() as connection:
             ends = select(func.min(c.item_id), func.max(c.item_id)).where(*there)
@@ -255,12 +237,15 @@ class StoredVectors:
         matrix = np.frombuffer(b"".join(found.values()), "<f2").reshape(len(found), space.dim)
         return matrix.astype(np.float32)
 
-    def deleted(self, space: Space, facet: str, after: int = 0) -> tuple[NDArray[np.int64], int]:
-        """The vectors (n,) of a facet that went after a certain deletion, and the last of these."""
+    def deleted(
+        self, space: Space, modality: Modality, after: int = 0
+    ) -> tuple[NDArray[np.int64], int]:
+        """The ids (n,) of vectors that were deleted after a certain deletion, and the last one."""
         import numpy as np
 
         c = gone.c
-        chosen = select(c.vector_id).where(c.seq > after, c.space_id == space.id, c.facet == facet)
+        mine = (c.space_id == space.id, c.facet == modality)
+        chosen = select(c.vector_id).where(c.seq > after, *mine)
         with self._database.read() as connection:
             last = connection.execute(select(func.max(c.seq))).scalar_one() or 0
             if last <= after:
@@ -279,43 +264,43 @@ class StoredVectors:
             connection.execute(delete(gone).where(gone.c.seq <= upto))
             keep(connection, FORGOTTEN, str(upto))
 
-    def missing_of_imported(self, space: Space, facet: Modality, kinds: Iterable[Kind]) -> int:
-        """How many items that cannot be read again have no vector of a facet in a space."""
+    def missing_of_imported(self, space: Space, modality: Modality, kinds: Iterable[Kind]) -> int:
+        """How many items that cannot be read again have no vector of a modality in a space."""
         c = vectors.c
-        has = exists().where(c.space_id == space.id, c.facet == facet, c.item_id == items.c.id)
-        due = (sources.c.path == ELSEWHERE, items.c.modality.in_(list(kinds)), ~has)
+        has = exists().where(c.space_id == space.id, c.facet == modality, c.item_id == items.c.id)
+        due = (sources.c.path == IMPORTED_SOURCE, items.c.modality.in_(list(kinds)), ~has)
         return int(
             self._database.scalars(select(func.count(items.c.id)).join(sources).where(*due))[0]
         )
 
-    def any_missing(self, space: Space, facet: Modality, kinds: Iterable[Kind]) -> bool:
-        """Whether some item lacks a vector of a facet; for "text", some item that has texts."""
+    def any_missing(self, space: Space, modality: Modality, kinds: Iterable[Kind]) -> bool:
+        """Whether some item lacks a vector; for "text", some item that has texts."""
         c = vectors.c
-        has = exists().where(c.space_id == space.id, c.facet == facet, c.item_id == items.c.id)
+        has = exists().where(c.space_id == space.id, c.facet == modality, c.item_id == items.c.id)
         due: ColumnElement[bool] = items.c.modality.in_(list(kinds))
-        if facet == "text":
+        if modality == "text":
             due = exists().where(texts.c.item_id == items.c.id)
         return bool(self._database.rows(select(items.c.id).where(due, ~has).limit(1)))
 
     def backfill(
         self,
-        rows: dict[tuple[int, bytes], dict[Place, Rows]],
-        said: Mapping[int, Sequence[str]] | None = None,
+        vectors: Mapping[tuple[int, bytes], Mapping[VectorField, ItemVectors]],
+        texts: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
         """File vectors of items that are stored already, all or none.
 
         Args:
-            rows: By (item id, hash); an item whose content has changed meanwhile is left out.
-            said: By item id, the texts that were encoded; one that has others by now is left out.
+            vectors: By (item id, hash); an item whose content has changed meanwhile is left out.
+            texts: By item id, the texts that were encoded; one that has others by now is left out.
         """
-        if not rows:
+        if not vectors:
             return
         with self._database.write() as connection:
             hashes = dict(
-                map(tuple, connection.execute(_hashes_of([id_ for id_, _ in rows])).all())
+                map(tuple, connection.execute(_hashes_of([id_ for id_, _ in vectors])).all())
             )
-            for (item_id, hash_), places in rows.items():
-                same = said is None or _texts_of(connection, item_id) == list(said[item_id])
+            for (item_id, hash_), places in vectors.items():
+                same = texts is None or _texts_of(connection, item_id) == list(texts[item_id])
                 if same and hashes.get(item_id) == hash_:
                     for place, some in places.items():
                         put_rows(connection, item_id, place, some)
@@ -336,8 +321,8 @@ _FACETS: tuple[Modality, ...] = ("audio", "image", "text")
 
 _ARE_THERE = select(
     *(
-        exists().where(vectors.c.space_id == bindparam("space_id_"), vectors.c.facet == facet)
-        for facet in _FACETS
+        exists().where(vectors.c.space_id == bindparam("space_id_"), vectors.c.facet == modality)
+        for modality in _FACETS
     )
 )
 
@@ -356,18 +341,18 @@ _CAME_BY_ID = _CAME.replace("AND space_id", "AND +space_id")  # the plus: not by
 _SOME_OF = "SELECT count(*) FROM (SELECT 1 FROM vectors WHERE space_id = ? AND facet = ? LIMIT ?)"
 
 SHARE_OF = 4
-"""Rows that are read by id are of one facet to one part in this many at least."""
+"""Rows that are read by id are of one modality to one part in this many at least."""
 
 
-def _has_many_of(driver: Any, space: Space, facet: str, after: int) -> bool:
+def _has_many_of(driver: Any, space: Space, modality: Modality, after: int) -> bool:
     """Whether what came after an id is best read in order of the ids, all facets.
 
-    The other way is by the facet's index, which goes through all of the facet and sorts what it
-    finds: for ten rows more of a million it takes 0.2 s, and for the whole as long again.
+    The other way is by the modality's index, which goes through all of it and sorts what it finds:
+    for ten rows more of a million it takes 0.2 s, and for the whole as long again.
     """
     last = driver.execute("SELECT max(id) FROM vectors").fetchone()[0] or 0
     enough = max(last - after, 0) // SHARE_OF
-    found: int = driver.execute(_SOME_OF, (space.id, facet, enough)).fetchone()[0]
+    found: int = driver.execute(_SOME_OF, (space.id, modality, enough)).fetchone()[0]
     return found >= enough
 
 

@@ -7,14 +7,8 @@ from mmsearch.storage.sqlite.records.changing import (
     put_rows,
 )
 from mmsearch.storage.sqlite.records.driver_rows import packed, unpacked, written
-from mmsearch.storage.sqlite.records.record import DETAILS, Entry, LenderGone, Place, Rows
 
 __all__ = [
-    "DETAILS",
-    "Entry",
-    "LenderGone",
-    "Place",
-    "Rows",
     "next_revision",
     "packed",
     "put_entries",

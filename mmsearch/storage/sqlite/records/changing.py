@@ -9,8 +9,15 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from mmsearch.storage.records import (
+    MEDIA_COLUMNS,
+    DuplicateGone,
+    FailureRecord,
+    ItemRecord,
+    ItemVectors,
+    VectorField,
+)
 from mmsearch.storage.sqlite.records import driver_rows as driver
-from mmsearch.storage.sqlite.records.record import DETAILS, Entry, LenderGone, Place, Rows
 from mmsearch.storage.sqlite.schema import blanks, details, items, state, texts, vectors
 from mmsearch.storage.sqlite.schema import failures as failed
 from mmsearch.types import TextPart
@@ -23,24 +30,37 @@ def next_revision(connection: Connection) -> None:
     )
 
 
-def put_failures(connection: Connection, failures: Sequence[dict[str, Any]]) -> None:
+def put_failures(connection: Connection, failures: Sequence[FailureRecord]) -> None:
     """Keep failures, each in the place of an earlier one of the same file."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = [{**row, "seen_at": now} for row in failures]
+    rows = [
+        {
+            "source_id": one.source_id,
+            "folder": one.folder,
+            "name": one.name,
+            "reason": one.reason,
+            "seen_at": now,
+            "size": one.stat and one.stat[0],
+            "mtime_ns": one.stat and one.stat[1],
+            "retry": int(one.retry),
+        }
+        for one in failures
+    ]
     if rows:
         connection.execute(insert(failed).prefix_with("OR REPLACE"), rows)
 
 
-def put_entries(connection: Connection, entries: Sequence[Entry]) -> None:
+def put_entries(connection: Connection, entries: Sequence[ItemRecord]) -> None:
     """Make or change items with their texts and vectors, and forget their failures.
 
     Raises:
-        LenderGone: the `like` of one has not its content; nothing of the batch may be kept.
+        DuplicateGone: the item that one is a duplicate of has other content or is gone; the
+            transaction must be rolled back.
     """
-    new: dict[tuple[int, str, str], Entry] = {}
+    new: dict[tuple[int, str, str], ItemRecord] = {}
     for entry in entries:
-        if entry.id is None and entry.like is None and entry.where not in new:
-            new[entry.where] = entry
+        if entry.id is None and entry.duplicate_of is None and entry.path_key not in new:
+            new[entry.path_key] = entry
         else:
             _change(connection, entry)
     fresh = []
@@ -52,7 +72,7 @@ def put_entries(connection: Connection, entries: Sequence[Entry]) -> None:
     _make(connection, fresh)
 
 
-def put_rows(connection: Connection, item_id: int, place: Place, rows: Rows) -> None:
+def put_rows(connection: Connection, item_id: int, place: VectorField, rows: ItemVectors) -> None:
     """File an item's vectors in the place of those it had there."""
     filed = {"space_id_": place[0], "facet_": place[1], "item_id_": item_id}
     for clear in (_CLEAR_VECTORS, _CLEAR_TOKENS):
@@ -60,7 +80,9 @@ def put_rows(connection: Connection, item_id: int, place: Place, rows: Rows) -> 
     _add_rows(connection, [(item_id, place, rows)])
 
 
-def _add_rows(connection: Connection, found: Sequence[tuple[int, Place, Rows]]) -> None:
+def _add_rows(
+    connection: Connection, found: Sequence[tuple[int, VectorField, ItemVectors]]
+) -> None:
     many = driver.execute_many
     vectors_of = [row for one in found for row in driver.vector_rows(*one)]
     many(connection, driver.ADD_VECTOR, vectors_of)
@@ -69,7 +91,7 @@ def _add_rows(connection: Connection, found: Sequence[tuple[int, Place, Rows]]) 
     tokens = [
         row
         for item_id, place, some in found
-        for row in driver.token_rows(item_id, place, some.tokens)
+        for row in driver.token_rows(item_id, place, some.token_embeddings)
     ]
     many(connection, driver.ADD_TOKENS, tokens)
 
@@ -77,13 +99,13 @@ def _add_rows(connection: Connection, found: Sequence[tuple[int, Place, Rows]]) 
 # ---------------------------------------------------------------------- new items
 
 
-def _item_at(connection: Connection, entry: Entry) -> int | None:
+def _item_at(connection: Connection, entry: ItemRecord) -> int | None:
     place = driver.place_of(entry, entry.name)
     found: int | None = connection.exec_driver_sql(driver.ITEM_AT, place).scalar_one_or_none()
     return found
 
 
-def _make(connection: Connection, entries: Sequence[Entry]) -> None:
+def _make(connection: Connection, entries: Sequence[ItemRecord]) -> None:
     """Items that have nothing to be cleared away, table by table."""
     if not entries:
         return
@@ -102,7 +124,7 @@ def _make(connection: Connection, entries: Sequence[Entry]) -> None:
     _add_rows(connection, found)
 
 
-def _forget_failures(connection: Connection, entries: Sequence[Entry]) -> None:
+def _forget_failures(connection: Connection, entries: Sequence[ItemRecord]) -> None:
     places = [
         driver.place_of(entry, name)
         for entry in entries
@@ -115,34 +137,34 @@ def _forget_failures(connection: Connection, entries: Sequence[Entry]) -> None:
 # ---------------------------------------------------------------------- changed items
 
 
-def _change(connection: Connection, entry: Entry) -> None:
+def _change(connection: Connection, entry: ItemRecord) -> None:
     """One item that may be there already, or borrows."""
     row: dict[str, Any] = {
         "source_id": entry.source_id,
         "folder": entry.folder,
         "name": entry.name,
-        "modality": entry.modality,
+        "modality": entry.kind,
         "size": entry.stat[0],
         "mtime_ns": entry.stat[1],
         "hash": entry.hash,
         "sidecar_size": entry.sidecar[0] if entry.sidecar else None,
         "sidecar_mtime_ns": entry.sidecar[1] if entry.sidecar else None,
     }
-    if entry.like is not None:
-        lender = connection.execute(_LENDER, {"id_": entry.like}).mappings().one_or_none()
+    if entry.duplicate_of is not None:
+        lender = connection.execute(_LENDER, {"id_": entry.duplicate_of}).mappings().one_or_none()
         if lender is None or lender["hash"] != entry.hash:
-            raise LenderGone(entry.like)
+            raise DuplicateGone(entry.duplicate_of)
         row = {**lender, **row}
-    row |= entry.details or {}
+    row |= entry.media or {}
     there = _item_at(connection, entry)
     if entry.id is not None and there not in (None, entry.id):
         connection.execute(delete(items).where(items.c.id == there))
     item_id = _put_row(connection, entry.id or there, row)
     _forget_failures(connection, [entry])
-    if entry.like is None:
+    if entry.duplicate_of is None:
         for clear in (_CLEAR_ALL_VECTORS, _CLEAR_ALL_TOKENS, _CLEAR_BLANKS):
             connection.execute(clear, {"item_id_": item_id})
-    elif entry.like != item_id:
+    elif entry.duplicate_of != item_id:
         _borrow(connection, entry, item_id)
     if entry.texts is not None:
         _put_texts(connection, item_id, entry.texts)
@@ -161,13 +183,13 @@ def _put_row(connection: Connection, item_id: int | None, row: dict[str, Any]) -
     return int(connection.execute(_MAKE_ITEM, row).scalar_one())
 
 
-def _borrow(connection: Connection, entry: Entry, item_id: int) -> None:
+def _borrow(connection: Connection, entry: ItemRecord, item_id: int) -> None:
     """Copy the texts and vectors that the entry does not bring from the item it is like."""
     lent_tables = (vectors, details, blanks)
     for table in lent_tables if entry.texts is not None else (*lent_tables, texts):
         copied = [column for column in table.c if column.name not in {"id", "item_id"}]
         connection.execute(delete(table).where(table.c.item_id == item_id))
-        wanted = select(*copied).where(table.c.item_id == entry.like)
+        wanted = select(*copied).where(table.c.item_id == entry.duplicate_of)
         lent = connection.execute(wanted).mappings().all()
         if lent:
             connection.execute(insert(table), [{**row, "item_id": item_id} for row in lent])
@@ -180,7 +202,7 @@ def _put_texts(connection: Connection, item_id: int, parts: Sequence[TextPart]) 
 
 # Statements are made once: composing them anew for each of a million files takes longer than
 # SQLite needs to carry them out.
-_LENDER = select(items.c.hash, *(items.c[name] for name in (*DETAILS, "readings"))).where(
+_LENDER = select(items.c.hash, *(items.c[name] for name in (*MEDIA_COLUMNS, "readings"))).where(
     items.c.id == bindparam("id_")
 )
 _MAKE_ITEM = insert(items).returning(items.c.id)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Table
 
-from mmsearch.storage.sqlite.records.record import DETAILS, Entry, Place, Rows
+from mmsearch.storage.records import MEDIA_COLUMNS, ItemRecord, ItemVectors, VectorField
 from mmsearch.storage.sqlite.schema import PathText, blanks, details, items, texts, vectors
 from mmsearch.storage.sqlite.schema import failures as failed
 from mmsearch.types import Span, TextPart
@@ -66,7 +66,7 @@ ADD_ITEM = _insert(
         "sidecar_mtime_ns",
         "hash",
         "readings",
-        *DETAILS,
+        *MEDIA_COLUMNS,
     ),
 )
 FORGET_FAILURE = f"DELETE FROM failures WHERE {at(failed, _WHERE)}"  # noqa: S608
@@ -76,22 +76,22 @@ ADD_TOKENS = _insert(details, (*_FILED, "position", "tokens"))
 ADD_BLANK = _insert(blanks, _FILED, " OR IGNORE")
 
 
-def item_row(item_id: int, entry: Entry) -> Row:
+def item_row(item_id: int, entry: ItemRecord) -> Row:
     """An entry's row for ADD_ITEM."""
-    known = entry.details or {}
+    known = entry.media or {}
     return (
         item_id,
         *place_of(entry, entry.name),
-        entry.modality,
+        entry.kind,
         *entry.stat,
         *(entry.sidecar or (None, None)),
         entry.hash,
         known.get("readings", ""),
-        *(known.get(name) for name in DETAILS),
+        *(known.get(name) for name in MEDIA_COLUMNS),
     )
 
 
-def place_of(entry: Entry, name: str) -> Row:
+def place_of(entry: ItemRecord, name: str) -> Row:
     """A file in the entry's folder, as ITEM_AT and FORGET_FAILURE take it."""
     return entry.source_id, written(entry.folder), written(name)
 
@@ -102,7 +102,7 @@ def text_rows(item_id: int, parts: Sequence[TextPart]) -> Iterator[Row]:
         yield item_id, position, part.origin, part.text, *_span(part.span)
 
 
-def vector_rows(item_id: int, place: Place, rows: Rows) -> Iterator[Row]:
+def vector_rows(item_id: int, place: VectorField, rows: ItemVectors) -> Iterator[Row]:
     """An item's vectors of a facet for ADD_VECTOR."""
     spans = rows.spans or [None] * len(rows.matrix)
     hubs = [
@@ -114,13 +114,15 @@ def vector_rows(item_id: int, place: Place, rows: Rows) -> Iterator[Row]:
         yield *place, item_id, position, *_span(span), vector.tobytes(), *of
 
 
-def token_rows(item_id: int, place: Place, tokens: Sequence[NDArray[np.int8]]) -> Iterator[Row]:
+def token_rows(
+    item_id: int, place: VectorField, tokens: Sequence[NDArray[np.int8]]
+) -> Iterator[Row]:
     """The regions or words of an item's vectors for ADD_TOKENS, one blob a vector."""
     for position, some in enumerate(tokens):
         yield *place, item_id, position, packed(some)
 
 
-def is_blank(place: Place, rows: Rows) -> bool:
+def is_blank(place: VectorField, rows: ItemVectors) -> bool:
     """Whether an item has nothing for a facet; that it has no text need not be noted."""
     return not len(rows.matrix) and place[1] != "text"
 
