@@ -15,8 +15,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.media.files import av_container, opened_file
+from mmsearch.errors import UnreadableFile
+from mmsearch.media.files import av_container, damage_as_unreadable, opened_file
 from mmsearch.types import Span
 
 if TYPE_CHECKING:
@@ -139,30 +139,19 @@ _BY_SOUNDFILE = {"wav", "aiff", "flac", "ogg", "mp3"}
 
 @contextmanager
 def _opened(source: str | Path | bytes) -> Iterator[_Sound]:
-    """The sound of a file, decoded block by block.
-
-    Whatever a decoder raises comes out as UnreadableFile, also while blocks are read: on damaged
-    data they raise nearly everything.
-    """
+    """The sound of a file, decoded block by block; raises UnreadableFile then too."""
     import soundfile  # noqa: F401 - a library that cannot be loaded is not a damaged file
 
-    with opened_file(source) as file, ExitStack() as stack:
-        try:
-            container = _container_of(file)
-            sound = None
-            if container == "ogg":
-                _check_last_page(file)
-            if container in _BY_SOUNDFILE:
-                sound = _by_soundfile(file, container, stack)
-            sound = sound or _by_av(file, container, stack)
-            _check(sound.info)
-            yield sound
-        except (UnreadableFile, MissingExtra):
-            raise
-        except MemoryError as error:
-            raise UnreadableFile("out of memory") from error
-        except Exception as error:
-            raise UnreadableFile("damaged") from error
+    with opened_file(source) as file, damage_as_unreadable(), ExitStack() as stack:
+        container = _container_of(file)
+        sound = None
+        if container == "ogg":
+            _check_last_page(file)
+        if container in _BY_SOUNDFILE:
+            sound = _by_soundfile(file, container, stack)
+        sound = sound or _by_av(file, container, stack)
+        _check(sound.info)
+        yield sound
 
 
 def _check(info: SoundInfo) -> None:

@@ -40,6 +40,26 @@ def opened_file(source: str | Path | bytes) -> Iterator[BinaryIO]:
         raise UnreadableFile((error.strerror or "cannot be read").lower()) from error
 
 
+@contextmanager
+def damage_as_unreadable() -> Iterator[None]:
+    """Turn whatever a decoder raises into UnreadableFile.
+
+    On damaged data decoders raise nearly everything: Pillow's OSError, SyntaxError, struct.error,
+    zlib.error, ValueError, KeyError, MemoryError, …
+    """
+    try:
+        yield
+    except (UnreadableFile, MissingExtra):
+        raise
+    except MemoryError as error:
+        raise UnreadableFile("out of memory") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UnreadableFile(error.strerror.lower()) from error
+        cut = "truncated" in str(error).lower()
+        raise UnreadableFile("truncated" if cut else "damaged") from error
+
+
 def av_container(
     file: BinaryIO, what: str, *, demuxer: str | None = None, demuxers: str = ""
 ) -> InputContainer:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
-from mmsearch.media.files import opened_file
+from mmsearch.media.files import damage_as_unreadable, opened_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,30 +196,14 @@ def _too_large(megapixels: str, limit: float) -> str:
 
 @contextmanager
 def _damage_as_unreadable(max_megapixels: float) -> Iterator[None]:
-    """Turn whatever a decoder raises into UnreadableFile.
-
-    On damaged data Pillow's decoders raise nearly everything: OSError, SyntaxError, struct.error,
-    zlib.error, ValueError, KeyError, MemoryError, …
-    """
     from PIL import Image
 
-    try:
-        yield
-    except UnreadableFile:
-        raise
-    except Image.DecompressionBombError as error:
-        least = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise TooLarge(_too_large(f"over {least:g}", max_megapixels)) from error
-    except MemoryError as error:
-        raise UnreadableFile("out of memory") from error
-    except Exception as error:
-        raise UnreadableFile(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return "truncated" if "truncated" in str(error).lower() else "damaged"
+    with damage_as_unreadable():
+        try:
+            yield
+        except Image.DecompressionBombError as error:
+            least = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            raise TooLarge(_too_large(f"over {least:g}", max_megapixels)) from error
 
 
 # ---------------------------------------------------------------------- pixels

@@ -28,11 +28,9 @@ _UNICODE_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_UNDEFINED_IN_CP1252 = {0x81, 0x8D, 0x8F, 0x90, 0x9D}
 _LATIN1_TO_CP1252 = {
-    byte: bytes([byte]).decode("cp1252")
+    byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte)  # five bytes are undefined
     for byte in range(0x80, 0xA0)
-    if byte not in _UNDEFINED_IN_CP1252
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
