@@ -193,7 +193,7 @@ def test_one_facet_is_asked_for_no_more_than_is_wanted(library, monkeypatch):
     [
         ({"weights": {"text": float("nan")}}, "at least 0"),
         ({"weights": {"smell": 1}}, "audio, image, text, words"),
-        ({"weights": 5}, "by facet"),
+        ({"weights": 5}, "by modality"),
         ({"like": [10**30]}, "no item"),
         ({"like": ["a"]}, "whole number"),
         ({"like": 3}, "list"),

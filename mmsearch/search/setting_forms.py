@@ -93,7 +93,7 @@ def _id(value: Any) -> int:
 
 def _weights(name: str, value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
-        raise InvalidOption(f"{name} are numbers by facet, {{'text': 0.5}} say, not {value!r}")
+        raise InvalidOption(f"{name} are numbers by modality, {{'text': 0.5}} say, not {value!r}")
     return {ranking: _weight(ranking, weight) for ranking, weight in value.items()}
 
 

@@ -191,7 +191,7 @@ class Settings:
         return parse_where(self.where)
 
     def weight_of(self, ranking: str) -> float:
-        """What a facet's ranking, or the lexical one, counts in the fusion."""
+        """What a modality's ranking, or the lexical one, counts in the fusion."""
         return (self.weights or {}).get(ranking, WEIGHTS.get(ranking, 1.0))
 
     @property
@@ -252,7 +252,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 
 
 def takes_settings(
-    _declared: Callable[P, Settings],
+    declaration: Callable[P, Settings],
 ) -> Callable[
     [Callable[[Owner, Query, Settings], Found]], Callable[Concatenate[Owner, Query, P], Found]
 ]:
@@ -260,24 +260,24 @@ def takes_settings(
 
     Type checkers, `help` and `inspect.signature` see the keywords that are declared.
     """
+    types = get_type_hints(Settings)
+    keywords = [
+        one.replace(annotation=types[one.name])
+        for one in inspect.signature(declaration).parameters.values()
+    ]
 
     def decorate(
         method: Callable[[Owner, Query, Settings], Found],
     ) -> Callable[Concatenate[Owner, Query, P], Found]:
-        *own, _ = (signature := inspect.signature(method)).parameters.values()
-
-        plain: Callable[..., Found] = method
+        untyped: Callable[..., Found] = method
+        signature = inspect.signature(method)
+        *own, _ = signature.parameters.values()
 
         @wraps(method)
         def call(*args: Any, **given: Any) -> Found:
             rest = {one.name: given.pop(one.name) for one in own if one.name in given}
-            return plain(*args, **rest, settings=settings_of(given))
+            return untyped(*args, **rest, settings=settings_of(given))
 
-        types = get_type_hints(Settings)
-        keywords = [
-            one.replace(annotation=types[one.name])
-            for one in inspect.signature(Settings).parameters.values()
-        ]
         call.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
         call.__doc__ = f"{inspect.getdoc(method)}\n\nSettings, by keyword:\n{_described()}"
         return call
@@ -297,17 +297,17 @@ def _described() -> str:
 def targets_of(
     target: Target, present: Iterable[Modality], query_modalities: Iterable[Modality]
 ) -> list[Modality]:
-    """The facets to search: those named, else those the query is best compared with.
+    """The modalities to search: those named, else those the query is best compared with.
 
-    Words are searched for everywhere; an example in what is of its own modality, if anything is.
+    A query in words is compared with everything, an example with its own modality if it is there.
 
     Args:
         target: What the caller named.
-        present: The facets that have vectors.
+        present: The modalities that have vectors.
         query_modalities: Of the query's parts.
 
     Raises:
-        UnknownTarget: there is no such facet.
+        UnknownTarget: there is no such modality.
     """
     known: tuple[Modality, ...] = get_args(Modality)
     if target is None:
@@ -315,14 +315,14 @@ def targets_of(
         order: list[Modality] = ["image", "audio", "text"]
         if kinds == {"audio"}:
             order = ["audio", "image", "text"]
-        found = [facet for facet in order if facet in there]
+        found = [modality for modality in order if modality in there]
         return found if kinds == {"text"} else found[:1]
-    one = isinstance(target, str) or not isinstance(target, Iterable)
-    named = [target] if one else list(target)
+    single = isinstance(target, str) or not isinstance(target, Iterable)
+    named = [target] if single else list(target)
     shown = ", ".join(known)
     if not named:
-        raise UnknownTarget(f"no facet to search is named; there are: {shown}")
-    for facet in named:
-        if facet not in known:
-            raise UnknownTarget(f"there is no facet {facet!r} to search; there are: {shown}")
-    return [facet for facet in known if facet in named]
+        raise UnknownTarget(f"nothing to search is named; there are: {shown}")
+    for name in named:
+        if name not in known:
+            raise UnknownTarget(f"{name!r} cannot be searched; there are: {shown}")
+    return [modality for modality in known if modality in named]
