@@ -24,9 +24,9 @@ from typing import Any
 
 import mmsearch
 from mmsearch.evaluation import Evaluation, compare, evaluate, parse_settings
+from mmsearch.evaluation.pairs import Pair
 from mmsearch.evaluation.report import as_table
 from mmsearch.media.captions import read_captions
-from mmsearch.media.pairs import Pair
 
 Photos = dict[Path, list[str]]
 Task = tuple[Path, list[Pair], dict[str, Any]]

@@ -48,7 +48,7 @@ def evaluate(collection: Collection, pairs: Any, **options: Any) -> Evaluation:
 
     Args:
         collection: The index.
-        pairs: Queries and files, or a file of them (`mmsearch.media.pairs.read_pairs`).
+        pairs: Queries and files, or a file of them (`mmsearch.evaluation.pairs.read_pairs`).
         options: As `mmsearch.evaluation.evaluate` takes them: direction, depth, settings, progress.
 
     Raises:

@@ -14,9 +14,9 @@ from PIL import Image
 import mmsearch
 from mmsearch.errors import InvalidOption, InvalidQuery, MissingExtra, PathNotFound
 from mmsearch.evaluation import compare, evaluate, parse_settings, recall_curve
+from mmsearch.evaluation.pairs import Pair
 from mmsearch.evaluation.report import as_dict, as_table, as_tsv, check_plot, notes, plot
 from mmsearch.evaluation.results import Evaluation, Outcome, direction_of
-from mmsearch.media.pairs import Pair
 from mmsearch.types import Query
 
 MEANS = {"Recall@1": Success @ 1, "Recall@5": Success @ 5, "Recall@10": Success @ 10}

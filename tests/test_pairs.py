@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.errors import InvalidCaptions, InvalidOption, PathNotFound
-from mmsearch.media.pairs import read_pairs
+from mmsearch.evaluation.pairs import read_pairs
 from mmsearch.types import Part
 
 

@@ -95,7 +95,7 @@ def evaluate(
     """
     from mmsearch import evaluation
     from mmsearch.evaluation import parse_settings, report
-    from mmsearch.media.pairs import read_pairs
+    from mmsearch.evaluation.pairs import read_pairs
 
     base: dict[str, Any] = {}
     for written in settings or ():

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from mmsearch.errors import InvalidOption, InvalidQuery, UnreadableFile
 from mmsearch.evaluation.item_resolver import ItemRef, ItemResolver
+from mmsearch.evaluation.pairs import Pair
 from mmsearch.media.kinds import kind_of
-from mmsearch.media.pairs import Pair
 from mmsearch.media.text import read_text
 from mmsearch.types import Modality, Part, Query
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound, UnreadableFile
+from mmsearch.evaluation.pairs import Pair, read_pairs
 from mmsearch.evaluation.qrels import JudgedQuery, Qrels, Way, Ways, build_qrels
 from mmsearch.evaluation.results import NDCG_CUTOFF, Evaluation, Outcome, direction_of
-from mmsearch.media.pairs import Pair, read_pairs
 from mmsearch.metrics import first_rank, ndcg
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def evaluate(
 
     Args:
         collection: The index.
-        pairs: Queries and files, or a file of them; see `mmsearch.media.pairs.read_pairs`.
+        pairs: Queries and files, or a file of them; see `mmsearch.evaluation.pairs.read_pairs`.
         direction: "forward" searches for the files of each query; "backward" searches with each
             file for the items that hold the words of its queries, or are their examples; "both".
         depth: How many ranks count; a relevant item below them counts as not found.
