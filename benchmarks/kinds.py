@@ -36,10 +36,8 @@ def built(source: Path, folder: Path, kind: str) -> tuple[Segment, float]:
         for side in ("picture", "text")
     }
     ids = np.arange(len(rows)) + 1
-    batches = (
-        (rows[start : start + AT_ONCE], *2 * [ids[start : start + AT_ONCE]])
-        for start in range(0, len(rows), AT_ONCE)
-    )
+    parts = [slice(start, start + AT_ONCE) for start in range(0, len(rows), AT_ONCE)]
+    batches = ((rows[part], ids[part], ids[part]) for part in parts)
     began = time.perf_counter()
     write_segment(folder, rows.shape[1], batches, {}, lambda: queries, kind=kind, recall=0.98)
     return Segment.open(folder), time.perf_counter() - began

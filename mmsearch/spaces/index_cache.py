@@ -79,13 +79,13 @@ class _Snapshot:
 
     Attributes:
         index: The index; it is not changed any more.
-        stamp: The state of the store.
+        state: The state of the store.
         last_vector: The highest id of a vector that was added.
         last_deletion: The last deletion that was applied.
     """
 
     index: FaissIndex
-    stamp: StoreState
+    state: StoreState
     last_vector: int
     last_deletion: int
 
@@ -121,11 +121,11 @@ class IndexCache:
 
     def index(self, space: Space, modality: Modality) -> FaissIndex:
         """The index of a modality's vectors, as of this thread's snapshot of the store."""
-        stamp = self._store.state()
-        snapshot = self._newest(space, modality, stamp)
-        if snapshot is None or snapshot.stamp != stamp:
+        state = self._store.state()
+        snapshot = self._newest(space, modality, state)
+        if snapshot is None or snapshot.state != state:
             with self._lock:  # one thread updates it while the others wait
-                snapshot = self._updated(space, modality, stamp)
+                snapshot = self._updated(space, modality, state)
         return snapshot.index
 
     def rebuild(self, present: Present, *, soon_again: bool = False) -> None:
@@ -139,7 +139,7 @@ class IndexCache:
             for modality in modalities:
                 index = self.index(space, modality)
                 rows = len(index.segment)
-                limit = 0.0 if rows <= SMALL_SEGMENT and not soon_again else rows * MAX_DELTA_SHARE
+                limit = rows * MAX_DELTA_SHARE if rows > SMALL_SEGMENT or soon_again else 0
                 if index.delta_size > (max(limit, MIN_DELTA) if soon_again else limit):
                     with self._lock:
                         self._rebuilt(space, modality)
@@ -166,11 +166,11 @@ class IndexCache:
 
     def describe(self, present: Present) -> list[dict[str, Any]]:
         """The kind of index of each modality, and why; only those that have a segment."""
-        stamp, (kind, _) = self._store.state(), self._settings()
+        state, (kind, _) = self._store.state(), self._settings()
         found = []
         for space, modalities in present:
             for modality in modalities:
-                for folder, about in self._segments(space, modality, stamp):
+                for folder, about in self._segments(space, modality, state):
                     with suppress(FileNotFoundError):  # another process may be deleting it
                         size = sum(file.stat().st_size for file in folder.iterdir())
                         shown = {name: about[name] for name in ("rows", "dim", "revision")}
@@ -201,21 +201,21 @@ class IndexCache:
 
     # ------------------------------------------------------------------ following the store
 
-    def _newest(self, space: Space, modality: Modality, stamp: StoreState) -> _Snapshot | None:
-        """The newest snapshot in memory that is not ahead of a stamp."""
+    def _newest(self, space: Space, modality: Modality, state: StoreState) -> _Snapshot | None:
+        """The newest snapshot in memory that is not ahead of a state of the store."""
         for snapshot in self._snapshots.get((space.id, modality), ()):
-            known = snapshot.stamp
-            if known.store_id == stamp.store_id and known.revision <= stamp.revision:
+            known = snapshot.state
+            if known.store_id == state.store_id and known.revision <= state.revision:
                 return snapshot
         return None
 
-    def _updated(self, space: Space, modality: Modality, stamp: StoreState) -> _Snapshot:
-        """The snapshot of a stamp, from memory, a stored segment, or the store."""
-        found = self._newest(space, modality, stamp)
-        if found is None or not _can_follow(found, stamp):
-            found = self._read(space, modality, stamp)
-        elif found.stamp != stamp:
-            found = self._followed(found, space, modality, stamp)
+    def _updated(self, space: Space, modality: Modality, state: StoreState) -> _Snapshot:
+        """The snapshot of a state, from memory, a stored segment, or the store."""
+        found = self._newest(space, modality, state)
+        if found is None or not _can_follow(found, state):
+            found = self._read(space, modality, state)
+        elif found.state != state:
+            found = self._followed(found, space, modality, state)
         if found is None or found.is_outgrown:
             return self._rebuilt(space, modality)
         return self._kept(found, space, modality)
@@ -225,14 +225,14 @@ class IndexCache:
         others = [
             other
             for other in self._snapshots.get((space.id, modality), ())
-            if other is not snapshot and other.stamp.store_id == snapshot.stamp.store_id
+            if other is not snapshot and other.state.store_id == snapshot.state.store_id
         ]
-        newest = sorted([snapshot, *others], key=lambda one: one.stamp.revision, reverse=True)
+        newest = sorted([snapshot, *others], key=lambda one: one.state.revision, reverse=True)
         self._snapshots[space.id, modality] = newest[:SNAPSHOTS]
         return snapshot
 
     def _followed(
-        self, snapshot: _Snapshot, space: Space, modality: Modality, stamp: StoreState
+        self, snapshot: _Snapshot, space: Space, modality: Modality, state: StoreState
     ) -> _Snapshot:
         """A snapshot with what was added and deleted since."""
         import numpy as np
@@ -251,33 +251,33 @@ class IndexCache:
             last_vector = int(vector_ids[-1])
         if len(deleted):
             index.delete(deleted)
-        return _Snapshot(index, replace(stamp, revision=revision), last_vector, last_deletion)
+        return _Snapshot(index, replace(state, revision=revision), last_vector, last_deletion)
 
     # ------------------------------------------------------------------ segments
 
     def _segments(
-        self, space: Space, modality: Modality, stamp: StoreState
+        self, space: Space, modality: Modality, state: StoreState
     ) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """The stored segments that can be brought up to a stamp, and their ABOUT; newest first."""
-        wanted = (stamp.store_id, stamp.epoch, *self._settings(), space.dim + EXTRA_DIMS)
+        """The stored segments that can be brought up to a state, and their ABOUT; newest first."""
+        wanted = (state.store_id, state.epoch, *self._settings(), space.dim + EXTRA_DIMS)
         for folder in segment_folders(self._folder, space.id, modality):
             about: dict[str, Any] = {}
             with suppress(SegmentDamaged):  # all of it is in the store
                 about = read_about(folder)
             if (
                 tuple(map(about.get, ("catalog", "epoch", "kind", "recall", "dim"))) == wanted
-                and about.get("gone", -1) >= stamp.forgotten
-                and about.get("revision", stamp.revision + 1) <= stamp.revision
+                and about.get("gone", -1) >= state.forgotten
+                and about.get("revision", state.revision + 1) <= state.revision
             ):
                 yield folder, about
 
-    def _read(self, space: Space, modality: Modality, stamp: StoreState) -> _Snapshot | None:
-        """The snapshot of a stamp from the newest segment that serves; None without one."""
-        for folder, about in self._segments(space, modality, stamp):
+    def _read(self, space: Space, modality: Modality, state: StoreState) -> _Snapshot | None:
+        """The snapshot of a state, from the newest segment that can follow; None without one."""
+        for folder, about in self._segments(space, modality, state):
             with suppress(SegmentDamaged):
                 index = FaissIndex(Segment.open(folder))
-                found = _Snapshot(index, stamp, int(about["upto"]), int(about["gone"]))
-                return self._followed(found, space, modality, stamp)
+                found = _Snapshot(index, state, int(about["upto"]), int(about["gone"]))
+                return self._followed(found, space, modality, state)
         return None
 
     def _rebuilt(self, space: Space, modality: Modality) -> _Snapshot:
@@ -287,23 +287,23 @@ class IndexCache:
                 if may:  # indexes of older versions lack hubs
                     self._query_banks.compute_missing_hubs(space, modality)
         with self._store.snapshot():
-            stamp = self._store.state()
+            state = self._store.state()
             try:
-                segment = self._stored(space, modality, stamp)
+                segment = self._stored(space, modality, state)
             except OSError:  # full or read-only: only the next search is slower for it
-                segment = self._built(None, space, modality, stamp)
+                segment = self._built(None, space, modality, state)
         about = segment.about
-        found = _Snapshot(FaissIndex(segment), stamp, about["upto"], about["gone"])
+        found = _Snapshot(FaissIndex(segment), state, about["upto"], about["gone"])
         return self._kept(found, space, modality)
 
-    def _stored(self, space: Space, modality: Modality, stamp: StoreState) -> Segment:
+    def _stored(self, space: Space, modality: Modality, state: StoreState) -> Segment:
         """A new segment in a folder of its own, which replaces older ones."""
         unique = uuid.uuid4().hex[:6]
-        name = f"{modality}-{space.id}-{stamp.store_id}-{stamp.revision}-{unique}"
+        name = f"{modality}-{space.id}-{state.store_id}-{state.revision}-{unique}"
         unfinished = self._folder / f"{name}{UNFINISHED}"
         unfinished.mkdir(parents=True)
         try:
-            self._built(unfinished, space, modality, stamp)
+            self._built(unfinished, space, modality, state)
             segment = Segment.open(unfinished.rename(self._folder / name))
         except SegmentDamaged as error:
             raise OSError(str(error)) from error
@@ -317,14 +317,14 @@ class IndexCache:
         return segment
 
     def _built(
-        self, folder: Path | None, space: Space, modality: Modality, stamp: StoreState
+        self, folder: Path | None, space: Space, modality: Modality, state: StoreState
     ) -> Segment:
         """A segment of all vectors there are, written to a folder or kept in memory."""
         kind, recall = self._settings()
         about = {
-            "catalog": stamp.store_id,
-            "revision": stamp.revision,
-            "epoch": stamp.epoch,
+            "catalog": state.store_id,
+            "revision": state.revision,
+            "epoch": state.epoch,
             "gone": self._store.vectors.last_deletion(),
             "kind": kind,
             "recall": recall,
@@ -377,11 +377,11 @@ def segment_folders(folder: Path, space_id: int, modality: str) -> Iterator[Path
     yield from sorted(found, key=revision, reverse=True)
 
 
-def _can_follow(snapshot: _Snapshot, stamp: StoreState) -> bool:
-    """Whether the store still lists every change between a snapshot and a stamp."""
-    known = snapshot.stamp
-    same = (known.store_id, known.epoch) == (stamp.store_id, stamp.epoch)
-    return same and snapshot.last_deletion >= stamp.forgotten
+def _can_follow(snapshot: _Snapshot, state: StoreState) -> bool:
+    """Whether the store still lists every change between a snapshot and a state."""
+    known = snapshot.state
+    same = (known.store_id, known.epoch) == (state.store_id, state.epoch)
+    return same and snapshot.last_deletion >= state.forgotten
 
 
 def _augmented(vectors: NewVectors) -> NDArray[np.float16]:

@@ -61,7 +61,7 @@ class QueryBanks:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._banks: dict[int, Bank | None] = {}
-        self._rows: dict[tuple[int, Modality], NDArray[np.float32] | None] = {}
+        self._rows: dict[tuple[int, Modality], NDArray[np.float32]] = {}
 
     def bank(self, space: Space) -> Bank | None:
         """The bank of a space, if it has one by now."""
@@ -76,10 +76,11 @@ class QueryBanks:
     def augmented_rows(self, space: Space, modality: Modality) -> NDArray[np.float32] | None:
         """A bank's items of a modality (m, dim + EXTRA_DIMS), augmented as an index's rows are."""
         key = space.id, modality
-        if self._rows.get(key) is None:
+        if key not in self._rows:
             bank = self.bank(space)
-            has_rows = bank is not None and modality in bank.rows
-            self._rows[key] = _augmented(bank, modality) if bank and has_rows else None
+            if bank is None or modality not in bank.rows:
+                return None
+            self._rows[key] = _augmented(bank, modality)
         return self._rows[key]
 
     def reference(
