@@ -16,7 +16,8 @@ import mmsearch
 from mmsearch import Query
 from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.search.fusion import rrf
-from mmsearch.search.queries import checked_vectors, combined, parts_of
+from mmsearch.search.planning import parts_of
+from mmsearch.search.query_vectors import checked_vectors, combined
 from mmsearch.types import Part
 
 

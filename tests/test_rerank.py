@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mmsearch.search.rerank_blend import rerank
+from mmsearch.search.rerank import rerank
 
 scores = arrays(np.float32, 12, elements=st.floats(-1, 1, width=16))
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mmsearch.collection.bulk import Bulk
 from mmsearch.collection.held import Items
-from mmsearch.collection.locked import BACKUPS
 from mmsearch.collection.refreshing import Refreshing
 from mmsearch.errors import InvalidOption, PathNotFound
 from mmsearch.types import Report
@@ -104,6 +103,7 @@ class Collection(Bulk, Refreshing):
         from mmsearch.indexing.update import Reads, check_megapixels
         from mmsearch.indexing.user_metadata import MetadataFile
         from mmsearch.media.captions import CaptionFile
+        from mmsearch.spaces.open_index import BACKUPS
 
         given = None if paths is None else existing(paths)
         if backups is not None and backups < 0:

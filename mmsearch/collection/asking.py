@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mmsearch.collection.held import Held
-from mmsearch.errors import InvalidQuery, StorageFailed
+from mmsearch.errors import InvalidQuery
 from mmsearch.search.settings import Settings, takes_settings
 from mmsearch.types import Hit, Modality, Query, Ranking
 
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
     from mmsearch.search.searcher import Searcher
     from mmsearch.storage import Space
     from mmsearch.types import Progress, Vectors
-
-
-CAUGHT_UP = 2_000
-"""Items whose words are filed before a search, if an interrupted run left some."""
 
 
 class Asking(Held):
@@ -43,12 +38,12 @@ class Asking(Held):
             UnsupportedModality: none of the index's models takes one of the parts.
             PathNotFound, UnreadableFile: the example file cannot be used.
         """
-        return self._searcher().many([query], settings)[0]
+        return self._searcher().search([query], settings)[0]
 
     @takes_settings(Settings)
     def search_many(self, queries: Sequence[str | Query], settings: Settings) -> list[list[Hit]]:
         """`search` for each query, encoded in batches; a list of hits a query."""
-        return self._searcher().many(_several(queries), settings)
+        return self._searcher().search(_several(queries), settings)
 
     @takes_settings(Settings)
     def rank_many(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
@@ -56,39 +51,22 @@ class Asking(Held):
 
         For thousands of queries, or ranks; `spans` make no difference.
         """
-        return self._searcher().ranked(_several(queries), settings)
+        return self._searcher().rank(_several(queries), settings)
 
     @takes_settings(Settings)
     def search_vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
         """`search` for queries that are encoded already: unit vectors (n, dim) of `encoder`."""
-        return self._searcher().vectors(queries, settings)
+        return self._searcher().search_vectors(queries, settings)
 
     @takes_settings(Settings)
     def similar(self, path: str | os.PathLike[str], settings: Settings) -> list[Hit]:
         """Items like a file, the file itself left out; it need not be in the index."""
-        return self._searcher().like_file(os.fspath(path), settings)
+        return self._searcher().similar(os.fspath(path), settings)
 
     def _searcher(self) -> Searcher:
-        from mmsearch.search.rank import Holdings
         from mmsearch.search.searcher import Searcher
 
-        holdings = Holdings(
-            self._catalog,
-            self._index,
-            self._encoder_pool.encoder_of,
-            self._query_banks,
-            self._alike,
-            self._passing,
-            self._catch_up,
-        )
-        return Searcher(holdings, self._present())
-
-    def _catch_up(self) -> None:
-        """File the words that an interrupted run has left, a few, if nobody else is writing."""
-        if self._catalog.words.due():
-            with self._may_write("filing words") as may, suppress(StorageFailed):
-                if may:
-                    self._catalog.words.refresh(at_most=CAUGHT_UP)
+        return Searcher(self._index)
 
     # ------------------------------------------------------------------ what else vectors tell
 
@@ -205,12 +183,6 @@ class Asking(Held):
 
         present = self._present()
         return duplicate_groups(self._catalog, present, None if same else alike, progress)
-
-    def _alike(self, space: Space) -> float:
-        """The cosine from which two items of a space are taken for copies of one."""
-        from mmsearch.search.duplicates import threshold_of
-
-        return threshold_of(self._catalog, space)  # measuring one takes longer than a search may
 
 
 def _several(queries: Sequence[str | Query]) -> list[str | Query]:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mmsearch.collection.locked import Locked
 from mmsearch.encoders import how_for, load_encoder, runtime_of
 from mmsearch.errors import IndexNotFound, IndexUnusable
-from mmsearch.types import Failure, Item, Modality, Report
+from mmsearch.types import Failure, Item, Report
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
-    from mmsearch.filters import Filter
-    from mmsearch.storage import Space
-    from mmsearch.storage.columns import Columns
-    from mmsearch.storage.sqlite import Catalog
-    from mmsearch.vectors import FaissIndex
-    from mmsearch.vectors.id_set import IdSet
+    from mmsearch.spaces.open_index import Serving
+    from mmsearch.storage import Space, Store
 
 
 class Items:
     """Everything in a collection: `len()` of it, or one item after the other in order of id."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Store) -> None:
         self._catalog = catalog
 
     def __len__(self) -> int:
@@ -37,7 +32,7 @@ class Items:
         return self._catalog.items.all()
 
 
-class Held(Locked):
+class Held:
     """An index folder, open: everything but putting in, taking out and searching."""
 
     def __init__(
@@ -52,7 +47,6 @@ class Held(Locked):
         self.report: Report | None = None
         """Of the last `add` on this object."""
         self._how = how or runtime_of()
-        self._told: tuple[Any, list[tuple[Space, list[Modality]]]] | None = None
         path = folder / "catalog.db"
         exists = path.is_file() and path.stat().st_size > 0
         if not create and not exists:
@@ -70,17 +64,14 @@ class Held(Locked):
         if not exists:
             self._wanted = self._wanted or self._chosen()
             _make(folder)
-        from mmsearch.spaces.encoder_pool import EncoderPool
-        from mmsearch.spaces.index_cache import IndexCache
-        from mmsearch.spaces.query_banks import QueryBanks
+        from mmsearch.spaces.open_index import OpenIndex
         from mmsearch.storage.sqlite import Catalog  # importing SQLAlchemy takes long
 
         self._catalog = Catalog(path)
-        self._encoder_pool = EncoderPool(self._catalog, self._how)
-        self._query_banks = QueryBanks(self._catalog)
-        self._indexes = IndexCache(
-            folder / "cache", self._catalog, self._query_banks, self._may_write
-        )
+        self._index = index = OpenIndex(folder, self._catalog, self._how)
+        self._encoder_pool = index.encoders
+        self._query_banks = index.query_banks
+        self._indexes = index.vector_indexes
         if (
             exists
             and not self._wanted
@@ -159,45 +150,31 @@ class Held(Locked):
             "bytes": sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()),
         }
 
-    def _present(self) -> list[tuple[Space, list[Modality]]]:
-        """The spaces that can answer, the preferred one first, and the facets they hold."""
-        with self._catalog.filters.view() as view:
-            moment = view.moment  # of before, so that what changes meanwhile is asked for again
-        told = self._told  # another thread may put its own in the place of it
-        if told is None or told[0] != moment:
-            there = [
-                (
-                    space,
-                    [
-                        facet
-                        for facet in self._catalog.vectors.modalities(space)
-                        if facet in space.serves
-                    ],
-                )
-                for space in self._spaces()
-            ]
-            told = self._told = moment, there
-        return told[1]
+    def _present(self) -> Serving:
+        """The spaces that can answer, the preferred one first, and the modalities they hold."""
+        return self._index.serving()
 
-    def _index(self, space: Space, modality: Modality) -> FaissIndex:
-        return self._indexes.index(space, modality)
+    def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
+        """The right to write, for as long as a `with` lasts; what writes takes it by itself.
 
-    @cached_property
-    def _columns(self) -> Columns:
-        from mmsearch.storage.columns import Columns
+        Args:
+            what: What is being done, for those who find the index busy: "indexing".
+            wait: Seconds to wait for another writer.
 
-        return Columns(self._catalog, self.folder / "cache")
+        Raises:
+            IndexBusy: another process writes.
+            StorageFailed: the folder cannot be written.
+        """
+        return self._index.writing(what, wait=wait)
 
-    def _passing(self, filter_: Filter) -> IdSet:
-        """The items that pass a filter."""
-        return self._columns.passing(filter_)
+    def _keep_backup(self, *, changed: bool = True) -> list[str]:
+        return self._index.keep_backup(changed=changed)
 
     # ------------------------------------------------------------------ closing
 
     def close(self) -> None:
         """Let go of the catalog's file; calling it twice does no harm."""
-        self._catalog.close()
-        self._indexes.clear()
+        self._index.close()
 
     def __enter__(self) -> Self:
         return self

@@ -172,7 +172,7 @@ class MiniEncoder(TokenEncoder):
     ) -> NDArray[np.float32]:
         """(n,) how well each candidate fits the query, by their rows.
 
-        Comparable within one query; `mmsearch.search.rerank_blend` blends it with the first scores.
+        Comparable within one query; `mmsearch.search.rerank` blends it with the first scores.
 
         Args:
             modality: That of the query: the candidates of a "text" are photos, and the reverse.

@@ -1,4 +1,4 @@
-"""From rankings to hits: fused, reranked, looked up, each with what explains it."""
+"""From ranked lists to hits: reranked, fused, looked up, each with what explains it."""
 
 from __future__ import annotations
 
@@ -6,257 +6,247 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmsearch.search.facets import WORDS, Facet
 from mmsearch.search.fusion import DEFAULT, FUSIONS, RRF_K
-from mmsearch.search.rank import Holdings
-from mmsearch.search.rerank import diverse, grouped, rematched
+from mmsearch.search.matched_spans import Match, MatchedItems, text_at, text_of
+from mmsearch.search.ranking import WORDS, RankedList, WordList
+from mmsearch.search.rerank import compare_in_detail, diversify, group_copies
 from mmsearch.search.settings import Settings
-from mmsearch.search.snippets import (
-    Key,
-    Shown,
-    Where,
-    best_stretches,
-    said,
-    text_at,
-    text_of,
-)
 from mmsearch.spaces.calibration import NO_GOOD_MATCH
+from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.types import Hit, Item, Ranking, Signal, Span
 
-STRETCHED = 100
-"""Items whose stretches are ranked when each is a hit of its own; more if more hits are asked."""
+MIN_SPANNED_ITEMS = 100
+"""Items whose spans are ranked when each is a hit of its own; more if more hits are wanted."""
+
+SpanKey = tuple[int, float, float]
+"""(item id, start, end) of a span; -1 and -1 for a whole item."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What became of the facets' rankings.
+class FusedList:
+    """The ranked lists made one.
 
     Attributes:
-        facets: As they were fused.
-        chosen: The items, in the order of the hits.
-        sure: By item, how sure it is that it is no match by chance.
-        groups: By item, itself and the copies that stand behind it.
+        lists: As they were fused: reranked, where that was wanted.
+        ranking: The items, in the order of the hits.
+        confidence: By item, the evidence that it is no match by chance.
+        copies: By item, the copies that are collapsed into it.
     """
 
-    facets: Sequence[Facet]
-    chosen: Ranking
-    sure: Mapping[int, float]
-    groups: Mapping[int, Sequence[int]]
+    lists: Sequence[RankedList]
+    ranking: Ranking
+    confidence: Mapping[int, float]
+    copies: Mapping[int, Sequence[int]]
 
 
-def ordered(holdings: Holdings, facets: Sequence[Facet], settings: Settings) -> Order:
-    """The best items of one query: fused, reranked, without copies if these are not wanted."""
+def fuse_lists(index: OpenIndex, lists: Sequence[RankedList], settings: Settings) -> FusedList:
+    """The best items of one query: reranked, fused, diversified, copies collapsed."""
     if settings.rerank == "fusion":
-        facets = rematched(holdings, facets)
-    fused = fuse(facets, settings)
+        lists = compare_in_detail(index, lists)
+    fused = fuse(lists, settings)
     if settings.spans:
-        best = fused[: max(settings.k, STRETCHED)]
-        return Order(facets, best, {}, {item_id: [item_id] for item_id, _ in best})
+        return FusedList(lists, fused[: max(settings.k, MIN_SPANNED_ITEMS)], {}, {})
     if settings.rerank == "diverse":
-        fused = diverse(holdings, fused, settings)
+        fused = diversify(index, fused, settings)
     if not settings.drops:
         fused = fused[: settings.k]
-    groups = grouped(holdings, fused, settings)
-    sure = _confidences(facets, groups)
-    # what holds all words that were asked for is what was asked for, whatever it looks like
-    for item_id in {key for facet in facets for key in facet.holding} & sure.keys():
-        sure[item_id] = max(sure[item_id], NO_GOOD_MATCH)
-    chosen = [
+    groups = group_copies(index, fused, settings)
+    confidence = _confidences(lists, groups)
+    # an item that holds every word of the query is what was asked for, whatever it looks like
+    complete = {id_ for one in lists if isinstance(one, WordList) for id_ in one.complete_matches}
+    for item_id in complete & confidence.keys():
+        confidence[item_id] = max(confidence[item_id], NO_GOOD_MATCH)
+    kept = [
         (item_id, score)
         for item_id, score in fused
-        if item_id in groups and (sure.get(item_id) or 0.0) >= settings.min_confidence
+        if item_id in groups and (confidence.get(item_id) or 0.0) >= settings.min_confidence
     ]
-    return Order(facets, chosen[: settings.k], sure, groups)
+    copies = {item_id: group[1:] for item_id, group in groups.items()}
+    return FusedList(lists, kept[: settings.k], confidence, copies)
 
 
 def best_hits(
-    holdings: Holdings, facets: Sequence[Facet], settings: Settings, words: str | None = None
+    index: OpenIndex, lists: Sequence[RankedList], settings: Settings, words: str | None = None
 ) -> list[Hit]:
     """The best hits of one query.
 
     Args:
-        holdings: What to draw on.
-        facets: What each facet says; none find nothing.
-        settings: How many hits, and how they are put in order.
+        index: Where the items are stored.
+        lists: The ranked lists; none find nothing.
+        settings: How many hits, and in which order.
         words: What was looked up as it is written.
     """
-    order = ordered(holdings, facets, settings)
-    shown = Shown(holdings, order.facets, [item_id for item_id, _ in order.chosen], words)
-    if settings.spans:
-        return _span_hits(shown, settings)
-    return _item_hits(shown, order, fusion_of(facets, settings))
+    fused = fuse_lists(index, lists, settings)
+    found = MatchedItems(index, fused.lists, [item_id for item_id, _ in fused.ranking], words)
+    return _span_hits(found, settings) if settings.spans else _item_hits(found, fused, settings)
 
 
-def fusion_of(facets: Sequence[Facet], settings: Settings) -> str:
-    """What was asked for, else by rank where parts have rankings of their own: a hit is like any
-    of them, not like all.
+def fuse(lists: Sequence[RankedList], settings: Settings) -> list[tuple[Any, float]]:
+    """Several ranked lists made one; a single one keeps its scores."""
+    if len(lists) <= 1:
+        return lists[0].ranking if lists else []
+    method = fusion_method(lists, settings)
+    rankings = [one.ranking if method == "rrf" else one.standardised for one in lists]
+    return FUSIONS[method](
+        rankings, [one.weight for one in lists], [one.absent_score for one in lists]
+    )
+
+
+def fusion_method(lists: Sequence[RankedList], settings: Settings) -> str:
+    """The fusion that is set, else reciprocal ranks where parts of the query have lists of their
+    own: a hit then resembles any of them, not all.
     """
-    searched = [facet.search.facet for facet in facets if facet.search is not None]
+    searched = [one.query.modality for one in lists if one.query is not None]
     return settings.fusion or ("rrf" if len(searched) > len(set(searched)) else DEFAULT)
 
 
-def fuse(facets: Sequence[Facet], settings: Settings) -> list[tuple[Any, float]]:
-    """Several rankings made one; of a single one its own scores."""
-    if len(facets) <= 1:
-        return facets[0].ranking if facets else []
-    fusion = fusion_of(facets, settings)
-    rankings = [facet.ranking if fusion == "rrf" else facet.standardised for facet in facets]
-    weights, absent = [facet.weight for facet in facets], [facet.absent for facet in facets]
-    return FUSIONS[fusion](rankings, weights, absent)
-
-
-def _confidences(facets: Sequence[Facet], keys: Iterable[Any]) -> dict[Any, float]:
-    """By key, the evidence of the facet that is surest that it is no match by chance."""
+def _confidences(lists: Sequence[RankedList], keys: Iterable[Any]) -> dict[Any, float]:
+    """By key, the confidence by the list that is surest of it."""
     found: dict[Any, float] = {}
     compared = [
-        (facet.scores | facet.first, facet.background)  # what is typical was not ranked anew
-        for facet in facets
-        if facet.search is not None and facet.background is not None
+        (one.scores | one.first_scores, one.background)  # the reference was not reranked
+        for one in lists
+        if one.query is not None and one.background is not None
     ]
     for key in keys:
         for scores, background in compared:
             if key in scores:
-                sure = background.confidence(scores[key], len(compared))
-                if sure is not None:
-                    found[key] = max(found.get(key, 0.0), sure)
+                confidence = background.confidence(scores[key], len(compared))
+                if confidence is not None:
+                    found[key] = max(found.get(key, 0.0), confidence)
     return found
 
 
 # ---------------------------------------------------------------------- an item a hit
 
 
-def _item_hits(shown: Shown, order: Order, fusion: str) -> list[Hit]:
-    plain = {facet.name: shown.plain(facet) for facet in shown.facets}
-    signals = _signals(shown.facets, {key for key, _ in order.chosen}, fusion, plain)
-    where = best_stretches(shown)
-    copies = [copy for item_id, _ in order.chosen for copy in order.groups[item_id][1:]]
-    paths = {id_: item.path for id_, item in shown.holdings.store.items.get(copies).items()}
-    found: list[Hit] = []
-    for item_id, score in order.chosen:
-        if (item := shown.items.get(item_id)) is None:  # it has just gone
+def _item_hits(found: MatchedItems, fused: FusedList, settings: Settings) -> list[Hit]:
+    cosines = {one.name: found.cosines(one) for one in found.lists}
+    method = fusion_method(found.lists, settings)
+    signals = _signals(found.lists, {key for key, _ in fused.ranking}, method, cosines)
+    matches = found.matches()
+    copies = [copy for item_id, _ in fused.ranking for copy in fused.copies.get(item_id, ())]
+    paths = {id_: item.path for id_, item in found.index.store.items.get(copies).items()}
+    hits: list[Hit] = []
+    for item_id, score in fused.ranking:
+        if (item := found.items.get(item_id)) is None:  # deleted meanwhile
             continue
-        span, part = where.get(item_id, (None, None))
+        span, part = matches.get(item_id, (None, None))
         part = part or text_at(item, span)
-        hit = _hit(len(found) + 1, item, score, (span, part), signals[item_id])
-        hit = replace(hit, confidence=order.sure.get(item_id))
-        if behind := [paths[id_] for id_ in order.groups[item_id][1:] if id_ in paths]:
-            hit = replace(hit, metadata={**hit.metadata, "duplicates": behind})
-        found.append(hit)
-    return found
+        hit = _hit(len(hits) + 1, item, score, (span, part), signals[item_id])
+        hit = replace(hit, confidence=fused.confidence.get(item_id))
+        if own := [paths[id_] for id_ in fused.copies.get(item_id, ()) if id_ in paths]:
+            hit = replace(hit, metadata={**hit.metadata, "duplicates": own})
+        hits.append(hit)
+    return hits
 
 
-# ---------------------------------------------------------------------- a stretch a hit
+# ---------------------------------------------------------------------- a span a hit
 
 
-def _span_hits(shown: Shown, settings: Settings) -> list[Hit]:
-    """Each stretch a hit: windows, frames, pages, passages."""
-    where: dict[Key, Where] = {}
-    plain: dict[str, dict[Any, float]] = {}
-    facets = []
-    for facet in shown.facets:
-        if facet.name == WORDS:
-            facets.append(_words_by_stretch(shown, facet, where))
+def _span_hits(found: MatchedItems, settings: Settings) -> list[Hit]:
+    """Each matching span as a hit: windows, frames, pages, passages."""
+    matches: dict[SpanKey, Match] = {}
+    cosines: dict[str, dict[Any, float]] = {}
+    lists = []
+    for one in found.lists:
+        if one.name == WORDS:
+            lists.append(_words_by_span(found, one, matches))
             continue
-        ranking, plain[facet.name] = _by_stretch(shown, facet, where)
-        facets.append(replace(facet, ranking=ranking, below=[]))
-    fused = fuse(facets, settings)
-    sure = _confidences(facets, [key for key, _ in fused])
-    chosen = [one for one in fused if (sure.get(one[0]) or 0.0) >= settings.min_confidence]
-    fusion = fusion_of(facets, settings)
-    signals = _signals(facets, {key for key, _ in chosen[: settings.k]}, fusion, plain)
+        ranking, cosines[one.name] = _by_span(found, one, matches)
+        lists.append(replace(one, ranking=ranking, completed=[]))
+    fused = fuse(lists, settings)
+    confidence = _confidences(lists, [key for key, _ in fused])
+    kept = [one for one in fused if (confidence.get(one[0]) or 0.0) >= settings.min_confidence]
+    kept = kept[: settings.k]
+    signals = _signals(lists, {key for key, _ in kept}, fusion_method(lists, settings), cosines)
     return [
         replace(
-            _hit(rank, shown.items[key[0]], score, where[key], signals[key]),
-            confidence=sure.get(key),
+            _hit(rank, found.items[key[0]], score, matches[key], signals[key]),
+            confidence=confidence.get(key),
         )
-        for rank, (key, score) in enumerate(chosen[: settings.k], start=1)
+        for rank, (key, score) in enumerate(kept, start=1)
     ]
 
 
-def _by_stretch(
-    shown: Shown,
-    facet: Facet,
-    where: dict[Key, Where],
+def _by_span(
+    found: MatchedItems, ranked: RankedList, matches: dict[SpanKey, Match]
 ) -> tuple[list[tuple[Any, float]], dict[Any, float]]:
-    """A facet's stretches with their scores, and with their plain cosines."""
-    ranking: dict[Key, float] = {}
-    plain: dict[Any, float] = {}
-    spans = shown.spans_of(facet)
-    in_text = facet.search is not None and facet.search.facet == "text"
-    for (item_id, position), score, cosine in shown.near[facet.name]:
-        if (item := shown.items.get(item_id)) is None:
+    """A list's spans with their scores, and with their plain cosines."""
+    ranking: dict[SpanKey, float] = {}
+    cosines: dict[Any, float] = {}
+    spans = found.spans(ranked)
+    in_text = ranked.query is not None and ranked.query.modality == "text"
+    for one in found.scored[ranked.name]:
+        item_id, position = one.key
+        if (item := found.items.get(item_id)) is None:
             continue
-        span = spans.get((item_id, position))
-        key = _key(item_id, span)
+        span = spans.get(one.key)
+        key = _span_key(item_id, span)
         part = text_of(item, position) if in_text else text_at(item, span)
-        if key not in where or (in_text and key not in ranking):
-            where[key] = span, part
-        ranking.setdefault(key, score)
-        plain.setdefault(key, cosine)
-    return list(ranking.items()), plain
+        if key not in matches or (in_text and key not in ranking):
+            matches[key] = span, part
+        ranking.setdefault(key, one.score)
+        cosines.setdefault(key, one.cosine)
+    return list(ranking.items()), cosines
 
 
-def _words_by_stretch(
-    shown: Shown,
-    facet: Facet,
-    where: dict[Key, Where],
-) -> Facet:
-    """The lexical ranking, each item's score given to the text of it that holds most words."""
+def _words_by_span(
+    found: MatchedItems, ranked: RankedList, matches: dict[SpanKey, Match]
+) -> RankedList:
+    """The list by words, each item's score given to the text of it that holds most words."""
     ranking = []
-    for item_id, score in facet.ranking:
-        if (item := shown.items.get(item_id)) is not None:
-            span, part = said(item, shown.words)
-            key = _key(item_id, span)
-            where.setdefault(key, (span, part))
+    for item_id, score in ranked.ranking:
+        if (item := found.items.get(item_id)) is not None:
+            span, part = found.matching_text(item)
+            key = _span_key(item_id, span)
+            matches.setdefault(key, (span, part))
             ranking.append((key, score))
-    return replace(facet, ranking=ranking, below=[])
+    return replace(ranked, ranking=ranking, completed=[])
 
 
-def _key(item_id: int, span: Span | None) -> Key:
+def _span_key(item_id: int, span: Span | None) -> SpanKey:
     return (item_id, span.start, span.end) if span else (item_id, -1.0, -1.0)
 
 
-# ---------------------------------------------------------------------- parts of both
+# ---------------------------------------------------------------------- what explains a hit
 
 
 def _signals(
-    facets: Sequence[Facet], wanted: set[Any], fusion: str, plain: Mapping[str, Mapping[Any, float]]
+    lists: Sequence[RankedList],
+    keys: set[Any],
+    method: str,
+    cosines: Mapping[str, Mapping[Any, float]],
 ) -> dict[Any, dict[str, Signal]]:
-    """By key and facet: its rank, its score, how far that stands out, its share of the whole."""
-    found: dict[Any, dict[str, Signal]] = {key: {} for key in wanted}
-    for key in wanted:
-        terms = {facet.name: _term(facet, key, fusion) for facet in facets if key in facet.scores}
+    """By key and list: its rank, its score, its standardised score, its share of the whole."""
+    found: dict[Any, dict[str, Signal]] = {key: {} for key in keys}
+    for key in keys:
+        terms = {one.name: _term(one, key, method) for one in lists if key in one.scores}
         total = sum(map(abs, terms.values()))
-        for facet in facets:
-            if (score := facet.scores.get(key)) is None:
+        for one in lists:
+            if (score := one.scores.get(key)) is None:
                 continue
-            share = terms[facet.name] / total if total else 0.0
-            found[key][facet.name] = Signal(
-                facet.ranks.get(key),
-                plain.get(facet.name, {}).get(key, score),
-                facet.background.standardised(score) if facet.background else None,
-                round(share, 4) if len(facets) > 1 else 1.0,
+            share = terms[one.name] / total if total else 0.0
+            found[key][one.name] = Signal(
+                one.ranks.get(key),
+                cosines.get(one.name, {}).get(key, score),
+                one.background.standardised(score) if one.background else None,
+                round(share, 4) if len(lists) > 1 else 1.0,
             )
     return found
 
 
-def _term(facet: Facet, key: Any, fusion: str) -> float:
-    """What a facet adds to a key's fused score, but for what is the same for all facets."""
-    if fusion == "rrf":
-        rank = facet.ranks.get(key)
-        return 0.0 if rank is None else facet.weight / (RRF_K + rank)
-    above = facet.stands_out(key) - (facet.absent or 0.0)
-    return facet.weight * (max(above, 0.0) if fusion == "combmnz" else above)
+def _term(ranked: RankedList, key: Any, method: str) -> float:
+    """What a list adds to a key's fused score, up to what is the same for all lists."""
+    if method == "rrf":
+        rank = ranked.ranks.get(key)
+        return 0.0 if rank is None else ranked.weight / (RRF_K + rank)
+    above = ranked.standard_score(key) - (ranked.absent_score or 0.0)
+    return ranked.weight * (max(above, 0.0) if method == "combmnz" else above)
 
 
-def _hit(
-    rank: int,
-    item: Item,
-    score: float,
-    where: Where,
-    signals: dict[str, Signal],
-) -> Hit:
-    span, part = where
+def _hit(rank: int, item: Item, score: float, match: Match, signals: dict[str, Signal]) -> Hit:
+    span, part = match
     return Hit(
         rank=rank,
         id=item.id,

@@ -11,7 +11,7 @@ the vectors and follows the store by their ascending ids and its log of deletion
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -458,6 +458,9 @@ class LoaderStore(Protocol):
 class Store(Protocol):
     """One index's store. Reads are consistent; each write is one transaction."""
 
+    def __len__(self) -> int:
+        """How many items there are."""
+
     @property
     def items(self) -> ItemStore: ...
     @property
@@ -503,6 +506,12 @@ class Store(Protocol):
 
     def state(self) -> StoreState:
         """How far the store has come."""
+
+    def moment(self) -> Hashable:
+        """Equal for two calls between which nothing can have changed; cheaper than any reading."""
+
+    def close(self) -> None:
+        """Close the store; calling it twice does no harm."""
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Everything this thread reads within the context is of one moment.

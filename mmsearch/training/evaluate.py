@@ -13,7 +13,7 @@ from mmsearch.encoders import banks
 from mmsearch.encoders.mini import MiniEncoder, load_mini
 from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.metrics import Interval, bootstrap_interval, ranks_from_scores
-from mmsearch.search.rerank_blend import rerank
+from mmsearch.search.rerank import rerank
 from mmsearch.training.data import (
     PLAIN,
     Split,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmsearch.encoders.banks import FEWEST_PICTURES, MOST_PICTURES, typical_texts
 from mmsearch.metrics import Interval, bootstrap_interval
-from mmsearch.search.rerank_blend import rerank
+from mmsearch.search.rerank import rerank
 from mmsearch.training.clip_features import CaptionedPhoto, prepared_batches
 from mmsearch.training.evaluate import CANDIDATES
 from mmsearch.vectors.hubness import hub_weight, hubs

@@ -18,7 +18,7 @@ from mmsearch.search.labels.tagging import (
     places_of,
     remembered,
 )
-from mmsearch.search.queries import encode_parts
+from mmsearch.search.query_vectors import encode_parts
 from mmsearch.storage import Space, Store
 from mmsearch.types import Hit, Modality, Part
 

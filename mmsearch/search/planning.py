@@ -1,0 +1,264 @@
+"""What a query means: its parts, and which of them are encoded where to search what."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, get_args
+
+from mmsearch.errors import InvalidQuery, UnsupportedModality
+from mmsearch.search.settings import Combine
+from mmsearch.storage import Space
+from mmsearch.types import Modality, Part, Query
+
+MAX_WEIGHT = 1e300
+"""Larger weights are scaled down, so that their sums stay finite."""
+
+NEGLIGIBLE = 1e-6
+"""What is left of parts that cancel each other out, as a share of the largest."""
+
+CANCELLED = "the parts of the query cancel each other out"
+EMPTY = "the query is empty: say in words what to look for"
+
+Encodable = Callable[[Space, Modality], bool]
+"""Whether a query part of a modality has a vector in a space, or can be given one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedQuery:
+    """One ranking to be made for a query.
+
+    Attributes:
+        modality: What is searched.
+        space: The encoder space that is searched.
+        parts: The query parts whose weighted sum is the query vector.
+        weight: The weight of this ranking among those of the query.
+        bridged_from: The space that the part is encoded in, if that is another: texts near the
+            query there, which have vectors in both, stand in for it.
+    """
+
+    modality: Modality
+    space: Space
+    parts: tuple[Part, ...]
+    weight: float = 1.0
+    bridged_from: Space | None = None
+
+    @property
+    def encoded_in(self) -> Space:
+        """The space that the parts are encoded in."""
+        return self.bridged_from or self.space
+
+
+def encoder_takes(space: Space, modality: Modality) -> bool:
+    """Whether the encoder of a space takes a modality."""
+    return modality in space.modalities
+
+
+def plan(
+    query: str | Query,
+    targets: Sequence[Modality],
+    combine: Combine,
+    spaces: Sequence[Space],
+    stored: Mapping[int, Collection[Modality]],
+    encodable: Encodable = encoder_takes,
+) -> list[PlannedQuery]:
+    """The rankings that answer a query: one a modality, or one a modality and part.
+
+    Args:
+        query: The query.
+        targets: The modalities to search.
+        combine: "early" sums the parts' vectors; "late" ranks for each part on its own.
+        spaces: All spaces, the preferred one first.
+        stored: By space id, the modalities it has vectors of.
+        encodable: Which modalities can be encoded in which space.
+
+    Raises:
+        InvalidQuery: the query is empty.
+        UnsupportedModality: no space can take one of the parts; the message names it.
+    """
+    if combine not in ("early", "late"):
+        raise InvalidQuery(f"parts are combined 'early' or 'late', not {combine!r}")
+    parts = parts_of(query)
+    if len(parts) == 1:
+        parts = (replace(parts[0], weight=1.0),)  # the weight of a single part means nothing
+    searched = {s.id: set(s.serves) & set(stored.get(s.id, ())) for s in spaces if s.serves}
+    routes = _Routes([s for s in spaces if s.serves], searched, encodable)
+    _check_encodable(parts, routes)
+    groups = [parts] if combine == "early" else [(part,) for part in parts]
+    planned = []
+    for modality in targets:
+        holding = routes.spaces_with(modality)
+        for group in groups if holding else []:
+            space, bridged_from = _route(modality, group, holding, routes)
+            weight = group[0].weight if len(group) < len(parts) else 1.0
+            planned.append(PlannedQuery(modality, space, group, weight, bridged_from))
+    return planned
+
+
+# ---------------------------------------------------------------------- parts of a query
+
+
+def parts_of(query: str | Query) -> tuple[Part, ...]:
+    """The parts of a query that count, the heaviest first; equal parts become one of their sum.
+
+    The order in which they were given makes no difference.
+
+    Raises:
+        InvalidQuery: there are none, or only negative ones, or one has an unknown modality, or a
+            weight is not a number.
+    """
+    given = query.parts if isinstance(query, Query) else Query.text(query).parts
+    weights = [_number(part.weight) for part in given]
+    largest = max(map(abs, weights), default=0.0)
+    scale = largest if largest > MAX_WEIGHT else 1.0
+    weighted = [
+        replace(part, weight=weight / scale)
+        for part, weight in zip(given, weights, strict=True)
+        if weight != 0
+    ]
+    if not weighted:
+        raise InvalidQuery(EMPTY)
+    for part in weighted:
+        _check_part(part)
+    parts = _merged(weighted) if len(weighted) > 1 else weighted
+    if not parts:
+        raise InvalidQuery(CANCELLED)
+    if not any(part.weight > 0 for part in parts):
+        raise InvalidQuery("the query says only what is not wanted: say what to look for as well")
+    return tuple(parts)
+
+
+def words_of(content: Any) -> str:
+    """The text of a query part, as an encoder takes it.
+
+    Raises:
+        InvalidQuery: it is not a string, or empty.
+    """
+    if not isinstance(content, str):
+        raise InvalidQuery(f"a text query is a string, not {type(content).__name__}")
+    if not content.strip():
+        raise InvalidQuery(EMPTY)
+    # a shell may pass bytes that are not UTF-8, which no tokenizer takes
+    return content.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def described(part: Part) -> str:
+    """A part, for a message."""
+    content = part.content if isinstance(part.content, (str, os.PathLike)) else "given"
+    kind = {"text": "the text", "image": "the picture", "audio": "the sound"}[part.modality]
+    return f"{kind} {os.fspath(content)!r}"
+
+
+def _number(weight: object) -> float:
+    try:
+        number = float(weight) if isinstance(weight, Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidQuery(f"a weight is a number, not {weight!r}")
+    return number
+
+
+def _check_part(part: Part) -> None:
+    if part.modality not in get_args(Modality):
+        known = ", ".join(get_args(Modality))
+        raise InvalidQuery(f"a part of a query is one of {known}, not {part.modality!r}")
+    if part.modality == "text":
+        words_of(part.content)
+
+
+def _merged(parts: Sequence[Part]) -> list[Part]:
+    """Parts in a canonical order; equal ones are summed, and left out if they cancel out."""
+    same: dict[tuple[str, str], list[Part]] = {}
+    for part in parts:
+        same.setdefault((part.modality, _identity(part.content)), []).append(part)
+    negligible = NEGLIGIBLE * max(abs(part.weight) for part in parts)
+    merged: list[tuple[float, tuple[str, str], Part]] = []
+    for identity, equal in same.items():
+        weight = math.fsum(part.weight for part in equal)
+        if len(equal) == 1 or abs(weight) > negligible:
+            merged.append((-weight, identity, replace(equal[0], weight=weight)))
+    return [part for _, _, part in sorted(merged, key=lambda one: one[:2])]
+
+
+def _identity(content: Any) -> str:
+    """Equal for the same words, path or picture, and for nothing else."""
+    if isinstance(content, (str, os.PathLike)):
+        return os.fsdecode(content)
+    from PIL.Image import Image
+
+    if not isinstance(content, Image):
+        return f"{type(content).__name__} {id(content)}"  # refused when it is encoded
+    from mmsearch.media.image import upright
+
+    picture = upright(content)
+    return f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()}"
+
+
+# ---------------------------------------------------------------------- spaces for the parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    """The spaces that answer, the preferred one first, and what each can be searched with."""
+
+    spaces: Sequence[Space]
+    searched: Mapping[int, Collection[Modality]]
+    encodable: Encodable
+
+    def spaces_with(self, modality: Modality) -> list[Space]:
+        """The spaces that a modality is searched in."""
+        return [space for space in self.spaces if modality in self.searched[space.id]]
+
+    def bridge(self, part: Part, holding: Sequence[Space]) -> tuple[Space, Space] | None:
+        """A space that can encode a part, and one that texts near it lead to."""
+        for source in self.spaces_with("text"):
+            for target in holding:
+                if self.encodable(source, part.modality) and "text" in self.searched[target.id]:
+                    return source, target
+        return None
+
+
+def _check_encodable(parts: Sequence[Part], routes: _Routes) -> None:
+    for part in parts:
+        if routes.spaces and not any(
+            routes.encodable(space, part.modality) for space in routes.spaces
+        ):
+            raise UnsupportedModality(
+                f"{described(part)} cannot be searched with: {_names(routes.spaces)} cannot encode "
+                f"{part.modality}; add a model that can, `mmsearch index --model mini` say"
+            )
+
+
+def _route(
+    modality: Modality, parts: Sequence[Part], holding: Sequence[Space], routes: _Routes
+) -> tuple[Space, Space | None]:
+    """The space to search in, and the space to encode in if that is another."""
+    for space in holding:
+        if all(routes.encodable(space, part.modality) for part in parts):
+            return space, None
+    if len(parts) == 1 and (bridge := routes.bridge(parts[0], holding)):
+        return bridge[1], bridge[0]
+    foreign = [p for p in parts if not any(routes.encodable(s, p.modality) for s in holding)]
+    for part in foreign:
+        if routes.bridge(part, holding) is None:
+            raise UnsupportedModality(
+                f"{described(part)} cannot be compared with what is searched ({modality}): "
+                f"{_names(holding)} does not take {part.modality}, and the index holds no captions "
+                "or texts that could lead over. Index a model that takes both (mmsearch index "
+                "--model mini), or captions (--captions FILE)"
+            )
+    together = " and ".join({part.modality: described(part) for part in reversed(parts)}.values())
+    alone = "; through texts, a part is compared on its own only" if foreign else ""
+    raise UnsupportedModality(
+        f"{together} cannot be added up to search {modality}: no one model there takes them all"
+        f"{alone}. Try --combine late, which ranks for each part"
+    )
+
+
+def _names(spaces: Sequence[Space]) -> str:
+    return " and ".join(repr(space.name) for space in spaces)

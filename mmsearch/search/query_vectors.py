@@ -1,0 +1,337 @@
+"""From planned queries to query vectors: parts are encoded, summed, and bridged between models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.encoders import Encoder
+from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile, UnsupportedModality
+from mmsearch.search.planning import CANCELLED, NEGLIGIBLE, PlannedQuery, words_of
+from mmsearch.spaces.open_index import OpenIndex
+from mmsearch.storage import Space
+from mmsearch.types import Modality, Part
+from mmsearch.vectors.hubness import EXTRA_DIMS, augmented_query
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Vectors
+
+BATCH = 64
+"""Query parts encoded in one call: decoded pictures are large."""
+
+MAX_WINDOWS = 240
+"""Windows of a sound that are encoded when it is a query: ten minutes."""
+
+BRIDGE_TEXTS = 10
+"""Texts that bridge one model's space to another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryVector:
+    """What a ranking is made for: a unit vector (dim,) in the space that is searched.
+
+    Attributes:
+        modality: What is searched.
+        space: In which encoder space.
+        vector: Unit length (dim,).
+        weight: The weight of the ranking among those of the query.
+        hub_weights: By query modality, the weight of an item's hub value in its score.
+        query_modality: What the query is made of, if of one modality.
+        part: The query part, if there is but one.
+    """
+
+    modality: Modality
+    space: Space
+    vector: Vectors
+    weight: float = 1.0
+    hub_weights: Mapping[Modality, float] = field(default_factory=dict)
+    query_modality: Modality | None = None
+    part: Part | None = None
+
+    @property
+    def augmented(self) -> NDArray[np.float32]:
+        """The vector (dim + EXTRA_DIMS,) whose inner products have hubs subtracted."""
+        found = augmented_query(self.vector, "text", 0.0)
+        for modality, weight in self.hub_weights.items():
+            found[-EXTRA_DIMS:] += augmented_query(self.vector, modality, weight)[-EXTRA_DIMS:]
+        return found
+
+    def without_hubs(self) -> QueryVector:
+        """The same, scored by the plain cosine."""
+        return replace(self, hub_weights={}, query_modality=None)
+
+
+def encode(index: OpenIndex, plans: Sequence[Sequence[PlannedQuery]]) -> list[list[QueryVector]]:
+    """The query vectors of several queries' plans; each encoder encodes all its parts together.
+
+    Raises:
+        InvalidQuery: a part is empty, or the parts cancel each other out.
+        PathNotFound, UnreadableFile: a part's file does not exist, or cannot be used.
+        UnsupportedModality: no text bridges two spaces.
+    """
+    parts: dict[int, tuple[Space, dict[int, Part]]] = {}
+    for planned in (planned for several in plans for planned in several):
+        space = planned.encoded_in
+        parts.setdefault(space.id, (space, {}))[1].update({id(one): one for one in planned.parts})
+    encoded: dict[tuple[int, int], Vectors] = {}
+    for space_id, (space, some) in parts.items():
+        vectors = encode_parts(index.encoder(space), list(some.values()))
+        encoded |= {(space_id, key): row for key, row in zip(some, vectors, strict=True)}
+    return [[_summed(index, planned, encoded) for planned in several] for several in plans]
+
+
+def query_vector(index: OpenIndex, planned: PlannedQuery, vector: Vectors) -> QueryVector:
+    """The query vector of a unit vector (dim,) that was encoded in `planned.encoded_in`.
+
+    Raises:
+        UnsupportedModality: no text bridges the two spaces.
+    """
+    query_modality: Modality = planned.parts[0].modality
+    part: Part | None = planned.parts[0]
+    if planned.bridged_from is not None:
+        vector = bridge_through_texts(index, vector, planned.bridged_from, planned.space)
+        query_modality, part = "text", None
+    return QueryVector(
+        planned.modality,
+        planned.space,
+        vector,
+        planned.weight,
+        _hub_weights(index, planned, {query_modality: 1.0}),
+        query_modality,
+        part,
+    )
+
+
+def _summed(
+    index: OpenIndex, planned: PlannedQuery, encoded: Mapping[tuple[int, int], Vectors]
+) -> QueryVector:
+    import numpy as np
+
+    vectors = np.stack([encoded[planned.encoded_in.id, id(part)] for part in planned.parts])
+    if len(planned.parts) == 1:
+        return query_vector(index, planned, vectors[0])
+    largest = max(abs(part.weight) for part in planned.parts)
+    weights = [part.weight / largest for part in planned.parts]
+    query = query_vector(index, planned, combined(vectors, weights))
+    length = float(np.linalg.norm(np.asarray(weights) @ vectors.astype(np.float64)))
+    shares: dict[Modality, float] = {}
+    for part, weight in zip(planned.parts, weights, strict=True):
+        shares[part.modality] = shares.get(part.modality, 0.0) + weight / length
+    return replace(
+        query,
+        hub_weights=_hub_weights(index, planned, shares),
+        query_modality=query.query_modality if len(shares) == 1 else None,
+        part=None,
+    )
+
+
+def _hub_weights(
+    index: OpenIndex, planned: PlannedQuery, shares: Mapping[Modality, float]
+) -> dict[Modality, float]:
+    """By query modality, its share of the vector, which is Σ share · vector, times its weight."""
+    hub_weight = index.query_banks.hub_weight
+    found = {
+        query_modality: share * hub_weight(planned.space, query_modality, planned.modality)
+        for query_modality, share in shares.items()
+    }
+    return {modality: weight for modality, weight in found.items() if weight}
+
+
+def bridge_through_texts(
+    index: OpenIndex, vector: Vectors, source: Space, target: Space
+) -> Vectors:
+    """The weighted mean (dim,), in the target space, of the texts nearest to a source vector.
+
+    Raises:
+        UnsupportedModality: no text has vectors in both spaces.
+    """
+    query = QueryVector("text", source, vector)
+    nearest = index.vector_index(source, "text").search(query.augmented, BRIDGE_TEXTS)
+    ids = [item_id for item_id, _ in nearest]
+    near = score_vectors(index, query, ids)[:BRIDGE_TEXTS]
+    owners, matrix, positions = index.store.vectors.of(target, "text", ids)
+    keys = zip(owners.tolist(), positions.tolist(), strict=True)
+    rows = {key: row for row, key in enumerate(keys)}
+    shared = [(rows[one.key], max(one.score, 0.0) + 1e-3) for one in near if one.key in rows]
+    if not shared:
+        raise UnsupportedModality(
+            f"no text that {source.name!r} and {target.name!r} both hold leads over from the one "
+            "to the other: bring the index up to date (mmsearch index)"
+        )
+    return combined(matrix[[row for row, _ in shared]], [score for _, score in shared])
+
+
+# ---------------------------------------------------------------------- exact scores
+
+
+VectorKey = tuple[int, int]
+"""(item id, position): one vector of an item, that of its third window, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredVector:
+    """One vector of an item, scored exactly.
+
+    Attributes:
+        key: Which vector.
+        score: The cosine less what hubs take off, rounded to six decimals.
+        cosine: The plain cosine, rounded likewise.
+    """
+
+    key: VectorKey
+    score: float
+    cosine: float
+
+
+def score_vectors(index: OpenIndex, query: QueryVector, ids: Sequence[int]) -> list[ScoredVector]:
+    """Every vector of some items with its exact score, best first; ties in order of key."""
+    import numpy as np
+
+    owners, matrix, positions = index.store.vectors.of(query.space, query.modality, ids)
+    # row by row: a product of matrices varies in the 7th decimal with the number of rows
+    cosines = (matrix.astype(np.float64) * query.vector).sum(axis=1)
+    scores = cosines.copy()
+    for query_modality, weight in query.hub_weights.items():
+        hubs = index.store.hubs.of(query.space, query.modality, query_modality, ids)
+        scores -= weight * np.nan_to_num(hubs.astype(np.float16).astype(np.float64))
+    keys = zip(owners.tolist(), positions.tolist(), strict=True)
+    rounded = scores.round(6).tolist(), cosines.round(6).tolist()
+    found = [
+        ScoredVector(key, as_cosine(score), as_cosine(cosine))
+        for key, score, cosine in zip(keys, *rounded, strict=True)
+    ]
+    return sorted(found, key=lambda one: (-one.score, one.key))
+
+
+def as_cosine(product: float) -> float:
+    """An inner product as a cosine: float16 rows are up to 1e-3 longer than 1; never -0.0."""
+    return max(-1.0, min(product, 1.0)) + 0.0
+
+
+# ---------------------------------------------------------------------- encoding parts
+
+
+def encode_parts(encoder: Encoder, parts: Sequence[Part]) -> Vectors:
+    """Unit vectors (len(parts), dim); parts of a modality are encoded together.
+
+    Raises:
+        InvalidQuery: a part is empty.
+        PathNotFound: a part's file does not exist.
+        UnreadableFile: a part's file cannot be used.
+    """
+    import numpy as np
+
+    out = np.zeros((len(parts), encoder.dim), dtype=np.float32)
+    for modality in sorted({part.modality for part in parts}):
+        rows = [row for row, part in enumerate(parts) if part.modality == modality]
+        if modality == "audio":
+            for row in rows:
+                out[row] = _encode_sound(parts[row].content, encoder)
+            continue
+        for start in range(0, len(rows), BATCH):
+            some = rows[start : start + BATCH]
+            out[some] = encoder.encode(modality, [prepared(parts[row], encoder) for row in some])
+    return out
+
+
+def combined(vectors: Vectors, weights: Sequence[float]) -> Vectors:
+    """Σ wᵢ·vᵢ at unit length (dim,); neither order nor a common factor makes a difference.
+
+    Raises:
+        InvalidQuery: the parts cancel each other out.
+    """
+    import numpy as np
+
+    largest = max(map(abs, weights), default=0.0) or 1.0
+    shares = np.asarray([weight / largest for weight in weights])
+    total = np.sort(vectors.astype(np.float64) * shares[:, None], axis=0).sum(axis=0)
+    length = np.linalg.norm(total)
+    if length < NEGLIGIBLE:
+        raise InvalidQuery(CANCELLED)
+    added: Vectors = (total / length).astype(np.float32)
+    return added
+
+
+def checked_vectors(queries: Any, dim: int) -> Vectors:
+    """Query vectors that were encoded elsewhere, as rows (n, dim) of float32.
+
+    Raises:
+        InvalidQuery: they are anything else.
+    """
+    import numpy as np
+
+    try:
+        with np.errstate(over="ignore"):
+            rows: Vectors = np.asarray(queries, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidQuery(f"query vectors are numbers, {dim} a row: {error}") from error
+    if rows.shape == (0,):
+        return rows.reshape(0, dim)
+    if rows.ndim != 2 or rows.shape[1] != dim:
+        raise InvalidQuery(
+            f"query vectors come in rows of {dim} numbers, an array (n, {dim}), not {rows.shape}"
+        )
+    if not np.isfinite(rows).all():
+        raise InvalidQuery("query vectors hold NaN or infinity")
+    return rows
+
+
+def prepared(part: Part, encoder: Encoder) -> Any:
+    """A text or picture of a query, read and prepared for its encoder.
+
+    Raises:
+        InvalidQuery: it is empty.
+        PathNotFound: its file does not exist.
+        UnreadableFile: its file cannot be used.
+    """
+    is_text = part.modality == "text"
+    thing = words_of(part.content) if is_text else _picture(part.content, encoder)
+    return encoder.prepare(part.modality, thing)
+
+
+def _picture(content: Any, encoder: Encoder) -> Any:
+    from PIL.Image import Image
+
+    from mmsearch.media.image import load_image, upright
+
+    if isinstance(content, Image):
+        return upright(content)
+    path = _file(content, "an image query is a path or a PIL image", "picture")
+    try:
+        scale = encoder.decode_scale  # as when it was indexed
+        return load_image(path, at_least=encoder.image_size, spare=scale)[0]
+    except UnreadableFile as error:
+        raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
+
+
+def _encode_sound(content: Any, encoder: Encoder) -> Vectors:
+    """The mean (dim,) over a sound's windows."""
+    import numpy as np
+
+    from mmsearch.media.audio import windows
+
+    path = _file(content, "a sound query is a path", "sound")
+    try:
+        pieces = islice(windows(path, encoder.sample_rate), MAX_WINDOWS)
+        batch = [encoder.prepare("audio", piece) for _, piece in pieces]
+    except UnreadableFile as error:
+        raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
+    encoded = encoder.encode("audio", batch)
+    return combined(encoded, np.ones(len(encoded)).tolist())
+
+
+def _file(content: Any, wanted: str, what: str) -> str:
+    if not isinstance(content, (str, os.PathLike)):
+        raise InvalidQuery(f"{wanted}, not {type(content).__name__}")
+    path = os.fsdecode(content)
+    if not os.path.exists(path):
+        raise PathNotFound(f"there is no file {path!r}")
+    if os.path.isdir(path):
+        raise UnreadableFile(f"{path!r} is a folder: give one {what} in it")
+    return path

@@ -1,0 +1,150 @@
+"""One index folder, open: everything that indexing and searching draw on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.errors import StorageFailed
+from mmsearch.spaces.encoder_pool import EncoderPool
+from mmsearch.spaces.index_cache import IndexCache
+from mmsearch.spaces.query_banks import QueryBanks
+from mmsearch.storage import Space, Store, VectorIndex, backups
+from mmsearch.storage.columns import Columns
+from mmsearch.storage.lock import WriterLock
+from mmsearch.storage.sqlite import Catalog
+from mmsearch.types import Modality
+from mmsearch.vectors.id_set import IdSet
+
+if TYPE_CHECKING:
+    from mmsearch.encoders import Encoder, Runtime
+    from mmsearch.filters import Filter
+
+Serving = Sequence[tuple[Space, Sequence[Modality]]]
+"""The spaces that answer, the preferred one first, and the modalities each has vectors of."""
+
+BACKUPS = "backups"
+"""The setting that says how many backups are kept, unless as many as usual."""
+
+CATCH_UP = 2_000
+"""Items whose words are filed before a search, if an interrupted run left some out."""
+
+
+class OpenIndex:
+    """The parts of an open index: store, encoders, query banks, vector indexes, lock.
+
+    Args:
+        folder: The index folder, which exists: holds caches, backups and the lock.
+        store: What is stored.
+        runtime: What encoders run on.
+    """
+
+    def __init__(self, folder: Path, store: Store, runtime: Runtime) -> None:
+        self.folder = folder
+        self.store = store
+        self.encoders = EncoderPool(self.store, runtime)
+        self.query_banks = QueryBanks(self.store)
+        self.vector_indexes = IndexCache(
+            folder / "cache", self.store, self.query_banks, self.may_write
+        )
+        self._serving: tuple[Any, Serving] | None = None
+
+    def close(self) -> None:
+        """Close the store; calling it twice does no harm."""
+        self.store.close()
+        self.vector_indexes.clear()
+
+    # ------------------------------------------------------------------ reading
+
+    def serving(self) -> Serving:
+        """The spaces that answer, the preferred one first, and the modalities they have."""
+        moment = self.store.moment()  # taken first, so that a change meanwhile is seen next time
+        known = self._serving  # another thread may replace it
+        if known is None or known[0] != moment:
+            found = [
+                (
+                    space,
+                    [one for one in self.store.vectors.modalities(space) if one in space.serves],
+                )
+                for space in self.store.spaces.all()
+                if space.serves
+            ]
+            known = self._serving = moment, found
+        return known[1]
+
+    def encoder(self, space: Space) -> Encoder:
+        """The encoder of a space, loaded when first needed.
+
+        Raises:
+            IndexUnusable: its weights are not those that made the vectors.
+            ModelUnavailable: it is not on this machine.
+        """
+        return self.encoders.encoder_of(space)
+
+    def vector_index(self, space: Space, modality: Modality) -> VectorIndex:
+        """The index over the vectors of a modality in a space, as this thread sees the store."""
+        return (self.store.vector_indexes or self.vector_indexes).index(space, modality)
+
+    @cached_property
+    def _columns(self) -> Columns | None:
+        """Filter columns, for the store that has them."""
+        store = self.store
+        return Columns(store, self.folder / "cache") if isinstance(store, Catalog) else None
+
+    def matching(self, filter_: Filter) -> IdSet:
+        """The ids of the items that pass a filter.
+
+        Raises:
+            InvalidFilter: it names a key that no item has, or is too long.
+        """
+        if self._columns is not None:
+            return self._columns.passing(filter_)
+        return IdSet.of(self.store.filters.matching(filter_))
+
+    # ------------------------------------------------------------------ writing
+
+    @cached_property
+    def _lock(self) -> WriterLock:
+        return WriterLock(self.folder)
+
+    def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
+        """The right to write, for as long as a `with` lasts.
+
+        Args:
+            what: What is being done, for those who find the index busy: "indexing".
+            wait: Seconds to wait for another writer.
+
+        Raises:
+            IndexBusy: another process writes.
+            StorageFailed: the folder cannot be written.
+        """
+        return self._lock.writing(what, wait=wait)
+
+    def may_write(self, what: str) -> AbstractContextManager[bool]:
+        """Whether nobody else writes; for what may as well be left undone."""
+        return self._lock.may_write(what)
+
+    def catch_up_words(self) -> None:
+        """File the words that an interrupted run left out, a few, if nobody else is writing."""
+        if self.store.words.due():
+            with self.may_write("filing words") as may, suppress(StorageFailed):
+                if may:
+                    self.store.words.refresh(at_most=CATCH_UP)
+
+    def keep_backup(self, *, changed: bool = True) -> list[str]:
+        """Back the store up if that is due; returns warnings.
+
+        Args:
+            changed: Whether there is something new in it.
+        """
+        if not changed and backups.newest(self.folder) is not None:
+            return []
+        kept = self.store.settings.get(BACKUPS)
+        try:
+            backups.roll(self.folder, backups.KEPT if kept is None else int(kept))
+        except StorageFailed as error:
+            return [str(error)]
+        return []
