@@ -27,7 +27,7 @@ PASSING = {"catalog_id", "revision", "columns upto", "hubs epoch", "gone forgott
 """Settings that count what happened, and say nothing of what is held."""
 
 SCORES = 5e-4
-"""How far scores may lie apart: what is standardised by depends a little on the base at hand."""
+"""How far scores may lie apart: the background depends a little on the segment at hand."""
 
 HUBS = 1e-4
 """How far hubs may lie apart: they are means over other pictures, in whatever order these came."""

@@ -95,51 +95,51 @@ def _fault(context: CheckContext, path: Path) -> str | None:
         return None if read_column(path) is not None else "it is not whole"
     space = _space_of(context, path)
     try:
-        base = Segment.open(path)
+        segment = Segment.open(path)
     except SegmentDamaged as error:
         return str(error).removeprefix(f"{path}: ")
     if space is None:
         return "it is of no model"
     modality = cast("Modality", path.name.split("-")[0])
-    return _disagreement(context, base, space, modality)
+    return _disagreement(context, segment, space, modality)
 
 
 def _disagreement(
-    context: CheckContext, base: Segment, space: Space, facet: Modality
+    context: CheckContext, segment: Segment, space: Space, facet: Modality
 ) -> str | None:
-    """What a base says that the catalog does not: rows that it should know are gone, say."""
+    """What a segment holds that the catalog does not, or the other way round."""
     import numpy as np
 
-    upto, told = int(base.about.get("upto", 0)), int(base.about.get("gone", 0))
+    upto, told = int(segment.about.get("upto", 0)), int(segment.about.get("gone", 0))
     stamp = context.catalog.state()
-    if base.about.get("epoch") != stamp.epoch or told < stamp.forgotten:
+    if segment.about.get("epoch") != stamp.epoch or told < stamp.forgotten:
         return None  # out of date: a search passes it over and makes another
     gone, _ = context.catalog.vectors.deleted(space, facet, told)
     there = np.fromiter((row[0] for row in context.rows(_THERE, space.id, facet, upto)), np.int64)
-    held = np.setdiff1d(np.asarray(base.vector_ids), gone)
+    held = np.setdiff1d(np.asarray(segment.vector_ids), gone)
     if unknown := len(np.setdiff1d(held, there)):
         return f"{unknown} of its rows are of vectors that are gone, and nothing says so"
     if lacking := len(np.setdiff1d(there, held)):
         return f"{lacking} vectors are not in it"
-    return _difference(context, base, held)
+    return _difference(context, segment, held)
 
 
 _THERE = "SELECT id FROM vectors WHERE space_id = ? AND facet = ? AND id <= ? ORDER BY id"
 
 
-def _difference(context: CheckContext, base: Segment, held: NDArray[np.int64]) -> str | None:
+def _difference(context: CheckContext, segment: Segment, held: NDArray[np.int64]) -> str | None:
     """Whether some rows are other than the catalog's, bit for bit."""
     import numpy as np
 
     chosen = random.Random(0)  # noqa: S311 - the same each time
-    at = np.searchsorted(base.vector_ids, held)
+    at = np.searchsorted(segment.vector_ids, held)
     some = chosen.sample(range(len(at)), min(len(at), context.sample))
     other = 0
     for row in at[sorted(some)]:
-        stored = context.rows(_VECTOR, int(base.vector_ids[row]))
+        stored = context.rows(_VECTOR, int(segment.vector_ids[row]))
         item, vector = stored[0]
-        same = np.asarray(base.rows[row])[: len(vector) // 2].astype("<f2").tobytes() == vector
-        other += not same or int(base.ids[row]) != item
+        same = np.asarray(segment.rows[row])[: len(vector) // 2].astype("<f2").tobytes() == vector
+        other += not same or int(segment.ids[row]) != item
     return f"{other} of {len(some)} rows are other than the catalog's" if other else None
 
 
