@@ -17,7 +17,7 @@ import numpy as np
 from dev_vectors import options, photos_of
 
 import mmsearch
-from mmsearch.encoders.banks import Bank, shipped_bank, typical_texts
+from mmsearch.encoders.query_bank import QueryBank, shipped_bank, typical_texts
 from mmsearch.spaces.calibration import NO_GOOD_MATCH, Background, Reference, expected
 from mmsearch.vectors.hubness import WEIGHTS_WITHOUT, augmented, augmented_query, hub_weight, hubs
 
@@ -73,7 +73,7 @@ class Space:
         return background.confidence(float(scores.max())) or 0.0
 
 
-def with_bank(images: np.ndarray, bank: Bank) -> Space:
+def with_bank(images: np.ndarray, bank: QueryBank) -> Space:
     typical = augmented(bank.rows["image"], bank.hubs["text", "image"])
     numbers = bank.references["text", "image"].tolist()
     rows = augmented(images, hubs(images, bank.rows["text"]))

@@ -26,7 +26,7 @@ import time
 start = time.perf_counter()
 import numpy, onnxruntime, tokenizers
 from PIL import Image
-from mmsearch.encoders.mini import load_mini
+from mmsearch.encoders.mini.encoder import load_mini
 imported = time.perf_counter()
 encoder = load_mini()
 encoder.encode({modality!r}, [{thing}])

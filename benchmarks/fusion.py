@@ -20,7 +20,7 @@ import numpy as np
 from dev_vectors import Photos, by_group, options, photos_of
 
 import mmsearch
-from mmsearch.encoders.banks import shipped_bank
+from mmsearch.encoders.query_bank import shipped_bank
 from mmsearch.metrics import bootstrap_interval
 from mmsearch.search.fusion import DEFAULT, FUSIONS, WEIGHTS
 from mmsearch.spaces.calibration import Background

@@ -16,7 +16,7 @@ import numpy as np
 from dev_vectors import Photos, options, photos_of, pictures, recalls, show
 
 import mmsearch
-from mmsearch.encoders import banks
+from mmsearch.encoders.query_bank import shipped_bank, typical_texts
 from mmsearch.media.captions import read_captions
 from mmsearch.vectors.hubness import hubs
 
@@ -143,10 +143,11 @@ def main() -> None:
         "text→image by size of the bank (train captions)", text_to_image(dev), dev.images, captions
     )
     sizes("image→text by size of the bank (train photos)", image_to_text(dev), dev.texts, photos)
-    any_model(dev, encoder.encode("text", banks.typical_texts()))
-    bank = banks.shipped(arguments.model, encoder.fingerprint)
-    if bank is None:
+    any_model(dev, encoder.encode("text", typical_texts()))
+    shipped = shipped_bank(arguments.model, encoder.fingerprint)
+    if shipped is None:
         return
+    bank = dict(shipped.rows)
     forms("text→image, shipped bank", text_to_image(dev), dev.images, bank["text"])
     forms("image→text, shipped bank", image_to_text(dev), dev.texts, bank["image"])
     within(dev, bank)

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from mmsearch import encoders
+from mmsearch.encoders import Encoder
+from mmsearch.encoders.family import SingleModel
+from mmsearch.encoders.models import REGISTRY
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # what this machine's owner has fetched makes no difference here
@@ -32,7 +34,7 @@ COLOURS = {
 }
 
 
-class ToyEncoder(encoders.Encoder):
+class ToyEncoder(Encoder):
     """Sees the mean colour of a picture, and reads colour words; counts what it encodes."""
 
     name = "toy"
@@ -75,7 +77,7 @@ class SecondToy(ToyEncoder):
 PITCHES = {"low": 200, "middle": 800, "high": 3000}
 
 
-class Ear(encoders.Encoder):
+class Ear(Encoder):
     """Hears how high a tone is, and reads the words for it."""
 
     name = "ear"
@@ -104,14 +106,20 @@ class Ear(encoders.Encoder):
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+class Preferred(SingleModel):
+    """A model that `auto` stands for."""
+
+    def best_here(self) -> str:
+        return self.forms[0]
+
+
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ToyEncoder:
     """The toy encoder in place of the built-in model, and a home of its own."""
     encoder = ToyEncoder()
-    monkeypatch.setitem(encoders.REGISTRY, "toy", lambda _name, _how: encoder)
-    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: SecondToy())
-    monkeypatch.setitem(encoders.REGISTRY, "ear", lambda _name, _how: Ear())
-    monkeypatch.setattr(encoders, "DEFAULT", "toy")
+    monkeypatch.setitem(REGISTRY, "toy", Preferred("toy", lambda: encoder))
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", SecondToy))
+    monkeypatch.setitem(REGISTRY, "ear", SingleModel("ear", Ear))
     monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MMSEARCH_INDEX", raising=False)
     return encoder

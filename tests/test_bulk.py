@@ -193,13 +193,14 @@ def test_an_encoder_that_is_at_hand_answers_words(library: Collection, toy: ToyE
 def test_an_encoder_that_came_later_adopts_its_vectors(
     library: Collection, toy: ToyEncoder, monkeypatch
 ):
-    from mmsearch import encoders
+    from mmsearch.encoders.family import SingleModel
+    from mmsearch.encoders.models import REGISTRY
 
-    monkeypatch.delitem(encoders.REGISTRY, "toy")
+    monkeypatch.delitem(REGISTRY, "toy")
     colours = list(COLOURS)
     report = library.add_vectors(toy.encode("text", colours), {"path": colours}, model="toy")
     assert "no model is called 'toy'" in report.warnings[0]
-    monkeypatch.setitem(encoders.REGISTRY, "toy", lambda _name, _how: toy)
+    monkeypatch.setitem(REGISTRY, "toy", SingleModel("toy", lambda: toy))
     library.add_vectors(toy.encode("text", ["red"]), {"path": ["red"]}, model="toy")
     assert len(library._catalog.spaces.all()) == 1
     assert library.search("blue", target="image", k=1)[0].path == "blue"
@@ -233,10 +234,10 @@ def test_vectors_of_a_second_model_answer_once_it_has_everything(photos: Path, t
 
 def test_hubs_of_imported_vectors_are_as_those_of_encoded_ones(tmp_path: Path):
     from mmsearch import load_encoder
-    from mmsearch.encoders.banks import shipped
+    from mmsearch.encoders.query_bank import shipped_bank
 
     mini = load_encoder("mini")
-    bank = shipped("mini", mini.fingerprint)
+    bank = shipped_bank("mini", mini.fingerprint)
     if bank is None:
         pytest.skip("mini came without its bank")
     from mmsearch.vectors.hubness import hubs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsearch.encoders import Runtime, clap, clap_weights
-from mmsearch.encoders.clap import ClapEncoder, load_clap
+from mmsearch.encoders import Runtime
+from mmsearch.encoders.clap import encoder as clap_encoder
+from mmsearch.encoders.clap.encoder import ClapEncoder, load_clap
+from mmsearch.encoders.clap.files import find
 from mmsearch.errors import (
     InvalidOption,
     MissingExtra,
@@ -33,7 +36,7 @@ LIMIT = 40
 """Tokens that the test's text tower takes."""
 
 needs_torch = pytest.mark.skipif(
-    clap.find_spec("torch") is None or clap.find_spec("transformers") is None,
+    clap_encoder.find_spec("torch") is None or clap_encoder.find_spec("transformers") is None,
     reason="torch and transformers are not installed",
 )
 
@@ -272,7 +275,7 @@ class TestLoading:
 
     def test_torch_is_imported_when_first_used(self, one_folder: Path) -> None:
         code = (
-            "import sys; from mmsearch.encoders import load_encoder;"
+            "import sys; from mmsearch.encoders.models import load_encoder;"
             f"encoder = load_encoder({f'clap:{one_folder}'!r});"
             "assert encoder.dim == 24 and encoder.fingerprint;"
             "sys.exit(', '.join({'torch', 'transformers', 'numpy'} & set(sys.modules)) or None)"
@@ -381,14 +384,14 @@ class TestWithoutTorch:
     """What is said before torch is needed; these run where it is not installed, too."""
 
     def test_packages_that_are_missing_are_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(clap, "find_spec", lambda _: None)
+        monkeypatch.setattr(clap_encoder, "find_spec", lambda _: None)
         with pytest.raises(MissingExtra, match=r"clap:a/b.*mmsearch\[audio\]"):
             load_clap("clap:a/b", Runtime())
 
     def test_a_model_that_is_not_here_is_an_error_at_once(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(clap, "find_spec", lambda _: True)
+        monkeypatch.setattr(clap_encoder, "find_spec", lambda _: True)
         monkeypatch.delenv("HF_HUB_OFFLINE")
         start = time.perf_counter()
         with pytest.raises(ModelUnavailable, match=r"mmsearch models pull clap:laion/none$"):
@@ -399,13 +402,13 @@ class TestWithoutTorch:
     def test_a_name_without_a_model_is_an_error_that_gives_one(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(clap, "find_spec", lambda _: True)
+        monkeypatch.setattr(clap_encoder, "find_spec", lambda _: True)
         with pytest.raises(UnknownModel, match="clap:laion/clap-htsat-unfused"):
             load_clap(name, Runtime())
 
     def test_a_folder_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ModelUnavailable, match="no folder"):
-            clap_weights.find(f"clap:{tmp_path / 'none'}")
+            find(f"clap:{tmp_path / 'none'}")
 
     def small(self, folder: Path, **config: object) -> Path:
         """The files of a model, of no use but to be looked at."""
@@ -423,7 +426,7 @@ class TestWithoutTorch:
         folder = self.small(tmp_path / "model")
         (folder / name).unlink()
         with pytest.raises(ModelUnavailable, match=name.replace(".", r"\.")):
-            clap_weights.find(f"clap:{folder}")
+            find(f"clap:{folder}")
 
     def test_a_snapshot_that_is_not_whole_is_to_be_pulled(
         self, tmp_path: Path, caches: Path
@@ -432,12 +435,12 @@ class TestWithoutTorch:
         (found / "model.safetensors").unlink()
         (found / "model.safetensors").symlink_to("../../blobs/gone")
         with pytest.raises(ModelUnavailable, match=r"models pull clap:a/b"):
-            clap_weights.find("clap:a/b")
+            find("clap:a/b")
 
     def test_another_kind_of_model_is_told_apart(self, tmp_path: Path) -> None:
         folder = self.small(tmp_path / "model", model_type="bert")
         with pytest.raises(UnknownModel, match="bert"):
-            clap_weights.find(f"clap:{folder}")
+            find(f"clap:{folder}")
 
     @pytest.mark.parametrize("content", ["", "[]", "\xff"])
     def test_a_configuration_that_cannot_be_read_is_named(
@@ -446,7 +449,7 @@ class TestWithoutTorch:
         folder = self.small(tmp_path / "model")
         (folder / "config.json").write_text(content, encoding="latin-1")
         with pytest.raises(ModelDamaged, match=r"config\.json"):
-            clap_weights.find(f"clap:{folder}")
+            find(f"clap:{folder}")
 
     @pytest.mark.parametrize(
         "name", ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"]
@@ -455,20 +458,20 @@ class TestWithoutTorch:
         self, tmp_path: Path, name: str
     ) -> None:
         folder = self.small(tmp_path / "model")
-        before = clap_weights.find(f"clap:{folder}").fingerprint()
-        assert before == clap_weights.find(f"clap:{folder}").fingerprint()
+        before = find(f"clap:{folder}").fingerprint()
+        assert before == find(f"clap:{folder}").fingerprint()
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[:-1] + b" " + content[-1:])
-        assert clap_weights.find(f"clap:{folder}").fingerprint() != before
+        assert find(f"clap:{folder}").fingerprint() != before
 
     def test_weights_are_hashed_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        files = clap_weights.find(f"clap:{self.small(tmp_path / 'model')}")
+        files = find(f"clap:{self.small(tmp_path / 'model')}")
         before = files.fingerprint()
-        monkeypatch.delattr(clap_weights.hashlib, "file_digest")
+        monkeypatch.delattr(hashlib, "file_digest")
         assert files.fingerprint() == before
 
     def test_changed_weights_of_the_same_size_are_hashed_again(self, tmp_path: Path) -> None:
-        files = clap_weights.find(f"clap:{self.small(tmp_path / 'model')}")
+        files = find(f"clap:{self.small(tmp_path / 'model')}")
         before, then = files.fingerprint(), files.weights.stat().st_mtime_ns
         files.weights.write_bytes(b"WEIGHTS")
         os.utime(files.weights, ns=(then + 1, then + 1))
@@ -478,16 +481,16 @@ class TestWithoutTorch:
     def test_a_damaged_note_of_a_hash_is_not_believed(
         self, tmp_path: Path, caches: Path, content: str
     ) -> None:
-        files = clap_weights.find(f"clap:{self.small(tmp_path / 'model')}")
+        files = find(f"clap:{self.small(tmp_path / 'model')}")
         before = files.fingerprint()
-        (note,) = (caches / "cache" / "hashes").iterdir()
+        (note,) = (caches / "cache" / "towers" / "hashes").iterdir()
         note.write_text(content, encoding="latin-1")
         assert files.fingerprint() == before
 
     def test_a_cache_that_cannot_be_written_costs_only_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        files = clap_weights.find(f"clap:{self.small(tmp_path / 'model')}")
+        files = find(f"clap:{self.small(tmp_path / 'model')}")
         before = files.fingerprint()
         (tmp_path / "file").touch()
         monkeypatch.setenv("MMSEARCH_CACHE", str(tmp_path / "file"))

@@ -267,9 +267,10 @@ def test_a_terminal_gets_a_table(folder, monkeypatch):
 def test_a_reader_that_stops_early_is_no_error(folder, tmp_path, redirection):
     index = opening.open_collection().folder
     script = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); from conftest import ToyEncoder; "
-        "from mmsearch import encoders; from mmsearch.cli.app import main; "
-        "encoders.REGISTRY['toy'] = lambda name, how: ToyEncoder(); main()"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+        "from conftest import Preferred, ToyEncoder; "
+        "from mmsearch.encoders.models import REGISTRY; from mmsearch.cli.app import main; "
+        "REGISTRY['toy'] = Preferred('toy', ToyEncoder); main()"
     )
     tests = str(Path(__file__).parent)
     words = [sys.executable, "-c", script, tests, "query", "red", "-f", "-i", f"{index}/"]

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsearch.encoders import Runtime, clip_check, clip_choose, clip_export, clip_make, load_encoder
-from mmsearch.encoders.clip_cache import Towers
-from mmsearch.encoders.clip_texts import ODD, SENTENCES
-from mmsearch.encoders.clip_weights import cached_towers, is_here
+from mmsearch.encoders import Runtime
+from mmsearch.encoders.clip import export, make_towers, runtimes
+from mmsearch.encoders.clip.make_towers import ODD, SENTENCES
+from mmsearch.encoders.clip.towers import TowerCache
+from mmsearch.encoders.clip.weights import cached_towers, is_here
+from mmsearch.encoders.models import load_encoder
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable, UnsupportedModality
 
 pytest.importorskip("open_clip")
@@ -117,7 +119,9 @@ def small(tmp_path) -> str:
 
 
 def graphs(encoder) -> set[str]:
-    return {path.parent.name for path in Towers(encoder.fingerprint).folder.glob("*/graph.onnx")}
+    return {
+        path.parent.name for path in TowerCache(encoder.fingerprint).folder.glob("*/graph.onnx")
+    }
 
 
 # ---------------------------------------------------------------------- parity
@@ -163,7 +167,7 @@ def test_int8_vectors_are_near_those_of_fp32(small):
     for modality, batch in (("image", photos(16)), ("text", TEXTS)):
         one, other = fp32.encode(modality, batch), int8.encode(modality, batch)
         assert not np.array_equal(one, other)
-        assert clip_check.compare(one, other, "fp32", 16).cosine > 0.98
+        assert make_towers.compare(one, other, "fp32", 16).cosine > 0.98
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -226,7 +230,7 @@ def test_after_one_run_of_indexing_nothing_needs_torch(small, cache):
         "import sys\n"
         "for name in ('torch', 'open_clip', 'transformers', 'torchvision'):\n"
         "    sys.modules[name] = None\n"
-        "from mmsearch.encoders import load_encoder\n"
+        "from mmsearch.encoders.models import load_encoder\n"
         "from PIL import Image\n"
         f"encoder = load_encoder({small!r})\n"
         "assert encoder.encode('text', ['a dog', 'Ünïcode &amp; more']).shape == (2, 32)\n"
@@ -264,23 +268,23 @@ def _environment(cache: Path) -> dict[str, str]:
 def test_a_check_is_made_once_on_real_photos_and_kept(small, monkeypatch):
     encoder = load_encoder(small)
     encoder.encode("image", photos(10))
-    check = Towers(encoder.fingerprint).check("image", "int8")
+    check = TowerCache(encoder.fingerprint).check("image", "int8")
     assert check["distinct"] == 10
     assert 0.9 < check["cosine"] <= 1
-    monkeypatch.setattr(clip_export, "export", None)  # would fail if it were made again
+    monkeypatch.setattr(export, "export", None)  # would fail if it were made again
     load_encoder(small).encode("image", photos(10))
 
 
 def spoil(monkeypatch, *precisions: str) -> None:
     """Let graphs of these precisions fail their check."""
-    compare = clip_make.compare
+    compare = make_towers.compare
 
     def failing(wanted, found, precision, distinct):
         verdict = compare(wanted, found, precision, distinct)
         good = verdict.passed and precision not in precisions
-        return clip_check.Verdict(good, 0.5, 0.5, distinct)
+        return make_towers.Verdict(good, 0.5, 0.5, distinct)
 
-    monkeypatch.setattr(clip_make, "compare", failing)
+    monkeypatch.setattr(make_towers, "compare", failing)
 
 
 def test_int8_that_fails_its_check_gives_way_to_fp32_and_says_so(small, monkeypatch):
@@ -307,7 +311,7 @@ def test_a_model_that_cannot_be_exported_stays_on_torch_and_says_so(small, monke
     def fails(*_given):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(clip_export, "export", fails)
+    monkeypatch.setattr(export, "export", fails)
     encoder = load_encoder(small)
     assert encoder.encode("image", photos()).shape == (8, 32)
     why = "its image tower has no ONNX graph (RuntimeError: no such operator)"
@@ -322,7 +326,7 @@ def test_a_failure_on_few_photos_is_judged_again_on_more(small, monkeypatch):
         load_encoder(small).encode("image", photos(1))
     encoder = load_encoder(small)
     encoder.encode("image", photos(40))
-    assert Towers(encoder.fingerprint).check("image", "int8")["distinct"] == 40
+    assert TowerCache(encoder.fingerprint).check("image", "int8")["distinct"] == 40
     assert not any("image" in note for note in encoder.notes)
 
 
@@ -335,7 +339,7 @@ def test_int8_that_was_asked_for_runs_even_if_its_check_fails(small, monkeypatch
 
 def test_few_photos_are_completed_with_crops_of_them():
     pixels = [np.asarray(photo.resize((32, 32))) for photo in photos(3)]
-    sampled, distinct = clip_check.sample([*pixels, *pixels])
+    sampled, distinct = make_towers.sample([*pixels, *pixels])
     assert (len(sampled), distinct) == (64, 3)
     assert len({one.tobytes() for one in sampled}) == 64
     assert {one.shape for one in sampled} == {(32, 32, 3)}
@@ -344,10 +348,10 @@ def test_few_photos_are_completed_with_crops_of_them():
 def test_the_check_counts_changed_neighbours():
     ring = np.linspace(0, 2 * np.pi, 64, endpoint=False) ** 1.01
     wanted = np.stack([np.cos(ring), np.sin(ring)], axis=1).astype(np.float32)
-    assert clip_check.compare(wanted, wanted, "int8", 64).neighbours == 1
-    assert clip_check.compare(wanted, wanted, "fp32", 64).cosine == pytest.approx(1)
+    assert make_towers.compare(wanted, wanted, "int8", 64).neighbours == 1
+    assert make_towers.compare(wanted, wanted, "fp32", 64).cosine == pytest.approx(1)
     turned = wanted[::-1] * 0.5 + 0.5 * np.roll(wanted, 7, axis=0)
-    assert not clip_check.compare(wanted, turned, "fp32", 64).passed
+    assert not make_towers.compare(wanted, turned, "fp32", 64).passed
 
 
 # ---------------------------------------------------------------------- the cache
@@ -357,14 +361,15 @@ def test_an_export_that_is_killed_leaves_nothing_that_is_used(small, cache, tmp_
     load_encoder(small)
     code = (
         "import os\n"
-        "from mmsearch.encoders import clip_make, load_encoder\n"
-        "clip_make.compare = lambda *given: os._exit(9)\n"
+        "from mmsearch.encoders.clip import make_towers\n"
+        "from mmsearch.encoders.models import load_encoder\n"
+        "make_towers.compare = lambda *given: os._exit(9)\n"
         f"load_encoder({small!r}).encode('text', ['a dog'])\n"
     )
     killed = subprocess.run([sys.executable, "-c", code], check=False, env=_environment(cache))
     assert killed.returncode == 9
     encoder = load_encoder(small)
-    folder = Towers(encoder.fingerprint).folder
+    folder = TowerCache(encoder.fingerprint).folder
     assert [path for path in folder.iterdir() if not path.name.startswith(".")] == [
         folder / "facts"
     ]
@@ -374,7 +379,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_is_used(small, cache, tmp_
 def test_a_damaged_graph_is_made_again(small):
     encoder = load_encoder(small)
     wanted = encoder.encode("text", ["a dog"])
-    for graph in Towers(encoder.fingerprint).folder.glob("*/graph.onnx"):
+    for graph in TowerCache(encoder.fingerprint).folder.glob("*/graph.onnx"):
         graph.write_bytes(graph.read_bytes()[:100])
     assert np.array_equal(load_encoder(small).encode("text", ["a dog"]), wanted)
 
@@ -418,22 +423,22 @@ def test_what_cannot_be_had_together_is_refused(small, how, words):
 
 
 def test_a_gpu_that_is_not_there_is_refused(small, monkeypatch):
-    monkeypatch.setattr("mmsearch.encoders.clip_plan.has_device", lambda _name: False)
+    monkeypatch.setattr("mmsearch.encoders.clip.runtimes.has_device", lambda _name: False)
     with pytest.raises(InvalidOption, match="no cuda on this machine"):
         load_encoder(small, Runtime(device="cuda"))
 
 
 def test_a_gpu_runs_torch_in_bf16(monkeypatch):
-    from mmsearch.encoders import clip_plan
+    from mmsearch.encoders.clip import runtimes
 
-    monkeypatch.setattr(clip_plan, "has_device", lambda _name: True)
-    monkeypatch.setattr(clip_plan, "best_device", lambda: "cuda")
-    plan = clip_plan.plan_for(Runtime(), "clip:x")
+    monkeypatch.setattr(runtimes, "has_device", lambda _name: True)
+    monkeypatch.setattr(runtimes, "best_device", lambda: "cuda")
+    plan = runtimes.plan_for(Runtime(), "clip:x")
     assert (plan.graphs, plan.device, plan.precision) == ((), "cuda", "bf16")
 
 
 def test_text_goes_through_torch_where_its_tokens_cannot_be_had_without(small, monkeypatch):
-    monkeypatch.setattr(clip_make, "check_tokens", lambda *_given: 1 / 0)
+    monkeypatch.setattr(make_towers, "check_tokens", lambda *_given: 1 / 0)
     encoder = load_encoder(small)
     assert encoder.encode("text", ["a dog"]).shape == (1, 32)
     assert "without torch (ZeroDivisionError" in encoder.notes[0]
@@ -448,5 +453,5 @@ def test_weights_of_another_architecture_are_refused(small, tmp_path):
 def test_runners_free_torch_once_the_graphs_are_made(small):
     encoder = load_encoder(small)
     encoder.encode("image", photos())
-    runners: clip_choose.Runners = encoder._runners
+    runners: runtimes.Runners = encoder._runners
     assert runners._loaded is None

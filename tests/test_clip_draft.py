@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsearch.encoders import Runtime, load_encoder
+from mmsearch.encoders import Runtime
+from mmsearch.encoders.models import load_encoder
 from mmsearch.media.image import load_image
 
 pytest.importorskip("open_clip")

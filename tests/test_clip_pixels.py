@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmsearch.encoders.clip_pixels import Pixels
+from mmsearch.encoders.clip.preprocessing import Pixels
 
 SIZES = st.integers(1, 400)
 

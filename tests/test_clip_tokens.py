@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmsearch.encoders.clip_texts import ODD, SENTENCES
-from mmsearch.encoders.clip_tokens import Tokens, clip_pieces
-from mmsearch.encoders.clip_torch import TorchModel
+from mmsearch.encoders.clip.make_towers import ODD, SENTENCES
+from mmsearch.encoders.clip.preprocessing import Tokens, clip_pieces
+from mmsearch.encoders.clip.torch_model import TorchModel
 
 open_clip = pytest.importorskip("open_clip")
 

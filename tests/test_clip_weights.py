@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mmsearch.encoders import clip_fetch, clip_names, clip_weights, load_encoder
-from mmsearch.encoders.clip_names import parse
+from mmsearch.encoders import hub
+from mmsearch.encoders.clip import names, weights
+from mmsearch.encoders.clip.names import parse
+from mmsearch.encoders.models import load_encoder, pull
 from mmsearch.errors import ModelUnavailable, UnknownModel
 
 needs_open_clip = pytest.mark.skipif(
@@ -81,13 +85,13 @@ def test_the_table_read_from_the_source_is_open_clips_own():
     from open_clip.pretrained import _PRETRAINED
 
     for arch, listed in _PRETRAINED.items():
-        assert clip_names.tags(arch) == sorted(listed)
+        assert names.tags(arch) == sorted(listed)
         for tag, config in listed.items():
-            found = clip_names.places(arch, tag)
+            found = names.places(arch, tag)
             assert {key: found.get(key, "") for key in ("url", "hf_hub")} == {
                 key: config.get(key, "") for key in ("url", "hf_hub")
             }
-    assert set(list_models()) <= set(clip_names.architectures())
+    assert set(list_models()) <= set(names.architectures())
 
 
 @needs_open_clip
@@ -99,7 +103,7 @@ def test_weights_that_are_not_here_are_an_error_within_a_second(name):
     with pytest.raises(ModelUnavailable, match=f"mmsearch models pull {name}"):
         load_encoder(name)
     assert time.perf_counter() - began < 1
-    assert not clip_weights.is_here(name)
+    assert not weights.is_here(name)
 
 
 @needs_open_clip
@@ -115,27 +119,27 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_weights_in_the_hubs_cache_are_found(caches, file):
     repository = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
     name = "clip:ViT-B-32/laion2b_s34b_b79k"
-    assert not clip_weights.is_here(name)
+    assert not weights.is_here(name)
     snapshot = in_hub(caches, repository, file)
-    assert clip_weights.is_here(name)
-    assert clip_weights.find(parse(name)) == snapshot / file
-    assert not clip_weights.is_here(f"clip:hf-hub:{repository}")  # its config is not there
+    assert weights.is_here(name)
+    assert weights.find(parse(name)) == snapshot / file
+    assert not weights.is_here(f"clip:hf-hub:{repository}")  # its config is not there
     (snapshot / "open_clip_config.json").write_text("{}")
-    assert clip_weights.is_here(f"clip:hf-hub:{repository}")
+    assert weights.is_here(f"clip:hf-hub:{repository}")
 
 
 @needs_open_clip
 def test_weights_that_open_clip_downloaded_by_address_are_found(caches):
     (caches / ".cache" / "clip").mkdir(parents=True)
     (caches / ".cache" / "clip" / "RN50.pt").write_bytes(b"x")
-    assert clip_weights.is_here("clip:RN50/openai")
+    assert weights.is_here("clip:RN50/openai")
 
 
 @needs_open_clip
 def test_asking_whether_weights_are_here_imports_nothing_heavy(caches):
     code = (
         "import sys\n"
-        "from mmsearch.encoders.clip_weights import is_here\n"
+        "from mmsearch.encoders.clip.weights import is_here\n"
         "is_here('clip:ViT-B-32/openai'), is_here('clip:hf-hub:a/b'), is_here('clip:@/no')\n"
         "heavy = {'torch', 'open_clip', 'huggingface_hub', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -147,20 +151,20 @@ def test_a_file_is_hashed_again_only_when_it_has_changed(tmp_path, monkeypatch):
     file = tmp_path / "w.pt"
     file.write_bytes(b"one")
     source = parse(f"clip:RN50@{file}")
-    first = clip_weights.fingerprint_of(source)
-    monkeypatch.setattr(clip_weights.hashlib, "file_digest", None)  # would fail if it were read
-    assert clip_weights.fingerprint_of(source) == first
+    first = weights.fingerprint_of(source)
+    monkeypatch.setattr(hashlib, "file_digest", None)  # would fail if it were read
+    assert weights.fingerprint_of(source) == first
     monkeypatch.undo()
     monkeypatch.setenv("MMSEARCH_CACHE", str(tmp_path / "cache"))
     file.write_bytes(b"other")
-    assert clip_weights.fingerprint_of(source) != first
+    assert weights.fingerprint_of(source) != first
 
 
 def test_the_same_weights_in_another_architecture_are_another_model(tmp_path):
     file = tmp_path / "w.pt"
     file.write_bytes(b"one")
     names = (f"clip:ViT-B-32@{file}", f"clip:ViT-B-32-quickgelu@{file}")
-    assert len({clip_weights.fingerprint_of(parse(name)) for name in names}) == 2
+    assert len({weights.fingerprint_of(parse(name)) for name in names}) == 2
 
 
 @needs_open_clip
@@ -169,50 +173,55 @@ def test_fetching_without_a_network_fails_in_seconds(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     began = time.perf_counter()
     with pytest.raises(ModelUnavailable, match="cannot be reached"):
-        clip_weights.fetch("clip:ViT-B-32/openai")
-    assert time.perf_counter() - began < 6
+        pull("clip:ViT-B-32/openai")
+    assert time.perf_counter() - began < 3
 
 
 @needs_open_clip
 def test_fetching_where_the_network_is_switched_off_says_so():
     with pytest.raises(ModelUnavailable, match="HF_HUB_OFFLINE is set"):
-        clip_weights.fetch("clip:ViT-B-32/openai")
+        pull("clip:ViT-B-32/openai")
 
 
 @needs_open_clip
 def test_fetching_what_is_here_downloads_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(clip_fetch, "_download", None)  # would fail if it were called
+    monkeypatch.setattr(weights, "_download", None)  # would fail if it were called
     file = tmp_path / "w.pt"
     file.write_bytes(b"x")
-    assert clip_weights.fetch(f"clip:RN50@{file}") == file
+    assert pull(f"clip:RN50@{file}") == file
 
 
 @needs_open_clip
 def test_fetching_takes_the_files_open_clip_would(caches, monkeypatch):
     pytest.importorskip("huggingface_hub")
-    from huggingface_hub.errors import EntryNotFoundError
-
+    text = json.dumps({"model_cfg": {"text_cfg": {}}})
+    there = [
+        "README.md",
+        "open_clip_config.json",
+        "open_clip_pytorch_model.bin",
+        "open_clip_pytorch_model.safetensors",
+    ]
     asked: list[str] = []
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int | None]] = []
 
-    def download(repo_id, filename, tqdm_class):
-        asked.append(filename)
-        if filename == "open_clip_model.safetensors":
-            raise EntryNotFoundError("no such file")
-        with tqdm_class(total=10, initial=0, unit="B", desc=filename, name="x") as bar:
+    def describe(_api, _repository, **_options):
+        siblings = [SimpleNamespace(rfilename=name, size=10) for name in there]
+        return SimpleNamespace(siblings=siblings)
+
+    def download(repository, name, *, tqdm_class):
+        asked.append(name)
+        with tqdm_class(total=10, initial=0, unit="B", desc=name, name="x") as bar:
             bar.update(4)
             bar.update(6)
-        folder = caches / "hf" / "hub" / f"models--{repo_id.replace('/', '--')}"
-        file = folder / "snapshots" / "abc123" / filename
-        if not folder.exists():
-            in_hub(caches, repo_id)
-        file.write_text(json.dumps({"model_cfg": {"text_cfg": {}}}))
-        return str(file)
+        snapshot = hub.snapshot(repository) or in_hub(caches, repository)
+        (snapshot / name).write_text(text)
+        return str(snapshot / name)
 
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", describe)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr(clip_fetch, "_check_network", lambda _address: None)
-    monkeypatch.setattr(clip_fetch, "_fetch_tokenizer", lambda _source: None)
-    found = clip_weights.fetch("clip:hf-hub:org/repo", lambda *done: told.append(done))
+    monkeypatch.setattr(hub, "check_reachable", lambda *_: None)
+    monkeypatch.setattr(weights, "_fetch_tokenizer", lambda _source: None)
+    found = pull("clip:hf-hub:org/repo", lambda *done: told.append(done))
     assert found.name == "open_clip_pytorch_model.safetensors"
-    assert asked == ["open_clip_config.json", "open_clip_model.safetensors", found.name]
-    assert told[-2:] == [(4, 10), (10, 10)]
+    assert asked == ["open_clip_config.json", found.name]
+    assert told[-3:] == [(14, 20), (20, 20), (20, 20)]

@@ -12,12 +12,14 @@ from PIL import Image
 from sqlalchemy import func, select, update
 
 import mmsearch
-from mmsearch import encoders
-from mmsearch.encoders.banks import FEWEST_PICTURES
+from mmsearch.encoders import TokenEncoder
+from mmsearch.encoders.family import SingleModel
+from mmsearch.encoders.models import REGISTRY
+from mmsearch.encoders.query_bank import FEWEST_PICTURES
 from mmsearch.storage.sqlite.schema import details, vectors
 
 
-class Looking(ToyEncoder, encoders.TokenEncoder):
+class Looking(ToyEncoder, TokenEncoder):
     """Looks closer, at the mean colour, and likes what is blue, whatever is asked."""
 
     name = "looking"
@@ -36,7 +38,7 @@ class Looking(ToyEncoder, encoders.TokenEncoder):
 
 @pytest.fixture
 def looking(toy, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(encoders.REGISTRY, "looking", lambda _name, _how: Looking())
+    monkeypatch.setitem(REGISTRY, "looking", SingleModel("looking", Looking))
     (photos / "blue.txt").write_text("a red note")
     with mmsearch.index(photos, tmp_path / "idx", model="looking") as made:
         yield made

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ToyEncoder
+from conftest import Preferred, ToyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mmsearch import encoders
 from mmsearch.cli.app import app
 from mmsearch.collection import Collection
+from mmsearch.encoders.models import REGISTRY
 from mmsearch.errors import InvalidMetadata, InvalidOption, PathNotFound, StorageFailed
 
 DIM = 8
@@ -139,8 +139,7 @@ def test_what_is_exported_and_imported_is_what_was_imported(form: str, rows: Any
 def quick_to_open():
     """New indexes take the toy encoder, which loads in no time."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(encoders.REGISTRY, "toy", lambda _name, _how: ToyEncoder())
-        patched.setattr(encoders, "DEFAULT", "toy")
+        patched.setitem(REGISTRY, "toy", Preferred("toy", ToyEncoder))
         yield
 
 

@@ -23,7 +23,7 @@ LAYERS = [
 ]
 """From the ground up; a module may import from lower layers and from its own package only."""
 
-SIDEWAYS = {("home", "errors"), ("cli", "evaluation"), ("__main__", "cli"), ("encoders", "media")}
+SIDEWAYS = {("home", "errors"), ("cli", "evaluation"), ("__main__", "cli")}
 """The imports within a layer that there are besides."""
 
 HEAVY = {"torch", "open_clip", "transformers", "faiss", "onnxruntime", "numpy", "PIL", "tokenizers"}

@@ -12,7 +12,9 @@ from conftest import COLOURS, Ear, paint, tone
 from PIL import Image, ImageDraw, ImageFont
 
 import mmsearch
-from mmsearch import Span, encoders
+from mmsearch import Span
+from mmsearch.encoders.family import SingleModel
+from mmsearch.encoders.models import REGISTRY
 from mmsearch.errors import InvalidOption, MissingExtra, PathNotFound
 from mmsearch.media import kinds
 
@@ -114,7 +116,7 @@ def test_ctrl_c_does_not_wait_for_a_long_sound_to_end(toy, tmp_path, monkeypatch
                 time.sleep(0.05)
             return super().encode(modality, batch)
 
-    monkeypatch.setitem(encoders.REGISTRY, "ear", lambda _name, _how: Slow())
+    monkeypatch.setitem(REGISTRY, "ear", SingleModel("ear", Slow))
     tone(tmp_path / "s" / "a.wav", *["low"] * 12, seconds=100)  # 480 windows
 
     def interrupt(*_):

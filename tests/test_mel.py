@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmsearch.encoders.mel import BANDS, RATE, SILENCE, log_mel, mel_picture
+from mmsearch.encoders.mini.mel import BANDS, RATE, SILENCE, log_mel, mel_picture
 
 SIDE = 260
 

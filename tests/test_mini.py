@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsearch.encoders.mini import FOLDER, MiniEncoder, load_mini
+from mmsearch.encoders.mini import FOLDER
+from mmsearch.encoders.mini.encoder import MiniEncoder, load_mini
 from mmsearch.errors import ModelDamaged, UnsupportedModality
 
 SAME = 1e-4
@@ -255,7 +256,7 @@ def test_the_shipped_files_are_small() -> None:
 
 def test_a_text_query_needs_neither_torch_nor_pillow() -> None:
     code = (
-        "import sys; from mmsearch.encoders.mini import load_mini;"
+        "import sys; from mmsearch.encoders.mini.encoder import load_mini;"
         "assert 'numpy' not in sys.modules;"
         "load_mini().encode('text', ['a dog']);"
         "heavy = {'torch', 'PIL', 'transformers', 'open_clip'} & set(sys.modules);"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmsearch.encoders.mini import FOLDER, MiniEncoder, load_mini
-from mmsearch.encoders.mini_match import DETAILS
+from mmsearch.encoders.mini import FOLDER
+from mmsearch.encoders.mini.encoder import TOKEN_GRAPHS, MiniEncoder, load_mini
 from mmsearch.errors import ModelDamaged, UnsupportedModality
 
 BYTES = 4096
@@ -40,7 +40,7 @@ def copied(tmp_path: Path) -> Path:
 def without_details(tmp_path: Path) -> MiniEncoder:
     folder = copied(tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
-    for name in DETAILS:
+    for name in TOKEN_GRAPHS:
         del manifest["sha256"][name]
         (folder / name).unlink()
     (folder / "manifest.json").write_text(json.dumps(manifest))

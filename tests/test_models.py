@@ -12,20 +12,25 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.collection import Collection
-from mmsearch.encoders import hub, pull, store
-from mmsearch.encoders.known import BY_NAME, RECOMMENDED, SMALL
+from mmsearch.encoders import clip, hub, models
+from mmsearch.encoders.clip import weights
+from mmsearch.encoders.clip.names import Source
+from mmsearch.encoders.clip.recommended import SMALL
+from mmsearch.encoders.family import ModelRow
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable, UnknownModel
 
 ROOT = Path(__file__).parent.parent
+RECOMMENDED = models.recommended()
+BY_NAME = {model.name: model for model in RECOMMENDED}
 
 
 @pytest.fixture(autouse=True)
@@ -36,20 +41,34 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MMSEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setattr(store, "find_spec", lambda _: True)
+    monkeypatch.setattr(clip, "find_spec", lambda _: True)
     return tmp_path
 
 
+@dataclass
+class Caches:
+    """Where clip models are found, and downloaded to, in place of open_clip's caches."""
+
+    here: set[str] = field(default_factory=set)
+    fetched: list[str] = field(default_factory=list)
+
+
 @pytest.fixture
-def clip_weights(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A stand-in for what fetches clip models; `here` and `fetched` are what it knows and did."""
-    module = ModuleType("mmsearch.encoders.clip_weights")
-    module.here, module.fetched = set(), []
-    module.is_here = lambda name: name in module.here
-    module.fetch = lambda name, progress: module.fetched.append(name) or Path("/weights")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("mmsearch.encoders.clip_weights", module, raising=False)
-    return module
+def clip_weights(monkeypatch: pytest.MonkeyPatch) -> Caches:
+    """A stand-in for the caches of clip models."""
+    caches = Caches()
+
+    def find(source: Source) -> Path | None:
+        return Path("/weights") if source.name in caches.here else None
+
+    def download(source: Source, _progress: object) -> None:
+        caches.fetched.append(source.name)
+        caches.here.add(source.name)
+
+    monkeypatch.setattr(weights, "find", find)
+    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setattr(weights, "_fetch_tokenizer", lambda _source: None)
+    return caches
 
 
 def put(repository: str, *names: str, content: str = "x") -> Path:
@@ -77,8 +96,8 @@ def put_model(name: str) -> None:
         put(model.reads, "tokenizer.json")
 
 
-def row_of(name: str) -> store.ModelRow:
-    return next(row for row in store.listing() if row.name == name)
+def row_of(name: str) -> ModelRow:
+    return next(row for row in models.listing() if row.name == name)
 
 
 # ---------------------------------------------------------------------- what is recommended
@@ -173,7 +192,7 @@ def test_a_snapshot_is_what_huggingface_hub_would_read():
 
 
 def test_with_nothing_fetched_auto_is_mini_and_says_how_to_do_better():
-    choice = store.choose()
+    choice = models.choose()
     assert choice.name == "mini"
     assert f"mmsearch models pull {SMALL}" in choice.advice
     assert "pip" not in choice.advice
@@ -181,29 +200,29 @@ def test_with_nothing_fetched_auto_is_mini_and_says_how_to_do_better():
 
 
 def test_the_advice_begins_with_the_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(store, "find_spec", lambda _: None)
-    assert "pip install 'mmsearch[clip]', then mmsearch models pull" in store.choose().advice
+    monkeypatch.setattr(clip, "find_spec", lambda _: None)
+    assert "pip install 'mmsearch[clip]', then mmsearch models pull" in models.choose().advice
 
 
 def test_auto_is_the_best_of_those_that_are_here():
     names = [model.name for model in RECOMMENDED if model.family == "clip"]
     for name in reversed(names):
         put_model(name)
-        assert store.choose() == store.Choice(name, None)
+        assert models.choose() == models.Choice(name, None)
 
 
 def test_auto_is_never_a_model_of_sounds_alone():
     put_model("clap:laion/clap-htsat-unfused")
-    assert store.choose().name == "mini"
+    assert models.choose().name == "mini"
 
 
 def test_auto_passes_over_a_model_whose_packages_are_missing(monkeypatch: pytest.MonkeyPatch):
     put_model(SMALL)
     put_model("clip:ViT-B-16-SigLIP/webli")
-    monkeypatch.setattr(store, "find_spec", lambda name: name != "transformers" or None)
-    assert store.choose().name == SMALL
-    monkeypatch.setattr(store, "find_spec", lambda name: name != "open_clip" or None)
-    assert store.choose().name == "mini"
+    monkeypatch.setattr(clip, "find_spec", lambda name: name != "transformers" or None)
+    assert models.choose().name == SMALL
+    monkeypatch.setattr(clip, "find_spec", lambda name: name != "open_clip" or None)
+    assert models.choose().name == "mini"
 
 
 def test_auto_passes_over_a_model_that_is_not_whole():
@@ -211,34 +230,34 @@ def test_auto_passes_over_a_model_that_is_not_whole():
     put(BY_NAME["clip:ViT-B-16-SigLIP/webli"].repository, "open_clip_model.safetensors")
     folder = put(BY_NAME["clip:ViT-L-14/datacomp_xl_s13b_b90k"].repository)
     (folder / "open_clip_model.safetensors").symlink_to("../../blobs/gone")
-    assert store.choose().name == "mini"
+    assert models.choose().name == "mini"
 
 
 def test_auto_is_a_model_that_was_exported_where_open_clip_is_gone(
-    clip_weights: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    clip_weights: Caches, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     towers = tmp_path / "cache" / "towers" / "0123"
-    clip_weights.cached_towers = lambda name: towers if name == SMALL else None
-    monkeypatch.setattr(store, "find_spec", lambda name: name != "open_clip" or None)
+    monkeypatch.setattr(weights, "cached_towers", lambda name: towers if name == SMALL else None)
+    monkeypatch.setattr(clip, "find_spec", lambda name: name != "open_clip" or None)
     (towers / "image-int8").mkdir(parents=True)
     (towers / "image-int8" / "graph.onnx").touch()
-    assert store.choose().name == "mini"
-    assert not store.is_here(SMALL)
+    assert models.choose().name == "mini"
+    assert not models.is_here(SMALL)
     (towers / "text-int8").mkdir()
     (towers / "text-int8" / "graph.onnx").touch()
-    assert store.choose() == store.Choice(SMALL, None)
-    assert store.is_here(SMALL)
-    monkeypatch.setattr(store, "find_spec", lambda _: True)
-    assert store.choose().name == "mini"  # open_clip asks for the weights
+    assert models.choose() == models.Choice(SMALL, None)
+    assert models.is_here(SMALL)
+    monkeypatch.setattr(clip, "find_spec", lambda _: True)
+    assert models.choose().name == "mini"  # open_clip asks for the weights
 
 
 def test_choosing_takes_milliseconds_and_imports_nothing_heavy(own_home: Path):
     put_model("clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k")
     code = (
         "import sys, time\n"
-        "from mmsearch.encoders import store\n"
+        "from mmsearch.encoders import models\n"
         "def timed():\n"
-        "    start = time.perf_counter(); store.choose(); return time.perf_counter() - start\n"
+        "    start = time.perf_counter(); models.choose(); return time.perf_counter() - start\n"
         "assert min(timed() for _ in range(5)) < 0.005\n"
         "heavy = {'torch', 'open_clip', 'transformers', 'huggingface_hub', 'numpy', 'ssl'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or None)"
@@ -251,49 +270,47 @@ def test_choosing_takes_milliseconds_and_imports_nothing_heavy(own_home: Path):
 
 def test_a_default_that_was_set_is_what_auto_is():
     put_model(SMALL)
-    assert store.default() is None
-    store.set_default("mini")
-    assert store.default() == "mini"
-    assert store.choose() == store.Choice("mini", None)
-    store.set_default("auto")
-    assert store.default() is None
-    assert store.choose().name == SMALL
+    assert models.default() is None
+    models.set_default("mini")
+    assert models.default() == "mini"
+    assert models.choose() == models.Choice("mini", None)
+    models.set_default("auto")
+    assert models.default() is None
+    assert models.choose().name == SMALL
 
 
 def test_a_model_that_is_not_here_cannot_be_the_default():
     with pytest.raises(ModelUnavailable, match=rf"mmsearch models pull {SMALL}$"):
-        store.set_default(SMALL)
-    assert store.default() is None
+        models.set_default(SMALL)
+    assert models.default() is None
     put_model(SMALL)
-    store.set_default(SMALL)
-    assert store.default() == SMALL
+    models.set_default(SMALL)
+    assert models.default() == SMALL
 
 
-def test_a_model_that_is_not_recommended_can_be_the_default(
-    clip_weights: ModuleType, tmp_path: Path
-):
+def test_a_model_that_is_not_recommended_can_be_the_default(clip_weights: Caches, tmp_path: Path):
     own = "clip:ViT-B-32@/weights/own.pt"
     with pytest.raises(ModelUnavailable):
-        store.set_default(own)
+        models.set_default(own)
     clip_weights.here.add(own)
-    store.set_default(own)
-    assert store.choose() == store.Choice(own, None)
+    models.set_default(own)
+    assert models.choose() == models.Choice(own, None)
     assert row_of(own).is_default
 
 
 def test_a_default_is_the_same_model_from_every_folder(
-    clip_weights: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    clip_weights: Caches, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
     clip_weights.here.add(f"clip:ViT-B-32@{tmp_path / 'own.pt'}")
-    store.set_default("clip:ViT-B-32@own.pt")
-    assert store.default() == f"clip:ViT-B-32@{tmp_path / 'own.pt'}"
+    models.set_default("clip:ViT-B-32@own.pt")
+    assert models.default() == f"clip:ViT-B-32@{tmp_path / 'own.pt'}"
     files = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
     (tmp_path / "clap").mkdir()
     for name in files:
         (tmp_path / "clap" / name).write_text("{}")
-    store.set_default("clap:clap")
-    assert store.default() == f"clap:{tmp_path / 'clap'}"
+    models.set_default("clap:clap")
+    assert models.default() == f"clap:{tmp_path / 'clap'}"
 
 
 NO_NAMES = ["", "minni", "mini:", "mini:x", "clip", "clip:", "clip:ViT-B-32", "whisper:x"]
@@ -302,17 +319,17 @@ NO_NAMES = ["", "minni", "mini:", "mini:x", "clip", "clip:", "clip:ViT-B-32", "w
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_what_is_no_name_cannot_be_the_default(name: str):
     with pytest.raises(UnknownModel):
-        store.set_default(name)
-    assert store.default() is None
+        models.set_default(name)
+    assert models.default() is None
 
 
 def test_other_settings_are_kept(own_home: Path):
     (own_home / "home").mkdir()
     file = own_home / "home" / "settings.json"
     file.write_text('{"colour": "blue"}')
-    store.set_default("mini")
+    models.set_default("mini")
     assert json.loads(file.read_text()) == {"colour": "blue", "model": "mini"}
-    store.set_default("auto")
+    models.set_default("auto")
     assert json.loads(file.read_text()) == {"colour": "blue"}
     assert [path.name for path in file.parent.iterdir()] == ["settings.json"]
 
@@ -325,21 +342,21 @@ def test_damaged_settings_are_an_error_with_a_cure_that_works(own_home: Path, co
     (own_home / "home").mkdir()
     (own_home / "home" / "settings.json").write_bytes(content)
     with pytest.raises(InvalidOption, match=r"settings\.json.*mmsearch models default"):
-        store.choose()
-    store.set_default("mini")
-    assert store.default() == "mini"
+        models.choose()
+    models.set_default("mini")
+    assert models.default() == "mini"
 
 
 def test_settings_that_cannot_be_written_are_an_error_and_leave_nothing_behind(own_home: Path):
     (own_home / "home").write_text("a file where the folder should be")
     with pytest.raises(InvalidOption, match="cannot be"):
-        store.set_default("mini")
+        models.set_default("mini")
 
 
 def test_a_failed_write_leaves_the_settings_as_they_were(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    store.set_default("mini")
+    models.set_default("mini")
     put_model(SMALL)
 
     def fail(*_: object) -> None:
@@ -347,8 +364,8 @@ def test_a_failed_write_leaves_the_settings_as_they_were(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(InvalidOption, match="No space left"):
-        store.set_default(SMALL)
-    assert store.default() == "mini"
+        models.set_default(SMALL)
+    assert models.default() == "mini"
     assert [path.name for path in (own_home / "home").iterdir()] == ["settings.json"]
 
 
@@ -356,7 +373,7 @@ def test_a_failed_write_leaves_the_settings_as_they_were(
 
 
 def test_the_list_has_mini_then_what_is_recommended():
-    rows = store.listing()
+    rows = models.listing()
     assert [row.name for row in rows] == ["mini", *BY_NAME]
     assert rows[0].state == "built in"
     assert 30 <= rows[0].megabytes <= 60
@@ -367,7 +384,7 @@ def test_the_list_has_mini_then_what_is_recommended():
 def test_the_list_says_what_is_here():
     put_model(SMALL)
     put_model("clap:laion/clap-htsat-unfused")
-    here = {row.name for row in store.listing() if row.state == "here"}
+    here = {row.name for row in models.listing() if row.state == "here"}
     assert here == {SMALL, "clap:laion/clap-htsat-unfused"}
     assert row_of(SMALL).is_default
 
@@ -381,7 +398,7 @@ def test_the_list_has_what_else_is_in_the_cache_and_plainly_a_model():
     put("someone/broken", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
     put("someone/broken", "config.json", content="not JSON")
     put("someone/half", "open_clip_config.json")
-    others = [row.name for row in store.listing()[len(RECOMMENDED) + 1 :]]
+    others = [row.name for row in models.listing()[len(RECOMMENDED) + 1 :]]
     assert others == ["clap:someone/clap", "clip:hf-hub:someone/clip"]
 
 
@@ -400,53 +417,51 @@ def test_the_list_has_what_else_is_in_the_cache_and_plainly_a_model():
     ],
 )
 def test_a_wrong_name_gets_those_that_are_like_it(name: str, near: str):
-    assert near in str(store.unknown(name))
+    assert near in str(models.unknown(name))
 
 
 def test_a_name_like_no_other_gets_the_forms_there_are():
-    assert "clip:ARCH/TAG" in str(store.unknown("qqqqqq"))
+    assert "clip:ARCH/TAG" in str(models.unknown("qqqqqq"))
 
 
 @given(name=st.text(max_size=40))
 def test_any_text_is_a_name_or_an_error_that_says_so(name: str):
     if name == "mini" or (name.startswith(("clip:", "clap:")) and len(name) > 5):
-        store.check_name(name)
+        models.check_name(name)
     else:
         with pytest.raises(UnknownModel, match=re.escape(repr(name))):
-            store.check_name(name)
+            models.check_name(name)
 
 
 # ---------------------------------------------------------------------- fetching
 
 
 def test_the_built_in_model_is_here_at_once():
-    assert (pull.pull("mini") / "manifest.json").is_file()
+    assert (models.pull("mini") / "manifest.json").is_file()
 
 
-def test_what_is_here_is_not_fetched(clip_weights: ModuleType):
+def test_what_is_here_is_not_fetched(clip_weights: Caches):
     put_model(SMALL)
     put_model("clap:laion/clap-htsat-unfused")
-    assert pull.pull(SMALL).name == "open_clip_model.safetensors"
-    assert (pull.pull("clap:laion/clap-htsat-unfused") / "config.json").is_file()
+    assert models.pull(SMALL).name == "open_clip_model.safetensors"
+    assert (models.pull("clap:laion/clap-htsat-unfused") / "config.json").is_file()
     assert clip_weights.fetched == []
 
 
-def test_what_is_not_here_is_fetched(clip_weights: ModuleType, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pull, "find_spec", lambda _: True)
-    monkeypatch.setattr(hub, "check_reachable", lambda _: None)
-    assert pull.pull(SMALL) == Path("/weights")
+def test_what_is_not_here_is_fetched(clip_weights: Caches, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hub, "check_reachable", lambda *_: None)
+    assert models.pull(SMALL) == Path("/weights")
     siglip = "clip:ViT-B-16-SigLIP/webli"
     put(BY_NAME[siglip].repository, "open_clip_model.safetensors")  # and no tokenizer
-    pull.pull(siglip)
+    models.pull(siglip)
     assert clip_weights.fetched == [SMALL, siglip]
 
 
-def test_offline_is_said_at_once(clip_weights: ModuleType, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pull, "find_spec", lambda _: True)
+def test_offline_is_said_at_once(clip_weights: Caches, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in (SMALL, "clap:laion/clap-htsat-unfused", "clip:hf-hub:someone/clip"):
         with pytest.raises(ModelUnavailable, match="HF_HUB_OFFLINE"):
-            pull.pull(name)
+            models.pull(name)
     assert clip_weights.fetched == []
 
 
@@ -457,14 +472,13 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("name", [SMALL, "clap:laion/clap-htsat-unfused"])
 def test_a_hub_that_refuses_is_said_at_once(
-    clip_weights: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+    clip_weights: Caches, monkeypatch: pytest.MonkeyPatch, name: str
 ):
-    monkeypatch.setattr(pull, "find_spec", lambda _: True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     start = time.perf_counter()
     with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1 cannot be reached.*models\.md"):
-        pull.pull(name)
+        models.pull(name)
     assert time.perf_counter() - start < 2
 
 
@@ -501,37 +515,33 @@ def test_a_proxy_stands_for_the_hub(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_what_is_no_name_is_not_fetched(
-    clip_weights: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+    clip_weights: Caches, monkeypatch: pytest.MonkeyPatch, name: str
 ):
-    monkeypatch.setattr(pull, "find_spec", lambda _: True)
     with pytest.raises(UnknownModel):
-        pull.pull(name)
+        models.pull(name)
 
 
-def test_a_name_that_open_clip_does_not_have_gets_those_like_it(clip_weights: ModuleType):
+def test_a_name_that_open_clip_does_not_have_gets_those_like_it(clip_weights: Caches):
     pytest.importorskip("open_clip")
     with pytest.raises(UnknownModel, match="laion2b_s34b_b79k"):
-        pull.pull("clip:ViT-B-32/laion2b")
+        models.pull("clip:ViT-B-32/laion2b")
     with pytest.raises(UnknownModel, match="ViT-B-32"):
-        pull.pull("clip:ViT-B-31/laion2b_s34b_b79k")
+        models.pull("clip:ViT-B-31/laion2b_s34b_b79k")
     with pytest.raises(ModelUnavailable, match="HF_HUB_OFFLINE"):
-        pull.pull("clip:RN50/yfcc15m")
+        models.pull("clip:RN50/yfcc15m")
 
 
 def test_a_checkpoint_of_ones_own_is_not_fetched(
-    clip_weights: ModuleType, monkeypatch: pytest.MonkeyPatch
+    clip_weights: Caches, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pull, "find_spec", lambda _: True)
     with pytest.raises(ModelUnavailable, match=r"no file or folder '/none\.pt'"):
-        pull.pull("clip:ViT-B-32@/none.pt")
+        models.pull("clip:ViT-B-32@/none.pt")
 
 
-def test_packages_that_are_missing_are_named(
-    clip_weights: ModuleType, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(pull, "find_spec", lambda _: None)
+def test_packages_that_are_missing_are_named(clip_weights: Caches, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(clip, "find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match=r"mmsearch\[clip\]"):
-        pull.pull(SMALL)
+        models.pull(SMALL)
 
 
 # ---------------------------------------------------------------------- from a hub
@@ -634,7 +644,7 @@ def pull_elsewhere(server: Hub, name: str) -> subprocess.CompletedProcess[str]:
     """`pull` in a process of its own, since huggingface_hub reads its settings when imported."""
     code = (
         "import sys\n"
-        "from mmsearch.encoders.pull import pull\n"
+        "from mmsearch.encoders.models import pull\n"
         "seen = []\n"
         "try:\n"
         "    print(pull(sys.argv[1], lambda done, total: seen.append((done, total))))\n"
@@ -672,7 +682,7 @@ def test_a_clap_model_is_fetched_with_all_it_needs_and_no_more(server: Hub):
     size = sum(len(files[name]) for name in needed)
     assert steps[-1] == (size, size)
     assert steps == sorted(steps)
-    assert store.is_here("clap:someone/clap")
+    assert models.is_here("clap:someone/clap")
 
     asked = list(server.asked)
     assert pull_elsewhere(server, "clap:someone/clap").stdout.splitlines() == [where, "[]"]
@@ -688,7 +698,7 @@ def test_a_clip_model_is_fetched_and_then_is_what_auto_is(server: Hub, file: str
     where, seen = done.stdout.splitlines()
     assert Path(where).read_bytes() == b"weights" * 1000
     assert eval(seen)[-1] == (7000, 7000)
-    assert store.choose() == store.Choice(SMALL, None)
+    assert models.choose() == models.Choice(SMALL, None)
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server: Hub):
@@ -699,7 +709,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server: Hub):
     if first.returncode:  # some versions try again by themselves
         assert "ModelUnavailable" in first.stderr
         assert "goes on from there" in first.stderr
-        assert not store.is_here("clap:someone/clap")
+        assert not models.is_here("clap:someone/clap")
         assert pull_elsewhere(server, "clap:someone/clap").returncode == 0
     whole = hub.snapshot("someone/clap") / "model.safetensors"
     assert whole.read_bytes() == files["model.safetensors"]
@@ -711,7 +721,7 @@ def test_weights_come_as_a_pickle_where_there_is_nothing_safer(server: Hub):
     files = server.repositories["someone/clap"] = clap_files()
     del files["model.safetensors"]
     assert pull_elsewhere(server, "clap:someone/clap").returncode == 0
-    assert store.is_here("clap:someone/clap")
+    assert models.is_here("clap:someone/clap")
 
 
 def test_a_repository_that_the_hub_does_not_have_is_an_unknown_model(server: Hub):
@@ -727,10 +737,7 @@ def test_a_repository_of_something_else_is_an_unknown_model(server: Hub):
     assert "UnknownModel: someone/text is no CLAP model" in done.stderr
 
 
-def test_an_index_in_which_no_model_answers_is_given_one_by_the_next_run(
-    toy, photos, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("mmsearch.encoders.choose", lambda: ("toy", None))
+def test_an_index_in_which_no_model_answers_is_given_one_by_the_next_run(toy, photos, tmp_path):
     with Collection(tmp_path / "idx", model="toy", create=True) as library:
         library._catalog.spaces.add(library.encoder)
     with Collection(tmp_path / "idx") as library:

@@ -3,10 +3,12 @@ from __future__ import annotations
 import inspect
 
 import pytest
+from conftest import ToyEncoder
 
 import mmsearch
-from mmsearch import encoders
 from mmsearch.encoders import Runtime
+from mmsearch.encoders.family import SingleModel
+from mmsearch.encoders.models import REGISTRY
 
 
 def test_the_public_names_are_these():
@@ -68,7 +70,12 @@ def test_every_public_name_is_documented():
 
 def test_an_encoder_is_loaded_as_it_is_asked_to_run(monkeypatch):
     asked = []
-    monkeypatch.setitem(encoders.REGISTRY, "toy", lambda name, how: asked.append((name, how)))
+
+    class Recording(SingleModel):
+        def load(self, name, how):
+            asked.append((name, how))
+
+    monkeypatch.setitem(REGISTRY, "toy", Recording("toy", ToyEncoder))
     mmsearch.load_encoder("toy:x", precision="int8", device="cpu")
     assert asked == [("toy:x", Runtime(device="cpu", precision="int8"))]
     with pytest.raises(mmsearch.MMSearchError, match="auto, fp32, bf16, int8"):

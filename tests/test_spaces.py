@@ -9,7 +9,8 @@ import pytest
 from conftest import PITCHES, Ear, SecondToy, ToyEncoder, paint, tone
 
 import mmsearch
-from mmsearch import encoders
+from mmsearch.encoders.family import SingleModel
+from mmsearch.encoders.models import REGISTRY, set_default
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
 from mmsearch.storage import ItemVectors
 
@@ -45,7 +46,7 @@ def test_the_old_model_answers_until_the_new_one_is_complete(library, monkeypatc
                 raise KeyboardInterrupt
             return super().encode(modality, batch)
 
-    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", Failing))
     with pytest.raises(KeyboardInterrupt):
         mmsearch.index(library.folder.parent / "photos", library.folder, model="second")
     assert models(library) == {"second": (False, ()), "toy": (True, ("image", "text"))}
@@ -63,11 +64,11 @@ def test_a_filling_that_was_interrupted_goes_on_at_the_next_run(library, monkeyp
                 raise KeyboardInterrupt
             return super().encode(modality, batch)
 
-    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Interrupted())
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", Interrupted))
     with pytest.raises(KeyboardInterrupt):
         mmsearch.index(library.folder.parent / "photos", library.folder, model="second")
     encoder = SecondToy()
-    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: encoder)
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", lambda: encoder))
     with mmsearch.open(library.folder) as again:
         again.add()  # no model is named: the index knows what it lacks
         assert models(again)["second"] == (True, ("image", "text"))
@@ -83,7 +84,7 @@ def test_what_is_new_while_a_model_is_filled_is_encoded_in_both(library, monkeyp
             return super().encode(modality, batch)
 
     paint(photos / "white.png", "white")
-    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", Failing))
     with pytest.raises(KeyboardInterrupt):
         mmsearch.index(photos, library.folder, model="second")
     assert best(library, "white") == "white.png"
@@ -109,8 +110,8 @@ def test_going_back_to_the_first_model_encodes_only_what_changed_meanwhile(libra
         assert best(back, "white") == "red.png"
 
 
-def test_an_existing_index_uses_its_own_model_whatever_auto_is(library, photos, monkeypatch):
-    monkeypatch.setattr(encoders, "DEFAULT", "second")
+def test_an_existing_index_uses_its_own_model_whatever_auto_is(library, photos):
+    set_default("second")
     with mmsearch.index(photos, library.folder) as same:
         assert list(models(same)) == ["toy"]
 
@@ -230,7 +231,7 @@ class Whole(ToyEncoder):
 
 @pytest.fixture
 def whole(toy, photos, tmp_path, monkeypatch):
-    monkeypatch.setitem(encoders.REGISTRY, "whole", lambda _name, _how: Whole())
+    monkeypatch.setitem(REGISTRY, "whole", SingleModel("whole", Whole))
     tone(photos / "low.wav", "low")
     with mmsearch.index(photos, tmp_path / "whole", model="whole") as made:
         yield made
@@ -262,7 +263,7 @@ def test_naming_the_model_that_answers_gives_up_the_one_that_is_being_filled(
         def encode(self, modality, batch):
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", Failing))
     with pytest.raises(KeyboardInterrupt):
         mmsearch.index(photos, library.folder, model="second")
     with mmsearch.index(photos, library.folder, model="toy") as back:
@@ -321,7 +322,7 @@ def test_a_facet_goes_on_answering_while_another_of_the_same_model_is_filled(
         def encode(self, modality, batch):
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(encoders.REGISTRY, "whole", lambda _name, _how: Failing())
+    monkeypatch.setitem(REGISTRY, "whole", SingleModel("whole", Failing))
     with pytest.raises(KeyboardInterrupt):
         mmsearch.index(photos, whole.folder, model="whole")
     assert len(whole.search(mmsearch.Query.text("low"), target="audio")) == 1
@@ -335,10 +336,10 @@ def test_other_weights_of_an_unfinished_model_take_its_place(library, photos, mo
     class Newer(SecondToy):
         fingerprint = "second-2"
 
-    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", Failing))
     with pytest.raises(KeyboardInterrupt):
         mmsearch.index(photos, library.folder, model="second")
-    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Newer())
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", Newer))
     with mmsearch.index(photos, library.folder, model="second") as newer:
         assert newer.status()["fingerprint"] == "second-2"
         assert best(newer, "blue") == "blue.png"
@@ -348,7 +349,7 @@ def test_weights_that_are_not_used_any_more_are_dropped_first(library, photos, m
     class Newer(ToyEncoder):
         fingerprint = "toy-2"
 
-    monkeypatch.setitem(encoders.REGISTRY, "toy", lambda _name, _how: Newer())
+    monkeypatch.setitem(REGISTRY, "toy", SingleModel("toy", Newer))
     with mmsearch.index(photos, library.folder, model="toy") as newer:
         newer.drop_space("toy")
         assert [m["fingerprint"] for m in newer.status()["models"]] == ["toy-2"]
@@ -360,14 +361,14 @@ def test_an_unfinished_model_that_is_gone_does_not_stop_indexing(library, photos
         def encode(self, modality, batch):
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(encoders.REGISTRY, "second", lambda _name, _how: Failing())
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", Failing))
     with pytest.raises(KeyboardInterrupt):
         mmsearch.index(photos, library.folder, model="second")
 
-    def gone(_name, _how):
+    def gone():
         raise ModelUnavailable("the weights of second are not on this machine")
 
-    monkeypatch.setitem(encoders.REGISTRY, "second", gone)
+    monkeypatch.setitem(REGISTRY, "second", SingleModel("second", gone))
     paint(photos / "white.png", "white")
     with mmsearch.open(library.folder) as again:
         again.add()

@@ -21,17 +21,16 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 SLOW_TOY = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from conftest import ToyEncoder
-from mmsearch import encoders
+from conftest import Preferred, ToyEncoder
 from mmsearch.cli.app import main
+from mmsearch.encoders.models import REGISTRY
 
 class Slow(ToyEncoder):
     def encode(self, modality, batch):
         time.sleep(0.5)
         return super().encode(modality, batch)
 
-encoders.REGISTRY["toy"] = lambda _name, _how: Slow()
-encoders.DEFAULT = "toy"
+REGISTRY["toy"] = Preferred("toy", Slow)
 sys.argv = ["mmsearch", *sys.argv[1:]]
 main()
 """

@@ -21,8 +21,10 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from mmsearch.encoders import load_encoder
-from mmsearch.encoders.clip_details import FILES, MANIFEST, tuned_folder
+from mmsearch.encoders.clip.token_towers import FILES, tuned_folder
+from mmsearch.encoders.files import MANIFEST
+from mmsearch.encoders.models import load_encoder
+from mmsearch.encoders.onnx import session
 from mmsearch.errors import (
     InvalidOption,
     MissingExtra,
@@ -198,9 +200,10 @@ def test_the_graphs_say_what_torch_says(world: World) -> None:
     ids = model.tokens(TEXTS)
     with torch.no_grad():
         photos, texts = photo_tower(torch.from_numpy(pixels)), word_tower(torch.from_numpy(ids))
-    by_graph = encoder._closer._photos.run(None, {"pixels": pixels})[0]
+    folder = tuned_folder(encoder.fingerprint)
+    by_graph = session(folder / "regions.onnx", optimise=True).run(None, {"pixels": pixels})[0]
     np.testing.assert_allclose(by_graph, photos, atol=1e-3)
-    by_graph = encoder._closer._texts[0].run(None, {"ids": ids})[0]
+    by_graph = session(folder / "words.onnx", optimise=False).run(None, {"ids": ids})[0]
     np.testing.assert_allclose(by_graph, texts, atol=1e-3)
     words = encoder.encode_with_tokens("text", TEXTS)[1][0]
     regions = np.stack(encoder.encode_with_tokens("image", list(pixels))[1])
@@ -256,7 +259,7 @@ def test_threads_share_what_was_tuned(world: World) -> None:
 
 def test_a_query_on_a_tuned_model_imports_no_torch(world: World) -> None:
     code = (
-        "import sys; from mmsearch.encoders import load_encoder\n"
+        "import sys; from mmsearch.encoders.models import load_encoder\n"
         f"encoder = load_encoder({world.name!r})\n"
         "words = encoder.encode_with_tokens('text', ['a red flag'])[1][0]\n"
         "assert len(encoder.match('text', words, [words])) == 1\n"
@@ -385,8 +388,8 @@ def test_other_towers_show_their_places_and_tokens(
 ) -> None:
     import torch
 
-    from mmsearch.encoders.clip_names import parse
-    from mmsearch.encoders.clip_torch import TorchModel
+    from mmsearch.encoders.clip.names import parse
+    from mmsearch.encoders.clip.torch_model import TorchModel
     from mmsearch.training.clip_features import GridTower, StateTower
 
     model = TorchModel(parse(checkpoint(tmp_path / "model", kind)))
@@ -399,8 +402,8 @@ def test_other_towers_show_their_places_and_tokens(
 
 @needs_torch
 def test_a_tower_without_a_grid_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    from mmsearch.encoders.clip_names import parse
-    from mmsearch.encoders.clip_torch import TorchModel
+    from mmsearch.encoders.clip.names import parse
+    from mmsearch.encoders.clip.torch_model import TorchModel
     from mmsearch.training.clip_features import GridTower
 
     model = TorchModel(parse(checkpoint(tmp_path / "model")))

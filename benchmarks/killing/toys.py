@@ -12,7 +12,9 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
-from mmsearch import encoders
+from mmsearch.encoders import Encoder
+from mmsearch.encoders.family import SingleModel
+from mmsearch.encoders.models import REGISTRY
 
 SMALL: dict[str, Any] = {
     "mmsearch.indexing.pipeline.PICTURES_A_BATCH": 8,
@@ -37,7 +39,7 @@ COLOURS = {
 }
 
 
-class Toy(encoders.Encoder):
+class Toy(Encoder):
     """Sees the colours of a picture's corners, and reads words for them.
 
     Each row is made by itself, so that it has the same bits in whatever batch it comes.
@@ -84,15 +86,22 @@ class Second(Toy):
         return super().encode(modality, batch)[:, ::-1].copy()
 
 
+class Preferred(SingleModel):
+    """A model that `auto` stands for."""
+
+    def best_here(self) -> str:
+        """Its name."""
+        return self.forms[0]
+
+
 @contextmanager
 def small_steps(home: Path) -> Iterator[None]:
     """Within it there are the toys, and small batches, in the place of the real ones."""
-    made = {"toy": lambda _name, _how: Toy(), "second": lambda _name, _how: Second()}
+    made = {"toy": Preferred("toy", Toy), "second": SingleModel("second", Second)}
     surroundings = {"MMSEARCH_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     with ExitStack() as held:
-        held.enter_context(patch.dict(encoders.REGISTRY, made))
+        held.enter_context(patch.dict(REGISTRY, made))
         held.enter_context(patch.dict(os.environ, surroundings))
-        held.enter_context(patch("mmsearch.encoders.DEFAULT", "toy"))
         for name, value in SMALL.items():
             held.enter_context(patch(name, value))
         yield

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Annotated
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +14,13 @@ from mmsearch.cli import render
 from mmsearch.cli.console import library_messages, out, progress_bar, say, terminal
 from mmsearch.collection.opening import open_collection
 from mmsearch.encoders import runtime_of
-from mmsearch.errors import IndexUnusable
+from mmsearch.errors import IndexUnusable, InvalidOption, PathNotFound, UnreadableFile
+
+if TYPE_CHECKING:
+    from mmsearch.encoders import Encoder
+
+CHECKED_ON = 64
+"""Photos that an image tower is checked on."""
 
 models = typer.Typer(
     help="List, fetch and choose models.",
@@ -37,9 +45,9 @@ def list_models(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from mmsearch.encoders import store
+    from mmsearch.encoders.models import listing
 
-    rows = store.listing()
+    rows = listing()
     if json:
         out(render.models_json(rows))
     else:
@@ -53,7 +61,7 @@ def pull(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Fetch a model's weights, once; then it works without a network."""
-    from mmsearch.encoders.pull import pull as fetch
+    from mmsearch.encoders.models import pull as fetch
 
     with progress_bar("B", quiet=quiet) as progress:
         place = fetch(name, progress)
@@ -81,15 +89,21 @@ def export(
 
     From then on neither indexing nor searching with it needs torch, or a second to import it.
     """
-    from mmsearch.encoders.onnx_export import export as make
+    from mmsearch.encoders.models import family_of, load_encoder
 
     how = runtime_of("auto" if precision == "auto" else "onnx", precision=precision)
     with library_messages():
-        made = make(name, _photos(photos), how)
-    for note in made.notes:
+        encoder = load_encoder(name, how)
+        if not family_of(encoder.name).has_runtimes:
+            raise InvalidOption(f"{encoder.name} needs no export: only clip: models are exported")
+        encoder.encode("text", ["a photo of a dog"])  # makes the text tower
+        pictures = list(islice(_pictures(photos, encoder), CHECKED_ON))
+        if pictures:
+            encoder.encode("image", pictures)
+    for note in encoder.notes:
         say(note)
-    if "image" in made.towers:
-        say(f"{name}: both towers are ready, checked on {made.photos} photos")
+    if pictures:
+        say(f"{name}: both towers are ready, checked on {len(pictures)} photos")
     else:
         say(
             f"{name}: the text tower is ready; the image tower is made when the first photos are "
@@ -97,21 +111,35 @@ def export(
         )
 
 
-def _photos(folder: str | None) -> Iterator[str]:
-    """Photos to check a model on: in a folder, else in the default index, if there is one."""
-    if folder is not None:
-        from mmsearch.encoders.onnx_export import photos_in
+def _pictures(folder: str | None, encoder: Encoder) -> Iterator[Any]:
+    """Photos that can be read, as an encoder takes them."""
+    from mmsearch.media.image import load_image
 
-        yield from photos_in(folder)
+    for path in _photos(folder):
+        with suppress(UnreadableFile):
+            picture, _ = load_image(path, at_least=encoder.image_size)
+            yield encoder.prepare("image", picture)
+
+
+def _photos(folder: str | None) -> Iterator[str]:
+    """Paths of the photos in a folder, else in the default index, if there is one."""
+    if folder is None:
+        with suppress(IndexUnusable), open_collection() as library:
+            yield from (item.path for item in library.items if item.modality == "image")
         return
-    with suppress(IndexUnusable), open_collection() as library:
-        yield from (item.path for item in library.items if item.modality == "image")
+    from mmsearch.media.kinds import endings_of
+    from mmsearch.media.walk import Tree
+
+    if not os.path.isdir(folder):
+        raise PathNotFound(f"there is no folder {folder!r}")
+    for found in Tree(folder, endings=endings_of(["image"])).walk():
+        yield from (os.path.join(folder, file.path) for file in found.files)
 
 
 @models.command()
 def default(name: Name) -> None:
     """Let new indexes use a model unless --model says otherwise; "auto" takes that back."""
-    from mmsearch.encoders import store
+    from mmsearch.encoders.models import choose, set_default
 
-    store.set_default(name)
-    say(f"new indexes use {store.choose().name}")
+    set_default(name)
+    say(f"new indexes use {choose().name}")

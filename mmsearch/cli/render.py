@@ -15,7 +15,7 @@ from mmsearch.errors import InvalidQuery
 from mmsearch.types import Failure, Hit, Report, Span
 
 if TYPE_CHECKING:
-    from mmsearch.encoders.store import ModelRow
+    from mmsearch.encoders.family import ModelRow
 
 COLUMNS = ("rank", "score", "path", "span", "caption")
 

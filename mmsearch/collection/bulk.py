@@ -230,25 +230,25 @@ class Bulk(Asking):
 
     def _model_of(self, said: tuple[str, str] | None) -> str | None:
         """The model that an export says made its vectors, unless another has its name here."""
-        from mmsearch.encoders import how_for, load_encoder
+        from mmsearch.encoders.models import load_encoder
 
         if said is None:
             return None
         name, fingerprint = said
         try:
-            here = load_encoder(name, how_for(name, self._how)).fingerprint
+            here = load_encoder(name, self._how, strict=False).fingerprint
         except (UnknownModel, ModelUnavailable, MissingExtra):
             return name
         return name if here == fingerprint else None
 
     def _encoder_named(self, name: str | None, report: Report) -> Encoder | None:
         """The encoder that made the vectors, if it is said and to be had."""
-        from mmsearch.encoders import how_for, load_encoder
+        from mmsearch.encoders.models import load_encoder
 
         if name is None:
             return None
         try:
-            return load_encoder(name, how_for(name, self._how))
+            return load_encoder(name, self._how, strict=False)
         except (UnknownModel, ModelUnavailable, MissingExtra) as error:
             report.warnings.append(
                 f"{error}; without it the vectors can be searched by example, by vectors and by "

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mmsearch.encoders import how_for, load_encoder, runtime_of
+from mmsearch.encoders import runtime_of
+from mmsearch.encoders.models import choose, family_of, load_encoder
 from mmsearch.errors import IndexNotFound, IndexUnusable
 from mmsearch.types import Failure, Item, Report
 
@@ -57,10 +58,7 @@ class Held:
         self._advice: list[str] = []
         # loaded first: a wrong name leaves no empty index
         named = [name for name in names if name != "auto"]
-        one = len(named) == 1  # of several, each takes what it can of `how`
-        self._wanted = [
-            load_encoder(name, self._how if one else how_for(name, self._how)) for name in named
-        ]
+        self._wanted = [load_encoder(name, self._how, strict=len(named) == 1) for name in named]
         if not exists:
             self._wanted = self._wanted or self._chosen()
             _make(folder)
@@ -80,15 +78,15 @@ class Held:
             self._wanted = self._chosen()
 
     def _chosen(self) -> list[Encoder]:
-        """The encoders of a new index that was given none; `mini` hears if the other does not."""
-        from mmsearch.encoders import choose
-
-        name, advice = choose()
-        if advice:
-            self._advice.append(advice)
-        best = load_encoder(name, how_for(name, self._how))
-        hears = "audio" in best.modalities or name.partition(":")[0] not in ("clip",)
-        return [best] if hears else [load_encoder("mini"), best]
+        """The encoders of a new index for which none was named."""
+        choice = choose()
+        if choice.advice:
+            self._advice.append(choice.advice)
+        best = load_encoder(choice.name, self._how, strict=False)
+        companion = family_of(choice.name).companion
+        if companion is None or "audio" in best.modalities:
+            return [best]
+        return [load_encoder(companion), best]
 
     @property
     def encoder(self) -> Encoder:

@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsearch import encoders
 from mmsearch.collection import Collection, Paths, existing
-from mmsearch.encoders import runtime_of
+from mmsearch.encoders import models, runtime_of
 from mmsearch.home import index_folder
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def load_encoder(
         InvalidOption: it cannot run this way here.
         ModelDamaged: its files are missing or damaged.
     """
-    return encoders.load_encoder(name, runtime_of(runtime, device, precision))
+    return models.load_encoder(name, runtime_of(runtime, device, precision))
 
 
 def open_collection(

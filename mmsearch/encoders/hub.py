@@ -1,6 +1,8 @@
-"""What the Hugging Face hub has put on this machine, and how more comes from it.
+"""The Hugging Face hub: what of it is on this machine, and downloading more.
 
-The cache is read as files: importing huggingface_hub takes longer than a whole query.
+Its cache is read as files here, because importing huggingface_hub takes longer than a whole query.
+Whether the hub can be reached is tried before its client is asked, which would go on trying for
+most of a minute.
 """
 
 from __future__ import annotations
@@ -12,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.errors import MissingExtra, ModelUnavailable, UnknownModel
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes fetched so far and the bytes in all, where known."""
+from mmsearch.types import Progress
 
 REPOSITORY = re.compile(r"(?:[\w.-]+/)?[\w.-]+")
 """ORG/NAME, or NAME alone as the oldest repositories have it."""
@@ -23,7 +23,7 @@ PATIENCE = 1.5
 
 
 def cache() -> Path:
-    """The folder of everything fetched from the hub, as huggingface_hub finds it."""
+    """The folder of everything downloaded from the hub, as huggingface_hub finds it."""
     if chosen := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(os.path.expandvars(chosen)).expanduser()
     home = os.environ.get("HF_HOME")
@@ -32,19 +32,19 @@ def cache() -> Path:
     return Path(os.path.expandvars(home)).expanduser() / "hub"
 
 
-def snapshot(repository: str, revision: str = "main") -> Path | None:
-    """The folder of a repository's files on this machine, which may lack some; None without it."""
+def snapshot(repository: str) -> Path | None:
+    """The folder of a repository's main branch on this machine, which may lack some files."""
     folder = cache() / f"models--{repository.replace('/', '--')}"
     try:
-        commit = (folder / "refs" / revision).read_text(encoding="ascii").strip()
+        commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, ValueError):
-        commit = revision
+        return None
     found = folder / "snapshots" / commit
     return found if found.is_dir() else None
 
 
 def repositories() -> Iterator[tuple[str, Path]]:
-    """Every repository that has a snapshot of its main branch here, by name."""
+    """Every repository with a snapshot here, in order of name, and its folder."""
     try:
         names = sorted(entry.name for entry in os.scandir(cache()))
     except OSError:
@@ -57,7 +57,7 @@ def repositories() -> Iterator[tuple[str, Path]]:
 
 
 def first_of(folder: Path | None, *names: str) -> Path | None:
-    """The first of these files that is whole (a link into the cache may lead nowhere)."""
+    """The first of these files that is there (a link into the cache may lead nowhere)."""
     for name in names:
         if folder and (folder / name).is_file():
             return folder / name
@@ -74,25 +74,26 @@ def fetch(
     *,
     extra: str,
 ) -> Path:
-    """The folder of a repository's files after fetching those that were chosen.
+    """The folder of a repository's files after downloading those that were chosen.
 
-    What an interrupted run fetched is not fetched again.
+    What an interrupted run downloaded is not downloaded again.
 
     Args:
         repository: ORG/NAME on the hub.
-        choose: Which of the repository's files are wanted.
-        progress: Told how far it is.
+        choose: Returns which of the repository's files are wanted.
+        progress: Called with the bytes downloaded so far and the bytes in all.
         extra: The extra of mmsearch that brings huggingface_hub.
 
     Raises:
         MissingExtra: huggingface_hub is not installed.
         UnknownModel: the hub has no such repository, or hides it.
-        ModelUnavailable: the hub is out of reach, or the download broke off.
+        ModelUnavailable: the hub is out of reach, has none of the files, or the download broke
+            off.
     """
     check_reachable(repository)
     try:
         from huggingface_hub import HfApi, hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import RepositoryNotFoundError
     except ImportError as error:
         raise MissingExtra("fetching a model", extra) from error
     try:
@@ -101,16 +102,13 @@ def fetch(
         wanted = choose(sorted(sizes))
         meter = _Meter(progress, sum(sizes[name] for name in wanted))
         for name in wanted:
-            path = hf_hub_download(
-                repository, name, revision=found.sha, tqdm_class=meter.bar_class()
-            )
+            path = hf_hub_download(repository, name, tqdm_class=meter.bar_class())
             meter.file_done(sizes[name])
-        _remember_main(repository, found.sha)
     except RepositoryNotFoundError as error:
         raise UnknownModel(
             f"the hub has no repository {repository!r}, or only for those who are logged in"
         ) from error
-    except _network_errors(HfHubHTTPError) as error:
+    except Exception as error:  # the hub's client and its HTTP library raise dozens of kinds
         raise ModelUnavailable(
             f"fetching {repository} broke off ({_first_line(error)}); "
             "the same command again goes on from there"
@@ -120,21 +118,25 @@ def fetch(
     return Path(path).parents[len(Path(name).parts) - 1]
 
 
-def check_reachable(what: str, seconds: float = PATIENCE) -> None:
-    """Return if the hub takes connections.
+def check_reachable(what: str, address: str | None = None, *, seconds: float = PATIENCE) -> None:
+    """Return if the hub, or another site, takes connections.
+
+    Args:
+        what: What is to be downloaded, for the message.
+        address: The site's; the hub's if left out.
+        seconds: How long to wait.
 
     Raises:
-        ModelUnavailable: it does not; said within about `seconds`, and not after the minute of
-            retries that huggingface_hub takes.
+        ModelUnavailable: it does not, or HF_HUB_OFFLINE is set.
     """
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         raise ModelUnavailable(
-            f"{what} is not on this machine, and HF_HUB_OFFLINE forbids fetching it"
+            f"{what} is not on this machine and cannot be fetched: HF_HUB_OFFLINE is set"
         )
     import socket
     import threading
 
-    host, port = _door()
+    host, port = _door(address or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     trouble: list[str] = ["no answer"]
 
     def knock() -> None:
@@ -155,37 +157,23 @@ def check_reachable(what: str, seconds: float = PATIENCE) -> None:
         )
 
 
-def _door() -> tuple[str, int]:
-    """Host and port that a connection to the hub begins with: the proxy's, where one is set."""
+def _door(address: str) -> tuple[str, int]:
+    """Host and port that a connection begins with: the proxy's, where one is set."""
     import urllib.request
     from urllib.parse import urlsplit
 
-    hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    host = hub.hostname or "huggingface.co"
+    site = urlsplit(address)
+    host = site.hostname or "huggingface.co"
     proxies = urllib.request.getproxies()
-    proxy = proxies.get(hub.scheme) or proxies.get("all")
+    proxy = proxies.get(site.scheme) or proxies.get("all")
     if proxy and not urllib.request.proxy_bypass(host):
-        hub = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-        host = hub.hostname or host
-    return host, hub.port or (443 if hub.scheme == "https" else 80)
-
-
-def _network_errors(hub_error: type[Exception]) -> tuple[type[Exception], ...]:
-    """What a download may break off with; the HTTP library is another from version to version."""
-    of_http = [kind for kind in hub_error.__mro__[:-2] if issubclass(kind, Exception)]
-    return (*(kind for kind in of_http if kind is not Exception), RuntimeError, ValueError)
-
-
-def _remember_main(repository: str, commit: str | None) -> None:
-    """Let main mean this commit from now on: hf_hub_download notes only names it was given."""
-    if commit:
-        note = cache() / f"models--{repository.replace('/', '--')}" / "refs" / "main"
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(commit, encoding="ascii")
+        site = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        host = site.hostname or host
+    return host, site.port or (443 if site.scheme == "https" else 80)
 
 
 class _Meter:
-    """Adds up what the progress bars of several files say."""
+    """Adds up the progress bars of several files."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
@@ -194,7 +182,7 @@ class _Meter:
 
     def file_done(self, size: int) -> None:
         self._before += size
-        self._tell(0)
+        self.report(0)
 
     def bar_class(self) -> type[Any]:
         """A progress bar that shows nothing and passes its count on."""
@@ -202,19 +190,20 @@ class _Meter:
 
         meter = self
 
-        class Bar(tqdm):  # type: ignore[type-arg]
+        class Bar(tqdm):  # type: ignore[type-arg] # generic in its stubs only
             def __init__(self, *args: Any, **options: Any) -> None:
+                options.pop("name", None)
                 super().__init__(*args, **{**options, "disable": True})
                 self.n = options.get("initial", 0)
 
             def update(self, n: float | None = 1) -> bool | None:
                 self.n += n or 0
-                meter._tell(int(self.n))
+                meter.report(int(self.n))
                 return None
 
         return Bar
 
-    def _tell(self, within: int) -> None:
+    def report(self, within: int) -> None:
         if self._progress is not None:
             self._progress(min(self._before + within, self._total), self._total)
 

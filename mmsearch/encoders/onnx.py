@@ -1,21 +1,29 @@
-"""ONNX Runtime, kept to itself."""
+"""ONNX Runtime: its import, its sessions, and what is run in them together."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from onnxruntime import InferenceSession
+
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
 
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module, with its telemetry off.
 
-    Recent Linux and macOS builds write a device id into the user's cache folder and
-    report each process to their makers unless this is set before the first import (onnxruntime's
-    pull request 27379); its Windows builds are told by a call.
+    Recent Linux and macOS builds write a device id into the user's cache folder and report each
+    process to their makers unless this is set before the first import (onnxruntime's pull request
+    27379); its Windows builds have a function for it.
     """
     for name in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"):  # by version
         os.environ.setdefault(name, "1")
@@ -34,7 +42,7 @@ def session(
         graph: The ONNX file, or its bytes.
         optimise: Whether ONNX Runtime is to optimise it first.
         threads: How many a run may use; 0 is as many as there are cores.
-        beside: Where the weights lie that a graph given as bytes keeps in files of their own.
+        beside: The folder of the weights that a graph given as bytes keeps in files of their own.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -53,3 +61,41 @@ def session(
         providers=["CPUExecutionProvider"],
     )
     return loaded
+
+
+def in_threads(run: Callable[[Thing], Result], things: Sequence[Thing]) -> Iterator[Result]:
+    """What `run` returns for each thing, in order; a single thing is run in this thread.
+
+    A photo or sound is run by itself: that fits a core's cache, and batches do not.
+    """
+    return map(run, things) if len(things) == 1 else _threads().map(run, things)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="encode")
+
+
+def padded_batches(
+    tokens: Sequence[Sequence[int] | NDArray[np.int64]], size: int, padding: int = 0
+) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+    """Texts in batches of similar length, so that little is padding.
+
+    Args:
+        tokens: Token ids of each text.
+        size: Texts in a batch, at most.
+        padding: The id that shorter texts are filled up with.
+
+    Returns:
+        For each batch the places of its texts in `tokens`, the longest last, and their ids
+        (texts, longest).
+    """
+    import numpy as np
+
+    by_length = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+    for start in range(0, len(tokens), size):
+        rows = by_length[start : start + size]
+        ids = np.full((len(rows), len(tokens[rows[-1]])), padding, np.int64)
+        for line, row in zip(ids, rows, strict=True):
+            line[: len(tokens[row])] = tokens[row]
+        yield rows, ids

@@ -5,14 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from mmsearch.encoders import (
-    Encoder,
-    Runtime,
-    TokenEncoder,
-    how_for,
-    load_encoder,
-    token_encoder,
-)
+from mmsearch.encoders import Encoder, Runtime, TokenEncoder, token_encoder
+from mmsearch.encoders.models import load_encoder
 from mmsearch.errors import (
     IndexUnusable,
     InvalidOption,
@@ -81,7 +75,7 @@ class EncoderPool:
         key = (space.name, space.fingerprint)
         with self._loading:
             if key not in self._loaded:
-                encoder = load_encoder(space.name, how_for(space.name, self._how))
+                encoder = load_encoder(space.name, self._how, strict=False)
                 if encoder.fingerprint != space.fingerprint:
                     raise IndexUnusable(
                         f"the index was built with other weights of {space.name!r} than are "

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from mmsearch.encoders import Encoder
-from mmsearch.encoders.banks import (
+from mmsearch.encoders.query_bank import (
     FEWEST_PICTURES,
     MOST_PICTURES,
     VERSION,
-    Bank,
+    QueryBank,
     pack_bank,
     shipped_bank,
     typical_texts,
@@ -60,10 +60,10 @@ class QueryBanks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._banks: dict[int, Bank | None] = {}
+        self._banks: dict[int, QueryBank | None] = {}
         self._rows: dict[tuple[int, Modality], NDArray[np.float32]] = {}
 
-    def bank(self, space: Space) -> Bank | None:
+    def bank(self, space: Space) -> QueryBank | None:
         """The bank of a space, if it has one by now."""
         if self._banks.get(space.id) is None:
             bank = shipped_bank(space.name, space.fingerprint)
@@ -190,7 +190,7 @@ def _ships(space: Space) -> bool:
     return shipped_bank(space.name, space.fingerprint) is not None
 
 
-def calibrated_bank(rows: BankRows, others: BankRows, *, shipped: bool = True) -> Bank:
+def calibrated_bank(rows: BankRows, others: BankRows, *, shipped: bool = True) -> QueryBank:
     """A bank with the hubs of its rows, and a reference for each pair of its modalities.
 
     Args:
@@ -202,15 +202,15 @@ def calibrated_bank(rows: BankRows, others: BankRows, *, shipped: bool = True) -
     pairs: list[Pair] = [(query_modality, modality) for query_modality in rows for modality in rows]
     weights = {pair: hub_weight(*pair, shipped=shipped) for pair in pairs}
     row_hubs = {pair: hubs(rows[pair[1]], rows[pair[0]]) for pair in pairs if weights[pair]}
-    bank = Bank(rows, row_hubs)
+    bank = QueryBank(rows, row_hubs)
     references = {
         pair: _reference(pair, weights[pair], bank, others, shipped=shipped) for pair in pairs
     }
-    return Bank(rows, row_hubs, references)
+    return QueryBank(rows, row_hubs, references)
 
 
 def _reference(
-    pair: Pair, weight: float, bank: Bank, others: BankRows, *, shipped: bool
+    pair: Pair, weight: float, bank: QueryBank, others: BankRows, *, shipped: bool
 ) -> NDArray[np.float32]:
     """A pair's `Reference` as an array (3,)."""
     import numpy as np
@@ -221,12 +221,12 @@ def _reference(
         queries, items = queries[::2], queries[1::2]
     item_hubs = {pair: hubs(items, bank.rows[query_modality])} if weight else {}
     augmented_queries = np.stack([augmented_query(one, query_modality, weight) for one in queries])
-    scores = augmented_queries @ _augmented(Bank({modality: items}, item_hubs), modality).T
+    scores = augmented_queries @ _augmented(QueryBank({modality: items}, item_hubs), modality).T
     bank_scores = augmented_queries @ _augmented(bank, modality).T
     found = Reference.of(scores, bank_scores if shipped else None)
     return np.array(astuple(found)[:3], np.float32)
 
 
-def _augmented(bank: Bank, modality: Modality) -> NDArray[np.float32]:
+def _augmented(bank: QueryBank, modality: Modality) -> NDArray[np.float32]:
     by_text, by_image = bank.hubs.get(("text", modality)), bank.hubs.get(("image", modality))
     return augmented(bank.rows[modality], by_text, by_image)

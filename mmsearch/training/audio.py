@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from mmsearch.encoders.mini import HEARD, MiniEncoder
+from mmsearch.encoders.mini.encoder import HEARD, MiniEncoder
 from mmsearch.training.export import block_output
 from mmsearch.training.features import THREADS, Arrays, cached, tapped_session
 from mmsearch.training.fit import add_noise, one_cycle

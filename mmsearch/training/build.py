@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import torch
 
-from mmsearch.encoders.banks import save_bank, typical_texts
-from mmsearch.encoders.mini import APPENDICES, AUDIO, load_mini
-from mmsearch.encoders.mini_match import REGIONS, RERANK, WORDS
+from mmsearch.encoders.mini.encoder import AUDIO, EXTENSIONS, load_mini
+from mmsearch.encoders.query_bank import pack_bank, typical_texts
+from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS
 from mmsearch.spaces.query_banks import calibrated_bank
 from mmsearch.training.audio import concepts_of, export_audio, fit_audio, sound_features
 from mmsearch.training.data import photo_pixels, read_split
@@ -136,7 +136,8 @@ def build_bank(data: Path, out: Path, *, seed: int) -> None:
 
     bank = vectors(captions + sentences[::2], photos)
     references = vectors(sentences[1::2], others)
-    save_bank(out / "bank.npz", encoder.fingerprint, calibrated_bank(bank, references))
+    packed = pack_bank(encoder.fingerprint, calibrated_bank(bank, references))
+    (out / "bank.npz").write_bytes(packed)
 
 
 def build_rerank(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
@@ -230,7 +231,7 @@ def write_model(
         "sha256": {},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name in APPENDICES:  # they extend the towers that were here
+    for name in EXTENSIONS:  # they extend the towers that were here
         (folder / name).unlink(missing_ok=True)
     _write(folder, files, manifest)
     print(f"  {folder}: {total / 1e6:.1f} MB")

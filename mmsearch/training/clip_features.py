@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmsearch.encoders.clip_export import short_states
-from mmsearch.encoders.clip_torch import normalised, trims
+from mmsearch.encoders.clip.export import short_states
+from mmsearch.encoders.clip.torch_model import normalised, trims
 from mmsearch.errors import InvalidOption, PathNotFound, UnreadableFile
 from mmsearch.media.captions import CaptionFile
 from mmsearch.media.image import load_image
@@ -29,9 +29,9 @@ from mmsearch.training.rerank import Pairs
 from mmsearch.training.token_embeddings import GRID, POOLED, RegionHead, WordHead
 
 if TYPE_CHECKING:
-    from mmsearch.encoders.clip import ClipEncoder
-    from mmsearch.encoders.clip_tokens import TokenRecipe
-    from mmsearch.encoders.clip_torch import TorchModel
+    from mmsearch.encoders.clip.encoder import ClipEncoder
+    from mmsearch.encoders.clip.preprocessing import TokenRecipe
+    from mmsearch.encoders.clip.torch_model import TorchModel
 
 PADDING, SPECIAL, WORD = 0, 1, 2
 """Kinds of tokens; a word may be in several parts."""

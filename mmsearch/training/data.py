@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from mmsearch.encoders.mini import MiniEncoder
+from mmsearch.encoders.mini.encoder import MiniEncoder
 from mmsearch.training.towers import IMAGE_SIZE
 
 PLAIN, MIRRORED = 0, 1

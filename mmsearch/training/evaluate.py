@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsearch.encoders import banks
-from mmsearch.encoders.mini import MiniEncoder, load_mini
+from mmsearch.encoders.mini.encoder import MiniEncoder, load_mini
 from mmsearch.encoders.onnx import import_onnxruntime
+from mmsearch.encoders.query_bank import shipped_bank
 from mmsearch.metrics import Interval, bootstrap_interval, ranks_from_scores
 from mmsearch.search.rerank import rerank
 from mmsearch.training.data import (
@@ -168,7 +168,8 @@ def stage_ranks(
     """The rank of each query's first relevant item, (queries,), at each stage."""
     modality: Modality = "image" if query_modality == "text" else "text"
     cosines = queries[0] @ items[0].T
-    bank = banks.shipped(encoder.name, encoder.fingerprint) or {}
+    shipped = shipped_bank(encoder.name, encoder.fingerprint)
+    bank = shipped.rows if shipped else {}
     corrected = cosines
     if query_modality in bank:
         weight = hub_weight(query_modality, modality)

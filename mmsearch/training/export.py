@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from mmsearch.encoders.mini_match import FULL, MOST_ROWS
 from mmsearch.encoders.onnx import import_onnxruntime
+from mmsearch.encoders.token_embeddings import FULL, MOST_ROWS
 from mmsearch.training.token_embeddings import TOKEN_DIM, Matcher
 from mmsearch.training.towers import IMAGE_SIZE, MAP_SHAPE, ImageTrunk
 

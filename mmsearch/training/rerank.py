@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsearch.encoders.mini_match import MOST_ROWS
+from mmsearch.encoders.token_embeddings import MOST_ROWS
 from mmsearch.training.features import Captions, TextStates
 from mmsearch.training.fit import Stepper, moving_average, shuffled, symmetric_cross_entropy
 from mmsearch.training.recipe import Recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsearch.encoders.mel import BANDS, RANGE, RATE, log_mel, mel_picture, picture_of
+from mmsearch.encoders.mini.mel import BANDS, RANGE, RATE, log_mel, mel_picture, picture_of
 from mmsearch.media.audio import WINDOW, windows
 from mmsearch.training.phrases import phrases_of
 from mmsearch.training.towers import IMAGE_SIZE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mmsearch.encoders.banks import FEWEST_PICTURES, MOST_PICTURES, typical_texts
+from mmsearch.encoders.query_bank import FEWEST_PICTURES, MOST_PICTURES, typical_texts
 from mmsearch.metrics import Interval, bootstrap_interval
 from mmsearch.search.rerank import rerank
 from mmsearch.training.clip_features import CaptionedPhoto, prepared_batches
@@ -17,8 +17,8 @@ from mmsearch.training.evaluate import CANDIDATES
 from mmsearch.vectors.hubness import hub_weight, hubs
 
 if TYPE_CHECKING:
-    from mmsearch.encoders.clip import ClipEncoder
-    from mmsearch.encoders.clip_details import Details
+    from mmsearch.encoders.clip.encoder import ClipEncoder
+    from mmsearch.encoders.clip.token_towers import TokenTowers
     from mmsearch.types import Modality, Vectors
 
     TokenRows = Sequence[NDArray[np.int8]]
@@ -95,7 +95,7 @@ class Candidates:
 
 def measure(
     encoder: ClipEncoder,
-    details: Details,
+    details: TokenTowers,
     held_out: Sequence[CaptionedPhoto],
     train: Sequence[CaptionedPhoto],
 ) -> TuneFigures:
@@ -111,7 +111,7 @@ def measure(
     captions = [text for row in rows for text in held_out[row].captions]
     owner = np.repeat(np.arange(len(rows)), [len(held_out[row].captions) for row in rows])
     photos = Side(vectors, regions, np.arange(len(rows)))
-    texts = Side(encoder.encode("text", captions), details.rows("text", captions), owner)
+    texts = Side(encoder.encode("text", captions), details.embeddings("text", captions), owner)
     typical: dict[Modality, Vectors] = {"text": encoder.encode("text", typical_texts())}
     if len(train) >= FEWEST_PICTURES:  # as in an index of so many
         typical["image"] = _encode_photos(encoder, train[:MOST_PICTURES])[1]
@@ -149,7 +149,7 @@ def choose_weight(candidates: Mapping[str, Candidates], captions: int) -> TuneFi
 
 
 def _encode_photos(
-    encoder: ClipEncoder, photos: Sequence[CaptionedPhoto], details: Details | None = None
+    encoder: ClipEncoder, photos: Sequence[CaptionedPhoto], details: TokenTowers | None = None
 ) -> tuple[list[int], Vectors, TokenRows]:
     """The rows of readable photos, their vectors, and with `details` their region embeddings."""
     readable: list[int] = []
@@ -158,12 +158,12 @@ def _encode_photos(
     for rows, batch in prepared_batches(encoder, photos, BATCH):
         readable += rows
         vectors.append(encoder.encode("image", list(batch)))
-        regions += details.rows("image", list(batch)) if details else ()
+        regions += details.embeddings("image", list(batch)) if details else ()
     return readable, np.concatenate(vectors), regions
 
 
 def _candidates(
-    details: Details,
+    details: TokenTowers,
     query_modality: Modality,
     queries: Side,
     items: Side,

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmsearch.encoders import clip_names
-from mmsearch.encoders.clip import load_clip
-from mmsearch.encoders.clip_cache import Towers
-from mmsearch.encoders.clip_details import (
+from mmsearch.encoders.clip import names
+from mmsearch.encoders.clip.encoder import load_clip
+from mmsearch.encoders.clip.export import simplified, write_graph
+from mmsearch.encoders.clip.preprocessing import TokenRecipe, Tokens
+from mmsearch.encoders.clip.token_towers import (
     FILES,
-    MANIFEST,
     REGIONS_WEIGHTS,
     WORDS_WEIGHTS,
-    read_details,
+    read_token_towers,
     tuned_folder,
 )
-from mmsearch.encoders.clip_export import simplified, write_graph
-from mmsearch.encoders.clip_tokens import TokenRecipe, Tokens
-from mmsearch.encoders.clip_torch import TorchModel
-from mmsearch.encoders.mini_match import REGIONS, RERANK, WORDS
+from mmsearch.encoders.clip.torch_model import TorchModel
+from mmsearch.encoders.clip.towers import TowerCache
+from mmsearch.encoders.files import MANIFEST
+from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS
 from mmsearch.errors import InvalidOption, MMSearchError
 from mmsearch.training.clip_features import (
     CaptionedPhoto,
@@ -49,7 +49,7 @@ from mmsearch.training.token_embeddings import GRID, Matcher, RegionHead, WordHe
 from mmsearch.training.tune_figures import TuneFigures, measure
 
 if TYPE_CHECKING:
-    from mmsearch.encoders.clip import ClipEncoder
+    from mmsearch.encoders.clip.encoder import ClipEncoder
     from mmsearch.types import Modality
 
 FEWEST_PHOTOS = 200
@@ -79,7 +79,7 @@ class Tuning:
         """
         self.encoder = load_clip(model)
         self.recipe = recipe
-        towers = Towers(self.encoder.fingerprint)
+        towers = TowerCache(self.encoder.fingerprint)
         facts = towers.facts() or {}
         if not facts.get("tokens"):
             raise InvalidOption(
@@ -88,7 +88,7 @@ class Tuning:
             )
         tokens = TokenRecipe.read(facts["tokens"])
         self.tokens = Tokens(towers.tokenizer, tokens)
-        self.model = TorchModel(clip_names.parse(model))
+        self.model = TorchModel(names.parse(model))
         self.model.model.requires_grad_(requires_grad=False)
         self.grid, self.states = GridTower(self.model), StateTower(self.model)
         self.special = SpecialTokens.of(tokens, self.model)
@@ -111,7 +111,7 @@ class Tuning:
             self._learn(train, made)
             print("held-out photos", flush=True)
             write_manifest(made, self.encoder)
-            details = read_details(made, lambda: self.tokens)
+            details = read_token_towers(made, lambda: self.tokens)
             figures = measure(self.encoder, details, held_out, train)
             print(figures.table(), flush=True)
             if not figures.helps:

@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders.clip_torch import normalised, trims
+from mmsearch.encoders.clip.torch_model import normalised, trims
 from mmsearch.encoders.onnx import import_onnxruntime
 
 if TYPE_CHECKING:
-    from mmsearch.encoders.clip_torch import TorchModel
+    from mmsearch.encoders.clip.torch_model import TorchModel
     from mmsearch.types import Modality
 
 OPSET = 18

@@ -1,4 +1,4 @@
-"""CLAP models, sounds and texts in one space, through transformers and torch."""
+"""The encoder of CLAP models: transformers' own vectors."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mmsearch.encoders import Encoder, clap_weights
-from mmsearch.errors import (
-    InvalidOption,
-    MissingExtra,
-    ModelDamaged,
-    UnsupportedModality,
-)
+from mmsearch.encoders import Encoder
+from mmsearch.encoders.clap.files import ClapFiles, find
+from mmsearch.encoders.onnx import padded_batches
+from mmsearch.errors import InvalidOption, MissingExtra, ModelDamaged, UnsupportedModality
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mmsearch.encoders import Runtime
-    from mmsearch.encoders.clap_weights import ClapFiles
     from mmsearch.types import Modality, Vectors
 
 Loaded = TypeVar("Loaded")
@@ -30,7 +26,7 @@ Loaded = TypeVar("Loaded")
 WINDOWS_A_RUN = 8
 TEXTS_A_RUN = 32
 _quiet = threading.RLock()
-"""Held while transformers' own messages are off, which is a switch of the whole process."""
+"""Held while transformers' own messages are off, which is a setting of the whole process."""
 
 
 def load_clap(name: str, how: Runtime) -> ClapEncoder:
@@ -39,8 +35,8 @@ def load_clap(name: str, how: Runtime) -> ClapEncoder:
     Raises:
         InvalidOption: CLAP cannot run like that.
         MissingExtra: transformers or torch are not installed.
-        ModelUnavailable: the model's files are not on this machine; nothing is fetched.
-        UnknownModel: it is no CLAP model.
+        ModelUnavailable: the model's files are not on this machine.
+        UnknownModel: it is not a CLAP model.
         ModelDamaged: its files cannot be read.
     """
     if how.runtime == "onnx" or how.precision not in {"auto", "fp32"}:
@@ -49,16 +45,15 @@ def load_clap(name: str, how: Runtime) -> ClapEncoder:
         )
     if find_spec("torch") is None or find_spec("transformers") is None:
         raise MissingExtra(f"the model {name!r}", "audio")
-    return ClapEncoder(clap_weights.find(name), how.device)
+    return ClapEncoder(find(name), how.device)
 
 
 class ClapEncoder(Encoder):
     """Unit vectors of sounds and texts that can be compared with each other.
 
-    The same input has the same vector, whatever else is in the batch (to 1e-5), and nothing is
-    left to chance: a sound longer than the model hears (10 s, for those published) is cut at its
-    end, not at random. Texts are cut at what the tokenizer and the text tower can take. Safe to
-    use from several threads.
+    The same input has the same vector, whatever else is in the batch (to 1e-5): a sound longer
+    than the model takes (10 s, for those published) is cut at its end, not at random. Texts are
+    cut at the limits of the tokenizer and the text tower.
     """
 
     modalities: frozenset[Modality] = frozenset({"audio", "text"})
@@ -74,14 +69,7 @@ class ClapEncoder(Encoder):
         self.sample_rate = int(files.preprocessing.get("sampling_rate", 48_000))
 
     def prepare(self, modality: Modality, thing: Any) -> Any:
-        """One thing made ready for `encode`; safe to call from threads.
-
-        Args:
-            modality: "audio" or "text".
-            thing: Mono samples (n,) float32 in [-1, 1] at `sample_rate`, or a string.
-
-        Returns:
-            The log-mel picture (frames, mels) float32, or the string.
+        """The log-mel picture (frames, mels) float32 of a sound, or the string.
 
         Raises:
             UnsupportedModality: CLAP has no tower for it.
@@ -90,16 +78,12 @@ class ClapEncoder(Encoder):
         return self._picture(thing) if modality == "audio" else str(thing)
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
-        """Unit rows (len(batch), dim) float32; (0, dim) of an empty batch.
-
-        Args:
-            modality: "audio" or "text".
-            batch: Samples, strings, or what `prepare` gave, as many as you like.
+        """Unit rows (len(batch), dim) float32.
 
         Raises:
             UnsupportedModality: CLAP has no tower for it.
-            InvalidOption: the device that was asked for is not there.
-            ModelDamaged: the weights cannot be loaded, or are not all there.
+            InvalidOption: the wanted device is not there.
+            ModelDamaged: the weights cannot be loaded, or are incomplete.
         """
         import numpy as np
 
@@ -132,29 +116,23 @@ class ClapEncoder(Encoder):
             return _unit(model.get_audio_features(input_features=features, is_longer=longer))
 
     def _text_runs(self, texts: Sequence[str]) -> Iterator[tuple[Any, Vectors]]:
-        """Texts of like length run together, so that little is padding."""
         import torch
 
         if not texts:
             return
         tokens = self._tokens([str(text) for text in texts])
         model, device = self._model
-        by_length = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-        for start in range(0, len(tokens), TEXTS_A_RUN):
-            rows = by_length[start : start + TEXTS_A_RUN]
-            shape = len(rows), len(tokens[rows[-1]])
-            ids = torch.full(shape, model.config.text_config.pad_token_id or 0)
-            mask = torch.zeros(shape, dtype=torch.long)
-            for line, row in enumerate(rows):
-                ids[line, : len(tokens[row])] = torch.tensor(tokens[row])
-                mask[line, : len(tokens[row])] = 1
+        padding = model.config.text_config.pad_token_id or 0
+        for rows, padded in padded_batches(tokens, TEXTS_A_RUN, padding):
+            ids = torch.from_numpy(padded).to(device)
+            lengths = torch.tensor([len(tokens[row]) for row in rows], device=device)
+            mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
             with torch.inference_mode():
-                found = model.get_text_features(ids.to(device), mask.to(device))
-                yield rows, _unit(found)
+                yield rows, _unit(model.get_text_features(ids, mask))
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         tokenizer, limit = self._tokenizer
-        with self._reading:  # its settings for cutting are set anew at each call
+        with self._reading:  # each call sets its truncation
             found: list[list[int]] = tokenizer(texts, truncation=True, max_length=limit)[
                 "input_ids"
             ]
@@ -212,7 +190,7 @@ class ClapEncoder(Encoder):
             output_loading_info=True,
             dtype=torch.float32,
         )
-        # what the file lacks was filled with random numbers
+        # transformers fills weights that a file lacks with random numbers
         lacking = set(found["missing_keys"]) & {key for key, _ in model.named_parameters()}
         if lacking or found["mismatched_keys"]:
             raise ModelDamaged(
@@ -222,7 +200,7 @@ class ClapEncoder(Encoder):
         return model.eval().to(device), device
 
     def _once(self, name: str, load: Callable[[], Loaded]) -> Loaded:
-        """What `load` gives, unless another thread has loaded it meanwhile."""
+        """What `load` returned, in whatever thread."""
         with self._loading:
             if name not in self.__dict__:
                 with _silence():
@@ -274,7 +252,7 @@ def _device(wanted: str, name: str) -> str:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep transformers from writing progress bars and remarks; a library does not print."""
+    """Keep transformers from printing progress bars and warnings."""
     import warnings
 
     from transformers.utils import logging

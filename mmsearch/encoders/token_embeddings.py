@@ -1,4 +1,4 @@
-"""A closer look of the built-in model: a text's words against a photo's regions."""
+"""Token embeddings: a text's words against a photo's regions, for reranking."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mmsearch.encoders import TokenEmbeddings
     from mmsearch.types import Modality
 
 REGIONS, WORDS, RERANK = "regions.onnx", "words.onnx", "rerank.onnx"
-"""What the image and the text tower lack to tell regions and words, and what compares them."""
-DETAILS = {REGIONS, WORDS, RERANK}
-"""A model has all of these or none."""
+"""The graphs that make embeddings of a photo's regions and of a text's words, and that compare
+them."""
 
 MOST_ROWS = 32
 """Of a photo or a text: 4,096 bytes."""
@@ -28,34 +28,27 @@ FULL = 127
 
 
 class Matcher:
-    """Compares the word rows of texts with the region rows of photos."""
+    """Compares the words of texts with the regions of photos."""
 
     def __init__(self, graph: Path) -> None:
         self._session = session(graph, optimise=True, threads=1)
 
     def scores(
-        self, modality: Modality, query: NDArray[np.int8], candidates: Sequence[NDArray[np.int8]]
+        self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
     ) -> NDArray[np.float32]:
-        """(n,) how well each candidate fits; comparable within one query.
-
-        Args:
-            modality: Of the query: "text" if it is (words, dim) and the candidates are regions,
-                "image" if it is (regions, dim) and the candidates are words.
-            query: As `MiniEncoder.encode_with_tokens` gives it.
-            candidates: The same, of things of the other modality.
-        """
+        """(n,) how well each candidate matches; see `mmsearch.encoders.TokenEncoder.match`."""
         import numpy as np
 
         if not candidates:
             return np.empty(0, np.float32)
-        asked, found = ("words", "regions") if modality == "text" else ("regions", "words")
-        inputs = {asked: query[None], found: stacked(candidates)}
+        own, others = ("words", "regions") if modality == "text" else ("regions", "words")
+        inputs = {own: query[None], others: stacked(candidates)}
         scores: NDArray[np.float32] = self._session.run([modality], inputs)[0]
         return scores
 
 
-def stacked(rows: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
-    """(n, longest, dim): rows of zeros stand for nothing."""
+def stacked(rows: Sequence[TokenEmbeddings]) -> TokenEmbeddings:
+    """(n, longest, width): the shorter ones are filled up with rows of zeros."""
     import numpy as np
 
     longest = max(map(len, rows))
@@ -65,8 +58,8 @@ def stacked(rows: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
     return together
 
 
-def quantised(rows: NDArray[np.float32]) -> NDArray[np.int8]:
-    """What is stored of a thing's rows: a byte a number, no rows of zeros, and not too many."""
+def quantised(rows: NDArray[np.float32]) -> TokenEmbeddings:
+    """What is stored of a thing's rows: a byte a number, no rows of zeros, at most MOST_ROWS."""
     import numpy as np
 
     there = rows[np.any(rows != 0, axis=1)][:MOST_ROWS]

@@ -1,51 +1,8 @@
-"""Models that are worth having, with what was published about them.
-
-Recalls are zero-shot, in percent, of finding a photo by its caption: on Flickr30k's 1,000 test
-photos and on COCO's 5,000 (the Karpathy splits). Where a figure was not published it is None.
-"""
+"""`clip:` models worth having."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
-
-
-class Recall(NamedTuple):
-    """Captions of 100 whose photo is the first found, or among the first five."""
-
-    at1: float
-    at5: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class KnownModel:
-    """A recommended model."""
-
-    name: str
-    """What `--model` takes."""
-    repository: str
-    """Where it lies on the Hugging Face hub."""
-    about: str
-    megabytes: int
-    """Of the weights, 10^6 bytes: as the repository lists them, else 4 bytes a parameter."""
-    dim: int
-    licence: str
-    """As the repository states it; `apple-amlr` allows research only."""
-    source: str
-    """Where the recalls were published."""
-    recall: Mapping[str, Recall] = field(default_factory=dict)
-    """By "flickr30k" and "coco"; without both for models of sound."""
-    reads: str | None = None
-    """A second repository, whose tokenizer it reads."""
-    weights_in_listing: bool = True
-    """Whether `megabytes` is what the repository lists."""
-
-    @property
-    def family(self) -> str:
-        """What stands before the colon."""
-        return self.name.partition(":")[0]
-
+from mmsearch.encoders.family import KnownModel, Recall
 
 OPEN_CLIP = (
     "https://github.com/mlfoundations/open_clip/blob/main/docs/openclip_retrieval_results.csv"
@@ -55,10 +12,9 @@ SIGLIP2 = (
     "README_siglip2.md"
 )
 MOBILE_CLIP = "https://github.com/apple/ml-mobileclip/tree/main/results"
-CLAP = "https://github.com/LAION-AI/CLAP"
 
 SMALL = "clip:ViT-B-32/laion2b_s34b_b79k"
-"""What to begin with: small, quick on any processor, free to use, of one repository."""
+"""The first to try: small, quick on any processor, free to use, in one repository."""
 
 RECOMMENDED: tuple[KnownModel, ...] = (
     KnownModel(
@@ -213,25 +169,7 @@ RECOMMENDED: tuple[KnownModel, ...] = (
         recall={"flickr30k": Recall(64.5, 86.3), "coco": Recall(37.8, 63.4)},
         reads="xlm-roberta-base",
     ),
-    KnownModel(
-        "clap:laion/larger_clap_general",
-        repository="laion/larger_clap_general",
-        about="sounds, music and speech, by description",
-        megabytes=776,
-        dim=512,
-        licence="apache-2.0",
-        source=CLAP,
-    ),
-    KnownModel(
-        "clap:laion/clap-htsat-unfused",
-        repository="laion/clap-htsat-unfused",
-        about="sounds by description; smaller and quicker",
-        megabytes=615,
-        dim=512,
-        licence="apache-2.0",
-        source=CLAP,
-    ),
 )
-"""Best first within a family, which is by COCO's recall at 1 for those that see."""
+"""Best first: by recall at 1 on COCO."""
 
 BY_NAME = {model.name: model for model in RECOMMENDED}

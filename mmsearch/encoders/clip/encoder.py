@@ -1,17 +1,17 @@
-"""Any model of open_clip: photos and texts in one space, on ONNX Runtime or torch."""
+"""The encoder of `clip:` models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders import Runtime, TokenEncoder, clip_names
-from mmsearch.encoders.clip_cache import Towers
-from mmsearch.encoders.clip_choose import Runners
-from mmsearch.encoders.clip_details import Details, find_details
-from mmsearch.encoders.clip_pixels import Pixels
-from mmsearch.encoders.clip_plan import plan_for
-from mmsearch.encoders.clip_weights import fingerprint_of, unavailable
+from mmsearch.encoders import Runtime, TokenEncoder
+from mmsearch.encoders.clip import names
+from mmsearch.encoders.clip.preprocessing import Pixels
+from mmsearch.encoders.clip.runtimes import Runners, plan_for
+from mmsearch.encoders.clip.token_towers import TokenTowers, find_token_towers
+from mmsearch.encoders.clip.towers import TowerCache
+from mmsearch.encoders.clip.weights import fingerprint_of, unavailable
 from mmsearch.errors import UnsupportedModality
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from mmsearch.encoders import TokenEmbeddings
     from mmsearch.types import Modality, Vectors
 
+_NOTHING: frozenset[Modality] = frozenset()
+
 
 def load_clip(name: str, how: Runtime = Runtime()) -> ClipEncoder:  # noqa: B008 - frozen
-    """An encoder of open_clip's; each tower is read when first used, and nothing is downloaded.
+    """An encoder of open_clip's; each tower is read at its first use, and nothing is downloaded.
 
     Args:
         name: clip:ARCH/TAG, clip:ARCH@PATH (a checkpoint, or a folder as open_clip saves it) or
@@ -35,26 +37,24 @@ def load_clip(name: str, how: Runtime = Runtime()) -> ClipEncoder:  # noqa: B008
         ModelUnavailable: the weights are not on this machine, or are not this model's.
         MissingExtra: it was never run here, and open_clip is not installed.
         InvalidOption: it cannot be run this way here.
-        ModelDamaged: what was tuned for it to look closer cannot be read.
+        ModelDamaged: what was tuned for it cannot be read.
     """
-    source = clip_names.parse(name)
+    source = names.parse(name)
     fingerprint = fingerprint_of(source)
     if fingerprint is None:
-        clip_names.check(source)
+        names.check(source)
         raise unavailable(source)
-    towers = Towers(fingerprint)
+    towers = TowerCache(fingerprint)
     if towers.facts() is None:
-        clip_names.check(source)
-    return ClipEncoder(
-        source.name, fingerprint, Runners(source, towers, plan_for(how, source.name))
-    )
+        names.check(source)
+    runners = Runners(source, towers, plan_for(how, source.name))
+    return ClipEncoder(source.name, fingerprint, runners)
 
 
 class ClipEncoder(TokenEncoder):
     """Unit vectors of photos and texts that can be compared with each other.
 
     For the same weights they are open_clip's own. Texts past the model's context length are cut.
-    Safe to use from several threads.
     """
 
     modalities: frozenset[Modality] = frozenset({"image", "text"})
@@ -66,28 +66,19 @@ class ClipEncoder(TokenEncoder):
         self._pixels = Pixels.read(runners.facts["pixels"])
         self.dim = int(runners.facts["dim"])
         self.image_size = max(self._pixels.height, self._pixels.width)
-        self._closer = find_details(fingerprint, runners.facts)
-        self.token_modalities: frozenset[Modality] = (
-            self.modalities if self._closer else frozenset()
-        )
-        self.tokens_version = self._closer.version if self._closer else ""
-        self.match_weight = self._closer.weight if self._closer else 0.0
+        self._token_towers = find_token_towers(fingerprint, runners.facts)
+        self.token_modalities = self.modalities if self._token_towers else _NOTHING
+        self.tokens_version = self._token_towers.version if self._token_towers else ""
+        self.match_weight = self._token_towers.match_weight if self._token_towers else 0.0
 
     @property
     def notes(self) -> list[str]:
-        """What a user may want to know of how it runs, a line each; a check that failed, say."""
+        """How it runs, a line each, where that is not as planned: a check that failed, say."""
         return self._runners.notes
 
     def prepare(self, modality: Modality, thing: Any) -> Any:
-        """One thing made ready for `encode`; safe to call from threads.
-
-        Args:
-            modality: "image" or "text".
-            thing: A PIL image, upright, or a string.
-
-        Returns:
-            Pixels (height, width, 3) uint8, as the model's own preprocessing crops and resizes
-            them, or the string.
+        """Pixels (height, width, 3) uint8 of a photo, resized and cropped as the model's own
+        preprocessing does, or the string.
 
         Raises:
             UnsupportedModality: there is no tower for it.
@@ -96,19 +87,15 @@ class ClipEncoder(TokenEncoder):
         return self._pixels(thing) if modality == "image" else str(thing)
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
-        """Unit rows (len(batch), dim) float32; (0, dim) of an empty batch.
+        """Unit rows (len(batch), dim) float32.
 
-        A model's very first batch may take a minute: its towers are made, and tried on it.
-
-        Args:
-            modality: "image" or "text".
-            batch: PIL images, strings, or what `prepare` gave, as many as you like.
+        A model's very first batch may take a minute: its towers are made, and checked on it.
 
         Raises:
             UnsupportedModality: there is no tower for it.
-            ModelUnavailable: the weights have gone since the encoder was made.
+            ModelUnavailable: the weights have gone since the encoder was loaded.
             MissingExtra: torch is needed, and not installed.
-            InvalidOption: the runtime that was asked for cannot run this model.
+            InvalidOption: the wanted runtime cannot run this model.
         """
         import numpy as np
 
@@ -121,49 +108,35 @@ class ClipEncoder(TokenEncoder):
     def encode_with_tokens(
         self, modality: Modality, batch: Sequence[Any]
     ) -> tuple[Vectors, list[TokenEmbeddings]]:
-        """The vectors that `encode` gives, and of each thing its rows for `match`.
-
-        The rows come from a second run, through a tower of their own.
-
-        Args:
-            modality: One of `token_modalities`.
-            batch: As for `encode`.
-
-        Returns:
-            Unit rows (len(batch), dim) float32, and for each thing (rows, 128) int8, at most 32
-            rows: the regions of a photo or the words of a text.
+        """Unit rows (len(batch), dim) float32, and of each thing (rows, 128) int8, at most 32 rows,
+        from a second run through a tower of their own.
 
         Raises:
-            UnsupportedModality: it was not tuned to look closer.
+            UnsupportedModality: it was not tuned to rerank.
             ModelDamaged: what was tuned is not as it was made.
         """
-        closer = self._tuned(modality)
+        towers = self._tuned(modality)
         ready = [self.prepare(modality, thing) for thing in batch]
-        return self.encode(modality, ready), closer.rows(modality, ready)
+        return self.encode(modality, ready), towers.embeddings(modality, ready)
 
     def match(
         self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
     ) -> NDArray[np.float32]:
-        """(n,) how well each candidate fits the query, by their rows.
-
-        Args:
-            modality: That of the query: the candidates of a "text" are photos, and the reverse.
-            query: Rows that `encode_with_tokens` gave.
-            candidates: The same, of things of the other modality.
+        """(n,) how well each candidate matches the query.
 
         Raises:
-            UnsupportedModality: it was not tuned to look closer.
+            UnsupportedModality: it was not tuned to rerank.
             ModelDamaged: what was tuned is not as it was made.
         """
         return self._tuned(modality).match(modality, query, candidates)
 
-    def _tuned(self, modality: str) -> Details:
+    def _tuned(self, modality: str) -> TokenTowers:
         self._check(modality)
-        if self._closer is None:
+        if self._token_towers is None:
             raise UnsupportedModality(
-                f"{self.name} was not tuned to look closer: `python -m mmsearch.training tune` does"
+                f"{self.name} was not tuned to rerank: `python -m mmsearch.training tune` does it"
             )
-        return self._closer
+        return self._token_towers
 
     def _check(self, modality: str) -> None:
         if modality not in self.modalities:

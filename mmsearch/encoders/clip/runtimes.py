@@ -1,23 +1,29 @@
-"""Chooses what runs each tower of a model, makes it where it is not there yet, and says why."""
+"""What runs each tower of a model: ONNX Runtime or torch, on which device, in which precision."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders.clip_check import COUNT, LEAST_COSINE, LEAST_NEIGHBOURS
-from mmsearch.encoders.clip_onnx import tower_of
-from mmsearch.encoders.clip_texts import SENTENCES
-from mmsearch.encoders.clip_tokens import TokenRecipe, Tokens
-from mmsearch.encoders.clip_torch import A_RUN, Device, TorchModel
+from mmsearch.encoders.clip.make_towers import COUNT, LEAST_COSINE, LEAST_NEIGHBOURS, SENTENCES
+from mmsearch.encoders.clip.preprocessing import TokenRecipe, Tokens
+from mmsearch.encoders.clip.torch_model import (
+    A_RUN,
+    Device,
+    TorchModel,
+    best_device,
+    check_installed,
+    has_device,
+)
+from mmsearch.encoders.clip.towers import Tower, TowerCache
 from mmsearch.errors import InvalidOption, MissingExtra
 
 if TYPE_CHECKING:
-    from mmsearch.encoders.clip_cache import Towers
-    from mmsearch.encoders.clip_names import Source
-    from mmsearch.encoders.clip_plan import Plan
+    from mmsearch.encoders import Runtime
+    from mmsearch.encoders.clip.names import Source
     from mmsearch.types import Modality, Vectors
 
 log = logging.getLogger(__name__)
@@ -28,10 +34,83 @@ Run = Callable[[Sequence[Any]], "Vectors"]
 """Pixels (height, width, 3) each, or strings → vectors."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Graphs are tried first, then torch."""
+
+    graphs: tuple[str, ...] = ()
+    """Precisions to run on ONNX Runtime, the best first."""
+    insists: bool = False
+    """The last graph is used even if it differs from torch: the user has asked for it."""
+    device: str | None = None
+    """Where torch may run; None if it may not."""
+    precision: str = "fp32"
+    """Of torch."""
+
+
+ON_CPU: dict[tuple[str, str], Plan] = {
+    ("auto", "auto"): Plan(("int8", "fp32"), device="cpu"),
+    ("auto", "fp32"): Plan(("fp32",), device="cpu"),
+    ("auto", "bf16"): Plan(device="cpu", precision="bf16"),
+    ("auto", "int8"): Plan(("int8",), insists=True),
+    ("onnx", "auto"): Plan(("int8", "fp32"), insists=True),
+    ("onnx", "fp32"): Plan(("fp32",), insists=True),
+    ("onnx", "int8"): Plan(("int8",), insists=True),
+    ("torch", "auto"): Plan(device="cpu"),
+    ("torch", "fp32"): Plan(device="cpu"),
+    ("torch", "bf16"): Plan(device="cpu", precision="bf16"),
+}
+"""By runtime and precision."""
+
+
+def plan_for(how: Runtime, name: str) -> Plan:
+    """What may run a model.
+
+    Args:
+        how: What was asked for.
+        name: The model's, for messages.
+
+    Raises:
+        InvalidOption: that cannot be had together, or not on this machine.
+        MissingExtra: it needs torch, which is not installed.
+    """
+    device: str = how.device
+    if device == "auto":
+        graphs_only = how.runtime == "onnx" or how.precision == "int8"
+        device = "cpu" if graphs_only else best_device()
+    plan = _on_gpu(device, how) if device != "cpu" else _on_cpu(how)
+    if not plan.graphs:
+        check_installed(name)
+    if plan.device is not None and plan.device != "cpu" and not has_device(plan.device):
+        raise InvalidOption(f"torch finds no {plan.device} on this machine; leave --device out")
+    return plan
+
+
+def _on_cpu(how: Runtime) -> Plan:
+    plan = ON_CPU.get((how.runtime, how.precision))
+    if plan is None:
+        there = sorted(other for runtime, other in ON_CPU if runtime == how.runtime)
+        raise InvalidOption(
+            f"--precision {how.precision} cannot run with --runtime {how.runtime} on a CPU; "
+            f"that has {', '.join(there)}"
+        )
+    return plan
+
+
+def _on_gpu(device: str, how: Runtime) -> Plan:
+    if how.runtime == "onnx" or how.precision == "int8":
+        asked = "--runtime onnx" if how.runtime == "onnx" else "--precision int8"
+        raise InvalidOption(f"{asked} runs on the CPU, not on {device}; leave one of them out")
+    return Plan(device=device, precision="fp32" if how.precision == "fp32" else "bf16")
+
+
+# ---------------------------------------------------------------------- running
+
+
 class Runners:
     """What runs a model's towers; safe to use from several threads."""
 
-    def __init__(self, source: Source, towers: Towers, plan: Plan) -> None:
+    def __init__(self, source: Source, towers: TowerCache, plan: Plan) -> None:
         self.notes: list[str] = []
         """What a user may want to know, a line each: a check that failed, say."""
         self._source = source
@@ -103,7 +182,7 @@ class Runners:
         """A graph, ready to run; None if it cannot be read, and cannot be made again."""
         for attempt in range(2):
             file = self._towers.graph(modality, precision)
-            tower = tower_of(file, modality)
+            tower = Tower(file, modality)
             try:
                 tower.load(len(things))
             except Exception as error:  # onnxruntime has its own kinds
@@ -144,7 +223,7 @@ class Runners:
 
         So that after one run of indexing, no query needs torch.
         """
-        from mmsearch.encoders.clip_make import make_tower
+        from mmsearch.encoders.clip.make_towers import make_tower
 
         try:
             model = self._model()
@@ -167,7 +246,7 @@ class Runners:
 
     def _try_again(self, modality: Modality, check: dict[str, Any], things: Sequence[Any]) -> bool:
         """Whether a failure may be one no more: other packages, or more photos to judge by."""
-        from mmsearch.encoders.clip_make import makers
+        from mmsearch.encoders.clip.make_towers import makers
 
         if check["passed"]:
             return False
@@ -184,7 +263,7 @@ class Runners:
         return self._loaded
 
     def _make_facts(self) -> dict[str, Any]:
-        from mmsearch.encoders.clip_make import make_facts
+        from mmsearch.encoders.clip.make_towers import make_facts
 
         return make_facts(self._model(), self._towers)
 

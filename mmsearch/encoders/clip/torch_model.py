@@ -13,17 +13,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders import clip_names
-from mmsearch.encoders.clip_pixels import Pixels
-from mmsearch.encoders.clip_tokens import TokenRecipe, clip_pieces
-from mmsearch.encoders.clip_weights import CONFIG, find, in_url_cache, unavailable
+from mmsearch.encoders.clip import names
+from mmsearch.encoders.clip.preprocessing import Pixels, TokenRecipe, clip_pieces
+from mmsearch.encoders.clip.weights import CONFIG, find, in_url_cache, unavailable
 from mmsearch.errors import MissingExtra, ModelUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.encoders.clip_names import Source
+    from mmsearch.encoders.clip.names import Source
     from mmsearch.types import Modality, Vectors
 
 A_RUN = 32
@@ -208,9 +207,9 @@ def _loaded(source: Source) -> tuple[Any, Any]:
 def _address(source: Source) -> str:
     """What open_clip calls it."""
     if source.repository is not None:
-        return f"{clip_names.HUB}{source.repository}"
+        return f"{names.HUB}{source.repository}"
     if source.path is not None and (source.path / CONFIG).is_file():
-        return f"{clip_names.FOLDER}{source.path}"
+        return f"{names.FOLDER}{source.path}"
     return source.arch
 
 
@@ -221,7 +220,7 @@ def _create(source: Source, weights: Path) -> Any:
     if address != source.arch:
         return open_clip.create_model(address, require_pretrained=True)
     if source.path is None:
-        where = clip_names.places(source.arch, source.tag or "") or {}
+        where = names.places(source.arch, source.tag or "") or {}
         if weights != in_url_cache(where.get("url", "")):
             return open_clip.create_model(address, source.tag, require_pretrained=True)
     preprocessing = {}

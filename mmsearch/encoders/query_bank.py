@@ -1,20 +1,156 @@
-"""Sentences such as people type into a search, put together from word lists.
+"""Query banks: typical queries of a model, to tell the hubs among its vectors and calibrate scores.
 
-They stand for the queries of a model that ships with none of its own: what `hubness` and
-`calibration` measure its vectors against. What they say matters little; that they are spread over
-what pictures show does.
+The built-in model ships with one. For another model the texts are `typical_texts()`, encoded when
+first needed, and the pictures are a sample of the index's own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
-VERSION = "1"
-"""Changes whenever a sentence does: vectors kept of another version are not of these."""
+from mmsearch.encoders.mini import FOLDER
+from mmsearch.errors import ModelDamaged
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Modality, Vectors
+
+    Pairs = Mapping[tuple[Modality, Modality], NDArray[np.float32]]
+    """By the modality of the query and the one that is searched."""
+
+VERSION = "sentences-1"
+"""Of `typical_texts`: stored banks of another version are made anew. Raise it with any change."""
+
+MOST_PICTURES = 2_000
+"""Pictures of an index that are sampled for its bank."""
+FEWEST_PICTURES = 200
+"""An index of fewer has no bank of pictures: too few to tell a hub by."""
+
+SHIPPED: Mapping[str, Path] = {"mini": FOLDER / "bank.npz"}
+"""The banks that come with encoders, by their names."""
+
+MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
+
+
+@dataclass(frozen=True)
+class QueryBank:
+    """Typical queries in an encoder's space, which are typical items as well."""
+
+    rows: Mapping[Modality, Vectors]
+    """(m, dim) unit rows."""
+    hubs: Pairs = field(default_factory=dict)
+    """(m,) how much of a hub each row of the searched modality is (mmsearch.vectors.hubness)."""
+    references: Pairs = field(default_factory=dict)
+    """(3,) level, growth and spread of a `Reference` (mmsearch.spaces.calibration)."""
+
+
+@cache
+def shipped_bank(name: str, fingerprint: str) -> QueryBank | None:
+    """The bank that came with an encoder; None if none did, or other weights made it.
+
+    Raises:
+        ModelDamaged: the file is there, and cannot be read.
+    """
+    path = SHIPPED.get(name)
+    return load_bank(path, fingerprint) if path is not None and path.exists() else None
+
+
+def load_bank(path: Path, fingerprint: str) -> QueryBank | None:
+    """A bank from a file that holds what `pack_bank` made; None if other weights made it.
+
+    Raises:
+        ModelDamaged: it cannot be read.
+    """
+    try:
+        return unpack_bank(path.read_bytes(), fingerprint)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ModelDamaged(
+            f"the bank of typical queries is damaged: {path} cannot be read. "
+            "Reinstall it: pip install --force-reinstall --no-deps mmsearch"
+        ) from error
+
+
+def pack_bank(fingerprint: str, bank: QueryBank) -> bytes:
+    """A bank as an `.npz`, its rows in 8 bits: a cosine moves by about 0.001, and so do the hubs.
+
+    Args:
+        fingerprint: Of the weights that made the rows.
+        bank: What to pack.
+    """
+    import numpy as np
+
+    arrays: dict[str, Any] = {"fingerprint": np.array(fingerprint)}
+    for modality, rows in bank.rows.items():
+        largest = np.abs(rows).max(axis=1, keepdims=True)
+        arrays[modality] = np.round(rows * (127 / largest)).astype(np.int8)
+    for pair, hubs in bank.hubs.items():
+        arrays[" ".join(("hubs", *pair))] = hubs.astype(np.float16)
+    for pair, numbers in bank.references.items():
+        arrays[" ".join(("reference", *pair))] = numbers.astype(np.float32)
+    packed = BytesIO()
+    np.savez(packed, **arrays)
+    return packed.getvalue()
+
+
+def unpack_bank(packed: bytes, fingerprint: str) -> QueryBank | None:
+    """What was packed, its rows of unit length again; None if other weights made it."""
+    import numpy as np
+
+    with np.load(BytesIO(packed), allow_pickle=False) as held:
+        if str(held["fingerprint"]) != fingerprint:
+            return None
+        arrays = {key: held[key].astype(np.float32) for key in held.files if key != "fingerprint"}
+
+    def of_pairs(what: str) -> Pairs:
+        keys = {(one, other): f"{what} {one} {other}" for one in MODALITIES for other in MODALITIES}
+        return {pair: arrays[key] for pair, key in keys.items() if key in arrays}
+
+    rows = {key: arrays[key] for key in MODALITIES if key in arrays}
+    units = {key: row / np.linalg.norm(row, axis=1, keepdims=True) for key, row in rows.items()}
+    return QueryBank(units, of_pairs("hubs"), of_pairs("reference"))
+
+
+# ---------------------------------------------------------------------- typical texts
 
 SENTENCES = 2_000
+
+
+def typical_texts() -> list[str]:
+    """SENTENCES different queries, put together from word lists; the same on each machine.
+
+    What they say matters little; that they are spread over what pictures show does. Each pattern
+    comes equally often, until the short ones run out of new sentences.
+    """
+    found: dict[str, None] = {}
+    round_number = 0
+    while len(found) < SENTENCES:
+        for pattern in PATTERNS:
+            found.setdefault(_filled(pattern, round_number))
+        round_number += 1
+    return list(found)[:SENTENCES]
+
+
+def _filled(pattern: str, round_number: int) -> str:
+    """The pattern with words that its slots and the round choose, as if at random."""
+
+    def word(slot: re.Match[str]) -> str:
+        words = WORDS[slot[1]]
+        drawn = hashlib.blake2b(f"{pattern}|{slot.start()}|{round_number}".encode(), digest_size=8)
+        return words[int.from_bytes(drawn.digest(), "big") % len(words)]
+
+    text = re.sub(r"\{(\w+)\}", word, pattern)
+    return re.sub(r"\b(a) (?=[aeio])", r"\1n ", text)
+
 
 WORDS: dict[str, tuple[str, ...]] = {
     key: tuple(words.split("|"))
@@ -140,31 +276,4 @@ PATTERNS = (
     "{person}",
     "{place} {when}",
 )
-"""What is in braces is replaced by one of its WORDS."""
-
-
-@lru_cache(maxsize=1)
-def typical_texts() -> tuple[str, ...]:
-    """SENTENCES different sentences, the same on each machine; each pattern comes equally often.
-
-    Short patterns run out of new ones sooner; the others fill up.
-    """
-    found: dict[str, None] = {}
-    round_number = 0
-    while len(found) < SENTENCES:
-        for pattern in PATTERNS:
-            found.setdefault(_filled(pattern, round_number))
-        round_number += 1
-    return tuple(found)[:SENTENCES]
-
-
-def _filled(pattern: str, round_number: int) -> str:
-    """The pattern with words that its slots and the round choose, as if by lot."""
-
-    def word(slot: re.Match[str]) -> str:
-        words = WORDS[slot[1]]
-        drawn = hashlib.blake2b(f"{pattern}|{slot.start()}|{round_number}".encode(), digest_size=8)
-        return words[int.from_bytes(drawn.digest(), "big") % len(words)]
-
-    text = re.sub(r"\{(\w+)\}", word, pattern)
-    return re.sub(r"\b(a) (?=[aeio])", r"\1n ", text)
+"""A slot in braces is replaced by one of its WORDS."""

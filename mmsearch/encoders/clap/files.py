@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.encoders import hub
+from mmsearch.encoders.files import sha256_of
 from mmsearch.errors import ModelDamaged, ModelUnavailable, UnknownModel
-from mmsearch.home import cache_folder
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""As transformers has them; the first that is there is read."""
+"""As transformers names them; the first that is there is read."""
 PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 VOCABULARY = ("tokenizer.json", "vocab.json")
-ALSO = re.compile(
+SMALL = re.compile(
     r"config\.json|p\w+_config\.json|tokenizer.*\.json|vocab\.json|merges\.txt"
     r"|special_tokens_map\.json|added_tokens\.json"
 )
-"""The small files beside the weights."""
+"""The files beside the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ClapFiles:
     """A CLAP model on this machine."""
 
     name: str
-    """What `--model` takes; a folder of one's own stands in it with its whole path."""
+    """What `--model` takes, with the whole path of a folder."""
     folder: Path
     weights: Path
     config: dict[str, Any]
@@ -40,7 +40,7 @@ class ClapFiles:
 
     def fingerprint(self) -> str:
         """Hash of everything that a vector depends on: weights, configuration, vocabulary."""
-        together = hashlib.sha256(_sha256(self.weights).encode())
+        together = hashlib.sha256(sha256_of(self.weights).encode())
         for name in ("config.json", *PREPROCESSING, *VOCABULARY, "merges.txt"):
             with suppress(FileNotFoundError):
                 together.update(f"\n{name}\n".encode() + (self.folder / name).read_bytes())
@@ -48,20 +48,20 @@ class ClapFiles:
 
 
 def find(name: str) -> ClapFiles:
-    """The files of `clap:REPOSITORY_OR_FOLDER`; nothing is fetched.
+    """The files of `clap:REPOSITORY_OR_FOLDER`; nothing is downloaded.
 
     Raises:
         ModelUnavailable: they are not on this machine, or not all of them.
-        UnknownModel: it is another kind of model, or no name of one.
+        UnknownModel: it is another kind of model, or not the name of one.
         ModelDamaged: one of the small files cannot be read.
     """
     what = name.partition(":")[2]
     folder = folder_of(what)
     if folder is None:
         raise _unavailable(name, what)
-    own = Path(what).expanduser().is_dir()
+    is_own = Path(what).expanduser().is_dir()
     missing = missing_from(folder)
-    if missing and own:
+    if missing and is_own:
         raise ModelUnavailable(f"{folder} is no whole CLAP model: it has no {missing}")
     if missing:
         raise _unavailable(name, what)
@@ -74,7 +74,7 @@ def find(name: str) -> ClapFiles:
         raise UnknownModel(f"{folder} holds no CLAP model but {config.get('model_type')!r}")
     found = _read(preprocessing)
     return ClapFiles(
-        name=f"clap:{folder}" if own else name,
+        name=f"clap:{folder}" if is_own else name,
         folder=folder,
         weights=weights,
         config=config,
@@ -83,7 +83,7 @@ def find(name: str) -> ClapFiles:
 
 
 def folder_of(what: str) -> Path | None:
-    """The folder that `clap:` is followed by, or a repository's in the hub's cache."""
+    """The folder that a name says after its colon, or a repository's in the hub's cache."""
     own = Path(what).expanduser()
     if what and own.is_dir():
         return Path(os.path.abspath(own))
@@ -101,7 +101,7 @@ def missing_from(folder: Path) -> str | None:
 def wanted(names: Sequence[str]) -> list[str]:
     """Which of a repository's files are needed: the small ones, then one form of the weights."""
     weights = next((name for name in WEIGHTS if name in names), None)
-    return [name for name in names if ALSO.fullmatch(name)] + ([weights] if weights else [])
+    return [name for name in names if SMALL.fullmatch(name)] + ([weights] if weights else [])
 
 
 def _unavailable(name: str, what: str) -> ModelUnavailable | UnknownModel:
@@ -117,29 +117,8 @@ def _unavailable(name: str, what: str) -> ModelUnavailable | UnknownModel:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
     except (OSError, ValueError) as error:
         raise ModelDamaged(f"{path} cannot be read; fetch or copy the model again") from error
-    raise ModelDamaged(f"{path} is not what it should be; fetch or copy the model again")
-
-
-def _sha256(path: Path) -> str:
-    """The file's hash, looked up where it was taken before and the file is unchanged since."""
-    stat = path.stat()
-    key = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
-    note = cache_folder() / "hashes" / hashlib.sha256(os.fsencode(key)).hexdigest()
-    with suppress(OSError, ValueError):
-        known = note.read_text(encoding="ascii")
-        if re.fullmatch("[0-9a-f]{64}", known):
-            return known
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    import tempfile
-
-    with suppress(OSError):  # a cache that cannot be written costs only time
-        note.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as draft:
-            draft.write(found)
-        os.replace(draft.name, note)
+    if not isinstance(found, dict):
+        raise ModelDamaged(f"{path} is not a JSON object; fetch or copy the model again")
     return found

@@ -1,0 +1,319 @@
+"""Makes a model's towers for ONNX Runtime, and checks them against torch.
+
+Their vectors are compared on real photos, and on sentences.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.encoders.clip.preprocessing import TokenRecipe, Tokens
+from mmsearch.encoders.clip.towers import Tower, TowerCache
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.encoders.clip.torch_model import TorchModel
+    from mmsearch.types import Modality, Vectors
+
+log = logging.getLogger(__name__)
+
+MAKERS = ("torch", "open_clip_torch", "onnx", "onnxruntime")
+"""Packages of which another version may succeed where one has failed."""
+FACTS = "facts"
+
+
+def makers() -> dict[str, str]:
+    """The versions of the packages that make graphs."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in MAKERS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = ""
+    return found
+
+
+def make_facts(model: TorchModel, towers: TowerCache) -> dict[str, Any]:
+    """Write down what must be known of a model to use it without torch."""
+    facts: dict[str, Any] = {
+        "dim": model.dim(),
+        "pixels": model.pixels.write(),
+        "notes": model.notes,
+        "tokens": None,
+        "why_no_tokens": None,
+    }
+    with towers.making(FACTS) as folder:
+        try:
+            recipe, tokenizer = model.recipe()
+            tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+            check_tokens(model, Tokens(folder / "tokenizer.json", recipe), recipe)
+            facts["tokens"] = recipe.write()
+        except Exception as error:  # any tokenizer may be any trouble
+            log.info("tokens of %s need torch", towers.folder, exc_info=True)
+            facts["why_no_tokens"] = f"{type(error).__name__}: {error}"[:300]
+        (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    return facts
+
+
+def check_tokens(model: TorchModel, tokens: Tokens, recipe: TokenRecipe) -> None:
+    """Nothing, if they are those of open_clip's tokenizer.
+
+    Raises:
+        ValueError: they are not.
+    """
+    import numpy as np
+
+    texts = [*SENTENCES, *ODD]
+    for text, wanted, found in zip(texts, model.tokens(texts), tokens(texts), strict=True):
+        padded = np.pad(found, (0, recipe.context_length - len(found))) if recipe.trims else found
+        if not np.array_equal(padded, wanted):
+            raise ValueError(f"its tokens differ for {text[:60]!r}")
+
+
+def make_tower(
+    model: TorchModel,
+    towers: TowerCache,
+    modality: Modality,
+    things: Sequence[NDArray[Any]],
+    precisions: Sequence[str],
+) -> None:
+    """Export a tower and check it, in each precision until one passes; `towers` keeps the results.
+
+    Args:
+        model: The reference.
+        towers: Where the graphs and how they compare are written.
+        modality: Which tower.
+        things: Pixels or token ids to compare on, at least one.
+        precisions: "int8", "fp32", in order of preference.
+    """
+    from mmsearch.encoders.clip.export import export
+
+    things, distinct = sample(things) if modality == "image" else (list(things[:COUNT]), COUNT)
+    with towers.scratch() as folder:
+        raw = folder / "raw.onnx"
+        wanted = _reference(model, modality, things)
+        for precision in precisions:
+            try:
+                if not raw.exists():
+                    export(model, modality, raw)
+                if _made(towers, modality, precision, raw, (things, wanted, distinct)).passed:
+                    return
+            except Exception as error:  # exporting an unknown network fails in all ways
+                log.info("no %s graph of the %s tower", precision, modality, exc_info=True)
+                raw.unlink(missing_ok=True)
+                why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                with towers.making(f"{modality}-{precision}") as place:
+                    _write_check(place, {"passed": False, "error": why})
+
+
+Sample = tuple[Sequence["NDArray[Any]"], "Vectors", int]
+"""Things, their vectors by torch, and how many of them are distinct."""
+
+
+def _made(towers: TowerCache, modality: Modality, precision: str, raw: Path, on: Sample) -> Verdict:
+    from mmsearch.encoders.clip.export import simplified
+    from mmsearch.encoders.clip.int8 import shrink
+
+    things, wanted, distinct = on
+    with towers.making(f"{modality}-{precision}") as folder:
+        graph = folder / "graph.onnx"
+        if precision == "int8":
+            with towers.scratch() as basic, towers.scratch() as small:
+                simplified(raw, basic / graph.name, "BASIC")
+                shrink(basic / graph.name, small / graph.name, blocks=modality == "text")
+                simplified(small / graph.name, graph, "EXTENDED")
+        else:
+            simplified(raw, graph, "EXTENDED")
+        found = Tower(graph, modality).run(things)
+        verdict = compare(wanted, found, precision, distinct)
+        _write_check(folder, verdict.write())
+    log.info("%s tower in %s: %s", modality, precision, verdict)
+    return verdict
+
+
+def _write_check(folder: Path, found: dict[str, Any]) -> None:
+    text = json.dumps(found | {"makers": makers()}, indent=1)
+    (folder / "check.json").write_text(text, encoding="utf-8")
+
+
+def _reference(model: TorchModel, modality: Modality, things: Sequence[NDArray[Any]]) -> Vectors:
+    """The vectors by torch; texts are padded as its tower needs them."""
+    import numpy as np
+
+    if modality == "text":
+        batch: NDArray[np.int64] = model.tokens(SENTENCES)
+        return model.run("text", batch)
+    parts = [model.run("image", np.stack(things[at : at + 8])) for at in range(0, len(things), 8)]
+    return np.concatenate(parts)
+
+
+# ---------------------------------------------------------------------- comparing
+
+COUNT = 64
+"""Photos, or texts, that are compared."""
+LEAST_COSINE = 0.999
+"""Of centred vectors in fp32; that of untrained towers is 0.9 between any two photos if not."""
+LEAST_NEIGHBOURS = 0.95
+"""Share of things whose nearest other one must stay the same in int8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a graph compares with torch."""
+
+    passed: bool
+    cosine: float
+    """The lowest between a thing's two vectors, both centred."""
+    neighbours: float
+    """The share of things whose nearest other one is the same."""
+    distinct: int
+    """Of how many different photos or texts; the other ones up to 64 were crops of these."""
+
+    def write(self) -> dict[str, Any]:
+        """As an object for a JSON file."""
+        return asdict(self)
+
+
+def compare(wanted: Vectors, found: Vectors, precision: str, distinct: int) -> Verdict:
+    """Compare two runs' unit vectors (n, dim) of the same n things, in the same order."""
+    import numpy as np
+
+    middle = wanted.mean(axis=0)
+    one, other = wanted - middle, found - middle
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    cosine = float(((one * other).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
+    same = float((_nearest(wanted) == _nearest(found)).mean())
+    good = same >= LEAST_NEIGHBOURS if precision == "int8" else cosine >= LEAST_COSINE
+    passed = bool(good and np.isfinite(found).all())
+    return Verdict(passed, round(cosine, 6), round(same, 4), distinct)
+
+
+def _nearest(vectors: Vectors) -> NDArray[np.intp]:
+    import numpy as np
+
+    alike = vectors @ vectors.T
+    np.fill_diagonal(alike, -2.0)
+    nearest: NDArray[np.intp] = alike.argmax(axis=1)
+    return nearest
+
+
+def sample(photos: Sequence[NDArray[np.uint8]]) -> tuple[list[NDArray[np.uint8]], int]:
+    """64 photos to compare on, and how many of them are different photos; the rest are crops.
+
+    Args:
+        photos: Pixels (height, width, 3), at least one.
+    """
+    distinct = list({photo.tobytes(): photo for photo in photos}.values())[:COUNT]
+    chance = random.Random(0)  # noqa: S311 - the same crops every time
+    crops = [_crop(distinct[at % len(distinct)], chance) for at in range(COUNT - len(distinct))]
+    return distinct + crops, len(distinct)
+
+
+def _crop(photo: NDArray[np.uint8], chance: random.Random) -> NDArray[np.uint8]:
+    import numpy as np
+    from PIL import Image
+
+    high, wide = photo.shape[:2]
+    share = chance.uniform(0.3, 0.8)
+    left, top = chance.uniform(0, wide * (1 - share)), chance.uniform(0, high * (1 - share))
+    box = (left, top, left + wide * share, top + high * share)
+    picture = Image.fromarray(photo)
+    cropped = picture.resize((wide, high), Image.Resampling.BICUBIC, box=box)
+    if chance.random() < 0.5:
+        cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(cropped)
+
+
+# ---------------------------------------------------------------------- texts
+
+SENTENCES = (
+    "a dog running along the beach at sunset",
+    "two children building a sandcastle",
+    "a red bicycle leaning against a brick wall",
+    "the skyline of a big city at night",
+    "a bowl of tomato soup with basil",
+    "an old man reading a newspaper on a park bench",
+    "a black cat asleep on a keyboard",
+    "snow on the roofs of a mountain village",
+    "a bride and a groom cutting their cake",
+    "a green tractor ploughing a field",
+    "close-up of a bee on a purple flower",
+    "a crowded underground train",
+    "a handwritten shopping list",
+    "a lighthouse in a storm",
+    "three friends laughing at a café table",
+    "a football player taking a penalty",
+    "an empty classroom with wooden chairs",
+    "a slice of chocolate cake on a white plate",
+    "a sailing boat on a calm lake",
+    "a woman in a yellow raincoat with an umbrella",
+    "a street musician playing the violin",
+    "the moon above a dark forest",
+    "a baby taking its first steps",
+    "an astronaut floating above the Earth",
+    "a pile of old books",
+    "a waterfall seen from below",
+    "a chess board in the middle of a game",
+    "a firefighter climbing a ladder",
+    "market stalls full of fruit and vegetables",
+    "a white horse behind a fence",
+    "a screenshot of an error message",
+    "a birthday party with balloons",
+    "a vintage car in front of a diner",
+    "a surfer riding a wave",
+    "a map of an island",
+    "a doctor looking at an X-ray picture",
+    "a hot-air balloon over a valley",
+    "a plate of sushi with chopsticks",
+    "a spider's web with drops of dew",
+    "a graph that rises to the right",
+    "a man repairing a motorcycle",
+    "a church tower with a clock",
+    "penguins standing on the ice",
+    "a teenager playing a video game",
+    "a bunch of keys on a wooden table",
+    "an aeroplane landing in the rain",
+    "a living room with a blue sofa",
+    "a receipt from a supermarket",
+    "fireworks over a harbour",
+    "an elephant drinking at a waterhole",
+    "a yoga class in a garden",
+    "a glass of red wine beside some cheese",
+    "a long exposure of traffic on a motorway",
+    "a carved pumpkin with a candle in it",
+    "a butterfly on a child's hand",
+    "a statue of a lion",
+    "laundry drying on a balcony",
+    "a group photo of a school class",
+    "a cactus in a desert",
+    "a wooden bridge across a small river in autumn",
+    "a robot arm in a factory",
+    "the inside of a cathedral with tall windows",
+    "a cup of coffee with a heart in the foam, seen from above",
+    "a goalkeeper in a green shirt jumping to the left to stop a ball in the last minute",
+)
+
+ODD = (
+    "",
+    "   two  spaces\tand a tab\nand a line  ",
+    "ALL CAPITALS, digits 1234567890 and don't, we'll, they've",
+    "naïve café über straße İstanbul ﬁne ½ ²",
+    "schÃ¶n cafÃ© â€œquotedâ€\x9d",
+    "&lt;b&gt; fish &amp;amp; chips &eacute;",
+    "🐶 👩‍👩‍👧 🇩🇪 𝒞𝓁𝒾𝓅 𠜎",
+    "一只狗在海滩上 собака на пляже كلب على الشاطئ",
+    "snake_case kebab-case (brackets) [more] {more} #tag @name",
+    "word " * 300,
+    "unbreakable" * 60,
+)
+"""Texts that a tokenizer may stumble over."""

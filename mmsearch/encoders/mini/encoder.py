@@ -1,0 +1,265 @@
+"""The encoder of the built-in model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mmsearch.encoders import TokenEncoder
+from mmsearch.encoders.files import MANIFEST, ModelFiles, short_hash
+from mmsearch.encoders.mini import FOLDER
+from mmsearch.encoders.mini.mel import RATE, mel_picture
+from mmsearch.encoders.onnx import in_threads, padded_batches, session
+from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS, Matcher, quantised
+from mmsearch.errors import UnsupportedModality
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
+    from tokenizers import Tokenizer
+
+    from mmsearch.encoders import TokenEmbeddings
+    from mmsearch.types import Modality, Vectors
+
+Runs: TypeAlias = "Iterator[tuple[list[int], list[NDArray[Any]]]]"
+"""Rows of a batch, and each output of the graph for them."""
+
+TEXTS_A_RUN = 32
+PADDING = 0
+"""The token id that the text graph ignores."""
+
+AUDIO = "audio.onnx"
+"""Extends the image tower's graph to hear; a model may lack it."""
+HEARD = "heard"
+"""The output that it adds."""
+TOKEN_GRAPHS = {REGIONS, WORDS, RERANK}
+"""For reranking; a model has all of these or none."""
+EXTENSIONS = {AUDIO, *TOKEN_GRAPHS}
+"""Files that change no image and no text vector, so that an index made without them stays valid."""
+
+
+def load_mini(folder: Path = FOLDER) -> MiniEncoder:
+    """The built-in encoder; each tower is read at its first use.
+
+    Raises:
+        ModelDamaged: the folder's manifest is missing or unreadable.
+    """
+    files = ModelFiles(
+        folder,
+        what="the built-in model",
+        cure="Reinstall it: pip install --force-reinstall --no-deps mmsearch",
+    )
+    try:
+        return MiniEncoder(files)
+    except (KeyError, TypeError, ValueError) as error:
+        raise files.damaged(MANIFEST, "cannot be read") from error
+
+
+class MiniEncoder(TokenEncoder):
+    """Unit vectors (n, 512) of photos, sounds and texts that can be compared with each other.
+
+    The same input has the same vector, whatever else is in the batch (to 1e-4). Texts are cut at
+    128 tokens; photos are squeezed to a square, so that nothing at their edges is lost; the image
+    tower sees a sound as a picture, five seconds wide.
+    """
+
+    name = "mini"
+
+    def __init__(self, files: ModelFiles) -> None:
+        self._files = files
+        names = set(files.sha256)
+        self.dim = int(files.manifest["dim"])
+        self.image_size = int(files.manifest["image_size"])
+        # 12 megapixels are decoded at an eighth, in 16 ms of a core instead of 25; cosines to the
+        # vector of the whole photo stay above 0.999 (23 photos of scikit-image and scikit-learn)
+        self.decode_scale = 1.4
+        self.modalities: frozenset[Modality] = frozenset({"image", "text"})
+        if AUDIO in names:
+            self.modalities |= {"audio"}
+            self.sample_rate = RATE
+        self.token_modalities: frozenset[Modality] = frozenset(
+            ("image", "text") if names >= TOKEN_GRAPHS else ()
+        )
+        self.match_weight = float(files.manifest.get("match_weight", 0.0))
+        self.tokens_version = short_hash(
+            "".join(files.sha256.get(name, "") for name in sorted(TOKEN_GRAPHS))
+        )
+        self.fingerprint = short_hash(
+            "".join(f"{name}:{files.sha256[name]}\n" for name in sorted(names - EXTENSIONS))
+        )
+
+    def prepare(self, modality: Modality, thing: Any) -> Any:
+        """Pixels (image_size, image_size, 3) uint8 of a photo, a sound's picture (image_size,
+        image_size) uint8, or the string.
+
+        Raises:
+            UnsupportedModality: `mini` has no tower for it.
+        """
+        self._check(modality)
+        if modality == "audio":
+            return self._sound_picture(thing)
+        return self._pixels(thing) if modality == "image" else str(thing)
+
+    def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
+        """Unit rows (len(batch), 512) float32.
+
+        Raises:
+            UnsupportedModality: `mini` has no tower for it.
+            ModelDamaged: a file of the tower is missing or not the one that was shipped.
+        """
+        import numpy as np
+
+        self._check(modality)
+        vectors = np.empty((len(batch), self.dim), np.float32)
+        runs = {
+            "image": lambda: self._photo_runs(batch, self._image_graph(), ["vectors"]),
+            "text": lambda: self._text_runs(batch, self._text_graph(), ["vectors"]),
+            "audio": lambda: self._sound_runs(batch),
+        }
+        for rows, (found,) in runs[modality]() if len(batch) else ():
+            vectors[rows] = found
+        return vectors
+
+    def encode_with_tokens(
+        self, modality: Modality, batch: Sequence[Any]
+    ) -> tuple[Vectors, list[TokenEmbeddings]]:
+        """Unit rows (len(batch), 512) float32, and of each thing (rows, 128) int8 from the same
+        run, at most 32 rows.
+
+        Raises:
+            UnsupportedModality: `mini` has no token embeddings of it.
+            ModelDamaged: a file is missing or not the one that was shipped.
+        """
+        import numpy as np
+
+        self._check_tokens(modality)
+        runs = {
+            "image": lambda: self._photo_runs(batch, self._region_graph(), ["vectors", "regions"]),
+            "text": lambda: self._text_runs(batch, self._word_graph(), ["vectors", "tokens"]),
+        }
+        vectors = np.empty((len(batch), self.dim), np.float32)
+        tokens = [np.empty((0, 0), np.int8)] * len(batch)
+        for rows, (found, parts) in runs[modality]() if len(batch) else ():
+            vectors[rows] = found
+            for row, part in zip(rows, parts, strict=True):
+                tokens[row] = quantised(part)
+        return vectors, tokens
+
+    def match(
+        self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
+    ) -> NDArray[np.float32]:
+        """(n,) how well each candidate matches the query.
+
+        `mmsearch.search.rerank` blends it with the first scores.
+
+        Raises:
+            UnsupportedModality: `mini` has no token embeddings of it.
+            ModelDamaged: a file is missing or not the one that was shipped.
+        """
+        self._check_tokens(modality)
+        files = self._files
+        matcher = files.once("matcher", lambda: Matcher(files.checked(RERANK)))
+        return matcher.scores(modality, query, candidates)
+
+    # ------------------------------------------------------------------ running
+
+    def _photo_runs(
+        self, photos: Sequence[Any], graph: InferenceSession, outputs: list[str]
+    ) -> Runs:
+        def run(photo: Any) -> list[NDArray[Any]]:
+            found: list[NDArray[Any]] = graph.run(outputs, {"pixels": self._pixels(photo)[None]})
+            return found
+
+        return _one_by_one(run, photos)
+
+    def _sound_runs(self, sounds: Sequence[Any]) -> Runs:
+        import numpy as np
+
+        graph = self._audio_graph()
+
+        def run(sound: Any) -> list[NDArray[Any]]:
+            grey = self._sound_picture(sound)[None, :, :, None]
+            found: list[NDArray[Any]] = graph.run([HEARD], {"pixels": np.repeat(grey, 3, axis=3)})
+            return found
+
+        return _one_by_one(run, sounds)
+
+    def _text_runs(
+        self, texts: Sequence[str], tower: tuple[InferenceSession, Tokenizer], outputs: list[str]
+    ) -> Runs:
+        graph, tokenizer = tower
+        tokens = [found.ids for found in tokenizer.encode_batch(list(texts))]
+        for rows, ids in padded_batches(tokens, TEXTS_A_RUN, PADDING):
+            yield rows, graph.run(outputs, {"ids": ids})
+
+    def _pixels(self, photo: Any) -> NDArray[np.uint8]:
+        import numpy as np
+        from PIL import Image
+
+        square = (self.image_size, self.image_size)
+        if isinstance(photo, np.ndarray):
+            if photo.shape == (*square, 3):
+                return photo
+            photo = Image.fromarray(photo)
+        upright = photo if photo.mode == "RGB" else photo.convert("RGB")
+        small = upright.resize(square, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        return np.asarray(small)
+
+    def _sound_picture(self, sound: Any) -> NDArray[np.uint8]:
+        picture: NDArray[np.uint8] = sound
+        return picture if picture.ndim == 2 else mel_picture(sound, self.image_size)
+
+    # ------------------------------------------------------------------ graphs
+
+    def _image_graph(self) -> InferenceSession:
+        def load() -> InferenceSession:
+            return session(self._files.checked("image.onnx"), optimise=True, threads=1)
+
+        return self._files.once("image", load)
+
+    def _audio_graph(self) -> InferenceSession:
+        return self._files.once("audio", lambda: self._extended_image_graph(AUDIO))
+
+    def _region_graph(self) -> InferenceSession:
+        return self._files.once("regions", lambda: self._extended_image_graph(REGIONS))
+
+    def _extended_image_graph(self, extension: str) -> InferenceSession:
+        """ONNX files are protocol buffers: two of them, end to end, are read as one graph."""
+        return session(self._files.joined("image.onnx", extension), optimise=True, threads=1)
+
+    def _text_graph(self) -> tuple[InferenceSession, Tokenizer]:
+        def load() -> tuple[InferenceSession, Tokenizer]:
+            self._files.checked("text.bin")  # weights that ONNX Runtime finds beside the graph
+            return session(self._files.checked("text.onnx"), optimise=False), self._tokenizer()
+
+        return self._files.once("text", load)
+
+    def _word_graph(self) -> tuple[InferenceSession, Tokenizer]:
+        """The text tower's graph, with the extension that gives the words."""
+
+        def load() -> tuple[InferenceSession, Tokenizer]:
+            self._files.checked("text.bin")
+            graph = self._files.joined("text.onnx", WORDS)
+            return session(graph, optimise=False, beside=self._files.folder), self._tokenizer()
+
+        return self._files.once("words", load)
+
+    def _tokenizer(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self._files.checked("tokenizer.json")))
+
+    def _check(self, modality: str) -> None:
+        if modality not in self.modalities:
+            known = " and ".join(sorted(self.modalities))
+            raise UnsupportedModality(f"'mini' cannot encode {modality}; it encodes {known}")
+
+    def _check_tokens(self, modality: str) -> None:
+        if modality not in self.token_modalities:
+            raise UnsupportedModality(f"'mini' has no token embeddings of {modality}")
+
+
+def _one_by_one(run: Callable[[Any], list[NDArray[Any]]], things: Sequence[Any]) -> Runs:
+    yield from (([row], outputs) for row, outputs in enumerate(in_threads(run, things)))
