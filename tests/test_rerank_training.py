@@ -59,10 +59,14 @@ class Grids(nn.Module):
 
 def pairs() -> Pairs:
     """Photos that each show a thing of their own, with a caption that names it in its states."""
-    dice = torch.Generator().manual_seed(0)
-    things = torch.randn(PHOTOS, WIDTH, generator=dice)
-    grids = things[:, :, None, None] + 0.1 * torch.randn(PHOTOS, WIDTH, SIDE, SIDE, generator=dice)
-    states = things.repeat_interleave(4, 0) + 0.1 * torch.randn(4 * PHOTOS, WIDTH, generator=dice)
+    generator = torch.Generator().manual_seed(0)
+    things = torch.randn(PHOTOS, WIDTH, generator=generator)
+    grids = things[:, :, None, None] + 0.1 * torch.randn(
+        PHOTOS, WIDTH, SIDE, SIDE, generator=generator
+    )
+    states = things.repeat_interleave(4, 0) + 0.1 * torch.randn(
+        4 * PHOTOS, WIDTH, generator=generator
+    )
     ids = torch.tensor([101, 7, 8, 102]).repeat(PHOTOS)
     texts = TextStates(ids, states, torch.arange(PHOTOS + 1) * 4)
     return Pairs([grids.numpy().astype(np.float16)], Captions(texts, torch.arange(PHOTOS + 1)))
@@ -77,8 +81,10 @@ def trained() -> RerankTraining:
 
 
 def rows(things: int, count: int = 7, seed: int = 0) -> Tensor:
-    dice = torch.Generator().manual_seed(seed)
-    return nn.functional.normalize(torch.randn(things, count, TOKEN_DIM, generator=dice), dim=-1)
+    generator = torch.Generator().manual_seed(seed)
+    return nn.functional.normalize(
+        torch.randn(things, count, TOKEN_DIM, generator=generator), dim=-1
+    )
 
 
 def test_training_brings_words_to_their_regions() -> None:

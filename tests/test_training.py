@@ -159,9 +159,9 @@ def test_a_view_is_the_same_each_time(tmp_path: Path) -> None:
 
 def tiny_data(photos: int = 40) -> TrainingData:
     """Photos of 16 numbers, of which captions and names tell a little."""
-    dice = torch.Generator().manual_seed(0)
-    features = torch.randn(photos, 16, generator=dice)
-    rows = torch.randn(CLASSES, 16, generator=dice)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(photos, 16, generator=generator)
+    rows = torch.randn(CLASSES, 16, generator=generator)
     nothing = TextStates(torch.zeros(0), torch.zeros(0), torch.zeros(CLASSES + 1, dtype=torch.long))
     return TrainingData(
         maps=[],
@@ -293,11 +293,11 @@ def tone(hertz: float, seconds: float = 1.0) -> Any:
 
 def tiny_sounds(per_concept: int = 6, views: int = 3) -> tuple[SoundFeatures, Concepts]:
     """Four concepts of 30 numbers each, noisily heard, with two phrases a concept."""
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     of_sound = torch.arange(4).repeat_interleave(per_concept)
-    centres = torch.randn(4, 30, generator=dice)
-    changed = centres[of_sound] + 0.3 * torch.randn(views, len(of_sound), 30, generator=dice)
-    phrases = nn.functional.normalize(torch.randn(8, DIM, generator=dice), dim=-1)
+    centres = torch.randn(4, 30, generator=generator)
+    changed = centres[of_sound] + 0.3 * torch.randn(views, len(of_sound), 30, generator=generator)
+    phrases = nn.functional.normalize(torch.randn(8, DIM, generator=generator), dim=-1)
     concepts = Concepts(of_sound, phrases, torch.tensor([0, 2, 4, 6, 8]))
     return SoundFeatures(changed[0], torch.arange(len(of_sound)), changed), concepts
 

@@ -94,17 +94,17 @@ def checkpoint(folder: Path, kind: str = "vit", seed: int = 0) -> str:
 def flags(folder: Path, count: int = 250, *, told: bool = True) -> tuple[Path, Path]:
     """Photos of three colours side by side, and captions that name them, or those of another."""
     folder.mkdir(parents=True)
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     every = list(itertools.combinations(COLOURS, 3))
     lines = []
     for number in range(count):
         names = every[number % len(every)]
         stripes = np.zeros((40, 40, 3), np.float64)
-        for at, name in enumerate(dice.permutation(names)):
+        for at, name in enumerate(rng.permutation(names)):
             stripes[:, 13 * at : 13 * at + 14] = COLOURS[name]
-        noisy = np.clip(stripes + dice.normal(0, 12, stripes.shape), 0, 255).astype(np.uint8)
+        noisy = np.clip(stripes + rng.normal(0, 12, stripes.shape), 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / f"{number:03}.png")
-        said = names if told else every[int(dice.integers(len(every)))]
+        said = names if told else every[int(rng.integers(len(every)))]
         lines.append(f"{number:03}.png\t{' and '.join(said)}")
     captions = folder / "captions.tsv"
     captions.write_text("\n".join(lines))
@@ -453,8 +453,8 @@ def test_photos_with_more_captions_take_turns_at_them() -> None:
 
     nothing = TextStates(torch.zeros(6), torch.zeros(6, 1), torch.arange(7))
     captions = Captions(nothing, torch.tensor([0, 1, 4, 6]))
-    dice = torch.Generator().manual_seed(0)
-    drawn = torch.stack([captions.draw(torch.tensor([2, 0, 1]), dice) for _ in range(50)])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([captions.draw(torch.tensor([2, 0, 1]), generator) for _ in range(50)])
     assert [set(column.tolist()) for column in drawn.T] == [{4, 5}, {0}, {1, 2, 3}]
 
 

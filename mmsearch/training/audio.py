@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmsearch.encoders.mini.encoder import HEARD, MiniEncoder
 from mmsearch.training.export import block_output
-from mmsearch.training.features import THREADS, Arrays, cached, tapped_session
+from mmsearch.training.features import THREADS, Arrays, cached, draw_one, tapped_session
 from mmsearch.training.fit import add_noise, one_cycle
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.sounds import Picture, Sound, changed_picture, plain_pictures, whole_wave
@@ -140,9 +140,8 @@ class Concepts:
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """(concepts, 512): a random phrase of each concept."""
-        counts = self.first[1:] - self.first[:-1]
-        drawn = (torch.rand(len(counts), generator=generator) * counts).long()
-        return self.vectors[self.first[:-1] + drawn]
+        concepts = torch.arange(len(self.first) - 1)
+        return self.vectors[draw_one(self.first, concepts, generator)]
 
 
 def concepts_of(sounds: Sequence[Sound], encoder: MiniEncoder) -> Concepts:

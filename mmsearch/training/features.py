@@ -114,7 +114,7 @@ def tower_maps(
 
 
 def tapped_session(tower: Path, tensors: Sequence[str]) -> Any:
-    """A session on a graph that can also be asked for inner tensors; for use by several threads."""
+    """A session on a graph with inner tensors as more outputs; safe to use from several threads."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -191,6 +191,12 @@ def tokenize(texts: Sequence[str]) -> list[list[int]]:
     return [found.ids for found in tokenizer.encode_batch(list(texts))]
 
 
+def draw_one(first: Tensor, groups: Tensor, generator: torch.Generator) -> Tensor:
+    """A random row of each group, of which group i has rows `first[i]` to `first[i + 1]`."""
+    counts = first[groups + 1] - first[groups]
+    return first[groups] + (torch.rand(len(groups), generator=generator) * counts).long()
+
+
 @dataclass(frozen=True)
 class Captions:
     """The captions of photos, in order: photo i has texts `first[i]` to `first[i + 1]`."""
@@ -205,8 +211,7 @@ class Captions:
 
     def draw(self, photos: Tensor, generator: torch.Generator) -> Tensor:
         """For each photo, the row of a random one of its captions."""
-        counts = self.first[photos + 1] - self.first[photos]
-        return self.first[photos] + (torch.rand(len(photos), generator=generator) * counts).long()
+        return draw_one(self.first, photos, generator)
 
 
 class EvenCaptions(Captions):
