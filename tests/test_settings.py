@@ -18,6 +18,7 @@ import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.errors import InvalidOption
 from mmsearch.evaluation import parse_settings
+from mmsearch.search.facets import DEPTH
 from mmsearch.search.settings import Settings, declared
 
 ROOT = Path(__file__).parent.parent
@@ -139,3 +140,8 @@ def test_every_setting_that_eval_takes_is_documented():
     for name, one in declared().items():
         if one.form.read and one.in_eval:
             assert f"`{name}=" in COMMANDS
+
+
+def test_the_documentation_has_the_depth_of_rankings_as_it_is():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert f"Rankings go down to {DEPTH} items" in " ".join(text.split())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import wraps
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -37,25 +36,21 @@ from mmsearch.types import Hit, Modality, Part, Query
 
 
 def _flag(
-    name: str,
     panel: str,
+    name: str,
     text: str,
-    *,
-    flags: Sequence[str] = (),
     metavar: str = "",
+    *,
     several: bool = False,
-    parser: Callable[[str], Any] | None = None,
+    **more: Any,
 ) -> Parameter:
-    """A flag; with a metavar it takes a value, and is None unless given."""
+    """A flag of `--help`'s panel; with a metavar it takes a value, and is None unless given."""
     kind: Any = list[str] | None if several else str | None if metavar else bool
-    about: dict[str, Any] = {"metavar": metavar, "parser": parser} if metavar else {}
-    names = flags or [f"--{name.replace('_', '-')}"]
-    option = typer.Option(*names, rich_help_panel=panel, help=text, show_default=False, **about)
+    flags = more.pop("flags", f"--{name.replace('_', '-')}")
+    about = option(flags, text, metavar, rich_help_panel=panel, **more)
+    default = None if metavar else False
     return Parameter(
-        name,
-        Parameter.KEYWORD_ONLY,
-        default=None if metavar else False,
-        annotation=Annotated[kind, option],
+        name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, about]
     )
 
 
@@ -65,11 +60,13 @@ def _setting_flag(name: str, setting: Setting) -> Parameter:
     text = f"{setting.help.removesuffix('.')}; repeatable." if several else setting.help
     if setting.shown:
         text += f" (default: {setting.shown})"
-    about: Any = {"metavar": setting.metavar, "several": several, "parser": _reader(setting)}
-    return _flag(name, "Ranking", text, flags=[setting.flag], **about)
+    more: Any = {"parser": _parser(setting)} if setting.metavar else {}
+    return _flag(
+        "Ranking", name, text, setting.metavar, several=several, flags=setting.flag, **more
+    )
 
 
-def _reader(setting: Setting) -> Callable[[str], Any]:
+def _parser(setting: Setting) -> Callable[[str], Any]:
     read = setting.form.read
     assert read is not None
 
@@ -85,99 +82,62 @@ def _reader(setting: Setting) -> Callable[[str], Any]:
 SETTINGS = {name: one for name, one in declared().items() if one.form.read}
 """Those that have a flag each; `where` has those of the filters."""
 
+_filter = partial(_flag, "Filters")
+_filters = partial(_flag, "Filters", several=True)
+_output = partial(_flag, "Output")
+
 FILTERS = [
-    _flag(
+    _filters(
         "path",
-        "Filters",
         "Only files that match a pattern, '*.png' or 'holidays/**', or lie in a folder that does; "
         "repeatable.",
-        metavar="GLOB",
-        several=True,
+        "GLOB",
     ),
-    _flag(
-        "modality",
-        "Filters",
-        "Only files of a kind: image, text, audio, video, document; repeatable.",
-        metavar="M",
-        several=True,
+    _filters(
+        "modality", "Only files of a kind: image, text, audio, video, document; repeatable.", "M"
     ),
-    _flag(
-        "after",
-        "Filters",
-        "Taken (or else modified) on this day or later: 2020, 2020-03, 2020-03-01.",
-        metavar="DATE",
+    _filter(
+        "after", "Taken (or else modified) on this day or later: 2020, 2020-03, 2020-03-01.", "DATE"
     ),
-    _flag("before", "Filters", "Taken before this day, month or year.", metavar="DATE"),
-    _flag("camera", "Filters", "Taken with a camera whose name contains this.", metavar="TEXT"),
-    _flag("near", "Filters", "Taken within KM kilometres of a place.", metavar="LAT,LON,KM"),
-    _flag("min_size", "Filters", "At least this many pixels wide and high.", metavar="WxH"),
-    _flag(
-        "has",
-        "Filters",
-        "Only files that have one; repeatable.",
-        metavar="caption|gps|text|sound",
-        several=True,
-    ),
-    _flag(
-        "tag",
-        "Filters",
-        "Only files that `mmsearch tag` gave this tag; repeatable.",
-        metavar="TAG",
-        several=True,
-    ),
-    _flag(
+    _filter("before", "Taken (or else modified) before this day, month or year.", "DATE"),
+    _filter("camera", "Taken with a camera whose name contains this.", "TEXT"),
+    _filter("near", "Taken within KM kilometres of a place.", "LAT,LON,KM"),
+    _filter("min_size", "At least this many pixels wide and high.", "WxH"),
+    _filters("has", "Only files that have one; repeatable.", "caption|gps|text|sound"),
+    _filters("tag", "Only files that `mmsearch tag` gave this tag; repeatable.", "TAG"),
+    _filters(
         "where",
-        "Filters",
         "A condition on any key, your own metadata included: 'width >= 1000', 'stars > 3'; "
         "repeatable.",
-        flags=["-w", "--where"],
-        metavar="'KEY OP VALUE'",
-        several=True,
+        "'KEY OP VALUE'",
+        flags="-w --where",
     ),
 ]
-
-EXPLAIN = _flag("explain", "Output", "Below the table, show what each ranking says of each hit.")
+EXPLAIN = _output("explain", "Below the table, show what each ranking says of each hit.")
 FORMS = [
-    _flag("json", "Output", "One JSON array."),
-    _flag("jsonl", "Output", "One JSON object a line."),
-    _flag("csv", "Output", "CSV with a header."),
-    _flag("tsv", "Output", "TSV, the default when piped."),
-    _flag("table", "Output", "A table, the default on a terminal."),
-    _flag("paths", "Output", "Only paths, one a line.", flags=["-f", "--paths"]),
-    _flag("paths0", "Output", "Only paths, each ended by a NUL.", flags=["-0", "--null"]),
+    _output("json", "One JSON array."),
+    _output("jsonl", "One JSON object a line."),
+    _output("csv", "CSV with a header."),
+    _output("tsv", "TSV, the default when piped."),
+    _output("table", "A table, the default on a terminal."),
+    _output("paths", "Only paths, one a line.", flags="-f --paths"),
+    _output("paths0", "Only paths, each ended by a NUL.", flags="-0 --null"),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """How hits are shown.
-
-    Attributes:
-        form: One of `render.FORMATS`.
-        explain: Whether to show what each ranking says of each hit.
-    """
-
-    form: str
-    explain: bool
 
 
 def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], Any]:
-    """Have the last two parameters of a command, `settings` and `output`, given by flags.
+    """Have the last parameters of a command given by flags: `settings`, `form` and `explain`.
 
     Args:
         without: A setting that the command has no flag for.
     """
     chosen = {name: one for name, one in SETTINGS.items() if name != without}
-    shared = [
-        *(_setting_flag(name, one) for name, one in chosen.items()),
-        *FILTERS,
-        EXPLAIN,
-        *FORMS,
-    ]
+    ranking = [_setting_flag(name, one) for name, one in chosen.items()]
+    shared = [*ranking, *FILTERS, EXPLAIN, *FORMS]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
-        *own, _, _ = (
+        *own, _, _, _ = (
             one.replace(annotation=hints[name])
             for name, one in inspect.signature(command).parameters.items()
         )
@@ -185,7 +145,7 @@ def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], A
         @wraps(command)
         def run(**given: Any) -> None:
             forms = {one.name: given.pop(one.name) for one in FORMS}
-            output = Output(render.pick_format(forms, terminal=terminal()), given.pop("explain"))
+            form = render.pick_format(forms, terminal=terminal())
             filters = {one.name: given.pop(one.name) for one in FILTERS}
             where = from_options(**{name: value for name, value in filters.items() if value})
             settings: dict[str, Any] = {"where": where}
@@ -195,7 +155,7 @@ def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], A
                     settings[name] = one.form.collect(value or ())
                 elif value is not None:
                     settings[name] = value
-            command(**given, settings=settings, output=output)
+            command(**given, settings=settings, form=form)
 
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in (*own, *shared)}
@@ -233,7 +193,8 @@ def query(
     device: Device = "auto",
     precision: Precision = "auto",
     settings: dict[str, Any],
-    output: Output,
+    form: str,
+    explain: bool,
 ) -> None:
     """Find photos, texts or sounds: in words, by example, or both at once.
 
@@ -245,11 +206,11 @@ def query(
             raise InvalidQuery("--vector stands alone: no words and no files with it")
         with open_collection(index) as library:
             found = library.search_vectors(read_vector(vector), **settings)[0]
-            _show(found, library, settings, output)
+            _show(found, library, settings, form, explain=explain)
         return
     asked = _query(plain, {"text": text, "image": image, "audio": audio}, without)
     with open_collection(index, runtime=runtime, device=device, precision=precision) as library:
-        _show(library.search(asked, **settings), library, settings, output)
+        _show(library.search(asked, **settings), library, settings, form, explain=explain)
 
 
 @with_search_flags(without="combine")
@@ -260,11 +221,12 @@ def similar(
     *,
     index: Index = None,
     settings: dict[str, Any],
-    output: Output,
+    form: str,
+    explain: bool,
 ) -> None:
     """Find what is like a file, leaving out the file itself."""
     with open_collection(index) as library:
-        _show(library.similar(file, **settings), library, settings, output)
+        _show(library.similar(file, **settings), library, settings, form, explain=explain)
 
 
 def _query(
@@ -283,9 +245,8 @@ def _query(
 
 
 def _show(
-    hits: list[Hit], library: Collection, settings: Mapping[str, Any], output: Output
+    hits: list[Hit], library: Collection, settings: Mapping[str, Any], form: str, *, explain: bool
 ) -> None:
-    form = output.form
     if not hits:
         if form in {"json", "csv"}:
             out(render.FORMATS[form](hits))
@@ -295,7 +256,7 @@ def _show(
         poor = "no good match; nearest:"
         out(f"{poor}\n") if form == "table" else say(poor)
     out(render.FORMATS[form](hits), raw=form.startswith("paths"))
-    if output.explain and form == "table":
+    if explain and form == "table":
         out(render.explained(hits))
 
 
