@@ -18,7 +18,7 @@ import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.errors import InvalidOption
 from mmsearch.evaluation import parse_settings
-from mmsearch.search.facets import DEPTH
+from mmsearch.search.ranking import DEPTH
 from mmsearch.search.settings import Settings, declared
 
 ROOT = Path(__file__).parent.parent
