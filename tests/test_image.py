@@ -133,13 +133,13 @@ def at_260(picture):
     return picture.resize((260, 260), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize(("spare", "size"), [(1.4, (500, 375)), (2.0, (1000, 750))])
+@pytest.mark.parametrize(("scale", "size"), [(1.4, (500, 375)), (2.0, (1000, 750))])
 def test_a_draft_of_a_large_photo_is_smaller_and_scales_to_the_same_picture(
-    twelve_megapixels, spare, size
+    twelve_megapixels, scale, size
 ):
     data = saved(twelve_megapixels, "JPEG", quality=90)
     whole, _ = load_image(data)
-    draft, info = load_image(data, at_least=260, spare=spare)
+    draft, info = load_image(data, at_least=260, decode_scale=scale)
     assert (info.width, info.height) == whole.size == (4000, 3000)
     assert draft.size == size  # decoded at an eighth, or at a quarter
     assert difference(at_260(draft), at_260(whole)) <= 1.5

@@ -38,7 +38,7 @@ _DECODERS = {
 
 No other decoder is run: a .jpg that holds PostScript, for one, must not start an interpreter.
 """
-SPARE = 2.0
+DECODE_SCALE = 2.0
 """A JPEG that is decoded small keeps at least this many times the wanted side, unless the encoder
 accepts less: cosines of any model's vectors then stay above 0.999."""
 
@@ -66,7 +66,7 @@ def load_image(
     *,
     at_least: int | None = None,
     max_megapixels: float = 200.0,
-    spare: float = SPARE,
+    decode_scale: float = DECODE_SCALE,
 ) -> tuple[Image.Image, ImageInfo]:
     """An upright RGB picture, fully decoded, and what its file says about it.
 
@@ -75,10 +75,11 @@ def load_image(
     Args:
         source: A path, the bytes of a file, or a binary file object (which stays open).
         at_least: The side in pixels the caller will scale the picture to. The picture may then be
-            smaller than the file's, but with both sides at least `spare` times this long: scaled
-            again it looks the same, and most of the time and memory is saved.
+            smaller than the file's, but with both sides at least twice this long, or `decode_scale`
+            times if it is a JPEG: scaled again it looks the same, and most of the time and memory
+            is saved.
         max_megapixels: Larger pictures are refused before they are decoded.
-        spare: At least how many times that side a JPEG that is decoded small keeps.
+        decode_scale: See `Encoder.decode_scale`.
 
     Raises:
         TooLarge: It has more than `max_megapixels`.
@@ -96,7 +97,7 @@ def load_image(
         _check_size(opened.size, max_megapixels)
         whole = opened.size
         if at_least is not None and decoder == "JPEG":
-            opened.draft(None, (math.ceil(spare * at_least),) * 2)
+            opened.draft(None, (math.ceil(decode_scale * at_least),) * 2)
         drafted = opened.size != whole
         opened.load()
         width, height = whole if drafted else opened.size  # decoding may rotate a TIFF

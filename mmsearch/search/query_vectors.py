@@ -305,7 +305,7 @@ def _picture(content: Any, encoder: Encoder) -> Any:
     path = _file(content, "an image query is a path or a PIL image", "picture")
     try:
         scale = encoder.decode_scale  # as when it was indexed
-        return load_image(path, at_least=encoder.image_size, spare=scale)[0]
+        return load_image(path, at_least=encoder.image_size, decode_scale=scale)[0]
     except UnreadableFile as error:
         raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.media.image import SPARE, load_image
+from mmsearch.media.image import DECODE_SCALE, load_image
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.spaces.targets import EncodingTarget
@@ -87,12 +87,14 @@ class Reader:
         self._stop = threading.Event()
         encoders = [target.encoder for target in self._of("image")]
         self._side = max((encoder.image_size for encoder in encoders), default=SMALLEST)
-        self._spare = max((encoder.decode_scale for encoder in encoders), default=SPARE)
+        self._decode_scale = max(
+            (encoder.decode_scale for encoder in encoders), default=DECODE_SCALE
+        )
         self._readable_side = self._side
         if "ocr" in options.readings:
             from mmsearch.media.ocr import AT_LEAST
 
-            self._readable_side, self._spare = max(self._side, AT_LEAST), SPARE
+            self._readable_side, self._decode_scale = max(self._side, AT_LEAST), DECODE_SCALE
 
     def stop(self) -> None:
         """Have every thread give up the long file it is reading."""
@@ -147,7 +149,7 @@ class Reader:
             source,
             at_least=self._readable_side,
             max_megapixels=self._options.max_megapixels,
-            spare=self._spare,
+            decode_scale=self._decode_scale,
         )
         for target in self._of("image"):
             found.pictures[target.space.id] = target.encoder.prepare("image", picture)
