@@ -61,7 +61,8 @@ class Setting:
         metavar: What stands for the value in `--help`; as the form is written unless declared.
         shown: The default in words; derived from it unless declared.
         in_eval: Whether `eval --with` takes it.
-        default: The default itself, which the field has.
+        default: The default itself, from the field.
+        type: Its type, from the field.
     """
 
     form: Form
@@ -71,6 +72,7 @@ class Setting:
     shown: str = ""
     in_eval: bool = True
     default: Any = None
+    type: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,7 @@ def declared() -> dict[str, Setting]:
             metavar="" if bare else given.metavar or given.form.written,
             shown=given.shown or _in_words(one.default),
             default=one.default,
+            type=hints[one.name].__origin__,
         )
     return found
 
@@ -258,13 +261,9 @@ def takes_settings(
 ]:
     """Have a method's last parameter, `settings`, given by keyword: a keyword for each of them.
 
-    Type checkers, `help` and `inspect.signature` see the keywords that are declared.
+    Type checkers see the keywords of `declaration`, `help` and `inspect.signature` the same.
     """
-    types = get_type_hints(Settings)
-    keywords = [
-        one.replace(annotation=types[one.name])
-        for one in inspect.signature(declaration).parameters.values()
-    ]
+    del declaration
 
     def decorate(
         method: Callable[[Owner, Query, Settings], Found],
@@ -278,20 +277,24 @@ def takes_settings(
             rest = {one.name: given.pop(one.name) for one in own if one.name in given}
             return untyped(*args, **rest, settings=settings_of(given))
 
+        keywords, described = _keywords()
         call.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
-        call.__doc__ = f"{inspect.getdoc(method)}\n\nSettings, by keyword:\n{_described()}"
+        call.__doc__ = f"{inspect.getdoc(method)}\n\nSettings, by keyword:\n{described}"
         return call
 
     return decorate
 
 
-def _described() -> str:
-    """A line a setting: its name, what it does, its default."""
-    lines = []
+@cache  # a millisecond of every start
+def _keywords() -> tuple[list[inspect.Parameter], str]:
+    """The settings as parameters, and a line each on what they do."""
+    parameters, lines = [], []
     for name, one in declared().items():
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, kind, default=one.default, annotation=one.type))
         default = f" Default: {one.shown}." if one.shown else ""
         lines.append(f"    {name}: {one.help}{default}")
-    return "\n".join(lines)
+    return parameters, "\n".join(lines)
 
 
 def targets_of(
