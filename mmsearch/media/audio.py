@@ -207,7 +207,7 @@ _SHORT_CHUNK = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")
 _SPARE = 64
 """Bytes that may be missing: some programs count the header in when they say a length."""
 _STREAMED = 0x7FFF0000
-"""From here on a size means that it was not known when the file was begun."""
+"""Sizes from here on mean that the length was unknown when the file was begun."""
 
 
 def _by_soundfile(file: BinaryIO, container: str, stack: ExitStack) -> _Sound | None:
@@ -238,7 +238,7 @@ def _check_chunk(log: str) -> None:
 
 
 def _check_last_page(file: BinaryIO) -> None:
-    """Refuse an Ogg file whose last page breaks off: libsndfile reads it without a word.
+    """Refuse an Ogg file whose last page breaks off: libsndfile reads it silently.
 
     A page is 26 bytes, a number of segments, the size of each, and the segments (RFC 3533).
     """
@@ -285,7 +285,7 @@ def _soundfile_blocks(sound: Any, file: _Nameless, expected: int) -> Iterator[Sa
 class _Nameless:
     """A file without its name: soundfile would take what ends in .raw for bare samples.
 
-    Nothing is raised to libsndfile, since what is raised in a callback ends up on the terminal.
+    Exceptions must not reach libsndfile: raised in a callback, they end up on the terminal.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -296,7 +296,7 @@ class _Nameless:
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
             return self._file.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):  # where a damaged header points
+        except (OSError, ValueError, OverflowError):  # a damaged header may point anywhere
             return self._file.tell()
 
     def readinto(self, buffer: Any) -> int:
