@@ -7,7 +7,7 @@ size, without 3 % of the edges, 10 % brighter) are planted among all photos. Rec
 copies whose cosine to their original reaches the threshold; precision the share of all pairs found
 that are of one photo. Flickr8k's photos of 224 pixels are smaller than what most models look at, so
 half the size loses more than it does for a camera's photos; and it holds series of one scene, which
-count as wrong here. `measured` is what `mmsearch.search.duplicates` would measure for a model it
+count as wrong here. `measured` is what `duplicate_threshold` would measure for a model that it
 does not know.
 
 Growth: rows are mixtures of real vectors of photos and captions, a twentieth of them near copies of
@@ -29,8 +29,9 @@ from PIL import Image
 
 import mmsearch
 from mmsearch.media.captions import read_captions
-from mmsearch.search.duplicates import cells, threshold
-from mmsearch.search.duplicates.cells import led_groups, near_pairs
+from mmsearch.search import duplicate_threshold as threshold
+from mmsearch.search import near_pairs as pair_search
+from mmsearch.search.near_pairs import leader_groups, near_pairs
 
 PLANTED = 100
 THRESHOLDS = (0.85, 0.88, 0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.98)
@@ -79,7 +80,7 @@ def table(title: str, matrix: np.ndarray, picked, own, first_copy: int) -> None:
     np.fill_diagonal(scores, -1)
     nearest = scores.max(axis=1)
     hard, typical = np.quantile(own, (threshold.HARD, threshold.TYPICAL))
-    strange = np.quantile(nearest[:: max(1, first_copy // threshold.ASKING)], threshold.STRANGE)
+    strange = np.quantile(nearest[:: max(1, first_copy // threshold.QUERIES)], threshold.DIFFERENT)
     print(f"\n{title}: measured {min(max(hard, strange), typical):.3f}", end=" ")
     print(f"(copies 5 % {hard:.3f}, half {typical:.3f}; others' nearest 99 % {strange:.3f})")
     print("threshold   recall  precision  photos alike to another")
@@ -123,7 +124,7 @@ def growth(rows: np.ndarray, counts: list[int]) -> None:
         matrix = corpus(rows, count)
         begun = time.process_time()
         pairs = near_pairs(matrix, 0.93)
-        groups = led_groups(pairs)
+        groups = leader_groups(pairs)
         took = time.process_time() - begun
         recall = recall_of(matrix, pairs) if count <= 50_000 else None
         shown = "" if recall is None else f"{100 * recall:.2f} %"
@@ -133,13 +134,13 @@ def growth(rows: np.ndarray, counts: list[int]) -> None:
         )
 
 
-def recall_of(matrix: np.ndarray, pairs: cells.Pairs) -> float:
+def recall_of(matrix: np.ndarray, pairs: pair_search.Pairs) -> float:
     """The share of the pairs found by comparing all with all."""
-    before, cells.EXACT = cells.EXACT, len(matrix)
+    before, pair_search.EXACT = pair_search.EXACT, len(matrix)
     try:
         true = near_pairs(matrix, 0.93)
     finally:
-        cells.EXACT = before
+        pair_search.EXACT = before
     names = [some.later * len(matrix) + some.earlier for some in (pairs, true)]
     return float(np.isin(names[1], names[0]).mean())
 

@@ -24,13 +24,16 @@ import mmsearch
 from mmsearch.media.audio import windows
 from mmsearch.media.captions import read_captions
 from mmsearch.metrics import bootstrap_interval
-from mmsearch.search.labels import EVERYDAY, MIN_CONFIDENCE, Labeller, confidence_of
-from mmsearch.search.labels.scoring import (
+from mmsearch.search.everyday_words import EVERYDAY
+from mmsearch.search.labels import (
     BINS,
-    MIDDLE,
+    MIDPOINT,
+    MIN_CONFIDENCE,
     PLAIN,
     SLOPE,
     TEMPLATES,
+    Labeller,
+    confidence_of,
     frequency_odds,
     label_vectors,
     shifted,
@@ -134,7 +137,7 @@ def photos(folder: Path, encoder) -> None:
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
     slope, middle = fitted(scores[:, first].ravel(), times[:, first].ravel() >= 2)
     print(f"\nfitted on the first half: slope {slope:.2f}, middle {middle:.2f}", end="; ")
-    print(f"shipped {SLOPE}, {MIDDLE}")
+    print(f"shipped {SLOPE}, {MIDPOINT}")
     sure = confidence_of(scores[:, second])
     for title, some in (("each item by itself", sure), ("by how common labels are", common(sure))):
         print(f"\nsecond half, {title}; average precision, %: {both(some, times[:, second] >= 2)}")

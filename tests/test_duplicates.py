@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.errors import InvalidOption
-from mmsearch.search.duplicates import cells, threshold
-from mmsearch.search.duplicates.cells import led_groups, near_pairs
+from mmsearch.search import duplicate_threshold as threshold
+from mmsearch.search import near_pairs as pair_search
+from mmsearch.search.near_pairs import leader_groups, near_pairs
 
 
 def unit(matrix: np.ndarray) -> np.ndarray:
@@ -41,7 +42,7 @@ def all_with_all(matrix: np.ndarray, least: float) -> set[tuple[int, int]]:
     return set(zip(later.tolist(), earlier.tolist(), strict=True))
 
 
-def found_in(pairs: cells.Pairs) -> set[tuple[int, int]]:
+def found_in(pairs: pair_search.Pairs) -> set[tuple[int, int]]:
     return set(zip(pairs.later.tolist(), pairs.earlier.tolist(), strict=True))
 
 
@@ -50,14 +51,14 @@ def found_in(pairs: cells.Pairs) -> set[tuple[int, int]]:
 def test_of_few_rows_each_pair_is_found(count, seed, block):
     matrix = clustered(count + 5, 5, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "BLOCK", block)
-        patch.setattr(cells, "MOST", 1000)
+        patch.setattr(pair_search, "BLOCK", block)
+        patch.setattr(pair_search, "MAX_NEIGHBOURS", 1000)
         assert found_in(near_pairs(matrix, 0.9)) == all_with_all(matrix, 0.9)
 
 
 def test_of_many_rows_nearly_each_pair_is_found_and_all_are_true(monkeypatch):
-    monkeypatch.setattr(cells, "EXACT", 100)
-    monkeypatch.setattr(cells, "MOST", 1000)
+    monkeypatch.setattr(pair_search, "EXACT", 100)
+    monkeypatch.setattr(pair_search, "MAX_NEIGHBOURS", 1000)
     matrix = clustered(4000, 400)
     found, true = found_in(near_pairs(matrix, 0.95)), all_with_all(matrix, 0.95)
     assert len(true) >= 400
@@ -66,15 +67,15 @@ def test_of_many_rows_nearly_each_pair_is_found_and_all_are_true(monkeypatch):
 
 
 def test_the_work_grows_slower_than_the_square(monkeypatch):
-    monkeypatch.setattr(cells, "EXACT", 100)
+    monkeypatch.setattr(pair_search, "EXACT", 100)
     compared = []
-    matches = cells._matches
+    matches = pair_search._matches
 
     def counting(rows, names, others, *rest):
         compared[-1] += len(rows) * len(others)
         return matches(rows, names, others, *rest)
 
-    monkeypatch.setattr(cells, "_matches", counting)
+    monkeypatch.setattr(pair_search, "_matches", counting)
     for count in (2_000, 8_000):
         compared.append(0)
         near_pairs(clustered(count, 10), 0.95)
@@ -82,16 +83,16 @@ def test_the_work_grows_slower_than_the_square(monkeypatch):
 
 
 def test_of_many_copies_of_one_row_the_earliest_are_kept(monkeypatch):
-    monkeypatch.setattr(cells._Found, "ROOM", 50)
+    monkeypatch.setattr(pair_search, "MAX_PAIRS", 50)
     pairs = near_pairs(np.ones((60, 4), np.float16) / 2, 0.9)
-    assert pairs.earlier[pairs.later == 59].tolist() == list(range(cells.MOST))
-    assert led_groups(pairs) == {0: [(row, pytest.approx(1.0)) for row in range(1, 60)]}
+    assert pairs.earlier[pairs.later == 59].tolist() == list(range(pair_search.MAX_NEIGHBOURS))
+    assert leader_groups(pairs) == {0: [(row, pytest.approx(1.0)) for row in range(1, 60)]}
 
 
 @given(st.integers(2, 60), st.integers(0, 99))
 def test_each_row_of_a_group_is_like_its_leader(count, seed):
     matrix = unit(np.random.default_rng(seed).standard_normal((count, 3)))
-    groups = led_groups(near_pairs(matrix, 0.9))
+    groups = leader_groups(near_pairs(matrix, 0.9))
     rows = [row for leader, others in groups.items() for row in (leader, *(r for r, _ in others))]
     assert len(rows) == len(set(rows))
     for leader, others in groups.items():
@@ -104,12 +105,12 @@ def test_each_row_of_a_group_is_like_its_leader(count, seed):
 def test_a_chain_of_small_changes_is_cut():
     angles = np.radians([0.0, 10, 20, 30])
     matrix = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    groups = led_groups(near_pairs(matrix, float(np.cos(np.radians(10.5)))))
+    groups = leader_groups(near_pairs(matrix, float(np.cos(np.radians(10.5)))))
     assert {leader: [row for row, _ in rest] for leader, rest in groups.items()} == {0: [1], 2: [3]}
 
 
 def test_no_rows_make_no_groups():
-    assert led_groups(near_pairs(np.zeros((0, 4), np.float32), 0.9)) == {}
+    assert leader_groups(near_pairs(np.zeros((0, 4), np.float32), 0.9)) == {}
 
 
 # ---------------------------------------------------------------------- an index's files

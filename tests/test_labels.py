@@ -16,11 +16,14 @@ from typer.testing import CliRunner
 import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.errors import InvalidOption, UnknownTarget, UnreadableFile
-from mmsearch.search.labels import EVERYDAY, Labeller, checked_labels, confidence_of
-from mmsearch.search.labels.scoring import (
+from mmsearch.search.everyday_words import EVERYDAY
+from mmsearch.search.labels import (
     BINS,
     PLAIN,
     TEMPLATES,
+    Labeller,
+    checked_labels,
+    confidence_of,
     frequency_odds,
     label_vectors,
     shifted,

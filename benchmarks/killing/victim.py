@@ -20,7 +20,7 @@ import mmsearch.collection.doctor.file
 import mmsearch.collection.doctor.tables
 import mmsearch.indexing.update
 import mmsearch.search
-import mmsearch.search.labels
+import mmsearch.search.tagging
 import mmsearch.storage.columns.filter_cache  # noqa: F401
 from killing.operations import OPERATIONS
 from killing.steps import Steps, calls, calls_made

@@ -24,8 +24,8 @@ from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidOption, PathNotFound
 
 if TYPE_CHECKING:
+    from mmsearch.search.describe import Description
     from mmsearch.search.duplicates import Group
-    from mmsearch.search.labels import Description
 
 
 def tag(

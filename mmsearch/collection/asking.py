@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from mmsearch.collection.held import Held
 from mmsearch.errors import InvalidQuery
 from mmsearch.search.settings import Settings, takes_settings
-from mmsearch.types import Hit, Modality, Query, Ranking
+from mmsearch.types import Hit, Query, Ranking
 
 if TYPE_CHECKING:
+    from mmsearch.search.describe import Description
     from mmsearch.search.duplicates import Group
-    from mmsearch.search.labels import Description
     from mmsearch.search.searcher import Searcher
-    from mmsearch.storage import Space
     from mmsearch.types import Progress, Vectors
 
 
@@ -93,17 +92,14 @@ class Asking(Held):
             UnknownTarget: the target is neither.
             IndexBusy: another process is writing to the index.
         """
-        from mmsearch.search.labels import MIN_CONFIDENCE, facet_of, tag_items
+        from mmsearch.search.tagging import tag_items
 
-        least = MIN_CONFIDENCE if min_confidence is None else min_confidence
         with self.writing("tagging"):
             counts = tag_items(
-                self._catalog,
-                self._encoder_pool.encoder_of,
-                self._present(),
+                self._index,
                 labels,
-                least=least,
-                facet=facet_of(target),
+                min_confidence=min_confidence,
+                target=target,
                 progress=progress,
             )
             self._catalog.words.refresh()
@@ -112,19 +108,17 @@ class Asking(Held):
 
     def tag_new(self, *, progress: Progress | None = None) -> dict[str, int]:
         """Give the labels asked for before to what has come or changed since."""
-        from mmsearch.search.labels import tag_new
+        from mmsearch.search.tagging import tag_new
 
         with self.writing("tagging"):
-            counts = tag_new(
-                self._catalog, self._encoder_pool.encoder_of, self._present(), progress
-            )
+            counts = tag_new(self._index, progress)
             self._catalog.words.refresh()
             self._keep_backup(changed=bool(counts))
         return counts
 
     def untag(self, labels: Sequence[str] | None = None) -> int:
         """Take labels off all items, all labels if none is named; returns how many there were."""
-        from mmsearch.search.labels import forget_labels
+        from mmsearch.search.tagging import forget_labels
 
         with self.writing("tagging"):
             gone = forget_labels(self._catalog, labels)
@@ -145,20 +139,9 @@ class Asking(Held):
         Raises:
             PathNotFound, UnreadableFile: the file cannot be used.
         """
-        from mmsearch.search.labels import describe
-        from mmsearch.storage.resolver import current_item_at
+        from mmsearch.search.describe import describe
 
-        name = os.fspath(path)
-        return describe(
-            self._catalog,
-            self._encoder_pool.encoder_of,
-            self._present(),
-            name,
-            current_item_at(self._catalog, name),
-            lambda wanted: self.similar(name, k=wanted, target="text"),
-            k=k,
-            labels=labels,
-        )
+        return describe(self._index, os.fspath(path), k=k, labels=labels)
 
     def duplicates(
         self,
@@ -174,15 +157,9 @@ class Asking(Held):
             same: Only files of the same content.
             progress: Called with (items compared, items in all).
         """
-        from mmsearch.search.duplicates import duplicate_groups, threshold_of
+        from mmsearch.search.duplicates import duplicate_groups
 
-        def alike(space: Space, facet: Modality) -> float:
-            if threshold is not None:
-                return threshold
-            return threshold_of(self._catalog, space, self._encoder_pool.encoder_of, facet)
-
-        present = self._present()
-        return duplicate_groups(self._catalog, present, None if same else alike, progress)
+        return duplicate_groups(self._index, threshold=threshold, same=same, progress=progress)
 
 
 def _several(queries: Sequence[str | Query]) -> list[str | Query]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mmsearch.encoders import TokenEncoder, token_encoder
 from mmsearch.errors import InvalidOption
 from mmsearch.search.diversity import collapse, mmr
-from mmsearch.search.duplicates import threshold_of
+from mmsearch.search.duplicate_threshold import threshold_of
 from mmsearch.search.query_vectors import QueryVector, VectorKey, prepared, score_vectors
 from mmsearch.search.ranking import RankedList
 from mmsearch.search.settings import Settings

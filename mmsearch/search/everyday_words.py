@@ -1,10 +1,10 @@
-"""Things, places and doings of everyday life, to describe files with and to compare labels with."""
+"""Everyday words: labels to describe files with, and to compare other labels with."""
 
 from __future__ import annotations
 
 from mmsearch.types import Modality
 
-_SEEN = """
+_VISIBLE = """
 person|man|woman|boy|girl|baby|toddler|child|teenager|elderly person|couple|family|group of people|
 crowd|bride|face|hand|tattoo|
 dog|puppy|cat|kitten|horse|cow|sheep|goat|pig|chicken|duck|goose|bird|parrot|owl|eagle|pigeon|
@@ -41,7 +41,7 @@ portrait|selfie|close-up|aerial view|black and white photo|screenshot|document|h
 drawing|oil painting|cartoon|logo|diagram|chart|poster
 """
 
-_HEARD = """
+_AUDIBLE = """
 speech|conversation|whispering|shouting|laughter|crying baby|child playing|crowd|applause|cheering|
 singing|choir|humming|whistling|cough|sneeze|snoring|breathing|footsteps|clapping|heartbeat|kiss|
 dog barking|cat meowing|cow|sheep|pig|horse neighing|horse hooves|rooster|hen|duck|goose|crow|owl|
@@ -65,5 +65,5 @@ def _listed(written: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(" ".join(word.split()) for word in written.split("|")))
 
 
-EVERYDAY: dict[Modality, tuple[str, ...]] = {"image": _listed(_SEEN), "audio": _listed(_HEARD)}
-"""By facet, what is often seen, or heard."""
+EVERYDAY: dict[Modality, tuple[str, ...]] = {"image": _listed(_VISIBLE), "audio": _listed(_AUDIBLE)}
+"""By modality, what is often seen, or heard."""

@@ -1,4 +1,4 @@
-"""From what cosine on two items are taken for copies of one."""
+"""The cosine from which two items are taken for copies of one."""
 
 from __future__ import annotations
 
@@ -23,64 +23,64 @@ KNOWN: dict[tuple[str, Modality], float] = {
     ("mini", "audio"): 0.985,
     ("mini", "text"): 0.985,
 }
-"""By model and facet, as benchmarks/duplicates.py found them on Flickr8k and ESC-10."""
+"""By model and modality, measured by benchmarks/duplicates.py on Flickr8k and ESC-10."""
 
 UNMEASURED: dict[Modality, float] = {"image": 0.96, "audio": 0.985, "text": 0.985}
-"""Of other models, where nothing could be measured: wary rather than complete."""
+"""For other models where nothing could be measured: precise rather than complete."""
 
 SAMPLE = 32
-"""Pictures of which altered copies are encoded."""
+"""Pictures whose altered copies are encoded."""
 
 FEWEST = 8
-"""Pictures below which copies say too little."""
+"""Fewer pictures than this say too little."""
 
-ASKING = 256
-"""Items whose nearest neighbours are looked for."""
+QUERIES = 256
+"""Items whose nearest neighbours are searched."""
 
-AMONG = 16_384
-"""Vectors that they are looked for among, at most."""
+CANDIDATES = 16_384
+"""Vectors that they are searched among, at most."""
 
-HARD, TYPICAL, STRANGE = 0.05, 0.5, 0.99
-"""Quantiles: of the cosines of copies, of those again, of those of different items' nearest."""
+HARD, TYPICAL, DIFFERENT = 0.05, 0.5, 0.99
+"""Quantiles: two of the cosines of copies, and one of those of different items' nearest."""
 
 
 def threshold_of(
     store: Store,
     space: Space,
     encoder_of: Callable[[Space], Encoder] | None = None,
-    facet: Modality = "image",
+    modality: Modality = "image",
 ) -> float:
-    """The cosine from which two items of a facet are taken for copies of one.
+    """The cosine from which two items are taken for copies of one.
 
     Known for `mini`. For pictures of any other model it is measured on the index itself, once, and
-    kept: see `measured`.
+    stored: see `measured`.
 
     Args:
-        store: Where it is kept.
+        store: Where it is stored.
         space: Whose vectors.
-        encoder_of: Loads the encoder to measure with; without, what was kept, else a wary guess.
-        facet: Which of its vectors.
+        encoder_of: Loads the encoder to measure with; without one, what was stored, else a guess.
+        modality: Which of its vectors.
     """
-    if (known := KNOWN.get((space.name, facet))) is not None:
+    if (known := KNOWN.get((space.name, modality))) is not None:
         return known
-    key = f"duplicates:{space.id}:{facet}"
-    kept = store.settings.get(key)
-    if kept is not None:
-        return float(kept)
+    key = f"duplicates:{space.id}:{modality}"
+    stored = store.settings.get(key)
+    if stored is not None:
+        return float(stored)
     found = None
-    if facet == "image" and encoder_of is not None:
+    if modality == "image" and encoder_of is not None:
         found = measured(store, space, encoder_of(space))
         if found is not None:
             store.settings.set(key, str(found))
-    return UNMEASURED[facet] if found is None else found
+    return UNMEASURED[modality] if found is None else found
 
 
 def measured(store: Store, space: Space, encoder: Encoder) -> float | None:
     """The cosine that tells altered copies of an index's pictures from different pictures.
 
-    As low as most copies are (saved at JPEG quality 40, at half the size, without 3 % of the
-    edges, 10 % brighter), but not below what hardly any different pictures reach, unless half of
-    all copies were missed so. None if fewer than `FEWEST` pictures can be read.
+    As low as the cosines of most copies (JPEG quality 40, half the size, 3 % cropped, 10 %
+    brighter), but not below what hardly any two different pictures reach, unless that would miss
+    half of the copies. None if fewer than `FEWEST` pictures can be read.
     """
     import numpy as np
 
@@ -92,12 +92,12 @@ def measured(store: Store, space: Space, encoder: Encoder) -> float | None:
         return None
     hard, typical = np.quantile(found, (HARD, TYPICAL))
     others = _nearest_others(store, ids, sample)
-    strange = float(np.quantile(others, STRANGE)) if len(others) >= FEWEST else 0.0
-    return round(float(min(max(hard, strange), typical)), 4)
+    different = float(np.quantile(others, DIFFERENT)) if len(others) >= FEWEST else 0.0
+    return round(float(min(max(hard, different), typical)), 4)
 
 
 def altered(picture: Image) -> list[Image]:
-    """Copies of an RGB picture as they come about: saved anew, smaller, cropped, brighter."""
+    """Copies of an RGB picture as people make them: recompressed, smaller, cropped, brighter."""
     from PIL import Image, ImageEnhance
 
     width, height = picture.size
@@ -133,7 +133,7 @@ def _readable(items: Sequence[Item], encoder: Encoder, most: int) -> list[Image]
         try:
             picture = load_image(item.path, at_least=encoder.image_size)[0]
         except (UnreadableFile, OSError):
-            continue  # moved or damaged since; others will do
+            continue  # moved or damaged since: others serve as well
         pictures.append(picture.convert("RGB"))
         if len(pictures) == most:
             break
@@ -141,10 +141,10 @@ def _readable(items: Sequence[Item], encoder: Encoder, most: int) -> list[Image]
 
 
 def _sample(store: Store, space: Space) -> tuple[NDArray[np.int64], Vectors]:
-    """Item ids and vectors, one an item, of up to `AMONG` items from all over the index."""
+    """Item ids and vectors, one an item, of up to CANDIDATES items spread over the index."""
     import numpy as np
 
-    step = max(1, -(-store.vectors.count(space, "image") // AMONG))
+    step = max(1, -(-store.vectors.count(space, "image") // CANDIDATES))
     ids, rows = [np.zeros(0, np.int64)], [np.zeros((0, space.dim), np.float32)]
     for some, matrix in store.vectors.pages(space, "image"):
         first = np.r_[True, some[1:] != some[:-1]]
@@ -154,14 +154,14 @@ def _sample(store: Store, space: Space) -> tuple[NDArray[np.int64], Vectors]:
 
 
 def _nearest_others(store: Store, ids: NDArray[np.int64], rows: Vectors) -> NDArray[np.float32]:
-    """The cosines of some items to the nearest item of another content."""
+    """The cosines of some items to the nearest item of different content."""
     import numpy as np
 
-    asking = np.unique(np.linspace(0, len(ids) - 1, min(ASKING, len(ids))).astype(int))
-    scores = rows[asking] @ rows.T
+    queries = np.unique(np.linspace(0, len(ids) - 1, min(QUERIES, len(ids))).astype(int))
+    scores = rows[queries] @ rows.T
     hashes = store.items.hashes(ids.tolist())
     numbers: dict[bytes, int] = {}
     content = np.array([numbers.setdefault(hashes.get(i, b""), len(numbers)) for i in ids.tolist()])
-    scores[content[asking][:, None] == content[None, :]] = -1.0
+    scores[content[queries][:, None] == content[None, :]] = -1.0
     nearest: NDArray[np.float32] = scores.max(axis=1)
     return nearest[nearest > -1.0]

@@ -1,0 +1,136 @@
+"""A file in words: the texts of an index that fit it best, and the labels that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmsearch.errors import UnsupportedModality
+from mmsearch.media.kinds import kind_of
+from mmsearch.search.labels import best_labels, shifted
+from mmsearch.search.query_vectors import encode_parts
+from mmsearch.search.searcher import Searcher
+from mmsearch.search.settings import Settings
+from mmsearch.search.tagging import LABELLED, TagLabel, label_spaces, remembered
+from mmsearch.spaces.open_index import OpenIndex
+from mmsearch.storage import Space
+from mmsearch.storage.resolver import current_item_at
+from mmsearch.types import Hit, Modality, Part
+
+if TYPE_CHECKING:
+    from mmsearch.types import Vectors
+
+OVERSAMPLING = 5
+"""Hits that are searched for each text wanted: several files often have the same text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text of the index that fits a file."""
+
+    text: str
+    score: float
+    confidence: float | None
+    path: str
+    """The file whose text it is; the best of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A file in words."""
+
+    path: str
+    own: tuple[str, ...]
+    """The texts that the index holds of the file itself."""
+    texts: tuple[Said, ...]
+    """The texts of others that fit it, the best first, each once."""
+    labels: tuple[tuple[str, float], ...]
+    """The labels that it shows with their confidences, the highest first."""
+
+
+def describe(
+    index: OpenIndex, path: str, *, k: int = 5, labels: Sequence[str] | None = None
+) -> Description:
+    """A file in words that the index or its user has, else in everyday words.
+
+    Args:
+        index: Where texts are searched.
+        path: The file.
+        k: How many texts, and how many labels.
+        labels: Labels to choose from. Left out, those of `mmsearch tag`, as far as the file shows
+            them; and everyday words if the index has no text that fits.
+
+    Raises:
+        PathNotFound, UnreadableFile: the file does not exist, or cannot be used.
+        InvalidOption: a label is empty.
+    """
+    own = current_item_at(index.store, path)
+    item = None if own is None else index.store.items.get([own]).get(own)
+    try:
+        hits = Searcher(index).similar(path, Settings(k=k * OVERSAMPLING, target="text"))
+        texts = _distinct(hits, k)
+    except UnsupportedModality:
+        texts = ()  # no text of the index can be compared with it
+    describer = _Describer(index, path, own)
+    found = describer.shown(labels, k)
+    if not texts and labels is None:
+        found += describer.best(None, k)
+    best = sorted(dict(reversed(found)).items(), key=lambda pair: (-pair[1], pair[0]))
+    own_texts = tuple(dict.fromkeys(part.text for part in item.texts)) if item else ()
+    return Description(path, own_texts, texts, tuple(best[:k]))
+
+
+def _distinct(hits: Sequence[Hit], k: int) -> tuple[Said, ...]:
+    """The best k texts; of those that differ in spaces and case alone, one."""
+    found: dict[str, Said] = {}
+    for hit in hits:
+        if hit.caption is not None:
+            key = " ".join(hit.caption.split()).casefold()
+            found.setdefault(key, Said(hit.caption, hit.score, hit.confidence, hit.path))
+    return tuple(found.values())[:k]
+
+
+@dataclass(frozen=True, slots=True)
+class _Describer:
+    """Labels one file."""
+
+    index: OpenIndex
+    path: str
+    item_id: int | None
+
+    def shown(self, labels: Sequence[str] | None, k: int) -> list[tuple[str, float]]:
+        """The given labels, whatever their confidence; else those of `tag` that the file shows."""
+        if labels is not None:
+            return self.best(labels, k)
+        wanted = {one.label: one for one in remembered(self.index.store)}
+        if not wanted:
+            return []
+        found = self.best(wanted, len(wanted))
+        return [(label, conf) for label, conf in found if conf >= wanted[label].min_confidence]
+
+    def best(
+        self, labels: Sequence[str] | Mapping[str, TagLabel] | None, k: int
+    ) -> list[tuple[str, float]]:
+        """The k best labels; those of `tag` are weighted by how common they are in the index."""
+        known = labels if isinstance(labels, Mapping) else {}
+        choice = None if labels is None else list(labels)
+        found: dict[str, float] = {}
+        for space, modality in label_spaces(self.index.serving(), LABELLED):
+            vectors = self._vectors(space, modality)
+            if vectors is None or not len(vectors):
+                continue
+            encoder = self.index.encoder(space)
+            for label, confidence in best_labels(vectors, encoder, modality, choice, k):
+                odds = known[label].odds.get(modality, 1.0) if label in known else 1.0
+                shown = round(float(shifted(confidence, odds)), 4)
+                found[label] = max(found.get(label, 0.0), shown)
+        return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
+
+    def _vectors(self, space: Space, modality: Modality) -> Vectors | None:
+        """The stored vectors (n, dim) of the file, else what it is encoded as."""
+        if self.item_id is not None:
+            return self.index.store.vectors.of(space, modality, [self.item_id])[1]
+        if kind_of(self.path) == modality:
+            return encode_parts(self.index.encoder(space), [Part(modality, self.path)])
+        return None

@@ -1,0 +1,217 @@
+"""Groups of copies in an index, with the one of each group that is worth keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmsearch.errors import InvalidOption
+from mmsearch.search.duplicate_threshold import threshold_of
+from mmsearch.search.near_pairs import Pairs, leader_groups, near_pairs
+from mmsearch.spaces.open_index import OpenIndex
+from mmsearch.storage import Space, Store
+from mmsearch.types import Item, Kind, Modality, Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+KINDS: dict[Modality, tuple[Kind, ...]] = {
+    "image": ("image", "video"),
+    "audio": ("audio",),
+    "text": ("text", "document"),
+}
+"""The kinds of files compared by a modality; a file with several vectors by their mean."""
+
+TIMED: frozenset[Kind] = frozenset({"audio", "video"})
+
+LENGTH_TOLERANCE = 0.05
+"""Sounds and videos are copies only if their lengths differ by no more than this share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One file of a group."""
+
+    item: Item
+    same: bool
+    """Whether it has the content of the file to keep, byte for byte."""
+    cosine: float
+    """To the file to keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Files that are copies of one another."""
+
+    keep: Item
+    """The largest picture or longest sound; of equal ones the oldest file."""
+    copies: tuple[Copy, ...]
+    """The others: those of the same content, then the most similar first."""
+    wasted: int
+    """Bytes of the others."""
+
+
+def duplicate_groups(
+    index: OpenIndex,
+    *,
+    threshold: float | None = None,
+    same: bool = False,
+    progress: Progress | None = None,
+) -> list[Group]:
+    """All groups of copies in an index, those that waste most bytes first.
+
+    Files of the same content are found by their hashes. One item of each content is compared with
+    the others of its kind by its vector. Each item of a group reaches the threshold with the one to
+    keep, so no chain of small changes makes a group.
+
+    Args:
+        index: Whose items.
+        threshold: The cosine from which items are copies; left out, as measured for the model.
+        same: Only files of the same content.
+        progress: Called with (items compared, items in all).
+
+    Raises:
+        InvalidOption: the threshold is not from 0 to 1.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InvalidOption(f"a threshold is a cosine from 0 to 1, not {threshold}")
+    finder = _Finder(index.store)
+    if not same:
+        preferred = {one: space for space, several in reversed(index.serving()) for one in several}
+        parts = [(space, one, kind) for one, space in preferred.items() for kind in KINDS[one]]
+        total = sum(len(finder.ids_of(kind)) for _, _, kind in parts)
+        done = 0
+        for space, modality, kind in parts:
+            least = threshold
+            if least is None:
+                least = threshold_of(index.store, space, index.encoder, modality)
+            compared = finder.compare(space, modality, kind, least, progress, (done, total))
+            done += compared
+    return finder.groups()
+
+
+class _Finder:
+    """The copies found in a store so far."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._quality = store.items.quality()
+        self._same: dict[int, list[int]] = {}
+        """By item to keep, the others of the same content."""
+        self._near: dict[int, dict[int, float]] = {}
+        """By item to keep, the similar ones with their cosines, one of each content."""
+        hidden: set[int] = set()
+        for ids in store.items.same_content():
+            first, *others = sorted(ids, key=self._order)
+            self._same[first] = others
+            hidden.update(others)
+        self._ids: dict[Kind, list[int]] = {}
+        for id_, quality in self._quality.items():
+            if id_ not in hidden:
+                self._ids.setdefault(quality.kind, []).append(id_)
+
+    def _order(self, item_id: int) -> tuple[float, ...]:
+        order: tuple[float, ...] = self._quality[item_id].order
+        return order
+
+    def ids_of(self, kind: Kind) -> list[int]:
+        """The items of a kind, one of each content."""
+        return self._ids.get(kind, [])
+
+    def compare(
+        self,
+        space: Space,
+        modality: Modality,
+        kind: Kind,
+        threshold: float,
+        progress: Progress | None,
+        done: tuple[int, int],
+    ) -> int:
+        """Compare the items of a kind; returns how many there are.
+
+        Args:
+            space: Whose vectors.
+            modality: Which vectors.
+            kind: Which items.
+            threshold: The cosine from which items are copies.
+            progress: Called with (items compared, items in all).
+            done: Items compared before, and in all.
+        """
+        before, total = done
+        step = None if progress is None else lambda now, _: progress(before + now, total)
+        # in the order in which they are worth keeping: the first of a group leads it
+        ids, matrix = self._means(space, modality, sorted(self.ids_of(kind), key=self._order))
+        pairs = near_pairs(matrix, threshold, step)
+        if kind in TIMED:
+            pairs = self._of_same_length(pairs, ids)
+        for leader, others in leader_groups(pairs).items():
+            self._near[ids[leader]] = {ids[row]: cosine for row, cosine in others}
+        return len(self.ids_of(kind))
+
+    def _of_same_length(self, pairs: Pairs, ids: Sequence[int]) -> Pairs:
+        """Only pairs whose lengths in seconds are nearly the same."""
+        import numpy as np
+
+        seconds = np.array([self._quality[id_].seconds for id_ in ids])
+        one, two = seconds[pairs.later], seconds[pairs.earlier]
+        kept = np.abs(one - two) <= LENGTH_TOLERANCE * np.maximum(one, two)
+        return Pairs(pairs.later[kept], pairs.earlier[kept], pairs.cosine[kept])
+
+    def _means(
+        self, space: Space, modality: Modality, ids: Sequence[int]
+    ) -> tuple[list[int], NDArray[np.float16]]:
+        """The items that have vectors, in order, and the unit mean of each one's (n, dim).
+
+        Float16, as they are stored: a million of 512 numbers take 1 GB.
+        """
+        import numpy as np
+
+        wanted = np.asarray(ids, dtype=np.int64)
+        by_id = np.argsort(wanted)
+        matrix = np.zeros((len(ids), space.dim), np.float16)
+        stored = np.zeros(len(ids), bool)
+        for owners, rows in self._store.vectors.pages(space, modality) if ids else ():
+            own, starts = np.unique(owners, return_index=True)
+            mean = np.add.reduceat(rows, starts, axis=0)
+            mean /= np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9)
+            places = by_id[np.searchsorted(wanted, own, sorter=by_id).clip(max=len(ids) - 1)]
+            known = wanted[places] == own
+            matrix[places[known]] = mean[known]
+            stored[places[known]] = True
+        if not stored.all():
+            matrix = matrix[stored]
+        return wanted[stored].tolist(), matrix
+
+    def groups(self) -> list[Group]:
+        """The groups found, with their items looked up; items deleted meanwhile are left out."""
+        members = self._members()
+        wanted = {*members, *(one[0] for several in members.values() for one in several)}
+        items = self._store.items.get(sorted(wanted))
+        groups = []
+        for first, several in members.items():
+            copies = tuple(
+                Copy(items[id_], same, round(min(cosine, 1.0), 4))
+                for id_, same, cosine in several
+                if id_ in items
+            )
+            if first in items and copies:
+                wasted = sum(int(copy.item.metadata["size"]) for copy in copies)
+                groups.append(Group(items[first], copies, wasted))
+        return sorted(groups, key=lambda group: (-group.wasted, group.keep.id))
+
+    def _members(self) -> dict[int, list[tuple[int, bool, float]]]:
+        """By item to keep, the others: whether of the same content, and the cosine."""
+        followers = {id_ for others in self._near.values() for id_ in others}
+        members: dict[int, list[tuple[int, bool, float]]] = {}
+        for first in dict.fromkeys([*self._near, *self._same]):
+            if first in followers:
+                continue
+            several = [(id_, True, 1.0) for id_ in self._same.get(first, ())]
+            near = sorted(self._near.get(first, {}).items(), key=lambda pair: -pair[1])
+            for id_, cosine in near:
+                several.append((id_, False, cosine))
+                several += [(same, False, cosine) for same in self._same.get(id_, ())]
+            members[first] = several
+        return members
