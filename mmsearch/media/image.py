@@ -159,7 +159,7 @@ def _decoder_of(file: BinaryIO) -> str:
 
 @cache
 def _import_decoder(decoder: str) -> None:
-    """Import one decoder: for an unknown one, Pillow would import all its fifty."""
+    """Import one decoder: for an unknown one, Pillow would import all its fifty (0.1 s)."""
     if decoder == "HEIF":
         import pillow_heif
 
