@@ -9,7 +9,6 @@ from conftest import paint, tone
 
 import mmsearch
 from mmsearch.errors import MissingExtra
-from mmsearch.indexing import update
 
 
 def names(library) -> list[str]:
@@ -102,10 +101,10 @@ def test_a_package_that_is_gone_is_warned_of_and_what_it_read_stays(toy, tmp_pat
     pdf(tmp_path / "e" / "a.pdf", "red one")
     with mmsearch.index(tmp_path / "e", tmp_path / "i", pdf=True) as library:
 
-        def gone(_):
+        def gone():
             raise MissingExtra("reading PDFs", "pdf")
 
-        monkeypatch.setitem(update._REQUIRED, "pdf", gone)
+        monkeypatch.setattr("mmsearch.media.pdf.require", gone)
         paint(tmp_path / "e" / "red.png", "red")
         library.add()
         assert names(library) == ["a.pdf", "red.png"]

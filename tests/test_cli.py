@@ -67,7 +67,7 @@ def test_an_interrupted_index_ends_with_130_and_says_what_is_kept(toy, photos, m
     def interrupt(self, *args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mmsearch.indexing.run.Ingest._decode_all", interrupt)
+    monkeypatch.setattr("mmsearch.indexing.file_indexer.FileIndexer.run", interrupt)
     result = run("index", str(photos), code=130)
     assert "interrupted: added 0" in result.stderr
 

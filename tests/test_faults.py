@@ -23,7 +23,7 @@ import mmsearch
 from mmsearch.collection import Collection
 from mmsearch.collection.doctor import examine
 from mmsearch.errors import StorageFailed
-from mmsearch.indexing.decode import Decoder
+from mmsearch.indexing.decoder import Decoder
 
 NAMES = list(COLOURS)
 YEARS = 365 * 86_400

@@ -13,7 +13,8 @@ from PIL import Image
 
 import mmsearch
 from mmsearch.errors import PathNotFound, StorageFailed
-from mmsearch.indexing import decode, pipeline
+from mmsearch.indexing import pipeline
+from mmsearch.indexing.decoder import Decoder
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_every_photo_and_text_below_a_folder_is_added(toy, photos, tmp_path):
 
 
 def test_unchanged_files_are_not_read_again(library, photos, toy, monkeypatch):
-    monkeypatch.setattr(decode.Decoder, "__call__", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(Decoder, "__call__", lambda *_: pytest.fail("a file was read"))
     assert counts(library.add(photos)) == {"unchanged": 3}
 
 
@@ -313,7 +314,7 @@ def test_a_limit_that_makes_no_sense_is_an_error(library, photos, limit):
 
 def test_items_taken_out_by_another_process_meanwhile_are_stored_anew(library, photos, monkeypatch):
     shutil.copy(photos / "red.png", photos / "copy.png")
-    whole = decode.Decoder.__call__
+    whole = Decoder.__call__
 
     def then_remove(self, job, **options):
         done = whole(self, job, **options)
@@ -323,7 +324,7 @@ def test_items_taken_out_by_another_process_meanwhile_are_stored_anew(library, p
                 other._catalog.items.remove([ids["red.png"]])
         return done
 
-    monkeypatch.setattr(decode.Decoder, "__call__", then_remove)
+    monkeypatch.setattr(Decoder, "__call__", then_remove)
     library.add(photos)
     assert "copy.png" in {os.path.basename(hit.path) for hit in library.search("red", k=1)}
 

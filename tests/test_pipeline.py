@@ -20,22 +20,21 @@ import pytest
 from conftest import ToyEncoder, paint
 
 import mmsearch
-from mmsearch import indexing as ingest
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing import pipeline
-from mmsearch.indexing.decode import Decoded, Job
-from mmsearch.indexing.decode.contents import Contents
-from mmsearch.indexing.pipeline import Pipeline
-from mmsearch.indexing.stages import Timed
+from mmsearch.indexing.contents import Contents, Reader
+from mmsearch.indexing.decoder import DecodedFile
+from mmsearch.indexing.pipeline import Pipeline, TimedReport
+from mmsearch.indexing.scan import Scan, ScannedFile
 from mmsearch.media import file_state
 from mmsearch.media.walk import FileStat
 
-JOB = Job(1, "/", "", "a.jpg", FileStat("a.jpg", "image", 1, 1, None, None))
+JOB = ScannedFile(1, "/", "", "a.jpg", FileStat("a.jpg", "image", 1, 1, None, None))
 
 
 def jobs(number: int):
     for count in range(number):
-        yield Job(1, "/", "", f"{count:04}.jpg", FileStat("", "image", 1, 1, None, None))
+        yield ScannedFile(1, "/", "", f"{count:04}.jpg", FileStat("", "image", 1, 1, None, None))
 
 
 class Stage:
@@ -46,10 +45,10 @@ class Stage:
         self.let_go = threading.Event()
         self.stopped = False
 
-    def __call__(self, job: Job) -> Decoded:
+    def __call__(self, job: ScannedFile) -> DecodedFile:
         if job.name in self.held:
             self.let_go.wait(60)
-        return Decoded(job, contents=Contents(pictures={1: None}), seconds={"decode": 0.5})
+        return DecodedFile(job, contents=Contents(pictures={1: None}), seconds={"decode": 0.5})
 
     def stop(self) -> None:
         self.stopped = True
@@ -57,11 +56,11 @@ class Stage:
 
 
 def through(stage: Stage, number: int, encode=lambda files: [{} for _ in files]):
-    return Pipeline(stage, encode, Timed()).run(jobs(number))
+    return Pipeline(stage, encode, TimedReport()).run(jobs(number))
 
 
 def test_files_come_out_in_order_in_whole_batches():
-    batches = [[done.job.name for done in files] for files, _ in through(Stage(), 100)]
+    batches = [[done.scanned.name for done in files] for files, _ in through(Stage(), 100)]
     assert [name for batch in batches for name in batch] == [f"{n:04}.jpg" for n in range(100)]
     assert [len(batch) for batch in batches] == [4, 8, 16, 32, 32, 8]
 
@@ -70,9 +69,9 @@ def test_a_file_that_takes_long_is_passed_by_the_others():
     stage = Stage("0000.jpg")
     running = through(stage, 500)
     first, _ = next(running)
-    assert "0000.jpg" not in {done.job.name for done in first}
+    assert "0000.jpg" not in {done.scanned.name for done in first}
     stage.let_go.set()
-    rest = [done.job.name for files, _ in running for done in files]
+    rest = [done.scanned.name for files, _ in running for done in files]
     assert len(first) + len(rest) == 500
     assert "0000.jpg" in rest
 
@@ -91,7 +90,7 @@ def test_no_more_files_are_read_ahead_than_is_allowed():
         gate.wait(60)
         return [{} for _ in files]
 
-    running = Pipeline(Stage(), encode, Timed()).run(counted())
+    running = Pipeline(Stage(), encode, TimedReport()).run(counted())
     thread = threading.Thread(target=lambda: next(running))
     thread.start()
     limit = pipeline.FILES_AHEAD + 3 * pipeline.PICTURES_A_BATCH + 8
@@ -135,9 +134,9 @@ def test_a_small_batch_goes_on_when_it_has_waited_long_enough(monkeypatch):
     monkeypatch.setattr(pipeline, "SECONDS_A_BATCH", 0.05)
     stage = Stage("0001.jpg")
     running = through(stage, 2)
-    assert [done.job.name for done in next(running)[0]] == ["0000.jpg"]
+    assert [done.scanned.name for done in next(running)[0]] == ["0000.jpg"]
     stage.let_go.set()
-    assert [done.job.name for done in next(running)[0]] == ["0001.jpg"]
+    assert [done.scanned.name for done in next(running)[0]] == ["0001.jpg"]
 
 
 def test_the_clock_of_the_day_may_jump(monkeypatch, toy, photos, tmp_path):
@@ -152,7 +151,7 @@ def test_the_clock_of_the_day_may_jump(monkeypatch, toy, photos, tmp_path):
 
 
 def test_the_limiting_stage_is_the_longest_of_the_busiest_threads():
-    report = Timed()
+    report = TimedReport()
     assert report.limiting is None
     report.add_seconds("encode", 5)
     report.add_seconds("decode", 4)
@@ -225,7 +224,7 @@ def test_a_large_file_that_changes_while_it_is_decoded_is_left_for_the_next_run(
 ):
     monkeypatch.setattr(file_state, "WHOLE", 10)
     monkeypatch.setattr(file_state, "PIECE", 1)
-    read = mmsearch.indexing.decode.contents.Reader.read
+    read = Reader.read
 
     def and_change(self, kind, source, path):
         found = read(self, kind, source, path)
@@ -233,7 +232,7 @@ def test_a_large_file_that_changes_while_it_is_decoded_is_left_for_the_next_run(
             os.utime(path, ns=(1, 1))
         return found
 
-    monkeypatch.setattr(mmsearch.indexing.decode.contents.Reader, "read", and_change)
+    monkeypatch.setattr(Reader, "read", and_change)
     with mmsearch.index(photos, into=tmp_path / "idx") as library:
         assert library.report.added == 2
         assert [failure.reason for failure in library.failures] == ["changed while it was read"]
@@ -404,9 +403,7 @@ def test_a_file_met_twice_in_one_run_is_stored_once(toy, photos, tmp_path):
 
 def test_files_are_not_counted_when_nothing_has_changed(toy, photos, tmp_path, monkeypatch):
     with mmsearch.index(photos, into=tmp_path / "idx") as library:
-        monkeypatch.setattr(
-            ingest.run.Ingest, "_count", lambda *_: pytest.fail("files were counted")
-        )
+        monkeypatch.setattr(Scan, "count", lambda _: pytest.fail("files were counted"))
         seen = []
         library.add(photos, progress=lambda *now: seen.append(now))
         assert seen[-1] == (3, None)
@@ -472,7 +469,7 @@ def run_interrupted_at(step: int) -> tuple[bool, threading.Thread]:
         return trace
 
     class Slow(Stage):
-        def __call__(self, job: Job) -> Decoded:
+        def __call__(self, job: ScannedFile) -> DecodedFile:
             time.sleep(0.001)  # so that it is waited for
             return super().__call__(job)
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mmsearch.cli.app import app
-from mmsearch.collection import Collection
-from mmsearch.collection.watch import Pending, watch, watching
-from mmsearch.collection.watch import debouncer as pending
+from mmsearch.collection import Collection, changes
+from mmsearch.collection import watch as watching
+from mmsearch.collection.changes import PendingChanges
+from mmsearch.collection.watch import watch
 from mmsearch.errors import IndexNotFound, IndexUnusable, MissingExtra, PathNotFound, StorageFailed
 from mmsearch.storage.lock import WriterLock
 
@@ -182,7 +183,7 @@ def test_a_folder_that_was_deleted_and_comes_back_is_found_again(index, photos):
 
 
 def test_a_flood_of_changes_becomes_looks_at_whole_folders(index, photos, monkeypatch):
-    monkeypatch.setattr(pending, "FLOOD", 20)
+    monkeypatch.setattr(changes, "FLOOD", 20)
     with watched(index, [photos]) as seen:
         looks = []
         refresh = seen._collection.refresh
@@ -446,18 +447,18 @@ def test_the_command_says_once_what_changed_and_ends_well_when_asked_to(index, p
 
 
 def test_what_changed_is_due_when_nothing_has_changed_for_a_while():
-    due = Pending(quiet=1, patience=10)
-    due.note(["a"], 0.0)
-    due.note(["b"], 1.0)
+    due = PendingChanges(quiet=1, patience=10)
+    due.add(["a"], 0.0)
+    due.add(["b"], 1.0)
     assert due.take(1.5) == set()
     assert due.take(2.0) == {"a", "b"}
     assert not due
 
 
 def test_under_a_steady_stream_what_is_quiet_is_due_after_the_patience():
-    due = Pending(quiet=1, patience=10)
+    due = PendingChanges(quiet=1, patience=10)
     for tenth in range(100):
-        due.note([f"{tenth}"], tenth / 10)
+        due.add([f"{tenth}"], tenth / 10)
         assert due.take(tenth / 10) == set()
     taken = due.take(10.0)
     assert "0" in taken
@@ -465,17 +466,17 @@ def test_under_a_steady_stream_what_is_quiet_is_due_after_the_patience():
 
 
 def test_a_file_that_is_written_to_without_end_is_read_now_and_then():
-    due = Pending(quiet=1, patience=10)
+    due = PendingChanges(quiet=1, patience=10)
     taken = []
     for half in range(200):
-        due.note(["log"], half / 2)
+        due.add(["log"], half / 2)
         taken += due.take(half / 2)
     assert taken == ["log"]
 
 
 def test_too_many_changes_become_their_folder():
-    due = Pending(quiet=1, patience=10)
-    due.note((f"/photos/{number}" for number in range(5000)), 0.0, ["/photos", "/texts"])
+    due = PendingChanges(quiet=1, patience=10)
+    due.add((f"/photos/{number}" for number in range(5000)), 0.0, ["/photos", "/texts"])
     assert len(due) == 1
     assert due.take(1.0) == {"/photos"}
 
@@ -491,13 +492,13 @@ def test_too_many_changes_become_their_folder():
     st.sampled_from([2, 1000]),
 )
 def test_no_change_is_forgotten(steps, flood):
-    before, pending.FLOOD = pending.FLOOD, flood
+    before, changes.FLOOD = changes.FLOOD, flood
     try:
-        due, now, taken = Pending(quiet=1, patience=10), 0.0, []
+        due, now, taken = PendingChanges(quiet=1, patience=10), 0.0, []
         since = {}
         for path, wait in steps:
             now += wait
-            due.note([path], now, ["/a", "/b"])
+            due.add([path], now, ["/a", "/b"])
             since[path] = len(taken)  # it has to be taken after this
             taken.append(due.take(now))
         taken.append(due.take(now + 1000))
@@ -505,7 +506,7 @@ def test_no_change_is_forgotten(steps, flood):
             assert any({path, path[:2]} & one for one in taken[place:])
         assert not due
     finally:
-        pending.FLOOD = before
+        changes.FLOOD = before
 
 
 # ------------------------------------------------------------------ where to look
@@ -641,12 +642,12 @@ def test_a_text_that_gets_a_photo_beside_it_becomes_its_caption(toy, tmp_path):
     assert [text.text for text in item.texts] == ["a red square"]
 
 
-def test_a_change_in_a_file_looks_at_no_other(toy, photos, tmp_path):
+def test_a_change_in_a_file_looks_at_no_other_folder(toy, photos, tmp_path):
     with Collection(tmp_path / "index", model="toy", create=True) as library:
         library.add([photos])
         paint(photos / "red.png", "white")
         report = library.refresh([photos / "red.png"])
-    assert (report.updated, report.unchanged) == (1, 0)
+    assert (report.updated, report.unchanged) == (1, 1)  # deep/blue.png is none of them
 
 
 def test_places_that_nobody_asked_for_are_passed_over(toy, photos, tmp_path):

@@ -18,7 +18,7 @@ import mmsearch.collection.doctor.check_context
 import mmsearch.collection.doctor.disk
 import mmsearch.collection.doctor.file
 import mmsearch.collection.doctor.tables
-import mmsearch.indexing.update
+import mmsearch.indexing.run
 import mmsearch.search
 import mmsearch.search.tagging
 import mmsearch.storage.columns.filter_cache  # noqa: F401

@@ -13,7 +13,7 @@ from mmsearch.errors import InvalidOption, PathNotFound
 from mmsearch.types import Report
 
 if TYPE_CHECKING:
-    from mmsearch.indexing.scan import Scope
+    from mmsearch.indexing.scopes import Scope
     from mmsearch.types import Progress
 
 __all__ = ["Collection", "Items", "Paths", "existing"]
@@ -99,8 +99,8 @@ class Collection(Bulk, Refreshing):
             StorageFailed: the catalog cannot be written, a full disk say; earlier batches stay.
             KeyboardInterrupt: as it came; what was stored stays, and `report` says what it is.
         """
-        from mmsearch.indexing.decode.contents import Options
-        from mmsearch.indexing.update import Reads, check_megapixels
+        from mmsearch.indexing.contents import ReadOptions
+        from mmsearch.indexing.media_options import MediaOptions
         from mmsearch.indexing.user_metadata import MetadataFile
         from mmsearch.media.captions import CaptionFile
         from mmsearch.spaces.open_index import BACKUPS
@@ -108,18 +108,18 @@ class Collection(Bulk, Refreshing):
         given = None if paths is None else existing(paths)
         if backups is not None and backups < 0:
             raise InvalidOption(f"backups are a number from 0 on, not {backups}")
-        options = Options(max_megapixels=check_megapixels(max_megapixels))
+        options = ReadOptions(max_megapixels=max_megapixels)
         book = None if captions is None else CaptionFile(os.fspath(captions))
         metadata_file = None if metadata is None else MetadataFile(metadata)
         with self.writing("indexing"):
             self._catalog.loader.restore_indexes()
-            settled = Reads(video, pdf, ocr, transcribe, whisper).settle(self._catalog)
+            media = MediaOptions(video, pdf, ocr, transcribe, whisper).resolve(self._catalog)
             if backups is not None:
                 self._catalog.settings.set(BACKUPS, str(backups))
             self._indexes.configure(kind, recall)
             self._encoder_pool.keep_tokens(wanted=details)
-            run = self._update(options, settled, book, metadata_file, progress)
-            run.run(self._scopes(given, exclude, include_hidden=include_hidden))
+            run = self._index_run(options, media, book, metadata_file)
+            run.run(self._scopes(given, exclude, include_hidden=include_hidden), progress)
             report = run.report
             self._indexes.rebuild(self._present())
             report.warnings += self._indexes.warnings(self._present())
@@ -131,11 +131,11 @@ class Collection(Bulk, Refreshing):
         self, given: list[str] | None, exclude: str | Sequence[str], *, include_hidden: bool
     ) -> list[Scope]:
         """Where to look: at what is given, else at all that was asked for before."""
-        from mmsearch.indexing.scan import known_scopes, scopes_of
+        from mmsearch.indexing.scopes import add_scopes, known_scopes
 
         if given is not None:
             patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-            return scopes_of(self._catalog, given, patterns, include_hidden=include_hidden)
+            return add_scopes(self._catalog, given, patterns, include_hidden=include_hidden)
         if not self._catalog.index_roots.all():
             if not len(self._catalog):
                 raise PathNotFound("nothing was indexed yet: say what, `mmsearch index FOLDER`")

@@ -270,7 +270,7 @@ class Bulk(Asking):
 
     def _expect_captions(self, encoder: Encoder | None) -> str:
         """Note that captions may lack vectors, should this be killed; returns what was noted."""
-        from mmsearch.indexing.update import INCOMPLETE
+        from mmsearch.indexing.run import INCOMPLETE
 
         held = self._catalog.settings.get(INCOMPLETE) or ""
         if encoder is not None and "text" in encoder.modalities:
@@ -281,7 +281,7 @@ class Bulk(Asking):
         self, load: Load, encoder: Encoder | None, held: str, progress: Progress | None
     ) -> None:
         """Bring up what follows from what was stored: hubs, words, FAISS indexes."""
-        from mmsearch.indexing.update import INCOMPLETE
+        from mmsearch.indexing.run import INCOMPLETE
 
         self._wanted = []  # the index has the model it was given, not that of a new one
         space = load.space

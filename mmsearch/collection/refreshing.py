@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mmsearch.collection.keeping import Keeping
 from mmsearch.types import Report
 
 if TYPE_CHECKING:
-    from mmsearch.indexing.decode.contents import Options
-    from mmsearch.indexing.scan import Scope
-    from mmsearch.indexing.update import Settled, Update
+    from mmsearch.indexing.contents import ReadOptions
+    from mmsearch.indexing.media_options import ResolvedMedia
+    from mmsearch.indexing.run import IndexRun
+    from mmsearch.indexing.scopes import Scope
     from mmsearch.indexing.user_metadata import MetadataFile
     from mmsearch.media.captions import CaptionFile
     from mmsearch.types import Progress
@@ -30,17 +31,16 @@ class Refreshing(Keeping):
         Raises:
             PathNotFound: there is nothing at one of them.
         """
-        from mmsearch.indexing.rescan import scope_above
-        from mmsearch.indexing.scan import known_scopes, scopes_of
+        from mmsearch.indexing.scopes import add_scopes, known_scopes, scope_of
         from mmsearch.storage.resolver import known_path
 
         folders: dict[str, bool] = {}
         for path in paths:
             known = known_scopes(self._catalog)
             place = known_path(self._catalog, os.fsdecode(path))
-            if not os.path.exists(place) or scope_above(known, place) is None:
+            if not os.path.exists(place) or scope_of(known, place) is None:
                 with self.writing("noting what to index"):
-                    scopes_of(self._catalog, [path])
+                    add_scopes(self._catalog, [path])
             if os.path.isdir(place):
                 folders[place] = True
             else:
@@ -59,13 +59,18 @@ class Refreshing(Keeping):
         self,
         paths: Iterable[str | os.PathLike[str]] | None = None,
         *,
+        unsettled: Collection[str] = (),
         progress: Progress | None = None,
     ) -> Report:
-        """Read again what was asked for and lies at, below or above paths; `report` holds it too.
+        """Bring the index in line with what changed of all that was ever indexed.
+
+        `report` holds what was done as well.
 
         Args:
-            paths: Absolute, of files and folders that came, changed or went; left out, all that
-                was ever asked for. What no one asked for is passed over.
+            paths: Absolute, of files and folders that came, changed or went: the folders of files
+                are scanned, and folders with all below; left out, everything. Paths outside of what
+                was ever indexed are passed over.
+            unsettled: Absolute, of files that are still being written, to be left as they were.
             progress: Called with (files done, files in all or None).
 
         Raises:
@@ -74,53 +79,52 @@ class Refreshing(Keeping):
             StorageFailed: the catalog cannot be written, a full disk say; earlier batches stay.
             KeyboardInterrupt: as it came; what was stored stays, and `report` says what it is.
         """
-        from mmsearch.indexing.rescan import looks_at
-        from mmsearch.indexing.scan import known_scopes
+        from mmsearch.indexing.scopes import known_scopes, touched_scopes
 
         self.report = Report()
         with self.writing("keeping up to date"):
             if paths is None:
                 scopes = known_scopes(self._catalog)
             else:
-                scopes = looks_at(self._catalog, map(os.fsdecode, paths))
+                scopes = touched_scopes(self._catalog, map(os.fsdecode, paths), unsettled)
             if scopes:
                 self._read(scopes, progress)
         return self.report
 
     def _read(self, scopes: Sequence[Scope], progress: Progress | None) -> None:
-        from mmsearch.indexing.decode.contents import Options
-        from mmsearch.indexing.update import Reads
+        from mmsearch.indexing.contents import ReadOptions
+        from mmsearch.indexing.media_options import MediaOptions
 
-        run = self._update(Options(), Reads().settle(self._catalog), None, None, progress)
-        run.run(scopes)
+        media = MediaOptions().resolve(self._catalog)
+        run = self._index_run(ReadOptions(), media)
+        run.run(scopes, progress)
         self._indexes.rebuild(self._present(), soon_again=True)
         done = run.report
         changed = any((done.added, done.updated, done.renamed, done.removed, done.filled))
         done.warnings += self._keep_backup(changed=changed)
 
-    def _update(
+    def _index_run(
         self,
-        options: Options,
-        settled: Settled,
-        book: CaptionFile | None,
-        metadata: MetadataFile | None,
-        progress: Progress | None,
-    ) -> Update:
+        options: ReadOptions,
+        media: ResolvedMedia,
+        caption_file: CaptionFile | None = None,
+        metadata: MetadataFile | None = None,
+    ) -> IndexRun:
         """A run that is ready; its report is this collection's from now on."""
-        from mmsearch.indexing.update import Update, options_for
+        from mmsearch.indexing.run import IndexRun
 
         self._encoder_pool.want(self._wanted)
         self._wanted = []
-        run = Update(
+        run = IndexRun(
             self._catalog,
-            self._encoder_pool.targets,
-            lambda targets: options_for(options, targets, settled, captions=book is not None),
-            book=book,
+            self._encoder_pool,
+            self._query_banks,
+            options,
+            media,
+            caption_file=caption_file,
             metadata=metadata,
-            query_banks=self._query_banks,
-            progress=progress,
         )
         self.report = run.report
-        run.report.warnings += [*self._advice, *settled.warnings, *self._encoder_pool.warnings]
+        run.report.warnings[:0] = self._advice
         self._advice = []
         return run

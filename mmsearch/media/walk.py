@@ -76,13 +76,16 @@ class Tree:
     Args:
         root: An existing folder; walked even when it is hidden or in SKIPPED_FOLDERS.
         below: The only folder under `root`, relative to it, to walk.
+        start: The part of such a walk to do: a folder at or under `below`, relative to `root`. If
+            the walk leaves it out, there is nothing.
+        recursive: Whether to go on to the folders under the first.
         exclude: Shell globs, or plain names with glob characters in them, of the names of files
             and folders, or of their paths relative to the folder that is walked.
         include_hidden: Whether to include names that begin with a dot.
         endings: Which of FORMATS to find.
 
     Raises:
-        PathNotFound: `root` is not a folder, or has no folder `below` under it.
+        PathNotFound: `root` is not a folder, or has no folder `below` or `start` under it.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class Tree:
         root: str | Path,
         below: str = "",
         *,
+        start: str | None = None,
+        recursive: bool = True,
         exclude: Sequence[str] = (),
         include_hidden: bool = False,
         endings: Collection[str] = FORMATS,
@@ -97,6 +102,8 @@ class Tree:
         self._root = os.fspath(root)
         self._real_root = os.path.realpath(root)
         self._below = _checked(self._root, below)
+        self._start = self._below if start is None else _checked(self._root, start)
+        self._recursive = recursive
         self._kinds = {ending: FORMATS[ending].kind for ending in endings}
         self._excluded = excluder(exclude)
         self._include_hidden = include_hidden
@@ -119,11 +126,21 @@ class Tree:
             total += len(media) - len(set(_sidecars(media).values()))
         return total
 
+    def leaves_out(self, path: str) -> bool:
+        """Whether the walk leaves out a path, for its name or that of a folder above it.
+
+        Args:
+            path: A file or folder at or under `below`, relative to the root.
+        """
+        inside = _under(self._below, "")
+        steps = (step for step in _steps(path) if _under(step[0], "").startswith(inside))
+        return any(self._skips_folder(folder, name) for folder, name in steps)
+
     def _listings(self) -> Iterator[_Listing]:
         # Folders are remembered by inode: this is bounded by their number, and avoids loops as well
         # as second ways into one folder, wherever links and mounts lead.
-        visited = {_inode(self._root)} if self._below else set()
-        pending = [self._below]
+        visited = {_inode(self._root)} if self._start else set()
+        pending = [] if self.leaves_out(self._start) else [self._start]
         while pending:
             path = pending.pop()
             inode = _inode(os.path.join(self._root, path))
@@ -133,6 +150,8 @@ class Tree:
                 visited.add(inode)
             listing = self._list(path)
             yield listing
+            if not self._recursive:
+                return
             pending.extend(
                 _under(path, entry.name)
                 for entry in reversed(listing.subfolders)
@@ -188,9 +207,7 @@ class Tree:
         inside = target.removeprefix(os.path.join(self._real_root, ""))
         if inside == target:
             return target == self._real_root
-        names = inside.split(os.sep)
-        way = (("/".join(names[:depth]), name) for depth, name in enumerate(names))
-        return not any(self._skips_folder(folder, name) for folder, name in way)
+        return not any(self._skips_folder(*step) for step in _steps(inside))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +300,12 @@ def _sidecars(media: Mapping[str, Kind]) -> dict[str, str]:
         for name, kind in media.items()
         if kind in CAPTIONED and (stem := name.rpartition(".")[0]) in texts
     }
+
+
+def _steps(path: str) -> Iterator[tuple[str, str]]:
+    """(folder, name) of everything on the way down to a path, and of that."""
+    names = path.replace(os.sep, "/").split("/") if path else []
+    return (("/".join(names[:depth]), name) for depth, name in enumerate(names))
 
 
 def _under(folder: str, name: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmsearch.indexing.update import INCOMPLETE
+from mmsearch.indexing.run import INCOMPLETE
 from mmsearch.storage import backups
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.records import next_revision

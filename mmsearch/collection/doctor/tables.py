@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mmsearch.collection.doctor.finding import SHOWN, Finding, ok
-from mmsearch.indexing.update import INCOMPLETE
+from mmsearch.indexing.run import INCOMPLETE
 from mmsearch.spaces.targets import KINDS_WITH
 
 if TYPE_CHECKING:

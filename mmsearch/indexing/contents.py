@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.errors import InvalidOption
 from mmsearch.media.image import DECODE_SCALE, load_image
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.text import passages, read_text
@@ -33,22 +34,29 @@ SMALLEST = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ReadOptions:
     """How files are read.
+
+    Raises:
+        InvalidOption: `max_megapixels` is not above 0.
 
     Attributes:
         max_megapixels: Larger pictures are refused.
         kinds: The kinds of files to index.
-        refused: Kinds that were turned off: stored files of these leave the index.
+        removed_kinds: Kinds that were turned off: stored files of these leave the index.
         readings: The READINGS that are wanted.
         whisper: The model that transcribes speech: a size, a repository or a folder.
     """
 
     max_megapixels: float = 200.0
     kinds: frozenset[Kind] = frozenset({"image", "text"})
-    refused: frozenset[Kind] = frozenset()
+    removed_kinds: frozenset[Kind] = frozenset()
     readings: frozenset[str] = frozenset()
     whisper: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.max_megapixels > 0:
+            raise InvalidOption(f"max_megapixels is a size above 0, not {self.max_megapixels}")
 
     def readings_of(self, kind: Kind) -> frozenset[str]:
         """What to read from a file of some kind."""
@@ -81,7 +89,7 @@ class Reader:
         options: How files are read.
     """
 
-    def __init__(self, targets: Sequence[EncodingTarget], options: Options) -> None:
+    def __init__(self, targets: Sequence[EncodingTarget], options: ReadOptions) -> None:
         self._targets = targets
         self._options = options
         self._stop = threading.Event()

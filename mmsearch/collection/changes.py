@@ -1,0 +1,152 @@
+"""Changes in folders: a listener that hears of them, and those that are still to be read."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Sequence
+
+from mmsearch.errors import MissingExtra
+from mmsearch.indexing.scopes import is_in
+from mmsearch.media.kinds import kind_of
+
+QUIET = 1.0
+"""Seconds without a change after which what has changed is read."""
+
+PATIENCE = 10.0
+"""Seconds after which it is read although changes go on."""
+
+STILL_WRITTEN = 6
+"""Times the patience after which even a file that changes all the time is read."""
+
+FLOOD = 1_000
+"""Changed paths from which whole folders are scanned, which takes a second for 100,000 files."""
+
+
+def require_watchfiles() -> None:
+    """Check that the system can be listened to.
+
+    Raises:
+        MissingExtra: watchfiles is not installed.
+    """
+    if importlib.util.find_spec("watchfiles") is None:
+        raise MissingExtra("being told of changes", "watch")
+
+
+class ChangeListener:
+    """Collects what changes in folders, from when it is made until it is closed.
+
+    watchfiles' own debouncing cannot tell a file that is written all the time from one that has
+    changed once; so it only gathers what the system tells within a moment.
+
+    Args:
+        folders: Where to listen; they exist.
+        recursive: Whether to listen in the folders below, too, those that are there and new ones.
+        timeout: Seconds to wait for a change.
+
+    Raises:
+        OSError, RuntimeError: the system cannot be listened to, or not any longer.
+    """
+
+    def __init__(self, folders: Sequence[str], *, recursive: bool, timeout: float) -> None:
+        import watchfiles
+
+        self._changes = watchfiles.watch(
+            *folders,
+            watch_filter=None,
+            debounce=1000,
+            step=50,
+            rust_timeout=int(1000 * timeout),
+            yield_on_timeout=True,
+            recursive=recursive,
+            force_polling=False,
+            # if they were ignored, nothing would be heard of any folder, and no error either
+            ignore_permission_denied=False,
+        )
+        self._early = self._next()  # it listens from here on
+
+    def changed(self) -> set[str]:
+        """The paths that have changed since the last call; waits for some until the timeout."""
+        early, self._early = self._early, set()
+        return early or self._next()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._changes.close()
+
+    def _next(self) -> set[str]:
+        changes = next(self._changes, set())
+        return {path for change, path in changes if _may_matter(change.name, path)}
+
+
+class PendingChanges:
+    """Changed paths, kept until nothing more happens to them, but not for ever.
+
+    Args:
+        quiet: Seconds without a change after which all of them are due.
+        patience: Seconds after which those are due that are quiet themselves.
+    """
+
+    def __init__(self, quiet: float = QUIET, patience: float = PATIENCE) -> None:
+        self._quiet = quiet
+        self._patience = patience
+        self._paths: dict[str, tuple[float, float]] = {}  # when they changed first and last
+        self._folders: dict[str, float] = {}  # to be scanned whole, since when
+        self._last = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._paths) + len(self._folders)
+
+    @property
+    def paths(self) -> set[str]:
+        """Those that are not due yet."""
+        return set(self._paths)
+
+    def add(self, paths: Iterable[str], now: float, folders: Iterable[str] = ()) -> None:
+        """Keep paths that changed now.
+
+        Args:
+            paths: Absolute.
+            now: Seconds, of a clock that never goes back.
+            folders: What is scanned instead of the paths in them once there are too many.
+        """
+        for path in paths:
+            self._last = now
+            self._paths[path] = self._paths.get(path, (now, now))[0], now
+        for folder in folders if len(self._paths) > FLOOD else ():
+            if inside := [path for path in self._paths if is_in(path, folder)]:
+                began = min(self._paths.pop(path)[0] for path in inside)
+                self._folders[folder] = min(began, self._folders.get(folder, began))
+
+    def add_due(self, paths: Iterable[str]) -> None:
+        """Keep paths that are due at once, whatever else happens."""
+        self._folders |= dict.fromkeys(paths, float("-inf"))
+
+    def take(self, now: float) -> set[str]:
+        """The paths that are due, which are then no longer pending."""
+        if not self:
+            return set()
+        oldest = min([*(first for first, _ in self._paths.values()), *self._folders.values()])
+        if now - self._last < self._quiet and now - oldest < self._patience:
+            return set()
+        longest = STILL_WRITTEN * self._patience
+        due = {
+            path
+            for path, (first, last) in self._paths.items()
+            if now - last >= self._quiet or now - first >= longest
+        }
+        for path in due:
+            del self._paths[path]
+        due.update(self._folders)
+        self._folders.clear()
+        return due
+
+
+def readable_below(folder: str) -> list[str]:
+    """A folder and those below it, as far as they may be read."""
+    return [path for path, _, _ in os.walk(folder) if os.access(path, os.R_OK | os.X_OK)]
+
+
+def _may_matter(change: str, path: str) -> bool:
+    """Whether it is a file to index, or a folder; of what is gone, only its name can tell."""
+    return change == "deleted" or kind_of(os.path.basename(path)) is not None or os.path.isdir(path)

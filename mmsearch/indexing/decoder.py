@@ -1,0 +1,171 @@
+"""What one thread does with one file: read, hash, compare, decode, prepare for the encoders."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mmsearch.errors import UnreadableFile
+from mmsearch.indexing.contents import Contents, Reader, ReadOptions
+from mmsearch.indexing.scan import ScannedFile
+from mmsearch.media.file_state import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
+from mmsearch.media.text import passages, read_text
+from mmsearch.media.walk import CAPTIONED, is_away
+from mmsearch.spaces.targets import EncodingTarget
+from mmsearch.storage import Store
+from mmsearch.types import Item, TextPart
+
+
+@dataclass(slots=True)
+class DecodedFile:
+    """A file that was decoded: what to store of it, or why not.
+
+    Attributes:
+        scanned: The file.
+        hash: Of its content.
+        duplicate_of: A stored item of the same content, itself if it has not changed.
+        duplicate_is_gone: Whether that item's own file is gone.
+        renamed: Whether this is that item under a new name.
+        contents: None if everything stored of the duplicate is reused.
+        texts: None if those of the duplicate are reused.
+        failures: (name, reason, whether to try again), of the file or its sidecar.
+        usable: Whether there is something to store.
+        seconds: That each stage took.
+    """
+
+    scanned: ScannedFile
+    hash: bytes = b""
+    duplicate_of: int | None = None
+    duplicate_is_gone: bool = False
+    renamed: bool = False
+    contents: Contents | None = None
+    texts: list[TextPart] | None = None
+    failures: list[tuple[str, str, bool]] = field(default_factory=list)
+    usable: bool = True
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Decoder:
+    """Decodes files; callable from many threads at once.
+
+    Args:
+        store: Knows stored files of the same content.
+        targets: The encoders that contents are prepared for.
+        options: How files are read.
+    """
+
+    def __init__(
+        self, store: Store, targets: Sequence[EncodingTarget], options: ReadOptions
+    ) -> None:
+        self._store = store
+        self._options = options
+        self._reader = Reader(targets, options)
+        self.stop = self._reader.stop
+
+    def __call__(self, scanned: ScannedFile, *, reuse: bool = True) -> DecodedFile:
+        """Decode a file; what is stored of the same content is reused unless it is not to be."""
+        decoded = DecodedFile(scanned)
+        try:
+            self._read(decoded, reuse=reuse)
+        except OSError as error:
+            decoded.failures.append((scanned.name, os.strerror(error.errno or 0).lower(), True))
+            decoded.usable = False
+        except UnreadableFile as error:
+            decoded.failures.append((scanned.name, str(error), may_pass(error)))
+            decoded.usable = False
+        return decoded
+
+    def _read(self, decoded: DecodedFile, *, reuse: bool) -> None:
+        began = time.perf_counter()
+        content, decoded.hash = read_file(decoded.scanned.path)
+        read = time.perf_counter()
+        decoded.seconds["read"] = read - began
+        try:
+            if reuse:
+                self._find_duplicate(decoded)
+            decoded.texts = self._texts(decoded, self._decode(decoded, content))
+        finally:
+            decoded.seconds["decode"] = time.perf_counter() - read
+
+    def _decode(self, decoded: DecodedFile, content: bytes | str) -> list[TextPart] | None:
+        """The file's own texts; None if those of its duplicate are reused."""
+        path, kind = decoded.scanned.path, decoded.scanned.file.kind
+        readings = self._options.readings_of(kind)
+        if decoded.duplicate_of is None:
+            before = stat_of(path) if content == path else None  # it is read from disk only now
+            decoded.contents = self._reader.read(kind, content, path)
+            if before is not None and stat_of(path) != before:
+                raise ChangedMeanwhile(CHANGED)
+            return decoded.contents.texts
+        if readings <= self._store.files.readings(decoded.duplicate_of):
+            return None
+        decoded.contents = Contents(columns={"readings": " ".join(sorted(readings))})
+        return self._reader.read_texts(kind, content, path)
+
+    def _find_duplicate(self, decoded: DecodedFile) -> None:
+        """A stored item of the same content: itself, else one whose file is gone, else any."""
+        scanned = decoded.scanned
+        if scanned.known is not None and scanned.known.hash == decoded.hash:
+            decoded.duplicate_of = scanned.known.id
+            return
+        for item_id, root, device, path in self._store.files.duplicates_of(
+            decoded.hash, scanned.file.kind
+        ):
+            gone = not os.path.lexists(path) or _is_other_spelling(path, scanned.path)
+            if decoded.duplicate_of is None or gone:
+                decoded.duplicate_of, decoded.duplicate_is_gone = item_id, gone
+                # a source that is away altogether is an unmounted drive, not a move
+                decoded.renamed = gone and not is_away(root, device)
+            if gone:
+                return
+
+    def _texts(self, decoded: DecodedFile, own: list[TextPart] | None) -> list[TextPart] | None:
+        """The texts the item is to have, its own and its captions; None: those of its duplicate."""
+        scanned = decoded.scanned
+        known_id = scanned.known.id if scanned.known else None
+        duplicate = self._item(decoded.duplicate_of)
+        # captions of a lost file go to where its content is found again, but not to each copy
+        keeps_captions = known_id is not None or decoded.duplicate_is_gone
+        from_duplicate = known_id in (None, decoded.duplicate_of) or decoded.duplicate_is_gone
+        before = duplicate if from_duplicate else self._item(known_id)
+        captions = [part for part in before.texts if part.origin in _CAPTIONS] if before else []
+        if own is None:
+            own = [p for p in duplicate.texts if p.origin not in _CAPTIONS] if duplicate else []
+        texts = own + (_sidecar(decoded, captions) if scanned.file.sidecar else [])
+        if scanned.captions is not None:
+            texts += [TextPart(text, "caption") for text in scanned.captions]
+        elif keeps_captions:
+            texts += [part for part in captions if part.origin == "caption"]
+        # a copy of what can have no captions follows the texts of its original as they change
+        follows = known_id == decoded.duplicate_of or scanned.file.kind not in CAPTIONED
+        same = duplicate is not None and follows and texts == list(duplicate.texts)
+        return None if same else texts
+
+    def _item(self, item_id: int | None) -> Item | None:
+        return None if item_id is None else self._store.items.get([item_id]).get(item_id)
+
+
+_CAPTIONS = {"sidecar", "caption"}
+
+
+def _is_other_spelling(one: str, other: str) -> bool:
+    """Whether two paths differ in case alone and are one file to the file system."""
+    if one == other or one.lower() != other.lower():
+        return False
+    return os.path.samefile(one, other)
+
+
+def _sidecar(decoded: DecodedFile, captions: Sequence[TextPart]) -> list[TextPart]:
+    """Each line of `photo.txt` beside `photo.jpg`, a caption (long ones in passages).
+
+    While the disk fails, the sidecar's stored captions stay.
+    """
+    name = decoded.scanned.file.sidecar_name or ""
+    try:
+        lines = read_text(os.path.join(os.path.dirname(decoded.scanned.path), name)).splitlines()
+    except UnreadableFile as error:
+        decoded.failures.append((name, str(error), may_pass(error)))
+        return [part for part in captions if part.origin == "sidecar"] if may_pass(error) else []
+    return [TextPart(part.text, "sidecar") for line in lines for part in passages(line)]

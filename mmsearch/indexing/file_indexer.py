@@ -1,0 +1,209 @@
+"""Brings the store in line with the files of some scopes, batch by batch.
+
+A batch is one transaction, so that stopping at any moment loses at most what was not stored yet: no
+more than BATCHES_ENCODED batches of pictures and the files that are decoded ahead.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mmsearch.indexing.contents import ReadOptions
+from mmsearch.indexing.decoder import DecodedFile, Decoder
+from mmsearch.indexing.encoding import FileVectors, encode
+from mmsearch.indexing.pipeline import Pipeline, TimedReport
+from mmsearch.indexing.scan import Scan, ScannedFile
+from mmsearch.indexing.scopes import Scope
+from mmsearch.spaces.query_banks import QueryBanks
+from mmsearch.spaces.targets import EncodingTarget
+from mmsearch.storage import DuplicateGone, FailureRecord, ItemRecord, Store
+from mmsearch.types import Failure, Kind, Progress
+
+if TYPE_CHECKING:
+    from mmsearch.media.captions import CaptionFile
+
+
+class FileIndexer:
+    """Scans, decodes, encodes and stores files, once.
+
+    Args:
+        store: Where they are stored.
+        targets: The encoders, and their spaces in that store.
+        query_banks: By which hubs are told.
+        options: How files are read.
+        report: What is done is counted there; it is right at every moment.
+        caption_file: Captions from a file, if any.
+        progress: Called with (files done, files in all or None).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        targets: Sequence[EncodingTarget],
+        query_banks: QueryBanks,
+        options: ReadOptions,
+        report: TimedReport,
+        *,
+        caption_file: CaptionFile | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._store = store
+        self._targets = targets
+        self._query_banks = query_banks
+        self._options = options
+        self._report = report
+        self._caption_file = caption_file
+        self._progress = progress
+        self._decoder = Decoder(store, targets, options)
+        self._done = 0
+        self._total: int | None = None
+        self._renamed: set[int] = set()  # items that this run gave a new path
+        self._failed: set[str] = set()
+
+    def run(self, scopes: Sequence[Scope]) -> Counter[Kind]:
+        """Index what is new or changed and remove what is gone; what was stored survives Ctrl-C.
+
+        Returns:
+            How many files of kinds that are not indexed here there were.
+        """
+        scan = Scan(
+            self._store,
+            scopes,
+            self._options,
+            caption_file=self._caption_file,
+            report=self._report,
+            step=self._step,
+        )
+        pipeline = Pipeline(self._decoder, self._encode, self._report)
+        with closing(pipeline.run(self._counted(scan))) as batches:
+            for batch, vectors in batches:
+                with self._report.busy("store"):
+                    self._put(batch, vectors)
+        gone = set(scan.missing) - self._renamed
+        self._store.items.remove(sorted(gone))
+        self._report.removed += len(gone)
+        self._warn_of_missing_sources()
+        return scan.others
+
+    def _counted(self, scan: Scan) -> Iterator[ScannedFile]:
+        """The scanned files; once there is one, all are counted in a thread, for the progress."""
+
+        def count() -> None:
+            self._total = scan.count()
+
+        for number, scanned in enumerate(scan.files()):
+            if number == 0:
+                threading.Thread(target=count, daemon=True).start()
+            yield scanned
+
+    def _encode(self, batch: Sequence[DecodedFile]) -> list[FileVectors]:
+        """The vectors of each file; none of those that cannot be used."""
+        parts = [(one.contents, one.texts) if one.usable else (None, None) for one in batch]
+        return encode(self._targets, parts, self._query_banks)
+
+    # ------------------------------------------------------------------ store
+
+    def _put(self, batch: list[DecodedFile], vectors: list[FileVectors]) -> None:
+        while True:
+            try:
+                return self._put_once(batch, vectors)
+            except DuplicateGone as error:
+                # two photos swapped names, say, or another process removed an item; what would have
+                # reused it is decoded itself, so this comes to an end
+                places = [n for n, one in enumerate(batch) if one.duplicate_of == error.item_id]
+                again = [self._decoder(batch[n].scanned, reuse=False) for n in places]
+                for n, decoded, found in zip(places, again, self._encode(again), strict=True):
+                    batch[n], vectors[n] = decoded, found
+
+    def _put_once(self, batch: Sequence[DecodedFile], vectors: Sequence[FileVectors]) -> None:
+        renamed: set[int] = set()  # in this batch, which may yet fail
+        records: list[tuple[ItemRecord, DecodedFile]] = []
+        for decoded, found in zip(batch, vectors, strict=True):
+            if not decoded.usable:
+                continue
+            known = decoded.scanned.known
+            item_id = known.id if known else None
+            if item_id is None and decoded.renamed:
+                old = decoded.duplicate_of
+                if old is not None and old not in self._renamed | renamed:
+                    renamed.add(old)
+                    item_id = old
+            records.append((_record(decoded, item_id, found), decoded))
+        failures = [failure for decoded in batch for failure in _failures(decoded)]
+        if records or failures:
+            self._store.put([record for record, _ in records], failures)
+        self._renamed |= renamed
+        for record, decoded in records:
+            self._count(record, decoded)
+        for decoded in batch:
+            self._report_failures(decoded)
+            self._step()
+
+    def _count(self, record: ItemRecord, decoded: DecodedFile) -> None:
+        if decoded.scanned.known is None:
+            renamed = record.id is not None
+            self._report.renamed += renamed
+            self._report.added += not renamed
+        elif decoded.duplicate_of == record.id and record.texts is None:
+            self._report.unchanged += 1  # only its time stamp changed
+        else:
+            self._report.updated += 1
+
+    # ------------------------------------------------------------------ reporting
+
+    def _step(self, files: int = 1) -> None:
+        self._done += files
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+    def _report_failures(self, decoded: DecodedFile) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        for name, reason, _ in decoded.failures:
+            path = os.path.join(os.path.dirname(decoded.scanned.path), name)
+            if path not in self._failed:  # a sidecar may belong to two photos
+                self._failed.add(path)
+                self._report.failures.append(Failure(path, reason, now))
+                self._report.skipped += 1
+
+    def _warn_of_missing_sources(self) -> None:
+        for _, root in self._store.sources.all():
+            if not os.path.isdir(root):
+                self._report.warnings.append(
+                    f"the indexed folder {root} is not there; what was found in it stays in the "
+                    f"index until it is back, or until `mmsearch remove {root}`; if it was moved: "
+                    f"`mmsearch relocate {root} NEW`"
+                )
+
+
+def _record(decoded: DecodedFile, item_id: int | None, vectors: FileVectors) -> ItemRecord:
+    scanned, file = decoded.scanned, decoded.scanned.file
+    return ItemRecord(
+        source_id=scanned.source_id,
+        folder=scanned.folder,
+        name=scanned.name,
+        kind=file.kind,
+        stat=(file.size, file.mtime_ns),
+        hash=decoded.hash,
+        id=item_id,
+        sidecar=file.sidecar,
+        sidecar_name=file.sidecar_name,
+        media=decoded.contents.columns if decoded.contents else None,
+        texts=decoded.texts,
+        vectors=vectors,
+        duplicate_of=decoded.duplicate_of,
+    )
+
+
+def _failures(decoded: DecodedFile) -> Iterator[FailureRecord]:
+    scanned, file = decoded.scanned, decoded.scanned.file
+    for name, reason, retry in decoded.failures:
+        stat = file.size, file.mtime_ns
+        if name != scanned.name and file.sidecar is not None:
+            stat = file.sidecar
+        yield FailureRecord(scanned.source_id, scanned.folder, name, reason, stat, retry)

@@ -1,0 +1,337 @@
+"""What changed on disk since the store was last brought in line with it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, get_args
+
+from mmsearch.errors import PathNotFound
+from mmsearch.indexing.contents import ReadOptions
+from mmsearch.indexing.scopes import Scope, is_in
+from mmsearch.media.file_state import Stat, same_stats
+from mmsearch.media.kinds import endings_of, kind_of
+from mmsearch.media.walk import CAPTIONED, FileStat, Folder, is_away, is_passed_over
+from mmsearch.storage import FailureRecord, KnownFile, Store
+from mmsearch.types import Failure, Kind, Report
+
+if TYPE_CHECKING:
+    from mmsearch.media.captions import CaptionFile
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedFile:
+    """A file that is new or may have changed.
+
+    Attributes:
+        known: What is stored of it; None if it is new.
+        captions: From a captions file; None if that does not name it.
+    """
+
+    source_id: int
+    root: str
+    folder: str
+    name: str
+    file: FileStat
+    known: KnownFile | None = None
+    captions: Sequence[str] | None = None
+
+    @property
+    def path(self) -> str:
+        """Absolute."""
+        return os.path.join(self.root, self.folder, self.name)
+
+
+class Scan:
+    """Compares some scopes with the store.
+
+    Args:
+        store: What was known.
+        scopes: Where to look.
+        options: How files are read.
+        caption_file: Captions from a file, if any.
+        report: Counts files that are unchanged or known to be bad, and takes the scan's failures.
+        step: Called with how many files more need no further work.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        scopes: Sequence[Scope],
+        options: ReadOptions,
+        *,
+        caption_file: CaptionFile | None,
+        report: Report,
+        step: Callable[[int], None],
+    ) -> None:
+        self.missing: list[int] = []
+        """Items whose file is not where it was; complete when `files` has ended."""
+        self.others: Counter[Kind] = Counter()
+        """Files of kinds that are not indexed here; complete when `files` has ended."""
+        self._store = store
+        self._scopes = scopes
+        self._options = options
+        self._caption_file = caption_file
+        self._report = report
+        self._step = step
+        self._unusable: list[str] = []  # of the files that were named
+        self._folders_with_failures: set[str] = set()  # of the scope's source
+        self._nested = any(
+            one is not other and one.source_id == other.source_id and is_in(one.top, other.top)
+            for one in scopes
+            for other in scopes
+        )
+        self._met: set[int] = set()  # of nested scopes, one may leave out what another meets
+        self._endings = endings_of(options.kinds)
+        self._readings = {kind: options.readings_of(kind) for kind in get_args(Kind)}
+
+    def count(self) -> int | None:
+        """How many files there are, by their names alone; None if a folder vanished."""
+        total = 0
+        with suppress(OSError, PathNotFound):
+            for scope in self._scopes:
+                if scope.only is not None:
+                    total += len(scope.only)
+                else:
+                    total += scope.tree(self._endings).count()
+            return total
+        return None
+
+    def files(self) -> Iterator[ScannedFile]:
+        """Files that are new or may have changed, folder by folder."""
+        for scope in self._scopes:
+            self._folders_with_failures = self._store.failures.folders(scope.source_id)
+            if self._is_away(scope):
+                continue
+            if scope.only is not None:
+                yield from self._named_files(scope, scope.only)
+            else:
+                yield from self._all_files(scope)
+        if self._met:
+            self.missing = [item_id for item_id in self.missing if item_id not in self._met]
+        if self._unusable:
+            shown = ", ".join(self._unusable[:3]) + (", …" if len(self._unusable) > 3 else "")
+            kinds = " ".join(sorted(self._endings))
+            self._report.warnings.append(
+                f"{len(self._unusable)} of the files given cannot be indexed: {shown} "
+                f"(what can be: {kinds})"
+            )
+
+    def _all_files(self, scope: Scope) -> Iterator[ScannedFile]:
+        seen: set[str] = set()
+        unlisted: list[str] = []
+        for folder in () if self._is_gone(scope) else scope.tree(self._endings).walk():
+            seen.add(folder.path)
+            self.others.update(folder.others)
+            if not folder.complete:
+                unlisted.append(folder.path)
+            yield from self._changed(scope, folder)
+        if scope.recursive or not seen:
+            self._note_gone_folders(scope, seen, unlisted)
+
+    def _named_files(self, scope: Scope, only: frozenset[str]) -> Iterator[ScannedFile]:
+        """As if the folder held only these files; what is named is meant, hidden or not."""
+        known = self._store.files.known(scope.source_id, scope.below)
+        named = {name: known[name] for name in only & known.keys()}
+        if self._is_gone(scope):
+            self._miss(scope, scope.below, named)
+            return
+        folder = next(scope.tree(self._endings).walk(), None)
+        if folder is None:
+            return
+        for name, stored in named.items():
+            gone = not os.path.lexists(os.path.join(scope.folder, name))
+            if gone or kind_of(name) in self._options.removed_kinds:
+                self.missing.append(stored.id)
+        files = [
+            file
+            for file in folder.files
+            if os.path.basename(file.path) in only or file.sidecar_name in only
+        ]
+        failures = [pair for pair in folder.failures if os.path.basename(pair[0]) in only]
+        met = {os.path.basename(file.path) for file in files}
+        met |= {file.sidecar_name or "" for file in files}
+        met |= {os.path.basename(path) for path, _ in failures}
+        unmet = only - met
+        self._unusable += sorted(name for name in unmet if kind_of(name) is None)
+        self.others.update(
+            kind for name in unmet if (kind := kind_of(name)) and not self._is_wanted(name)
+        )
+        yield from self._changed(
+            scope, replace(folder, files=files, failures=failures, complete=False)
+        )
+
+    # ------------------------------------------------------------------ one folder
+
+    def _changed(self, scope: Scope, folder: Folder) -> Iterator[ScannedFile]:
+        """What is new or different in one folder; the rest is counted."""
+        known = self._store.files.known(scope.source_id, folder.path)
+        failed = self._failures_in(scope, folder.path)
+        start = len(folder.path) + 1 if folder.path else 0
+        for path, reason in folder.failures:
+            self._record_failure(scope, path, reason)
+            known.pop(path[start:], None)
+            failed.pop(path[start:], None)
+        files = folder.files
+        if scope.unsettled and folder.path == scope.top:
+            files = [file for file in files if file.path[start:] not in scope.unsettled]
+            for name in scope.unsettled:
+                known.pop(name, None)
+                failed.pop(name, None)
+        captions = self._captions_of(scope, files)
+        outdated = self._outdated_captions(known, captions)
+        retried = {name for name, stat in failed.items() if stat is None}
+        plain = not (failed or outdated or self._nested or self._caption_file)
+        unchanged = 0  # of 100,000 files a second, told a folder at a time
+        for file in files:
+            name = file.path[start:]
+            row = known.pop(name, None)
+            same = row is not None and same_stats(row[2:6], file) and self._is_read(row, file.kind)
+            if same and plain:
+                unchanged += 1
+                continue
+            if row is not None and same:
+                same = row.id not in outdated and file.sidecar_name not in retried
+            self._count_unchanged(unchanged)
+            unchanged = 0
+            if self._needs_work(scope, file, row, failed, same=same):
+                place = scope.source_id, scope.root, folder.path, name
+                yield ScannedFile(*place, file, row, captions.get(name))
+        self._count_unchanged(unchanged)
+        if folder.complete:
+            self._miss(scope, folder.path, known)
+            if not scope.recursive:  # folders in it that failed are not looked at
+                at = os.path.join(scope.root, folder.path)
+                failed = {n: s for n, s in failed.items() if not os.path.isdir(f"{at}/{n}")}
+            self._store.failures.remove(scope.source_id, folder.path, failed)
+
+    def _needs_work(
+        self,
+        scope: Scope,
+        file: FileStat,
+        row: KnownFile | None,
+        failed: dict[str, Stat | None],
+        *,
+        same: bool,
+    ) -> bool:
+        """Whether a file is to be read; if not, it is counted."""
+        folder, name = os.path.split(file.path)
+        own_path = os.path.join(scope.root, file.path)
+        if self._caption_file is not None and self._caption_file.path == own_path:
+            return False  # it is about the photos beside it, and no item itself
+        if row is not None and self._nested:
+            self._met.add(row.id)
+        failure = failed.pop(name, None)
+        sidecar_failure = failed.pop(file.sidecar_name, None) if file.sidecar_name else None
+        if failure == (file.size, file.mtime_ns):
+            self._report.skipped += 1
+            self._step(1)
+            return False
+        if same:
+            self._report.skipped += sidecar_failure is not None and sidecar_failure == file.sidecar
+            if failure is not None:  # it is again what it was when it was stored
+                self._store.failures.remove(scope.source_id, folder, [name])
+            self._count_unchanged(1)
+        return not same
+
+    def _count_unchanged(self, files: int) -> None:
+        if files:
+            self._report.unchanged += files
+            self._step(files)
+
+    def _is_read(self, row: KnownFile, kind: Kind) -> bool:
+        """Whether everything that is to be read from files of its kind was read from this one."""
+        wanted = self._readings[kind]
+        return not wanted or wanted <= row.readings
+
+    def _is_wanted(self, name: str) -> bool:
+        return os.path.splitext(name)[1].lower() in self._endings
+
+    # ------------------------------------------------------------------ what is gone
+
+    def _miss(self, scope: Scope, folder: str, known: dict[str, KnownFile]) -> None:
+        """Items of a folder that were not met are gone, unless they may stay.
+
+        A walk leaves out a file that was named although it is hidden, and one of a kind that cannot
+        be read just now, because a package is missing, say: those stay while they are there.
+        """
+        for name, row in known.items():
+            path = os.path.join(folder, name)
+            there = os.path.lexists(os.path.join(scope.root, path))
+            unread = not self._is_wanted(name) and kind_of(name) not in self._options.removed_kinds
+            if not (there and (is_passed_over(path) or unread)):
+                self.missing.append(row.id)
+
+    def _note_gone_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
+        """Items of folders that were not met are gone; not below those that cannot be listed."""
+        for folder in self._store.files.folders(scope.source_id, scope.top) - seen:
+            if not any(is_in(folder, one) for one in unlisted):
+                self._miss(scope, folder, self._store.files.known(scope.source_id, folder))
+                failed = self._store.failures.known(scope.source_id, folder)
+                self._store.failures.remove(scope.source_id, folder, failed)
+
+    def _is_gone(self, scope: Scope) -> bool:
+        """Whether a folder is gone from a source that is there: then so is everything in it."""
+        return bool(scope.top) and not os.path.isdir(os.path.join(scope.root, scope.top))
+
+    def _is_away(self, scope: Scope) -> bool:
+        """Whether a whole source is an empty mount point now: then nothing in it was deleted."""
+        device = self._store.sources.device(scope.source_id)
+        if is_away(scope.root, device):
+            warning = (
+                f"{scope.root} is empty and was on another disk before: is it mounted? What was "
+                f"found in it stays in the index until `mmsearch remove {scope.root}`; if it was "
+                f"moved: `mmsearch relocate {scope.root} NEW`"
+            )
+            if warning not in self._report.warnings:
+                self._report.warnings.append(warning)
+            return True
+        if not scope.below and (now := os.stat(scope.root).st_dev) != device:
+            self._store.sources.set_device(scope.source_id, now)
+        return False
+
+    # ------------------------------------------------------------------ captions and failures
+
+    def _captions_of(self, scope: Scope, files: Sequence[FileStat]) -> dict[str, list[str]]:
+        """What the captions file says of the files of a folder, by name."""
+        if self._caption_file is None:
+            return {}
+        found = {}
+        for file in files:
+            if file.kind in CAPTIONED:
+                absolute = os.path.join(scope.root, file.path)
+                given = os.path.relpath(file.path, scope.below or os.curdir)
+                captions = self._caption_file.find(absolute, given)
+                if captions is not None:
+                    found[os.path.basename(file.path)] = captions
+        return found
+
+    def _outdated_captions(
+        self, known: dict[str, KnownFile], captions: dict[str, list[str]]
+    ) -> set[int]:
+        """Items whose stored captions are not those of the captions file."""
+        given = {known[name].id: texts for name, texts in captions.items() if name in known}
+        stored = self._store.items.get(list(given)) if given else {}
+        return {
+            item_id
+            for item_id, item in stored.items()
+            if given[item_id] != [part.text for part in item.texts if part.origin == "caption"]
+        }
+
+    def _failures_in(self, scope: Scope, folder: str) -> dict[str, Stat | None]:
+        if folder not in self._folders_with_failures:
+            return {}
+        return self._store.failures.known(scope.source_id, folder)
+
+    def _record_failure(self, scope: Scope, path: str, reason: str) -> None:
+        """Record what could not even be listed."""
+        folder, name = os.path.split(path)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._report.failures.append(Failure(os.path.join(scope.root, path), reason, now))
+        self._report.skipped += 1
+        failure = FailureRecord(scope.source_id, folder, name, reason, stat=None, retry=True)
+        self._store.failures.add([failure])

@@ -1,0 +1,232 @@
+"""Where to look: what the user gave to `index`, and the parts of it in which something changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmsearch.errors import PathNotFound
+from mmsearch.media.kinds import FORMATS, kind_of
+from mmsearch.media.walk import Tree, is_away
+from mmsearch.storage import IndexRoot, Store
+from mmsearch.storage.resolver import known_path, spellings
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A folder to scan with everything below it, a part of that, or some files in it.
+
+    Attributes:
+        source_id: The source that it lies in.
+        root: The absolute path of the source.
+        below: The folder, relative to the root; "" for the root itself.
+        only: The names of the files to scan; None: all.
+        exclude: Shell patterns of names or relative paths to leave out.
+        include_hidden: Whether files and folders that begin with a dot are scanned too.
+        start: The folder at or under `below` to scan, relative to the root; None: all.
+        recursive: Whether the folders under that are scanned too.
+        unsettled: Names of files in it that are still being written: they are left as they were.
+    """
+
+    source_id: int
+    root: str
+    below: str
+    only: frozenset[str] | None = None
+    exclude: Sequence[str] = ()
+    include_hidden: bool = False
+    start: str | None = None
+    recursive: bool = True
+    unsettled: frozenset[str] = frozenset()
+
+    @property
+    def folder(self) -> str:
+        """The absolute path of the folder that was given."""
+        return os.path.join(self.root, self.below) if self.below else self.root
+
+    @property
+    def top(self) -> str:
+        """The folder where the scan begins, relative to the root."""
+        return self.below if self.start is None else self.start
+
+    def tree(self, endings: Collection[str] = FORMATS) -> Tree:
+        """The files to scan; those that are named are met whether they are hidden or not."""
+        named = self.only is not None
+        return Tree(
+            self.root,
+            self.below,
+            start=self.start,
+            recursive=self.recursive and not named,
+            exclude=self.exclude,
+            include_hidden=self.include_hidden or named,
+            endings=endings,
+        )
+
+
+def add_scopes(
+    store: Store,
+    paths: Iterable[str | os.PathLike[str]],
+    exclude: Sequence[str] = (),
+    *,
+    include_hidden: bool = False,
+) -> list[Scope]:
+    """The scopes of paths, which become index roots; a folder becomes a source unless it is in one.
+
+    Files of one folder come as one scope: a shell's `*.jpg` can be ten thousand of them.
+
+    Raises:
+        PathNotFound: there is nothing at one of the paths.
+    """
+    folders: dict[str, None] = {}
+    files: dict[str, set[str]] = {}
+    for path in paths:
+        given = os.path.abspath(os.fsdecode(path))
+        if os.path.isdir(given):
+            folders[known_path(store, given)] = None
+        elif os.path.exists(given):
+            folder, name = os.path.split(given)
+            files.setdefault(known_path(store, folder), set()).add(name)
+        else:
+            raise PathNotFound(f"there is no file or folder {os.fsdecode(path)!r}")
+    outer = outermost(folders)
+    files = {one: some for one, some in files.items() if not any(is_in(one, o) for o in outer)}
+    how: dict[str, Any] = {"exclude": tuple(exclude), "include_hidden": include_hidden}
+    roots = [IndexRoot(folder, folder=True, **how) for folder in folders if folder in outer]
+    roots += [
+        IndexRoot(os.path.join(folder, name), folder=False, **how)
+        for folder, names in files.items()
+        for name in sorted(names)
+    ]
+    for folder in dict.fromkeys(os.path.dirname(o.path) if not o.folder else o.path for o in roots):
+        store.sources.add(folder, os.stat(folder).st_dev)
+    store.index_roots.add(roots)
+    return _scopes(store, roots)
+
+
+def known_scopes(store: Store) -> list[Scope]:
+    """The scopes of all index roots that are there, each as it was given."""
+    scopes = _scopes(store, store.index_roots.all())
+    return [scope for scope in scopes if os.path.isdir(scope.root)]
+
+
+def touched_scopes(
+    store: Store, changed: Iterable[str], unsettled: Collection[str] = ()
+) -> list[Scope]:
+    """The parts of the known scopes to scan so that the store is in line with what changed.
+
+    Of a changed file that is its folder, of a changed folder all below it as well.
+
+    Args:
+        store: What was known.
+        changed: Absolute paths of files and folders that came, changed or went.
+        unsettled: Paths of files that are still being written, to be left as they were.
+    """
+    flat: set[str] = set()
+    deep: set[str] = set()
+    for path in changed:
+        for place in spellings(path)[:2]:
+            folder, name = os.path.split(place)
+            if kind_of(name) is not None:
+                flat.add(folder)
+            else:
+                _forget_failure(store, place)  # a folder that still fails is recorded again
+            if not os.path.isfile(place) and (os.path.isdir(place) or _had_files(store, place)):
+                deep.add(place)
+    deep = outermost(deep)
+    flat = {folder for folder in flat if folder not in deep and not _is_inside(folder, deep)}
+    leave: dict[str, set[str]] = {}
+    for path in unsettled:
+        folder, name = os.path.split(path)
+        leave.setdefault(folder, set()).add(name)
+    found: dict[Scope, None] = {}
+    for scope in known_scopes(store):
+        if not is_away(scope.root, store.sources.device(scope.source_id)):
+            for folder in sorted(deep):
+                found |= dict.fromkeys(_parts(scope, folder))
+            for folder in sorted(flat):
+                names = frozenset(leave.get(folder, ()))
+                parts = _parts(scope, folder, recursive=False)
+                found |= dict.fromkeys(replace(part, unsettled=names) for part in parts)
+    return list(found)
+
+
+def scope_of(scopes: Iterable[Scope], place: str) -> Scope | None:
+    """The scope that takes in an absolute path, if any does."""
+    for scope in scopes:
+        if not is_in(place, scope.folder):
+            continue
+        if scope.only is None and not scope.tree().leaves_out(_relative(place, scope.root)):
+            return scope
+        if scope.only is not None and _relative(place, scope.folder) in scope.only:
+            return scope
+    return None
+
+
+def is_in(folder: str, other: str) -> bool:
+    """Whether a path is another or lies below it."""
+    return other in ("", folder) or folder.startswith(other.rstrip(os.sep) + os.sep)
+
+
+def outermost(folders: Iterable[str]) -> set[str]:
+    """Those of some folders that lie in no other of them."""
+    several = set(folders)
+    return {one for one in several if not _is_inside(one, several)}
+
+
+# ---------------------------------------------------------------------- parts of the above
+
+
+def _scopes(store: Store, roots: Sequence[IndexRoot]) -> list[Scope]:
+    # to be called when all sources are there, since a new one may take in others
+    names: dict[tuple[str, tuple[str, ...], bool], set[str]] = {}
+    scopes = []
+    for root in roots:
+        if not root.folder:
+            folder, name = os.path.split(root.path)
+            names.setdefault((folder, tuple(root.exclude), root.include_hidden), set()).add(name)
+        elif (source := store.sources.of(root.path)) is not None:
+            scopes.append(Scope(*source, None, tuple(root.exclude), root.include_hidden))
+    for (folder, exclude, hidden), some in names.items():
+        if (source := store.sources.of(folder)) is not None:
+            scopes.append(Scope(*source, frozenset(some), exclude, hidden))
+    return scopes
+
+
+def _parts(scope: Scope, folder: str, *, recursive: bool = True) -> Iterator[Scope]:
+    """What of a scope lies in a folder, or in the folders below it too; at most one scope."""
+    if scope.folder == folder and scope.only is None:
+        yield replace(scope, recursive=recursive)
+    elif scope.folder == folder or (recursive and is_in(scope.folder, folder)):
+        yield scope
+    elif is_in(folder, scope.folder) and scope.only is None:
+        if os.path.realpath(folder) != folder:
+            yield scope  # only a walk of all of it can tell by which name it meets a linked folder
+        else:
+            yield replace(scope, start=_relative(folder, scope.root), recursive=recursive)
+
+
+def _is_inside(path: str, folders: Collection[str]) -> bool:
+    """Whether one of some folders is above a path."""
+    while (above := os.path.dirname(path)) != path:
+        if above in folders:
+            return True
+        path = above
+    return False
+
+
+def _had_files(store: Store, path: str) -> bool:
+    source = store.sources.of(path)
+    return source is not None and bool(store.files.folders(source[0], source[2]))
+
+
+def _forget_failure(store: Store, path: str) -> None:
+    source = store.sources.of(path)
+    if source is not None and source[2]:
+        folder, name = os.path.split(source[2])
+        if folder in store.failures.folders(source[0]):
+            store.failures.remove(source[0], folder, [name])
+
+
+def _relative(path: str, folder: str) -> str:
+    return "" if path == folder else os.path.relpath(path, folder)
