@@ -122,7 +122,7 @@ NAMES = [
 NAMES += ["100%.jpg", "line\nend.jpg", "ﬁle.jpg", "İ.jpg", "\udc80\udce9.jpg", '"q".jpg']
 CAMERAS = [None, "Canon EOS 5D", "NIKON D90", "Größe 1", "canon_eos", "5%", "\u212aodak"]
 WORDS = ["Ann", "ann", "5", "5.0", "05", "-1e3", "7.25", "n/a", "", "2020-05-01", "Ä'; DROP", "ß"]
-WORDS += ["9007199254740993", "9007199254740992", "true", "a_b%c"]
+WORDS += ["9007199254740993", "9007199254740992", "true", "True", "FALSE", "a_b%c"]
 TAGS = ["dog", "Dog", "a cat", "été"]
 ORIGINS = ["passage", "sidecar", "caption", "page", "ocr", "speech"]
 DATES = [
@@ -271,7 +271,10 @@ def said(own: Any, op: str, value: Any) -> bool:
         return worded([own], op, value)
     if op == "$in":
         return any(said(own, "$eq", one) for one in value)
-    texts = ["true", "True", "TRUE"] if value is True else [str(value)]
+    written = str(value).lower() if isinstance(value, bool) else str(value)
+    texts = [written]
+    if written.lower() in ("true", "false"):  # the same however it is spelt
+        texts += [written.lower(), written.title(), written.upper()]
     number = None if value is True else read(texts[0])
     mine = read(own)
     if op == "$eq":

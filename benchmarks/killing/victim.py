@@ -21,7 +21,7 @@ import mmsearch.collection.doctor.tables
 import mmsearch.indexing.run
 import mmsearch.search
 import mmsearch.search.tagging
-import mmsearch.storage.columns.filter_cache  # noqa: F401
+import mmsearch.storage.sqlite.filters  # noqa: F401
 from killing.operations import OPERATIONS
 from killing.steps import Steps, calls, calls_made
 from killing.toys import small_steps

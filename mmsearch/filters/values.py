@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Sequence
+from datetime import MAXYEAR, date, datetime, timedelta
 from typing import Any, get_args
 
 from mmsearch.errors import InvalidFilter
@@ -188,36 +188,25 @@ def _no_date(key: str, value: Any) -> Period:
     )
 
 
-_NEXT_DAYS: dict[int, Callable[[datetime], datetime]] = {
-    1: lambda start: start.replace(year=start.year + 1),
-    2: lambda start: (start + timedelta(days=31)).replace(day=1),
-}
-_LENGTHS = {
-    3: timedelta(days=1),
-    4: timedelta(hours=1),
-    5: timedelta(minutes=1),
-    6: timedelta(seconds=1),
-}
+_LENGTHS = (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))
 
 
 def _period_of(found: re.Match[str]) -> Period:
-    given = [part for part in found.groups() if part is not None]
-    if len(given) == 7:
-        fraction = given.pop()
-        start = _moment([*given, fraction.ljust(6, "0")])
+    year, month, *rest, fraction = found.groups()
+    day, hour, minute, second = (int(part) if part else None for part in rest)
+    microsecond = int((fraction or "").ljust(6, "0"))
+    start = datetime(  # noqa: DTZ001 - local time
+        int(year), int(month or 1), day or 1, hour or 0, minute or 0, second or 0, microsecond
+    )
+    if fraction:
         return _period(start, timedelta(microseconds=10 ** (6 - len(fraction))))
-    start = _moment(given + ["1", "1"][len(given) - 1 :])
-    if len(given) in _LENGTHS:
-        return _period(start, _LENGTHS[len(given)])
-    try:
-        return Period(start, _NEXT_DAYS[len(given)](start))
-    except (ValueError, OverflowError):  # after December 9999
+    if given := sum(part is not None for part in rest):
+        return _period(start, _LENGTHS[given - 1])
+    next_year = start.year + 1 if not month or start.month == 12 else start.year
+    next_month = start.month % 12 + 1 if month else 1
+    if next_year > MAXYEAR:
         return Period(start, None)
-
-
-def _moment(parts: Sequence[str]) -> datetime:
-    year, month, day, hour, minute, second, fraction = map(int, [*parts, *"0000"][:7])
-    return datetime(year, month, day, hour, minute, second, fraction)  # noqa: DTZ001 - local time
+    return Period(start, datetime(next_year, next_month, 1))  # noqa: DTZ001 - local time
 
 
 def _period(start: datetime, length: timedelta) -> Period:

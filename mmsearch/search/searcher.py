@@ -141,7 +141,7 @@ class Searcher:
         excluded: frozenset[int] = frozenset(),
     ) -> Iterator[tuple[list[RankedList], str | None]]:
         """The ranked lists of each query, and what of it was looked up as it is written."""
-        allowed = self._index.matching(settings.filter) if settings.filter else None
+        allowed = self._index.store.filters.passing(settings.filter) if settings.filter else None
         for one in encoded:
             vectors = one.vectors
             if settings.like or settings.unlike:

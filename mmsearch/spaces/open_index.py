@@ -13,15 +13,11 @@ from mmsearch.spaces.encoder_pool import EncoderPool
 from mmsearch.spaces.index_cache import IndexCache
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.storage import Space, Store, VectorIndex, backups
-from mmsearch.storage.columns import Columns
 from mmsearch.storage.lock import WriterLock
-from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import Modality
-from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
-    from mmsearch.filters import Filter
 
 Serving = Sequence[tuple[Space, Sequence[Modality]]]
 """The spaces that answer, the preferred one first, and the modalities each has vectors of."""
@@ -87,22 +83,6 @@ class OpenIndex:
     def vector_index(self, space: Space, modality: Modality) -> VectorIndex:
         """The index over the vectors of a modality in a space, as this thread sees the store."""
         return (self.store.vector_indexes or self.vector_indexes).index(space, modality)
-
-    @cached_property
-    def _columns(self) -> Columns | None:
-        """Filter columns, for the store that has them."""
-        store = self.store
-        return Columns(store, self.folder / "cache") if isinstance(store, Catalog) else None
-
-    def matching(self, filter_: Filter) -> IdSet:
-        """The ids of the items that pass a filter.
-
-        Raises:
-            InvalidFilter: it names a key that no item has, or is too long.
-        """
-        if self._columns is not None:
-            return self._columns.passing(filter_)
-        return IdSet.of(self.store.filters.matching(filter_))
 
     # ------------------------------------------------------------------ writing
 

@@ -266,6 +266,13 @@ class FilterStore(Protocol):
             InvalidFilter: it names a key that no item has, or is too long.
         """
 
+    def passing(self, filter_: Filter) -> IdSet:
+        """All of them, as a search needs them, as quickly as possible.
+
+        Raises:
+            InvalidFilter: it names a key that no item has, or is too long.
+        """
+
 
 class SpaceStore(Protocol):
     """The spaces, and the modalities that each serves."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mmsearch.collection.doctor.finding import SHOWN, Finding, State, ok
-from mmsearch.storage.columns.files import ENDING, read_column
+from mmsearch.storage.sqlite.columns import ENDING, read_column
 from mmsearch.vectors import Segment, SegmentDamaged
 
 if TYPE_CHECKING:

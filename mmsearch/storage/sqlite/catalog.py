@@ -56,7 +56,7 @@ class Catalog:
         self.metadata = Metadata(database)
         self.tags = Tags(database)
         self.words = Words(database)
-        self.filters = Filters(database)
+        self.filters = Filters(database, path.parent / "cache")
         self.spaces = Spaces(database)
         self.vectors = StoredVectors(database, self.settings)
         self.token_embeddings = TokenEmbeddings(database)

@@ -1,64 +1,75 @@
-"""What filters are answered from, as it is within one transaction that reads."""
+"""What filters are answered from: the catalog as it is within one reading transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, func, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Select,
+    cast,
+    func,
+    literal,
+    select,
+    union_all,
+)
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, META, AnyOf, Condition, Filter, Not, Period
-from mmsearch.storage.sqlite.conditions import compiled
-from mmsearch.storage.sqlite.schema import altered, attributes, items, sources
+from mmsearch.storage.sqlite.conditions import compiled, table_of, value_of
+from mmsearch.storage.sqlite.schema import altered, attributes, items
 from mmsearch.storage.sqlite.sql_functions import register_functions
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-COLUMNS_UPTO = "columns upto"
-"""The setting that says of which items the columns for filters are made."""
+GENERATION = "columns upto"
+"""The setting that holds the generation of columns."""
 
 DEEPEST = 40
-"""Filters one in the other: Python and SQLite both have a bound."""
+"""Levels to which filters may be nested: Python and SQLite both have a limit."""
 
 MOST_CONDITIONS = 250
 MOST_VALUES = 10_000
-"""In one filter: SQLite takes 1,000 expressions one in the other, and 32,766 parameters."""
+"""In one filter: SQLite takes expressions of 1,000 levels, and 32,766 parameters."""
 
-_PAGE = 20_000  # rows that are fetched at a time
+_PAGE = 20_000  # rows fetched at a time
 
-_SEEN = "mmsearch seen"
+_CONNECTION = "mmsearch connection"
 
 _IS_KEY = "SELECT EXISTS (SELECT 1 FROM attributes WHERE key = ?)"
 
-LAST_FILED = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'altered'"
-"""The number of the last alteration that was filed; those that are forgotten count too."""
+LAST_LOGGED = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'altered'"
+"""The number of the last alteration that was logged, forgotten or not."""
 
 # in one statement: each takes SQLAlchemy 0.1 ms
 _STATE = f"""
     SELECT (SELECT value FROM state WHERE key = 'catalog_id'),
-           (SELECT value FROM state WHERE key = '{COLUMNS_UPTO}'),
+           (SELECT value FROM state WHERE key = '{GENERATION}'),
            (SELECT coalesce(max(id), 0) FROM items),
-           ({LAST_FILED})
+           ({LAST_LOGGED})
 """  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
-class Era:
-    """Which items columns are made of, and since when alterations of them are filed.
+class Generation:
+    """The items that columns are built of, and since when their alterations are logged.
 
     Attributes:
-        name: A random one: when a catalog is restored, what is then made has another name than
-            what was made before.
+        name: Random: what is built after a backup was restored is named unlike what was built
+            before.
         low: The lowest id of an item.
         upto: The highest.
-        begun: Up to here alterations were filed before.
+        begun: The number of the last alteration logged before.
     """
 
     name: str
@@ -66,14 +77,14 @@ class Era:
     upto: int
     begun: int
 
-    def written(self) -> str:
+    def as_text(self) -> str:
         """As the setting has it."""
         return f"{self.upto} {self.low} {self.begun} {self.name}"
 
     @classmethod
-    def read(cls, written: str | None) -> Era | None:
-        """What `written` gave; None for anything else."""
-        parts = (written or "").split()
+    def of_text(cls, text: str | None) -> Generation | None:
+        """The generation of a setting, if it holds one."""
+        parts = (text or "").split()
         if len(parts) != 4 or not all(part.isdecimal() for part in parts[:3]):
             return None
         upto, low, begun = map(int, parts[:3])
@@ -87,14 +98,15 @@ class View:
         self._connection = connection
         driver: Any = connection.connection.dbapi_connection
         version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-        # what others commit changes the version, and what this connection writes its own count
-        self.moment = connection.info.setdefault(_SEEN, _Seen()), version, driver.total_changes
-        """Equal for two views of which nothing can tell a difference."""
+        own = connection.info.setdefault(_CONNECTION, object())  # no other connection has it
+        self.moment = own, version, driver.total_changes
+        """Equal for two views of the same content: commits of other connections change the version,
+        writes of this one its count of changes."""
 
     @cached_property
     def _state(self) -> tuple[str, str | None, int, int]:
-        catalog_id, era, highest, filed = self._connection.exec_driver_sql(_STATE).one()
-        return catalog_id, era, highest, filed
+        catalog_id, generation, highest, logged = self._connection.exec_driver_sql(_STATE).one()
+        return catalog_id, generation, highest, logged
 
     @property
     def catalog_id(self) -> str:
@@ -102,25 +114,19 @@ class View:
         return self._state[0]
 
     @property
-    def era(self) -> Era | None:
-        """What columns are to be made of, if that was ever said."""
-        return Era.read(self._state[1])
+    def generation(self) -> Generation | None:
+        """The current generation of columns, if one has begun."""
+        return Generation.of_text(self._state[1])
 
     @property
     def highest(self) -> int:
-        """The highest id of an item, 0 without any."""
+        """The highest id of an item, 0 if there is none."""
         return self._state[2]
 
     @property
-    def filed(self) -> int:
-        """The number of the last alteration that was filed."""
+    def logged(self) -> int:
+        """The number of the last alteration that was logged."""
         return self._state[3]
-
-    @cached_property
-    def sources(self) -> dict[int, str]:
-        """The folders that were indexed, by id."""
-        rows = self._connection.execute(select(sources.c.id, sources.c.path))
-        return dict(map(tuple, rows.all()))
 
     def check(self, filter_: Filter) -> None:
         """Raise InvalidFilter for a filter that cannot be answered here."""
@@ -144,44 +150,81 @@ class View:
             found.append(key)
         return found
 
-    def altered(self) -> list[tuple[int, int]]:
-        """(number, item id) of what was altered since the era began; -1 stands for a source."""
-        rows = self._connection.execute(select(altered.c.seq, altered.c.item_id))
-        return list(map(tuple, rows.all()))
+    # ------------------------------------------------------------------ answers of SQL
 
     def passing(
         self, filter_: Filter, most: int | None = None, upto: int | None = None
     ) -> NDArray[np.int64]:
-        """The ids of the items that pass, sorted; of the first `most`, or of those up to an id."""
+        """The ids (n,) of the items that pass, sorted: at most so many, or up to an id."""
         statement = statement_of(filter_).limit(most)
         return self._ids(statement if upto is None else statement.where(items.c.id <= upto))
 
     def passing_lately(self, filter_: Filter, upto: int) -> NDArray[np.int64]:
-        """The same of the items that were altered, and of those behind an id."""
+        """The same among the items that were altered and those above an id."""
         all_ = items.alias()
         newer = select(all_.c.id).where(all_.c.id > upto)
-        asked = union_all(select(altered.c.item_id), newer)
-        chosen = select(items.c.id).where(compiled(filter_, few=True), items.c.id.in_(asked))
-        return self._ids(chosen.order_by(items.c.id))
+        return self._passing_in(filter_, union_all(select(altered.c.item_id), newer))
 
     def passing_of(self, filter_: Filter, ids: Sequence[int]) -> NDArray[np.int64]:
-        """The same of a few items."""
+        """The same among a few items."""
+        return self._passing_in(filter_, ids)
+
+    def _passing_in(self, filter_: Filter, ids: Any) -> NDArray[np.int64]:
         chosen = select(items.c.id).where(compiled(filter_, few=True), items.c.id.in_(ids))
         return self._ids(chosen.order_by(items.c.id))
-
-    def pages(self, sql: str, parameters: tuple[Any, ...]) -> Iterator[list[tuple[Any, ...]]]:
-        """Rows as the driver gives them, many at a time: SQLAlchemy's take four times as long."""
-        cursor: Any = self._connection.exec_driver_sql(sql, parameters).cursor
-        while page := cursor.fetchmany(_PAGE):
-            yield page
 
     def _ids(self, statement: Select[Any]) -> NDArray[np.int64]:
         import numpy as np
 
         register_functions(self._connection)
-        # a million rows take the driver 0.3 s, and SQLAlchemy, who makes them its own, 1.3
+        # the driver takes 0.3 s for a million rows; SQLAlchemy, which copies them, 1.3
         found: Any = self._connection.execute(statement).cursor.fetchall()
         return np.fromiter(chain.from_iterable(found), dtype=np.int64, count=len(found))
+
+    # ------------------------------------------------------------------ what columns are built of
+
+    def altered(self) -> list[int]:
+        """The ids of the items altered since the generation began; -1 stands for a source."""
+        return list(self._connection.execute(select(altered.c.item_id)).scalars())
+
+    def ids(self, upto: int) -> Iterator[list[tuple[int, int]]]:
+        """Pages of (id, 1) of the items up to an id."""
+        return self._pages(select(items.c.id, literal(1)).where(items.c.id <= upto))
+
+    def values(
+        self, key: str, upto: int, *, numbers: bool = False
+    ) -> Iterator[list[tuple[int, Any]]]:
+        """Pages of (item id, value) of the items up to an id that have a key; texts are bytes.
+
+        Args:
+            key: A key with a stored value.
+            upto: The last item's id.
+            numbers: Of the user's own metadata, those that read as numbers, as numbers.
+        """
+        if key.startswith(META):
+            c = attributes.c
+            value: ColumnElement[Any] = c.number if numbers else cast(c.text, LargeBinary)
+            id_ = c.item_id
+            chosen = select(id_, value).where(c.key == key.removeprefix(META))
+        else:
+            declared, table = KEYS[key], table_of(KEYS[key])
+            value, id_ = value_of(declared), items.c.id if table is items else table.c.item_id
+            is_text = declared.type.compared_as == "text"
+            if is_text or declared.type.encode is datetime.isoformat:
+                value = cast(value, LargeBinary)
+            chosen = select(id_, value)
+        return self._pages(chosen.where(value.is_not(None), id_ <= upto))
+
+    def _pages(self, statement: Select[Any]) -> Iterator[list[tuple[int, Any]]]:
+        # the driver's rows: SQLAlchemy's take four times as long
+        cursor: Any = self._connection.execute(statement).cursor
+        while page := cursor.fetchmany(_PAGE):
+            yield page
+
+
+def statement_of(filter_: Filter) -> Select[Any]:
+    """Selects the ids of the items that pass, sorted."""
+    return select(items.c.id).where(compiled(filter_)).order_by(items.c.id)
 
 
 def _conditions(filter_: Filter) -> Iterator[Condition]:
@@ -207,12 +250,3 @@ def _unknown(key: str, own: Sequence[str]) -> str:
 def _next_key(before: Sequence[str]) -> Select[Any]:
     next_ = select(func.min(attributes.c.key))
     return next_.where(attributes.c.key > before[-1]) if before else next_
-
-
-class _Seen:
-    """Tells one connection from all others, also from those that come after it."""
-
-
-def statement_of(filter_: Filter) -> Select[Any]:
-    """Selects the ids of the items that pass, sorted."""
-    return select(items.c.id).where(compiled(filter_)).order_by(items.c.id)

@@ -1,0 +1,180 @@
+"""The columns of one generation: the items up to an id, with a log of those altered since."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING
+
+from mmsearch.filters import AnyOf, Condition, Filter, Not
+from mmsearch.storage.sqlite.columns.column import (
+    Column,
+    Unfit,
+    build_column,
+    path_of,
+    read_column,
+    write_column,
+)
+from mmsearch.storage.sqlite.columns.lru import Lru
+from mmsearch.storage.sqlite.columns.predicates import fulfilling
+from mmsearch.storage.sqlite.view import Generation, View
+from mmsearch.vectors.id_set import IdSet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Mask = NDArray[np.bool_]
+
+FEW = 2_000
+"""Up to so many items are looked up by id where columns cannot answer."""
+
+ANSWERS = 16
+"""Answers of SQL that are remembered."""
+
+PRESENT = "present"
+"""The name of the column that says which items there are."""
+
+_SOURCE = -1  # logged in place of an item when a source is moved
+
+
+class Outdated(Exception):
+    """A column knows more than the view, which is of an earlier moment."""
+
+
+class GenerationColumns:
+    """The columns of a generation, each built or read when first needed.
+
+    Columns, and remembered answers of SQL, are right for all items of the generation that were not
+    altered since it began, whenever they were made; so none is built again while it lasts.
+
+    Args:
+        generation: Which items.
+        catalog_id: Names the catalog in the names of files.
+        folder: Where columns are kept; it need not exist, nor be writable.
+    """
+
+    def __init__(self, generation: Generation, catalog_id: str, folder: Path) -> None:
+        self._generation = generation
+        self._catalog_id = catalog_id
+        self._folder = folder
+        self._columns: dict[str, Column | None] = {}
+        self._answers: Lru[tuple[Condition, ...], tuple[int, Mask]] = Lru(ANSWERS)
+        self._altered: tuple[int, NDArray[np.int64]] | None = None
+        self._lock = RLock()
+
+    def passing(self, view: View, filter_: Filter) -> IdSet:
+        """The items that pass; SQL answers for those that were altered or added.
+
+        Raises:
+            Outdated: SQL must answer this.
+        """
+        import numpy as np
+
+        own = self._generation
+        among = self.column(view, PRESENT).has_value
+        altered = self._logged(view)
+        among[altered - own.low] = False
+        found = self._all_of(view, filter_, among)
+        if len(altered) or view.highest > own.upto:
+            older, found = found, np.zeros(max(view.highest, own.upto) - own.low + 1, np.bool_)
+            found[: len(older)] = older
+            found[view.passing_lately(filter_, own.upto) - own.low] = True
+        return IdSet(found, own.low)
+
+    def source_has_moved(self, view: View) -> bool:
+        """Whether the paths of items may be others than when the generation began."""
+        return _SOURCE in self._logged(view)
+
+    def _logged(self, view: View) -> NDArray[np.int64]:
+        """The logged ids of altered items, and _SOURCE."""
+        import numpy as np
+
+        known = self._altered
+        if known is None or known[0] != view.logged:
+            ids = view.altered() if view.logged > self._generation.begun else []
+            known = self._altered = view.logged, np.unique(np.array(ids, np.int64))
+        return known[1]
+
+    def column(self, view: View, key: str, *, numbers: bool = False) -> Column:
+        """The column of a key; of the user's own metadata, as texts or as numbers.
+
+        Raises:
+            Unfit: the key's values make no column.
+            Outdated: the column is newer than the view.
+        """
+        name = f"{key} numbers" if numbers else key
+        with self._lock:
+            if name not in self._columns:
+                self._columns[name] = self._load(view, name, key, numbers=numbers)
+            found = self._columns[name]
+        if found is None:
+            raise Unfit
+        if found.logged > view.logged:
+            raise Outdated
+        return found
+
+    def _load(self, view: View, name: str, key: str, *, numbers: bool) -> Column | None:
+        own = self._generation
+        path = path_of(self._folder, self._catalog_id, own.name, name)
+        if found := read_column(path):
+            return found
+        pages = (
+            view.ids(own.upto) if key == PRESENT else view.values(key, own.upto, numbers=numbers)
+        )
+        try:
+            found = build_column(pages, own.low, own.upto - own.low + 1, view.logged)
+        except Unfit:
+            return None
+        write_column(path, found)
+        return found
+
+    # ------------------------------------------------------------------ filters
+
+    def _all_of(self, view: View, filter_: Filter, among: Mask) -> Mask:
+        """Those of some items that fulfil all conditions: by columns first, then by SQL."""
+        groups: list[AnyOf | Not] = []
+        for_sql: list[Condition] = []
+        for one in filter_.conditions:
+            if not isinstance(one, Condition):
+                groups.append(one)
+            elif one.op == "in" and not one.value:
+                return among & False
+            else:
+                try:
+                    among = among & fulfilling(one, partial(self.column, view))
+                except Unfit:
+                    for_sql.append(one)
+        for group in groups:
+            if isinstance(group, Not):
+                among = among & ~self._all_of(view, group.filter, among)
+            else:
+                found = among & False
+                for choice in group.filters:
+                    found |= self._all_of(view, choice, among)
+                among = found
+        return among & self._by_sql(view, tuple(for_sql), among) if for_sql else among
+
+    def _by_sql(self, view: View, conditions: tuple[Condition, ...], among: Mask) -> Mask:
+        """Whether each item fulfils all conditions, at least where it is one of `among`."""
+        import numpy as np
+
+        remembered = self._answers.get(conditions)
+        if remembered is not None and remembered[0] <= view.logged:
+            return remembered[1]
+        low, upto, filter_ = self._generation.low, self._generation.upto, Filter(conditions)
+        if few := np.count_nonzero(among) <= FEW:
+            passing = view.passing_of(filter_, (np.flatnonzero(among) + low).tolist())
+        else:
+            passing = view.passing(filter_, upto=upto)
+        found = np.zeros(len(among), np.bool_)
+        found[passing - low] = True
+        if not few and remembered is None and not any(map(_changes_unlogged, conditions)):
+            self._answers.put(conditions, (view.logged, found))
+        return found
+
+
+def _changes_unlogged(one: Condition) -> bool:
+    """Whether items come to fulfil a condition without being logged as altered."""
+    return one.key == "has" and "sound" in one.value  # when a vector is added
