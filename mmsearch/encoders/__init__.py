@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-from mmsearch.errors import InvalidOption
+from mmsearch.errors import InvalidOption, UnsupportedModality
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
@@ -102,6 +102,17 @@ def token_encoder(encoder: Encoder) -> TokenEncoder | None:
     return None
 
 
+def check_modality(encoder: Encoder, modality: str) -> None:
+    """Return if an encoder has a tower for a modality.
+
+    Raises:
+        UnsupportedModality: it has none; the message says what it encodes.
+    """
+    if modality not in encoder.modalities:
+        known = " and ".join(sorted(encoder.modalities))
+        raise UnsupportedModality(f"{encoder.name!r} cannot encode {modality}; it encodes {known}")
+
+
 RuntimeName = Literal["auto", "torch", "onnx"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
@@ -120,7 +131,7 @@ def runtime_of(runtime: str = "auto", device: str = "auto", precision: str = "au
     """The runtime of these names.
 
     Raises:
-        InvalidOption: there is none of this name.
+        InvalidOption: one of the names is unknown.
     """
     given = {"runtime": runtime, "device": device, "precision": precision}
     for (what, name), kind in zip(given.items(), (RuntimeName, Device, Precision), strict=True):

@@ -9,10 +9,10 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mmsearch.encoders import Encoder
+from mmsearch.encoders import Encoder, check_modality
 from mmsearch.encoders.clap.files import ClapFiles, find
 from mmsearch.encoders.onnx import padded_batches
-from mmsearch.errors import InvalidOption, MissingExtra, ModelDamaged, UnsupportedModality
+from mmsearch.errors import InvalidOption, MissingExtra, ModelDamaged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,7 @@ class ClapEncoder(Encoder):
         Raises:
             UnsupportedModality: CLAP has no tower for it.
         """
-        self._check(modality)
+        check_modality(self, modality)
         return self._picture(thing) if modality == "audio" else str(thing)
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
@@ -87,7 +87,7 @@ class ClapEncoder(Encoder):
         """
         import numpy as np
 
-        self._check(modality)
+        check_modality(self, modality)
         vectors = np.empty((len(batch), self.dim), np.float32)
         runs = self._sound_runs(batch) if modality == "audio" else self._text_runs(batch)
         for rows, found in runs:
@@ -195,7 +195,7 @@ class ClapEncoder(Encoder):
         if lacking or found["mismatched_keys"]:
             raise ModelDamaged(
                 f"{self._files.weights} does not hold all weights of the model "
-                f"(such as {min(lacking, default='of another shape')}); {self._cure}"
+                f"({min(lacking, default='of another shape')}, for one); {self._cure}"
             )
         return model.eval().to(device), device
 
@@ -219,11 +219,6 @@ class ClapEncoder(Encoder):
     @property
     def _cure(self) -> str:
         return "delete that folder and fetch or copy the model again"
-
-    def _check(self, modality: str) -> None:
-        if modality not in self.modalities:
-            known = " and ".join(sorted(self.modalities))
-            raise UnsupportedModality(f"{self.name!r} cannot encode {modality}; it encodes {known}")
 
 
 def _unit(features: Any) -> Vectors:

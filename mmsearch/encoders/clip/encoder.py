@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders import Runtime, TokenEncoder
+from mmsearch.encoders import Runtime, TokenEncoder, check_modality
 from mmsearch.encoders.clip import names
 from mmsearch.encoders.clip.preprocessing import Pixels
 from mmsearch.encoders.clip.runtimes import Runners, plan_for
@@ -83,7 +83,7 @@ class ClipEncoder(TokenEncoder):
         Raises:
             UnsupportedModality: there is no tower for it.
         """
-        self._check(modality)
+        check_modality(self, modality)
         return self._pixels(thing) if modality == "image" else str(thing)
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
@@ -99,7 +99,7 @@ class ClipEncoder(TokenEncoder):
         """
         import numpy as np
 
-        self._check(modality)
+        check_modality(self, modality)
         ready = [self.prepare(modality, thing) for thing in batch]
         if not ready:
             return np.empty((0, self.dim), np.float32)
@@ -131,14 +131,9 @@ class ClipEncoder(TokenEncoder):
         return self._tuned(modality).match(modality, query, candidates)
 
     def _tuned(self, modality: str) -> TokenTowers:
-        self._check(modality)
+        check_modality(self, modality)
         if self._token_towers is None:
             raise UnsupportedModality(
                 f"{self.name} was not tuned to rerank: `python -m mmsearch.training tune` does it"
             )
         return self._token_towers
-
-    def _check(self, modality: str) -> None:
-        if modality not in self.modalities:
-            known = " and ".join(sorted(self.modalities))
-            raise UnsupportedModality(f"{self.name} cannot encode {modality}; it encodes {known}")

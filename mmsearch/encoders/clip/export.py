@@ -1,4 +1,4 @@
-"""The towers of a `clip:` model as ONNX graphs, written so that they are fast and can be shrunk."""
+"""The towers of a `clip:` model as ONNX graphs that are fast and can be quantised."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from mmsearch.types import Modality
 
 OPSET = 18
-"""All that is needed, and what ONNX Runtime has read since 1.14."""
+"""Has all operators needed; ONNX Runtime reads it since 1.14."""
 WEIGHTS = "weights.bin"
 
 
 def export(model: TorchModel, modality: Modality, file: Path) -> None:
-    """Write a tower as a graph: pixels or token ids of any number of things → unit vectors.
+    """Write a tower as a graph from pixels or token ids to unit vectors, for any batch size.
 
     Raises:
-        Exception: of any kind, where the exporter cannot do it.
+        Exception: of any kind, if the exporter fails.
     """
     write_graph(model, modality, _tower(model, modality), file, {"vectors": {0: "n"}})
 
@@ -38,17 +38,17 @@ def write_graph(
     file: Path,
     output: dict[str, dict[int, str]],
 ) -> None:
-    """Write what computes something from a model's pixels or token ids as a graph.
+    """Write a module that takes a model's pixels or token ids as a graph.
 
     Args:
-        model: Whose parts the module is made of.
-        modality: What it takes: "image" for pixels, "text" for token ids.
+        model: The model whose parts it is made of.
+        modality: "image" if it takes pixels, "text" if token ids.
         module: A torch module of one argument.
         file: The ONNX file to write.
-        output: The name of what it gives, and those of its axes of any length.
+        output: The name of its output, with the names of that one's dynamic axes.
 
     Raises:
-        Exception: of any kind, where the exporter cannot do it.
+        Exception: of any kind, if the exporter fails.
     """
     import torch
 
@@ -73,13 +73,13 @@ def write_graph(
 
 
 def simplified(graph: Path, out: Path, level: str, weights: str = WEIGHTS) -> None:
-    """Write a graph as ONNX Runtime's optimisations for any machine leave it.
+    """Write a graph after the optimisations of ONNX Runtime that suit every machine.
 
     Args:
         graph: The ONNX file.
         out: The file to write.
         level: "BASIC" keeps to ONNX's own operators, "EXTENDED" does not.
-        weights: The file beside it that its weights go into.
+        weights: The name of the file beside it that holds its weights.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -135,7 +135,7 @@ def _tower(model: TorchModel, modality: Modality) -> Any:
 
 
 def _short_text(text: Any, ids: Any) -> Any:
-    """What open_clip's `encode_text` computes, of ids that end with the last one that counts."""
+    """What open_clip's `encode_text` computes, of ids without padding at their end."""
     import torch
 
     states = short_states(text, ids)
@@ -148,7 +148,7 @@ def _short_text(text: Any, ids: Any) -> Any:
 
 
 def short_states(text: Any, ids: Any) -> Any:
-    """The states (n, tokens, width) after the last layer, of ids without all of the padding."""
+    """The states (n, tokens, width) after the last layer, of ids of fewer tokens than usual."""
     tokens = ids.shape[1]
     found = text.token_embedding(ids) + text.positional_embedding[:tokens]
     found = text.transformer(found, attn_mask=text.attn_mask[:tokens, :tokens])
@@ -160,7 +160,7 @@ def short_states(text: Any, ids: Any) -> Any:
 
 @contextmanager
 def _rewritten(model: Any) -> Iterator[None]:
-    """Modules the exporter writes clumsily are replaced by ones that compute the same.
+    """Replace modules that the exporter writes badly by equivalent ones.
 
     torch's attention becomes one product for queries, keys and values together, and the first
     convolution of a ViT, which cuts a photo into patches, a product that can be quantised.
@@ -252,7 +252,7 @@ def _attention(old: Any) -> Any:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """No fused kernel, which has no ONNX counterpart."""
+    """Switch the fused attention kernel off: it has no ONNX counterpart."""
     import torch
 
     fused = torch.backends.mha.get_fastpath_enabled()

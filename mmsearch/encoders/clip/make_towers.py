@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAKERS = ("torch", "open_clip_torch", "onnx", "onnxruntime")
-"""Packages of which another version may succeed where one has failed."""
+"""Packages whose other versions may succeed where one has failed."""
 FACTS = "facts"
 
 
@@ -44,7 +44,7 @@ def makers() -> dict[str, str]:
 
 
 def make_facts(model: TorchModel, towers: TowerCache) -> dict[str, Any]:
-    """Write down what must be known of a model to use it without torch."""
+    """Keep what must be known of a model to use it without torch."""
     facts: dict[str, Any] = {
         "dim": model.dim(),
         "pixels": model.pixels.write(),
@@ -58,7 +58,7 @@ def make_facts(model: TorchModel, towers: TowerCache) -> dict[str, Any]:
             tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
             check_tokens(model, Tokens(folder / "tokenizer.json", recipe), recipe)
             facts["tokens"] = recipe.write()
-        except Exception as error:  # any tokenizer may be any trouble
+        except Exception as error:  # tokenizers fail in all ways
             log.info("tokens of %s need torch", towers.folder, exc_info=True)
             facts["why_no_tokens"] = f"{type(error).__name__}: {error}"[:300]
         (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -66,7 +66,7 @@ def make_facts(model: TorchModel, towers: TowerCache) -> dict[str, Any]:
 
 
 def check_tokens(model: TorchModel, tokens: Tokens, recipe: TokenRecipe) -> None:
-    """Nothing, if they are those of open_clip's tokenizer.
+    """Return if the tokens are those of open_clip's tokenizer.
 
     Raises:
         ValueError: they are not.
@@ -87,12 +87,12 @@ def make_tower(
     things: Sequence[NDArray[Any]],
     precisions: Sequence[str],
 ) -> None:
-    """Export a tower and check it, in each precision until one passes; `towers` keeps the results.
+    """Export a tower and check it, in each precision until one passes.
 
     Args:
         model: The reference.
-        towers: Where the graphs and how they compare are written.
-        modality: Which tower.
+        towers: Keeps the graphs and the results of their checks.
+        modality: The tower's.
         things: Pixels or token ids to compare on, at least one.
         precisions: "int8", "fp32", in order of preference.
     """
@@ -117,12 +117,12 @@ def make_tower(
 
 
 Sample = tuple[Sequence["NDArray[Any]"], "Vectors", int]
-"""Things, their vectors by torch, and how many of them are distinct."""
+"""Things, their vectors by torch, and the number of distinct ones among them."""
 
 
 def _made(towers: TowerCache, modality: Modality, precision: str, raw: Path, on: Sample) -> Verdict:
     from mmsearch.encoders.clip.export import simplified
-    from mmsearch.encoders.clip.int8 import shrink
+    from mmsearch.encoders.clip.int8 import quantise
 
     things, wanted, distinct = on
     with towers.making(f"{modality}-{precision}") as folder:
@@ -130,7 +130,7 @@ def _made(towers: TowerCache, modality: Modality, precision: str, raw: Path, on:
         if precision == "int8":
             with towers.scratch() as basic, towers.scratch() as small:
                 simplified(raw, basic / graph.name, "BASIC")
-                shrink(basic / graph.name, small / graph.name, blocks=modality == "text")
+                quantise(basic / graph.name, small / graph.name, blocks=modality == "text")
                 simplified(small / graph.name, graph, "EXTENDED")
         else:
             simplified(raw, graph, "EXTENDED")
@@ -147,7 +147,7 @@ def _write_check(folder: Path, found: dict[str, Any]) -> None:
 
 
 def _reference(model: TorchModel, modality: Modality, things: Sequence[NDArray[Any]]) -> Vectors:
-    """The vectors by torch; texts are padded as its tower needs them."""
+    """The vectors by torch, of SENTENCES or of photos."""
     import numpy as np
 
     if modality == "text":
@@ -162,9 +162,9 @@ def _reference(model: TorchModel, modality: Modality, things: Sequence[NDArray[A
 COUNT = 64
 """Photos, or texts, that are compared."""
 LEAST_COSINE = 0.999
-"""Of centred vectors in fp32; that of untrained towers is 0.9 between any two photos if not."""
+"""Of centred vectors in fp32. Uncentred, untrained towers give 0.9 between any two photos."""
 LEAST_NEIGHBOURS = 0.95
-"""Share of things whose nearest other one must stay the same in int8."""
+"""Share of things whose nearest neighbour must stay the same in int8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +175,9 @@ class Verdict:
     cosine: float
     """The lowest between a thing's two vectors, both centred."""
     neighbours: float
-    """The share of things whose nearest other one is the same."""
+    """The share of things whose nearest neighbour is the same."""
     distinct: int
-    """Of how many different photos or texts; the other ones up to 64 were crops of these."""
+    """Number of different photos or texts; the others up to 64 were crops of these."""
 
     def write(self) -> dict[str, Any]:
         """As an object for a JSON file."""
@@ -208,7 +208,7 @@ def _nearest(vectors: Vectors) -> NDArray[np.intp]:
 
 
 def sample(photos: Sequence[NDArray[np.uint8]]) -> tuple[list[NDArray[np.uint8]], int]:
-    """64 photos to compare on, and how many of them are different photos; the rest are crops.
+    """64 photos to compare on, and the number of originals among them; the rest are crops.
 
     Args:
         photos: Pixels (height, width, 3), at least one.

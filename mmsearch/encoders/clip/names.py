@@ -1,4 +1,4 @@
-"""What a `clip:` name stands for: an architecture and where its weights come from."""
+"""What a `clip:` name stands for: an architecture, and the place of its weights."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ FOLDER = "local-dir:"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A `clip:` name taken apart; either a tag, a path or a repository says where weights lie."""
+    """A `clip:` name, parsed. A tag, a path or a repository tells where the weights are."""
 
     arch: str
-    """One of open_clip's architectures; empty where the weights' own config says it."""
+    """One of open_clip's architectures; empty where it is in the config beside the weights."""
     tag: str | None = None
-    """open_clip's word for a set of weights of this architecture."""
+    """open_clip's name for a set of weights of this architecture."""
     path: Path | None = None
-    """A checkpoint file, or a folder with a checkpoint; absolute."""
+    """A checkpoint, or a folder that holds one; absolute."""
     repository: str | None = None
     """ORG/NAME on the Hugging Face hub."""
 
     @property
     def name(self) -> str:
-        """The name again, with an absolute path, so that it is the same from every folder."""
+        """The name, with an absolute path."""
         if self.repository is not None:
             return f"{PREFIX}{HUB}{self.repository}"
         if self.path is not None:
@@ -42,13 +42,13 @@ class Source:
 
 
 def parse(name: str) -> Source:
-    """What a name stands for; no tag or architecture is looked up.
+    """The source that a name stands for; whether it exists is not checked.
 
     Args:
         name: clip:ARCH/TAG, clip:ARCH@PATH or clip:hf-hub:ORG/NAME.
 
     Raises:
-        UnknownModel: it is none of these; the message says what would be.
+        UnknownModel: it has none of these forms; the message shows them.
     """
     rest = name.removeprefix(PREFIX)
     if rest.startswith(HUB):
@@ -70,7 +70,7 @@ def parse(name: str) -> Source:
 
 
 def check(source: Source) -> None:
-    """Nothing, if open_clip knows the architecture and the tag.
+    """Return if open_clip knows the architecture and the tag.
 
     Raises:
         UnknownModel: it does not; the message lists what it knows.
@@ -85,11 +85,11 @@ def check(source: Source) -> None:
 
 
 def architectures() -> dict[str, Path]:
-    """open_clip's architectures and the files that describe them, those added at run time too."""
+    """open_clip's architectures and the files that describe them, added ones included."""
     folders = [_open_clip() / "model_configs"]
     running = sys.modules.get("open_clip.factory")
     if running is not None:
-        folders = list(running._MODEL_CONFIG_PATHS)  # noqa: SLF001 - it has no public list of files
+        folders = list(running._MODEL_CONFIG_PATHS)  # noqa: SLF001 - there is no public list of files
     found = {}
     for folder in folders:
         for file in sorted(folder.glob("*.json")) if folder.is_dir() else [folder]:
@@ -98,15 +98,12 @@ def architectures() -> dict[str, Path]:
 
 
 def tags(arch: str) -> list[str]:
-    """The names of the weights that open_clip has for an architecture."""
+    """open_clip's names of weights for an architecture."""
     return sorted(_table().get(arch, {}))
 
 
 def places(arch: str, tag: str) -> dict[str, str] | None:
-    """Where open_clip has these weights from: "hf_hub" (ORG/NAME/FILE) and "url", either or both.
-
-    None if there are none of this name.
-    """
+    """The places of weights: "hf_hub" (ORG/NAME/FILE), "url" or both; None if unknown."""
     return _table().get(arch, {}).get(tag.lower().replace("-", "_"))
 
 
@@ -126,15 +123,15 @@ def _which_weights(arch: str) -> str:
 
 
 def _tags(source: Source) -> str:
-    there = tags(source.arch)
+    known = tags(source.arch)
     file = f"a file: clip:{source.arch}@/path/to/checkpoint"
-    if not there:
+    if not known:
         return f"open_clip offers none; name {file}"
-    return f"Write clip:{source.arch}/TAG with one of {', '.join(there)}; or name {file}"
+    return f"Write clip:{source.arch}/TAG with one of {', '.join(known)}; or name {file}"
 
 
 def _open_clip() -> Path:
-    """The folder of open_clip, which takes seconds to import."""
+    """The folder of open_clip's source: importing it would take seconds."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
         raise MissingExtra("A clip model", "clip")
@@ -172,7 +169,7 @@ def _entries(node: ast.expr | None) -> list[tuple[str, ast.expr]]:
 
 
 def _words(call: ast.expr) -> dict[str, str]:
-    """The string arguments of a call such as `_pcfg(url, hf_hub=...)`, and `quick_gelu=True`."""
+    """The string arguments of a call like `_pcfg(url, hf_hub=...)`, and `quick_gelu=True`."""
     found: dict[str, Any] = {
         key: value.value for key, value in _entries(call) if isinstance(value, ast.Constant)
     }

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """How a model wants its photos: the words are those of open_clip's `PreprocessCfg`."""
+    """How a model takes photos; the terms are those of open_clip's `PreprocessCfg`."""
 
     height: int
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
-    """"bilinear"; anything else is bicubic."""
+    """"bilinear"; anything else means bicubic."""
     resize_mode: str
-    """"squash": to the very size. "longest": the whole photo, padded. "shortest": the middle."""
+    """"squash": to the exact size. "longest": the whole photo, padded. "shortest": the middle."""
     fill: int
 
     @classmethod
@@ -53,7 +53,7 @@ class Pixels:
 
     @classmethod
     def read(cls, facts: dict[str, Any]) -> Pixels:
-        """From what `write` gave."""
+        """The reverse of `write`."""
         return cls(**facts | {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
 
     def write(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Pixels:
         return asdict(self)
 
     def __call__(self, photo: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Pixels (height, width, 3) uint8 of a photo; what is that already comes back as it is."""
+        """Pixels (height, width, 3) uint8 of a photo, or of what this returned."""
         import numpy as np
         from PIL import Image
 
@@ -90,7 +90,7 @@ class Pixels:
             ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
             size = (max(round(wide / ratio), 1), max(round(high / ratio), 1))
             if self.resize_mode == "shortest":
-                how = Resampling.BICUBIC  # open_clip's, whatever the model says
+                how = Resampling.BICUBIC  # as open_clip does, whatever the model says
         return photo if size == photo.size else photo.resize(size, how)
 
     def _centre(self, photo: Image.Image, fill: int) -> Image.Image:
@@ -116,22 +116,22 @@ def _three(value: float | list[float] | tuple[float, ...]) -> tuple[float, ...]:
 # ---------------------------------------------------------------------- texts
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-"""What CLIP takes for one word, before it is cut into pieces (Radford et al., 2021)."""
+"""What CLIP takes for a word, before cutting it into pieces (Radford et al., 2021)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRecipe:
-    """How a model's tokenizer treats a text before and after it is cut into pieces."""
+    """What a model's tokenizer does before and after cutting a text into pieces."""
 
     kind: str
-    """"clip": CLIP's own pieces between two marks. "padded": those of the tokenizer, which cuts and
-    pads by itself. "clips": as OpenVision does, with the class token at the very end."""
+    """"clip": CLIP's own pieces between two marks. "padded": pieces of a tokenizer that truncates
+    and pads by itself. "clips": as OpenVision does, with the class token at the very end."""
     clean: str
     """"lower", "whitespace" or "canonicalize"."""
     context_length: int
-    """Tokens a text is cut to."""
+    """Tokens that a text is truncated to."""
     trims: bool = False
-    """Whether what stands behind a text's last token can be left out, its vector being the same."""
+    """Whether padding can be left out without changing the vector."""
     blanked: int | None = None
     """A token that is replaced by 0."""
     marks: tuple[int, ...] = ()
@@ -139,7 +139,7 @@ class TokenRecipe:
 
     @classmethod
     def read(cls, facts: dict[str, Any]) -> TokenRecipe:
-        """From what `write` gave."""
+        """The reverse of `write`."""
         return cls(**facts | {"marks": tuple(facts["marks"])})
 
     def write(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class Tokens:
         return row if self._recipe.trims else row + [0] * (longest - len(row))
 
     def _with_specials(self, encoding: Encoding, text: str) -> list[int]:
-        """The pieces, with a mark that somebody has typed as that mark."""
+        """The pieces; a mark that was typed in the text is that mark."""
         if not any(mark in text.lower() for mark in self._specials):
             return encoding.ids
         pieces: list[int] = []
@@ -213,7 +213,7 @@ def clean(text: str, how: str) -> str:
     """A text as open_clip cleans it before cutting it into pieces."""
     import html
 
-    text = text.encode("utf-8", "replace").decode("utf-8")  # half of a character has no bytes
+    text = text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate has no bytes
     if not _PLAIN.fullmatch(text):
         text = html.unescape(html.unescape(_fixed(text)))
     if how == "canonicalize":
@@ -223,17 +223,17 @@ def clean(text: str, how: str) -> str:
 
 
 _PLAIN = re.compile(r"[ !-%'-~]*")
-"""Printable ASCII without an ampersand, which ftfy and `html.unescape` leave alone."""
+"""Printable ASCII without an ampersand, which ftfy and `html.unescape` do not change."""
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _fixed(text: str) -> str:
-    """The text with its encoding mended, which takes a package that is slow to import."""
+    """The text with its encoding fixed, by a package that is slow to import."""
     try:
-        mend = import_module("ftfy").fix_text
+        fix_text = import_module("ftfy").fix_text
     except ImportError as error:
         raise MissingExtra("Reading this text as the clip model does", "clip") from error
-    fixed: str = mend(text)
+    fixed: str = fix_text(text)
     return fixed
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from mmsearch.types import Modality, Vectors
 
 log = logging.getLogger(__name__)
-told = logging.getLogger("mmsearch.progress")
-"""What takes long, for whoever waits: a command shows it."""
+progress = logging.getLogger("mmsearch.progress")
+"""Its messages about long work are shown by the commands."""
 
 Run = Callable[[Sequence[Any]], "Vectors"]
 """Pixels (height, width, 3) each, or strings → vectors."""
@@ -36,14 +36,14 @@ Run = Callable[[Sequence[Any]], "Vectors"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Graphs are tried first, then torch."""
+    """What may run a tower: the graphs in order, then torch."""
 
     graphs: tuple[str, ...] = ()
-    """Precisions to run on ONNX Runtime, the best first."""
+    """Precisions on ONNX Runtime, the best first."""
     insists: bool = False
-    """The last graph is used even if it differs from torch: the user has asked for it."""
+    """Whether the last graph is used even if it fails its check, because the user named it."""
     device: str | None = None
-    """Where torch may run; None if it may not."""
+    """Of torch; None if torch may not run."""
     precision: str = "fp32"
     """Of torch."""
 
@@ -64,14 +64,14 @@ ON_CPU: dict[tuple[str, str], Plan] = {
 
 
 def plan_for(how: Runtime, name: str) -> Plan:
-    """What may run a model.
+    """What may run the towers of a model.
 
     Args:
-        how: What was asked for.
+        how: What the user wants.
         name: The model's, for messages.
 
     Raises:
-        InvalidOption: that cannot be had together, or not on this machine.
+        InvalidOption: the wishes exclude each other, or this machine lacks the device.
         MissingExtra: it needs torch, which is not installed.
     """
     device: str = how.device
@@ -89,18 +89,18 @@ def plan_for(how: Runtime, name: str) -> Plan:
 def _on_cpu(how: Runtime) -> Plan:
     plan = ON_CPU.get((how.runtime, how.precision))
     if plan is None:
-        there = sorted(other for runtime, other in ON_CPU if runtime == how.runtime)
+        possible = sorted(other for runtime, other in ON_CPU if runtime == how.runtime)
         raise InvalidOption(
             f"--precision {how.precision} cannot run with --runtime {how.runtime} on a CPU; "
-            f"that has {', '.join(there)}"
+            f"that has {', '.join(possible)}"
         )
     return plan
 
 
 def _on_gpu(device: str, how: Runtime) -> Plan:
     if how.runtime == "onnx" or how.precision == "int8":
-        asked = "--runtime onnx" if how.runtime == "onnx" else "--precision int8"
-        raise InvalidOption(f"{asked} runs on the CPU, not on {device}; leave one of them out")
+        option = "--runtime onnx" if how.runtime == "onnx" else "--precision int8"
+        raise InvalidOption(f"{option} runs on the CPU, not on {device}; leave one of them out")
     return Plan(device=device, precision="fp32" if how.precision == "fp32" else "bf16")
 
 
@@ -108,23 +108,26 @@ def _on_gpu(device: str, how: Runtime) -> Plan:
 
 
 class Runners:
-    """What runs a model's towers; safe to use from several threads."""
+    """Runs a model's towers, each by the first of its plan that works; safe to use from threads.
+
+    Graphs that do not exist yet are made at the first batch, and checked on it.
+    """
 
     def __init__(self, source: Source, towers: TowerCache, plan: Plan) -> None:
         self.notes: list[str] = []
-        """What a user may want to know, a line each: a check that failed, say."""
+        """Why something runs otherwise than planned, a line each."""
         self._source = source
         self._towers = towers
         self._plan = plan
-        self._working = threading.RLock()
+        self._choosing = threading.RLock()
         self._chosen: dict[Modality, Run] = {}
         self._loaded: TorchModel | None = None
         self.facts = towers.facts() or self._make_facts()
         self._note(*self.facts["notes"])
 
     def run(self, modality: Modality, things: Sequence[Any]) -> Vectors:
-        """Vectors (n, dim) of at least one thing; a new tower is tried on the first ones."""
-        with self._working:
+        """Vectors (n, dim) of at least one thing: pixels (height, width, 3), or strings."""
+        with self._choosing:
             if modality not in self._chosen:
                 self._chosen[modality] = self._choose(modality, things)
         return self._chosen[modality](things)
@@ -135,28 +138,28 @@ class Runners:
         found = self._graph(modality, things) if self._plan.graphs else None
         if found is None:
             return self._torch(modality, self._plan.device or "cpu")
-        self._loaded = None  # the weights, which the graphs have once more
+        self._loaded = None  # frees the weights, which the graphs hold as well
         return found
 
     def _graph(self, modality: Modality, things: Sequence[Any]) -> Run | None:
-        """The first of the plan's graphs that is as it should be; made now, if need be."""
+        """The first of the plan's graphs that passes its check; made now if need be."""
         if modality == "text" and self.facts["tokens"] is None:
             why = f"its tokens cannot be had without torch ({self.facts['why_no_tokens']})"
             if self._plan.device is None:
                 raise InvalidOption(f"{self._source.name} cannot run on ONNX Runtime: {why}")
-            self._complain([why], "texts run on torch")
+            self._note_faults([why], "texts run on torch")
             return None
         todo, faults = list(self._plan.graphs), list[str]()
         while todo:
             check = self._checked(modality, things, todo)
             fault = _fault(modality, todo[0], check)
-            insisted = self._plan.insists and len(todo) == 1 and "error" not in check
+            forced = self._plan.insists and len(todo) == 1 and "error" not in check
             if fault and fault not in faults:
                 faults.append(fault)
-            if check.get("passed") or insisted:
+            if check.get("passed") or forced:
                 running = self._opened(modality, todo[0], things)
                 if running is not None:
-                    self._complain(faults, f"it runs in {todo[0]} on ONNX Runtime")
+                    self._note_faults(faults, f"it runs in {todo[0]} on ONNX Runtime")
                     return running
                 faults.append(f"its {modality} graph cannot be read")
             todo.pop(0)
@@ -165,13 +168,13 @@ class Runners:
                 f"{self._source.name} cannot run on ONNX Runtime: {'; '.join(faults)}. "
                 "Leave --runtime and --precision out"
             )
-        self._complain(faults, "it runs on torch")
+        self._note_faults(faults, "it runs on torch")
         return None
 
     def _checked(
         self, modality: Modality, things: Sequence[Any], precisions: Sequence[str]
     ) -> dict[str, Any]:
-        """How the first of these graphs compares with torch; it is made if it is not there."""
+        """How the first of these graphs compares with torch, after making it if need be."""
         check = self._towers.check(modality, precisions[0])
         if check is None or self._try_again(modality, check, things):
             self._make(modality, things, precisions)
@@ -179,7 +182,7 @@ class Runners:
         return check or {"error": "it needs torch, which is not installed"}
 
     def _opened(self, modality: Modality, precision: str, things: Sequence[Any]) -> Run | None:
-        """A graph, ready to run; None if it cannot be read, and cannot be made again."""
+        """A graph, ready to run; None if it cannot be read even after making it again."""
         for attempt in range(2):
             file = self._towers.graph(modality, precision)
             tower = Tower(file, modality)
@@ -219,9 +222,8 @@ class Runners:
     # ------------------------------------------------------------------ making
 
     def _make(self, modality: Modality, things: Sequence[Any], precisions: Sequence[str]) -> None:
-        """Try to make graphs; the text tower's beside the image tower's.
-
-        So that after one run of indexing, no query needs torch.
+        """Try to make graphs; with the image tower's also the text tower's, so that after one
+        indexing run no query needs torch.
         """
         from mmsearch.encoders.clip.make_towers import make_tower
 
@@ -231,9 +233,9 @@ class Runners:
             others = [self._towers.check(modality, one) for one in self._plan.graphs]
             if not any(one and one["passed"] for one in others):
                 raise
-            return  # one that is there already will do
+            return  # another precision has passed already
         name = self._source.name
-        told.info("making the %s tower of %s ready for this machine, once …", modality, name)
+        progress.info("making the %s tower of %s ready for this machine, once …", modality, name)
         if modality == "image":
             make_tower(model, self._towers, "image", things, precisions)
         wanted = self.facts["tokens"] is not None
@@ -245,7 +247,7 @@ class Runners:
         return any(self._towers.check("text", one) is not None for one in self._plan.graphs)
 
     def _try_again(self, modality: Modality, check: dict[str, Any], things: Sequence[Any]) -> bool:
-        """Whether a failure may be one no more: other packages, or more photos to judge by."""
+        """Whether a failed check may pass now: with other packages, or on more photos."""
         from mmsearch.encoders.clip.make_towers import makers
 
         if check["passed"]:
@@ -267,9 +269,9 @@ class Runners:
 
         return make_facts(self._model(), self._towers)
 
-    # ------------------------------------------------------------------ saying
+    # ------------------------------------------------------------------ notes
 
-    def _complain(self, faults: Sequence[str], so: str) -> None:
+    def _note_faults(self, faults: Sequence[str], so: str) -> None:
         if faults:
             self._note(f"{self._source.name}: {'; '.join(faults)}; {so}")
 

@@ -1,4 +1,4 @@
-"""A `clip:` model run by open_clip and torch: the reference, and what runs on a GPU."""
+"""A `clip:` model on open_clip and torch: the reference for graphs, and what runs on a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmsearch.types import Modality, Vectors
 
 A_RUN = 32
-"""Photos or texts that a run of a tower takes."""
+"""Photos or texts in a batch."""
 NEEDED = ("torch", "torchvision", "open_clip")
 
 _loading = threading.Lock()
@@ -36,11 +36,11 @@ class TorchModel:
     """A model of open_clip: its towers, preprocessing and tokenizer; safe to use from threads."""
 
     def __init__(self, source: Source) -> None:
-        """Load the weights; nothing is ever downloaded.
+        """Load the weights; nothing is downloaded.
 
         Raises:
             MissingExtra: torch or open_clip is not installed.
-            ModelUnavailable: the weights are not here, or are not this architecture's.
+            ModelUnavailable: the weights are not here, or are of another architecture.
         """
         check_installed(source.name)
         with _loading, _no_network(), warnings.catch_warnings(record=True) as caught:
@@ -51,8 +51,8 @@ class TorchModel:
 
     def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Token ids (n, context length), by open_clip's own tokenizer."""
-        mended = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        ids: NDArray[np.int64] = self.tokenizer(mended).numpy()
+        encodable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        ids: NDArray[np.int64] = self.tokenizer(encodable).numpy()
         return ids
 
     def dim(self) -> int:
@@ -80,7 +80,7 @@ class TorchModel:
         """How texts become tokens, and the `tokenizers.Tokenizer` that does most of it.
 
         Raises:
-            ValueError: it cannot be said in these words.
+            ValueError: a recipe cannot describe it.
         """
         own = self.tokenizer
         cleaning = own.clean_fn.__name__.removeprefix("_clean_") if hasattr(own, "clean_fn") else ""
@@ -105,14 +105,14 @@ class TorchModel:
 
 
 class Device:
-    """Where and in which precision torch runs."""
+    """A device, and the precision in which torch runs there."""
 
     def __init__(self, name: str, precision: str) -> None:
         self.name = name
         self.precision = precision
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where it is asked for; the weights stay float32."""
+        """A context that computes in bf16, if that is the precision; weights stay float32."""
         import torch
 
         if self.precision != "bf16":
@@ -121,11 +121,11 @@ class Device:
         return context
 
     def there(self, batch: NDArray[Any]) -> Any:
-        """A batch on the device; pinned, so that copying it goes on beside the computing."""
+        """A batch on the device; from pinned memory, so that copying overlaps with computing."""
         import torch
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of arrays that cannot be written to; it is not
+            warnings.simplefilter("ignore")  # about read-only arrays: nothing writes to them
             here = torch.from_numpy(batch)
         if self.name == "cuda":
             return here.pin_memory().to(self.name, non_blocking=True)
@@ -142,7 +142,7 @@ def normalised(pixels: Any, how: Pixels) -> Any:
 
 
 def trims(model: Any) -> bool:
-    """Whether tokens after the last one that counts change nothing: no token sees a later one."""
+    """Whether padding changes nothing: a causal mask, and the vector read at the last token."""
     text = getattr(model, "text", model)
     causal = getattr(text, "attn_mask", None) is not None
     pooled = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
@@ -151,7 +151,7 @@ def trims(model: Any) -> bool:
 
 
 def check_installed(name: str) -> None:
-    """Nothing, if torch and open_clip are installed.
+    """Return if torch and open_clip are installed.
 
     Raises:
         MissingExtra: they are not.
@@ -161,7 +161,7 @@ def check_installed(name: str) -> None:
 
 
 def best_device() -> str:
-    """cuda, mps or cpu; torch is only imported where there is a sign of a GPU."""
+    """cuda, mps or cpu; torch is imported only if there is a sign of a GPU."""
     signs = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
     apple = os.uname().sysname == "Darwin" if hasattr(os, "uname") else False
     windows = Path(os.environ.get("SYSTEMROOT", "/none"), "System32", "nvcuda.dll").exists()
@@ -205,7 +205,7 @@ def _loaded(source: Source) -> tuple[Any, Any]:
 
 
 def _address(source: Source) -> str:
-    """What open_clip calls it."""
+    """The name by which open_clip creates it."""
     if source.repository is not None:
         return f"{names.HUB}{source.repository}"
     if source.path is not None and (source.path / CONFIG).is_file():
@@ -224,10 +224,10 @@ def _create(source: Source, weights: Path) -> Any:
         if weights != in_url_cache(where.get("url", "")):
             return open_clip.create_model(address, source.tag, require_pretrained=True)
     preprocessing = {}
-    if source.tag is not None:  # the file came by its address, which open_clip would not ask for
+    if source.tag is not None:  # downloaded from its url, whereas open_clip prefers the hub
         config = open_clip.pretrained.get_pretrained_cfg(source.arch, source.tag)
-        words = ("mean", "std", "interpolation", "resize_mode")
-        preprocessing = {word: config[word] for word in words if config.get(word)}
+        keys = ("mean", "std", "interpolation", "resize_mode")
+        preprocessing = {key: config[key] for key in keys if config.get(key)}
     with _as_state(weights) as state:
         return open_clip.create_model(
             address, str(state), require_pretrained=True, force_preprocess_cfg=preprocessing
@@ -236,7 +236,7 @@ def _create(source: Source, weights: Path) -> Any:
 
 @contextmanager
 def _as_state(weights: Path) -> Iterator[Path]:
-    """The checkpoint as a plain file of tensors, which the first CLIP's files are not."""
+    """The checkpoint as a file of tensors: OpenAI's are TorchScript archives."""
     import torch
 
     if weights.suffix == ".safetensors" or not _is_script(weights):
@@ -267,18 +267,18 @@ def _is_script(weights: Path) -> bool:
 
 @contextmanager
 def _no_network() -> Iterator[None]:
-    """What the hub's client has in its cache is used; it is never asked over the network."""
+    """Let the hub's client use its cache alone."""
     from huggingface_hub import constants
 
-    asked, level = constants.HF_HUB_OFFLINE, logging.root.level
-    said = os.environ.get("HF_HUB_OFFLINE")
+    constant, level = constants.HF_HUB_OFFLINE, logging.root.level
+    variable = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
-    logging.root.setLevel(logging.CRITICAL)  # open_clip logs there what we raise
+    logging.root.setLevel(logging.CRITICAL)  # open_clip logs what is raised here
     try:
         yield
     finally:
         logging.root.setLevel(level)
-        constants.HF_HUB_OFFLINE = asked
+        constants.HF_HUB_OFFLINE = constant
         del os.environ["HF_HUB_OFFLINE"]
-        if said is not None:
-            os.environ["HF_HUB_OFFLINE"] = said
+        if variable is not None:
+            os.environ["HF_HUB_OFFLINE"] = variable

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmsearch.encoders import TokenEncoder
+from mmsearch.encoders import TokenEncoder, check_modality
 from mmsearch.encoders.files import MANIFEST, ModelFiles, short_hash
 from mmsearch.encoders.mini import FOLDER
 from mmsearch.encoders.mini.mel import RATE, mel_picture
@@ -97,7 +97,7 @@ class MiniEncoder(TokenEncoder):
         Raises:
             UnsupportedModality: `mini` has no tower for it.
         """
-        self._check(modality)
+        check_modality(self, modality)
         if modality == "audio":
             return self._sound_picture(thing)
         return self._pixels(thing) if modality == "image" else str(thing)
@@ -111,7 +111,7 @@ class MiniEncoder(TokenEncoder):
         """
         import numpy as np
 
-        self._check(modality)
+        check_modality(self, modality)
         vectors = np.empty((len(batch), self.dim), np.float32)
         runs = {
             "image": lambda: self._photo_runs(batch, self._image_graph(), ["vectors"]),
@@ -237,7 +237,7 @@ class MiniEncoder(TokenEncoder):
         return self._files.once("text", load)
 
     def _word_graph(self) -> tuple[InferenceSession, Tokenizer]:
-        """The text tower's graph, with the extension that gives the words."""
+        """The text tower's graph, extended to give embeddings of words."""
 
         def load() -> tuple[InferenceSession, Tokenizer]:
             self._files.checked("text.bin")
@@ -250,11 +250,6 @@ class MiniEncoder(TokenEncoder):
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(str(self._files.checked("tokenizer.json")))
-
-    def _check(self, modality: str) -> None:
-        if modality not in self.modalities:
-            known = " and ".join(sorted(self.modalities))
-            raise UnsupportedModality(f"'mini' cannot encode {modality}; it encodes {known}")
 
     def _check_tokens(self, modality: str) -> None:
         if modality not in self.token_modalities:

@@ -1,4 +1,4 @@
-"""Sound as a picture: how loud each pitch is, moment by moment."""
+"""Sound as a picture: log-mel spectrograms."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 RATE = 16000
 """Samples a second."""
 FRAME = 400
-"""Samples that one column looks at: 25 ms."""
+"""Samples in the window of a column: 25 ms."""
 STEP = 160
 """Samples from one column to the next: 10 ms."""
 BANDS = 128
 LOWEST, HIGHEST = 20.0, 8000.0
-"""Hertz: where the lowest band begins and the highest ends."""
+"""Hertz: the lower end of the lowest band, the upper end of the highest."""
 TRANSFORM = 1024
-"""Points of the Fourier transform: with fewer, the lowest bands would fall between two of them."""
+"""Points of the Fourier transform: with fewer, the lowest bands would contain none."""
 RANGE = 80.0
-"""Decibels below the loudest band of the picture at which it is black."""
+"""Decibels from black to the loudest band of a picture, which is white."""
 SILENCE = -100.0
-"""Decibels that nothing is below."""
+"""The lowest level, in decibels."""
 
 
 def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Decibels (128, columns) of mono sound at 16 kHz, low pitches first.
 
-    A column each 10 ms, the first about the first sample: power under a Hann window of 25 ms,
+    A column every 10 ms, the first centred on the first sample: power under a Hann window of 25 ms,
     summed in 128 triangles that are evenly spaced in mel, where mel = 2595 log10(1 + f / 700).
 
     Args:
@@ -55,10 +55,10 @@ def mel_picture(samples: NDArray[np.float32], side: int) -> NDArray[np.uint8]:
 
 
 def picture_of(decibels: NDArray[np.float32], side: int) -> NDArray[np.uint8]:
-    """A grey picture (side, side) of what `log_mel` gave.
+    """A grey picture (side, side) of a log-mel spectrogram.
 
-    The loudest is white, what is 80 dB below it black, so a sound looks the same at any volume.
-    Silence is black.
+    The loudest band is white, and 80 dB below it is black, so a sound looks the same at any
+    volume. Silence is black.
     """
     import numpy as np
     from PIL import Image
@@ -80,7 +80,7 @@ def _hann() -> NDArray[np.float32]:
 
 @cache
 def _triangles() -> NDArray[np.float32]:
-    """(513, 128): how much of each frequency each band takes."""
+    """(513, 128): the share of each frequency in each band."""
     import numpy as np
 
     ends = np.linspace(_mel(LOWEST), _mel(HIGHEST), BANDS + 2)
