@@ -1,4 +1,4 @@
-"""The words everything else is written in: modalities, items, queries, hits."""
+"""The data types that the whole engine speaks in: modalities, items, queries, hits, reports."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ if TYPE_CHECKING:
     """(n, dim) float32; every row has unit length."""
 
 Modality = Literal["image", "text", "audio"]
-"""What a query part or a facet is made of."""
+"""What a query part, or a stored vector, is made of."""
 
 Kind = Literal["image", "text", "audio", "video", "document"]
-"""What a file is: a video has frames and sound, a document pages of text that can be looked at."""
+"""What a file is: a video has frames and sound, a document has pages of text and pictures."""
 
 Ranking = list[tuple[int, float]]
-"""(item id, score) pairs, best first; ties stand in order of id."""
-
+"""(item id, score) pairs, best first; ties in order of id."""
 
 Progress = Callable[[int, int | None], None]
-"""Called with (things done, things in all); all is None until they have been counted."""
+"""Called with (number done, number in all); the latter is None until they have been counted."""
 
 Unit = Literal["line", "second", "page"]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of an item: lines or pages, counted from 1 and both included, or seconds."""
+    """A stretch of an item: lines or pages, counted from 1 and inclusive, or seconds."""
 
     start: float
     end: float
@@ -42,13 +41,13 @@ class Span:
 
 
 Origin = Literal["passage", "sidecar", "caption", "page", "ocr", "speech"]
-"""Where a text comes from: a text file, a text beside a photo, a captions file, a PDF's page,
-the writing in a picture, the speech in a sound."""
+"""Where a text comes from: a text file, a text file beside a photo, a captions file, a page of a
+PDF, writing in a picture, speech in a sound."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """One text of an item: a passage of a text file, a caption, what is said in a sound."""
+    """One text of an item: a passage of a text file, a caption, a transcript."""
 
     text: str
     origin: Origin
@@ -57,7 +56,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing a person would call a result: a photo with its captions, a sound, a video."""
+    """One indexed file: a photo with its captions, a sound, a video."""
 
     id: int
     path: str
@@ -67,7 +66,7 @@ class Item:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """size (bytes), modified (ISO 8601, UTC) and, where known, width, height (pixels), taken_at
     (ISO 8601, the camera's local time), camera, latitude, longitude (degrees), seconds, pages;
-    meta, what a metadata file says of it; tags, those that `mmsearch tag` gave, surest first."""
+    meta, the user's own metadata; tags, given by `mmsearch tag`, the most confident first."""
 
 
 _WEIGHT = re.compile(r"([+-]?\d+(?:\.\d+)?):(?=.)", re.DOTALL)
@@ -80,11 +79,11 @@ class Part:
     modality: Modality
     content: Any
     weight: float = 1.0
-    """How much it counts; below 0 what is like it is pushed away, at 0 it is as if not there."""
+    """Its weight in the query; negative pushes similar items away, 0 leaves the part out."""
 
     @classmethod
     def parse(cls, modality: Modality, written: str) -> Part:
-        """A part as a command line has it, "2:golden retriever" with its weight before it."""
+        """A part as written on a command line: "golden retriever", or "2:golden retriever"."""
         found = _WEIGHT.match(written)
         if found is None:
             return cls(modality, written)
@@ -93,23 +92,23 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is searched for: parts that are added up, `Query.text("dog") - Query.text("snow")`."""
+    """What is searched for: a weighted sum of parts, `Query.text("dog") - Query.text("snow")`."""
 
     parts: tuple[Part, ...]
 
     @classmethod
     def text(cls, words: str, weight: float = 1.0) -> Query:
-        """Ask in words."""
+        """A query in words."""
         return cls((Part("text", words, weight),))
 
     @classmethod
     def image(cls, picture: str | Path | Image, weight: float = 1.0) -> Query:
-        """Ask by example: an image file's path, or a PIL image."""
+        """A query by example: the path of an image file, or a PIL image."""
         return cls((Part("image", picture, weight),))
 
     @classmethod
     def audio(cls, sound: str | Path, weight: float = 1.0) -> Query:
-        """Ask by example: a sound file's path."""
+        """A query by example: the path of a sound file."""
         return cls((Part("audio", sound, weight),))
 
     def __add__(self, other: Query) -> Query:
@@ -124,16 +123,16 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """How one facet's ranking saw an item."""
+    """What one ranking says of an item."""
 
     rank: int | None
-    """From 1; None where it is too low to have been ranked."""
+    """From 1; None if the item is below the depth of the ranking."""
     score: float
-    """The cosine, before anything is taken off or added; of "words" the BM25 score."""
+    """The plain cosine, before hubs are subtracted; for "words" the BM25 score."""
     standardised: float | None = None
-    """How far it stands out from what the query scores by chance, in deviations."""
+    """How many standard deviations the score is above what the query scores by chance."""
     share: float = 1.0
-    """Of the fused score, from 0 to 1; below 0 for what was pushed away."""
+    """Its share of the fused score, from 0 to 1; negative if it pushes the item away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +145,17 @@ class Hit:
     path: str
     modality: Kind
     score: float
-    """What the hits are in order of: when one facet was searched the cosine, less what is taken
-    off hubs; else the fused score. Only scores of one query compare."""
+    """The order of the hits. If one modality was searched, the cosine less the hub correction; else
+    the fused score. Scores of different queries do not compare."""
     confidence: float | None
-    """From 0 to 1: the evidence that this is no match by chance, whatever the query."""
+    """From 0 to 1: the evidence that this is not a match by chance; compares across queries."""
     span: Span | None
-    """The stretch that matched best: a text's lines, a PDF's pages, a sound's seconds."""
+    """The span that matched best: lines of a text, pages of a PDF, seconds of a sound."""
     caption: str | None
-    """The text that matched, else the item's first."""
+    """The text that matched, else the first text of the item."""
     metadata: Mapping[str, Any]
     signals: Mapping[str, Signal]
-    """By facet, and "words" for the lexical ranking: what it says of this hit."""
+    """What each ranking says of this hit, by modality; "words" is the lexical ranking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +169,12 @@ class Failure:
 
 
 TURNS = (("scan", "store"), ("read", "decode"), ("encode",))
-"""Stages of indexing that take turns in the same threads: busy as long as all of them together."""
+"""Stages of indexing that take turns in the same threads, whose busy times therefore add up."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What one run of indexing did; counts of files."""
+    """What one run of indexing did, in counts of files."""
 
     added: int = 0
     updated: int = 0
@@ -183,9 +182,9 @@ class Report:
     unchanged: int = 0
     removed: int = 0
     skipped: int = 0
-    """Could not be used, now or in an earlier run and unchanged since; `failures` says why."""
+    """Could not be used, in this run or an earlier one and unchanged since; `failures` says why."""
     filled: int = 0
-    """Given their vectors of another model."""
+    """Backfilled: encoded for another model."""
     failures: list[Failure] = field(default_factory=list)
     """New in this run."""
     warnings: list[str] = field(default_factory=list)
@@ -193,7 +192,7 @@ class Report:
     interrupted: bool = False
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage was busy: scan, read, decode, encode, store. Of a stage that runs in
-    several threads, those of one of them on average; so none is longer than the run."""
+    several threads, the mean over threads, so that none exceeds the run."""
 
     @property
     def limiting(self) -> str | None:
