@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.types import Progress, Vectors
+    from mmsearch.types import Progress
 
 EXACT = 12_000
 """Rows up to which all are compared with all: that takes about two seconds."""
@@ -22,11 +20,8 @@ PROBES = 4
 MAX_NEIGHBOURS = 16
 """Neighbours kept of each row, the earliest: one of them leads the row's group."""
 
-BLOCK = 2048
-"""Rows compared at a time."""
-
-MAX_COSINES = 8_000_000
-"""Cosines in memory at a time."""
+BLOCK = 512
+"""Rows searched for at a time: a thousand copies of one picture have a million pairs."""
 
 MAX_PAIRS = 4_000_000
 """Pairs in memory before those in excess of MAX_NEIGHBOURS are dropped."""
@@ -49,9 +44,9 @@ class Pairs(NamedTuple):
 def near_pairs(matrix: Any, threshold: float, progress: Progress | None = None) -> Pairs:
     """Pairs of rows whose cosine reaches a threshold.
 
-    Up to `EXACT` rows, all of them. More rows are divided into about 2·√n cells around k-means of a
-    sample, and each is compared with those of its nearest cells only, so the work grows as n·√n.
-    Every pair found is true; one may be missed if several borders lie between its rows.
+    Up to `EXACT` rows, all of them. More rows are divided into about 2·√n cells, and each is
+    compared with those of its nearest cells only, so the work grows as n·√n. Every pair found is
+    true; one may be missed if several borders lie between its rows.
 
     Args:
         matrix: (n, dim) unit rows, float16 or float32.
@@ -60,80 +55,53 @@ def near_pairs(matrix: Any, threshold: float, progress: Progress | None = None) 
     """
     import numpy as np
 
-    step = progress or (lambda _done, _total: None)
-    found: list[Pairs] = []
+    none = np.zeros(0, np.int64)
+    found = [Pairs(none, none, np.zeros(0, np.float32))]
+    index = _index(matrix)
+    radius = float(np.nextafter(np.float32(threshold), np.float32(-2)))  # FAISS excludes it
+    for start in range(0, len(matrix), BLOCK):
+        rows = np.asarray(matrix[start : start + BLOCK], np.float32)
+        limits, cosine, neighbours = index.range_search(rows, radius)
+        names = np.repeat(np.arange(start, start + len(rows)), np.diff(limits.astype(np.int64)))
+        others = names != neighbours
+        names, neighbours = names[others], neighbours[others]
+        pairs = np.maximum(names, neighbours), np.minimum(names, neighbours), cosine[others]
+        found.append(_earliest([Pairs(*pairs)]))
+        if sum(len(some.later) for some in found) > MAX_PAIRS:
+            found = [_earliest(found)]
+        if progress is not None:
+            progress(start + len(rows), len(matrix))
+    return _earliest(found)
+
+
+def _index(matrix: Any) -> Any:
+    """A FAISS index of the rows: flat if they are few, in float16 if they are many."""
+    import faiss
+    import numpy as np
+
+    library: Any = faiss
+    dim = matrix.shape[1]
     if len(matrix) <= EXACT:
-        places = np.arange(len(matrix))
-        whole = _rows(matrix, slice(None))
-        for some in _blocks(places, len(matrix)):
-            end = some[-1] + 1
-            found.append(_matches(whole[some], some, whole[:end], places[:end], threshold))
-            step(int(end), len(matrix))
-        return _merged(found)
-    done = 0
-    for members, visitors in _cells(matrix):
-        rows = _rows(matrix, members)
-        blocks = (*_blocks(members, len(rows)), *_blocks(visitors, len(rows)))
-        found += [_matches(_rows(matrix, one), one, rows, members, threshold) for one in blocks]
-        if sum(len(pairs.later) for pairs in found) > MAX_PAIRS:
-            found = [_merged(found)]
-        done += len(members)
-        step(done, len(matrix))
-    return _merged(found)
+        index = library.IndexFlatIP(dim)
+        index.add(np.asarray(matrix, np.float32))
+        return index
+    cells = int(2 * math.sqrt(len(matrix)))
+    index = library.index_factory(dim, f"IVF{cells},SQfp16", library.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.cp.seed, index.cp.min_points_per_centroid = 3, 0, 1
+    sample = np.random.default_rng(0).choice(
+        len(matrix), min(len(matrix), 24 * cells), replace=False
+    )
+    index.train(np.asarray(matrix[np.sort(sample)], np.float32))
+    for start in range(0, len(matrix), EXACT):
+        index.add(np.asarray(matrix[start : start + EXACT], np.float32))
+    index.nprobe = PROBES
+    return index
 
 
-def _rows(matrix: Any, which: Any) -> Vectors:
+def _earliest(found: list[Pairs]) -> Pairs:
+    """Each pair once, and of each row the MAX_NEIGHBOURS earliest neighbours before it."""
     import numpy as np
 
-    rows: Vectors = np.asarray(matrix[which], dtype=np.float32)
-    return rows
-
-
-def _blocks(rows: Any, others: int) -> Iterator[Any]:
-    """Rows in blocks, each small enough to be compared with so many others at once."""
-    step = max(1, min(BLOCK, MAX_COSINES // max(others, 1)))
-    for start in range(0, len(rows), step):
-        yield rows[start : start + step]
-
-
-def _matches(
-    rows: Vectors, names: Any, others: Vectors, other_names: Any, threshold: float
-) -> Pairs:
-    """The pairs between two sets of rows."""
-    import numpy as np
-
-    cosines = rows @ others.T
-    near = cosines >= threshold
-    if np.count_nonzero(near) > MAX_NEIGHBOURS * (len(rows) + len(others)):
-        near = _thinned(near, names, other_names)
-    left, right = np.nonzero(near)
-    cosine = cosines[left, right]
-    one, two = names[left], other_names[right]
-    kept = one != two
-    return Pairs(np.maximum(one, two)[kept], np.minimum(one, two)[kept], cosine[kept])
-
-
-def _thinned(near: Any, names: Any, other_names: Any) -> Any:
-    """Of each row's neighbours only the MAX_NEIGHBOURS earliest; both sets are in order.
-
-    A thousand pictures of one wall would otherwise have half a million pairs.
-    """
-    import numpy as np
-
-    earlier = other_names[None, :] < names[:, None]
-    before, after = near & earlier, near & ~earlier
-    before &= np.cumsum(before, axis=1, dtype=np.int32) <= MAX_NEIGHBOURS
-    after &= np.cumsum(after, axis=0, dtype=np.int32) <= MAX_NEIGHBOURS
-    return before | after
-
-
-def _merged(found: list[Pairs]) -> Pairs:
-    """Each pair once, and of each row the MAX_NEIGHBOURS earliest."""
-    import numpy as np
-
-    if not found:
-        none = np.zeros(0, np.int64)
-        return Pairs(none, none, np.zeros(0, np.float32))
     later, earlier, cosine = map(np.concatenate, zip(*found, strict=True))
     order = np.lexsort((earlier, later))
     later, earlier, cosine = later[order], earlier[order], cosine[order]
@@ -142,38 +110,7 @@ def _merged(found: list[Pairs]) -> Pairs:
     later, earlier, cosine = later[new], earlier[new], cosine[new]
     first = np.searchsorted(later, later)  # where the pairs of the same row begin
     few = np.arange(len(later)) - first < MAX_NEIGHBOURS
-    return Pairs(later[few], earlier[few], cosine[few].astype(np.float32))
-
-
-def _cells(matrix: Any) -> Iterator[tuple[Any, Any]]:
-    """For each cell: the rows that lie in it, and those that lie near it."""
-    import faiss
-    import numpy as np
-
-    count = int(2 * math.sqrt(len(matrix)))
-    chance = np.random.default_rng(0)
-    sample = np.sort(chance.choice(len(matrix), min(len(matrix), 24 * count), replace=False))
-    means: Any = faiss.Kmeans(
-        matrix.shape[1], count, niter=3, seed=0, spherical=True, min_points_per_centroid=1
-    )
-    means.train(_rows(matrix, sample))
-    probes = min(PROBES, count)
-    near = np.empty((len(matrix), probes), dtype=np.int64)
-    for start in range(0, len(matrix), BLOCK):
-        block = slice(start, start + BLOCK)
-        near[block] = means.index.search(_rows(matrix, block), probes)[1]
-    yield from zip(_by_cell(near[:, :1], count), _by_cell(near[:, 1:], count), strict=True)
-
-
-def _by_cell(near: Any, count: int) -> Iterator[Any]:
-    """For each cell in turn, the rows that name it."""
-    import numpy as np
-
-    flat = near.ravel()
-    order = np.argsort(flat, kind="stable")
-    bounds = np.searchsorted(flat[order], np.arange(count + 1))
-    for start, end in pairwise(bounds):
-        yield order[start:end] // near.shape[1]
+    return Pairs(later[few], earlier[few], cosine[few])
 
 
 def leader_groups(pairs: Pairs) -> dict[int, list[tuple[int, float]]]:
