@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from mmsearch.storage.lexical import (
     Document,
-    asked,
-    broken_up,
+    best_text,
     date_words,
     name_tokens,
+    query_terms,
+    split_terms,
     tokens,
-    words_part,
 )
 from mmsearch.storage.lexical.porter import stem
-from mmsearch.storage.lexical.terms import MOST_TERMS, STOP_WORDS
+from mmsearch.storage.lexical.tokens import MOST_TERMS, STOP_WORDS
 from mmsearch.types import Item, TextPart
 
 ENDINGS = (
@@ -153,7 +153,7 @@ def test_a_document_keeps_texts_names_and_facts_apart():
 
 
 def found(query: str) -> list[tuple[str, ...]]:
-    return [term.tokens for term in asked(query)]
+    return [term.tokens for term in query_terms(query)]
 
 
 def test_a_query_asks_for_each_of_its_words_once():
@@ -161,7 +161,7 @@ def test_a_query_asks_for_each_of_its_words_once():
 
 
 def test_stop_words_alone_ask_for_nothing():
-    assert asked("The, and WITH a it's don't") == []
+    assert query_terms("The, and WITH a it's don't") == []
 
 
 def test_quoted_words_must_follow_one_another_stop_words_too():
@@ -175,7 +175,7 @@ def test_a_quote_that_is_not_closed_means_nothing(query: str):
 
 @pytest.mark.parametrize("query", ['""', '"the"', "“ ”", '"?!"'])
 def test_quotes_with_nothing_to_find_in_them_ask_for_nothing(query: str):
-    assert asked(query) == []
+    assert query_terms(query) == []
 
 
 def test_signs_of_query_languages_mean_nothing():
@@ -190,8 +190,8 @@ def test_a_run_of_characters_is_asked_for_as_its_pairs_in_order():
 
 
 def test_a_run_is_broken_up_into_pairs_but_not_when_it_is_quoted():
-    assert [term.tokens for term in broken_up(asked("東京都"))] == [("東京",), ("京都",)]
-    assert [term.tokens for term in broken_up(asked('"東京都"'))] == [("東京", "京都")]
+    assert [term.tokens for term in split_terms(query_terms("東京都"))] == [("東京",), ("京都",)]
+    assert [term.tokens for term in split_terms(query_terms('"東京都"'))] == [("東京", "京都")]
 
 
 @pytest.mark.parametrize("query", ["2019-03-04", "4 march 2019"])
@@ -204,13 +204,13 @@ def test_digits_that_are_no_date_stay_as_they_are():
 
 
 def test_a_long_query_is_cut_short():
-    assert len(asked(" ".join(f"w{n}" for n in range(1000)))) == MOST_TERMS
-    assert len(broken_up(asked("東" + "京都" * 1000))) <= MOST_TERMS
+    assert len(query_terms(" ".join(f"w{n}" for n in range(1000)))) == MOST_TERMS
+    assert len(split_terms(query_terms("東" + "京都" * 1000))) <= MOST_TERMS
 
 
 @given(st.text() | st.text('" “”*()^:-+\0\ud800東京ก NEARANDORdog', max_size=60))
 def test_whatever_is_asked_holds_no_sign_of_a_query_language(query: str):
-    for term in asked(query):
+    for term in query_terms(query):
         assert all(term.tokens)
         assert not set(term.match[1:-1]) & set("\"'()*:^-+{}\0")
 
@@ -223,17 +223,17 @@ def test_stop_words_are_written_as_they_are_compared():
 
 
 def test_the_part_that_holds_most_of_the_words_is_told():
-    assert words_part(item("a dog", "a dog on a beach", "beach"), "dogs at the beach") == 1
+    assert best_text(item("a dog", "a dog on a beach", "beach"), "dogs at the beach") == 1
 
 
 def test_of_parts_that_hold_as_many_words_the_first_is_told():
-    assert words_part(item("a cat", "a dog", "two dogs"), "dog") == 1
+    assert best_text(item("a cat", "a dog", "two dogs"), "dog") == 1
 
 
 def test_a_phrase_counts_where_it_stands_as_it_is():
-    assert words_part(item("beach dog", "dog beach"), '"dog beach"') == 1
+    assert best_text(item("beach dog", "dog beach"), '"dog beach"') == 1
 
 
 @pytest.mark.parametrize("query", ["zebra", "the", ""])
 def test_no_part_is_told_where_none_holds_a_word(query: str):
-    assert words_part(item("a dog", "the cat"), query) is None
+    assert best_text(item("a dog", "the cat"), query) is None

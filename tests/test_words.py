@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmsearch.storage import ItemRecord
-from mmsearch.storage.lexical import asked
+from mmsearch.storage.lexical import query_terms
 from mmsearch.storage.sqlite import Catalog, bm25
 from mmsearch.storage.sqlite import words as refreshing
 from mmsearch.types import TextPart
@@ -182,7 +182,7 @@ def test_whatever_is_said_is_found_by_its_words(
 ):
     said = said.encode("utf-8", "replace").decode()
     world = World(tmp_path_factory.mktemp("self"), "/s").fill(["other", said])
-    for term in asked(said):
+    for term in query_terms(said):
         assert 2 in dict(world.catalog.words.search(f'"{said}"' if term.quoted else said, 2))
     world.catalog.close()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mmsearch.search.query_vectors import ScoredVector, VectorKey, score_vectors
 from mmsearch.search.ranking import WORDS, RankedList
 from mmsearch.spaces.open_index import OpenIndex
-from mmsearch.storage.lexical import words_part
+from mmsearch.storage.lexical import best_text
 from mmsearch.types import Item, Span, TextPart
 
 Match = tuple[Span | None, TextPart | None]
@@ -91,7 +91,7 @@ class MatchedItems:
 
     def matching_text(self, item: Item) -> Match:
         """The text of an item that holds most of the words, if any does."""
-        position = words_part(item, self.words) if self.words else None
+        position = best_text(item, self.words) if self.words else None
         part = None if position is None else text_of(item, position)
         return part.span if part else None, part
 

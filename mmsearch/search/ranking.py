@@ -12,7 +12,7 @@ from mmsearch.search.query_vectors import QueryVector, as_cosine
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import Background, Moments
 from mmsearch.spaces.open_index import OpenIndex
-from mmsearch.storage.lexical import asked
+from mmsearch.storage.lexical import query_terms
 from mmsearch.vectors.id_set import IdSet
 
 DEPTH = 300
@@ -191,7 +191,7 @@ def _by_words(
         ranking,
         weight,
         Background.of_words([score for _, score in ranking], items),
-        terms=max(len(asked(words)), 1),
+        terms=max(len(query_terms(words)), 1),
         complete_matches=frozenset(complete),
         rarity=max(rarity, 0.0),
     )

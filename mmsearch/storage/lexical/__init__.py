@@ -1,15 +1,23 @@
-"""Words: how texts, names and dates become tokens, and what a query asks of them."""
+"""Words: how texts, names and dates become tokens, and which of them a query looks for."""
 
-from mmsearch.storage.lexical.terms import Term, asked, broken_up, words_part
-from mmsearch.storage.lexical.tokens import Document, date_words, name_tokens, tokens
+from mmsearch.storage.lexical.tokens import (
+    Document,
+    Term,
+    best_text,
+    date_words,
+    name_tokens,
+    query_terms,
+    split_terms,
+    tokens,
+)
 
 __all__ = [
     "Document",
     "Term",
-    "asked",
-    "broken_up",
+    "best_text",
     "date_words",
     "name_tokens",
+    "query_terms",
+    "split_terms",
     "tokens",
-    "words_part",
 ]

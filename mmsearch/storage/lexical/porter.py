@@ -1,4 +1,6 @@
-"""Takes the endings off English words, so that "running dogs" finds "a dog runs".
+"""Stems of English words, so that "running dogs" finds "a dog runs".
+
+No package gives the stems of SQLite's own `porter`, which indexes hold: Snowball's differ.
 
 Source: M. F. Porter, "An algorithm for suffix stripping", Program 14(3), 1980, with its author's
 two later changes (bli → ble, logi → log), as SQLite's own `porter` has it.
@@ -38,7 +40,7 @@ _LAST = re.compile(f"({'|'.join(sorted(_FOURTH.split(), key=len, reverse=True))}
 
 
 def stem(word: str) -> str:
-    """A word without its ending; words of one stem are the same word to a search.
+    """A word without its ending; to a search, words of one stem are the same word.
 
     Args:
         word: Of the letters a to z; shorter than three, it stays as it is.

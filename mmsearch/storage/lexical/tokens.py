@@ -1,7 +1,7 @@
-"""Turns texts, file names and dates into the tokens that a search compares.
+"""Tokens: what texts, file names, dates and queries are compared by in a search by words.
 
-A token is a word in lower case, without accents and, in plain letters, without its English ending;
-or, of scripts that put no spaces between words, each character and each two that stand together.
+A token is a word in lower case, without accents and, in plain letters, without its English ending.
+Scripts that put no spaces between words give a token for each character and each pair of them.
 """
 
 from __future__ import annotations
@@ -9,18 +9,29 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+from itertools import groupby
 
 from mmsearch.storage.lexical.porter import stem
+from mmsearch.types import Item
 
 LONGEST_TOKEN = 64
-"""Characters; what is longer is a key or a hash, and is known by its beginning."""
+"""Characters; longer ones are keys or hashes, for which the beginning is enough."""
+
+LONGEST_QUERY = 4000
+"""Characters of a query that are looked at."""
+
+LONGEST_PHRASE = 16
+"""Tokens of a phrase that must follow one another; more would distinguish nothing."""
+
+MOST_TERMS = 32
+"""Terms of a query that are searched for: the first ones."""
 
 BORDER = "¶"
-"""Stands between two texts, so that no phrase is found across them; no query can hold it."""
+"""Stands between two texts, so that no phrase is found across them; no query can contain it."""
 
 SPACELESS = (
     "\u0e00-\u0eff"  # Thai, Lao
@@ -31,11 +42,23 @@ SPACELESS = (
     "\uac00-\ud7af"  # Hangul: has spaces, but what stands between them is more than a word
     "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
 )
-"""The scripts that are cut into characters and pairs, as a part of a regular expression."""
+"""The scripts that are cut into characters and pairs, as part of a regular expression."""
 
-_POINTS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"  # accents
-_POINTS += "\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed"  # Hebrew, Arabic
-_POINT = re.compile(f"[{_POINTS}]")
+_STOP_WORDS = (
+    "a about after again all also am an and any are as at be because been before being both but "
+    "by could d did do does doing don during each either etc few for from further had has "
+    "have having he her here hers him his how i if in is it its just ll m many me more most much "
+    "my no nor not of on once only or other our ours own re s same she should so some such t than "
+    "that the their theirs them then there these they this those to too until upon us ve very was "
+    "we were what when where which while who whom whose why will with within without would you "
+    "your yours"
+)
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+"""English words that only connect others; they make no term of their own."""
+
+_ACCENTS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+_ACCENTS += "\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed"  # Hebrew, Arabic
+_ACCENT = re.compile(f"[{_ACCENTS}]")
 _STROKES = {"ø": "o", "đ": "d", "ł": "l", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe"}
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _RUN = re.compile(f"[{SPACELESS}]+|[^ {SPACELESS}]+")
@@ -45,21 +68,25 @@ _CASES = re.compile(
     "(?<=[a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])"  # dog|Beach
     "|(?<=[A-Z])(?=[A-Z][a-z])"  # HTML|Page
 )
+_QUOTED = re.compile('["“”„«»]([^"“”„«»]*)["“”„«»]')
+_ISO_DATE = re.compile(r"(?<!\d)(\d{4})-(\d\d)(?:-(\d\d))?(?!\d)")
 _MONTHS = "january february march april may june july august september october november december"
 _WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday"
 MONTHS, WEEKDAYS = tuple(_MONTHS.split()), tuple(_WEEKDAYS.split())
 
+# ---------------------------------------------------------------------- documents
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The tokens of an item, with spaces between, by how much they say of it."""
+    """The tokens of an item, separated by spaces, in fields of different weight."""
 
     texts: str
-    """Captions, passages, what was read or heard."""
+    """Of captions, passages, words read or heard."""
     names: str
     """Of its file and folders."""
     facts: str
-    """Camera, date, the user's metadata, tags."""
+    """Of the camera, the date, the user's metadata, tags."""
 
     @classmethod
     def of(cls, texts: Iterable[str], names: Iterable[str], facts: Iterable[str]) -> Document:
@@ -71,65 +98,37 @@ class Document:
         )
 
 
-def runs(text: str) -> list[str]:
-    """A text's words, and what stands together in scripts without spaces, in plain letters."""
-    if text.isascii():
-        return _ASCII_WORD.findall(text.lower())
-    return _RUN.findall(_plain(text))
-
-
 def tokens(text: str) -> list[str]:
-    """The tokens of a text, in order; of characters with no spaces, first pairs, then each one."""
+    """The tokens of a text, in order; of a script without spaces, first pairs, then characters."""
     if text.isascii():  # as nearly always
-        return list(map(token_of, runs(text)))
+        return list(map(_token, _runs(text)))
     found: list[str] = []
-    for run in runs(text):
-        if is_spaceless(run):
-            found += pairs(run)
+    for run in _runs(text):
+        if _is_spaceless(run):
+            found += _pairs(run)
             found += run
         else:
-            found.append(token_of(run))
+            found.append(_token(run))
     return found
-
-
-def is_spaceless(run: str) -> bool:
-    """Whether a run is of a script without spaces."""
-    return not run.isascii() and _SPACELESS.match(run) is not None
-
-
-def pairs(run: str) -> list[str]:
-    """Each two characters of a run that stand together: one after the other they are the run."""
-    return [run[at : at + 2] for at in range(len(run) - 1)]
-
-
-@lru_cache(maxsize=1 << 16)
-def token_of(word: str) -> str:
-    """What a word is compared as."""
-    if word.isascii():
-        if word.isdigit():
-            word = word.lstrip("0") or "0"  # IMG_0042 is found by 42
-        elif word.isalpha() and len(word) <= LONGEST_TOKEN:
-            word = stem(word)
-    return word[:LONGEST_TOKEN]
 
 
 @lru_cache(maxsize=1 << 12)  # items that follow one another mostly lie in the same folders
 def name_tokens(name: str) -> tuple[str, ...]:
-    """The tokens of a file's or folder's name: cut at signs, digits and case, and less cut."""
+    """The tokens of a file's or folder's name, cut at signs, digits and case, and less finely."""
     base, ending = os.path.splitext(name)
     cut = _DIGITS.sub(" ", base)
     parts = _CASES.sub(" ", cut)
     found = tokens(parts) + tokens(ending)
-    # "iPhone12" is asked for as "iphone" and "iphone12"
+    # people look for "iPhone12" as "iphone" and as "iphone12"
     less_cut = {token for one in {cut, base} - {parts} for token in tokens(one)}
     return (*found, *sorted(less_cut.difference(found)))
 
 
 def date_words(written: str) -> str:
-    """A date in words, "sunday 14 july jul 2019"; nothing for what is no date.
+    """A date in words, "sunday 14 july jul 2019"; "" for what is no date.
 
     Args:
-        written: ISO 8601; what follows the day is left aside.
+        written: ISO 8601; what follows the day is ignored.
     """
     try:
         day = date.fromisoformat(written[:10])
@@ -139,15 +138,133 @@ def date_words(written: str) -> str:
     return f"{WEEKDAYS[day.weekday()]} {day.day} {month} {month[:3]} {day.year}"
 
 
-# ---------------------------------------------------------------------- parts of the above
+# ---------------------------------------------------------------------- queries
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A token to search for, or several that must follow one another."""
+
+    tokens: tuple[str, ...]
+    quoted: bool = False
+    """Whether the user wants exactly this, so that it is never split."""
+
+    @property
+    def match(self) -> str:
+        """The term in the language of FTS5; tokens contain no signs of it."""
+        return f'"{" ".join(self.tokens)}"'
+
+
+def query_terms(query: str) -> list[Term]:
+    """The distinct terms of a query: words, "quoted phrases", runs of characters.
+
+    Stop words are left out except in quotes, so a query may have no terms. Any text is taken: only
+    quotes have a meaning in it.
+    """
+    found: dict[tuple[str, ...], Term] = {}
+    for part, quoted in _parts(query[:LONGEST_QUERY]):
+        for term in _phrase_terms(part) if quoted else _word_terms(part):
+            found.setdefault(term.tokens, term)
+    return list(found.values())[:MOST_TERMS]
+
+
+def split_terms(terms: Iterable[Term]) -> list[Term]:
+    """The distinct terms when runs of characters are split into pairs, each found by itself."""
+    found: dict[tuple[str, ...], Term] = {}
+    for term in terms:
+        parts = [term] if term.quoted else [Term((token,)) for token in term.tokens]
+        for part in parts:
+            found.setdefault(part.tokens, part)
+    return list(found.values())[:MOST_TERMS]
+
+
+def best_text(item: Item, query: str) -> int | None:
+    """The index of the item's text that contains most terms of a query; None if none has any."""
+    terms = split_terms(query_terms(query))
+    counts = [_contained(terms, tokens(part.text)) for part in item.texts] if terms else []
+    most = max(counts, default=0)
+    return counts.index(most) if most else None
+
+
+def _parts(query: str) -> Iterator[tuple[str, bool]]:
+    """(part of the query, whether it was quoted)."""
+    at = 0
+    for quote in _QUOTED.finditer(query):
+        yield query[at : quote.start()], False
+        yield quote[1], True
+        at = quote.end()
+    yield query[at:], False
+
+
+def _word_terms(text: str) -> Iterator[Term]:
+    for run in _runs(_ISO_DATE.sub(_date_in_words, text)):
+        if run not in STOP_WORDS:
+            yield Term(_phrase(run))
+
+
+def _phrase_terms(text: str) -> Iterator[Term]:
+    for spaceless, some in groupby(_runs(text), _is_spaceless):
+        words = list(some)
+        if spaceless:
+            yield from (Term(_phrase(run), quoted=True) for run in words)
+        elif len(words) > 1 or words[0] not in STOP_WORDS:
+            yield Term(tuple(map(_token, words[:LONGEST_PHRASE])), quoted=True)
+
+
+def _phrase(run: str) -> tuple[str, ...]:
+    if not _is_spaceless(run):
+        return (_token(run),)
+    return tuple(_pairs(run)[:LONGEST_PHRASE]) or (run,)
+
+
+def _date_in_words(found: re.Match[str]) -> str:
+    year, month, day = found.groups()
+    if not 1 <= int(month) <= 12:
+        return found[0]
+    return f"{day or ''} {MONTHS[int(month) - 1]} {year}"
+
+
+def _contained(terms: Sequence[Term], text: list[str]) -> int:
+    """How many of the terms the tokens of a text contain."""
+    joined = f" {' '.join(text)} "
+    return sum(f" {' '.join(term.tokens)} " in joined for term in terms)
+
+
+# ---------------------------------------------------------------------- characters
+
+
+def _runs(text: str) -> list[str]:
+    """A text's words, and its runs of characters of scripts without spaces, in plain letters."""
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    return _RUN.findall(_plain(text))
+
+
+def _is_spaceless(run: str) -> bool:
+    return not run.isascii() and _SPACELESS.match(run) is not None
+
+
+def _pairs(run: str) -> list[str]:
+    """Each two neighbouring characters of a run: in this order they are the run."""
+    return [run[at : at + 2] for at in range(len(run) - 1)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _token(word: str) -> str:
+    if word.isascii():
+        if word.isdigit():
+            word = word.lstrip("0") or "0"  # IMG_0042 is found by 42
+        elif word.isalpha() and len(word) <= LONGEST_TOKEN:
+            word = stem(word)
+    return word[:LONGEST_TOKEN]
 
 
 class _Letters(dict[int, str]):
-    """What becomes of each character, found out when it is first seen."""
+    """By character, what it becomes; filled as characters are met."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        if _POINT.match(character):
+        if _ACCENT.match(character):
             kept = ""
         elif unicodedata.category(character)[0] in "LNM":
             kept = _STROKES.get(character, character)
@@ -162,7 +279,7 @@ _LETTERS = _Letters()
 
 def _plain(text: str) -> str:
     """A text in letters, digits and spaces only, without case and accents."""
-    # twice: what is folded can fall apart anew, and what fell apart can have case
+    # twice: what is folded can decompose again, and what decomposed can have case
     apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.casefold()).casefold())
     return unicodedata.normalize("NFC", apart.translate(_LETTERS))
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, select
 from sqlalchemy import Table as SqlTable
 from sqlalchemy import text as sql
 
-from mmsearch.storage.lexical import Document, asked, broken_up, date_words
+from mmsearch.storage.lexical import Document, date_words, query_terms, split_terms
 from mmsearch.storage.sqlite.bm25 import Matching
 from mmsearch.storage.sqlite.database import Database, chunks
 from mmsearch.storage.sqlite.schema import attributes, items, sources, tags, texts
@@ -78,13 +78,13 @@ class Words:
         Items that hold every word come first where so many items hold the words that not all of
         them can be looked at; `mmsearch.storage.sqlite.bm25` says what is.
         """
-        terms = asked(query)
+        terms = query_terms(query)
         if not terms or k < 1 or (allowed is not None and not len(allowed)):
             return []
         with self._database.read() as connection:
             matching = Matching(connection, k, allowed)
             scores = matching.scores(terms)
-            parts = broken_up(terms)
+            parts = split_terms(terms)
             if len(scores) < k and parts != terms:
                 scores = matching.scores(parts) | scores
         best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -92,7 +92,7 @@ class Words:
 
     def holding(self, query: str, ids: Sequence[int]) -> set[int]:
         """Those of some items that hold every word of a query."""
-        match = " AND ".join(term.match for term in asked(query))
+        match = " AND ".join(term.match for term in query_terms(query))
         if not match:
             return set()
         found: set[int] = set()
