@@ -248,7 +248,7 @@ def test_hubs_of_imported_vectors_are_as_those_of_encoded_ones(tmp_path: Path):
     space = library._catalog.spaces.all()[0]
     kept = library._catalog.vectors.of(space, "image")[1]
     found = library._catalog.hubs.of(space, "image", "text")
-    assert found == pytest.approx(hubs(kept, bank["text"]), abs=1e-5)
+    assert found == pytest.approx(hubs(kept, bank.rows["text"]), abs=1e-5)
     library.close()
 
 
