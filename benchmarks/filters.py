@@ -98,7 +98,7 @@ def time_vectors(number: int, dim: int) -> None:
 
 
 COLUMNS = (
-    "source_id, folder, name, modality, size, mtime_ns, hash, width, height, taken_at, camera, "
+    "source_id, folder, name, kind, size, mtime_ns, hash, width, height, taken_at, camera, "
     "latitude, longitude"
 )
 TAGS = ("beach", "car", "cat", "city", "dog", "tree")
@@ -143,7 +143,7 @@ def catalog_of(number: int, path: Path) -> Catalog:
         "texts (item_id, position, origin, text)": (
             (id_, 0, "caption", "a dog runs on a beach " * 3) for id_ in range(1, number, 2)
         ),
-        "attributes (item_id, key, text, number)": attributes_of(number),
+        "metadata (item_id, key, text, number)": attributes_of(number),
         "tags (item_id, tag, score)": (
             (id_, tag, 0.5) for id_ in range(1, number + 1) for tag in dice.sample(TAGS, 2)
         ),

@@ -91,7 +91,7 @@ def items(count: int, speech: Speech) -> Iterator[tuple[list[tuple], list[tuple]
 def fill(catalog: Catalog, count: int, speech: Speech) -> None:
     source = catalog.sources.add("/photos")
     item = (
-        "INSERT INTO items(id, source_id, folder, name, hash, taken_at, camera, modality, size, "
+        "INSERT INTO items(id, source_id, folder, name, hash, taken_at, camera, kind, size, "
         f"mtime_ns) VALUES (?, {source}, ?, ?, ?, ?, ?, 'image', 1, 1)"
     )
     text = "INSERT INTO texts(item_id, position, origin, text) VALUES (?, 0, 'caption', ?)"

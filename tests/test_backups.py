@@ -337,7 +337,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from mmsearch.storage import backups
-from mmsearch.storage.sqlite import schema
+from mmsearch.storage.sqlite import database
 
 left = [int(sys.argv[3])]
 
@@ -465,7 +465,7 @@ def test_a_copy_that_fails_leaves_nothing(idx, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(backups, "_settle", full)
+    monkeypatch.setattr(backups, "_sync", full)
     before = sorted(tmp_path.iterdir())
     with (
         mmsearch.open(idx) as library,

@@ -479,7 +479,7 @@ def test_what_is_removed_after_an_import_takes_all_that_belongs_to_it_along(libr
     with library._catalog.database.read() as connection:
         ask = connection.exec_driver_sql
         assert ask("PRAGMA foreign_key_check").all() == []
-        for table in ("texts", "attributes", "vectors"):
+        for table in ("texts", "metadata", "vectors"):
             assert ask(f"SELECT count(*) FROM {table}").scalar_one() == 3
 
 
@@ -497,7 +497,7 @@ def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
             found = connection.exec_driver_sql("SELECT name FROM sqlite_master")
             return {row[0] for row in found}
 
-    wanted = {"attributes_by_value", "tags_by_tag"}
+    wanted = {"metadata_by_value", "tags_by_tag"}
     during = []
     with Collection(tmp_path / "idx", model="toy", create=True) as library:
         library.add_vectors(
@@ -506,7 +506,7 @@ def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
         assert during[0] == set()
         assert wanted <= names(library)
         with library._catalog.database.write() as connection:
-            connection.exec_driver_sql("DROP INDEX attributes_by_value")
+            connection.exec_driver_sql("DROP INDEX metadata_by_value")
         library.add(photos)
         assert wanted <= names(library)
 

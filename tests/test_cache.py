@@ -16,7 +16,7 @@ from mmsearch.collection import Collection
 from mmsearch.errors import InvalidOption
 from mmsearch.spaces import index_cache
 from mmsearch.spaces.index_cache import segment_folders
-from mmsearch.storage.sqlite.state import next_epoch
+from mmsearch.storage.sqlite.settings import next_epoch
 from mmsearch.vectors import EXACT, index_choice
 from mmsearch.vectors.segment import checksum
 
@@ -123,18 +123,19 @@ def test_a_segment_is_rebuilt_when_hubs_change_in_place(library, tmp_path):
 
 
 def test_deletions_are_forgotten_once_every_segment_knows_of_them(library, tmp_path, monkeypatch):
-    monkeypatch.setattr(index_cache, "MAX_DELETIONS", 0)
+    monkeypatch.setattr(index_cache, "MAX_CHANGES", 0)
     with mmsearch.open(tmp_path / "idx") as reader:
         assert found(reader, "red", 1) == ["red.png"]
         for name in ("red", "green"):
             (tmp_path / "photos" / f"{name}.png").unlink()
             library.add()
-        assert library._catalog.vectors.deleted(library._spaces()[0], "image")[0].tolist() == []
+        (space, *_) = library._spaces()
+        assert library._catalog.changes.deleted_vectors(space, "image", 0)[0].tolist() == []
         assert found(reader, "red") == ["blue.png"]  # it knew of neither deletion
 
 
 def test_a_segment_older_than_the_log_of_deletions_is_not_used(library, tmp_path, monkeypatch):
-    monkeypatch.setattr(index_cache, "MAX_DELETIONS", 0)
+    monkeypatch.setattr(index_cache, "MAX_CHANGES", 0)
     old = tmp_path / "old"
     shutil.copytree(tmp_path / "idx" / "cache", old)
     (tmp_path / "photos" / "red.png").unlink()
@@ -183,7 +184,7 @@ def test_after_any_changes_every_reader_finds_what_a_fresh_index_finds(toy, tmp_
     ):
         patch.setattr(index_cache, "SMALL_SEGMENT", 0)
         patch.setattr(index_cache, "MAX_DELTA_SHARE", data.draw(st.sampled_from([0.5, 1000])))
-        patch.setattr(index_cache, "MAX_DELETIONS", data.draw(st.sampled_from([0, 10**6])))
+        patch.setattr(index_cache, "MAX_CHANGES", data.draw(st.sampled_from([0, 10**6])))
         for step in range(data.draw(st.integers(1, 5))):
             for number in data.draw(st.lists(st.integers(0, 5), max_size=3)):
                 path = photos / f"{number}.png"
@@ -243,7 +244,7 @@ def mixed(tmp_path):
 def test_new_vectors_are_read_in_order_of_id(mixed, facet, after):
     catalog = mixed._catalog
     with catalog.database.read() as connection:
-        asked = "SELECT id FROM vectors WHERE facet = ? AND id > ? ORDER BY id"
+        asked = "SELECT id FROM vectors WHERE modality = ? AND id > ? ORDER BY id"
         due = [row[0] for row in connection.exec_driver_sql(asked, (facet, after))]
     parts = list(catalog.vectors.new(catalog.spaces.all()[0], facet, after, page=7))
     assert [id_ for part in parts for id_ in part.vector_ids.tolist()] == due

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.storage import DuplicateGone, ItemRecord, ItemVectors, Space
-from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.schema import migrations, tables
+from mmsearch.storage.sqlite import Catalog, migrations
 from mmsearch.types import Span, TextPart
 
 
@@ -277,100 +276,6 @@ def test_a_migration_that_fails_leaves_the_catalog_as_it_was(
             not in raw.execute("SELECT sql FROM sqlite_master WHERE name='items'").fetchone()[0]
         )
     raw.close()
-
-
-FIRST_SCHEMA = """
-PRAGMA application_id=1835889522;
-PRAGMA user_version=1;
-CREATE TABLE state (key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key));
-CREATE TABLE sources (id INTEGER NOT NULL, path TEXT NOT NULL, device BIGINT NOT NULL,
-  PRIMARY KEY (id), UNIQUE (path));
-CREATE TABLE spaces (id INTEGER NOT NULL, name TEXT NOT NULL, fingerprint TEXT NOT NULL,
-  dim INTEGER NOT NULL, PRIMARY KEY (id), UNIQUE (name, fingerprint));
-CREATE TABLE items (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, source_id INTEGER NOT NULL,
-  folder TEXT NOT NULL, name TEXT NOT NULL, modality TEXT NOT NULL, size BIGINT NOT NULL,
-  mtime_ns BIGINT NOT NULL, sidecar_size BIGINT, sidecar_mtime_ns BIGINT, hash BLOB NOT NULL,
-  width INTEGER, height INTEGER, taken_at TEXT, camera TEXT, latitude FLOAT, longitude FLOAT,
-  UNIQUE (source_id, folder, name),
-  FOREIGN KEY(source_id) REFERENCES sources (id) ON DELETE CASCADE);
-CREATE TABLE texts (item_id INTEGER NOT NULL, position INTEGER NOT NULL, origin TEXT NOT NULL,
-  text TEXT NOT NULL, start_line INTEGER, end_line INTEGER, PRIMARY KEY (item_id, position),
-  FOREIGN KEY(item_id) REFERENCES items (id) ON DELETE CASCADE);
-CREATE TABLE vectors (id INTEGER NOT NULL, space_id INTEGER NOT NULL, facet TEXT NOT NULL,
-  item_id INTEGER NOT NULL, position INTEGER NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (id),
-  UNIQUE (space_id, facet, item_id, position),
-  FOREIGN KEY(space_id) REFERENCES spaces (id) ON DELETE CASCADE,
-  FOREIGN KEY(item_id) REFERENCES items (id) ON DELETE CASCADE);
-CREATE TABLE failures (source_id INTEGER NOT NULL, folder TEXT NOT NULL, name TEXT NOT NULL,
-  reason TEXT NOT NULL, seen_at TEXT NOT NULL, size BIGINT, mtime_ns BIGINT, retry INTEGER NOT NULL,
-  PRIMARY KEY (source_id, folder, name),
-  FOREIGN KEY(source_id) REFERENCES sources (id) ON DELETE CASCADE);
-INSERT INTO state VALUES ('catalog_id', 'abc'), ('revision', '7');
-INSERT INTO sources VALUES (1, '/notes', 5);
-INSERT INTO spaces VALUES (1, 'mini', 'f0', 4);
-INSERT INTO items (id, source_id, folder, name, modality, size, mtime_ns, hash)
-  VALUES (3, 1, '', 'a.txt', 'text', 10, 20, x'00');
-INSERT INTO texts VALUES (3, 0, 'passage', 'one', 1, 2), (3, 1, 'passage', 'two', 3, 9);
-INSERT INTO vectors VALUES (1, 1, 'text', 3, 0, x'003c000000000000'),
-  (2, 1, 'text', 3, 1, x'0000003c00000000');
-"""
-
-
-def test_an_index_of_the_first_version_is_brought_up_whole(tmp_path: Path):
-    path = tmp_path / "catalog.db"
-    with sqlite3.connect(path) as raw:
-        raw.executescript(FIRST_SCHEMA)
-    raw.close()
-    catalog = Catalog(path)
-    (item,) = catalog.items.all()
-    assert item.texts == (
-        TextPart("one", "passage", Span(1, 2, "line")),
-        TextPart("two", "passage", Span(3, 9, "line")),
-    )
-    (space,) = catalog.spaces.all()
-    assert (space.name, space.serves, space.backfills) == ("mini", {"image", "text"}, set())
-    assert catalog.vectors.of(space, "text")[1].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
-    state = catalog.state()
-    assert (state.store_id, state.revision) == ("abc", 7)
-    catalog.close()
-
-
-def test_an_old_catalog_that_was_brought_up_has_the_columns_of_a_new_one(tmp_path: Path):
-    with sqlite3.connect(tmp_path / "old.db") as raw:
-        raw.executescript(FIRST_SCHEMA)
-    raw.close()
-    shapes = []
-    for name in ("old.db", "new.db"):
-        Catalog(tmp_path / name).close()
-        with sqlite3.connect(tmp_path / name) as raw:
-            shapes.append(
-                {
-                    table: {row[1] for row in raw.execute(f"PRAGMA table_info({table})")}
-                    for table in tables.tables
-                }
-            )
-        raw.close()
-    assert shapes[0] == shapes[1]
-
-
-def test_an_old_catalog_that_was_brought_up_has_the_indexes_and_triggers_of_a_new_one(
-    tmp_path: Path,
-):
-    with sqlite3.connect(tmp_path / "old.db") as raw:
-        raw.executescript(FIRST_SCHEMA)
-    raw.close()
-    made = []
-    for name in ("old.db", "new.db"):
-        Catalog(tmp_path / name).close()
-        with sqlite3.connect(tmp_path / name) as raw:
-            made.append(
-                set(raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
-            )
-            made[-1] |= set(raw.execute("SELECT name, '' FROM sqlite_master WHERE type = 'index'"))
-        raw.close()
-    old, new = made
-    assert new - old <= {("items_by_hash", ""), ("vectors_by_item", "")}  # FIRST_SCHEMA has none
-    assert old <= new
 
 
 def test_encoders_are_to_answer_all_or_none(catalog: Catalog, monkeypatch):

@@ -50,7 +50,7 @@ from mmsearch.storage.sqlite.schema import items
 from mmsearch.storage.sqlite.view import Generation
 from mmsearch.vectors.id_set import IdSet
 
-HEARD = "INSERT INTO vectors (space_id, facet, item_id, position, vector) {}"
+HEARD = "INSERT INTO vectors (space_id, modality, item_id, position, vector) {}"
 
 
 @pytest.fixture(autouse=True)
@@ -254,7 +254,7 @@ class Changes:
         source = dice.choice(list(self.made.sources.all()))[0]
         change(
             self.made,
-            "INSERT INTO items (source_id, folder, name, modality, size, mtime_ns, hash, width, "
+            "INSERT INTO items (source_id, folder, name, kind, size, mtime_ns, hash, width, "
             "camera, taken_at) VALUES (?, ?, ?, ?, ?, 0, x'00', ?, ?, ?)",
             source,
             dice.choice(["2019", "2019/beach", ""]),
@@ -501,7 +501,7 @@ def test_filters_over_a_catalog_that_cannot_be_written_are_left_to_sql(
 ):
     filter_ = parse_where({"width": 640})
     expected = by_sql(world, filter_)
-    monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.os.access", lambda *_: False)
+    monkeypatch.setattr("mmsearch.storage.sqlite.database.os.access", lambda *_: False)
     reading = Catalog(world.path)
     columns = process(reading, tmp_path / "cache")
     for wanted in (parse_where({"height": 480}), filter_):
@@ -629,7 +629,7 @@ def lasting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     change(
         made,
         "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 5000) INSERT "
-        "INTO items (source_id, folder, name, modality, size, mtime_ns, hash, seconds) "
+        "INTO items (source_id, folder, name, kind, size, mtime_ns, hash, seconds) "
         "SELECT 1, '', n || '.wav', 'audio', 0, 0, x'00', n / 4.0 FROM n",
     )
     made.close()

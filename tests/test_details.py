@@ -16,7 +16,7 @@ from mmsearch.encoders import TokenEncoder
 from mmsearch.encoders.family import SingleModel
 from mmsearch.encoders.models import REGISTRY
 from mmsearch.encoders.query_bank import FEWEST_PICTURES
-from mmsearch.storage.sqlite.schema import details, vectors
+from mmsearch.storage.sqlite.schema import token_embeddings, vectors
 
 
 class Looking(ToyEncoder, TokenEncoder):
@@ -46,7 +46,8 @@ def looking(toy, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def kept(library) -> dict[int, int]:
     """Rows of details by item."""
-    counted = select(details.c.item_id, func.count()).group_by(details.c.item_id)
+    c = token_embeddings.c
+    counted = select(c.item_id, func.count()).group_by(c.item_id)
     return dict(map(tuple, library._catalog.database.rows(counted)))
 
 

@@ -85,7 +85,7 @@ def test_where_there_is_no_index_it_says_so(toy, tmp_path):
 def orphan_vectors(index: Path) -> None:
     run(
         index,
-        "INSERT INTO vectors (space_id, facet, item_id, position, vector) "
+        "INSERT INTO vectors (space_id, modality, item_id, position, vector) "
         "VALUES (1, 'image', 999, 0, zeroblob(16))",
     )
 
@@ -95,7 +95,7 @@ def orphan_texts(index: Path) -> None:
 
 
 def lose_the_id(index: Path) -> None:
-    run(index, "DELETE FROM state WHERE key IN ('catalog_id', 'revision')")
+    run(index, "DELETE FROM settings WHERE key IN ('catalog_id', 'revision')")
 
 
 def lose_words(index: Path) -> None:
@@ -135,12 +135,12 @@ def forget_what_went(index: Path) -> None:
     """The base names a vector that is gone, and the catalog does not say that it went."""
     run(index, "DELETE FROM items WHERE name = 'green.png'")
     run(index, "DELETE FROM vectors WHERE item_id NOT IN (SELECT id FROM items)")
-    run(index, "DELETE FROM gone")
+    run(index, "DELETE FROM changes")
 
 
 def damage_a_column(index: Path) -> None:
     with closing(sqlite3.connect(index / "catalog.db")) as catalog:
-        (id_,) = catalog.execute("SELECT value FROM state WHERE key = 'catalog_id'").fetchone()
+        (id_,) = catalog.execute("SELECT value FROM settings WHERE key = 'catalog_id'").fetchone()
     (index / "cache" / f"columns-{id_}-generation-key.npz").write_bytes(b"half a file")
 
 
@@ -397,9 +397,9 @@ def test_the_command_ends_with_1_if_something_is_wrong_and_0_once_it_is_mended(i
 
 
 def test_indexes_that_a_killed_import_has_left_out_are_a_note_and_a_repair_makes_them(index):
-    run(index, "DROP INDEX attributes_by_value")
+    run(index, "DROP INDEX metadata_by_value")
     (found,) = [one for one in examine(index) if one.check == "filters"]
-    assert (found.state, found.examples) == ("note", ["attributes_by_value"])
+    assert (found.state, found.examples) == ("note", ["metadata_by_value"])
     assert "filters" in repaired(examine(index, repair=True))
     assert states(examine(index))["filters"] == "ok"
 

@@ -254,7 +254,7 @@ def test_a_run_that_finds_the_catalog_locked_says_so_and_a_search_goes_on(
     toy, photos, tmp_path, monkeypatch
 ):
     mmsearch.index(photos, into=tmp_path / "idx").close()
-    monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.TIMEOUT", 0)
+    monkeypatch.setattr("mmsearch.storage.sqlite.database.TIMEOUT", 0)
     paint(photos / "white.png", "white")
     catalog = tmp_path / "idx" / "catalog.db"
     with (

@@ -74,14 +74,14 @@ def world_of(things: list[Thing], place: Path) -> Catalog:
     made.metadata.set(enumerate((thing.meta for thing in things), 1))
     with made.database.write() as connection:
         space = connection.exec_driver_sql(
-            "INSERT INTO spaces (name, fingerprint, dim, modalities, keeps, fills)"
+            "INSERT INTO spaces (name, fingerprint, dim, modalities, serves, backfills)"
             " VALUES ('toy', 'f', 1, '', '', '') RETURNING id"
         ).scalar_one()
         for number, thing in enumerate(things, 1):
             for tag in thing.tags:
                 connection.execute(tags.insert().values(item_id=number, tag=tag, score=0.5))
             if thing.heard:
-                row = {"space_id": space, "facet": "audio", "item_id": number, "position": 0}
+                row = {"space_id": space, "modality": "audio", "item_id": number, "position": 0}
                 connection.execute(vectors.insert().values(**row, vector=b"ab"))
     return made
 

@@ -34,7 +34,7 @@ def everything(library: Collection) -> list[Any]:
     catalog = library._catalog
     (space,) = catalog.spaces.all()
     found = [
-        (item.path, item.columns, item.texts, item.metadata, item.tags, item.vectors)
+        (item.path, item.kind, item.columns, item.texts, item.metadata, item.tags, item.vectors)
         for page in catalog.items.complete(space)
         for item in page
     ]

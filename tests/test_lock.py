@@ -21,7 +21,7 @@ import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.errors import IndexBusy, StorageFailed
 from mmsearch.storage.lock import WriterLock
-from mmsearch.storage.sqlite.schema import migrations
+from mmsearch.storage.sqlite import migrations
 
 WITHOUT_FLOCK = """
 import errno, fcntl
@@ -221,7 +221,7 @@ def test_an_older_catalog_is_brought_up_by_who_has_the_lock(toy, photos, tmp_pat
     mmsearch.index(photos, into=tmp_path / "idx").close()
     done: list[object] = []
     monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, done.append])
-    monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.MIGRATING", 0)
+    monkeypatch.setattr("mmsearch.storage.sqlite.database.MIGRATION_TIMEOUT", 0)
     with (
         WriterLock(tmp_path / "idx").writing("bringing it up"),
         pytest.raises(IndexBusy, match="bringing it up"),

@@ -90,7 +90,7 @@ def test_processes_that_read_and_then_write_never_fail_each_other(catalog: Catal
 
 
 def test_a_catalog_that_stays_locked_says_what_to_do(catalog: Catalog, monkeypatch):
-    monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.TIMEOUT", 0)
+    monkeypatch.setattr("mmsearch.storage.sqlite.database.TIMEOUT", 0)
     impatient = Catalog(catalog.path)
     with sqlite3.connect(catalog.path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 from collections import Counter
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def test_an_item_is_found_by_all_that_is_said_of_it(world: World, query: str):
     said = ("A dog runs", "past the café")
     world.put("IMG_0042.jpg", *said, folder="Trip/Rome", camera="Canon EOS 5D")
     world.put("b.jpg", "nothing", taken_at="2001-07-04T10:00:00")
-    world.run("INSERT INTO attributes VALUES (1, 'by', 'Ann Lee', NULL)")
+    world.run("INSERT INTO metadata VALUES (1, 'by', 'Ann Lee', NULL)")
     world.run("INSERT INTO tags VALUES (1, 'sunset', 0.9)")
     world.catalog.words.refresh()
     assert 1 in dict(world.catalog.words.search(query, 5))
@@ -365,21 +364,27 @@ def test_a_removed_source_takes_its_words_along(world: World):
         "UPDATE items SET mtime_ns = 0 WHERE id = 1",
         "UPDATE texts SET text = 'new' WHERE item_id = 1",
         "DELETE FROM texts WHERE item_id = 1",
-        "INSERT INTO attributes VALUES (1, 'k', 'new', NULL)",
-        "INSERT OR REPLACE INTO attributes VALUES (1, 'k', 'newer', NULL)",
-        "DELETE FROM attributes",
+        "INSERT INTO metadata VALUES (1, 'k', 'new', NULL)",
+        "INSERT OR REPLACE INTO metadata VALUES (1, 'k', 'newer', NULL)",
+        "DELETE FROM metadata",
         "INSERT INTO tags VALUES (1, 'new', 0.5)",
         "DELETE FROM tags",
     ],
 )
 def test_any_change_of_its_words_makes_an_item_due(world: World, change: str):
     world.fill(["a dog", "a cat"])
-    world.run("INSERT INTO attributes VALUES (1, 'k', 'old', NULL)")
+    world.run("INSERT INTO metadata VALUES (1, 'k', 'old', NULL)")
     world.run("INSERT INTO tags VALUES (1, 'old', 0.5)")
     world.catalog.words.refresh()
     world.run(change.replace("(1, 'k', 'new'", "(1, 'k2', 'new'"))
     with world.catalog.database.read() as connection:
-        assert connection.exec_driver_sql("SELECT item_id FROM unworded").all() == [(1,)]
+        assert connection.exec_driver_sql(CHANGED).all() == [(1,)]
+
+
+CHANGED = """
+    SELECT changes.item_id FROM changes, followers
+    WHERE what = 'words' AND name = 'words' AND changes.seq > followers.seq
+"""
 
 
 @pytest.mark.parametrize(
@@ -436,60 +441,12 @@ def test_names_that_are_not_utf8_are_found_by_what_can_be_read(world: World):
     assert world.find("dog photos") == ["dog\udcff.jpg"]
 
 
-def test_items_of_an_older_catalog_are_due(tmp_path: Path):
-    path = tmp_path / "catalog.db"
-    made = World(tmp_path).fill(["a dog"])
-    made.catalog.close()
-    with sqlite3.connect(path) as raw:  # as version 2 left it
-        names = raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for (name,) in names:
-            raw.execute(f"DROP TRIGGER {name}")
-        for table in ("words_counts", "words", "common_words", "unworded"):
-            raw.execute(f"DROP TABLE {table}")
-        for table in ("details", "banks", "attributes", "tags"):
-            raw.execute(f"DROP TABLE {table}")
-        for column in ("hub_text", "hub_image"):
-            raw.execute(f"ALTER TABLE vectors DROP COLUMN {column}")
-        raw.execute("PRAGMA user_version = 2")
-    raw.close()
-    catalog = Catalog(path)
-    assert catalog.words.due() == 1
-    catalog.words.refresh()
-    assert [id_ for id_, _ in catalog.words.search("dog", 5)] == [1]
-    catalog.close()
-
-
-def test_a_catalog_of_version_4_keeps_what_was_due_and_files_what_changes(tmp_path: Path):
-    made = World(tmp_path).fill(["a dog", "a cat", "a bird"])
-    made.catalog.close()
-    with sqlite3.connect(tmp_path / "catalog.db") as raw:  # as version 4 left it
-        for (name,) in raw.execute(TRIGGERS).fetchall():
-            raw.execute(f"DROP TRIGGER {name}")
-        raw.execute("DROP TABLE followed")
-        raw.execute("CREATE TRIGGER words_of_old AFTER INSERT ON texts BEGIN SELECT 1; END")
-        raw.execute("INSERT INTO unworded VALUES (2)")
-        raw.execute("PRAGMA user_version = 4")
-    raw.close()
-    world = World(tmp_path)
-    assert due(world) == 1
-    world.run("UPDATE texts SET text = 'a fox' WHERE item_id = 3")
-    assert due(world) == 2
-    assert world.find("fox") == ["x3"]
-    with world.catalog.database.read() as connection:
-        names = {name for (name,) in connection.exec_driver_sql(TRIGGERS)}
-    assert "words_of_old" not in names
-    world.catalog.close()
-
-
-TRIGGERS = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-
-
 def test_new_items_are_due_without_being_filed(world: World):
     world.fill(["a dog"])
     world.put("new.jpg", "a cat")
     assert due(world) == 1
     with world.catalog.database.read() as connection:
-        assert connection.exec_driver_sql("SELECT count(*) FROM unworded").scalar_one() == 0
+        assert connection.exec_driver_sql("SELECT count(*) FROM changes").scalar_one() == 0
 
 
 def test_a_part_of_what_is_due_leaves_the_rest_of_it_due(world: World):
@@ -510,7 +467,7 @@ def test_an_index_that_cannot_be_written_is_searched_as_it_is(
     world.fill(["a dog"])
     world.put("b.jpg", "a dog")
     world.catalog.close()
-    monkeypatch.setattr("mmsearch.storage.sqlite.schema.connection.os.access", lambda *_: False)
+    monkeypatch.setattr("mmsearch.storage.sqlite.database.os.access", lambda *_: False)
     with_nothing_to_write = Catalog(tmp_path / "catalog.db")
     assert [id_ for id_, _ in with_nothing_to_write.words.search("dog", 5)] == [1]
     with_nothing_to_write.close()

@@ -20,10 +20,11 @@ from mmsearch import Query
 from mmsearch.errors import MMSearchError
 
 DUE = """
-    SELECT item_id FROM unworded
-    UNION SELECT id FROM items WHERE id > (SELECT words FROM followed)
+    WITH words AS (SELECT item_id, seq FROM followers WHERE name = 'words')
+    SELECT changes.item_id FROM changes, words WHERE what = 'words' AND changes.seq > words.seq
+    UNION SELECT id FROM items, words WHERE id > words.item_id
 """
-PASSING = {"catalog_id", "revision", "columns upto", "hubs epoch", "gone forgotten"}
+PASSING = {"catalog_id", "revision", "columns upto", "hubs epoch", "changes forgotten"}
 """Settings that count what happened, and say nothing of what is held."""
 
 SCORES = 5e-4
@@ -45,7 +46,7 @@ class Content:
     Attributes:
         items: By path and part ("row", "texts", "vectors toy", …), what is stored.
         whole: Of an index: settings, spaces, failures, what was asked for, words.
-        hubs: By path, space, facet and position.
+        hubs: By path, space, modality and position.
         doubled: Paths that more than one item has.
     """
 
@@ -74,7 +75,7 @@ def _read(driver: sqlite3.Connection) -> Content:
     spaces = {row[0]: row[1] for row in driver.execute("SELECT id, name FROM spaces")}
     paths: dict[int, str] = {}
     for id_, source, folder, name, *row in driver.execute(
-        "SELECT id, source_id, folder, name, modality, size, mtime_ns, sidecar_size, "
+        "SELECT id, source_id, folder, name, kind, size, mtime_ns, sidecar_size, "
         "sidecar_mtime_ns, hash, width, height, taken_at, seconds, pages, readings FROM items"
     ):
         path = paths[id_] = os.path.join(sources[source], folder, name)
@@ -94,22 +95,23 @@ def _parts(
 
     for table, columns in (
         ("texts", "position, origin, text, start, end, unit"),
-        ("attributes", "key, text, number"),
+        ("metadata", "key, text, number"),
         ("tags", "tag, round(score, 6)"),
     ):
         for item_id, *row in driver.execute(
             f"SELECT item_id, {columns} FROM {table} ORDER BY 1, 2"
         ):
             file(item_id, table, tuple(row))
-    for item_id, space, facet, position, start, end, unit, vector, *hubs in driver.execute(
-        "SELECT item_id, space_id, facet, position, start, end, unit, vector, hub_text, hub_image "
-        "FROM vectors ORDER BY 1, 2, 3, 4"
+    for item_id, space, modality, position, start, end, unit, vector, *hubs in driver.execute(
+        "SELECT item_id, space_id, modality, position, start, end, unit, vector, hub_text, "
+        "hub_image FROM vectors ORDER BY 1, 2, 3, 4"
     ):
         name = spaces[space]
-        file(item_id, f"vectors {name} {facet}", (position, start, end, unit, vector))
-        found.hubs[paths.get(item_id, NOWHERE), name, facet, position] = tuple(hubs)
-    for item_id, space, facet in driver.execute("SELECT item_id, space_id, facet FROM blanks"):
-        file(item_id, f"blanks {spaces[space]}", (facet,))
+        file(item_id, f"vectors {name} {modality}", (position, start, end, unit, vector))
+        found.hubs[paths.get(item_id, NOWHERE), name, modality, position] = tuple(hubs)
+    absent = "SELECT item_id, space_id, modality FROM absent_modalities"
+    for item_id, space, modality in driver.execute(absent):
+        file(item_id, f"absent {spaces[space]}", (modality,))
 
 
 def _whole(
@@ -123,19 +125,21 @@ def _whole(
         return driver.execute(sql).fetchall()
 
     found.whole = {
-        "settings": {k: v for k, v in rows("SELECT key, value FROM state") if k not in PASSING},
+        "settings": {k: v for k, v in rows("SELECT key, value FROM settings") if k not in PASSING},
         "sources": sorted(sources.values()),
         "spaces": sorted(
-            rows("SELECT name, fingerprint, dim, modalities, keeps, fills FROM spaces")
+            rows("SELECT name, fingerprint, dim, modalities, serves, backfills FROM spaces")
         ),
-        "asked": sorted(rows("SELECT path, folder, exclude, include_hidden FROM asked")),
+        "index roots": sorted(
+            rows("SELECT path, folder, exclude, include_hidden FROM index_roots")
+        ),
         "failures": sorted(
             (os.path.join(sources[source], folder, name), *map(str, row))
             for source, folder, name, *row in rows(
                 "SELECT source_id, folder, name, reason, size, mtime_ns, retry FROM failures"
             )
         ),
-        "banks": sorted((spaces[row[0]], row[1]) for row in rows("SELECT * FROM banks")),
+        "banks": sorted((spaces[row[0]], row[1]) for row in rows("SELECT * FROM query_banks")),
         "words": sorted(
             (paths.get(row[0], NOWHERE), *row[1:])
             for row in rows("SELECT rowid, texts, names, facts FROM words")
@@ -208,7 +212,7 @@ def _joint(content: Content, path: str) -> dict[str, Any]:
     """What is stored of one path: together, what is stored together."""
     get = content.items.get
     together = ("row", "texts", "vectors toy image", "vectors toy text")
-    alone = ("attributes", "tags", "vectors second image", "vectors second text")
+    alone = ("metadata", "tags", "vectors second image", "vectors second text")
     return {
         "row, texts and vectors": [get((path, part)) for part in together],
         **{part: get((path, part)) for part in alone},

@@ -36,8 +36,107 @@ CREATE TABLE failures (source_id INTEGER NOT NULL, folder TEXT NOT NULL, name TE
 """The tables of version 1."""
 
 
+SIXTH = """
+ALTER TABLE settings RENAME TO state;
+ALTER TABLE index_roots RENAME TO asked;
+ALTER TABLE spaces RENAME COLUMN serves TO keeps;
+ALTER TABLE spaces RENAME COLUMN backfills TO fills;
+ALTER TABLE items RENAME COLUMN kind TO modality;
+ALTER TABLE vectors RENAME COLUMN modality TO facet;
+ALTER TABLE absent_modalities RENAME COLUMN modality TO facet;
+ALTER TABLE absent_modalities RENAME TO blanks;
+DROP INDEX absent_modalities_by_item;
+CREATE INDEX blanks_by_item ON blanks (item_id);
+ALTER TABLE token_embeddings RENAME COLUMN embeddings TO tokens;
+ALTER TABLE token_embeddings RENAME COLUMN modality TO facet;
+ALTER TABLE token_embeddings RENAME TO details;
+DROP INDEX token_embeddings_by_item;
+CREATE INDEX details_by_item ON details (item_id);
+ALTER TABLE query_banks RENAME TO banks;
+ALTER TABLE metadata RENAME TO attributes;
+DROP INDEX metadata_by_value;
+CREATE INDEX attributes_by_value ON attributes ("key", number, text, item_id);
+CREATE TABLE gone (seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, space_id INTEGER NOT NULL,
+  facet TEXT NOT NULL, vector_id INTEGER NOT NULL);
+CREATE TABLE altered (seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, item_id INTEGER NOT NULL);
+CREATE TABLE unworded (item_id INTEGER PRIMARY KEY);
+CREATE TABLE followed (id INTEGER NOT NULL, words INTEGER NOT NULL, columns INTEGER NOT NULL,
+  PRIMARY KEY (id));
+INSERT INTO gone SELECT seq, space_id, modality, vector_id FROM changes WHERE what = 'vector';
+INSERT OR IGNORE INTO unworded SELECT changes.item_id FROM changes, followers
+  WHERE what = 'words' AND name = 'words' AND changes.seq > followers.seq;
+INSERT INTO followed (words, columns) SELECT item_id, 0 FROM followers WHERE name = 'words';
+UPDATE sqlite_sequence SET seq = (SELECT seq FROM sqlite_sequence WHERE name = 'changes')
+  WHERE name = 'gone';
+DROP TABLE changes;
+DROP TABLE followers;
+CREATE TRIGGER vectors_delete AFTER DELETE ON vectors BEGIN
+  INSERT INTO gone (space_id, facet, vector_id) VALUES (OLD.space_id, OLD.facet, OLD.id); END;
+CREATE TRIGGER texts_insert AFTER INSERT ON texts
+  WHEN NEW.item_id <= (SELECT max(words, columns) FROM followed) BEGIN
+  INSERT OR IGNORE INTO unworded SELECT id FROM items WHERE id = NEW.item_id; END;
+DELETE FROM state WHERE "key" = 'columns upto';
+UPDATE state SET "key" = 'gone forgotten' WHERE "key" = 'changes forgotten';
+UPDATE state SET "key" = 'holes' WHERE "key" = 'incomplete';
+PRAGMA user_version=6;
+"""
+
+FOURTH = """
+DROP TRIGGER IF EXISTS texts_insert;
+INSERT OR IGNORE INTO unworded SELECT id FROM items WHERE id > (SELECT words FROM followed);
+DROP TABLE followed;
+PRAGMA user_version=4;
+"""
+
+
+def make_sixth(catalog: Path) -> None:
+    """Bring a catalog of this version down to version 6: before there was one log of changes."""
+    with closing(sqlite3.connect(catalog)) as driver:
+        drop_triggers(driver)
+        driver.executescript(SIXTH)
+
+
+def make_fourth(catalog: Path) -> None:
+    """Bring a catalog of this version down to version 4: before new items were told by their id."""
+    make_sixth(catalog)
+    with closing(sqlite3.connect(catalog)) as driver:
+        driver.executescript(FOURTH)
+
+
+def make_third(catalog: Path) -> None:
+    """Bring a catalog of this version down to version 3: before changes were logged."""
+    make_fourth(catalog)
+    with closing(sqlite3.connect(catalog)) as driver:
+        driver.execute("PRAGMA foreign_keys=OFF")
+        drop_triggers(driver)
+        (made,) = driver.execute("SELECT sql FROM sqlite_master WHERE name = 'vectors'").fetchone()
+        driver.executescript(
+            "DROP TABLE gone; DROP TABLE altered; DROP INDEX vectors_by_item;"
+            f"{made.replace('vectors', 'vectors_old', 1).replace('AUTOINCREMENT', '')};"
+            "INSERT INTO vectors_old SELECT * FROM vectors; DROP TABLE vectors;"
+            "ALTER TABLE vectors_old RENAME TO vectors;"
+            "CREATE INDEX vectors_by_item ON vectors (item_id);"
+            "DELETE FROM state WHERE key IN ('columns upto', 'hubs epoch', 'gone forgotten');"
+            "PRAGMA user_version=3;"
+        )
+
+
+def make_second(catalog: Path) -> None:
+    """Bring a catalog of this version down to version 2: before words, metadata and tags."""
+    make_third(catalog)
+    with closing(sqlite3.connect(catalog)) as driver:
+        for table in ("words_counts", "words", "common_words", "unworded"):
+            driver.execute(f"DROP TABLE {table}")
+        for table in ("details", "banks", "attributes", "tags"):
+            driver.execute(f"DROP TABLE {table}")
+        for column in ("hub_text", "hub_image"):
+            driver.execute(f"ALTER TABLE vectors DROP COLUMN {column}")
+        driver.execute("PRAGMA user_version=2")
+
+
 def make_first(catalog: Path) -> None:
-    """Bring a catalog down to version 1: what that did not know of is lost."""
+    """Bring a catalog of this version down to version 1: what that did not know of is lost."""
+    make_sixth(catalog)
     old = catalog.with_name("old.db")
     with closing(sqlite3.connect(old)) as driver:
         driver.executescript(f"PRAGMA journal_mode=WAL; PRAGMA application_id=1835889522; {FIRST}")
@@ -57,22 +156,8 @@ def make_first(catalog: Path) -> None:
     old.replace(catalog)
 
 
-def make_third(catalog: Path) -> None:
-    """Bring a catalog down to version 3: before changes were filed."""
-    with closing(sqlite3.connect(catalog)) as driver:
-        driver.execute("PRAGMA foreign_keys=OFF")
-        triggers = driver.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-        for (name,) in triggers.fetchall():
-            driver.execute(f"DROP TRIGGER {name}")
-        (made,) = driver.execute("SELECT sql FROM sqlite_master WHERE name = 'vectors'").fetchone()
-        driver.executescript(
-            "INSERT OR IGNORE INTO unworded SELECT id FROM items "
-            "WHERE id > (SELECT words FROM followed); DROP TABLE followed;"
-            "DROP TABLE gone; DROP TABLE altered; DROP INDEX vectors_by_item;"
-            f"{made.replace('vectors', 'vectors_old', 1).replace('AUTOINCREMENT', '')};"
-            "INSERT INTO vectors_old SELECT * FROM vectors; DROP TABLE vectors;"
-            "ALTER TABLE vectors_old RENAME TO vectors;"
-            "CREATE INDEX vectors_by_item ON vectors (item_id);"
-            "DELETE FROM state WHERE key IN ('columns upto', 'hubs epoch', 'gone forgotten');"
-            "PRAGMA user_version=3;"
-        )
+def drop_triggers(driver: sqlite3.Connection) -> None:
+    """Drop all triggers of a catalog."""
+    triggers = driver.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+    for (name,) in triggers.fetchall():
+        driver.execute(f"DROP TRIGGER {name}")

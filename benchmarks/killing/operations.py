@@ -16,7 +16,7 @@ import numpy as np
 import mmsearch
 from killing import world
 from killing.content import Content, answers, content_of, differences
-from killing.older import make_first, make_third
+from killing.older import make_first, make_sixth, make_third
 from killing.world import Site
 from mmsearch.collection.doctor import examine
 from mmsearch.errors import InvalidOption, PathNotFound
@@ -118,6 +118,11 @@ def _untag(site: Site) -> None:
 def _first(site: Site) -> None:
     _tagged(site)
     make_first(site.index / "catalog.db")
+
+
+def _sixth(site: Site) -> None:
+    _tagged(site)
+    make_sixth(site.index / "catalog.db")
 
 
 def _third(site: Site) -> None:
@@ -230,7 +235,7 @@ def _fill(site: Site) -> None:
 
 def _unworded(site: Site) -> None:
     _tagged(site)
-    _run(site, "UPDATE followed SET words = 0")
+    _run(site, "UPDATE followers SET item_id = 0 WHERE name = 'words'")
 
 
 def _words(site: Site) -> None:
@@ -244,7 +249,7 @@ def _damaged(site: Site) -> None:
         site,
         "DELETE FROM words WHERE rowid < 9",
         "DELETE FROM vectors WHERE id < 4",
-        "INSERT INTO vectors (space_id, facet, item_id, position, vector) "
+        "INSERT INTO vectors (space_id, modality, item_id, position, vector) "
         "VALUES (1, 'image', 9999, 0, zeroblob(32))",
     )
     next((site.index / "cache").glob("image-*/rows.f16")).write_bytes(b"damaged")
@@ -270,6 +275,7 @@ OPERATIONS: dict[str, Operation] = {
     "drop model, VACUUM": Operation(_filled, _drop),
     "migrate 1 → now": Operation(_first, _open_and_add, readable=False),
     "migrate 3 → now": Operation(_third, _open_and_add, readable=False),
+    "migrate 6 → now": Operation(_sixth, _open_and_add, readable=False),
     "caches": Operation(_many, _caches),
     "rolling backup": Operation(_old_backup, _backup, look=_are_whole),
     "backup DEST": Operation(_indexed, _copy, look=_is_whole),

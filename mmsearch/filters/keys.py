@@ -77,7 +77,7 @@ _DECLARED = (
     Key("path", PATH, "the absolute path, or the one below the folder that was indexed"),
     Key("name", PATH, "the file's name", "name"),
     Key("folder", PATH, "the folder it lies in: absolute, or below the folder that was indexed"),
-    Key("modality", KIND, "`image`, `text`, `audio`, `video` or `document`", "modality"),
+    Key("modality", KIND, "`image`, `text`, `audio`, `video` or `document`", "kind"),
     Key("size", BYTES, "bytes, or `500kB`, `2MB`, `1GiB`", "size"),
     Key(
         "taken",

@@ -23,7 +23,7 @@ from mmsearch.types import Kind, Progress
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionFile
 
-INCOMPLETE = "holes"
+INCOMPLETE = "incomplete"
 """The setting that says that some item lacks a vector that it should have."""
 
 

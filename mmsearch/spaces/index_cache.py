@@ -3,7 +3,7 @@
 The files of a segment lie in a folder `cache/MODALITY-SPACE-CATALOG-REVISION-…` with the vectors of
 a modality at one revision of the store. A segment is written whole or not at all, never changed,
 and never the only copy. Vectors added since then are read from the store by their ascending ids,
-and deleted ones from its log of deletions. So an update costs O(change), and a segment is rebuilt
+and deleted ones from its log of changes. So an update costs O(change), and a segment is rebuilt
 only once the delta has grown large.
 """
 
@@ -57,8 +57,8 @@ the delta exceeds this share of it."""
 MIN_DELTA = 1_000
 """Up to this many rows, a delta is kept by a run that another one is likely to follow soon."""
 
-MAX_DELETIONS = 100_000
-"""The log of deletions is cut when it has so many that every segment knows of."""
+MAX_CHANGES = 100_000
+"""The log of changes is cut when it has so many that every segment has applied."""
 
 SAMPLE_QUERIES = 128
 """Queries of each modality that the recall of an index is measured with."""
@@ -81,13 +81,13 @@ class _Snapshot:
         index: The index; it is not changed any more.
         state: The state of the store.
         last_vector: The highest id of a vector that was added.
-        last_deletion: The last deletion that was applied.
+        last_change: The last change that was applied.
     """
 
     index: FaissIndex
     state: StoreState
     last_vector: int
-    last_deletion: int
+    last_change: int
 
     @property
     def is_outgrown(self) -> bool:
@@ -143,9 +143,9 @@ class IndexCache:
                 if index.delta_size > (max(limit, MIN_DELTA) if soon_again else limit):
                     with self._lock:
                         self._rebuilt(space, modality)
-        last = self._last_common_deletion()
-        if last is not None and last > self._store.state().forgotten + MAX_DELETIONS:
-            self._store.vectors.forget_deleted(last)
+        last = self._last_common_change()
+        if last is not None and last > self._store.state().forgotten + MAX_CHANGES:
+            self._store.changes.forget(last)
 
     def configure(self, kind: str | None, recall: float | None) -> None:
         """Store the kind of index to use and its least recall; None leaves it unchanged.
@@ -240,8 +240,8 @@ class IndexCache:
         with self._store.snapshot():
             revision = self._store.state().revision
             new = list(self._store.vectors.new(space, modality, snapshot.last_vector))
-            deleted, last_deletion = self._store.vectors.deleted(
-                space, modality, snapshot.last_deletion
+            deleted, last_change = self._store.changes.deleted_vectors(
+                space, modality, snapshot.last_change
             )
         index, last_vector = snapshot.index.copy(), snapshot.last_vector
         if new:
@@ -251,7 +251,7 @@ class IndexCache:
             last_vector = int(vector_ids[-1])
         if len(deleted):
             index.delete(deleted)
-        return _Snapshot(index, replace(state, revision=revision), last_vector, last_deletion)
+        return _Snapshot(index, replace(state, revision=revision), last_vector, last_change)
 
     # ------------------------------------------------------------------ segments
 
@@ -325,7 +325,7 @@ class IndexCache:
             "catalog": state.store_id,
             "revision": state.revision,
             "epoch": state.epoch,
-            "gone": self._store.vectors.last_deletion(),
+            "gone": self._store.changes.last(),
             "kind": kind,
             "recall": recall,
         }
@@ -353,8 +353,8 @@ class IndexCache:
         setting = self._store.settings.get
         return setting(KIND) or AUTO, float(setting(LEAST_RECALL) or RECALL)
 
-    def _last_common_deletion(self) -> int | None:
-        """The last deletion that every stored segment knows of; None without a segment."""
+    def _last_common_change(self) -> int | None:
+        """The last change that every stored segment has applied; None without a segment."""
         known = []
         for folder in self._folder.glob("*-*-*-*") if self._folder.is_dir() else ():
             with suppress(SegmentDamaged):
@@ -381,7 +381,7 @@ def _can_follow(snapshot: _Snapshot, state: StoreState) -> bool:
     """Whether the store still lists every change between a snapshot and a state."""
     known = snapshot.state
     same = (known.store_id, known.epoch) == (state.store_id, state.epoch)
-    return same and snapshot.last_deletion >= state.forgotten
+    return same and snapshot.last_change >= state.forgotten
 
 
 def _augmented(vectors: NewVectors) -> NDArray[np.float16]:

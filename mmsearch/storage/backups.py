@@ -1,7 +1,7 @@
-"""Copies of a catalog: a rolling backup beside it, and how one takes its place again.
+"""Copies of a catalog: a rolling backup beside it, and putting one back in its place.
 
-A copy is made by SQLite's online backup within one reading transaction, so that it is the catalog
-of one moment, whoever writes meanwhile. It counts once it has been checked and is on the disk.
+SQLite's online backup copies a catalog within one reading transaction, so that the copy is of one
+moment, whoever writes meanwhile. It counts once it has been checked and is on the disk.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ CATALOG = "catalog.db"
 FOLDER = "backups"
 PART = f"{CATALOG}.part"
 SIDES = ("-wal", "-shm", "-journal")
-"""What SQLite may have beside a database."""
+"""The endings of files that SQLite may have beside a database."""
 
 KEPT = 1
-"""Backups that are kept unless something else is asked for."""
+"""Backups that are kept by default."""
 
 SECONDS_APART = 3600
 GROWTH = 2
@@ -33,7 +33,7 @@ GROWTH = 2
 
 PAGES_AT_ONCE = 2048
 ROOM = 1.05
-"""Free bytes that a copy needs, for each byte of the catalog: a file system has its own uses."""
+"""Free bytes that a copy needs for each byte of the catalog: file systems have a use for some."""
 
 _NAME = "catalog-%Y%m%dT%H%M%SZ.db"
 
@@ -44,7 +44,7 @@ def all_of(folder: Path) -> list[Path]:
 
 
 def newest(folder: Path) -> Path | None:
-    """The last backup of an index, if there is one."""
+    """The newest backup of an index, if there is one."""
     return next(reversed(all_of(folder)), None)
 
 
@@ -54,7 +54,7 @@ def time_of(backup: Path) -> str:
 
 
 def check_there(folder: Path) -> None:
-    """A catalog of which there is a backup is there.
+    """Check that a catalog of which there is a backup has not vanished.
 
     Raises:
         CatalogDamaged: it is gone, or empty.
@@ -64,134 +64,34 @@ def check_there(folder: Path) -> None:
         raise CatalogDamaged(catalog, "it is empty" if catalog.exists() else "it is gone")
 
 
-def roll(folder: Path, keep: int = KEPT) -> Path | None:
-    """A new backup, if one is due; the oldest beyond `keep` go, but only then.
+# ---------------------------------------------------------------------- rolling backups
 
-    Who calls holds the writer's lock.
+
+def roll(folder: Path, keep: int = KEPT) -> Path | None:
+    """Make a backup, if one is due, and then delete the oldest beyond `keep`.
+
+    The caller holds the writer's lock.
 
     Args:
-        folder: The index's.
-        keep: How many; 0 makes none and deletes none.
+        folder: The index's folder.
+        keep: How many backups to keep; 0 makes none and deletes none.
 
     Raises:
-        StorageFailed: it could not be made; what there was is still there.
+        StorageFailed: it could not be made; the backups there are stay.
     """
     kept = all_of(folder)
     if keep < 1 or not _is_due(folder, kept):
         return None
     new = folder / FOLDER / _next_name(kept)
-    with _told("the backup of the index could not be made", "the index itself is kept"):
+    with _failing("the backup of the index could not be made", "the index itself is kept"):
         new.parent.mkdir(exist_ok=True)
-        part = new.with_name(PART)
-        _forget(part)  # of a process that was killed
-        try:
+        with _part_of(new) as part:
             copy_catalog(folder / CATALOG, part)
             part.replace(new)
-        finally:
-            _forget(part)
-        _settle(new.parent)
+        _sync(new.parent)
         for old in [*kept, new][:-keep]:
             old.unlink(missing_ok=True)
     return new
-
-
-def restore(folder: Path) -> Path:
-    """Put the newest good backup in the place of the catalog; returns which it was.
-
-    What was there is kept as catalog.db.damaged-TIME. The restored catalog has a new id: caches
-    that were made after the backup are none of it. Who calls holds the writer's lock.
-
-    Raises:
-        IndexUnusable: there is no good backup.
-        StorageFailed: it could not be written; nothing has changed then.
-    """
-    for backup in reversed(all_of(folder)):
-        if fault_of(backup) is None:
-            with _told("the backup could not be restored", "it is kept"):
-                _bring_back(folder, backup)
-            return backup
-    raise IndexUnusable(
-        f"there is no good backup of {folder / CATALOG}: delete its folder and index again"
-    )
-
-
-def fault_of(path: Path) -> str | None:
-    """What is wrong with a catalog that nobody writes to; reads all of it."""
-    from mmsearch.storage.sqlite.schema import (  # SQLAlchemy takes long to import
-        APPLICATION_ID,
-        driver_of,
-    )
-
-    try:
-        with closing(driver_of(path, settled=True)) as there:
-            if there.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-                return "it is not an mmsearch catalog"
-            said = str(there.execute("PRAGMA quick_check(1)").fetchone()[0])
-            known = there.execute("SELECT 1 FROM state WHERE key = 'catalog_id'").fetchone()
-    except sqlite3.Error as error:
-        return str(error)
-    if known is None:
-        return "it has no id"
-    return None if said == "ok" else said
-
-
-def copy_catalog(source: Path, target: Path) -> None:
-    """Copy a catalog as it is at this moment, whoever writes; then it is whole and on the disk.
-
-    Raises:
-        OSError, sqlite3.Error: it could not be read or written, or is damaged.
-    """
-    from mmsearch.storage.sqlite.schema import driver_of
-
-    _check_room(source, target.parent)
-    with closing(driver_of(source)) as there, closing(sqlite3.connect(target)) as copy:
-        copy.execute("PRAGMA journal_mode=OFF")  # it is thrown away if it does not come to its end
-        copy.execute("PRAGMA synchronous=OFF")
-        there.execute("BEGIN")
-        there.execute("SELECT 1 FROM state LIMIT 1")  # the moment that is copied
-        there.backup(copy, pages=PAGES_AT_ONCE)
-    if fault := fault_of(target):
-        raise sqlite3.DatabaseError(f"its copy is not whole ({fault}); see `mmsearch doctor`")
-    _settle(target)
-
-
-def copy_index(folder: Path, target: Path) -> int:
-    """Copy an index, in use or not, to a new folder that opens as one; returns its bytes.
-
-    Raises:
-        InvalidOption: there is something at `target`, or it lies in the index.
-        StorageFailed: it could not be copied; nothing is left of the attempt.
-    """
-    target = Path(os.path.realpath(target))
-    if target.is_relative_to(os.path.realpath(folder)):
-        raise InvalidOption(f"{target} lies in the index itself: name another folder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InvalidOption(f"{target} is there already: name a folder that is new or empty")
-    with _told("the index could not be copied", "it is as it was"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
-        part.mkdir()
-        try:
-            # caches first: those of a later moment than the catalog's would know too much
-            _copy_caches(folder / "cache", part / "cache")
-            copy_catalog(folder / CATALOG, part / CATALOG)
-            size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
-            _take_place(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return size
-
-
-# ---------------------------------------------------------------------- parts of the above
-
-
-@contextmanager
-def _told(what: str, kept: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        said = getattr(error, "strerror", None) or error
-        raise StorageFailed(f"{what}: {said}; {kept}") from error
 
 
 def _is_due(folder: Path, kept: list[Path]) -> bool:
@@ -211,11 +111,167 @@ def _made(backup: Path) -> datetime:
 
 
 def _next_name(kept: list[Path]) -> str:
-    """Names rise, whatever the clock does, so that the newest is the last."""
+    """A name that sorts after all others, whatever the clock says."""
     now = datetime.now(UTC)
     if kept:
         now = max(now, _made(kept[-1]) + timedelta(seconds=1))
     return now.strftime(_NAME)
+
+
+# ---------------------------------------------------------------------- restoring
+
+
+def restore(folder: Path) -> Path:
+    """Put the newest good backup in place of the catalog; returns which it was.
+
+    The catalog is kept as catalog.db.damaged-TIME. The restored one has a new id, so that no cache
+    made after the backup passes for its own. The caller holds the writer's lock.
+
+    Raises:
+        IndexUnusable: there is no good backup.
+        StorageFailed: it could not be written; nothing has changed then.
+    """
+    for backup in reversed(all_of(folder)):
+        if fault_of(backup) is None:
+            with _failing("the backup could not be restored", "it is kept"):
+                _put_in_place(folder, backup)
+            return backup
+    raise IndexUnusable(
+        f"there is no good backup of {folder / CATALOG}: delete its folder and index again"
+    )
+
+
+def _put_in_place(folder: Path, backup: Path) -> None:
+    catalog = folder / CATALOG
+    with _part_of(catalog) as part:
+        _check_room(backup, folder)
+        shutil.copyfile(backup, part)
+        with closing(sqlite3.connect(part, isolation_level=None)) as copy:
+            copy.execute("PRAGMA journal_mode=DELETE")  # so that it is one file
+            new_id = f"UPDATE {_settings_of(copy)} SET value = ? WHERE key = 'catalog_id'"  # noqa: S608
+            copy.execute(new_id, (uuid.uuid4().hex[:12],))
+        _sync(part)
+        _set_aside(catalog)
+        part.replace(catalog)
+    _sync(folder)
+
+
+def _set_aside(catalog: Path) -> None:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    aside = catalog.with_name(f"{catalog.name}.damaged-{stamp}")
+    for side in (*SIDES, ""):  # its log first, or it would be taken for that of the other catalog
+        with suppress(FileNotFoundError):
+            catalog.with_name(catalog.name + side).replace(aside.with_name(aside.name + side))
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a catalog that nobody writes to; reads all of it."""
+    from mmsearch.storage.sqlite.database import APPLICATION_ID, driver_of  # SQLAlchemy is slow
+
+    try:
+        with closing(driver_of(path, settled=True)) as catalog:
+            if catalog.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                return "it is not an mmsearch catalog"
+            said = str(catalog.execute("PRAGMA quick_check(1)").fetchone()[0])
+            id_ = f"SELECT 1 FROM {_settings_of(catalog)} WHERE key = 'catalog_id'"  # noqa: S608
+            if catalog.execute(id_).fetchone() is None:
+                return "it has no id"
+    except sqlite3.Error as error:
+        return str(error)
+    return None if said == "ok" else said
+
+
+def _settings_of(catalog: sqlite3.Connection) -> str:
+    """The table of the settings: backups of older versions call it `state`."""
+    old = "SELECT 1 FROM sqlite_master WHERE name = 'state'"
+    return "state" if catalog.execute(old).fetchone() else "settings"
+
+
+# ---------------------------------------------------------------------- copies
+
+
+def copy_catalog(source: Path, target: Path) -> None:
+    """Copy a catalog as it is at this moment, whoever writes; then it is whole and on the disk.
+
+    Raises:
+        OSError, sqlite3.Error: it could not be read or written, or is damaged.
+    """
+    from mmsearch.storage.sqlite.database import READ_SOMETHING, driver_of
+
+    _check_room(source, target.parent)
+    with closing(driver_of(source)) as catalog, closing(sqlite3.connect(target)) as copy:
+        copy.execute("PRAGMA journal_mode=OFF")  # it is thrown away if it does not come to its end
+        copy.execute("PRAGMA synchronous=OFF")
+        catalog.execute("BEGIN")
+        catalog.execute(READ_SOMETHING)
+        catalog.backup(copy, pages=PAGES_AT_ONCE)
+    if fault := fault_of(target):
+        raise sqlite3.DatabaseError(f"its copy is not whole ({fault}); see `mmsearch doctor`")
+    _sync(target)
+
+
+def copy_index(folder: Path, target: Path) -> int:
+    """Copy an index, in use or not, to a new folder that opens as one; returns its bytes.
+
+    Raises:
+        InvalidOption: there is something at `target`, or it lies in the index.
+        StorageFailed: it could not be copied; nothing is left of the attempt.
+    """
+    target = Path(os.path.realpath(target))
+    if target.is_relative_to(os.path.realpath(folder)):
+        raise InvalidOption(f"{target} lies in the index itself: name another folder")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InvalidOption(f"{target} is there already: name a folder that is new or empty")
+    with _failing("the index could not be copied", "it is as it was"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
+        part.mkdir()
+        try:
+            # caches first: those of a later moment than the catalog's would know too much
+            _copy_caches(folder / "cache", part / "cache")
+            copy_catalog(folder / CATALOG, part / CATALOG)
+            size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+            with suppress(FileNotFoundError):
+                target.rmdir()
+            part.replace(target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return size
+
+
+def _copy_caches(cache: Path, target: Path) -> None:
+    for file in cache.rglob("*"):
+        if file.is_file() and file.suffix != ".part":
+            copied = target / file.relative_to(cache)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another has just taken its place
+                shutil.copy2(file, copied)
+
+
+@contextmanager
+def _failing(what: str, kept: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        said = getattr(error, "strerror", None) or error
+        raise StorageFailed(f"{what}: {said}; {kept}") from error
+
+
+@contextmanager
+def _part_of(file: Path) -> Iterator[Path]:
+    """The name under which a catalog is written before it takes its place; then it is gone."""
+    part = file.with_name(PART)
+    _delete(part)  # that of a process that was killed
+    try:
+        yield part
+    finally:
+        _delete(part)
+
+
+def _delete(catalog: Path) -> None:
+    for side in ("", *SIDES):
+        catalog.with_name(catalog.name + side).unlink(missing_ok=True)
 
 
 def _check_room(source: Path, folder: Path) -> None:
@@ -228,56 +284,8 @@ def _check_room(source: Path, folder: Path) -> None:
         )
 
 
-def _bring_back(folder: Path, backup: Path) -> None:
-    catalog, part = folder / CATALOG, folder / PART
-    _forget(part)
-    _check_room(backup, folder)
-    try:
-        shutil.copyfile(backup, part)
-        with closing(sqlite3.connect(part, isolation_level=None)) as copy:
-            copy.execute("PRAGMA journal_mode=DELETE")  # so that nothing of it stands beside it
-            id_ = uuid.uuid4().hex[:12]
-            copy.execute("UPDATE state SET value = ? WHERE key = 'catalog_id'", (id_,))
-        _settle(part)
-        _set_aside(catalog)
-        part.replace(catalog)
-    finally:
-        _forget(part)
-    _settle(folder)
-
-
-def _set_aside(catalog: Path) -> None:
-    """Its log goes first: with another catalog it would be taken for the log of that one."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    aside = catalog.with_name(f"{catalog.name}.damaged-{stamp}")
-    for side in (*SIDES, ""):
-        with suppress(FileNotFoundError):
-            catalog.with_name(catalog.name + side).replace(aside.with_name(aside.name + side))
-
-
-def _copy_caches(cache: Path, target: Path) -> None:
-    for file in cache.rglob("*"):
-        if file.is_file() and file.suffix != ".part":
-            copied = target / file.relative_to(cache)
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # another has just taken its place
-                shutil.copy2(file, copied)
-
-
-def _take_place(part: Path, target: Path) -> None:
-    with suppress(FileNotFoundError):
-        target.rmdir()
-    part.replace(target)
-    _settle(target.parent)
-
-
-def _forget(part: Path) -> None:
-    for side in ("", *SIDES):
-        part.with_name(part.name + side).unlink(missing_ok=True)
-
-
-def _settle(path: Path) -> None:
-    """Have a file, or what a folder lists, on the disk for good."""
+def _sync(path: Path) -> None:
+    """Have a file, or the list of a folder's files, on the disk for good."""
     if os.name == "nt" and path.is_dir():
         return  # Windows has no such thing for folders
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

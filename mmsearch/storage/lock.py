@@ -1,8 +1,8 @@
 """One writer at a time: the lock of an index folder, and who holds it.
 
-The operating system's own lock is what counts: it goes with the process, however that ends, so a
-lock file that is left behind never blocks anybody. Beside it stands who writes, for the message to
-those who would like to. Reading takes no lock.
+The operating system's own lock decides: it goes with its process, however that ends, so a lock file
+that is left behind never blocks anybody. A file beside it names the writer, for the message to
+those who find the index busy. Reading takes no lock.
 """
 
 from __future__ import annotations
@@ -28,23 +28,26 @@ if TYPE_CHECKING:
 LOCK = "writer.lock"
 HOLDER = "writer.json"
 SOFT_LOCK = "writer.pid"
-"""Used instead where the file system knows no locks: names its holder, and is taken over once that
+"""Used instead where the file system has no locks: it names its holder, and is taken over once that
 process is gone, if it ran on this machine."""
 
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-"""What a file system says that has no locks, or cannot reach whoever keeps them."""
+"""Errors of file systems that have no locks, or cannot reach the service that keeps them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who writes to an index."""
+    """The process that writes to an index.
+
+    Attributes:
+        what: What it is doing: "indexing".
+        since: ISO 8601, UTC.
+    """
 
     pid: int
     host: str
     what: str
-    """What it does: "indexing"."""
     since: str
-    """ISO 8601, UTC."""
 
     def __str__(self) -> str:
         began = datetime.fromisoformat(self.since).astimezone()
@@ -56,16 +59,15 @@ class Holder:
 class WriterLock:
     """The right to write to an index, which one thread of one process has at a time.
 
-    That thread may take it again: what it calls asks for it too.
+    That thread may take it again, as functions that it calls do.
 
     Args:
-        folder: The index's.
+        folder: The index's folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._thread = threading.RLock()
-        self._depth = 0
         self._lock: BaseFileLock | None = None
 
     @contextmanager
@@ -77,7 +79,7 @@ class WriterLock:
             wait: Seconds to wait for another writer.
 
         Raises:
-            IndexBusy: another writes.
+            IndexBusy: another process or thread is writing.
             StorageFailed: the folder cannot be written.
         """
         wait = min(wait, threading.TIMEOUT_MAX)
@@ -85,8 +87,18 @@ class WriterLock:
         if not self._thread.acquire(timeout=wait):
             raise self._busy()
         try:
-            with self._held(what, until):
+            if self._lock is not None:  # this thread has it already
                 yield
+                return
+            self._lock = self._acquired(until)
+            try:
+                self._write_holder(what)
+                yield
+            finally:
+                with suppress(OSError):
+                    (self._folder / HOLDER).unlink(missing_ok=True)
+                self._lock.release()
+                self._lock = None
         finally:
             self._thread.release()
 
@@ -94,41 +106,26 @@ class WriterLock:
     def may_write(self, what: str) -> Iterator[bool]:
         """Whether there is the right to write, as long as the context lasts; never waits.
 
-        For what can as well be left undone: a search that would keep what it has worked out.
+        For work that can as well be left undone: a search that would store what it has computed.
         """
-        with ExitStack() as held:
+        with ExitStack() as stack:
             free = True
             try:
-                held.enter_context(self.writing(what))
+                stack.enter_context(self.writing(what))
             except (IndexBusy, StorageFailed):
                 free = False
             yield free
 
     def holder(self) -> Holder | None:
-        """Who was the last to say that it writes; it may be gone by now."""
+        """The last process that said it was writing; it may be gone by now."""
         with suppress(OSError, ValueError, TypeError):
             return Holder(**json.loads((self._folder / HOLDER).read_bytes()))
         return None
 
-    # ------------------------------------------------------------------ parts of the above
-
-    @contextmanager
-    def _held(self, what: str, until: float) -> Iterator[None]:
-        if self._depth == 0:
-            self._take(until)
-            self._say(what)
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._let_go()
-
-    def _take(self, until: float) -> None:
+    def _acquired(self, until: float) -> BaseFileLock:
         from filelock import FileLock, SoftFileLock, Timeout
 
-        if not self._folder.is_dir():  # it would be made
+        if not self._folder.is_dir():  # filelock would make it
             raise self._unwritable(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
         for kind, name in ((FileLock, LOCK), (SoftFileLock, SOFT_LOCK)):
             lock = kind(self._folder / name, thread_local=False)
@@ -144,22 +141,15 @@ class WriterLock:
                 if error.errno in WITHOUT_LOCKS and kind is FileLock:
                     continue
                 raise self._unwritable(error) from error
-            self._lock = lock
-            return
+            return lock
+        raise AssertionError("a soft lock is acquired, or raises")
 
-    def _let_go(self) -> None:
-        with suppress(OSError):
-            (self._folder / HOLDER).unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    def _say(self, what: str) -> None:
+    def _write_holder(self, what: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        said = json.dumps(asdict(Holder(os.getpid(), _host(), what, now)))
+        holder = json.dumps(asdict(Holder(os.getpid(), _host(), what, now)))
         part = self._folder / f"{HOLDER}.part"
         with suppress(OSError):  # a full disk: the lock holds all the same
-            part.write_text(said, encoding="utf-8")
+            part.write_text(holder, encoding="utf-8")
             part.replace(self._folder / HOLDER)
 
     def _busy(self) -> IndexBusy:

@@ -226,7 +226,7 @@ class CompleteItem:
     Attributes:
         id: Its id.
         path: Absolute; names that are not UTF-8 have surrogate escapes.
-        columns: kind, size, mtime_ns and MEDIA_COLUMNS, None where not known.
+        columns: size, mtime_ns and MEDIA_COLUMNS, None where not known.
         texts: (origin, text, start, end, unit) each.
         metadata: The user's, by key.
         tags: Scores by tag.
@@ -235,6 +235,7 @@ class CompleteItem:
 
     id: int
     path: str
+    kind: Kind
     columns: dict[str, Any]
     texts: list[tuple[Any, ...]] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -272,7 +273,7 @@ class StoreState:
         store_id: Names it.
         revision: Rises whenever a vector is added, changed or deleted.
         epoch: Differs once rows have changed in place.
-        forgotten: Deletions up to this number are no longer listed.
+        forgotten: Deletions of vectors up to this change are no longer listed.
     """
 
     store_id: str

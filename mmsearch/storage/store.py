@@ -199,7 +199,7 @@ class FailureStore(Protocol):
     def folders(self, source_id: int) -> set[str]:
         """The folders of a source in which some file could not be used."""
 
-    def add(self, failures: Sequence[FailureRecord]) -> None:
+    def add(self, records: Sequence[FailureRecord]) -> None:
         """Store failures, each in place of an earlier one of the same file."""
 
     def remove(self, source_id: int, folder: str, names: Iterable[str]) -> None:
@@ -381,16 +381,20 @@ class VectorStore(Protocol):
     def new(self, space: Space, modality: Modality, after: int = 0) -> Iterator[NewVectors]:
         """The vectors whose id is above `after`, in order of it, some at a time."""
 
-    def deleted(
-        self, space: Space, modality: Modality, after: int = 0
+
+class ChangeStore(Protocol):
+    """The log of what was deleted, by which indexes of vectors follow the store."""
+
+    def last(self) -> int:
+        """The number of the last change."""
+
+    def deleted_vectors(
+        self, space: Space, modality: Modality, after: int
     ) -> tuple[NDArray[np.int64], int]:
-        """The ids (n,) of vectors that were deleted after a certain deletion, and the last one."""
+        """The ids (n,) of vectors that were deleted after a change, and the last change."""
 
-    def last_deletion(self) -> int:
-        """The number of the last deletion, forgotten or not."""
-
-    def forget_deleted(self, upto: int) -> None:
-        """Drop deletions up to a number from the log: every follower has applied them."""
+    def forget(self, upto: int) -> None:
+        """Drop deletions of vectors up to a change: every index has applied them."""
 
 
 class TokenEmbeddingStore(Protocol):
@@ -490,6 +494,8 @@ class Store(Protocol):
     def spaces(self) -> SpaceStore: ...
     @property
     def vectors(self) -> VectorStore: ...
+    @property
+    def changes(self) -> ChangeStore: ...
     @property
     def token_embeddings(self) -> TokenEmbeddingStore: ...
     @property

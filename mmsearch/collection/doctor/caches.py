@@ -114,7 +114,7 @@ def _disagreement(
     stamp = context.catalog.state()
     if segment.about.get("epoch") != stamp.epoch or told < stamp.forgotten:
         return None  # out of date: a search passes it over and makes another
-    gone, _ = context.catalog.vectors.deleted(space, facet, told)
+    gone, _ = context.catalog.changes.deleted_vectors(space, facet, told)
     there = np.fromiter((row[0] for row in context.rows(_THERE, space.id, facet, upto)), np.int64)
     held = np.setdiff1d(np.asarray(segment.vector_ids), gone)
     if unknown := len(np.setdiff1d(held, there)):
@@ -124,7 +124,7 @@ def _disagreement(
     return _difference(context, segment, held)
 
 
-_THERE = "SELECT id FROM vectors WHERE space_id = ? AND facet = ? AND id <= ? ORDER BY id"
+_THERE = "SELECT id FROM vectors WHERE space_id = ? AND modality = ? AND id <= ? ORDER BY id"
 
 
 def _difference(context: CheckContext, segment: Segment, held: NDArray[np.int64]) -> str | None:

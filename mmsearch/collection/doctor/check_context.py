@@ -10,7 +10,7 @@ from typing import Any
 from mmsearch.indexing.run import INCOMPLETE
 from mmsearch.storage import backups
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.records import next_revision
+from mmsearch.storage.sqlite.settings import next_revision
 
 
 class CheckContext:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmsearch.collection.doctor.finding import SHOWN, Finding, ok
 from mmsearch.errors import CatalogDamaged, IndexUnusable, StorageFailed
 from mmsearch.storage import backups
-from mmsearch.storage.sqlite.schema import driver_of
+from mmsearch.storage.sqlite.database import driver_of
 
 FILE = "catalog file"
 INTEGRITY, BACKUPS, LEFTOVERS = "integrity", "backups", "leftovers"

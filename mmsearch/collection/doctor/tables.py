@@ -49,7 +49,7 @@ def check_references(context: CheckContext) -> Iterator[Finding]:
 
 def check_identity(context: CheckContext) -> Iterator[Finding]:
     """Whether the catalog has its id and revision."""
-    known = {key for (key,) in context.rows("SELECT key FROM state")}
+    known = {key for (key,) in context.rows("SELECT key FROM settings")}
     lacking = sorted({"catalog_id", "revision"} - known)
     what = f"the catalog lacks its {' and '.join(lacking)}"
     if not lacking:
@@ -68,12 +68,12 @@ def check_identity(context: CheckContext) -> Iterator[Finding]:
 def check_vectors(context: CheckContext) -> Iterator[Finding]:
     """Whether vectors are what their space says, of unit length, and one for each place."""
     bad = context.rows(
-        "SELECT v.id, v.space_id, v.facet, v.item_id FROM vectors v JOIN spaces s "
+        "SELECT v.id, v.space_id, v.modality, v.item_id FROM vectors v JOIN spaces s "
         "ON s.id = v.space_id WHERE length(v.vector) <> 2 * s.dim"
     )
     twice = context.rows(
-        "SELECT max(id), space_id, facet, item_id FROM vectors "
-        "GROUP BY space_id, facet, item_id, position HAVING count(*) > 1"
+        "SELECT max(id), space_id, modality, item_id FROM vectors "
+        "GROUP BY space_id, modality, item_id, position HAVING count(*) > 1"
     )
     looked, crooked = _sampled(context)
     kinds = {"are of the wrong size": bad, "stand twice": twice, "are not of unit length": crooked}
@@ -199,11 +199,14 @@ TABLE_CHECKS = (
 
 _WORDED_IN_VAIN = "SELECT id FROM words_content EXCEPT SELECT id FROM items"
 _UNWORDED = """
-    SELECT id FROM items WHERE id <= (SELECT words FROM followed)
-    EXCEPT SELECT id FROM words_content EXCEPT SELECT item_id FROM unworded
+    SELECT id FROM items WHERE id <= (SELECT item_id FROM followers WHERE name = 'words')
+    EXCEPT SELECT id FROM words_content EXCEPT SELECT item_id FROM changes
+    WHERE what = 'words' AND seq > (SELECT seq FROM followers WHERE name = 'words')
 """
 _FORGET_WORDS = f"DELETE FROM words WHERE rowid IN ({_WORDED_IN_VAIN})"  # noqa: S608
-_FILE_WORDS = f"INSERT OR IGNORE INTO unworded {_UNWORDED}"
+_FILE_WORDS = f"""
+    INSERT OR REPLACE INTO changes (what, item_id) SELECT 'words', id FROM ({_UNWORDED})
+"""  # noqa: S608 - constants
 
 _FAILED = "SELECT source_id, folder, name FROM failures"
 
@@ -227,21 +230,21 @@ def _sampled(context: CheckContext) -> tuple[int, list[tuple[int, int, str, int]
 
 
 _VECTOR = (
-    "SELECT v.space_id, v.facet, v.item_id, v.vector FROM vectors v JOIN spaces s "
+    "SELECT v.space_id, v.modality, v.item_id, v.vector FROM vectors v JOIN spaces s "
     "ON s.id = v.space_id WHERE v.id = ? AND length(v.vector) = 2 * s.dim"
 )
 
 
 def _rows_at(context: CheckContext, places: set[tuple[int, str, int]]) -> list[int]:
     """All vectors of some items in a space: a facet has all of its vectors or is made anew."""
-    chosen = "SELECT id FROM vectors WHERE space_id = ? AND facet = ? AND item_id = ?"
+    chosen = "SELECT id FROM vectors WHERE space_id = ? AND modality = ? AND item_id = ?"
     return [row[0] for place in places for row in context.rows(chosen, *place)]
 
 
 def _unevenly_told(context: CheckContext, space: Space) -> list[int]:
     rows = context.rows(
         "SELECT item_id FROM (SELECT item_id, count(*) AS has FROM vectors "
-        "WHERE space_id = ? AND facet = 'text' GROUP BY item_id) AS v "
+        "WHERE space_id = ? AND modality = 'text' GROUP BY item_id) AS v "
         "WHERE has <> (SELECT count(*) FROM texts t WHERE t.item_id = v.item_id)",
         space.id,
     )

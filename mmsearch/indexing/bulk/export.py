@@ -276,6 +276,7 @@ def rows_of(page: Sequence[CompleteItem], *, with_places: bool) -> Iterator[dict
     for item in page:
         row: dict[str, Any] = {
             "path": item.path,
+            "modality": item.kind,
             **item.columns,
             META: item.metadata or None,
             TAGS: item.tags or None,

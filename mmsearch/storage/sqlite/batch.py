@@ -17,7 +17,7 @@ MOST_PARAMETERS = 30_000
 put back, which takes ten times as long as the writing."""
 
 TEXTS = ("item_id", "position", "origin", "text", "start", "end", "unit")
-ATTRIBUTES = ("item_id", "key", "text", "number")
+METADATA = ("item_id", "key", "text", "number")
 TAGS = ("item_id", "tag", "score")
 VECTORS = ("item_id", "position", "start", "end", "unit", "vector", "hub_text", "hub_image")
 
@@ -35,7 +35,7 @@ def put_batch(driver: Any, batch: ItemBatch, space: Space | None) -> tuple[int, 
     if batch.texts is not None:
         written.texts(batch.texts)
     for table, columns, lists in (
-        ("attributes", ATTRIBUTES, batch.metadata),
+        ("metadata", METADATA, batch.metadata),
         ("tags", TAGS, batch.tags),
     ):
         if lists is not None:
@@ -57,9 +57,9 @@ def _put_items(driver: Any, batch: ItemBatch) -> tuple[Sequence[int], dict[int, 
         " coalesce((SELECT max(id) FROM items), 0))"
     ).fetchone()[0]
     new = range(last + 1, last + 1 + len(batch.names))
-    usual = {**_ALWAYS, "modality": batch.kind}
+    usual = {**_ALWAYS, "kind": batch.kind}
     known: dict[str, Any] = dict(usual)
-    for name, values in _item_columns(batch):
+    for name, values in batch.columns.items():
         always = usual.get(name)
         known[name] = [always if value is None else value for value in values]
     folders, names = _bound(batch.folders), _bound(batch.names)
@@ -87,14 +87,9 @@ def _put_items(driver: Any, batch: ItemBatch) -> tuple[Sequence[int], dict[int, 
     return [there.get(number, id_) for number, id_ in enumerate(new)], there
 
 
-def _item_columns(batch: ItemBatch) -> Iterator[tuple[str, list[Any]]]:
-    for name, values in batch.columns.items():
-        yield ("modality" if name == "kind" else name), values
-
-
 def _change_items(driver: Any, batch: ItemBatch, there: Mapping[int, int]) -> None:
     """Give items that were there what is known of them now."""
-    for name, values in _item_columns(batch):
+    for name, values in batch.columns.items():
         changed = [
             (values[number], id_, values[number])
             for number, id_ in there.items()
@@ -139,8 +134,8 @@ class _Written:
         if self._there:
             same, changed = self._same_texts(new)
             self.clear("texts", changed)
-            for table in ("vectors", "details"):  # of all spaces
-                self.clear(table, changed, " AND facet = 'text'")
+            for table in ("vectors", "token_embeddings"):  # of all spaces
+                self.clear(table, changed, " AND modality = 'text'")
             rows = [row for row in _rows(new) if row[0] not in same]
             new = list(map(list, zip(*rows, strict=True))) or [[]]
         _put(self._driver, "texts", TEXTS, new)
@@ -168,12 +163,12 @@ class _Written:
         """Vectors in the place of those of the same facet and space."""
         if self._there:
             again = {self._there[number] for number in lists[0] if number in self._there}
-            for table in ("vectors", "details"):
-                self.clear(table, again, f" AND space_id = {space.id} AND facet = '{facet}'")
+            for table in ("vectors", "token_embeddings"):
+                self.clear(table, again, f" AND space_id = {space.id} AND modality = '{facet}'")
         _put(
             self._driver,
             "vectors",
-            ("space_id", "facet", *VECTORS),
+            ("space_id", "modality", *VECTORS),
             self.with_ids(lists),
             form=f"({space.id}, '{facet}', {', '.join(['{}'] * len(VECTORS))})",
         )

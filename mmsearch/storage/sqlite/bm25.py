@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from mmsearch.storage.lexical import Term
-from mmsearch.storage.sqlite.schema.lexical import WEIGHTS
+from mmsearch.storage.sqlite.schema import WEIGHTS
 from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:

@@ -11,23 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.storage.records import FailureRecord, ItemRecord, StoreState
+from mmsearch.storage.sqlite.annotations import Metadata, Tags
+from mmsearch.storage.sqlite.changes import Changes
 from mmsearch.storage.sqlite.database import Database
-from mmsearch.storage.sqlite.failures import Failures
-from mmsearch.storage.sqlite.files import Files
+from mmsearch.storage.sqlite.files import Failures, Files, IndexRoots, Sources, put_failures
 from mmsearch.storage.sqlite.filters import Filters
-from mmsearch.storage.sqlite.hubs import Hubs, QueryBanks
 from mmsearch.storage.sqlite.items import Items
 from mmsearch.storage.sqlite.loader import Loader
-from mmsearch.storage.sqlite.metadata import Metadata
-from mmsearch.storage.sqlite.records import next_revision, put_entries, put_failures
+from mmsearch.storage.sqlite.records import put_entries
 from mmsearch.storage.sqlite.relocation import Relocation
-from mmsearch.storage.sqlite.settings import Settings
-from mmsearch.storage.sqlite.sources import IndexRoots, Sources
-from mmsearch.storage.sqlite.spaces import Spaces
-from mmsearch.storage.sqlite.state import state_of
-from mmsearch.storage.sqlite.tags import Tags
-from mmsearch.storage.sqlite.token_embeddings import TokenEmbeddings
-from mmsearch.storage.sqlite.vectors import StoredVectors
+from mmsearch.storage.sqlite.settings import Settings, next_revision
+from mmsearch.storage.sqlite.spaces import QueryBanks, Spaces
+from mmsearch.storage.sqlite.vectors import Hubs, StoredVectors, TokenEmbeddings
 from mmsearch.storage.sqlite.words import Words
 from mmsearch.storage.store import VectorIndexes
 
@@ -58,7 +53,8 @@ class Catalog:
         self.words = Words(database)
         self.filters = Filters(database, path.parent / "cache")
         self.spaces = Spaces(database)
-        self.vectors = StoredVectors(database, self.settings)
+        self.vectors = StoredVectors(database)
+        self.changes = Changes(database)
         self.token_embeddings = TokenEmbeddings(database)
         self.hubs = Hubs(database)
         self.query_banks = QueryBanks(database)
@@ -93,7 +89,7 @@ class Catalog:
 
     def state(self) -> StoreState:
         """How far the catalog is: what caches that follow it compare."""
-        return state_of(self.database)
+        return self.settings.state()
 
     def moment(self) -> Hashable:
         """Equal for two calls between which nothing can have changed; cheaper than any reading."""

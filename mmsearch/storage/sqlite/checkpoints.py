@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-from mmsearch.storage.sqlite.schema import driver_of
+from mmsearch.storage.sqlite.database import driver_of
 
 MOST_PAGES = 16_384
 """In the log, until the next batch has to wait for all of it to be moved: 256 MiB. Only then does

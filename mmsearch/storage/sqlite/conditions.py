@@ -39,8 +39,8 @@ from mmsearch.filters.match import EXACT, bounding_box, readings, time_ranges
 from mmsearch.filters.values import number_in
 from mmsearch.storage.sqlite.schema import (
     PathText,
-    attributes,
     items,
+    metadata,
     sources,
     tables,
     texts,
@@ -68,7 +68,7 @@ def _compiled(one: Condition | AnyOf | Not, *, few: bool) -> Expression:
     if one.op == "in" and not one.value:
         return false()
     if one.key.startswith(META):
-        return _any_row(attributes, _of_metadata(one), few=few)
+        return _any_row(metadata, _of_metadata(one), few=few)
     key = KEYS[one.key]
     if key.field is None:
         return _EVALUATORS[one.key](one)
@@ -224,9 +224,9 @@ def _has_texts(*origins: str) -> Expression:
 def _has_sound() -> Expression:
     """Sounds, and videos whose sound is indexed or whose speech is transcribed."""
     c = vectors.c
-    heard = select(c.id).where(c.item_id == _c.id, c.facet == "audio").exists()
-    video = and_(_c.modality == "video", or_(heard, _has_texts("speech")))
-    return or_(_c.modality == "audio", video)
+    heard = select(c.id).where(c.item_id == _c.id, c.modality == "audio").exists()
+    video = and_(_c.kind == "video", or_(heard, _has_texts("speech")))
+    return or_(_c.kind == "audio", video)
 
 
 _PROPERTIES: dict[str, Callable[[], Expression]] = {
@@ -255,12 +255,12 @@ _EVALUATORS: dict[str, Callable[[Condition], Expression]] = {
 
 
 def _of_metadata(one: Condition) -> list[Expression]:
-    is_key = attributes.c.key == one.key.removeprefix(META)
+    is_key = metadata.c.key == one.key.removeprefix(META)
     return [and_(is_key, way) for way in _ways_of_value(one)]
 
 
 def _ways_of_value(one: Condition) -> list[Expression]:
-    c = attributes.c
+    c = metadata.c
     if one.op == "exists":
         return [true()]
     if one.op == "in":
@@ -277,7 +277,7 @@ def _ways_of_value(one: Condition) -> list[Expression]:
 
 def _equal_to_any(values: tuple[MetadataValue, ...]) -> list[Expression]:
     """Written so, or the same number; integers that no float tells apart must be written so."""
-    c = attributes.c
+    c = metadata.c
     numbers = [value.number for value in values if value.number is not None]
     small = {number for number in numbers if abs(number) < EXACT}
     read = {text: number_in(text) for value in values for text in value.texts}

@@ -1,19 +1,37 @@
-"""One SQLite file: transactions that read and transactions that write."""
+"""One SQLite file: opening it, and transactions that read and write it."""
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
+import struct
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Select
+from sqlalchemy import Connection, Engine, Select, bindparam, create_engine, event, func, select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from mmsearch.errors import CatalogDamaged, StorageFailed
-from mmsearch.storage.sqlite.schema import connect, writing
+from mmsearch.errors import CatalogDamaged, IndexUnusable, MMSearchError, StorageFailed
+from mmsearch.storage.lock import WriterLock
+from mmsearch.storage.sqlite import migrations
+from mmsearch.storage.sqlite.schema import create_all, settings
+
+APPLICATION_ID = 0x6D6D7372
+"""SQLite's application_id of our files ("mmsr"), so that another database is not taken for one."""
+
+TIMEOUT = 30
+"""Seconds to wait for another process's transaction."""
+
+MIGRATION_TIMEOUT = 600
+"""Seconds to wait for another process that migrates an older catalog."""
 
 MAX_PARAMETERS = 500
 """Ids in one IN list; SQLite's oldest bound is 999 variables."""
@@ -24,11 +42,16 @@ class Database:
 
     Args:
         path: The file, made if it is missing.
+
+    Raises:
+        CatalogDamaged: the file is cut short, or is no database any more.
+        IndexUnusable: it is no catalog, or was made by a newer mmsearch.
+        IndexBusy: it is older than this mmsearch, and another process is writing to it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.engine = connect(path)
+        self.engine = _engine(path)
         self._open = True
         self._thread = threading.local()  # holds this thread's snapshot connection
 
@@ -44,7 +67,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Everything this thread reads within it is the state of one moment, whoever writes.
+        """Everything this thread reads within the context is of one moment, whoever writes.
 
         Raises:
             RuntimeError: this thread writes within it; it could not see what it wrote.
@@ -53,7 +76,7 @@ class Database:
             yield
             return
         with self.read() as connection:
-            connection.exec_driver_sql("SELECT 1 FROM state LIMIT 1")  # BEGIN alone reads nothing
+            connection.exec_driver_sql(READ_SOMETHING)  # BEGIN alone reads nothing
             self._thread.snapshot = connection
             try:
                 yield
@@ -74,7 +97,7 @@ class Database:
         self.check_open()
         if self._snapshot() is not None:
             raise RuntimeError("nothing may be written within a snapshot")
-        with storage_errors(), writing(self.engine) as connection:
+        with storage_errors(), _writing(self.engine) as connection:
             yield connection
 
     @contextmanager
@@ -98,7 +121,7 @@ class Database:
         return [row[0] for row in self.rows(statement)]
 
     def driver_rows(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
-        """The driver's own rows: a fifth of the time that SQLAlchemy takes for the same."""
+        """The driver's own rows, in a fifth of the time that SQLAlchemy takes for them."""
         self.check_open()
         with storage_errors(), closing(self.engine.raw_connection()) as connection:
             driver: Any = connection.driver_connection
@@ -112,6 +135,51 @@ class Database:
             driver: Any = connection.driver_connection
             for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
                 driver.execute(statement)
+
+
+READ_SOMETHING = "SELECT 1 FROM sqlite_master LIMIT 1"
+"""Begins a transaction's snapshot."""
+
+
+def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Values in parts that one IN list can take."""
+    for start in range(0, len(values), MAX_PARAMETERS):
+        yield values[start : start + MAX_PARAMETERS]
+
+
+class Prepared:
+    """A statement that each search makes, compiled once and run by the driver: for ten rows,
+    SQLAlchemy's part takes longer than SQLite's.
+    """
+
+    def __init__(self, statement: Select[Any]) -> None:
+        compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+        self._sql = str(compiled)
+        self._constants = compiled.params
+        self._names = list(statement.selected_columns.keys())
+
+    def of(self, connection: Connection, **given: Any) -> list[tuple[Any, ...]]:
+        """The rows, given the values of its parameters."""
+        driver: Any = connection.connection.driver_connection
+        cursor = driver.execute(self._sql, {**self._constants, **given})
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
+    def named(self, connection: Connection, **given: Any) -> list[dict[str, Any]]:
+        """The same, each value by the name of its column."""
+        return [dict(zip(self._names, row, strict=True)) for row in self.of(connection, **given)]
+
+
+IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+"""Any number of ids as one parameter, which `id_list` makes."""
+
+
+def id_list(ids: Iterable[int]) -> str:
+    """Ids as the parameter of IDS."""
+    return json.dumps(list(map(int, ids)))
+
+
+# ---------------------------------------------------------------------- errors
 
 
 @contextmanager
@@ -142,8 +210,190 @@ _CURES = {
     "not a database": f"it is damaged: {CatalogDamaged.CURE}",
 }
 
+# ---------------------------------------------------------------------- opening
 
-def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Values in parts that one IN list can take."""
-    for start in range(0, len(values), MAX_PARAMETERS):
-        yield values[start : start + MAX_PARAMETERS]
+
+def driver_of(path: Path, *, settled: bool = False) -> sqlite3.Connection:
+    """A connection of the driver's own to an existing catalog, for copying and checking it.
+
+    Args:
+        path: The catalog.
+        settled: Nobody writes to it, and nothing may be made beside it.
+    """
+    how = "mode=rw"
+    if settled or not os.access(path.parent, os.W_OK):
+        how = "mode=ro" if _log_of(path) and not settled else "mode=ro&immutable=1"
+    uri = f"file:{quote(os.fsencode(path))}?{how}"
+    return sqlite3.connect(uri, uri=True, timeout=TIMEOUT, isolation_level=None)
+
+
+def _engine(path: Path) -> Engine:
+    """An engine on the catalog at `path`, which is made or migrated if need be."""
+    if path.is_file() and 0 < path.stat().st_size < SMALLEST_PAGE and not _log_of(path):
+        raise CatalogDamaged(path, "it is cut short")  # SQLite would take it for a new one
+    writable = os.access(path.parent, os.W_OK)
+    url = URL.create("sqlite", database=str(path)) if writable else _read_only(path)
+    engine = create_engine(url, connect_args={"timeout": TIMEOUT})
+    event.listen(engine, "connect", _set_up if writable else _set_up_reading)
+    event.listen(engine, "begin", _begin)
+    try:
+        with engine.begin() as connection:
+            version = _version(connection, path)
+            _check_pages(connection, path)
+        if version < _newest():
+            if not writable:
+                raise IndexUnusable(
+                    f"{path} was made by an older mmsearch: open it once where it can be written, "
+                    "or make its folder writable"
+                )
+            with _migration_lock(path, version), _writing(engine) as connection:
+                _make_or_migrate(connection, path)
+    except (DatabaseError, sqlite3.DatabaseError) as error:
+        engine.dispose()
+        raise _unusable(path, getattr(error, "orig", error)) from error
+    except MMSearchError:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _unusable(path: Path, said: BaseException | None) -> IndexUnusable:
+    """What to tell the user of what SQLite said."""
+    code = getattr(said, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return CatalogDamaged(path, str(said))
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return IndexUnusable(f"{path} is in use by another process ({said}): try again")
+    return IndexUnusable(f"{path} cannot be used: {said}; check the disk and who may read it")
+
+
+def _read_only(path: Path) -> URL:
+    """A folder that cannot be written has no place for locks, so SQLite must not make any."""
+    query = {"uri": "true", "mode": "ro"} | ({} if _log_of(path) else {"immutable": "1"})
+    return URL.create("sqlite", database=f"file:{quote(os.fsencode(path))}", query=query)
+
+
+def _set_up_reading(driver: Any, _record: object) -> None:
+    driver.isolation_level = None  # transactions begin where we say, reading ones too
+    driver.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+
+
+def _set_up(driver: Any, record: object) -> None:
+    _set_up_reading(driver, record)
+    # 16-KiB pages hold 15 vectors of 1 KiB; the size of an existing file stays as it is
+    for pragma in ("page_size=16384", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        driver.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+
+def _writing(engine: Engine) -> Any:
+    """A transaction that takes the write lock at once, so that it never fails half-way for it."""
+    return engine.execution_options(begin="BEGIN IMMEDIATE").begin()
+
+
+def _pragma(connection: Connection, name: str) -> int:
+    return int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+
+
+# ---------------------------------------------------------------------- versions
+
+
+def _newest() -> int:
+    return 1 + len(migrations.MIGRATIONS)
+
+
+def _version(connection: Connection, path: Path) -> int:
+    """The schema's version; 0 for a file that SQLite has only just made."""
+    version = _pragma(connection, "user_version")
+    if version == 0 and not _pragma(connection, "schema_version"):
+        return 0
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise IndexUnusable(f"{path} is not an mmsearch catalog")
+    if version > _newest():
+        raise IndexUnusable(
+            f"{path} was made by a newer mmsearch (schema {version}, this one reads up to "
+            f"{_newest()}): upgrade with `pip install -U mmsearch`"
+        )
+    return version
+
+
+def _migration_lock(path: Path, version: int) -> AbstractContextManager[None]:
+    """A migration takes as long as it takes: another process waits for it."""
+    if version == 0:
+        return nullcontext()
+    what = "bringing it up to this version"
+    return WriterLock(path.parent).writing(what, wait=MIGRATION_TIMEOUT)
+
+
+def _make_or_migrate(connection: Connection, path: Path) -> None:
+    """Make the tables, or migrate old ones, in one transaction."""
+    version = _version(connection, path)  # again: another process may have been first
+    if version == 0:
+        create_all(connection)
+        connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+        fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0"}
+        connection.execute(settings.insert(), [{"key": k, "value": v} for k, v in fresh.items()])
+    else:
+        for migrate in migrations.MIGRATIONS[version - 1 :]:
+            migrate(connection)
+    connection.exec_driver_sql(f"PRAGMA user_version={_newest()}")
+
+
+# ---------------------------------------------------------------------- whether the file is whole
+
+# What is wrong inside of it shows when it is read; `PRAGMA quick_check` reads all of it.
+# Source of the layout: https://www.sqlite.org/fileformat2.html, sections 1.3 and 4.
+
+SMALLEST_PAGE = 512
+"""Bytes."""
+
+LOG_HEADER, FRAME_HEADER = 32, 24
+"""Bytes at the beginning of a write-ahead log, and before each page in it."""
+
+LOCK_BYTE = 1 << 30
+"""The page that has it holds nothing, and need not be there."""
+
+
+def _check_pages(connection: Connection, path: Path) -> None:
+    """Check, by lengths alone, that each page of the catalog is in its file or in its log.
+
+    Args:
+        connection: In a transaction, so that nobody empties the log meanwhile.
+        path: The catalog.
+
+    Raises:
+        CatalogDamaged: pages are missing.
+    """
+    pages = _pragma(connection, "page_count")
+    size = _pragma(connection, "page_size")
+    there = path.stat().st_size // size
+    if there >= pages:
+        return
+    missing = set(range(there + 1, pages + 1)) - {LOCK_BYTE // size + 1}
+    missing -= _logged_pages(_log_of(path), size)
+    if missing:
+        why = f"it is cut short, {len(missing)} of its {pages} pages are missing"
+        raise CatalogDamaged(path, why)
+
+
+def _log_of(path: Path) -> Path | None:
+    """The write-ahead log of a catalog, if it holds any page."""
+    log = path.with_name(f"{path.name}-wal")
+    return log if log.is_file() and log.stat().st_size > LOG_HEADER else None
+
+
+def _logged_pages(log: Path | None, size: int) -> set[int]:
+    """The numbers of the pages that a write-ahead log holds."""
+    if log is None:
+        return set()
+    found = set()
+    with log.open("rb") as file:
+        salts = file.read(LOG_HEADER)[16:24]
+        # frames of an earlier use of the log have other salts and hold nothing that counts
+        while len(header := file.read(FRAME_HEADER)) == FRAME_HEADER and header[8:16] == salts:
+            found.add(struct.unpack(">I", header[:4])[0])
+            file.seek(size, 1)
+    return found

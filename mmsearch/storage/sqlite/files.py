@@ -1,45 +1,60 @@
-"""What a scan compares the disk with: the files of the items."""
+"""What a scan compares the disk with: indexed folders, the files in them, and failures."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, case, delete, func, literal, or_, select, update
+from sqlalchemy.dialects.sqlite import insert
 
-from mmsearch.storage.records import IMPORTED_SOURCE, KnownFile, StoredFile, split_path
-from mmsearch.storage.sqlite.database import Database
-from mmsearch.storage.sqlite.records import written
-from mmsearch.storage.sqlite.schema import failures as failed
-from mmsearch.storage.sqlite.schema import items, sources
-from mmsearch.storage.sqlite.sources import at_or_below
-from mmsearch.types import Kind
+from mmsearch.media.file_state import Stat
+from mmsearch.storage.records import (
+    IMPORTED_SOURCE,
+    FailureRecord,
+    IndexRoot,
+    KnownFile,
+    StoredFile,
+    split_path,
+)
+from mmsearch.storage.sqlite.database import Database, chunks
+from mmsearch.storage.sqlite.schema import (
+    PathText,
+    failures,
+    index_roots,
+    items,
+    path_bytes,
+    sources,
+)
+from mmsearch.types import Failure, Kind
 
-MOST_TWINS = 20
-"""Files of one content that are looked at for one that is gone."""
+MAX_DUPLICATES = 20
+"""Files of one content that are looked at to find one that is gone from the disk."""
 
 
 class Files:
-    """Reads what is stored of files, by folder, path and content."""
+    """Finds the files of the items by folder, path and content."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def known(self, source_id: int, folder: str) -> dict[str, KnownFile]:
         """The stored files that lie directly in a folder, by name."""
-        rows = self._database.driver_rows(_KNOWN, (source_id, written(folder)))
+        rows = self._database.driver_rows(_KNOWN, (source_id, path_bytes(folder)))
         return {row[0]: KnownFile._make(row) for row in rows}
 
     def readings(self, item_id: int) -> frozenset[str]:
-        """What has been read from an item besides its pixels and samples: "ocr", "speech"."""
+        """What was read from an item besides its pixels and samples: "ocr", "speech"."""
         found = self._database.scalars(select(items.c.readings).where(items.c.id == item_id))
         return frozenset(found[0].split() if found else ())
 
     def folders(self, source_id: int, below: str) -> set[str]:
         """The folders at and below a folder of a source that hold items or failures."""
         found: set[str] = set()
-        for table in (items, failed):
+        for table in (items, failures):
             where = [table.c.source_id == source_id]
             if below:
                 where.append(at_or_below(table, below))
@@ -47,8 +62,8 @@ class Files:
         return found
 
     def duplicates_of(self, hash_: bytes, kind: Kind) -> list[tuple[int, str, int, str]]:
-        """(item id, source path, source device, file path) of files of this content, a few."""
-        rows = self._database.driver_rows(_TWINS, (hash_, kind, MOST_TWINS))
+        """(item id, source path, source device, file path) of a few files of a content."""
+        rows = self._database.driver_rows(_DUPLICATES, (hash_, kind, MAX_DUPLICATES))
         return [
             (id_, root, device, os.path.join(root, folder, name))
             for id_, root, device, folder, name in rows
@@ -59,19 +74,19 @@ class Files:
         return self._one(items.c.source_id == source_id, folder, name)
 
     def imported(self, path: str) -> StoredFile | None:
-        """The item of this path, or address, that lies in no folder we know."""
+        """The imported item of a path or address."""
         return self._one(sources.c.path == IMPORTED_SOURCE, *split_path(path))
 
     def _one(self, source: Any, folder: str, name: str) -> StoredFile | None:
         c = items.c
-        query = select(c.id, c.modality, c.size, c.mtime_ns, c.hash, sources.c.path)
+        query = select(c.id, c.kind, c.size, c.mtime_ns, c.hash, sources.c.path)
         query = query.join(sources).where(source, c.folder == folder, c.name == name)
         for id_, kind, size, mtime_ns, hash_, root in self._database.rows(query):
             return StoredFile(id_, kind, (size, mtime_ns), hash_, root == IMPORTED_SOURCE)
         return None
 
     def all(self, page: int = 20_000) -> Iterator[tuple[int, str, str, str]]:
-        """(id, source, folder below it, name) of every item in order of id, read page by page."""
+        """(id, source path, folder below it, name) of every item in order of id, page by page."""
         c = items.c
         base = select(c.id, sources.c.path, c.folder, c.name).join(sources).order_by(c.id)
         last = 0
@@ -85,8 +100,199 @@ _KNOWN = (
     "FROM items WHERE source_id = ? AND folder = CAST(? AS TEXT)"
 )
 
-_TWINS = (
+_DUPLICATES = (
     "SELECT items.id, sources.path, sources.device, folder, name FROM items JOIN sources "
-    "ON sources.id = source_id WHERE hash = ? AND modality = ? "
-    "ORDER BY items.id LIMIT ?"
+    "ON sources.id = source_id WHERE hash = ? AND kind = ? ORDER BY items.id LIMIT ?"
 )
+
+
+class Sources:
+    """The indexed folders, none inside another."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> list[tuple[int, str]]:
+        """(id, absolute path) of each."""
+        return [tuple(row) for row in self._database.rows(_SOURCES)]
+
+    def device(self, source_id: int) -> int:
+        """The device (st_dev) that a source was on when it was last read."""
+        chosen = select(sources.c.device).where(sources.c.id == source_id)
+        return int(self._database.scalars(chosen)[0])
+
+    def set_device(self, source_id: int, device: int) -> None:
+        """Store the device that a source is on."""
+        with self._database.write() as connection:
+            changed = update(sources).where(sources.c.id == source_id)
+            connection.execute(changed.values(device=device))
+
+    def of(self, path: str) -> tuple[int, str, str] | None:
+        """(source id, source path, path below it) of the source that an absolute path lies in."""
+        return _source_of(path, self.all())
+
+    def add(self, root: str, device: int = 0) -> int:
+        """The source that a folder is or lies in, made if need be; it takes in those inside it."""
+        inside = root.rstrip(os.sep) + os.sep
+        with self._database.write() as connection:
+            there = [tuple(row) for row in connection.execute(_SOURCES).all()]
+            if (known := _source_of(root, there)) is not None:
+                return known[0]
+            new = insert(sources).values(path=root, device=device).returning(sources.c.id)
+            source_id = int(connection.execute(new).scalar_one())
+            for other, path in there:
+                if not path.startswith(inside):
+                    continue
+                below = os.path.relpath(path, root)
+                for table in (items, failures):
+                    change = update(table).where(table.c.source_id == other)
+                    moved = folder_below(table, below)
+                    connection.execute(change.values(source_id=source_id, folder=moved))
+                connection.execute(delete(sources).where(sources.c.id == other))
+        return source_id
+
+    def imported(self) -> int:
+        """The id of the source of imported items, made if need be."""
+        with self._database.write() as connection:
+            made = insert(sources).values(path=IMPORTED_SOURCE, device=0)
+            connection.execute(made.on_conflict_do_nothing())
+            chosen = select(sources.c.id).where(sources.c.path == IMPORTED_SOURCE)
+            return int(connection.execute(chosen).scalar_one())
+
+
+_SOURCES = select(sources.c.id, sources.c.path).where(sources.c.path != IMPORTED_SOURCE)
+
+
+def _source_of(path: str, known: Iterable[tuple[int, str]]) -> tuple[int, str, str] | None:
+    for source_id, root in known:
+        if path == root:
+            return source_id, root, ""
+        if path.startswith(root.rstrip(os.sep) + os.sep):
+            return source_id, root, os.path.relpath(path, root)
+    return None
+
+
+def at_or_below(table: Any, folder: str) -> Any:
+    """The condition that a row of items or failures lies in a folder, to any depth."""
+    # a range, not LIKE: the index serves it, and no character is special in it
+    end = folder + chr(ord(os.sep) + 1)
+    below = table.c.folder.between(folder + os.sep, end) & (table.c.folder != end)
+    return or_(table.c.folder == folder, below)
+
+
+def folder_below(table: Any, below: str) -> Any:
+    """The folder of a row of items or failures, seen from a folder that its source is `below`."""
+    if not below:
+        return table.c.folder
+    place = literal(below, PathText())
+    return case((table.c.folder == "", place), else_=place.concat(os.sep).concat(table.c.folder))
+
+
+class IndexRoots:
+    """The paths that the user gave to `index`, and how they are walked."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> list[IndexRoot]:
+        """All of them, by path; an index of 0.1.0 did not keep them."""
+        c = index_roots.c
+        chosen = select(c.path, c.folder, c.exclude, c.include_hidden).order_by(c.path)
+        return [
+            IndexRoot(path, bool(folder), tuple(json.loads(exclude)), bool(hidden))
+            for path, folder, exclude, hidden in self._database.rows(chosen)
+        ]
+
+    def add(self, given: Sequence[IndexRoot]) -> None:
+        """Add paths; a folder replaces the paths inside it."""
+        with self._database.write() as connection:
+            for one in given:
+                if one.folder:
+                    connection.execute(_remove_root(one.path))
+                row = {
+                    "path": one.path,
+                    "folder": int(one.folder),
+                    "exclude": json.dumps(list(one.exclude)),
+                    "include_hidden": int(one.include_hidden),
+                }
+                connection.execute(insert(index_roots).prefix_with("OR REPLACE").values(row))
+
+    def remove(self, path: str) -> None:
+        """Forget a path and those below it."""
+        with self._database.write() as connection:
+            connection.execute(_remove_root(path))
+
+
+def _remove_root(path: str) -> Any:
+    inside = path.rstrip(os.sep) + os.sep
+    c = index_roots.c
+    deeper = c.path.between(inside, inside[:-1] + chr(ord(os.sep) + 1))
+    return delete(index_roots).where(or_(c.path == path, deeper & (c.path != inside)))
+
+
+class Failures:
+    """Files that could not be used, and why."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __len__(self) -> int:
+        return int(self._database.scalars(select(func.count()).select_from(failures))[0])
+
+    def known(self, source_id: int, folder: str) -> dict[str, Stat | None]:
+        """The failures in a folder by name: the file's stat, or None if it is worth another try."""
+        c = failures.c
+        chosen = select(c.name, c.size, c.mtime_ns, c.retry)
+        rows = self._database.rows(chosen.where(c.source_id == source_id, c.folder == folder))
+        return {name: None if retry else (size, mtime) for name, size, mtime, retry in rows}
+
+    def folders(self, source_id: int) -> set[str]:
+        """The folders of a source in which some file could not be used."""
+        c = failures.c
+        chosen = select(c.folder).where(c.source_id == source_id).distinct()
+        return set(self._database.scalars(chosen))
+
+    def add(self, records: Sequence[FailureRecord]) -> None:
+        """Store failures, each in place of an earlier one of the same file."""
+        with self._database.write() as connection:
+            put_failures(connection, records)
+
+    def remove(self, source_id: int, folder: str, names: Iterable[str]) -> None:
+        """Delete the failures of some files of a folder."""
+        if not (names := list(names)):
+            return
+        c = failures.c
+        with self._database.write() as connection:
+            for chunk in chunks(names):
+                where = (c.source_id == source_id, c.folder == folder, c.name.in_(chunk))
+                connection.execute(delete(failures).where(*where))
+
+    def all(self) -> list[Failure]:
+        """All of them, by path."""
+        c = failures.c
+        chosen = select(sources.c.path, c.folder, c.name, c.reason, c.seen_at).join(sources)
+        found = (
+            Failure(os.path.join(root, folder, name).rstrip(os.sep), reason, seen_at)
+            for root, folder, name, reason, seen_at in self._database.rows(chosen)
+        )
+        return sorted(found, key=lambda failure: failure.path)
+
+
+def put_failures(connection: Connection, records: Sequence[FailureRecord]) -> None:
+    """Store failures, each in place of an earlier one of the same file, in a transaction."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = [
+        {
+            "source_id": one.source_id,
+            "folder": one.folder,
+            "name": one.name,
+            "reason": one.reason,
+            "seen_at": now,
+            "size": one.stat and one.stat[0],
+            "mtime_ns": one.stat and one.stat[1],
+            "retry": int(one.retry),
+        }
+        for one in records
+    ]
+    if rows:
+        connection.execute(insert(failures).prefix_with("OR REPLACE"), rows)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.filters import Filter
+from mmsearch.storage.sqlite.changes import LAST_CHANGE
 from mmsearch.storage.sqlite.columns import GenerationColumns, Lru, Outdated
 from mmsearch.storage.sqlite.database import Database
-from mmsearch.storage.sqlite.view import GENERATION, LAST_LOGGED, Generation, View
+from mmsearch.storage.sqlite.view import GENERATION, Generation, View
 from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:
@@ -130,16 +131,16 @@ class Filters:
 
 def _begin_generation(driver: Any, seen: Generation | None) -> bool:
     """Within a transaction that writes."""
-    written = driver.execute("SELECT value FROM state WHERE key = ?", (GENERATION,)).fetchone()
+    written = driver.execute("SELECT value FROM settings WHERE key = ?", (GENERATION,)).fetchone()
     if Generation.of_text(written and written[0]) != seen:
         return False
     low, upto = driver.execute("SELECT min(id), max(id) FROM items").fetchone()
     if upto is None:
         return False
-    (logged,) = driver.execute(LAST_LOGGED).fetchone()
+    (logged,) = driver.execute(LAST_CHANGE).fetchone()
     begun = Generation(uuid.uuid4().hex[:12], low, upto, logged)
-    driver.execute("DELETE FROM altered")
-    keep = "INSERT OR REPLACE INTO state (key, value) VALUES (?, ?)"
+    keep = "INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)"
     driver.execute(keep, (GENERATION, begun.as_text()))
-    driver.execute("UPDATE followed SET columns = ?", (upto,))
+    move = "UPDATE followers SET item_id = ?, seq = ? WHERE name = 'columns'"
+    driver.execute(move, (upto, logged))
     return True

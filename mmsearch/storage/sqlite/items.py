@@ -30,27 +30,34 @@ from mmsearch.storage.records import (
     Space,
     split_path,
 )
-from mmsearch.storage.sqlite.database import MAX_PARAMETERS, Database, chunks
-from mmsearch.storage.sqlite.records import next_revision
+from mmsearch.storage.sqlite.database import (
+    IDS,
+    MAX_PARAMETERS,
+    Database,
+    Prepared,
+    chunks,
+    id_list,
+)
+from mmsearch.storage.sqlite.files import at_or_below
 from mmsearch.storage.sqlite.schema import (
-    attributes,
+    failures,
     items,
+    metadata,
     sources,
+    span_of,
     tags,
     texts,
     vectors,
 )
-from mmsearch.storage.sqlite.schema import failures as failed
-from mmsearch.storage.sqlite.sources import at_or_below
-from mmsearch.storage.sqlite.statements import IDS, Prepared, id_list
-from mmsearch.types import Item, Span, TextPart
+from mmsearch.storage.sqlite.settings import next_revision
+from mmsearch.types import Item, TextPart
 
-PAGE = 5_000
+LIST_PAGE = 5_000
 """Items that a list reads at once."""
 
 
 class Items:
-    """Reads and removes items."""
+    """Reads and deletes items."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -60,17 +67,10 @@ class Items:
 
     def counts(self) -> dict[str, int]:
         """How many items there are of each kind."""
-        counted = select(items.c.modality, func.count()).group_by(items.c.modality)
+        counted = select(items.c.kind, func.count()).group_by(items.c.kind)
         return dict(map(tuple, self._database.rows(counted)))
 
-    def hashes(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """By id, the BLAKE2b-128 of some items' files; of imported ones it is not known."""
-        base = select(items.c.id, items.c.hash).where(items.c.hash != b"")
-        return {
-            item_id: hash_
-            for part in chunks(sorted(set(ids)))
-            for item_id, hash_ in self._database.rows(base.where(items.c.id.in_(part)))
-        }
+    # ------------------------------------------------------------------ reading
 
     def get(self, ids: Sequence[int]) -> dict[int, Item]:
         """Items by id, with their texts; ids that are gone are left out."""
@@ -84,7 +84,7 @@ class Items:
         last = 0
         while True:
             with self._database.read() as connection:
-                some = _items(connection, _A_PAGE, last=last, page=page)
+                some = _items(connection, _NEXT_PAGE, last=last, page=page)
             if not some:
                 return
             yield from some.values()
@@ -98,58 +98,62 @@ class Items:
             limit: At most so many.
         """
         c = items.c
-        columns = (c.id, sources.c.path, c.folder, c.name, c.modality, c.size, c.mtime_ns)
-        base = select(*columns, c.taken_at).join(sources).order_by(c.id)
+        base = select(
+            c.id, sources.c.path, c.folder, c.name, c.kind, c.size, c.mtime_ns, c.taken_at
+        )
         found = (
             ListedItem(id_, os.path.join(root, folder, name), *rest)
-            for rows in self._pages(base, ids, PAGE)
+            for rows in self._pages(base, ids, LIST_PAGE)
             for id_, root, folder, name, *rest in rows
         )
         return islice(found, limit)
 
     def complete(self, space: Space | None, ids: Any = None) -> Iterator[list[CompleteItem]]:
-        """Items in order of id with all that is known of them, page by page.
+        """Items in order of id with everything stored of them, page by page.
 
         Args:
-            space: Whose vectors; None leaves them out.
+            space: The space of their vectors; None leaves vectors out.
             ids: Only these, sorted.
         """
         c = items.c
-        known = [c[name] for name in _KNOWN]
-        base = select(c.id, sources.c.path, c.folder, c.name, *known).join(sources)
-        for rows in self._pages(base.order_by(c.id), ids, MAX_PARAMETERS):
+        names = ("size", "mtime_ns", *MEDIA_COLUMNS)
+        base = select(c.id, sources.c.path, c.folder, c.name, c.kind)
+        base = base.add_columns(*(c[name] for name in names))
+        for rows in self._pages(base, ids, MAX_PARAMETERS):
             page = {
                 id_: CompleteItem(
-                    id_,
-                    os.path.join(root, folder, name),
-                    dict(zip(_KNOWN, rest, strict=True)),
+                    id_, os.path.join(root, folder, name), kind, dict(zip(names, rest, strict=True))
                 )
-                for id_, root, folder, name, *rest in rows
+                for id_, root, folder, name, kind, *rest in rows
             }
             self._complete(page, space)
             yield list(page.values())
 
     def _complete(self, page: dict[int, CompleteItem], space: Space | None) -> None:
-        given = list(page)
-        t, v = texts.c, vectors.c
-        said = select(t.item_id, t.origin, t.text, t.start, t.end, t.unit)
-        for id_, *rest in self._database.rows(_of(said, t, given).order_by(t.item_id, t.position)):
+        def rows_of(table: Table, *columns: str, order: str) -> list[Any]:
+            chosen = select(table.c.item_id, *(table.c[column] for column in columns))
+            chosen = chosen.where(table.c.item_id.in_(list(page)))
+            if table is vectors and space is not None:
+                chosen = chosen.where(vectors.c.space_id == space.id)
+            return self._database.rows(
+                chosen.order_by(table.c.item_id, *(table.c[name] for name in order.split()))
+            )
+
+        span = ("start", "end", "unit")
+        for id_, *rest in rows_of(texts, "origin", "text", *span, order="position"):
             page[id_].texts.append(tuple(rest))
-        own = select(attributes.c.item_id, attributes.c.key, attributes.c.text)
-        for id_, key, text in self._database.rows(
-            _of(own, attributes.c, given).order_by(attributes.c.key)
-        ):
+        for id_, key, text in rows_of(metadata, "key", "text", order="key"):
             page[id_].metadata[key] = text
-        labels = select(tags.c.item_id, tags.c.tag, tags.c.score)
-        for id_, tag, score in self._database.rows(_of(labels, tags.c, given).order_by(tags.c.tag)):
+        for id_, tag, score in rows_of(tags, "tag", "score", order="tag"):
             page[id_].tags[tag] = score
         if space is not None:
-            made = select(v.item_id, v.facet, v.position, v.start, v.end, v.unit, v.vector)
-            mine = _of(made, v, given).where(v.space_id == space.id)
-            for id_, *rest in self._database.rows(mine.order_by(v.item_id, v.facet, v.position)):
+            columns = ("modality", "position", *span, "vector")
+            for id_, *rest in rows_of(vectors, *columns, order="modality position"):
                 page[id_].vectors.append(tuple(rest))
 
     def _pages(self, base: Select[Any], ids: Any, size: int) -> Iterator[list[Any]]:
+        """Pages of items joined with their sources, in order of id."""
+        base = base.join(sources).order_by(items.c.id)
         if ids is not None:
             for part in chunks([int(id_) for id_ in ids]):
                 yield self._database.rows(base.where(items.c.id.in_(part)))
@@ -157,42 +161,45 @@ class Items:
         last = 0
         while rows := self._database.rows(base.where(items.c.id > last).limit(size)):
             yield rows
-            last = rows[-1][0]
+            last = rows[-1].id
+
+    # ------------------------------------------------------------------ duplicates
+
+    def hashes(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The BLAKE2b-128 of some items' files by id; imported items have none."""
+        base = select(items.c.id, items.c.hash).where(items.c.hash != b"")
+        return {
+            item_id: hash_
+            for part in chunks(sorted(set(ids)))
+            for item_id, hash_ in self._database.rows(base.where(items.c.id.in_(part)))
+        }
 
     def same_content(self) -> list[list[int]]:
-        """The ids of the items of each content that several items have.
-
-        Of what was imported the content is not known: it has no hash.
-        """
+        """The ids of the items of each content that several items have."""
         c = items.c
-        several = select(c.hash, c.modality).where(c.hash != b"").group_by(c.hash, c.modality)
+        several = select(c.hash, c.kind).where(c.hash != b"").group_by(c.hash, c.kind)
         wanted = several.having(func.count() > 1).subquery()
         rows = self._database.rows(
-            select(c.hash, c.modality, c.id)
-            .join(wanted, (wanted.c.hash == c.hash) & (wanted.c.modality == c.modality))
+            select(c.hash, c.kind, c.id)
+            .join(wanted, (wanted.c.hash == c.hash) & (wanted.c.kind == c.kind))
             .order_by(c.id)
         )
         found: dict[tuple[bytes, str], list[int]] = {}
-        for hash_, modality, id_ in rows:
-            found.setdefault((hash_, modality), []).append(id_)
+        for hash_, kind, id_ in rows:
+            found.setdefault((hash_, kind), []).append(id_)
         return list(found.values())
 
     def quality(self) -> dict[int, ItemQuality]:
-        """By id of each item, what says which of several copies is worth keeping."""
+        """Of each item, what decides which of several copies is worth keeping."""
         c = items.c
-        wanted = select(
-            c.id,
-            c.modality,
-            c.size,
-            c.mtime_ns,
-            func.coalesce(c.width * c.height, 0),
-            func.coalesce(c.seconds, 0.0),
-            c.hash,
-        )
+        pixels, seconds = func.coalesce(c.width * c.height, 0), func.coalesce(c.seconds, 0.0)
+        wanted = select(c.id, c.kind, c.size, c.mtime_ns, pixels, seconds, c.hash)
         return {row[0]: ItemQuality(*row) for row in self._database.rows(wanted)}
 
+    # ------------------------------------------------------------------ deleting
+
     def remove(self, ids: Sequence[int]) -> None:
-        """Take items out, with their texts and vectors, all or none."""
+        """Delete items with their texts and vectors, all or none."""
         if not ids:
             return
         with self._database.write() as connection:
@@ -201,112 +208,100 @@ class Items:
             next_revision(connection)
 
     def remove_below(self, source_id: int, below: str) -> int:
-        """Take out a file or all at and below a folder; returns how many items and failures."""
+        """Delete a file, or all at and below a folder; returns how many items and failures."""
         with self._database.write() as connection:
-            gone = 0
-            for table in (failed, items):
+            removed = 0
+            for table in (failures, items):
                 where = [table.c.source_id == source_id]
                 if below:
                     folder, name = os.path.split(below)
                     file = (table.c.folder == folder) & (table.c.name == name)
                     where.append(or_(file, at_or_below(table, below)))
-                gone += connection.execute(delete(table).where(*where)).rowcount
+                removed += connection.execute(delete(table).where(*where)).rowcount
             if not below:
                 connection.execute(delete(sources).where(sources.c.id == source_id))
             next_revision(connection)
-        return gone
+        return removed
 
     def remove_imported(self, path: str) -> int:
-        """Take out the item of this path, or those below it, that lie in no folder we know."""
+        """Delete the imported item of a path, or those below it; returns how many."""
         folder, name = split_path(path)
+        c = items.c
+        chosen = and_(c.folder == folder, c.name == name)
+        if below := path.rstrip(os.sep):
+            chosen = or_(chosen, at_or_below(items, below))
+        imported = select(sources.c.id).where(sources.c.path == IMPORTED_SOURCE)
         with self._database.write() as connection:
-            chosen = select(sources.c.id).where(sources.c.path == IMPORTED_SOURCE)
-            source_id = connection.execute(chosen).scalar_one_or_none()
-            if source_id is None:
-                return 0
-            c = items.c
-            place = and_(c.folder == folder, c.name == name)
-            if below := path.rstrip(os.sep):
-                place = or_(place, at_or_below(items, below))
-            gone = connection.execute(delete(items).where(c.source_id == source_id, place))
-            if gone.rowcount:
+            removed = connection.execute(delete(items).where(c.source_id.in_(imported), chosen))
+            if removed.rowcount:
                 next_revision(connection)
-            return int(gone.rowcount)
+            return int(removed.rowcount)
 
 
-def _items(connection: Connection, which: Prepared, **given: Any) -> dict[int, Item]:
-    """Items with all that is said of them, by id.
+# ---------------------------------------------------------------------- items with their parts
 
-    Args:
-        connection: To read by.
-        which: _BY_ID or _A_PAGE.
-        given: What that asks for.
-    """
-    rows = which.named(connection, **given)
-    parts: dict[int, list[TextPart]] = {row["id"]: [] for row in rows}
-    own: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in _SAID}
-    ids = id_list(parts)
-    for name, said in _SAID.items():
-        for item_id, key, what in said.of(connection, ids=ids):
-            own[name].setdefault(item_id, {})[key] = what
-    for row in _TEXTS.named(connection, ids=ids):
-        span = _span(row["start"], row["end"], row["unit"])
-        parts[row["item_id"]].append(TextPart(row["text"], row["origin"], span))
-    return {
-        row["id"]: _item(
-            row, parts[row["id"]], {name: of.get(row["id"]) for name, of in own.items()}
-        )
-        for row in rows
-    }
+_WITH_ROOT = select(items, sources.c.path.label("root")).join(sources).order_by(items.c.id)
 
+_BY_ID = Prepared(_WITH_ROOT.where(items.c.id.in_(IDS)))
 
-_PLACED = select(items, sources.c.path.label("root")).join(sources).order_by(items.c.id)
-
-_BY_ID = Prepared(_PLACED.where(items.c.id.in_(IDS)))
-
-_A_PAGE = Prepared(_PLACED.where(items.c.id > bindparam("last")).limit(bindparam("page")))
+_NEXT_PAGE = Prepared(_WITH_ROOT.where(items.c.id > bindparam("last")).limit(bindparam("page")))
 
 _TEXTS = Prepared(
     select(texts).where(texts.c.item_id.in_(IDS)).order_by(texts.c.item_id, texts.c.position)
 )
 
 
-def _said_in(table: Table, key: Column[Any], value: Column[Any]) -> Prepared:
-    said = select(table.c.item_id, key, value)
-    return Prepared(said.where(table.c.item_id.in_(IDS)).order_by(key))
+def _pairs(table: Table, key: Column[Any], value: Column[Any]) -> Prepared:
+    pairs = select(table.c.item_id, key, value)
+    return Prepared(pairs.where(table.c.item_id.in_(IDS)).order_by(key))
 
 
-_SAID = {
-    "attributes": _said_in(attributes, attributes.c.key, attributes.c.text),
-    "tags": _said_in(tags, tags.c.tag, tags.c.score),
-}
-"""What users and labels say of an item: name and value."""
+_METADATA = _pairs(metadata, metadata.c.key, metadata.c.text)
+
+_TAGS = _pairs(tags, tags.c.tag, tags.c.score)
 
 
-def _span(start: float | None, end: float | None, unit: Any) -> Span | None:
-    return None if start is None or end is None else Span(start, end, unit)
+def _items(connection: Connection, which: Prepared, **given: Any) -> dict[int, Item]:
+    """Items by id, with everything that is shown of them.
 
-
-def _item(row: Any, parts: list[TextPart], own: dict[str, dict[str, Any] | None]) -> Item:
-    metadata: dict[str, Any] = {
-        "size": row["size"],
-        "modified": datetime.fromtimestamp(row["mtime_ns"] / 1e9, UTC).isoformat(
-            timespec="seconds"
-        ),
+    Args:
+        connection: In a transaction.
+        which: _BY_ID or _NEXT_PAGE.
+        given: Its parameters.
+    """
+    rows = which.named(connection, **given)
+    parts: dict[int, list[TextPart]] = {row["id"]: [] for row in rows}
+    ids = id_list(parts)
+    for row in _TEXTS.named(connection, ids=ids):
+        span = span_of(row["start"], row["end"], row["unit"])
+        parts[row["item_id"]].append(TextPart(row["text"], row["origin"], span))
+    own: dict[int, dict[str, str]] = {}
+    for item_id, key, text in _METADATA.of(connection, ids=ids):
+        own.setdefault(item_id, {})[key] = text
+    scores: dict[int, dict[str, float]] = {}
+    for item_id, tag, score in _TAGS.of(connection, ids=ids):
+        scores.setdefault(item_id, {})[tag] = score
+    return {
+        id_: _item(row, tuple(parts[id_]), own.get(id_), scores.get(id_))
+        for id_, row in ((row["id"], row) for row in rows)
     }
-    for key in MEDIA_COLUMNS:
-        if row[key] is not None:
-            metadata[key] = row[key]
-    if said := own["attributes"]:
-        metadata["meta"] = said
-    if labels := own["tags"]:
-        metadata["tags"] = sorted(labels, key=lambda label: (-labels[label], label))
+
+
+def _item(
+    row: dict[str, Any],
+    parts: tuple[TextPart, ...],
+    own: dict[str, str] | None,
+    scores: dict[str, float] | None,
+) -> Item:
+    modified = datetime.fromtimestamp(row["mtime_ns"] / 1e9, UTC)
+    shown: dict[str, Any] = {
+        "size": row["size"],
+        "modified": modified.isoformat(timespec="seconds"),
+    }
+    shown |= {name: row[name] for name in MEDIA_COLUMNS if row[name] is not None}
+    if own:
+        shown["meta"] = own
+    if scores:
+        shown["tags"] = sorted(scores, key=lambda tag: (-scores[tag], tag))
     path = os.path.join(row["root"], row["folder"], row["name"])
-    return Item(row["id"], path, row["modality"], tuple(parts), metadata)
-
-
-_KNOWN = ("modality", "size", "mtime_ns", *MEDIA_COLUMNS)
-
-
-def _of(statement: Select[Any], columns: Any, ids: Sequence[int]) -> Any:
-    return statement.where(columns.item_id.in_(ids))
+    return Item(row["id"], path, row["kind"], parts, shown)

@@ -13,16 +13,15 @@ from mmsearch.storage.records import ItemBatch, Space
 from mmsearch.storage.sqlite.batch import put_batch
 from mmsearch.storage.sqlite.checkpoints import Checkpoints
 from mmsearch.storage.sqlite.database import Database, storage_errors
-from mmsearch.storage.sqlite.records import next_revision
-from mmsearch.storage.sqlite.schema import attributes, items, tags
-from mmsearch.storage.sqlite.settings import Settings, keep
+from mmsearch.storage.sqlite.schema import items, metadata, tags
+from mmsearch.storage.sqlite.settings import Settings, next_revision, put_setting
 from mmsearch.storage.store import PutBatch
 
 _FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 0, "foreign_keys": 0}
 """256 MiB of pages in memory, so that indexes grow there; another connection moves the log. Nothing
 that others refer to is deleted, and a batch refers to what it has itself brought."""
 
-_RANDOM = {str(index.name): index for table in (attributes, tags) for index in table.indexes}
+_RANDOM = {str(index.name): index for table in (metadata, tags) for index in table.indexes}
 
 MANY_ROWS = 50_000
 """Rows from which making indexes anew may pay."""
@@ -95,7 +94,7 @@ class Loader:
         """As many numbers as that, none of which was given before: names of items without one."""
         with self._database.write() as connection:
             first = int(self._settings.get(_NUMBERED) or 0)
-            keep(connection, _NUMBERED, str(first + number))
+            put_setting(connection, _NUMBERED, str(first + number))
         return range(first, first + number)
 
 

@@ -22,12 +22,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.storage.sqlite.database import Database, chunks
-from mmsearch.storage.sqlite.records import next_revision
-from mmsearch.storage.sqlite.schema import PathText, asked, items, sources
-from mmsearch.storage.sqlite.schema import failures as failed
-from mmsearch.storage.sqlite.sources import at_or_below
+from mmsearch.storage.sqlite.files import at_or_below, folder_below
+from mmsearch.storage.sqlite.schema import PathText, failures, index_roots, items, sources
+from mmsearch.storage.sqlite.settings import next_revision
 
-_TABLES = (items, failed)
+_TABLES = (items, failures)
 
 
 class Relocation:
@@ -73,7 +72,7 @@ class Relocation:
         """
         with self._database.write() as connection:
             _split(connection, old)
-            _move_asked(connection, old, new)
+            _move_roots(connection, old, new)
             moving = [
                 (id_, root, rest)
                 for id_, root in _sources(connection)
@@ -130,8 +129,8 @@ def _name_source(connection: Connection, source_id: int, path: str) -> None:
 def _reword(connection: Connection, source_id: int) -> None:
     """The name of a source is a word of all that is in it."""
     statement = (
-        "INSERT OR IGNORE INTO unworded SELECT id FROM items WHERE source_id = ? "
-        "AND id <= (SELECT words FROM followed)"
+        "INSERT OR REPLACE INTO changes (what, item_id) SELECT 'words', id FROM items "
+        "WHERE source_id = ? AND id <= (SELECT item_id FROM followers WHERE name = 'words')"
     )
     connection.exec_driver_sql(statement, (source_id,))
 
@@ -174,20 +173,11 @@ def _absorb(connection: Connection, giver: int, taker: int, below: str, *, moved
     """Make a source part of another; returns how many items of the one that moved gave way."""
     dropped = _give_way(connection, giver, taker, below, moved=moved)
     for table in _TABLES:
-        change = update(table).prefix_with("OR REPLACE") if table is failed else update(table)
+        change = update(table).prefix_with("OR REPLACE") if table is failures else update(table)
         change = change.where(table.c.source_id == giver)
-        connection.execute(change.values(source_id=taker, folder=_deeper(table, below)))
+        connection.execute(change.values(source_id=taker, folder=folder_below(table, below)))
     connection.execute(delete(sources).where(sources.c.id == giver))
     return dropped
-
-
-def _deeper(table: Any, below: str) -> Any:
-    """The folder of a row, seen from the folder that its source is `below`."""
-    if not below:
-        return table.c.folder
-    place = literal(below, PathText())
-    joined = place.concat(os.sep).concat(table.c.folder)
-    return case((table.c.folder == "", place), else_=joined)
 
 
 def _give_way(connection: Connection, giver: int, taker: int, below: str, *, moved: int) -> int:
@@ -195,7 +185,7 @@ def _give_way(connection: Connection, giver: int, taker: int, below: str, *, mov
     mine, there = items.alias("mine"), items.alias("there")
     meet = (
         (there.c.source_id == taker)
-        & (there.c.folder == _deeper(mine, below))
+        & (there.c.folder == folder_below(mine, below))
         & (there.c.name == mine.c.name)
     )
     both = select(mine.c.id, there.c.id, mine.c.hash == there.c.hash).join_from(mine, there, meet)
@@ -209,8 +199,8 @@ def _give_way(connection: Connection, giver: int, taker: int, below: str, *, mov
     return dropped
 
 
-def _move_asked(connection: Connection, old: str, new: str) -> None:
-    rows = [dict(row) for row in connection.execute(select(asked)).mappings()]
+def _move_roots(connection: Connection, old: str, new: str) -> None:
+    rows = [dict(row) for row in connection.execute(select(index_roots)).mappings()]
     inside = [row for row in rows if _rest(row["path"], old) is not None]
     around = [row for row in rows if row["folder"] and _rest(old, row["path"])]
     still = [row for row in rows if row not in inside]
@@ -218,13 +208,13 @@ def _move_asked(connection: Connection, old: str, new: str) -> None:
     if around and not any(row["folder"] and _rest(new, row["path"]) is not None for row in rows):
         moved.append(around[0] | {"path": new})
     now = {row["path"]: row for row in [*moved, *still]}  # at one place, what was asked there
-    connection.execute(delete(asked))
+    connection.execute(delete(index_roots))
     for row in now.values():
-        if not (row["folder"] and _is_asked_around(row, now.values())):
-            connection.execute(insert(asked).values(row))
+        if not (row["folder"] and _is_inside_another(row, now.values())):
+            connection.execute(insert(index_roots).values(row))
 
 
-def _is_asked_around(row: dict[str, Any], others: Iterable[dict[str, Any]]) -> bool:
+def _is_inside_another(row: dict[str, Any], others: Iterable[dict[str, Any]]) -> bool:
     """Whether a folder around a path is asked for as the path is."""
     return any(
         other["folder"]

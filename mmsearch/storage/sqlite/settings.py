@@ -1,12 +1,22 @@
-"""Texts kept under keys: what was chosen for an index, and how far things are."""
+"""Texts by key: what was chosen for an index, and how far it has come."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from mmsearch.storage.records import StoreState
 from mmsearch.storage.sqlite.database import Database
-from mmsearch.storage.sqlite.schema import state
+from mmsearch.storage.sqlite.schema import settings
+
+REVISION = "revision"
+"""Counts the transactions that changed vectors."""
+
+EPOCH = "hubs epoch"
+"""Counts the transactions that changed hubs of stored vectors in place."""
+
+CHANGES_FORGOTTEN = "changes forgotten"
+"""Up to which number the deletions of vectors have been dropped from the log of changes."""
 
 
 class Settings:
@@ -16,18 +26,45 @@ class Settings:
         self._database = database
 
     def get(self, key: str) -> str | None:
-        """The text kept under a key, if any."""
-        found: list[str] = self._database.scalars(select(state.c.value).where(state.c.key == key))
+        """The text of a key, if any."""
+        chosen = select(settings.c.value).where(settings.c.key == key)
+        found: list[str] = self._database.scalars(chosen)
         return found[0] if found else None
 
     def set(self, key: str, value: str) -> None:
-        """Keep a text under a key."""
+        """Store the text of a key."""
         with self._database.write() as connection:
-            keep(connection, key, value)
+            put_setting(connection, key, value)
+
+    def state(self) -> StoreState:
+        """How far the catalog has come."""
+        found = dict(map(tuple, self._database.rows(_ALL)))
+        return StoreState(
+            found["catalog_id"],
+            int(found[REVISION]),
+            found.get(EPOCH, "0"),
+            int(found.get(CHANGES_FORGOTTEN, 0)),
+        )
 
 
-def keep(connection: Connection, key: str, value: str) -> None:
-    """Keep a text under a key within a transaction that writes."""
-    row = insert(state).values(key=key, value=value)
-    kept = {"value": row.excluded.value}
-    connection.execute(row.on_conflict_do_update(index_elements=["key"], set_=kept))
+_ALL = select(settings.c.key, settings.c.value)
+
+
+def put_setting(connection: Connection, key: str, value: str) -> None:
+    """Store the text of a key within a transaction."""
+    row = insert(settings).values(key=key, value=value)
+    stored = {"value": row.excluded.value}
+    connection.execute(row.on_conflict_do_update(index_elements=["key"], set_=stored))
+
+
+def next_revision(connection: Connection) -> None:
+    """Note that vectors changed: indexes of an earlier revision are out of date."""
+    changed = update(settings).where(settings.c.key == REVISION)
+    connection.execute(changed.values(value=settings.c.value + 1))
+
+
+def next_epoch(connection: Connection) -> None:
+    """Note that rows changed in place: indexes that hold them must be rebuilt."""
+    row = insert(settings).values(key=EPOCH, value="1")
+    more = {"value": settings.c.value + 1}
+    connection.execute(row.on_conflict_do_update(index_elements=["key"], set_=more))

@@ -1,9 +1,8 @@
-"""Which encoders have vectors in the catalog, and which of them answer."""
+"""The spaces of an index: which encoders have vectors in it, and which modalities each serves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from sqlalchemy import Connection, and_, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
@@ -17,60 +16,84 @@ from mmsearch.storage.records import (
     Space,
 )
 from mmsearch.storage.sqlite.database import Database
-from mmsearch.storage.sqlite.records import next_revision
-from mmsearch.storage.sqlite.schema import items, spaces
+from mmsearch.storage.sqlite.schema import items, query_banks, spaces
+from mmsearch.storage.sqlite.settings import next_revision
 from mmsearch.types import Modality
 
 
 class Spaces:
-    """The encoders of an index and their spaces."""
+    """The spaces, and the modalities that each serves."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def all(self) -> list[Space]:
-        """All spaces: first those that answer for pictures, then for sounds, then the others."""
+        """All of them: those that serve images first, then sounds, then the others."""
         with self._database.read() as connection:
             return _spaces(connection)
 
     def add(self, encoder: Encoder) -> Space:
-        """The space of an encoder, made if it is new; then it answers for nothing yet."""
+        """The space of an encoder, made if it is new; it serves nothing yet."""
         with self._database.write() as connection:
             return _add(connection, encoder)
 
-    def serve_with(self, encoders: Sequence[Encoder]) -> None:
-        """Have encoders answer for the media they can encode, of two that can the later one.
+    def add_imported(self, name: str, dim: int, modalities: Iterable[Modality]) -> Space:
+        """The space of vectors whose encoder is not here, made if need be; it serves modalities.
 
-        At once if the index is empty, else once their spaces are filled. All or none: a space
-        that nobody had answer for anything would be given nothing by later runs.
+        It has no modalities of its own: nothing can be encoded for it.
+        """
+        c = spaces.c
+        key = {"name": name, "fingerprint": IMPORTED_FINGERPRINT}
+        mine = and_(c.name == name, c.fingerprint == IMPORTED_FINGERPRINT)
+        with self._database.write() as connection:
+            made = insert(spaces).values(**key, dim=dim, modalities="", serves="", backfills="")
+            connection.execute(made.on_conflict_do_nothing())
+            served = connection.execute(select(c.serves).where(mine)).scalar_one().split()
+            joined = " ".join(sorted({*served, *modalities}))
+            connection.execute(update(spaces).where(mine).values(serves=joined))
+            return _find(connection, name, IMPORTED_FINGERPRINT)
+
+    def adopt(self, encoder: Encoder) -> None:
+        """Let an encoder serve vectors that were imported without it, under its name."""
+        c = spaces.c
+        known = {"fingerprint": encoder.fingerprint, "modalities": _joined(encoder.modalities)}
+        here = select(c.id).where(c.name == encoder.name, c.fingerprint == encoder.fingerprint)
+        with self._database.write() as connection:
+            if connection.execute(here).first() is None:
+                imported = and_(c.name == encoder.name, c.fingerprint == IMPORTED_FINGERPRINT)
+                connection.execute(update(spaces).where(imported).values(**known))
+
+    def serve_with(self, encoders: Sequence[Encoder]) -> None:
+        """Have encoders serve the modalities they can encode; where two can, the later one.
+
+        At once if the index is empty, else once their spaces are backfilled. All or none: later
+        runs would encode nothing for a space that was made and is to serve nothing.
         """
         with self._database.write() as connection:
-            media: dict[Modality, int] = {}
+            space_of: dict[Modality, int] = {}
             for encoder in encoders:
                 space = _add(connection, encoder)
-                media |= dict.fromkeys(sorted(encoder.modalities - TEXT), space.id)
-            if media:
-                _assign(connection, media)
+                space_of |= dict.fromkeys(sorted(encoder.modalities - TEXT), space.id)
+            if space_of:
+                _assign(connection, space_of)
 
     def switch_to(self, space: Space) -> None:
-        """Let a space that has been filled answer; what answered before is left as it is."""
+        """Let a backfilled space serve in place of the one that did."""
         with self._database.write() as connection:
             now = next((one for one in _spaces(connection) if one.id == space.id), None)
             if now is not None and now.backfills == space.backfills:
                 _switch(connection, now)
 
     def cancel_backfill(self, space: Space) -> None:
-        """Fill a space no further."""
+        """Backfill a space no further."""
         with self._database.write() as connection:
             _put(connection, space, space.serves, NO_MODALITIES)
 
     def set_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
-        """Keep what a newer version of a space's encoder can encode."""
-        self._change(space, modalities=_joined(modalities))
-
-    def _change(self, space: Space, **changed: Any) -> None:
+        """Store what a newer version of a space's encoder can encode."""
+        changed = update(spaces).where(spaces.c.id == space.id)
         with self._database.write() as connection:
-            connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
+            connection.execute(changed.values(modalities=_joined(modalities)))
 
     def drop(self, space: Space) -> None:
         """Delete a space and all vectors in it."""
@@ -78,74 +101,47 @@ class Spaces:
             connection.execute(delete(spaces).where(spaces.c.id == space.id))
             next_revision(connection)
 
-    def add_imported(self, name: str, dim: int, facets: Iterable[Modality]) -> Space:
-        """The space of vectors whose encoder is not here, made if need be; it answers for facets.
-
-        It has no modalities: nothing can be encoded for it.
-        """
-        key = {"name": name, "fingerprint": IMPORTED_FINGERPRINT}
-        with self._database.write() as connection:
-            made = insert(spaces).values(**key, dim=dim, modalities="", keeps="", fills="")
-            connection.execute(made.on_conflict_do_nothing())
-            c = spaces.c
-            mine = and_(c.name == name, c.fingerprint == IMPORTED_FINGERPRINT)
-            kept = connection.execute(select(c.keeps).where(mine)).scalar_one().split()
-            joined = " ".join(sorted({*kept, *facets}))
-            connection.execute(update(spaces).where(mine).values(keeps=joined))
-        return next(
-            s for s in self.all() if (s.name, s.fingerprint) == (name, IMPORTED_FINGERPRINT)
-        )
-
-    def adopt(self, encoder: Encoder) -> None:
-        """Let an encoder answer for vectors that came without it, under its name."""
-        c = spaces.c
-        known = {"fingerprint": encoder.fingerprint, "modalities": " ".join(encoder.modalities)}
-        here = select(c.id).where(c.name == encoder.name, c.fingerprint == encoder.fingerprint)
-        with self._database.write() as connection:
-            if connection.execute(here).first() is None:
-                mine = and_(c.name == encoder.name, c.fingerprint == IMPORTED_FINGERPRINT)
-                connection.execute(update(spaces).where(mine).values(**known))
-
 
 _c = spaces.c
 
-_SPACES = select(_c.id, _c.name, _c.fingerprint, _c.dim, _c.modalities, _c.keeps, _c.fills)
+_SPACES = select(_c.id, _c.name, _c.fingerprint, _c.dim, _c.modalities, _c.serves, _c.backfills)
 
 
 def _spaces(connection: Connection) -> list[Space]:
     found = [
-        Space(id_, name, fingerprint, dim, *map(_split, facets))
-        for id_, name, fingerprint, dim, *facets in connection.execute(_SPACES).all()
+        Space(id_, name, fingerprint, dim, *map(_split, modalities))
+        for id_, name, fingerprint, dim, *modalities in connection.execute(_SPACES).all()
     ]
     return sorted(
         found, key=lambda s: ("image" not in s.serves, "audio" not in s.serves, not s.serves, -s.id)
     )
 
 
+def _find(connection: Connection, name: str, fingerprint: str) -> Space:
+    key = (name, fingerprint)
+    return next(one for one in _spaces(connection) if (one.name, one.fingerprint) == key)
+
+
 def _add(connection: Connection, encoder: Encoder) -> Space:
     """The space of an encoder, made if it is new."""
     key = {"name": encoder.name, "fingerprint": encoder.fingerprint}
-    takes = {"modalities": _joined(encoder.modalities)}
-    made = insert(spaces).values(**key, **takes, dim=encoder.dim, keeps="", fills="")
-    connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=takes))
-    return next(
-        space
-        for space in _spaces(connection)
-        if (space.name, space.fingerprint) == (encoder.name, encoder.fingerprint)
-    )
+    modalities = {"modalities": _joined(encoder.modalities)}
+    made = insert(spaces).values(**key, **modalities, dim=encoder.dim, serves="", backfills="")
+    connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=modalities))
+    return _find(connection, encoder.name, encoder.fingerprint)
 
 
-def _assign(connection: Connection, media: Mapping[Modality, int]) -> None:
-    """Say which space (by its id) is to answer for "image" or "audio"."""
+def _assign(connection: Connection, space_of: Mapping[Modality, int]) -> None:
+    """Say which space (by its id) is to serve "image" or "audio"."""
     empty = connection.execute(select(items.c.id).limit(1)).first() is None
-    for medium, space_id in media.items():
+    for modality, space_id in space_of.items():
         for space in _spaces(connection):
-            fills = space.backfills - {medium}
-            if space.id == space_id and medium not in space.serves:
-                fills |= {medium} | ((TEXT & space.modalities) - space.serves)
-            elif not fills - TEXT:
-                fills = NO_MODALITIES
-            _put(connection, space, space.serves, fills)
+            backfills = space.backfills - {modality}
+            if space.id == space_id and modality not in space.serves:
+                backfills |= {modality} | ((TEXT & space.modalities) - space.serves)
+            elif not backfills - TEXT:
+                backfills = NO_MODALITIES
+            _put(connection, space, space.serves, backfills)
     if empty:
         for space in _spaces(connection):
             _switch(connection, space)
@@ -155,19 +151,38 @@ def _switch(connection: Connection, space: Space) -> None:
     media = space.backfills - TEXT
     for other in _spaces(connection):
         if other.id != space.id and other.serves & media:
-            kept = other.serves - media
-            _put(connection, other, kept if kept - TEXT else NO_MODALITIES, other.backfills)
+            left = other.serves - media
+            _put(connection, other, left if left - TEXT else NO_MODALITIES, other.backfills)
     _put(connection, space, space.encodes_for, NO_MODALITIES)
 
 
-def _put(connection: Connection, space: Space, keeps: Modalities, fills: Modalities) -> None:
-    changed = {"keeps": _joined(keeps), "fills": _joined(fills)}
+def _put(connection: Connection, space: Space, serves: Modalities, backfills: Modalities) -> None:
+    changed = {"serves": _joined(serves), "backfills": _joined(backfills)}
     connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
 
 
-def _joined(facets: Iterable[Modality]) -> str:
-    return " ".join(sorted(facets))
+def _joined(modalities: Iterable[Modality]) -> str:
+    return " ".join(sorted(modalities))
 
 
-def _split(facets: str) -> Modalities:
-    return frozenset(facets.split())  # type: ignore[arg-type]
+def _split(modalities: str) -> Modalities:
+    return frozenset(modalities.split())  # type: ignore[arg-type]
+
+
+class QueryBanks:
+    """The query banks that were made for the spaces of this index."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, space: Space) -> bytes | None:
+        """The stored query bank of a space."""
+        chosen = select(query_banks.c.bank).where(query_banks.c.space_id == space.id)
+        found = self._database.scalars(chosen)
+        return found[0] if found else None
+
+    def set(self, space: Space, version: str, bank: bytes) -> None:
+        """Store the query bank of a space."""
+        row = {"space_id": space.id, "version": version, "bank": bank}
+        with self._database.write() as connection:
+            connection.execute(insert(query_banks).prefix_with("OR REPLACE").values(row))

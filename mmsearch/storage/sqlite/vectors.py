@@ -1,4 +1,4 @@
-"""The vectors of the items, by space and modality, and what changed of them."""
+"""The vectors of the items, by space and modality, their hubs, and token embeddings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
-    Select,
+    Table,
     and_,
     bindparam,
     delete,
     exists,
     func,
     select,
+    update,
 )
 
 from mmsearch.storage.records import (
@@ -25,19 +25,24 @@ from mmsearch.storage.records import (
     Space,
     VectorField,
 )
-from mmsearch.storage.sqlite.database import Database, chunks
-from mmsearch.storage.sqlite.records import next_revision, put_rows
+from mmsearch.storage.sqlite.database import (
+    IDS,
+    Database,
+    Prepared,
+    chunks,
+    id_list,
+)
+from mmsearch.storage.sqlite.records import put_rows, unpacked
 from mmsearch.storage.sqlite.schema import (
-    blanks,
-    details,
-    gone,
+    absent_modalities,
     items,
     sources,
+    span_of,
     texts,
+    token_embeddings,
     vectors,
 )
-from mmsearch.storage.sqlite.settings import Settings, keep
-from mmsearch.storage.sqlite.statements import IDS, Prepared, id_list
+from mmsearch.storage.sqlite.settings import next_epoch, next_revision
 from mmsearch.types import Kind, Modality, Span
 
 if TYPE_CHECKING:
@@ -46,128 +51,82 @@ if TYPE_CHECKING:
 
     from mmsearch.types import Vectors
 
-
-FORGOTTEN = "gone forgotten"
-"""The setting that says up to which deletion those that were filed have been forgotten again."""
-
 ROWS_AT_ONCE = 16_384
+
+SHARE_OF = 4
+"""New vectors are read in order of id if one in so many, at least, is of the modality."""
 
 
 class StoredVectors:
-    """Reads vectors, and tells caches what is new and what was deleted."""
+    """Reads vectors, and stores those that items lack."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._settings = settings
+
+    # ------------------------------------------------------------------ counting
 
     def counts(self) -> dict[int, dict[str, int]]:
         """How many vectors there are, by space id and modality."""
         c = vectors.c
-        counted = select(c.space_id, c.facet, func.count()).group_by(c.space_id, c.facet)
+        counted = select(c.space_id, c.modality, func.count()).group_by(c.space_id, c.modality)
         found: dict[int, dict[str, int]] = {}
         for space_id, modality, number in self._database.rows(counted):
             found.setdefault(space_id, {})[modality] = number
         return found
 
+    def count(
+        self, space: Space, modality: Modality | None = None, ids: Iterable[int] | None = None
+    ) -> int:
+        """How many vectors a space has, of one modality or all, of some items or all."""
+        c = vectors.c
+        counted = select(func.count()).select_from(vectors).where(c.space_id == space.id)
+        if modality is not None:
+            counted = counted.where(c.modality == modality)
+        if ids is None:
+            return int(self._database.scalars(counted)[0])
+        return sum(
+            int(self._database.scalars(counted.where(c.item_id.in_(part)))[0])
+            for part in chunks([int(id_) for id_ in ids])
+        )
+
+    def modalities(self, space: Space) -> list[Modality]:
+        """The modalities that have vectors in a space, sorted."""
+        with self._database.read() as connection:
+            there = connection.execute(_HAS_MODALITIES, {"space": space.id}).one()
+        return [one for one, is_there in zip(_MODALITIES, there, strict=True) if is_there]
+
+    # ------------------------------------------------------------------ reading
+
     def of(
         self, space: Space, modality: Modality, ids: Sequence[int] | None = None
     ) -> tuple[NDArray[np.int64], Vectors, NDArray[np.int64]]:
-        """Item ids (n,), vectors (n, dim) float32 and text positions (n,), in order of id.
+        """Item ids (n,), vectors (n, dim) float32 and positions (n,) of some items or all.
 
-        Args:
-            space: Which encoder's.
-            modality: "image", "text" or "audio".
-            ids: Only these items' (all of them when None).
+        In order of (item id, position).
         """
         import numpy as np
 
+        given = {"space": space.id, "modality_": modality}
         with self._database.read() as connection:
-            given = {"space_id_": space.id, "facet_": modality}
             if ids is None:
-                rows = _ROWS.of(connection, **given)
+                rows = _ALL.of(connection, **given)
             else:
-                rows = _ROWS_OF.of(connection, **given, ids=id_list(sorted(set(ids))))
-        blob = b"".join(row[2] for row in rows)
-        matrix = np.frombuffer(blob, dtype="<f2").reshape(len(rows), space.dim)
+                rows = _OF_ITEMS.of(connection, **given, ids=id_list(sorted(set(ids))))
         id_array = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
         positions = np.fromiter((row[1] for row in rows), dtype=np.int64, count=len(rows))
-        return id_array, matrix.astype(np.float32), positions
-
-    def spans(
-        self, space: Space, modality: Modality, ids: Sequence[int]
-    ) -> dict[tuple[int, int], Span | None]:
-        """By (item id, position), what stretch of the file each vector of some items is about."""
-        c = texts.c if modality == "text" else vectors.c
-        base = select(c.item_id, c.position, c.start, c.end, c.unit)
-        if modality != "text":
-            base = base.where(c.space_id == space.id, c.facet == modality)
-        return {
-            (item_id, position): _span(start, end, unit)
-            for part in chunks(sorted(set(ids)))
-            for item_id, position, start, end, unit in self._database.rows(
-                base.where(c.item_id.in_(part))
-            )
-        }
-
-    def missing(
-        self,
-        space: Space,
-        modality: Modality,
-        kinds: Iterable[Kind],
-        *,
-        token_embeddings: bool = False,
-    ) -> list[tuple[int, str, bytes]]:
-        """(item id, path, hash) of the items of some kinds that have no vector in a space.
-
-        Args:
-            space: Which encoder's.
-            modality: Which modality's vector; for "text", items of any kind that have texts.
-            kinds: Which items, for the other facets.
-            token_embeddings: Those without token embeddings, not without a vector.
-        """
-        table = details if token_embeddings else vectors
-        c = table.c
-        has = select(c.item_id).where(
-            c.space_id == space.id, c.facet == modality, c.item_id == items.c.id
-        )
-        b = blanks.c
-        nothing = select(b.item_id).where(
-            b.space_id == space.id, b.facet == modality, b.item_id == items.c.id
-        )
-        # what was imported cannot be read again: it lacks only texts' vectors
-        due: ColumnElement[bool] = and_(
-            items.c.modality.in_(list(kinds)), sources.c.path != IMPORTED_SOURCE
-        )
-        if modality == "text":
-            due = select(texts.c.item_id).where(texts.c.item_id == items.c.id).exists()
-        statement = (
-            select(items.c.id, sources.c.path, items.c.folder, items.c.name, items.c.hash)
-            .join(sources)
-            .where(due, ~has.exists(), ~nothing.exists())
-            .order_by(items.c.id)
-        )
-        return [
-            (id_, os.path.join(root, folder, name), hash_)
-            for id_, root, folder, name, hash_ in self._database.rows(statement)
-        ]
-
-    def modalities(self, space: Space) -> list[Modality]:
-        """The facets that have vectors in a space, sorted."""
-        with self._database.read() as connection:
-            there = connection.execute(_ARE_THERE, {"space_id_": space.id}).one()
-        return [modality for modality, is_there in zip(_FACETS, there, strict=True) if is_there]
+        return id_array, _matrix([row[2] for row in rows], space), positions
 
     def pages(
         self, space: Space, modality: Modality, rows: int = 8192
     ) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-        """Item ids (n,) and vectors (n, dim) float32 of a modality, about `rows` at a time.
+        """Item ids (n,) and vectors (n, dim) float32, about `rows` at a time, in order of item id.
 
-        In order of id; all vectors of an item are in one page.
+        All vectors of an item are in one page.
         """
         import numpy as np
 
         c = vectors.c
-        mine = (c.space_id == space.id, c.facet == modality)
+        mine = (c.space_id == space.id, c.modality == modality)
         last = -1
         while True:
             bound = select(c.item_id).where(*mine, c.item_id > last)
@@ -177,38 +136,131 @@ class StoredVectors:
                 page = page.where(c.item_id <= edge[0])
             found = self._database.rows(page.order_by(c.item_id, c.position))
             if found:
-                blob = b"".join(row[1] for row in found)
-                matrix = np.frombuffer(blob, dtype="<f2").reshape(len(found), space.dim)
                 ids = np.fromiter((row[0] for row in found), dtype=np.int64, count=len(found))
-                yield ids, matrix.astype(np.float32)
+                yield ids, _matrix([row[1] for row in found], space)
             if not edge:
                 return
             last = edge[0]
 
-    def count(
-        self, space: Space, modality: Modality | None = None, ids: Iterable[int] | None = None
-    ) -> int:
-        """How many vectors a space has, of one modality or all, of some items or all."""
+    def sample(self, space: Space, modality: Modality, number: int) -> Vectors:
+        """At most `number` vectors (n, dim) float32, of items spread over all ids."""
         c = vectors.c
-        counted = select(func.count()).select_from(vectors).where(c.space_id == space.id)
-        if modality is not None:
-            counted = counted.where(c.facet == modality)
-        if ids is None:
-            return int(self._database.scalars(counted)[0])
-        given = [int(id_) for id_ in ids]
-        return sum(int(self._database.scalars(_of(counted, c, part))[0]) for part in chunks(given))
+        there = (c.space_id == space.id, c.modality == modality)
+        found: dict[int, bytes] = {}
+        with self._database.read() as connection:
+            ends = select(func.min(c.item_id), func.max(c.item_id)).where(*there)
+            low, high = connection.execute(ends).one()
+            next_one = select(c.id, c.vector).where(*there, c.item_id >= bindparam("least"))
+            next_one = next_one.order_by(c.item_id).limit(1)
+            for step in range(number) if low is not None else ():
+                least = low + (high - low) * step // max(number - 1, 1)
+                found |= dict(map(tuple, connection.execute(next_one, {"least": least})))
+        return _matrix(found.values(), space)
+
+    def spans(
+        self, space: Space, modality: Modality, ids: Sequence[int]
+    ) -> dict[tuple[int, int], Span | None]:
+        """By (item id, position), the stretch of the file that each vector of some items is of."""
+        c = texts.c if modality == "text" else vectors.c
+        base = select(c.item_id, c.position, c.start, c.end, c.unit)
+        if modality != "text":
+            base = base.where(c.space_id == space.id, c.modality == modality)
+        return {
+            (item_id, position): span_of(start, end, unit)
+            for part in chunks(sorted(set(ids)))
+            for item_id, position, start, end, unit in self._database.rows(
+                base.where(c.item_id.in_(part))
+            )
+        }
+
+    # ------------------------------------------------------------------ what is missing
+
+    def missing(
+        self,
+        space: Space,
+        modality: Modality,
+        kinds: Iterable[Kind],
+        *,
+        token_embeddings: bool = False,
+    ) -> list[tuple[int, str, bytes]]:
+        """(item id, path, hash) of the items of some kinds that lack a vector.
+
+        Imported items, which cannot be read again, lack only the vectors of texts.
+
+        Args:
+            space: The space.
+            modality: The vector's modality; for "text", items of any kind that have texts.
+            kinds: The kinds of items that should have one, for the other modalities.
+            token_embeddings: Those without token embeddings, not without a vector.
+        """
+        table = _TOKEN_EMBEDDINGS if token_embeddings else vectors
+        due = _should_have(modality, kinds)
+        if modality != "text":
+            due = and_(due, sources.c.path != IMPORTED_SOURCE)
+        statement = (
+            select(items.c.id, sources.c.path, items.c.folder, items.c.name, items.c.hash)
+            .join(sources)
+            .where(
+                due,
+                ~_has(table, space, modality),
+                ~_has(absent_modalities, space, modality),
+            )
+            .order_by(items.c.id)
+        )
+        return [
+            (id_, os.path.join(root, folder, name), hash_)
+            for id_, root, folder, name, hash_ in self._database.rows(statement)
+        ]
+
+    def any_missing(self, space: Space, modality: Modality, kinds: Iterable[Kind]) -> bool:
+        """Whether some item, imported or not, lacks a vector."""
+        where = (_should_have(modality, kinds), ~_has(vectors, space, modality))
+        return bool(self._database.rows(select(items.c.id).where(*where).limit(1)))
+
+    def missing_of_imported(self, space: Space, modality: Modality, kinds: Iterable[Kind]) -> int:
+        """How many imported items lack a vector."""
+        imported = (sources.c.path == IMPORTED_SOURCE, items.c.kind.in_(list(kinds)))
+        counted = select(func.count(items.c.id)).join(sources)
+        lacking = counted.where(*imported, ~_has(vectors, space, modality))
+        return int(self._database.scalars(lacking)[0])
+
+    def backfill(
+        self,
+        vectors: Mapping[tuple[int, bytes], Mapping[VectorField, ItemVectors]],
+        texts: Mapping[int, Sequence[str]] | None = None,
+    ) -> None:
+        """Store vectors of items that are stored already, all or none.
+
+        Args:
+            vectors: By (item id, hash); an item whose content has changed meanwhile is left out.
+            texts: By item id, the texts that were encoded; an item that has others now is left out.
+        """
+        if not vectors:
+            return
+        ids = id_list(id_ for id_, _ in vectors)
+        with self._database.write() as connection:
+            hashes = dict(_HASHES.of(connection, ids=ids))
+            current: dict[int, list[str]] = {}
+            for item_id, text in _TEXTS.of(connection, ids=ids) if texts is not None else ():
+                current.setdefault(item_id, []).append(text)
+            for (item_id, hash_), fields in vectors.items():
+                same = texts is None or current.get(item_id, []) == list(texts[item_id])
+                if same and hashes.get(item_id) == hash_:
+                    for field, some in fields.items():
+                        put_rows(connection, item_id, field, some)
+            next_revision(connection)
 
     def new(
         self, space: Space, modality: Modality, after: int = 0, page: int = ROWS_AT_ONCE
     ) -> Iterator[NewVectors]:
-        """The vectors whose id is above `after`, in order of it, a few at a time."""
+        """The vectors whose id is above `after`, in order of it, some at a time."""
         import numpy as np
 
         with self._database.read() as connection:
             driver: Any = connection.connection.driver_connection
-            by_id = _has_many_of(driver, space, modality, after)
+            by_id = _are_many(driver, space, modality, after)
             # the driver's own cursor: SQLAlchemy's rows take twice as long
-            cursor = driver.execute(_CAME_BY_ID if by_id else _CAME, (after, space.id, modality))
+            cursor = driver.execute(_NEW_BY_ID if by_id else _NEW, (after, space.id, modality))
             while rows := cursor.fetchmany(page):
                 ids, owners, blobs, *hubs = zip(*rows, strict=True)
                 matrix = np.frombuffer(b"".join(blobs), "<f2").reshape(len(rows), space.dim)
@@ -219,152 +271,156 @@ class StoredVectors:
                     *(np.array(column, np.float32) for column in hubs),  # None becomes NaN
                 )
 
-    def sample(self, space: Space, modality: Modality, number: int) -> Vectors:
-        """At most `number` vectors (n, dim) float32, of items spread over all ids."""
-        import numpy as np
 
-        c = vectors.c
-        there = (c.space_id == space.id, c.facet == modality)
-        found: dict[int, bytes] = {}
-        with self._database.read() as connection:
-            ends = select(func.min(c.item_id), func.max(c.item_id)).where(*there)
-            low, high = connection.execute(ends).one()
-            next_one = select(c.id, c.vector).where(*there, c.item_id >= bindparam("least"))
-            next_one = next_one.order_by(c.item_id).limit(1)
-            for step in range(number) if low is not None else ():
-                least = low + (high - low) * step // max(number - 1, 1)
-                found |= dict(map(tuple, connection.execute(next_one, {"least": least})))
-        matrix = np.frombuffer(b"".join(found.values()), "<f2").reshape(len(found), space.dim)
-        return matrix.astype(np.float32)
+def _matrix(blobs: Iterable[bytes], space: Space) -> Vectors:
+    """Stored vectors (n, dim) as float32."""
+    import numpy as np
 
-    def deleted(
-        self, space: Space, modality: Modality, after: int = 0
-    ) -> tuple[NDArray[np.int64], int]:
-        """The ids (n,) of vectors that were deleted after a certain deletion, and the last one."""
-        import numpy as np
-
-        c = gone.c
-        mine = (c.space_id == space.id, c.facet == modality)
-        chosen = select(c.vector_id).where(c.seq > after, *mine)
-        with self._database.read() as connection:
-            last = connection.execute(select(func.max(c.seq))).scalar_one() or 0
-            if last <= after:
-                return np.zeros(0, np.int64), after
-            found = [row[0] for row in connection.execute(chosen)]
-        return np.array(found, np.int64), last
-
-    def last_deletion(self) -> int:
-        """The number of the last deletion that was told, forgotten by now or not."""
-        last = int(self._database.scalars(select(func.max(gone.c.seq)))[0] or 0)
-        return max(last, int(self._settings.get(FORGOTTEN) or 0))
-
-    def forget_deleted(self, upto: int) -> None:
-        """Forget deletions, when no cache of this index needs to be told of them any more."""
-        with self._database.write() as connection:
-            connection.execute(delete(gone).where(gone.c.seq <= upto))
-            keep(connection, FORGOTTEN, str(upto))
-
-    def missing_of_imported(self, space: Space, modality: Modality, kinds: Iterable[Kind]) -> int:
-        """How many items that cannot be read again have no vector of a modality in a space."""
-        c = vectors.c
-        has = exists().where(c.space_id == space.id, c.facet == modality, c.item_id == items.c.id)
-        due = (sources.c.path == IMPORTED_SOURCE, items.c.modality.in_(list(kinds)), ~has)
-        return int(
-            self._database.scalars(select(func.count(items.c.id)).join(sources).where(*due))[0]
-        )
-
-    def any_missing(self, space: Space, modality: Modality, kinds: Iterable[Kind]) -> bool:
-        """Whether some item lacks a vector; for "text", some item that has texts."""
-        c = vectors.c
-        has = exists().where(c.space_id == space.id, c.facet == modality, c.item_id == items.c.id)
-        due: ColumnElement[bool] = items.c.modality.in_(list(kinds))
-        if modality == "text":
-            due = exists().where(texts.c.item_id == items.c.id)
-        return bool(self._database.rows(select(items.c.id).where(due, ~has).limit(1)))
-
-    def backfill(
-        self,
-        vectors: Mapping[tuple[int, bytes], Mapping[VectorField, ItemVectors]],
-        texts: Mapping[int, Sequence[str]] | None = None,
-    ) -> None:
-        """File vectors of items that are stored already, all or none.
-
-        Args:
-            vectors: By (item id, hash); an item whose content has changed meanwhile is left out.
-            texts: By item id, the texts that were encoded; one that has others by now is left out.
-        """
-        if not vectors:
-            return
-        with self._database.write() as connection:
-            hashes = dict(
-                map(tuple, connection.execute(_hashes_of([id_ for id_, _ in vectors])).all())
-            )
-            for (item_id, hash_), places in vectors.items():
-                same = texts is None or _texts_of(connection, item_id) == list(texts[item_id])
-                if same and hashes.get(item_id) == hash_:
-                    for place, some in places.items():
-                        put_rows(connection, item_id, place, some)
-            next_revision(connection)
+    rows = np.frombuffer(b"".join(blobs), dtype="<f2").reshape(-1, space.dim)
+    return rows.astype(np.float32)
 
 
-_ALL_ROWS = (
+def _should_have(modality: Modality, kinds: Iterable[Kind]) -> ColumnElement[bool]:
+    """Of an item: whether it should have a vector of a modality."""
+    if modality == "text":
+        return exists().where(texts.c.item_id == items.c.id)
+    return items.c.kind.in_(list(kinds))
+
+
+def _has(table: Table, space: Space, modality: Modality) -> ColumnElement[bool]:
+    """Of an item: whether a table has a row of it in a space and modality."""
+    c = table.c
+    mine = (c.space_id == space.id, c.modality == modality, c.item_id == items.c.id)
+    return exists().where(*mine)
+
+
+_TOKEN_EMBEDDINGS = token_embeddings
+
+_SELECTED = (
     select(vectors.c.item_id, vectors.c.position, vectors.c.vector)
-    .where(vectors.c.space_id == bindparam("space_id_"), vectors.c.facet == bindparam("facet_"))
+    .where(vectors.c.space_id == bindparam("space"), vectors.c.modality == bindparam("modality_"))
     .order_by(vectors.c.item_id, vectors.c.position)
 )
 
-_ROWS = Prepared(_ALL_ROWS)
+_ALL = Prepared(_SELECTED)
 
-_ROWS_OF = Prepared(_ALL_ROWS.where(vectors.c.item_id.in_(IDS)))
+_OF_ITEMS = Prepared(_SELECTED.where(vectors.c.item_id.in_(IDS)))
 
-_FACETS: tuple[Modality, ...] = ("audio", "image", "text")
+_HASHES = Prepared(select(items.c.id, items.c.hash).where(items.c.id.in_(IDS)))
 
-_ARE_THERE = select(
+_TEXTS = Prepared(
+    select(texts.c.item_id, texts.c.text)
+    .where(texts.c.item_id.in_(IDS))
+    .order_by(texts.c.item_id, texts.c.position)
+)
+
+_MODALITIES: tuple[Modality, ...] = ("audio", "image", "text")
+
+_HAS_MODALITIES = select(
     *(
-        exists().where(vectors.c.space_id == bindparam("space_id_"), vectors.c.facet == modality)
-        for modality in _FACETS
+        exists().where(vectors.c.space_id == bindparam("space"), vectors.c.modality == modality)
+        for modality in _MODALITIES
     )
 )
 
-
-def _span(start: float | None, end: float | None, unit: Any) -> Span | None:
-    return None if start is None or end is None else Span(start, end, unit)
-
-
-_CAME = (
+_NEW = (
     "SELECT id, item_id, vector, hub_text, hub_image FROM vectors "
-    "WHERE id > ? AND space_id = ? AND facet = ? ORDER BY id"
+    "WHERE id > ? AND space_id = ? AND modality = ? ORDER BY id"
 )
 
-_CAME_BY_ID = _CAME.replace("AND space_id", "AND +space_id")  # the plus: not by its index
+_NEW_BY_ID = _NEW.replace("AND space_id", "AND +space_id")  # the plus: not by its index
 
-_SOME_OF = "SELECT count(*) FROM (SELECT 1 FROM vectors WHERE space_id = ? AND facet = ? LIMIT ?)"
+_FIRST_OF = (
+    "SELECT count(*) FROM (SELECT 1 FROM vectors WHERE space_id = ? AND modality = ? LIMIT ?)"
+)
 
-SHARE_OF = 4
-"""Rows that are read by id are of one modality to one part in this many at least."""
 
+def _are_many(driver: Any, space: Space, modality: str, after: int) -> bool:
+    """Whether what came after an id is best read in order of the ids, all modalities.
 
-def _has_many_of(driver: Any, space: Space, modality: Modality, after: int) -> bool:
-    """Whether what came after an id is best read in order of the ids, all facets.
-
-    The other way is by the modality's index, which goes through all of it and sorts what it finds:
-    for ten rows more of a million it takes 0.2 s, and for the whole as long again.
+    The other way is by the modality's index, which reads all of it and sorts what it finds: for ten
+    new rows after a million it takes 0.2 s, and for the whole as long again.
     """
     last = driver.execute("SELECT max(id) FROM vectors").fetchone()[0] or 0
     enough = max(last - after, 0) // SHARE_OF
-    found: int = driver.execute(_SOME_OF, (space.id, modality, enough)).fetchone()[0]
+    found: int = driver.execute(_FIRST_OF, (space.id, modality, enough)).fetchone()[0]
     return found >= enough
 
 
-def _of(statement: Select[Any], columns: Any, ids: Sequence[int]) -> Any:
-    return statement.where(columns.item_id.in_(ids))
+class Hubs:
+    """How much of a hub each vector is, by query modality."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(
+        self,
+        space: Space,
+        modality: Modality,
+        query_modality: Modality,
+        ids: Sequence[int] | None = None,
+    ) -> NDArray[np.float32]:
+        """The hub (n,) of each vector, in the order of `StoredVectors.of`; NaN where not known."""
+        import numpy as np
+
+        c = vectors.c
+        base = select(_HUBS[query_modality])
+        base = base.where(c.space_id == space.id, c.modality == modality)
+        found: list[float | None] = []
+        for part in [None] if ids is None else chunks(sorted(set(ids))):
+            chosen = base if part is None else base.where(c.item_id.in_(part))
+            found += self._database.scalars(chosen.order_by(c.item_id, c.position))
+        return np.array(found, np.float32)  # None becomes NaN
+
+    def missing(
+        self, space: Space, modality: Modality, query_modality: Modality, most: int
+    ) -> tuple[list[int], Vectors]:
+        """Ids (n,) and vectors (n, dim) of at most `most` vectors whose hub is not known."""
+        c = vectors.c
+        mine = (c.space_id == space.id, c.modality == modality)
+        chosen = select(c.id, c.vector).where(*mine, _HUBS[query_modality].is_(None))
+        rows = self._database.rows(chosen.limit(most))
+        return [row[0] for row in rows], _matrix([row[1] for row in rows], space)
+
+    def set(
+        self, query_modality: Modality, vector_ids: Sequence[int], hubs: NDArray[np.float32]
+    ) -> None:
+        """Store the hubs (n,) of vectors, by the ids that `missing` gave."""
+        changed = update(vectors).where(vectors.c.id == bindparam("id_"))
+        changed = changed.values({_HUBS[query_modality]: bindparam("hub")})
+        rows = [
+            {"id_": id_, "hub": hub} for id_, hub in zip(vector_ids, hubs.tolist(), strict=True)
+        ]
+        with self._database.write() as connection:
+            connection.execute(changed, rows)
+            next_revision(connection)
+            next_epoch(connection)
 
 
-def _texts_of(connection: Connection, item_id: int) -> list[str]:
-    c = texts.c
-    chosen = select(c.text).where(c.item_id == item_id).order_by(c.position)
-    return [row[0] for row in connection.execute(chosen)]
+_HUBS = {"text": vectors.c.hub_text, "image": vectors.c.hub_image}
 
 
-def _hashes_of(ids: Sequence[int]) -> Select[Any]:
-    return select(items.c.id, items.c.hash).where(items.c.id.in_(ids))
+class TokenEmbeddings:
+    """Small vectors of a text's words or a picture's regions, for reranking."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(
+        self, space: Space, modality: Modality, ids: Sequence[int]
+    ) -> dict[tuple[int, int], NDArray[np.int8]]:
+        """By (item id, position), the token embeddings (n, d) of some items' vectors."""
+        c = token_embeddings.c
+        base = select(c.item_id, c.position, c.embeddings)
+        base = base.where(c.space_id == space.id, c.modality == modality)
+        return {
+            (item_id, position): unpacked(blob)
+            for part in chunks(sorted(set(ids)))
+            for item_id, position, blob in self._database.rows(base.where(c.item_id.in_(part)))
+        }
+
+    def clear(self, space: Space) -> None:
+        """Delete all of a space."""
+        mine = token_embeddings.c.space_id == space.id
+        with self._database.write() as connection:
+            connection.execute(delete(token_embeddings).where(mine))

@@ -24,8 +24,9 @@ from sqlalchemy import (
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, META, AnyOf, Condition, Filter, Not, Period
+from mmsearch.storage.sqlite.changes import LAST_CHANGE
 from mmsearch.storage.sqlite.conditions import compiled, table_of, value_of
-from mmsearch.storage.sqlite.schema import altered, attributes, items
+from mmsearch.storage.sqlite.schema import VECTOR, changes, items, metadata
 from mmsearch.storage.sqlite.sql_functions import register_functions
 
 if TYPE_CHECKING:
@@ -46,17 +47,14 @@ _PAGE = 20_000  # rows fetched at a time
 
 _CONNECTION = "mmsearch connection"
 
-_IS_KEY = "SELECT EXISTS (SELECT 1 FROM attributes WHERE key = ?)"
-
-LAST_LOGGED = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'altered'"
-"""The number of the last alteration that was logged, forgotten or not."""
+_IS_KEY = "SELECT EXISTS (SELECT 1 FROM metadata WHERE key = ?)"
 
 # in one statement: each takes SQLAlchemy 0.1 ms
 _STATE = f"""
-    SELECT (SELECT value FROM state WHERE key = 'catalog_id'),
-           (SELECT value FROM state WHERE key = '{GENERATION}'),
+    SELECT (SELECT value FROM settings WHERE key = 'catalog_id'),
+           (SELECT value FROM settings WHERE key = '{GENERATION}'),
            (SELECT coalesce(max(id), 0) FROM items),
-           ({LAST_LOGGED})
+           ({LAST_CHANGE})
 """  # noqa: S608
 
 
@@ -163,7 +161,7 @@ class View:
         """The same among the items that were altered and those above an id."""
         all_ = items.alias()
         newer = select(all_.c.id).where(all_.c.id > upto)
-        return self._passing_in(filter_, union_all(select(altered.c.item_id), newer))
+        return self._passing_in(filter_, union_all(self._altered(), newer))
 
     def passing_of(self, filter_: Filter, ids: Sequence[int]) -> NDArray[np.int64]:
         """The same among a few items."""
@@ -185,7 +183,12 @@ class View:
 
     def altered(self) -> list[int]:
         """The ids of the items altered since the generation began; -1 stands for a source."""
-        return list(self._connection.execute(select(altered.c.item_id)).scalars())
+        return list(self._connection.execute(self._altered()).scalars())
+
+    def _altered(self) -> Select[Any]:
+        since = 0 if self.generation is None else self.generation.begun
+        c = changes.c
+        return select(c.item_id).where(c.seq > since, c.what != VECTOR)
 
     def ids(self, upto: int) -> Iterator[list[tuple[int, int]]]:
         """Pages of (id, 1) of the items up to an id."""
@@ -202,7 +205,7 @@ class View:
             numbers: Of the user's own metadata, those that read as numbers, as numbers.
         """
         if key.startswith(META):
-            c = attributes.c
+            c = metadata.c
             value: ColumnElement[Any] = c.number if numbers else cast(c.text, LargeBinary)
             id_ = c.item_id
             chosen = select(id_, value).where(c.key == key.removeprefix(META))
@@ -248,5 +251,5 @@ def _unknown(key: str, own: Sequence[str]) -> str:
 
 
 def _next_key(before: Sequence[str]) -> Select[Any]:
-    next_ = select(func.min(attributes.c.key))
-    return next_.where(attributes.c.key > before[-1]) if before else next_
+    next_ = select(func.min(metadata.c.key))
+    return next_.where(metadata.c.key > before[-1]) if before else next_

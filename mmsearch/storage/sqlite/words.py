@@ -15,8 +15,9 @@ from sqlalchemy import text as sql
 
 from mmsearch.storage.lexical import Document, date_words, query_terms, split_terms
 from mmsearch.storage.sqlite.bm25 import Matching
+from mmsearch.storage.sqlite.changes import LAST_CHANGE, drop_applied
 from mmsearch.storage.sqlite.database import Database, chunks
-from mmsearch.storage.sqlite.schema import attributes, items, sources, tags, texts
+from mmsearch.storage.sqlite.schema import WORDS, items, metadata, sources, tags, texts
 from mmsearch.types import Progress, Ranking
 from mmsearch.vectors.id_set import IdSet
 
@@ -40,16 +41,16 @@ class Words:
         self._database = database
 
     def due(self) -> int:
-        """How many items have words that a search by words does not know yet."""
+        """How many items have changed since the index was last brought up to date."""
         with self._database.read() as connection:
-            return _number(connection, _DUE)
+            return int(connection.exec_driver_sql(_DUE).scalar_one())
 
     def refresh(self, at_most: int | None = None, progress: Progress | None = None) -> int:
-        """Bring the words of changed items up to date; returns of how many it did.
+        """Bring the index up to date; returns how many items it were.
 
         Args:
             at_most: Leave the rest for later, so that a search need not wait long.
-            progress: Told how many are done, after each batch.
+            progress: Called with (items done, items in all) after each batch.
         """
         due = self.due()
         due = due if at_most is None else min(due, at_most)
@@ -62,10 +63,17 @@ class Words:
                 progress(done, due)
             if not some:
                 break  # another process has done them
-        if done:
+        if done or self._has_changes_to_drop():
             with self._database.write() as connection:
+                _refresh(connection, 0)
+                drop_applied(connection)
                 _count_words(connection)
         return done
+
+    def _has_changes_to_drop(self) -> bool:
+        with self._database.read() as connection:
+            last = connection.exec_driver_sql(LAST_CHANGE).scalar_one()
+            return bool(connection.exec_driver_sql(_POSITION).one().seq < last)
 
     def search(self, query: str, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k best items for a query's words, by BM25; fewer if fewer hold any of them.
@@ -107,45 +115,49 @@ _HOLDING = sql("SELECT rowid FROM words WHERE words MATCH :match AND rowid IN :i
     bindparam("ids", expanding=True)
 )
 
-_CHANGED = "SELECT item_id FROM unworded ORDER BY item_id LIMIT ?"
+_POSITION = "SELECT item_id, seq FROM followers WHERE name = 'words'"
 
-_NEW = "SELECT id FROM items WHERE id > (SELECT words FROM followed) ORDER BY id LIMIT ?"
+_CHANGED = f"""
+    SELECT seq, item_id FROM changes
+    WHERE seq > ? AND what = '{WORDS}' AND item_id <= ? ORDER BY seq LIMIT ?
+"""  # noqa: S608 - a constant
 
-_DUE = """
-    SELECT (SELECT count(*) FROM unworded)
-         + (SELECT count(*) FROM items WHERE id > (SELECT words FROM followed))
-"""
+_NEW = "SELECT id FROM items WHERE id > ? ORDER BY id LIMIT ?"
 
-
-def _number(connection: Connection, statement: str) -> int:
-    return int(connection.exec_driver_sql(statement).scalar_one())
+_DUE = f"""
+    WITH position AS ({_POSITION})
+    SELECT (SELECT count(*) FROM changes, position
+            WHERE changes.seq > position.seq AND what = '{WORDS}'
+            AND changes.item_id <= position.item_id)
+         + (SELECT count(*) FROM items, position WHERE id > position.item_id)
+"""  # noqa: S608 - constants
 
 
 def _refresh(connection: Connection, limit: int) -> int:
-    changed = _ids(connection, _CHANGED, limit)
-    new = _ids(connection, _NEW, limit - len(changed))
-    ids = [*changed, *new]
+    """Index at most so many changed and new items; returns how many they were."""
+    run = connection.exec_driver_sql
+    last, seq = run(_POSITION).one()
+    changed = run(_CHANGED, (seq, last, limit + 1)).all()
+    seq = changed[limit - 1].seq if len(changed) > limit > 0 else seq
+    if len(changed) <= limit:
+        seq = run(LAST_CHANGE).scalar_one()
+    changed = changed[:limit]
+    new = [row.id for row in run(_NEW, (last, limit - len(changed)))]
+    ids = [*(row.item_id for row in changed), *new]
     for start in range(0, len(ids), PAGE):
-        page = ids[start : start + PAGE]
         rows = [
             (id_, document.texts, document.names, document.facts)
-            for id_, document in _documents(connection, page)
+            for id_, document in _documents(connection, ids[start : start + PAGE])
         ]
-        connection.exec_driver_sql(
-            "INSERT OR REPLACE INTO words(rowid, texts, names, facts) VALUES (?, ?, ?, ?)", rows
-        )
-    if changed:
-        connection.exec_driver_sql("DELETE FROM unworded WHERE item_id <= ?", (changed[-1],))
-    if new:
-        connection.exec_driver_sql("UPDATE followed SET words = ?", (new[-1],))
+        insert = "INSERT OR REPLACE INTO words(rowid, texts, names, facts) VALUES (?, ?, ?, ?)"
+        if rows:
+            run(insert, rows)
+    moved = (max([last, *new]), seq)
+    run("UPDATE followers SET item_id = ?, seq = ? WHERE name = 'words'", moved)
     return len(ids)
 
 
-def _ids(connection: Connection, statement: str, limit: int) -> list[int]:
-    return [row[0] for row in connection.exec_driver_sql(statement, (limit,))]
-
-
-# Statements are made once, as in mmsearch.storage.sqlite.records.
+# Statements are made once: composing them takes longer than SQLite needs to run them.
 _OF: Any = bindparam("ids", expanding=True)
 
 
@@ -156,7 +168,7 @@ def _column_of(table: SqlTable, *order: str) -> Any:
 
 _TEXTS = _column_of(texts, "position", "text")
 
-_FACTS = (_column_of(attributes, "key", "text"), _column_of(tags, "tag"))
+_FACTS = (_column_of(metadata, "key", "text"), _column_of(tags, "tag"))
 
 _c = items.c
 
@@ -198,13 +210,15 @@ def _day(mtime_ns: int) -> str:
 
 def _count_words(connection: Connection) -> None:
     """Keep how many items hold each common word, and, as the count of "", how many there are."""
-    there = _number(connection, "SELECT count(*) FROM items")
-    before = _number(connection, "SELECT coalesce(max(items), 0) FROM common_words WHERE word = ''")
+    run = connection.exec_driver_sql
+    there = run("SELECT count(*) FROM items").scalar_one()
+    kept = "SELECT coalesce(max(items), 0) FROM common_words WHERE word = ''"
+    before = run(kept).scalar_one()
     if there <= COUNTED_FROM or before / GROWTH <= there <= before * GROWTH:
         return
-    connection.exec_driver_sql("DELETE FROM common_words")
-    connection.exec_driver_sql("INSERT INTO common_words VALUES ('', ?)", (there,))
-    connection.exec_driver_sql(
+    run("DELETE FROM common_words")
+    run("INSERT INTO common_words VALUES ('', ?)", (there,))
+    run(
         "INSERT INTO common_words SELECT term, doc FROM words_counts WHERE doc > ?",
         (COUNTED_FROM,),
     )

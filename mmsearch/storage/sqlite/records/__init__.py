@@ -1,19 +1,6 @@
 """How one file is written into the catalog's tables."""
 
-from mmsearch.storage.sqlite.records.changing import (
-    next_revision,
-    put_entries,
-    put_failures,
-    put_rows,
-)
-from mmsearch.storage.sqlite.records.driver_rows import packed, unpacked, written
+from mmsearch.storage.sqlite.records.changing import put_entries, put_rows
+from mmsearch.storage.sqlite.records.driver_rows import packed, unpacked
 
-__all__ = [
-    "next_revision",
-    "packed",
-    "put_entries",
-    "put_failures",
-    "put_rows",
-    "unpacked",
-    "written",
-]
+__all__ = ["packed", "put_entries", "put_rows", "unpacked"]

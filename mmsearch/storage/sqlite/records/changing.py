@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
@@ -12,42 +11,19 @@ from sqlalchemy.dialects.sqlite import insert
 from mmsearch.storage.records import (
     MEDIA_COLUMNS,
     DuplicateGone,
-    FailureRecord,
     ItemRecord,
     ItemVectors,
     VectorField,
 )
 from mmsearch.storage.sqlite.records import driver_rows as driver
-from mmsearch.storage.sqlite.schema import blanks, details, items, state, texts, vectors
-from mmsearch.storage.sqlite.schema import failures as failed
+from mmsearch.storage.sqlite.schema import (
+    absent_modalities,
+    items,
+    texts,
+    token_embeddings,
+    vectors,
+)
 from mmsearch.types import TextPart
-
-
-def next_revision(connection: Connection) -> None:
-    """Say that vectors changed: caches of an earlier revision are out of date."""
-    connection.execute(
-        update(state).where(state.c.key == "revision").values(value=state.c.value + 1)
-    )
-
-
-def put_failures(connection: Connection, failures: Sequence[FailureRecord]) -> None:
-    """Keep failures, each in the place of an earlier one of the same file."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = [
-        {
-            "source_id": one.source_id,
-            "folder": one.folder,
-            "name": one.name,
-            "reason": one.reason,
-            "seen_at": now,
-            "size": one.stat and one.stat[0],
-            "mtime_ns": one.stat and one.stat[1],
-            "retry": int(one.retry),
-        }
-        for one in failures
-    ]
-    if rows:
-        connection.execute(insert(failed).prefix_with("OR REPLACE"), rows)
 
 
 def put_entries(connection: Connection, entries: Sequence[ItemRecord]) -> None:
@@ -74,7 +50,7 @@ def put_entries(connection: Connection, entries: Sequence[ItemRecord]) -> None:
 
 def put_rows(connection: Connection, item_id: int, place: VectorField, rows: ItemVectors) -> None:
     """File an item's vectors in the place of those it had there."""
-    filed = {"space_id_": place[0], "facet_": place[1], "item_id_": item_id}
+    filed = {"space_id_": place[0], "modality_": place[1], "item_id_": item_id}
     for clear in (_CLEAR_VECTORS, _CLEAR_TOKENS):
         connection.execute(clear, filed)
     _add_rows(connection, [(item_id, place, rows)])
@@ -143,7 +119,7 @@ def _change(connection: Connection, entry: ItemRecord) -> None:
         "source_id": entry.source_id,
         "folder": entry.folder,
         "name": entry.name,
-        "modality": entry.kind,
+        "kind": entry.kind,
         "size": entry.stat[0],
         "mtime_ns": entry.stat[1],
         "hash": entry.hash,
@@ -185,7 +161,7 @@ def _put_row(connection: Connection, item_id: int | None, row: dict[str, Any]) -
 
 def _borrow(connection: Connection, entry: ItemRecord, item_id: int) -> None:
     """Copy the texts and vectors that the entry does not bring from the item it is like."""
-    lent_tables = (vectors, details, blanks)
+    lent_tables = (vectors, token_embeddings, absent_modalities)
     for table in lent_tables if entry.texts is not None else (*lent_tables, texts):
         copied = [column for column in table.c if column.name not in {"id", "item_id"}]
         connection.execute(delete(table).where(table.c.item_id == item_id))
@@ -208,13 +184,17 @@ _LENDER = select(items.c.hash, *(items.c[name] for name in (*MEDIA_COLUMNS, "rea
 _MAKE_ITEM = insert(items).returning(items.c.id)
 _CLEAR_TEXTS = delete(texts).where(texts.c.item_id == bindparam("item_id_"))
 _CLEAR_ALL_VECTORS = delete(vectors).where(vectors.c.item_id == bindparam("item_id_"))
-_CLEAR_BLANKS = delete(blanks).where(blanks.c.item_id == bindparam("item_id_"))
-_CLEAR_TEXT_VECTORS = _CLEAR_ALL_VECTORS.where(vectors.c.facet == "text")
+_CLEAR_BLANKS = delete(absent_modalities).where(
+    absent_modalities.c.item_id == bindparam("item_id_")
+)
+_CLEAR_TEXT_VECTORS = _CLEAR_ALL_VECTORS.where(vectors.c.modality == "text")
 _CLEAR_VECTORS, _CLEAR_TOKENS = (
     delete(table).where(
-        *(table.c[name] == bindparam(f"{name}_") for name in ("space_id", "facet", "item_id"))
+        *(table.c[name] == bindparam(f"{name}_") for name in ("space_id", "modality", "item_id"))
     )
-    for table in (vectors, details)
+    for table in (vectors, token_embeddings)
 )
-_CLEAR_ALL_TOKENS = delete(details).where(details.c.item_id == bindparam("item_id_"))
-_CLEAR_TEXT_TOKENS = _CLEAR_ALL_TOKENS.where(details.c.facet == "text")
+_CLEAR_ALL_TOKENS = delete(token_embeddings).where(
+    token_embeddings.c.item_id == bindparam("item_id_")
+)
+_CLEAR_TEXT_TOKENS = _CLEAR_ALL_TOKENS.where(token_embeddings.c.modality == "text")

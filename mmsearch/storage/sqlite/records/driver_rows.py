@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Table
 
 from mmsearch.storage.records import MEDIA_COLUMNS, ItemRecord, ItemVectors, VectorField
-from mmsearch.storage.sqlite.schema import PathText, blanks, details, items, texts, vectors
-from mmsearch.storage.sqlite.schema import failures as failed
+from mmsearch.storage.sqlite.schema import (
+    PathText,
+    absent_modalities,
+    failures,
+    items,
+    path_bytes,
+    texts,
+    token_embeddings,
+    vectors,
+)
 from mmsearch.types import Span, TextPart
 
 if TYPE_CHECKING:
@@ -21,11 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Row = tuple[Any, ...]
-
-
-def written(name: str) -> bytes:
-    """A file name as it is bound: byte for byte."""
-    return name.encode("utf-8", "surrogateescape")
 
 
 def execute_many(connection: Connection, statement: str, rows: Sequence[Row]) -> None:
@@ -51,7 +54,7 @@ def at(table: Table, columns: Sequence[str]) -> str:
 
 _WHERE = ("source_id", "folder", "name")
 _SPAN = ("start", "end", "unit")
-_FILED = ("space_id", "facet", "item_id")
+_FILED = ("space_id", "modality", "item_id")
 
 ITEM_AT = f"SELECT id FROM items WHERE {at(items, _WHERE)}"  # noqa: S608
 ADD_ITEM = _insert(
@@ -59,7 +62,7 @@ ADD_ITEM = _insert(
     (
         "id",
         *_WHERE,
-        "modality",
+        "kind",
         "size",
         "mtime_ns",
         "sidecar_size",
@@ -69,11 +72,11 @@ ADD_ITEM = _insert(
         *MEDIA_COLUMNS,
     ),
 )
-FORGET_FAILURE = f"DELETE FROM failures WHERE {at(failed, _WHERE)}"  # noqa: S608
+FORGET_FAILURE = f"DELETE FROM failures WHERE {at(failures, _WHERE)}"  # noqa: S608
 ADD_TEXT = _insert(texts, ("item_id", "position", "origin", "text", *_SPAN))
 ADD_VECTOR = _insert(vectors, (*_FILED, "position", *_SPAN, "vector", "hub_text", "hub_image"))
-ADD_TOKENS = _insert(details, (*_FILED, "position", "tokens"))
-ADD_BLANK = _insert(blanks, _FILED, " OR IGNORE")
+ADD_TOKENS = _insert(token_embeddings, (*_FILED, "position", "embeddings"))
+ADD_BLANK = _insert(absent_modalities, _FILED, " OR IGNORE")
 
 
 def item_row(item_id: int, entry: ItemRecord) -> Row:
@@ -93,7 +96,7 @@ def item_row(item_id: int, entry: ItemRecord) -> Row:
 
 def place_of(entry: ItemRecord, name: str) -> Row:
     """A file in the entry's folder, as ITEM_AT and FORGET_FAILURE take it."""
-    return entry.source_id, written(entry.folder), written(name)
+    return entry.source_id, path_bytes(entry.folder), path_bytes(name)
 
 
 def text_rows(item_id: int, parts: Sequence[TextPart]) -> Iterator[Row]:

@@ -1,0 +1,149 @@
+"""What users and labels say of the items: metadata and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import groupby, islice
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from mmsearch.filters.values import number_in
+from mmsearch.storage.sqlite.database import Database, chunks
+from mmsearch.storage.sqlite.schema import items, metadata, tags
+from mmsearch.storage.sqlite.view import View
+
+ITEMS_AT_ONCE = 2_000
+"""Items whose metadata are written by one statement."""
+
+
+class Metadata:
+    """The user's own metadata of the items."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def keys(self) -> list[str]:
+        """The keys that some item has, sorted."""
+        with self._database.read() as connection:
+            return View(connection).metadata_keys()
+
+    def of(self, ids: Sequence[int]) -> dict[int, dict[str, str | float]]:
+        """Some items' metadata by item id: numbers where they read as such."""
+        c = metadata.c
+        base = select(c.item_id, c.key, c.text, c.number).order_by(c.item_id, c.key)
+        found: dict[int, dict[str, str | float]] = {}
+        for part in chunks(sorted(set(ids))):
+            rows = self._database.rows(base.where(c.item_id.in_(part)))
+            for item_id, own in groupby(rows, key=lambda row: row.item_id):
+                found[item_id] = {key: _value(text, number) for _, key, text, number in own}
+        return found
+
+    def set(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Replace the metadata of some items, all or none.
+
+        Args:
+            rows: (item id, its metadata); None is as if not there. An item that is gone is left
+                out.
+        """
+        with self._database.write() as connection:
+            waiting = iter(rows)
+            while some := dict(islice(waiting, ITEMS_AT_ONCE)):
+                _replace(connection, some)
+
+
+def _replace(connection: Connection, some: Mapping[int, Mapping[str, Any]]) -> None:
+    there: set[int] = set()
+    for part in chunks(list(some)):
+        there.update(connection.execute(select(items.c.id).where(items.c.id.in_(part))).scalars())
+        connection.execute(delete(metadata).where(metadata.c.item_id.in_(part)))
+    rows = [
+        {"item_id": item_id, "key": key, "text": text, "number": number_in(text)}
+        for item_id, own in some.items()
+        if item_id in there
+        for key, text in _texts(own).items()
+    ]
+    if rows:
+        connection.execute(insert(metadata), rows)
+
+
+def _texts(own: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        _clean(key): str(value).lower() if isinstance(value, bool) else _clean(str(value))
+        for key, value in own.items()
+        if value is not None
+    }
+
+
+def _value(text: str, number: float | None) -> str | float:
+    """A text as a number, if that is written just so: "5" and "4.5" are numbers, "007" is not."""
+    if number is not None:
+        for read in (int, float):
+            with suppress(ValueError):
+                if str(read(text)) == text:
+                    return read(text)
+    return text
+
+
+def _clean(text: str) -> str:
+    """A text as the database can hold it: without halves of characters, and without NULs."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+class Tags:
+    """The tags of the items, each with a score in [0, 1]."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def set(
+        self, found: Mapping[str, Mapping[int, float]], among: Iterable[int] | None = None
+    ) -> None:
+        """Replace tags by the scores of the items that have them, all or none.
+
+        Args:
+            found: By tag, the score of each item that has it; items that are gone are left out.
+            among: Only these items are changed; None changes all.
+        """
+        looked_at = None if among is None else sorted(set(among))
+        with self._database.write() as connection:
+            for tag, scores in found.items():
+                same = delete(tags).where(tags.c.tag == tag)
+                for part in [None] if looked_at is None else chunks(looked_at):
+                    which = same if part is None else same.where(tags.c.item_id.in_(part))
+                    connection.execute(which)
+                for part in chunks(sorted(scores)):
+                    there = select(items.c.id).where(items.c.id.in_(part))
+                    rows = [
+                        {"item_id": id_, "tag": tag, "score": float(scores[id_])}
+                        for (id_,) in connection.execute(there).all()
+                    ]
+                    if rows:
+                        connection.execute(insert(tags).prefix_with("OR REPLACE"), rows)
+
+    def of(self, ids: Sequence[int]) -> dict[int, dict[str, float]]:
+        """Some items' tags with their scores, the highest first; items without any are left out."""
+        c = tags.c
+        base = select(c.item_id, c.tag, c.score).order_by(c.item_id, c.score.desc(), c.tag)
+        found: dict[int, dict[str, float]] = {}
+        for part in chunks(sorted(set(ids))):
+            for id_, tag, score in self._database.rows(base.where(c.item_id.in_(part))):
+                found.setdefault(id_, {})[tag] = score
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """How many items have each tag, by name."""
+        counted = select(tags.c.tag, func.count()).group_by(tags.c.tag).order_by(tags.c.tag)
+        return dict(map(tuple, self._database.rows(counted)))
+
+    def clear(self, names: Iterable[str] | None = None) -> int:
+        """Delete some tags, or all; returns of how many items each, in all."""
+        parts = [None] if names is None else list(chunks(sorted(set(names))))
+        with self._database.write() as connection:
+            return sum(
+                connection.execute(
+                    delete(tags) if part is None else delete(tags).where(tags.c.tag.in_(part))
+                ).rowcount
+                for part in parts
+            )
