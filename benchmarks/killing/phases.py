@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-WORDS = {"", "words", "unworded", "words_counts", "common_words"}
+WORDS = {"", "words", "followers", "words_counts", "common_words"}
 CHANGES = {"INSERT", "UPDATE", "DELETE", "REPLACE"}
 OTHERS = {
     "begun": "starting",
