@@ -22,9 +22,8 @@ from hypothesis import strategies as st
 
 from mmsearch.collection import Collection
 from mmsearch.encoders import clip, hub, models
-from mmsearch.encoders.clip import weights
+from mmsearch.encoders.clip import SMALL, weights
 from mmsearch.encoders.clip.names import Source
-from mmsearch.encoders.clip.recommended import SMALL
 from mmsearch.encoders.family import ModelRow
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable, UnknownModel
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -34,24 +35,65 @@ class KnownModel:
     """Of the Hugging Face hub."""
     about: str
     megabytes: int
-    """Of the weights, 10^6 bytes: as the repository lists them, else 4 bytes a parameter."""
+    """Of the weights, 10^6 bytes: as the repository lists them, else ("~" in the table) 4 bytes a
+    parameter."""
     dim: int
     licence: str
     """As the repository states it; `apple-amlr` allows research only."""
     source: str
     """Where the recalls were published."""
-    recall: Mapping[str, Recall] = field(default_factory=dict)
+    recall: Mapping[str, Recall]
     """By "flickr30k" and "coco": zero-shot, in percent, of finding a photo by its caption among
     Flickr30k's 1,000 test photos and COCO's 5,000 (the Karpathy splits). Empty for sounds."""
-    reads: str | None = None
+    reads: str | None
     """A second repository, whose tokenizer it reads."""
-    weights_in_listing: bool = True
+    weights_in_listing: bool
     """Whether `megabytes` is what the repository lists."""
 
     @property
     def family(self) -> str:
         """What stands before the colon."""
         return self.name.partition(":")[0]
+
+
+SOURCES = {
+    "open_clip": "https://github.com/mlfoundations/open_clip/blob/main/docs/"
+    "openclip_retrieval_results.csv",
+    "siglip2": "https://github.com/google-research/big_vision/blob/main/big_vision/configs/proj/"
+    "image_text/README_siglip2.md",
+    "mobileclip": "https://github.com/apple/ml-mobileclip/tree/main/results",
+    "clap": "https://github.com/LAION-AI/CLAP",
+}
+"""By what the table calls them."""
+
+
+@cache
+def known_models() -> tuple[KnownModel, ...]:
+    """The table of recommended models; those that see are in order of recall at 1 on COCO."""
+    table = Path(__file__).with_name("recommended.tsv").read_text(encoding="utf-8")
+    heads, *lines = (line.split("\t") for line in table.splitlines())
+    return tuple(_known(dict(zip(heads, line, strict=True))) for line in lines)
+
+
+def _known(row: Mapping[str, str]) -> KnownModel:
+    at1 = {name: row[f"{name}_at1"] for name in ("flickr30k", "coco")}
+    at5 = {name: row[f"{name}_at5"] for name in at1}
+    return KnownModel(
+        row["name"],
+        repository=row["repository"],
+        about=row["about"],
+        megabytes=int(row["megabytes"].removeprefix("~")),
+        dim=int(row["dim"]),
+        licence=row["licence"],
+        source=SOURCES[row["source"]],
+        recall={
+            name: Recall(float(first), float(at5[name]) if at5[name] else None)
+            for name, first in at1.items()
+            if first
+        },
+        reads=row["reads"] or None,
+        weights_in_listing=not row["megabytes"].startswith("~"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +153,8 @@ class Family(ABC):
 
     def recommended(self) -> Sequence[KnownModel]:
         """Models worth having, the best first."""
-        return ()
+        family = self.forms[0].partition(":")[0]
+        return [model for model in known_models() if model.family == family]
 
     def rows(self) -> Iterator[ModelRow]:
         """Its lines of `mmsearch models`."""

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmsearch.encoders.family import Family, KnownModel, ModelRow, similar_names
+from mmsearch.encoders.family import Family, ModelRow, similar_names
 from mmsearch.errors import ModelUnavailable, UnknownModel
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.types import Progress
-
-SOURCE = "https://github.com/LAION-AI/CLAP"
-
-RECOMMENDED: tuple[KnownModel, ...] = (
-    KnownModel(
-        "clap:laion/larger_clap_general",
-        repository="laion/larger_clap_general",
-        about="sounds, music and speech, by description",
-        megabytes=776,
-        dim=512,
-        licence="apache-2.0",
-        source=SOURCE,
-    ),
-    KnownModel(
-        "clap:laion/clap-htsat-unfused",
-        repository="laion/clap-htsat-unfused",
-        about="sounds by description; smaller and quicker",
-        megabytes=615,
-        dim=512,
-        licence="apache-2.0",
-        source=SOURCE,
-    ),
-)
 
 
 class Clap(Family):
@@ -70,7 +46,7 @@ class Clap(Family):
         try:
             folder = hub.fetch(repository, files.wanted, progress, extra="audio")
         except UnknownModel as error:
-            if near := similar_names(name, [model.name for model in RECOMMENDED]):
+            if near := similar_names(name, [model.name for model in self.recommended()]):
                 raise UnknownModel(f"{error}; did you mean {' or '.join(near)}?") from error
             raise
         if missing := files.missing_from(folder):
@@ -81,10 +57,6 @@ class Clap(Family):
         """With the whole path of a folder."""
         folder = os.path.expanduser(_what(name))
         return f"clap:{os.path.abspath(folder)}" if os.path.isdir(folder) else name
-
-    def recommended(self) -> Sequence[KnownModel]:
-        """Those of LAION."""
-        return RECOMMENDED
 
     def recognise(self, repository: str, folder: Path) -> ModelRow | None:
         """A whole model whose config.json says that it is one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """As open_clip's repositories name them."""
+
+SMALL = "clip:ViT-B-32/laion2b_s34b_b79k"
+"""The first to try: small, quick on any processor, free to use, in one repository."""
 
 
 class Clip(Family):
@@ -39,9 +41,8 @@ class Clip(Family):
             UnknownModel: the name does not say which weights.
         """
         from mmsearch.encoders.clip import weights
-        from mmsearch.encoders.clip.recommended import BY_NAME
 
-        model = BY_NAME.get(name)
+        model = self._known(name)
         if model is not None:
             return _is_whole(model) or _has_graphs(model)
         return weights.is_here(name)
@@ -50,10 +51,9 @@ class Clip(Family):
         """The checkpoint's path, in the caches that open_clip uses."""
         from mmsearch.encoders import hub
         from mmsearch.encoders.clip import names, weights
-        from mmsearch.encoders.clip.recommended import BY_NAME
 
-        is_here = self.is_here(name)
-        if is_here and name in BY_NAME and (path := _checkpoint(BY_NAME[name])):
+        is_here, model = self.is_here(name), self._known(name)
+        if is_here and model is not None and (path := _checkpoint(model)):
             return path
         if find_spec("open_clip") is None:
             raise MissingExtra(f"the model {name!r}", "clip")
@@ -69,12 +69,6 @@ class Clip(Family):
 
         return names.parse(name).name
 
-    def recommended(self) -> Sequence[KnownModel]:
-        """The best first."""
-        from mmsearch.encoders.clip.recommended import RECOMMENDED
-
-        return RECOMMENDED
-
     def recognise(self, repository: str, folder: Path) -> ModelRow | None:
         """Weights and a configuration as open_clip saves them."""
         from mmsearch.encoders import hub
@@ -86,26 +80,24 @@ class Clip(Family):
         return ModelRow(name, "here", megabytes, None, "in the Hugging Face cache")
 
     def best_here(self) -> str | None:
-        """The first recommended one that can run."""
-        return next((model.name for model in self.recommended() if _runs_here(model)), None)
+        """The first recommended one that is here, as are the packages that run it."""
+        missing = {name for name in ("torch", "open_clip", "transformers") if not find_spec(name)}
+        for model in self.recommended():
+            needed = {"torch", "open_clip"} | ({"transformers"} if model.reads else set())
+            if _has_graphs(model) if needed & missing else _is_whole(model):
+                return model.name
+        return None
+
+    def _known(self, name: str) -> KnownModel | None:
+        return next((model for model in self.recommended() if model.name == name), None)
 
 
 def advice() -> str:
     """What to tell somebody whose index uses `mini` only because nothing better is here."""
-    from mmsearch.encoders.clip.recommended import SMALL
-
     pull = f"mmsearch models pull {SMALL}"
     if find_spec("open_clip") is None or find_spec("torch") is None:
         pull = f"pip install 'mmsearch[clip]', then {pull}"
     return f"the small built-in model is used; a larger one finds far more: {pull}"
-
-
-def _runs_here(model: KnownModel) -> bool:
-    """Whether a model and the packages that run it are here."""
-    needed = ["torch", "open_clip"] + (["transformers"] if model.reads else [])
-    if all(find_spec(package) is not None for package in needed):
-        return _is_whole(model)
-    return _has_graphs(model)
 
 
 def _is_whole(model: KnownModel) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmsearch.encoders import TokenEncoder, check_modality
 from mmsearch.encoders.files import MANIFEST, ModelFiles, short_hash
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from mmsearch.encoders import TokenEmbeddings
     from mmsearch.types import Modality, Vectors
 
-Runs: TypeAlias = "Iterator[tuple[list[int], list[NDArray[Any]]]]"
-"""Rows of a batch, and each output of the graph for them."""
-
 TEXTS_A_RUN = 32
 PADDING = 0
 """The token id that the text graph ignores."""
@@ -38,6 +35,27 @@ TOKEN_GRAPHS = {REGIONS, WORDS, RERANK}
 """For reranking; a model has all of these or none."""
 EXTENSIONS = {AUDIO, *TOKEN_GRAPHS}
 """Files that change no image and no text vector, so that an index made without them stays valid."""
+
+
+class Graph(NamedTuple):
+    """What computes something of one modality."""
+
+    files: tuple[str, ...]
+    """ONNX files are protocol buffers: two of them, end to end, are read as one graph."""
+    outputs: list[str]
+    weights: tuple[str, ...] = ()
+    """Files that ONNX Runtime finds beside the graph."""
+
+
+GRAPHS: dict[Modality, Graph] = {
+    "image": Graph(("image.onnx",), ["vectors"]),
+    "audio": Graph(("image.onnx", AUDIO), [HEARD]),
+    "text": Graph(("text.onnx",), ["vectors"], ("text.bin",)),
+}
+GRAPHS_WITH_TOKENS: dict[Modality, Graph] = {
+    "image": Graph(("image.onnx", REGIONS), ["vectors", "regions"]),
+    "text": Graph(("text.onnx", WORDS), ["vectors", "tokens"], ("text.bin",)),
+}
 
 
 def load_mini(folder: Path = FOLDER) -> MiniEncoder:
@@ -113,12 +131,7 @@ class MiniEncoder(TokenEncoder):
 
         check_modality(self, modality)
         vectors = np.empty((len(batch), self.dim), np.float32)
-        runs = {
-            "image": lambda: self._photo_runs(batch, self._image_graph(), ["vectors"]),
-            "text": lambda: self._text_runs(batch, self._text_graph(), ["vectors"]),
-            "audio": lambda: self._sound_runs(batch),
-        }
-        for rows, (found,) in runs[modality]() if len(batch) else ():
+        for rows, (found,) in self._runs(modality, batch, GRAPHS[modality]):
             vectors[rows] = found
         return vectors
 
@@ -135,13 +148,9 @@ class MiniEncoder(TokenEncoder):
         import numpy as np
 
         self._check_tokens(modality)
-        runs = {
-            "image": lambda: self._photo_runs(batch, self._region_graph(), ["vectors", "regions"]),
-            "text": lambda: self._text_runs(batch, self._word_graph(), ["vectors", "tokens"]),
-        }
         vectors = np.empty((len(batch), self.dim), np.float32)
         tokens = [np.empty((0, 0), np.int8)] * len(batch)
-        for rows, (found, parts) in runs[modality]() if len(batch) else ():
+        for rows, (found, parts) in self._runs(modality, batch, GRAPHS_WITH_TOKENS[modality]):
             vectors[rows] = found
             for row, part in zip(rows, parts, strict=True):
                 tokens[row] = quantised(part)
@@ -165,34 +174,25 @@ class MiniEncoder(TokenEncoder):
 
     # ------------------------------------------------------------------ running
 
-    def _photo_runs(
-        self, photos: Sequence[Any], graph: InferenceSession, outputs: list[str]
-    ) -> Runs:
-        def run(photo: Any) -> list[NDArray[Any]]:
-            found: list[NDArray[Any]] = graph.run(outputs, {"pixels": self._pixels(photo)[None]})
+    def _runs(
+        self, modality: Modality, batch: Sequence[Any], graph: Graph
+    ) -> Iterator[tuple[list[int], list[NDArray[Any]]]]:
+        """Rows of the batch, and each output of the graph for them."""
+        if not len(batch):
+            return
+        loaded, outputs = self._session(graph), graph.outputs
+        if modality == "text":
+            tokens = [found.ids for found in self._tokenizer().encode_batch(list(batch))]
+            for rows, ids in padded_batches(tokens, TEXTS_A_RUN, PADDING):
+                yield rows, loaded.run(outputs, {"ids": ids})
+            return
+        pixels = self._pixels if modality == "image" else self._sound_pixels
+
+        def run(thing: Any) -> list[NDArray[Any]]:
+            found: list[NDArray[Any]] = loaded.run(outputs, {"pixels": pixels(thing)[None]})
             return found
 
-        return _one_by_one(run, photos)
-
-    def _sound_runs(self, sounds: Sequence[Any]) -> Runs:
-        import numpy as np
-
-        graph = self._audio_graph()
-
-        def run(sound: Any) -> list[NDArray[Any]]:
-            grey = self._sound_picture(sound)[None, :, :, None]
-            found: list[NDArray[Any]] = graph.run([HEARD], {"pixels": np.repeat(grey, 3, axis=3)})
-            return found
-
-        return _one_by_one(run, sounds)
-
-    def _text_runs(
-        self, texts: Sequence[str], tower: tuple[InferenceSession, Tokenizer], outputs: list[str]
-    ) -> Runs:
-        graph, tokenizer = tower
-        tokens = [found.ids for found in tokenizer.encode_batch(list(texts))]
-        for rows, ids in padded_batches(tokens, TEXTS_A_RUN, PADDING):
-            yield rows, graph.run(outputs, {"ids": ids})
+        yield from (([row], found) for row, found in enumerate(in_threads(run, batch)))
 
     def _pixels(self, photo: Any) -> NDArray[np.uint8]:
         import numpy as np
@@ -211,50 +211,34 @@ class MiniEncoder(TokenEncoder):
         picture: NDArray[np.uint8] = sound
         return picture if picture.ndim == 2 else mel_picture(sound, self.image_size)
 
-    # ------------------------------------------------------------------ graphs
+    def _sound_pixels(self, sound: Any) -> NDArray[np.uint8]:
+        """The sound's picture as a photo (image_size, image_size, 3) in grey."""
+        import numpy as np
 
-    def _image_graph(self) -> InferenceSession:
+        return np.repeat(self._sound_picture(sound)[:, :, None], 3, axis=2)
+
+    def _session(self, graph: Graph) -> InferenceSession:
+        files = self._files
+
         def load() -> InferenceSession:
-            return session(self._files.checked("image.onnx"), optimise=True, threads=1)
+            for name in graph.weights:
+                files.checked(name)
+            one = len(graph.files) == 1
+            content = files.checked(*graph.files) if one else files.joined(*graph.files)
+            if graph.weights:
+                return session(content, optimise=False, beside=files.folder)
+            return session(content, optimise=True, threads=1)
 
-        return self._files.once("image", load)
-
-    def _audio_graph(self) -> InferenceSession:
-        return self._files.once("audio", lambda: self._extended_image_graph(AUDIO))
-
-    def _region_graph(self) -> InferenceSession:
-        return self._files.once("regions", lambda: self._extended_image_graph(REGIONS))
-
-    def _extended_image_graph(self, extension: str) -> InferenceSession:
-        """ONNX files are protocol buffers: two of them, end to end, are read as one graph."""
-        return session(self._files.joined("image.onnx", extension), optimise=True, threads=1)
-
-    def _text_graph(self) -> tuple[InferenceSession, Tokenizer]:
-        def load() -> tuple[InferenceSession, Tokenizer]:
-            self._files.checked("text.bin")  # weights that ONNX Runtime finds beside the graph
-            return session(self._files.checked("text.onnx"), optimise=False), self._tokenizer()
-
-        return self._files.once("text", load)
-
-    def _word_graph(self) -> tuple[InferenceSession, Tokenizer]:
-        """The text tower's graph, extended to give embeddings of words."""
-
-        def load() -> tuple[InferenceSession, Tokenizer]:
-            self._files.checked("text.bin")
-            graph = self._files.joined("text.onnx", WORDS)
-            return session(graph, optimise=False, beside=self._files.folder), self._tokenizer()
-
-        return self._files.once("words", load)
+        return files.once("+".join(graph.files), load)
 
     def _tokenizer(self) -> Tokenizer:
-        from tokenizers import Tokenizer
+        def load() -> Tokenizer:
+            from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self._files.checked("tokenizer.json")))
+            return Tokenizer.from_file(str(self._files.checked("tokenizer.json")))
+
+        return self._files.once("tokenizer", load)
 
     def _check_tokens(self, modality: str) -> None:
         if modality not in self.token_modalities:
             raise UnsupportedModality(f"'mini' has no token embeddings of {modality}")
-
-
-def _one_by_one(run: Callable[[Any], list[NDArray[Any]]], things: Sequence[Any]) -> Runs:
-    yield from (([row], outputs) for row, outputs in enumerate(in_threads(run, things)))
