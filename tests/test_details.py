@@ -48,7 +48,7 @@ def kept(library) -> dict[int, int]:
     """Rows of details by item."""
     c = token_embeddings.c
     counted = select(c.item_id, func.count()).group_by(c.item_id)
-    return dict(map(tuple, library._catalog.database.rows(counted)))
+    return dict(map(tuple, library.catalog.database.rows(counted)))
 
 
 def names(hits) -> list[str]:
@@ -72,11 +72,11 @@ def test_a_picture_is_compared_closely_with_texts(looking, photos):
 
 
 def test_what_changed_is_looked_at_as_it_is_now(looking, photos):
-    before = looking._catalog.token_embeddings.of(looking._spaces()[0], "image", [1, 2, 3])
+    before = looking.catalog.token_embeddings.of(looking.index.serving()[0][0], "image", [1, 2, 3])
     for name, colour in (("red.png", "white"), ("green.png", "blue")):
         paint(photos / name, colour, (33, 44))
     looking.add(photos)
-    after = looking._catalog.token_embeddings.of(looking._spaces()[0], "image", [1, 2, 3])
+    after = looking.catalog.token_embeddings.of(looking.index.serving()[0][0], "image", [1, 2, 3])
     assert before.keys() == after.keys()
     changed = [key for key in before if not np.array_equal(before[key], after[key])]
     assert len(changed) == 2
@@ -123,7 +123,7 @@ def many(toy, tmp_path: Path):
 
 
 def hubs(library) -> np.ndarray:
-    return library._catalog.hubs.of(library._spaces()[0], "image", "text")
+    return library.catalog.hubs.of(library.index.serving()[0][0], "image", "text")
 
 
 def test_an_index_of_many_pictures_knows_its_hubs(many):
@@ -139,10 +139,10 @@ def test_a_small_index_has_none_and_scores_plain_cosines(toy, photos, tmp_path):
 
 
 def test_a_score_is_the_cosine_less_a_share_of_the_hub(many):
-    space = many._spaces()[0]
-    weight = many._query_banks.hub_weight(space, "text", "image")
+    space = many.index.serving()[0][0]
+    weight = many.index.query_banks.hub_weight(space, "text", "image")
     assert weight > 0
-    ids = many._catalog.vectors.of(space, "image")[0]
+    ids = many.catalog.vectors.of(space, "image")[0]
     of_item = dict(zip(ids.tolist(), hubs(many).astype(np.float16).tolist(), strict=True))
     for hit in many.search("red green", target="image", k=20):
         expected = hit.signals["image"].score - weight * of_item[hit.id]
@@ -165,7 +165,7 @@ def test_hubs_of_new_pictures_are_told_by_the_same_bank(many, tmp_path):
 
 def test_an_index_without_hubs_is_given_them_when_it_is_next_asked(many, tmp_path):
     before = many.search("red green", target="image")
-    with many._catalog.database.write() as connection:
+    with many.catalog.database.write() as connection:
         connection.execute(update(vectors).values(hub_text=None, hub_image=None))
     shutil.rmtree(tmp_path / "idx" / "cache")
     with mmsearch.open(tmp_path / "idx") as again:

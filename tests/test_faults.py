@@ -46,7 +46,7 @@ def many(tmp_path) -> Path:
 
 def content(library: Collection) -> dict[str, Any]:
     """By path, the vector; and the texts."""
-    ids, rows, _ = library._catalog.vectors.of(library._spaces()[0], "image")
+    ids, rows, _ = library.catalog.vectors.of(library.index.serving()[0][0], "image")
     paths = {item.id: item.path for item in library.items}
     found: dict[str, Any] = {
         paths[id_]: row.tobytes() for id_, row in zip(ids.tolist(), rows, strict=True)
@@ -72,7 +72,7 @@ def test_wherever_a_disk_fills_up_what_is_stored_is_whole_and_the_rest_comes_lat
     with mmsearch.index(many, into=tmp_path / "undisturbed") as library:
         wanted = content(library)
     with Collection(tmp_path / "idx", model="toy", create=True) as library:
-        engine = library._catalog.database.engine
+        engine = library.catalog.database.engine
         limit = _pages(tmp_path / "idx") + more
 
         def bound(driver: Any, *_: object) -> None:
@@ -394,15 +394,15 @@ def test_captions_of_an_import_that_ends_early_get_their_vectors_later(toy, tmp_
         assert wrong(tmp_path / "idx") == []
         paint(tmp_path / "photos" / "red.png", "red")
         library.add(tmp_path / "photos")
-        (space,) = library._catalog.spaces.all()
-        assert library._catalog.vectors.missing(space, "text", ()) == []
+        (space,) = library.catalog.spaces.all()
+        assert library.catalog.vectors.missing(space, "text", ()) == []
 
 
 def test_an_import_without_captions_leaves_nothing_to_be_done(toy, tmp_path):
     rows = np.random.default_rng(1).standard_normal((20, ToyEncoder.dim)).astype(np.float32)
     with Collection(tmp_path / "idx", model="toy", create=True) as library:
         library.add_vectors(rows, [{"path": f"/far/{n}.png"} for n in range(20)], model="toy")
-        assert not library._catalog.settings.get("holes")
+        assert not library.catalog.settings.get("holes")
 
 
 # ------------------------------------------------------------------ old or new, never half

@@ -31,7 +31,7 @@ def unit(rows: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
 
 def everything(library: Collection) -> list[Any]:
     """All that an index holds but ids, in order of path."""
-    catalog = library._catalog
+    catalog = library.catalog
     (space,) = catalog.spaces.all()
     found = [
         (item.path, item.kind, item.columns, item.texts, item.metadata, item.tags, item.vectors)

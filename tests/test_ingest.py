@@ -247,8 +247,8 @@ def test_a_file_in_a_hidden_folder_that_was_named_stays(library, photos):
 
 
 def test_an_empty_folder_that_was_on_another_disk_keeps_its_items(library, photos, tmp_path):
-    ((source_id, _),) = library._catalog.sources.all()
-    library._catalog.sources.set_device(source_id, -1)  # as if it had been a mounted drive
+    ((source_id, _),) = library.catalog.sources.all()
+    library.catalog.sources.set_device(source_id, -1)  # as if it had been a mounted drive
     photos.rename(tmp_path / "away")
     photos.mkdir()
     report = library.add(photos)
@@ -261,10 +261,10 @@ def test_an_empty_mount_point_loses_nothing_of_a_subfolder_asked_for_alone(libra
     library.add([photos, photos / "deep"])
     library.add([photos / "deep" / "blue.png"])
     before = {item.path for item in library.items}
-    ((source_id, _),) = library._catalog.sources.all()
+    ((source_id, _),) = library.catalog.sources.all()
     shutil.rmtree(photos)
     photos.mkdir()
-    library._catalog.sources.set_device(source_id, -1)  # as if it had been a mounted drive
+    library.catalog.sources.set_device(source_id, -1)  # as if it had been a mounted drive
     report = library.add()
     assert {item.path for item in library.items} == before
     assert sum("is it mounted?" in warning for warning in report.warnings) == 1
@@ -321,7 +321,7 @@ def test_items_taken_out_by_another_process_meanwhile_are_stored_anew(library, p
         with mmsearch.open(library.folder) as other:
             ids = {os.path.basename(item.path): item.id for item in other.items}
             if "red.png" in ids:
-                other._catalog.items.remove([ids["red.png"]])
+                other.catalog.items.remove([ids["red.png"]])
         return done
 
     monkeypatch.setattr(Decoder, "__call__", then_remove)
@@ -621,7 +621,7 @@ def test_a_disk_that_fills_up_keeps_earlier_batches(toy, tmp_path, monkeypatch):
     for number in range(100):
         paint(folder / f"{number:03}.png", "red", (50 + number, 10))
     library = mmsearch.Collection(tmp_path / "idx", model="toy", create=True)
-    put = library._catalog.put
+    put = library.catalog.put
     calls = []
 
     def fill_up(*args, **options):
@@ -630,7 +630,7 @@ def test_a_disk_that_fills_up_keeps_earlier_batches(toy, tmp_path, monkeypatch):
             raise StorageFailed("database or disk is full")
         return put(*args, **options)
 
-    monkeypatch.setattr(library._catalog, "put", fill_up)
+    monkeypatch.setattr(library.catalog, "put", fill_up)
     with pytest.raises(StorageFailed):
         library.add(folder)
     monkeypatch.undo()
@@ -684,6 +684,6 @@ def test_all_eight_orientations_of_a_photo_give_one_vector(tmp_path):
         (tmp_path / "p").mkdir(exist_ok=True)
         stored.save(tmp_path / "p" / f"{tag}.jpg", exif=exif, quality=95)
     with mmsearch.index(tmp_path / "p", into=tmp_path / "idx", model="mini") as library:
-        _, vectors, _ = library._catalog.vectors.of(library._spaces()[0], "image")
+        _, vectors, _ = library.catalog.vectors.of(library.index.serving()[0][0], "image")
     assert vectors.shape == (8, encoder.dim)
     assert (vectors @ vectors.T).min() >= 0.99

@@ -78,7 +78,9 @@ def test_the_same_sound_has_the_same_vectors_bit_for_bit(sounds, tmp_path):
     found = []
     for name in ("i", "j"):
         with mmsearch.index(sounds, tmp_path / name, model="ear") as library:
-            found.append(library._catalog.vectors.of(library._spaces()[0], "audio")[1].tobytes())
+            found.append(
+                library.catalog.vectors.of(library.catalog.spaces.all()[0], "audio")[1].tobytes()
+            )
     assert found[0] == found[1]
 
 

@@ -355,15 +355,15 @@ def test_hubs_are_stored_with_their_vectors(tmp_path):
     paint(tmp_path / "photos" / "red.png", "red")
     (tmp_path / "photos" / "note.txt").write_text("a red wall")
     with mmsearch.index(tmp_path / "photos", into=tmp_path / "idx", model="mini") as library:
-        catalog = library._catalog
-        (space,) = library._spaces()
+        catalog = library.catalog
+        ((space, _),) = library.index.serving()
         early = {
             (facet, asked): catalog.hubs.of(space, facet, asked)
             for facet, asked in (("image", "text"), ("text", "image"), ("text", "text"))
         }
         with catalog.database.write() as connection:
             connection.exec_driver_sql("UPDATE vectors SET hub_text = NULL, hub_image = NULL")
-        library._query_banks.update(lambda _: library.encoder)
+        library.index.query_banks.update(lambda _: library.encoder)
         for (facet, asked), hubs in early.items():
             assert np.isfinite(hubs).all()
             np.testing.assert_allclose(catalog.hubs.of(space, facet, asked), hubs, atol=1e-6)
@@ -371,9 +371,9 @@ def test_hubs_are_stored_with_their_vectors(tmp_path):
 
 def test_one_batch_raises_the_revision_once(toy, photos, tmp_path):
     with mmsearch.Collection(tmp_path / "idx", model="toy", create=True) as library:
-        before = library._catalog.state().revision
+        before = library.catalog.state().revision
         library.add(photos)
-        assert library._catalog.state().revision == before + 1
+        assert library.catalog.state().revision == before + 1
 
 
 def test_new_items_have_all_that_is_stored_of_them(toy, photos, tmp_path):
@@ -382,8 +382,8 @@ def test_new_items_have_all_that_is_stored_of_them(toy, photos, tmp_path):
         item = next(i for i in library.items if i.path.endswith("red.png"))
         assert [text.text for text in item.texts] == ["a white house", "a green hill"]
         assert (item.metadata["width"], item.metadata["height"]) == (40, 30)
-        (space,) = library._spaces()
-        ids, vectors, _ = library._catalog.vectors.of(space, "text")
+        ((space, _),) = library.index.serving()
+        ids, vectors, _ = library.catalog.vectors.of(space, "text")
         assert ids.tolist() == [item.id, item.id]
         assert vectors.shape == (2, ToyEncoder.dim)
 
@@ -417,7 +417,7 @@ def test_an_unchanged_folder_costs_a_fixed_number_of_statements(toy, tmp_path):
     with mmsearch.index(tmp_path / "many", into=tmp_path / "idx") as library:
         asked = []
         event.listen(
-            library._catalog.database.engine,
+            library.catalog.database.engine,
             "before_cursor_execute",
             lambda *args: asked.append(args[2]),
         )

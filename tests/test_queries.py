@@ -69,8 +69,8 @@ def test_a_mixed_query_is_the_sum_of_its_parts_of_unit_length(library):
     wanted = 2 * one + other
     wanted /= np.linalg.norm(wanted)
     hits = library.search(Query.text("red", 2) + Query.text("blue"), k=4, target="image")
-    space = library._spaces()[0]
-    ids, rows, _ = library._catalog.vectors.of(space, "image")
+    space = library.index.serving()[0][0]
+    ids, rows, _ = library.catalog.vectors.of(space, "image")
     scores = dict(zip(ids.tolist(), (rows @ wanted).tolist(), strict=True))
     assert {hit.id: pytest.approx(hit.score, abs=1e-5) for hit in hits} == scores
 

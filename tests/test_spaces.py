@@ -94,8 +94,8 @@ def test_a_photo_that_changes_after_the_switch_is_not_found_by_its_old_vectors(l
     with mmsearch.index(photos, library.folder, model="second") as both:
         paint(photos / "red.png", "white")
         both.add(photos)
-        (old,) = (space for space in both._catalog.spaces.all() if space.name == "toy")
-        ids, _, _ = both._catalog.vectors.of(old, "image")
+        (old,) = (space for space in both.catalog.spaces.all() if space.name == "toy")
+        ids, _, _ = both.catalog.vectors.of(old, "image")
         assert len(ids) == 2  # of the photos that are as they were
 
 
@@ -135,7 +135,7 @@ def test_the_only_model_that_can_answer_is_not_dropped(library, photos):
 def test_files_that_are_away_keep_the_old_model_answering(library, photos, tmp_path):
     away = photos.rename(tmp_path / "elsewhere")
     with mmsearch.open(library.folder) as open_:
-        open_._wanted = [SecondToy()]
+        open_.index.encoders.requested = [SecondToy()]
         open_.add()
         assert models(open_)["second"] == (False, ())
         assert "not there just now" in " ".join(open_.report.warnings)
@@ -283,9 +283,9 @@ def test_a_hole_that_stays_leaves_the_caches_as_they_are(library, photos):
     paint(photos / "big.png", "white", size=(900, 900))
     library.add(photos)
     with mmsearch.index(photos, library.folder, model="second", max_megapixels=0.5) as both:
-        before = both._catalog.state()
+        before = both.catalog.state()
         both.add(max_megapixels=0.5)
-        assert both._catalog.state() == before
+        assert both.catalog.state() == before
 
 
 def test_a_video_or_pdf_without_a_facet_is_not_read_at_every_run(whole, photos, monkeypatch):
@@ -300,13 +300,13 @@ def test_a_video_or_pdf_without_a_facet_is_not_read_at_every_run(whole, photos, 
 
 
 def test_a_caption_that_changes_while_it_is_encoded_is_encoded_again(library, photos):
-    (space,) = library._catalog.spaces.all()
+    (space,) = library.catalog.spaces.all()
     (item,) = (item for item in library.items if item.texts)
-    hashes = {k.id: k.hash for k in library._catalog.files.known(1, "").values()}
+    hashes = {k.id: k.hash for k in library.catalog.files.known(1, "").values()}
     rows = {
         (item.id, hashes[item.id]): {(space.id, "text"): ItemVectors(np.zeros((1, 8), np.float16))}
     }
-    library._catalog.vectors.backfill(rows, {item.id: ["another text"]})
+    library.catalog.vectors.backfill(rows, {item.id: ["another text"]})
     assert best(library, "rose red", target="text") == "red.png"
 
 
@@ -381,7 +381,7 @@ def test_an_unfinished_model_that_is_gone_does_not_stop_indexing(library, photos
 def test_a_dropped_model_does_not_come_back_and_leaves_no_file(library, photos):
     with mmsearch.index(photos, library.folder, model="second") as both:
         both.search("red")
-        old = next(space.id for space in both._catalog.spaces.all() if space.name == "toy")
+        old = next(space.id for space in both.catalog.spaces.all() if space.name == "toy")
         both.drop_space("toy")
         assert not list(both.folder.glob(f"cache/*-{old}-*"))
         both.add()
@@ -394,10 +394,10 @@ def test_an_open_index_answers_with_what_others_have_changed_since(library, phot
         pass
     first = library.search("blue")[0]
     assert (Path(first.path).name, library.encoder.name) == ("blue.png", "second")
-    ((_, facets),) = library._present()
+    ((_, facets),) = library.index.serving()
     assert facets == ["image", "text"]
     with mmsearch.open(library.folder) as other:
         other.remove(photos / "red.png")  # the one with a caption
-    ((_, facets),) = library._present()
+    ((_, facets),) = library.index.serving()
     assert facets == ["image"]
     assert "red.png" not in {Path(hit.path).name for hit in library.search("red", k=9)}

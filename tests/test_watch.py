@@ -66,7 +66,7 @@ class Watch:
         return {Path(item.path).name: item.id for item in self._reader.items}
 
     def asked(self) -> list[str]:
-        return [one.path for one in self._reader._catalog.index_roots.all()]
+        return [one.path for one in self._reader.catalog.index_roots.all()]
 
     def sees(self, *names: str) -> None:
         until(lambda: self.names() == set(names), running=self._thread)
@@ -671,10 +671,8 @@ def test_a_place_reached_by_a_link_is_looked_at_as_a_walk_meets_it(toy, photos, 
 def test_a_drive_that_was_unmounted_loses_nothing(toy, photos, tmp_path):
     with Collection(tmp_path / "index", model="toy", create=True) as library:
         library.add([photos])
-        ((source_id, _),) = library._catalog.sources.all()
-        library._catalog.sources.set_device(
-            source_id, library._catalog.sources.device(source_id) + 1
-        )
+        ((source_id, _),) = library.catalog.sources.all()
+        library.catalog.sources.set_device(source_id, library.catalog.sources.device(source_id) + 1)
         shutil.rmtree(photos)
         photos.mkdir()  # an empty mount point, on another device
         library.refresh([photos, photos / "deep", photos / "red.png"])

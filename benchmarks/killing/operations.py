@@ -240,7 +240,7 @@ def _unworded(site: Site) -> None:
 
 def _words(site: Site) -> None:
     with _writing(site) as library:
-        library._catalog.words.refresh()  # noqa: SLF001 - what a search does, all at once
+        library.catalog.words.refresh()
 
 
 def _damaged(site: Site) -> None:

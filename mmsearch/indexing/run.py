@@ -14,10 +14,9 @@ from mmsearch.indexing.media_options import ResolvedMedia
 from mmsearch.indexing.pipeline import TimedReport
 from mmsearch.indexing.scopes import Scope
 from mmsearch.indexing.user_metadata import MetadataFile, apply_metadata
-from mmsearch.spaces.encoder_pool import EncoderPool, token_setting, tokens_version
-from mmsearch.spaces.query_banks import QueryBanks
+from mmsearch.spaces.encoder_pool import token_setting, tokens_version
+from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import EncodingTarget
-from mmsearch.storage import Store
 from mmsearch.types import Kind, Progress
 
 if TYPE_CHECKING:
@@ -36,43 +35,48 @@ class IndexRun:
 
     def __init__(
         self,
-        store: Store,
-        encoder_pool: EncoderPool,
-        query_banks: QueryBanks,
+        index: OpenIndex,
         options: ReadOptions,
         media: ResolvedMedia,
         *,
         caption_file: CaptionFile | None = None,
         metadata: MetadataFile | None = None,
     ) -> None:
-        """A run that is ready.
+        """A run that is ready: the encoders that were requested for it are in place.
 
         Args:
-            store: Where things are stored.
-            encoder_pool: The encoders of the index.
-            query_banks: The query banks of its spaces.
+            index: The index, which nobody else writes to meanwhile.
             options: How files are read.
             media: What is taken in.
             caption_file: Captions from a file, if any.
             metadata: What the user knows of files, if anything.
         """
-        self._store = store
-        self._encoder_pool = encoder_pool
-        self._query_banks = query_banks
-        self._targets = targets = encoder_pool.targets()
-        self.report = TimedReport(warnings=[*media.warnings, *encoder_pool.warnings])
+        self._index = index
+        self._store = index.store
+        index.encoders.serve_requested()
+        self._targets = targets = index.encoders.targets()
+        warnings = [*index.notices, *media.warnings, *index.encoders.warnings]
+        index.notices = []
+        self.report = TimedReport(warnings=warnings)
         with_captions = caption_file is not None
         self._options = media.read_options(options, targets, captions=with_captions)
         self._caption_file = caption_file
         self._metadata = metadata
         self._progress: Progress | None = None
 
-    def run(self, scopes: Sequence[Scope], progress: Progress | None = None) -> None:
+    def run(
+        self,
+        scopes: Sequence[Scope],
+        progress: Progress | None = None,
+        *,
+        soon_again: bool = False,
+    ) -> None:
         """Index some scopes, then give every space the vectors it lacks.
 
         Args:
             scopes: Where to look.
             progress: Called with (files done, files in all or None).
+            soon_again: Whether another run is likely to follow soon, so that small segments wait.
         """
         began = time.monotonic()
         self._progress = progress
@@ -90,12 +94,13 @@ class IndexRun:
             self.report.seconds = time.monotonic() - began
             for target in self._targets:
                 self.report.warnings += target.encoder.notes
+        self._finish(soon_again=soon_again)
 
     def _index_files(self, scopes: Sequence[Scope]) -> None:
         indexer = FileIndexer(
             self._store,
             self._targets,
-            self._query_banks,
+            self._index.query_banks,
             self._options,
             self.report,
             caption_file=self._caption_file,
@@ -122,7 +127,7 @@ class IndexRun:
         )
 
     def _backfill(self, *, tokens: bool) -> None:
-        targets = self._encoder_pool.targets()  # another process may have added a model meanwhile
+        targets = self._index.encoders.targets()  # another process may have added a model meanwhile
         incomplete = [self._backfill_one(target, tokens=tokens) for target in targets]
         setting = "yes" if any(incomplete) else ""
         if setting != (self._store.settings.get(INCOMPLETE) or ""):
@@ -138,7 +143,7 @@ class IndexRun:
         backfill = Backfill(
             self._store,
             target,
-            self._query_banks,
+            self._index.query_banks,
             self._options,
             self._progress,
             tokens=tokens,
@@ -172,9 +177,18 @@ class IndexRun:
                     f"the metadata file names {applied.unmatched} files that were not found, or "
                     f"not one alone: {first}"
                 )
-        encoders = {target.space.id: target.encoder for target in self._encoder_pool.targets()}
-        self._query_banks.update(lambda space: encoders[space.id])
+        encoders = {target.space.id: target.encoder for target in self._index.encoders.targets()}
+        self._index.query_banks.update(lambda space: encoders[space.id])
         self._store.words.refresh()
+
+    def _finish(self, *, soon_again: bool) -> None:
+        """Rebuild outgrown vector segments, and back the store up if it has changed."""
+        index, report = self._index, self.report
+        index.vector_indexes.rebuild(index.serving(), soon_again=soon_again)
+        if not soon_again:
+            report.warnings += index.vector_indexes.warnings(index.serving())
+        done = report.added, report.updated, report.renamed, report.removed, report.filled
+        report.warnings += index.keep_backup(changed=any(done) or self._metadata is not None)
 
     def _warn_of_others(self, others: Counter[Kind]) -> None:
         for kind, number in sorted(others.items()):

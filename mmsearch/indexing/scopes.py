@@ -10,6 +10,7 @@ from typing import Any
 from mmsearch.errors import PathNotFound
 from mmsearch.media.kinds import FORMATS, kind_of
 from mmsearch.media.walk import Tree, is_away
+from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import IndexRoot, Store
 from mmsearch.storage.resolver import known_path, spellings
 
@@ -110,6 +111,27 @@ def known_scopes(store: Store) -> list[Scope]:
     return [scope for scope in scopes if os.path.isdir(scope.root)]
 
 
+def previous_scopes(store: Store, warnings: list[str]) -> list[Scope]:
+    """The known scopes, for a user who names none.
+
+    Args:
+        store: Where they are.
+        warnings: Takes what the user is to be told.
+
+    Raises:
+        PathNotFound: nothing was ever indexed.
+    """
+    if not store.index_roots.all():
+        if not len(store):
+            raise PathNotFound("nothing was indexed yet: say what, `mmsearch index FOLDER`")
+        if store.sources.all():
+            warnings.append(
+                "an index of mmsearch 0.1.0 did not keep what was asked for: name your folders "
+                "once more, `mmsearch index FOLDER...`"
+            )
+    return known_scopes(store)
+
+
 def touched_scopes(
     store: Store, changed: Iterable[str], unsettled: Collection[str] = ()
 ) -> list[Scope]:
@@ -149,6 +171,39 @@ def touched_scopes(
                 parts = _parts(scope, folder, recursive=False)
                 found |= dict.fromkeys(replace(part, unsettled=names) for part in parts)
     return list(found)
+
+
+def add_index_roots(index: OpenIndex, paths: Iterable[str | os.PathLike[str]]) -> dict[str, bool]:
+    """Make index roots of paths that lie in none; how others were given stays.
+
+    Returns:
+        The folders that changes of them happen in, as `root_folders` returns them.
+
+    Raises:
+        PathNotFound: there is nothing at one of them.
+        IndexBusy: another process is writing to the index.
+    """
+    folders: dict[str, bool] = {}
+    for path in paths:
+        known = known_scopes(index.store)
+        place = known_path(index.store, os.fsdecode(path))
+        if not os.path.exists(place) or scope_of(known, place) is None:
+            with index.writing("noting what to index"):
+                add_scopes(index.store, [path])
+        if os.path.isdir(place):
+            folders[place] = True
+        else:
+            folders.setdefault(os.path.dirname(place), False)
+    return folders
+
+
+def root_folders(store: Store) -> dict[str, bool]:
+    """The folders of all index roots by absolute path: True with all below, False for its files."""
+    folders: dict[str, bool] = {}
+    for root in store.index_roots.all():
+        folder = root.path if root.folder else os.path.dirname(root.path)
+        folders[folder] = folders.get(folder, False) or root.folder
+    return folders
 
 
 def scope_of(scopes: Iterable[Scope], place: str) -> Scope | None:

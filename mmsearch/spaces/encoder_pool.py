@@ -53,6 +53,8 @@ class EncoderPool:
     """
 
     def __init__(self, store: Store, how: Runtime) -> None:
+        self.requested: list[Encoder] = []
+        """Encoders that were named when the index was opened: the next run has them serve."""
         self.warnings: list[str] = []
         """About models that cannot be loaded, for the report."""
         self._store = store
@@ -85,10 +87,15 @@ class EncoderPool:
                 self._loaded[key] = encoder
             return self._loaded[key]
 
-    def want(self, encoders: Sequence[Encoder]) -> None:
+    def serve_requested(self) -> None:
+        """Have the requested encoders serve the modalities they can encode; see `serve_with`."""
+        encoders, self.requested = self.requested, []
+        self.serve_with(encoders)
+
+    def serve_with(self, encoders: Sequence[Encoder]) -> None:
         """Have encoders serve every modality they can; where two can, the later one.
 
-        What a modality lacks until it can be served is given to it by a backfill.
+        Stored items are given vectors by a backfill, after which the encoder serves.
         """
         self._loaded |= {(one.name, one.fingerprint): one for one in encoders}
         if encoders:
@@ -185,4 +192,5 @@ class EncoderPool:
             )
         for space in dropped:
             self._store.spaces.drop(space)
+        self.requested = [encoder for encoder in self.requested if encoder.name != name]
         return dropped

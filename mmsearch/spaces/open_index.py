@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.errors import StorageFailed
+from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.spaces.encoder_pool import EncoderPool
 from mmsearch.spaces.index_cache import IndexCache
 from mmsearch.spaces.query_banks import QueryBanks
@@ -36,11 +36,19 @@ class OpenIndex:
         folder: The index folder, which exists: holds caches, backups and the lock.
         store: What is stored.
         runtime: What encoders run on.
+
+    Attributes:
+        encoders: The loaded encoders, and those that the next indexing run is to use.
+        query_banks: The query banks of the spaces.
+        vector_indexes: The FAISS indexes over the vectors.
+        notices: What the user is to be told in the next report.
     """
 
     def __init__(self, folder: Path, store: Store, runtime: Runtime) -> None:
         self.folder = folder
         self.store = store
+        self.runtime = runtime
+        self.notices: list[str] = []
         self.encoders = EncoderPool(self.store, runtime)
         self.query_banks = QueryBanks(self.store)
         self.vector_indexes = IndexCache(
@@ -80,11 +88,48 @@ class OpenIndex:
         """
         return self.encoders.encoder_of(space)
 
+    def preferred_encoder(self) -> Encoder:
+        """The encoder of the preferred space; of an empty index, the one it is to be built with.
+
+        Raises:
+            IndexUnusable, ModelUnavailable: as `encoder`; or the index has no model yet.
+        """
+        for space in self.store.spaces.all():
+            if space.serves:
+                return self.encoder(space)
+        if not self.encoders.requested:
+            raise IndexUnusable(f"{self.folder} has no model yet: fill it with `mmsearch index`")
+        return self.encoders.requested[-1]
+
     def vector_index(self, space: Space, modality: Modality) -> VectorIndex:
         """The index over the vectors of a modality in a space, as this thread sees the store."""
         return (self.store.vector_indexes or self.vector_indexes).index(space, modality)
 
     # ------------------------------------------------------------------ writing
+
+    def configure(
+        self,
+        *,
+        backups_kept: int | None,
+        token_embeddings: bool | None,
+        kind: str | None,
+        recall: float | None,
+    ) -> None:
+        """Store settings; None leaves one as it was.
+
+        Args:
+            backups_kept: How many backups are kept.
+            token_embeddings: Whether token embeddings are kept for reranking.
+            kind: The kind of vector index to use.
+            recall: Its least recall.
+
+        Raises:
+            InvalidOption: FAISS knows no such kind, or the recall is not a share.
+        """
+        if backups_kept is not None:
+            self.store.settings.set(BACKUPS, str(backups_kept))
+        self.vector_indexes.configure(kind, recall)
+        self.encoders.keep_tokens(wanted=token_embeddings)
 
     @cached_property
     def _lock(self) -> WriterLock:
@@ -118,7 +163,7 @@ class OpenIndex:
         """Back the store up if that is due; returns warnings.
 
         Args:
-            changed: Whether there is something new in it.
+            changed: Whether the store has changed since the last backup.
         """
         if not changed and backups.newest(self.folder) is not None:
             return []

@@ -28,11 +28,6 @@ class EncodingTarget:
     """The modalities whose token embeddings are kept for reranking."""
 
 
-def served(spaces: Sequence[Space]) -> dict[int, frozenset[Modality]]:
-    """By id of a space, the facets that it answers for; those left behind are not in it."""
-    return {space.id: space.serves for space in spaces if space.serves}
-
-
 def modalities_of(targets: Sequence[EncodingTarget]) -> frozenset[Modality]:
     """What some target takes."""
     return _NOTHING.union(*(target.modalities for target in targets))

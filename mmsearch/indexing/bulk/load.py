@@ -73,7 +73,7 @@ class Spaces:
                 makes = ", ".join(sorted(encoder.modalities))
                 raise InvalidOption(f"{encoder.name!r} makes no vectors of {facet}; of: {makes}")
         self._store.spaces.adopt(encoder)
-        self._encoder_pool.want([encoder])
+        self._encoder_pool.serve_with([encoder])
         return self._store.spaces.add(encoder)
 
     def _known(self, facets: list[Modality]) -> Space | None:

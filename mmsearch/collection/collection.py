@@ -1,0 +1,691 @@
+"""One index folder: what users of the package work with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection as SizedContainer
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from mmsearch.encoders import runtime_of
+from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound
+from mmsearch.search.settings import Settings, takes_settings
+from mmsearch.types import Failure, Hit, Item, Query, Ranking, Report
+
+if TYPE_CHECKING:
+    from mmsearch.encoders import Encoder, Runtime
+    from mmsearch.indexing.bulk.export import Exported
+    from mmsearch.indexing.bulk.import_run import Files
+    from mmsearch.search.describe import Description
+    from mmsearch.search.duplicates import Group
+    from mmsearch.search.searcher import Searcher
+    from mmsearch.storage import ListedItem
+    from mmsearch.types import Modality, Progress, Vectors
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+class Items:
+    """Everything in a collection: `len()` of it, or one item after the other in order of id."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._items = collection.index.store.items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._items.all()
+
+
+class Collection:
+    """An index folder, open; also a context manager.
+
+    Args:
+        folder: The index folder.
+        model: The name of an encoder, or several; None and "auto" take those that the index was
+            built with. The next `add` encodes everything stored for another one, which answers
+            from then on.
+        how: What encoders run on.
+        create: Create the index if there is none.
+        restore: Restore a damaged catalog from its newest backup; `create` does so as well.
+
+    Attributes:
+        folder: The index folder.
+        report: The result of the last run of indexing on this object, if any.
+        catalog: The SQLite store of the index.
+        index: What indexing and searching work on: the store, encoders, vector indexes, lock.
+
+    Raises:
+        IndexNotFound: there is no index, and `create` is False.
+        CatalogDamaged: the catalog is damaged, and is not to be restored or has no backup.
+        IndexUnusable: the catalog is not one, or was made by a newer version.
+        UnknownModel: no encoder has this name.
+        ModelUnavailable: the weights of an encoder are not on this machine.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        model: str | Sequence[str] | None = None,
+        how: Runtime | None = None,
+        create: bool = False,
+        restore: bool = False,
+    ) -> None:
+        from mmsearch.spaces.open_or_create import open_or_create  # SQLAlchemy takes long to import
+
+        self.folder = Path(folder)
+        self.report: Report | None = None
+        models = [model] if isinstance(model, str) else list(model or [])
+        self.catalog, self.index = open_or_create(
+            self.folder, models, how or runtime_of(), create=create, restore=restore
+        )
+
+    # ------------------------------------------------------------------ what is stored
+
+    @property
+    def encoder(self) -> Encoder:
+        """The preferred encoder of this index, loaded when first needed.
+
+        Raises:
+            IndexUnusable: the index has no model yet, or other weights are installed.
+            ModelUnavailable: the weights are not on this machine.
+        """
+        return self.index.preferred_encoder()
+
+    def __len__(self) -> int:
+        return len(self.catalog)
+
+    @property
+    def items(self) -> Items:
+        """Everything stored, in order of id."""
+        return Items(self)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Files that could not be used, in all runs so far, by path."""
+        return self.catalog.failures.all()
+
+    def status(self) -> dict[str, Any]:
+        """What is stored: folder, models, sources, items, vectors, failures, bytes."""
+        from mmsearch.collection.upkeep import status
+
+        return status(self.index)
+
+    def listed(self, *, where: Any = None, limit: int | None = None) -> Iterator[ListedItem]:
+        """The items in order of id, without texts or vectors: for millions of them.
+
+        Args:
+            where: Only items that pass this filter, as for `search`.
+            limit: At most so many.
+
+        Raises:
+            InvalidFilter: the filter cannot be parsed, or names a key that no item has.
+        """
+        from mmsearch.filters import parse_where
+
+        wanted = parse_where(where)
+        ids = self.catalog.filters.matching(wanted) if wanted else None
+        return self.catalog.items.listed(ids, limit)
+
+    # ------------------------------------------------------------------ indexing
+
+    def add(  # noqa: PLR0913 - keywords, all optional
+        self,
+        paths: Paths | None = None,
+        *,
+        captions: str | os.PathLike[str] | None = None,
+        exclude: str | Sequence[str] = (),
+        include_hidden: bool = False,
+        max_megapixels: float = 200.0,
+        video: bool | None = None,
+        pdf: bool | None = None,
+        ocr: bool | None = None,
+        transcribe: bool | None = None,
+        whisper: str | None = None,
+        metadata: str | os.PathLike[str] | None = None,
+        details: bool | None = None,
+        backups: int | None = None,
+        kind: str | None = None,
+        recall: float | None = None,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Bring folders or files up to date in the index; `report` holds the result as well.
+
+        Args:
+            paths: Folders (searched to any depth) and files; left out, all that was ever indexed.
+            captions: A tsv, csv or jsonl file of file names and captions.
+            exclude: Shell patterns of names, or of paths from the folder given, to leave out. They
+                and the next are stored with the path, for runs without paths.
+            include_hidden: Also files and folders whose names begin with a dot.
+            max_megapixels: Larger pictures are refused.
+            video: Whether to index videos. For this and the next three, None means as in the last
+                run; in the first one, no.
+            pdf: Whether to index PDFs.
+            ocr: Whether to read the writing in pictures.
+            transcribe: Whether to transcribe the speech in sounds and videos.
+            whisper: The model for it: a size ("base"), a repository or a folder; remembered.
+            metadata: A csv, tsv or jsonl file of file names and further facts about them: keys
+                that `where` can filter by.
+            details: Whether to keep token embeddings of pictures and texts, at most 4 KB each,
+                for `rerank="fusion"`; remembered, at first they are kept.
+            backups: How many backups of the catalog to keep beside it, at most one an hour; 0 makes
+                none and deletes none. Remembered, at first one.
+            kind: The kind of vector index that answers searches: "auto" (by size, and only kinds
+                measured to be good enough), "exact", or a FAISS factory string; remembered.
+            recall: The share of the ten nearest that an index that is not exact is to find, for
+                queries of every modality; remembered, at first 0.98.
+            progress: Called with (files done, files in all or None).
+
+        Raises:
+            PathNotFound: one of `paths`, or `captions`, does not exist.
+            InvalidOption: `max_megapixels` is not above 0, `backups` is below 0, or `kind` or
+                `recall` is not valid.
+            IndexBusy: another process is writing to the index.
+            InvalidCaptions: the captions file cannot be parsed.
+            MissingExtra: packages that an option needs are not installed.
+            ModelUnavailable: there is no model to transcribe with.
+            StorageFailed: the catalog cannot be written (a full disk?); earlier batches stay.
+            KeyboardInterrupt: passed on; what was stored stays, and `report` says what it is.
+        """
+        from mmsearch.indexing.contents import ReadOptions
+        from mmsearch.indexing.media_options import MediaOptions
+        from mmsearch.indexing.run import IndexRun
+        from mmsearch.indexing.scopes import add_scopes, previous_scopes
+        from mmsearch.indexing.user_metadata import MetadataFile
+        from mmsearch.media.captions import CaptionFile
+
+        given = None if paths is None else existing(paths)
+        if backups is not None and backups < 0:
+            raise InvalidOption(f"backups are a number from 0 on, not {backups}")
+        options = ReadOptions(max_megapixels=max_megapixels)
+        caption_file = None if captions is None else CaptionFile(os.fspath(captions))
+        metadata_file = None if metadata is None else MetadataFile(metadata)
+        index, store = self.index, self.index.store
+        with index.writing("indexing"):
+            self.catalog.loader.restore_indexes()
+            media = MediaOptions(video, pdf, ocr, transcribe, whisper).resolve(store)
+            index.configure(
+                backups_kept=backups, token_embeddings=details, kind=kind, recall=recall
+            )
+            run = IndexRun(index, options, media, caption_file=caption_file, metadata=metadata_file)
+            self.report = run.report
+            if given is None:
+                scopes = previous_scopes(store, run.report.warnings)
+            else:
+                patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+                scopes = add_scopes(store, given, patterns, include_hidden=include_hidden)
+            run.run(scopes, progress)
+        return run.report
+
+    def ask_for(self, paths: Iterable[str | os.PathLike[str]]) -> dict[str, bool]:
+        """Have paths indexed from the next `refresh` on; how others were given to `add` stays.
+
+        Returns:
+            The folders to watch for changes, by absolute path: True with all below.
+
+        Raises:
+            PathNotFound: one of them does not exist.
+            IndexBusy: another process is writing to the index.
+        """
+        from mmsearch.indexing.scopes import add_index_roots
+
+        return add_index_roots(self.index, paths)
+
+    def asked_folders(self) -> dict[str, bool]:
+        """The folders of all that was ever indexed, by absolute path: True with all below."""
+        from mmsearch.indexing.scopes import root_folders
+
+        return root_folders(self.index.store)
+
+    def refresh(
+        self,
+        paths: Iterable[str | os.PathLike[str]] | None = None,
+        *,
+        unsettled: SizedContainer[str] = (),
+        progress: Progress | None = None,
+    ) -> Report:
+        """Bring the index in line with what changed of all that was ever indexed.
+
+        `report` holds the result as well.
+
+        Args:
+            paths: Absolute paths of files and folders that were added, changed or removed: the
+                folders of files are scanned, and folders with all below; left out, everything.
+                Paths outside of what was ever indexed are passed over.
+            unsettled: Absolute paths of files that are still being written, to be left as they
+                were.
+            progress: Called with (files done, files in all or None).
+
+        Raises:
+            PathNotFound: a folder vanished while it was read: try again.
+            IndexBusy: another process is writing to the index.
+            StorageFailed: the catalog cannot be written (a full disk?); earlier batches stay.
+            KeyboardInterrupt: passed on; what was stored stays, and `report` says what it is.
+        """
+        from mmsearch.indexing.contents import ReadOptions
+        from mmsearch.indexing.media_options import MediaOptions
+        from mmsearch.indexing.run import IndexRun
+        from mmsearch.indexing.scopes import known_scopes, touched_scopes
+
+        self.report = Report()
+        store = self.index.store
+        with self.index.writing("keeping up to date"):
+            if paths is None:
+                scopes = known_scopes(store)
+            else:
+                scopes = touched_scopes(store, map(os.fsdecode, paths), unsettled)
+            if scopes:
+                run = IndexRun(self.index, ReadOptions(), MediaOptions().resolve(store))
+                self.report = run.report
+                run.run(scopes, progress, soon_again=True)
+        return self.report
+
+    def remove(self, path: str | os.PathLike[str]) -> int:
+        """Take a file, or all of a folder, out of the index; the disk is not touched.
+
+        Returns:
+            How many items were removed.
+
+        Raises:
+            PathNotFound: the index holds nothing there.
+            IndexBusy: another process is writing to the index.
+        """
+        from mmsearch.collection.upkeep import remove
+
+        with self.index.writing("removing"):
+            return remove(self.index, os.fspath(path))
+
+    def drop_space(self, model: str) -> None:
+        """Delete the vectors of one of several models.
+
+        Raises:
+            InvalidOption: the index has none of this name, or no other to answer instead.
+            IndexBusy: another process is writing to the index.
+        """
+        from mmsearch.collection.upkeep import drop_space
+
+        with self.index.writing("dropping vectors"):
+            drop_space(self.index, self.catalog, model)
+
+    # ------------------------------------------------------------------ vectors made elsewhere
+
+    def add_vectors(  # noqa: PLR0913 - keywords, all optional
+        self,
+        vectors: Any,
+        metadata: Any = None,
+        *,
+        model: str | None = None,
+        facet: Modality = "image",
+        captions: Sequence[str | Sequence[str] | None] | None = None,
+        text_vectors: Any = None,
+        root: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Store vectors that were made elsewhere, with what is known of each; `report` as well.
+
+        A row with the path of a stored item replaces it. After an interruption, or a row that
+        cannot be used, what was stored before stays: 20,000 rows are stored at a time.
+
+        Args:
+            vectors: (n, dim) numbers, memory-mapped if need be, or arrays of them one after the
+                other; rows are brought to unit length.
+            metadata: Of each row: mappings, columns as a mapping, a pyarrow table or a data
+                frame. `path` (or `image_path`, `file`, `url`, `key`, `id`, …) names the item,
+                `caption` (or `text`, …) is its text; `modality`, `width`, `height`, `taken`,
+                `camera`, `latitude`, `longitude`, `seconds`, `pages` and `size` are known to
+                filters; all else is metadata to filter by. Without a path items are numbered.
+            model: The encoder that made the vectors. If it can be loaded here, the index can be
+                searched in words; otherwise by vectors, by example, and by words as they are
+                written.
+            facet: The modality that the vectors are made of: "image", "text" or "audio".
+            captions: Of each row, a text, several or none, instead of those in the metadata.
+            text_vectors: (n, dim) of the captions, one a row, made by the same model.
+            root: A folder: rows whose path is that of a file in it are stored as that file, which
+                `add` then finds unchanged.
+            progress: Called with (rows done, rows in all), then with items whose words are done.
+
+        Raises:
+            InvalidOption: a row has no direction, or another number of dimensions; the arguments
+                differ in their number of rows; the vectors do not fit the index.
+            PathNotFound: there is no folder `root`.
+            IndexBusy: another process is writing to the index.
+            StorageFailed: the catalog cannot be written; what was stored before stays.
+        """
+        from mmsearch.indexing.bulk.import_run import ImportRun, array_chunks
+        from mmsearch.indexing.bulk.matrix import length_of
+
+        if text_vectors is not None and facet == "text":
+            raise InvalidOption("text_vectors stand beside vectors of pictures or sounds")
+        chunks = array_chunks(vectors, metadata, captions, text_vectors)
+        run = ImportRun(self.index, model, facet, root)
+        self.report = run.report
+        run.run(chunks, length_of(vectors), progress)
+        return run.report
+
+    def import_files(
+        self,
+        files: Files,
+        *,
+        metadata: Files = (),
+        text_vectors: Files = (),
+        model: str | None = None,
+        facet: Modality = "image",
+        root: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Report:
+        """`add_vectors` from files, which are read a part at a time.
+
+        Args:
+            files: `.npy` files of vectors, `.parquet` files with a column of them, or folders: of
+                shards as clip-retrieval writes them (`img_emb`, `text_emb`, `metadata`), or of
+                what `export` wrote.
+            metadata: A `.parquet`, `.csv`, `.tsv` or `.jsonl` file for each file of vectors, if
+                they are not beside these.
+            text_vectors: A `.npy` file for each file of vectors.
+            model: As for `add_vectors`; left out, the one that an export names.
+            facet: The modality that the vectors are made of.
+            root: The folder of the files that they were made of.
+            progress: Called with (rows done, rows in all).
+
+        Raises:
+            PathNotFound: one of the files does not exist.
+            InvalidOption: a file cannot be used, or two differ in their number of rows.
+            MissingExtra: `.parquet` needs a package that is not installed.
+        """
+        from mmsearch.indexing.bulk.import_run import ImportRun, exported_model, file_shards
+        from mmsearch.indexing.bulk.shards import chunks_of
+
+        shards = file_shards(files, metadata, text_vectors)
+        if model is None:
+            model = exported_model(self.index, shards)
+        run = ImportRun(self.index, model, facet, root)
+        self.report = run.report
+        run.run(chunks_of(shards), sum(shard.rows for shard in shards), progress)
+        return run.report
+
+    def export(
+        self,
+        dest: str | os.PathLike[str],
+        *,
+        format: str | None = None,  # noqa: A002 - what everybody calls it
+        where: Any = None,
+        vectors: bool = True,
+        space: str | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> Exported:
+        """Write all that is known of the items, and their vectors, to files others can read.
+
+        The files hold the index of one moment, whoever writes meanwhile, and are written whole or
+        not at all. `import_files` reads them.
+
+        Args:
+            dest: A file, for "parquet"; a folder, for "npy": `vectors.npy` and `items.jsonl`.
+            format: "parquet" or "npy"; left out, "parquet" unless `dest` is a folder.
+            where: Only items that pass this filter, as for `search`.
+            vectors: Whether the vectors are written too.
+            space: The model whose vectors are written; left out, the preferred one.
+            overwrite: Replace files that exist.
+            progress: Called with (items done, items in all).
+
+        Raises:
+            InvalidOption: there is no such format or model, or a file exists.
+            MissingExtra: "parquet" needs a package that is not installed.
+            StorageFailed: the files cannot be written.
+        """
+        from mmsearch.indexing.bulk.export import Export
+
+        spaces = [space for space, _ in self.index.serving()]
+        return Export(self.index.store, spaces, space).write(
+            os.fspath(dest),
+            format,
+            where,
+            vectors=vectors,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    # ------------------------------------------------------------------ searching
+
+    @takes_settings(Settings)
+    def search(self, query: str | Query, settings: Settings) -> list[Hit]:
+        """The k best hits for one query, best first; fewer when the collection is smaller.
+
+        Args:
+            query: Words, or `Query.image(...)`, or several: `Query.text("a dog") -
+                Query.text("snow")`.
+            settings: Each by keyword: `search("a dog", k=20, target="image")`.
+
+        Raises:
+            InvalidQuery: the query is empty or k is below 1.
+            InvalidOption, InvalidFilter: a setting cannot have such a value.
+            UnknownTarget: there is no such modality.
+            UnsupportedModality: none of the index's models takes one of the parts.
+            PathNotFound, UnreadableFile: the example file cannot be used.
+        """
+        return self._searcher().search([query], settings)[0]
+
+    @takes_settings(Settings)
+    def search_many(self, queries: Sequence[str | Query], settings: Settings) -> list[list[Hit]]:
+        """`search` for each query, encoded in batches; a list of hits for each."""
+        return self._searcher().search(_several(queries), settings)
+
+    @takes_settings(Settings)
+    def rank_many(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
+        """The items that `search_many` finds, as (id, score) pairs.
+
+        Faster, as no hits are looked up: for thousands of queries, or deep rankings. `spans` makes
+        no difference.
+        """
+        return self._searcher().rank(_several(queries), settings)
+
+    @takes_settings(Settings)
+    def search_vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
+        """`search` for queries that are encoded already: unit vectors (n, dim) of `encoder`."""
+        return self._searcher().search_vectors(queries, settings)
+
+    @takes_settings(Settings)
+    def similar(self, path: str | os.PathLike[str], settings: Settings) -> list[Hit]:
+        """Items that resemble a file, the file itself left out; it need not be in the index."""
+        return self._searcher().similar(os.fspath(path), settings)
+
+    def _searcher(self) -> Searcher:
+        from mmsearch.search.searcher import Searcher
+
+        return Searcher(self.index)
+
+    # ------------------------------------------------------------------ labels and duplicates
+
+    def tag(
+        self,
+        labels: Sequence[str],
+        *,
+        min_confidence: float | None = None,
+        target: str | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, int]:
+        """Give items the labels they show or sound like; by label, how many have it.
+
+        A filter on `tag` then finds them. Labels are remembered for `tag_new`.
+
+        Args:
+            labels: Words, such as "dog" or "a birthday party".
+            min_confidence: From which an item is given a label; left out, 0.6.
+            target: "image" only looks, "audio" only listens; None does both.
+            progress: Called with (vectors compared, vectors in all).
+
+        Raises:
+            InvalidOption: there is no label, the confidence is not from 0 to 1, or the index has no
+                vectors to compare with.
+            UnknownTarget: the target is neither.
+            IndexBusy: another process is writing to the index.
+        """
+        from mmsearch.search.tagging import tag_items
+
+        with self.index.writing("tagging"):
+            counts = tag_items(
+                self.index,
+                labels,
+                min_confidence=min_confidence,
+                target=target,
+                progress=progress,
+            )
+            self.catalog.words.refresh()
+            self.index.keep_backup()
+        return counts
+
+    def tag_new(self, *, progress: Progress | None = None) -> dict[str, int]:
+        """Give the remembered labels to what was added or changed since.
+
+        Raises:
+            IndexBusy: another process is writing to the index.
+        """
+        from mmsearch.search.tagging import tag_new
+
+        with self.index.writing("tagging"):
+            counts = tag_new(self.index, progress)
+            self.catalog.words.refresh()
+            self.index.keep_backup(changed=bool(counts))
+        return counts
+
+    def untag(self, labels: Sequence[str] | None = None) -> int:
+        """Take labels off all items, all labels if none is named; returns how many there were.
+
+        Raises:
+            IndexBusy: another process is writing to the index.
+        """
+        from mmsearch.search.tagging import forget_labels
+
+        with self.index.writing("tagging"):
+            removed = forget_labels(self.index.store, labels)
+            self.catalog.words.refresh()
+            self.index.keep_backup(changed=bool(removed))
+        return removed
+
+    def describe(
+        self, path: str | os.PathLike[str], *, k: int = 5, labels: Sequence[str] | None = None
+    ) -> Description:
+        """What a file shows: its own texts, the index's texts that fit it best, and labels.
+
+        Args:
+            path: A photo, text or sound, indexed or not.
+            k: How many texts and labels.
+            labels: To choose from; left out, those of `tag`, else everyday words.
+
+        Raises:
+            PathNotFound, UnreadableFile: the file cannot be used.
+        """
+        from mmsearch.search.describe import describe
+
+        return describe(self.index, os.fspath(path), k=k, labels=labels)
+
+    def duplicates(
+        self,
+        *,
+        threshold: float | None = None,
+        same: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Group]:
+        """Groups of files that are copies of one another, those that waste most bytes first.
+
+        Args:
+            threshold: The cosine from which files are alike; left out, as measured for the model.
+            same: Only files of the same content.
+            progress: Called with (items compared, items in all).
+        """
+        from mmsearch.search.duplicates import duplicate_groups
+
+        return duplicate_groups(self.index, threshold=threshold, same=same, progress=progress)
+
+    # ------------------------------------------------------------------ the folder itself
+
+    def backup(self, target: str | os.PathLike[str]) -> int:
+        """Copy the index, in use or not, to a new folder that opens as one; returns its bytes.
+
+        Writers need not wait: the copy is the index of one moment.
+
+        Raises:
+            InvalidOption: `target` exists already, or lies in the index.
+            StorageFailed: it could not be copied; nothing is left of the attempt then.
+        """
+        from mmsearch.storage.backups import copy_index
+
+        return copy_index(self.folder, Path(os.path.abspath(os.fspath(target))))
+
+    def relocate(
+        self, old: str | os.PathLike[str], new: str | os.PathLike[str], *, force: bool = False
+    ) -> int:
+        """Follow an indexed folder that was moved; nothing is read or encoded again.
+
+        Args:
+            old: Where it was: an indexed folder, one inside it, or one around it, such as a mount
+                point.
+            new: Where it is.
+            force: Do so even if few of the stored files are there.
+
+        Returns:
+            How many items have a new path now.
+
+        Raises:
+            PathNotFound: there is no folder `new`, or the index holds nothing at `old`.
+            InvalidOption: most of the stored files are not in `new`.
+            IndexBusy: another process is writing to the index.
+        """
+        from mmsearch.collection.upkeep import relocate
+
+        with self.index.writing("relocating"):
+            return relocate(self.index, self.catalog, os.fspath(old), os.fspath(new), force=force)
+
+    def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
+        """The right to write, for as long as a `with` lasts; methods that write take it themselves.
+
+        Args:
+            what: What is being done, to tell those who find the index busy: "indexing".
+            wait: Seconds to wait for another writer.
+
+        Raises:
+            IndexBusy: another process writes.
+            StorageFailed: the folder cannot be written.
+        """
+        return self.index.writing(what, wait=wait)
+
+    def close(self) -> None:
+        """Close the catalog; calling it twice does no harm."""
+        self.index.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def existing(paths: Paths) -> list[str]:
+    """Paths as strings.
+
+    Raises:
+        PathNotFound: one of them does not exist.
+    """
+    several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else paths
+    given = [os.fsdecode(path) for path in several]
+    for path in given:
+        if not os.path.exists(path):
+            where = "" if os.path.isabs(path) else f" in {os.getcwd()}"
+            raise PathNotFound(f"there is no file or folder {path!r}{where}")
+    return given
+
+
+def _several(queries: Sequence[str | Query]) -> list[str | Query]:
+    if isinstance(queries, str):
+        raise InvalidQuery("search_many takes a list of queries; for one there is search")
+    return list(queries)

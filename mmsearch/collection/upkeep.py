@@ -1,0 +1,147 @@
+"""What is done to an index as a whole: its status, removals, dropped models, moved folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from mmsearch.errors import InvalidOption, PathNotFound
+from mmsearch.spaces.open_index import OpenIndex
+from mmsearch.storage.resolver import spellings
+from mmsearch.storage.sqlite import Catalog
+
+SAMPLE = 200
+"""Stored files that are looked for in the folder that an indexed one is said to have moved to."""
+
+FOUND = 0.5
+"""The share of them that must be there: some may have been changed or deleted on the way."""
+
+
+def status(index: OpenIndex) -> dict[str, Any]:
+    """What is stored: folder, models, sources, items, vectors, failures, bytes."""
+    store, spaces = index.store, index.store.spaces.all()
+    counts = store.vectors.counts()
+    models = [
+        {
+            "name": space.name,
+            "fingerprint": space.fingerprint,
+            "dim": space.dim,
+            "answers": sorted(space.serves),
+            "fills": sorted(space.backfills),
+            "vectors": counts.get(space.id, {}),
+        }
+        for space in spaces
+    ]
+    preferred = next((space for space in spaces if space.serves), None)
+    return {
+        "index": str(index.folder),
+        "model": preferred.name if preferred else None,
+        "fingerprint": preferred.fingerprint if preferred else None,
+        "dim": preferred.dim if preferred else None,
+        "models": models,
+        "sources": sorted(path for _, path in store.sources.all()),
+        "items": store.items.counts(),
+        "vectors": _served_vectors(models),
+        "indexes": index.vector_indexes.describe(index.serving()),
+        "failures": len(store.failures),
+        "bytes": sum(file.stat().st_size for file in index.folder.rglob("*") if file.is_file()),
+    }
+
+
+def _served_vectors(models: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many vectors of each modality there are, in the first model that serves it."""
+    found: dict[str, int] = {}
+    for model in models:
+        for modality, number in model["vectors"].items():
+            if modality in model["answers"]:
+                found.setdefault(modality, number)
+    return found
+
+
+def remove(index: OpenIndex, path: str) -> int:
+    """Take a file, or a folder with all below it, out of the index; returns how many items.
+
+    Raises:
+        PathNotFound: the index holds nothing there.
+    """
+    store, places = index.store, spellings(path)
+    inside = os.path.realpath(path).rstrip(os.sep) + os.sep
+    below = [(source_id, "") for source_id, root in store.sources.all() if root.startswith(inside)]
+    sources = [source for place in places if (source := store.sources.of(place)) is not None]
+    below += [(source_id, folder) for source_id, _, folder in sources]
+    removed = sum(store.items.remove_below(*one) for one in below)
+    removed += store.items.remove_imported(path)
+    for place in places:
+        store.index_roots.remove(place)
+    if not removed and not any(folder == "" for _, folder in below):
+        raise PathNotFound(f"the index holds nothing at {path!r}")
+    index.keep_backup()
+    return removed
+
+
+def drop_space(index: OpenIndex, catalog: Catalog, model: str) -> None:
+    """Delete the vectors of one of several models, and return their space to the disk.
+
+    Raises:
+        InvalidOption: the index has none of this name, or no other that could serve instead.
+    """
+    for space in index.encoders.drop(model):
+        index.vector_indexes.drop(space)
+    index.vector_indexes.clear()
+    catalog.shrink()
+
+
+def relocate(index: OpenIndex, catalog: Catalog, old: str, new: str, *, force: bool) -> int:
+    """Follow an indexed folder that was moved; returns how many items now have a new path.
+
+    Args:
+        index: The index.
+        catalog: Its catalog.
+        old: Where the folder was.
+        new: Where it is.
+        force: Do not check that the stored files are there.
+
+    Raises:
+        PathNotFound: there is no folder `new`, or the index holds nothing at `old`.
+        InvalidOption: most of the stored files are not in `new`.
+    """
+    place = os.path.realpath(new)
+    if not os.path.isdir(place):
+        raise PathNotFound(f"there is no folder {new!r}")
+    known = _stored_folder(catalog, old)
+    if known == place:
+        raise InvalidOption(f"{place} is where it was")
+    if not force:
+        _check_moved(catalog, known, place)
+    moved = catalog.relocation.move(known, place)
+    catalog.words.refresh()
+    index.keep_backup()
+    return moved
+
+
+def _stored_folder(catalog: Catalog, folder: str) -> str:
+    """The path by which the index knows a folder that may be gone: as given, or without links."""
+    given = os.path.abspath(folder)
+    for path in (given, os.path.realpath(given)):
+        if catalog.relocation.holds(path):
+            return path
+    known = ", ".join(sorted(root for _, root in catalog.sources.all())) or "nothing"
+    raise PathNotFound(f"the index holds nothing at {given!r}; it holds: {known}")
+
+
+def _check_moved(catalog: Catalog, old: str, new: str) -> None:
+    files = catalog.relocation.sample(old, SAMPLE)
+    found = sum(_has_size(os.path.join(new, path), size) for path, size in files)
+    if found < FOUND * len(files):
+        raise InvalidOption(
+            f"only {found} of {len(files)} stored files that were looked for are in {new}, with "
+            "the size they had: is it the right folder? --force takes it all the same"
+        )
+
+
+def _has_size(path: str, size: int) -> bool:
+    try:
+        return os.stat(path).st_size == size
+    except OSError:
+        return False
