@@ -1,5 +1,5 @@
 #!/bin/sh
-# Indexes the gathered photos and texts and asks in each direction; `make demo` runs it.
+# Indexes the gathered photos and texts, and searches in each direction; `make demo` runs it.
 set -eu
 BIN=$(cd "$BIN" && pwd)
 cd "$DEMO"
@@ -30,7 +30,7 @@ run query --table -k 2 --image photos/china.jpg --in text
 run query --table -k 2 --image photos/astronaut.png --text "1.5:a rocket"
 run similar --table -k 3 photos/motorcycle_left.png
 
-printf '\nAsk for yourself:\n'
+printf '\nTry it yourself:\n'
 printf '  %s query -i %s/demo "an astronaut"\n' "$BIN/mmsearch" "$MMSEARCH_HOME"
 printf '  %s index YOUR_PHOTOS\n' "$BIN/mmsearch"
 printf '  %s query "a dog on a beach"\n' "$BIN/mmsearch"

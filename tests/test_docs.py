@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import typer.main
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch.cli.app import app
+from mmsearch.storage.sqlite.schema import tables
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
@@ -61,6 +63,40 @@ def anchors(page: Path) -> set[str]:
     """What GitHub calls the headings of a page."""
     headings = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+# ---------------------------------------------------------------------- names of the code
+
+INDEX_FOLDER = {"cache/", "backups/"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_module_that_a_page_names_exists(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"[\w/]+\.py\b", text):
+        assert any((top / name).is_file() for top in (ROOT, ROOT / "mmsearch")), name
+    for name in re.findall(r"\bmmsearch(?:\.[A-Za-z]\w*)+", text):
+        assert resolve_name(name), name
+
+
+def test_every_package_and_class_that_the_architecture_names_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name in set(re.findall(r"`((?:\w+/)+)`", text)) - INDEX_FOLDER:
+        assert any((top / name).is_dir() for top in (ROOT, ROOT / "mmsearch")), name
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "mmsearch").rglob("*.py"))
+    for name in re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)*)`", text):
+        assert f"class {name}" in code, name
+    for name in re.findall(r"`([A-Z][a-z]+\.[a-z_]\w*)`", text):
+        owner, _, member = name.partition(".")
+        defined = re.search(rf"^class {owner}\b.*?^    (?:def )?{member}\b", code, re.M | re.S)
+        assert defined, name
+
+
+def test_the_architecture_names_every_table_of_the_catalog_and_nothing_else():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paragraph = text[text.index("\nThe tables (") :].partition("`PRAGMA")[0]
+    named = set(re.findall(r"`([a-z_]+)`", paragraph))
+    assert named - {"index", "words"} == set(tables.tables)
 
 
 # ---------------------------------------------------------------------- README, as it runs
