@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import values
 from mmsearch.filters.match import nanoseconds
 from mmsearch.filters.model import META, Condition, Filter, Not, Op
+from mmsearch.types import Kind
 
 _EQUALITY = ("$eq", "$ne", "$in", "$nin")
 _ORDER = ("$gt", "$gte", "$lt", "$lte")
@@ -42,13 +43,13 @@ _DATED = (*_EQUALITY, *_ORDER, "$exists")
 
 TEXT = KeyType("text", values.text, (*_EQUALITY, *_PATTERNS, "$exists"))
 PATH = KeyType("path", values.path, (*_EQUALITY, *_PATTERNS))
-KIND = KeyType("text", values.kind, _EQUALITY)
+KIND = KeyType("text", values.one_of(*get_args(Kind)), _EQUALITY)
 NUMBER = KeyType("number", values.number, (*_EQUALITY, *_ORDER, "$exists"))
 BYTES = KeyType("number", values.bytes_, (*_EQUALITY, *_ORDER))
 ISO_TIME = KeyType("time", values.period, _DATED, datetime.isoformat)
 NANOSECONDS = KeyType("time", values.period, _DATED, nanoseconds)
 CIRCLE = KeyType("place", values.circle, ("$eq", "$ne"))
-PROPERTY = KeyType("property", values.property_, _EQUALITY)
+PROPERTY = KeyType("property", values.one_of("caption", "gps", "text", "sound"), _EQUALITY)
 METADATA = KeyType("text", values.metadata_value, (*_EQUALITY, *_ORDER, *_PATTERNS, "$exists"))
 
 

@@ -8,16 +8,12 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import MAXYEAR, date, datetime, timedelta
-from typing import Any, get_args
+from typing import Any
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters.model import Circle, MetadataValue, Period
-from mmsearch.types import Kind
-
-HAS = ("caption", "gps", "text", "sound")
-"""The values of the key "has"."""
 
 LONGEST = 4096
 """Characters of one value: the longest path, and shorter than the longest pattern of SQLite."""
@@ -28,7 +24,6 @@ _DATE = re.compile(
     r"\s*(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?)?)?)?)?\s*",
     re.ASCII,
 )
-_TO_DEGREES = {"latitude": 90.0, "longitude": 180.0}
 
 
 def shown(value: Any) -> str:
@@ -48,24 +43,35 @@ def number_in(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def text(key: str, value: Any) -> str:
+def text(key: str, value: Any, errors: str = "strict") -> str:
     """Text that can be stored."""
-    found = _written(key, value)
+    if not isinstance(value, str):
+        raise InvalidFilter(f"{key}: {shown(value)} is not text")
+    if "\0" in value:
+        raise InvalidFilter(f"{key}: {shown(value)} holds a NUL, which no name and no text has")
+    if len(value) > LONGEST:
+        raise InvalidFilter(f"{key}: a value has at most {LONGEST:,} characters")
     try:
-        found.encode()
+        value.encode("utf-8", errors)
     except UnicodeEncodeError as error:
-        raise InvalidFilter(f"{key}: {shown(found)} holds half a character") from error
-    return found
+        raise InvalidFilter(f"{key}: {shown(value)} holds half a character") from error
+    return value
 
 
 def path(key: str, value: Any) -> str:
     """A file name, or a pattern of names; it need not be UTF-8."""
-    found = _written(key, value)
-    try:
-        found.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise InvalidFilter(f"{key}: {shown(found)} holds half a character") from error
-    return found
+    return text(key, value, "surrogateescape")
+
+
+def one_of(*choices: str) -> Callable[[str, Any], str]:
+    """A parser of one of some words."""
+
+    def parse(key: str, value: Any) -> str:
+        if value not in choices:
+            raise InvalidFilter(f"{key}: {shown(value)} is none of {', '.join(choices)}")
+        return str(value)
+
+    return parse
 
 
 def number(key: str, value: Any) -> float:
@@ -78,24 +84,15 @@ def number(key: str, value: Any) -> float:
 
 def bytes_(key: str, value: Any) -> float:
     """A size in bytes; kB, MB, GB and TB are powers of 1000, KiB, MiB … of 1024."""
-    if isinstance(value, str) and (found := _BYTES.fullmatch(value)):
-        power = " kmgt".index(found[2].lower() or " ")
-        return float(found[1]) * (1024.0 if found[3] else 1000.0) ** power
-    if isinstance(value, str) or _float(value) is None:
+    if not isinstance(value, str):
+        return number(key, value)
+    found = _BYTES.fullmatch(value)
+    if found is None:
         raise InvalidFilter(
             f"{key}: {shown(value)} is not a size; write bytes, or 500kB, 2MB, 1GiB"
         )
-    return number(key, value)
-
-
-def kind(key: str, value: Any) -> str:
-    """A kind of file."""
-    return _one_of(get_args(Kind), key, value)
-
-
-def property_(key: str, value: Any) -> str:
-    """Something that an item may have."""
-    return _one_of(HAS, key, value)
+    power = " kmgt".index(found[2].lower() or " ")
+    return float(found[1]) * (1024.0 if found[3] else 1000.0) ** power
 
 
 def period(key: str, value: Any) -> Period:
@@ -107,8 +104,13 @@ def period(key: str, value: Any) -> Period:
     if isinstance(value, int) and 1 < value <= 9999:
         value = f"{value:04}"
     found = _DATE.fullmatch(str(value)) if isinstance(value, (str, date)) else None
+    if found is None:
+        raise InvalidFilter(
+            f"{key}: {shown(value)} is not a date; write 2020, 2020-03, 2020-03-01 or "
+            "2020-03-01T10:00, without a time zone"
+        )
     try:
-        return _period_of(found) if found else _no_date(key, value)
+        return _period_of(found)
     except ValueError as error:  # 2020-13, 2021-02-29
         raise InvalidFilter(f"{key}: there is no {shown(value)} in the calendar") from error
 
@@ -121,12 +123,10 @@ def circle(key: str, value: Any) -> Circle:
             f"{key}: write latitude, longitude and kilometres, as 48.2,16.37,10; not {shown(value)}"
         )
     latitude, longitude, kilometres = (number(key, part) for part in parts)
-    for name, degrees in (("latitude", latitude), ("longitude", longitude)):
-        if abs(degrees) > _TO_DEGREES[name]:
-            raise InvalidFilter(
-                f"{key}: {degrees:g} is no {name}; they go from -{_TO_DEGREES[name]:g} to "
-                f"{_TO_DEGREES[name]:g}"
-            )
+    if abs(latitude) > 90 or abs(longitude) > 180:
+        raise InvalidFilter(
+            f"{key}: a latitude is from -90 to 90, a longitude from -180 to 180; not {shown(value)}"
+        )
     if kilometres < 0:
         raise InvalidFilter(f"{key}: {kilometres:g} km is no distance")
     return Circle(latitude, longitude, kilometres)
@@ -154,16 +154,6 @@ def metadata_value(key: str, value: Any) -> MetadataValue:
 # ---------------------------------------------------------------------- parts of the above
 
 
-def _written(key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidFilter(f"{key}: {shown(value)} is not text")
-    if "\0" in value:
-        raise InvalidFilter(f"{key}: {shown(value)} holds a NUL, which no name and no text has")
-    if len(value) > LONGEST:
-        raise InvalidFilter(f"{key}: a value has at most {LONGEST:,} characters")
-    return value
-
-
 def _float(value: Any) -> float | None:
     """A Python number as a float; None if it is none, not finite or too large."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -173,19 +163,6 @@ def _float(value: Any) -> float | None:
     except OverflowError:
         return None
     return found if math.isfinite(found) else None
-
-
-def _one_of(known: Sequence[str], key: str, value: Any) -> str:
-    if not isinstance(value, str) or value not in known:
-        raise InvalidFilter(f"{key}: {shown(value)} is none of {', '.join(known)}")
-    return value
-
-
-def _no_date(key: str, value: Any) -> Period:
-    raise InvalidFilter(
-        f"{key}: {shown(value)} is not a date; write 2020, 2020-03, 2020-03-01 or "
-        "2020-03-01T10:00, without a time zone"
-    )
 
 
 _LENGTHS = (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.filters import Filter
 from mmsearch.storage.sqlite.changes import LAST_CHANGE
-from mmsearch.storage.sqlite.columns import GenerationColumns, Lru, Outdated
+from mmsearch.storage.sqlite.columns import GenerationColumns, Unfit, remember
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.view import GENERATION, Generation, View
 from mmsearch.vectors.id_set import IdSet
@@ -46,8 +46,8 @@ class Filters:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
         self._folder = folder
-        self._answers: Lru[Any, IdSet] = Lru(ANSWERS)
-        self._columns: Lru[Generation, GenerationColumns] = Lru(2)  # a snapshot may be of the last
+        self._answers: dict[tuple[Any, Filter], IdSet] = {}
+        self._columns: dict[Generation, GenerationColumns] = {}
 
     @contextmanager
     def view(self) -> Iterator[View]:
@@ -78,14 +78,14 @@ class Filters:
             view.check(filter_)
             columns = self._columns_of(view)
             answer = self._answer(view, columns, filter_)
-            self._answers.put((view.moment, filter_), answer)
+            remember(self._answers, (view.moment, filter_), answer, ANSWERS)
         if columns is None and view.highest >= SMALLEST:
             self.begin_generation(view.generation)
         return answer
 
     def _answer(self, view: View, columns: GenerationColumns | None, filter_: Filter) -> IdSet:
         if columns is not None:
-            with suppress(Outdated):
+            with suppress(Unfit):
                 return columns.passing(view, filter_)
         return IdSet.of(view.passing(filter_))
 
@@ -99,7 +99,7 @@ class Filters:
         known = self._columns.get(own)
         if known is None:
             known = GenerationColumns(own, view.catalog_id, self._folder)
-            self._columns.put(own, known)
+            remember(self._columns, own, known, 2)  # a snapshot may be of the one before
         return None if known.source_has_moved(view) else known
 
     def begin_generation(self, seen: Generation | None) -> bool:

@@ -3,11 +3,9 @@
 column      the values of one key, built from the catalog and kept in a file
 predicates  which items fulfil a condition, by columns
 generation  the columns of one state of the catalog; which items pass a filter
-lru         the last few answers
 """
 
-from mmsearch.storage.sqlite.columns.column import ENDING, read_column
-from mmsearch.storage.sqlite.columns.generation import GenerationColumns, Outdated
-from mmsearch.storage.sqlite.columns.lru import Lru
+from mmsearch.storage.sqlite.columns.column import ENDING, Unfit, read_column
+from mmsearch.storage.sqlite.columns.generation import GenerationColumns, remember
 
-__all__ = ["ENDING", "GenerationColumns", "Lru", "Outdated", "read_column"]
+__all__ = ["ENDING", "GenerationColumns", "Unfit", "read_column", "remember"]

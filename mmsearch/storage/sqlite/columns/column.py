@@ -119,20 +119,18 @@ def build_column(
 
     rows: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     values: list[NDArray[Any]] = []
-    try:
-        for page in pages:
-            rows.append(np.fromiter(map(itemgetter(0), page), np.int64, len(page)) - low)
-            values.append(_as_array([value for _, value in page]))
-            if values[-1].dtype.char != values[0].dtype.char:
-                raise Unfit
-            if values[0].dtype.kind == "S":
-                longest = max(part.itemsize for part in values)
-                if longest * sum(map(len, rows)) > MOST_BYTES:
-                    raise Unfit
-    except (TypeError, OverflowError) as error:
-        raise Unfit from error
-    distinct, numbers = np.unique(np.concatenate(values or [rows[0]]), return_inverse=True)
-    codes = np.zeros(count, _smallest_type(len(distinct)))
+    for page in pages:
+        rows.append(np.fromiter(map(itemgetter(0), page), np.int64, len(page)) - low)
+        values.append(_as_array([value for _, value in page]))
+        longest = max(part.itemsize for part in values)
+        too_long = longest > 8 and longest * sum(map(len, rows)) > MOST_BYTES
+        if too_long or values[-1].dtype.char != values[0].dtype.char:
+            raise Unfit
+    distinct, numbers = np.unique(np.concatenate(values or rows), return_inverse=True)
+    kinds = (
+        kind for kind in (np.uint8, np.uint16, np.uint32) if len(distinct) < np.iinfo(kind).max
+    )
+    codes = np.zeros(count, next(kinds))
     codes[np.concatenate(rows)] = numbers + 1
     return Column(codes, distinct, logged)
 
@@ -140,19 +138,16 @@ def build_column(
 def _as_array(values: list[Any]) -> NDArray[Any]:
     import numpy as np
 
-    if isinstance(values[0], bytes):
-        if any(value[-1:] == b"\0" for value in values):  # NumPy would drop it
-            raise Unfit
-        return np.array(values)
-    # unlike NumPy, an array takes no text for a number and no 1.5 for an integer
-    code = "q" if isinstance(values[0], int) else "d"
-    return np.frombuffer(array(code, values), code)
-
-
-def _smallest_type(values: int) -> Any:
-    import numpy as np
-
-    return next(kind for kind in (np.uint8, np.uint16, np.uint32) if values < np.iinfo(kind).max)
+    try:
+        if isinstance(values[0], bytes):
+            if any(value.endswith(b"\0") for value in values):  # NumPy would drop it
+                raise Unfit
+            return np.array(values)
+        # unlike NumPy, an array takes no text for a number and no 1.5 for an integer
+        code = "q" if isinstance(values[0], int) else "d"
+        return np.frombuffer(array(code, values), code)
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise Unfit from error
 
 
 # ---------------------------------------------------------------------- files

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mmsearch.filters import AnyOf, Condition, Filter, Not
 from mmsearch.storage.sqlite.columns.column import (
@@ -16,7 +17,6 @@ from mmsearch.storage.sqlite.columns.column import (
     read_column,
     write_column,
 )
-from mmsearch.storage.sqlite.columns.lru import Lru
 from mmsearch.storage.sqlite.columns.predicates import fulfilling
 from mmsearch.storage.sqlite.view import Generation, View
 from mmsearch.vectors.id_set import IdSet
@@ -39,8 +39,15 @@ PRESENT = "present"
 _SOURCE = -1  # logged in place of an item when a source is moved
 
 
-class Outdated(Exception):
-    """A column knows more than the view, which is of an earlier moment."""
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+def remember(memory: dict[Key, Value], key: Key, value: Value, most: int) -> None:
+    """Add to a memory of at most so many values, dropping the oldest ones; threads may share it."""
+    for old in list(memory)[: max(0, len(memory) + 1 - most)]:
+        memory.pop(old, None)
+    memory[key] = value
 
 
 class GenerationColumns:
@@ -60,7 +67,7 @@ class GenerationColumns:
         self._catalog_id = catalog_id
         self._folder = folder
         self._columns: dict[str, Column | None] = {}
-        self._answers: Lru[tuple[Condition, ...], tuple[int, Mask]] = Lru(ANSWERS)
+        self._answers: dict[tuple[Condition, ...], tuple[int, Mask]] = {}
         self._altered: tuple[int, NDArray[np.int64]] | None = None
         self._lock = RLock()
 
@@ -68,7 +75,7 @@ class GenerationColumns:
         """The items that pass; SQL answers for those that were altered or added.
 
         Raises:
-            Outdated: SQL must answer this.
+            Unfit: SQL must answer all of it.
         """
         import numpy as np
 
@@ -101,18 +108,15 @@ class GenerationColumns:
         """The column of a key; of the user's own metadata, as texts or as numbers.
 
         Raises:
-            Unfit: the key's values make no column.
-            Outdated: the column is newer than the view.
+            Unfit: the key's values make no column, or it is newer than the view.
         """
         name = f"{key} numbers" if numbers else key
         with self._lock:
             if name not in self._columns:
                 self._columns[name] = self._load(view, name, key, numbers=numbers)
             found = self._columns[name]
-        if found is None:
+        if found is None or found.logged > view.logged:
             raise Unfit
-        if found.logged > view.logged:
-            raise Outdated
         return found
 
     def _load(self, view: View, name: str, key: str, *, numbers: bool) -> Column | None:
@@ -171,7 +175,7 @@ class GenerationColumns:
         found = np.zeros(len(among), np.bool_)
         found[passing - low] = True
         if not few and remembered is None and not any(map(_changes_unlogged, conditions)):
-            self._answers.put(conditions, (view.logged, found))
+            remember(self._answers, conditions, (view.logged, found), ANSWERS)
         return found
 
 
