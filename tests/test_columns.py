@@ -710,7 +710,7 @@ def test_a_damaged_file_is_made_again(world: Catalog, tmp_path: Path, damage: st
         path.write_bytes(
             {
                 "cut": raw[:-1],
-                "bit": raw[:190] + bytes([raw[190] ^ 4]) + raw[191:],
+                "bit": raw[:45] + bytes([raw[45] ^ 4]) + raw[46:],
                 "empty": b"",
                 "other": b"something else",
             }[damage]
@@ -780,7 +780,7 @@ def test_ranges_of_values_and_single_ones_choose_the_same_items(holds: list[bool
 
 def test_files_of_other_generations_and_formats_and_half_written_ones_are_deleted(tmp_path: Path):
     names = [
-        "columns-a-old-x.npz",
+        "columns-a-old-x.zip",
         "columns-a-now-x-1.part",
         "columns-a-now-x.column",  # of an older version
         "columns-a-now-x-2.part",
@@ -790,9 +790,9 @@ def test_files_of_other_generations_and_formats_and_half_written_ones_are_delete
         (tmp_path / name).write_bytes(b"x")
     os.utime(tmp_path / names[1], (0, 0))
     made = column.Column(np.zeros(3, np.uint8), np.zeros(0), 0)
-    column.write_column(tmp_path / "columns-a-now-y.npz", made)
+    column.write_column(tmp_path / "columns-a-now-y.zip", made)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {names[3], names[4], "columns-a-now-y.npz"}
+    assert left == {names[3], names[4], "columns-a-now-y.zip"}
 
 
 def test_a_filter_too_deep_for_the_catalog_is_too_deep_for_columns(world: Catalog, tmp_path: Path):

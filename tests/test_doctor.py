@@ -141,7 +141,7 @@ def forget_what_went(index: Path) -> None:
 def damage_a_column(index: Path) -> None:
     with closing(sqlite3.connect(index / "catalog.db")) as catalog:
         (id_,) = catalog.execute("SELECT value FROM settings WHERE key = 'catalog_id'").fetchone()
-    (index / "cache" / f"columns-{id_}-generation-key.npz").write_bytes(b"half a file")
+    (index / "cache" / f"columns-{id_}-generation-key.zip").write_bytes(b"half a file")
 
 
 def leave_a_part_behind(index: Path) -> None:

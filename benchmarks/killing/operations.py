@@ -152,7 +152,7 @@ def _old_backup(site: Site) -> None:
     _indexed(site)
     for backup in backups.all_of(site.index):
         os.utime(backup, (world.LONG_AGO, world.LONG_AGO))
-    world.words.search(site.photos / "fresh.md", 90)
+    world.words(site.photos / "fresh.md", 90)
 
 
 def _backup(site: Site) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import time
 import uuid
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
-ENDING = ".npz"
+ENDING = ".zip"
 
 MOST_BYTES = 64 * 2**20
 """Of texts, each as long as the longest of them; longer ones make no column."""
@@ -159,17 +158,21 @@ def path_of(folder: Path, catalog_id: str, generation: str, name: str) -> Path:
     return folder / f"columns-{catalog_id}-{generation}-{short}{ENDING}"
 
 
+_NAMES = ("codes", "values", "logged")
+
+
 def read_column(path: Path) -> Column | None:
     """The column in a file, if the file is there and undamaged."""
     import numpy as np
 
     try:
-        with zipfile.ZipFile(path) as file:  # unlike np.load, it compares all checksums
+        # not by np.load: it compares no checksums, and parses headers by `ast`, which other threads
+        # may not do at the same time (Python 3.11, https://github.com/python/cpython/issues/106905)
+        with zipfile.ZipFile(path) as file:
             codes, values, logged = (
-                np.load(io.BytesIO(file.read(f"{name}.npy")))
-                for name in ("codes", "values", "logged")
+                np.frombuffer(file.read(name), name.partition(" ")[2]) for name in file.namelist()
             )
-        return Column(codes, values, int(logged))
+        return Column(codes, values, int(logged[0]))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError):
         return None
     except (zipfile.BadZipFile, zlib.error, struct.error):
@@ -187,8 +190,10 @@ def write_column(path: Path, column: Column) -> None:
     with suppress(OSError):
         path.parent.mkdir(exist_ok=True)
         try:
-            with part.open("wb") as file:
-                np.savez(file, codes=column.codes, values=column.values, logged=column.logged)
+            with zipfile.ZipFile(part, "w") as file:
+                logged = np.array([column.logged])
+                for name, data in zip(_NAMES, (column.codes, column.values, logged), strict=True):
+                    file.writestr(f"{name} {data.dtype.str}", data.tobytes())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

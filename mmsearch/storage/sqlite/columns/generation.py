@@ -18,6 +18,7 @@ from mmsearch.storage.sqlite.columns.column import (
     write_column,
 )
 from mmsearch.storage.sqlite.columns.predicates import fulfilling
+from mmsearch.storage.sqlite.schema import EVERY_ITEM
 from mmsearch.storage.sqlite.view import Generation, View
 from mmsearch.vectors.id_set import IdSet
 
@@ -35,8 +36,6 @@ ANSWERS = 16
 
 PRESENT = "present"
 """The name of the column that says which items there are."""
-
-_SOURCE = -1  # logged in place of an item when a source is moved
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -92,10 +91,10 @@ class GenerationColumns:
 
     def source_has_moved(self, view: View) -> bool:
         """Whether the paths of items may be others than when the generation began."""
-        return _SOURCE in self._logged(view)
+        return EVERY_ITEM in self._logged(view)
 
     def _logged(self, view: View) -> NDArray[np.int64]:
-        """The logged ids of altered items, and _SOURCE."""
+        """The logged ids of altered items, and EVERY_ITEM."""
         import numpy as np
 
         known = self._altered
