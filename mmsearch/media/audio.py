@@ -16,7 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mmsearch.errors import UnreadableFile
-from mmsearch.media.files import av_container, damage_as_unreadable, opened_file
+from mmsearch.media.files import av_container, damage_as_unreadable, open_file
 from mmsearch.types import Span
 
 if TYPE_CHECKING:
@@ -27,31 +27,32 @@ if TYPE_CHECKING:
     """(frames, channels), or (frames,) in mono."""
 
 WINDOW = 5.0
-"""Seconds of sound that have one vector."""
+"""Seconds of sound that one vector stands for."""
 HOP = 2.5
 """Seconds from the start of one window to that of the next."""
 TAIL = 0.1
-"""Seconds of new sound that are worth a window; encoders leave less than that at the end."""
+"""Seconds; a last window with less new sound than this is left out. Encoders of sound files (MP3,
+AAC) pad the end by less."""
 
 RATES = range(1000, 768_001)
-"""Samples a second that a recording may have; bats are recorded at 500,000."""
+"""Sample rates that are accepted, in Hz; bats are recorded at 500,000."""
 MOST_CHANNELS = 64
 BLOCK = 1 << 16
-"""Samples, of all channels together, that are decoded at once."""
+"""Samples decoded at a time, over all channels."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoundInfo:
-    """What a file says of its sound."""
+    """Length and format of a sound, as its file states them."""
 
     seconds: float
-    """0 where the file does not say."""
+    """0 if the file does not state it."""
     channels: int
     sample_rate: int
 
 
 class _Sound(NamedTuple):
-    """A file that is open, and its sound in blocks of any length."""
+    """The sound of an open file, decoded in blocks of any length."""
 
     info: SoundInfo
     blocks: Iterator[Samples]
@@ -60,67 +61,67 @@ class _Sound(NamedTuple):
 def windows(source: str | Path | bytes, rate: int) -> Iterator[tuple[Span, NDArray[np.float32]]]:
     """Each window of a sound: its span, and its samples (5 s · rate,) in [-1, 1].
 
-    Windows start at 0, 2.5, 5, … seconds, until one reaches the end; the same file has the same
-    windows to the bit. A last window that is not full repeats its own sound, and its span ends
-    where the sound does. However long the sound is, little of it is in memory.
+    Windows start at 0, 2.5, 5, … seconds, until one reaches the end; a file always gives the same
+    windows, bit for bit. A last window that is too short is filled by repeating its sound, and its
+    span ends where the sound does. Only a few seconds of the sound are in memory at a time.
 
     Args:
         source: A path, or the bytes of a file.
-        rate: Samples a second of the windows, whatever the file has.
+        rate: Sample rate of the windows, in Hz; the sound is resampled to it.
 
     Raises:
-        UnreadableFile: It cannot be opened, has no sound, or is damaged or truncated. That may
-            turn out after some windows.
-        MissingExtra: Reading it takes PyAV, which is not installed.
+        UnreadableFile: It cannot be opened, has no sound, or is damaged or truncated; possibly
+            raised after the first windows.
+        MissingExtra: It needs PyAV, which is not installed.
     """
     import numpy as np
 
-    full, hop, tail = round(WINDOW * rate), round(HOP * rate), round(TAIL * rate)
+    length, hop, tail = round(WINDOW * rate), round(HOP * rate), round(TAIL * rate)
     start = 0.0
-    ahead = np.empty(0, np.float32)  # from `start` on
+    buffer = np.empty(0, np.float32)  # the sound from `start` on
     with _opened(source) as sound:
-        for part in _resampled(sound, rate):
-            ahead = np.concatenate([ahead, part])
-            while len(ahead) > full + tail:
-                yield Span(start, start + WINDOW, "second"), ahead[:full].copy()
-                ahead = ahead[hop:]
+        for block in _resampled(sound, rate):
+            buffer = np.concatenate([buffer, block])
+            while len(buffer) > length + tail:
+                yield Span(start, start + WINDOW, "second"), buffer[:length].copy()
+                buffer = buffer[hop:]
                 start += HOP
-    if not len(ahead):
+    if not len(buffer):
         raise UnreadableFile("0 seconds")
-    end = start + min(WINDOW, len(ahead) / rate)
-    yield Span(start, round(end, 3), "second"), np.resize(ahead[:full], full)
+    end = start + min(WINDOW, len(buffer) / rate)
+    yield Span(start, round(end, 3), "second"), np.resize(buffer[:length], length)
 
 
 def probe(source: str | Path | bytes) -> SoundInfo:
-    """How long a sound is, and how it was recorded, as its file says.
+    """The length and format of a sound, from its header.
 
     Raises:
         UnreadableFile: It cannot be opened, or has no sound.
-        MissingExtra: Reading it takes PyAV, which is not installed.
+        MissingExtra: It needs PyAV, which is not installed.
     """
     with _opened(source) as sound:
         return sound.info
 
 
 def _resampled(sound: _Sound, rate: int) -> Iterator[Samples]:
-    """Mono at another rate, block by block."""
+    """The sound in mono, resampled, block by block."""
     import numpy as np
     import soxr
 
-    own = sound.info.sample_rate
-    change = soxr.ResampleStream(own, rate, 1, "float32") if own != rate else None
+    file_rate = sound.info.sample_rate
+    resampler = soxr.ResampleStream(file_rate, rate, 1, "float32") if file_rate != rate else None
     for block in sound.blocks:
         if not np.isfinite(block).all():
             raise UnreadableFile("damaged")
         mono = block.mean(axis=1)
-        yield np.clip(change.resample_chunk(mono) if change else mono, -1, 1)
-    if change:
-        yield np.clip(change.resample_chunk(np.empty(0, np.float32), last=True), -1, 1)
+        yield np.clip(resampler.resample_chunk(mono) if resampler else mono, -1, 1)
+    if resampler:
+        yield np.clip(resampler.resample_chunk(np.empty(0, np.float32), last=True), -1, 1)
 
 
 # ---------------------------------------------------------------------- files
 
-_BEGINNINGS = {
+_MAGIC = {
     b"fLaC": "flac",
     b"OggS": "ogg",
     b"\x1aE\xdf\xa3": "matroska",
@@ -129,52 +130,48 @@ _BEGINNINGS = {
     b"#!AMR": "amr",
     b"\x00\x00\x01\xba": "mpeg",
 }
-"""How files begin, and FFmpeg's demuxer for them; those with a size in front stand below.
+"""First bytes of a file → its container, by FFmpeg's name; `_container_of` knows more.
 
 Nothing else is opened: left to guess, FFmpeg takes some texts for lists of files to fetch.
 """
-_FORMS = {b"WAVE": "wav", b"AVI ": "avi", b"AIFF": "aiff", b"AIFC": "aiff"}
-_BY_SOUNDFILE = {"wav", "aiff", "flac", "ogg", "mp3"}
+_IFF_TYPES = {b"WAVE": "wav", b"AVI ": "avi", b"AIFF": "aiff", b"AIFC": "aiff"}
+_LIBSNDFILE_CONTAINERS = {"wav", "aiff", "flac", "ogg", "mp3"}
 
 
 @contextmanager
 def _opened(source: str | Path | bytes) -> Iterator[_Sound]:
-    """The sound of a file, decoded block by block; raises UnreadableFile then too."""
+    """The sound of a file; whatever decoding its blocks raises becomes UnreadableFile."""
     import soundfile  # noqa: F401 - a library that cannot be loaded is not a damaged file
 
-    with opened_file(source) as file, damage_as_unreadable(), ExitStack() as stack:
+    with open_file(source) as file, damage_as_unreadable(), ExitStack() as stack:
         container = _container_of(file)
         sound = None
         if container == "ogg":
-            _check_last_page(file)
-        if container in _BY_SOUNDFILE:
-            sound = _by_soundfile(file, container, stack)
-        sound = sound or _by_av(file, container, stack)
-        _check(sound.info)
+            _check_last_ogg_page(file)
+        if container in _LIBSNDFILE_CONTAINERS:
+            sound = _open_with_libsndfile(file, container, stack)
+        sound = sound or _open_with_ffmpeg(file, container, stack)
+        if sound.info.sample_rate not in RATES:
+            raise UnreadableFile(f"{sound.info.sample_rate} samples a second")
+        if not 1 <= sound.info.channels <= MOST_CHANNELS:
+            raise UnreadableFile(f"{sound.info.channels} channels")
         yield sound
 
 
-def _check(info: SoundInfo) -> None:
-    if info.sample_rate not in RATES:
-        raise UnreadableFile(f"{info.sample_rate} samples a second")
-    if not 1 <= info.channels <= MOST_CHANNELS:
-        raise UnreadableFile(f"{info.channels} channels")
-
-
 def _container_of(file: BinaryIO) -> str:
-    """The format of a file, told by how it begins: endings are often wrong."""
+    """FFmpeg's name for the format of a file, from its first bytes: endings are often wrong."""
     head = _read_at(file, 0, 16)
     if not head:
         raise UnreadableFile("0 bytes")
     if head[:3] == b"ID3":
         head = _read_at(file, _after_id3(file), 16)
         head = head if head.startswith(b"fLaC") or head[:1] == b"\xff" else b"\xff\xfb\x90"
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in _FORMS:
-        return _FORMS[head[8:12]]
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in _IFF_TYPES:
+        return _IFF_TYPES[head[8:12]]
     if head[4:8] == b"ftyp":
         return "mp4"
-    for beginning, container in _BEGINNINGS.items():
-        if head.startswith(beginning):
+    for magic, container in _MAGIC.items():
+        if head.startswith(magic):
             return container
     if len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
         return "mp3" if head[1] & 0x06 else "aac"  # the layer, which AAC does not have
@@ -184,15 +181,15 @@ def _container_of(file: BinaryIO) -> str:
 
 
 def _after_id3(file: BinaryIO) -> int:
-    """Where the sound of an MP3 begins: after its tag, whose size is in 4 times 7 bits."""
+    """Where the sound of an MP3 begins: after its tag, whose size is stored in 4 × 7 bits."""
     head = _read_at(file, 0, 10)
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
     return 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
 
 
-def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
-    file.seek(place)
+def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
+    file.seek(position)
     return file.read(size)
 
 
@@ -203,89 +200,85 @@ _UNKNOWN_FORMAT, _UNKNOWN_CODING = 1, 4
 _MP3_FRAME = 1152
 """Samples."""
 _SHORT_CHUNK = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")
-"""A line of libsndfile's log: the samples take another number of bytes than their chunk says."""
-_SPARE = 64
-"""Bytes that may be missing: some programs count the header in when they say a length."""
-_STREAMED = 0x7FFF0000
-"""Sizes from here on mean that the length was unknown when the file was begun."""
+"""A line of libsndfile's log: a chunk's header states another size than its samples have."""
+_TOLERANCE = 64
+"""Bytes that may be missing: some programs include the header in the size they state."""
+_UNKNOWN_LENGTH = 0x7FFF0000
+"""Sizes from here on mean that the length was unknown when writing began."""
 
 
-def _by_soundfile(file: BinaryIO, container: str, stack: ExitStack) -> _Sound | None:
-    """The sound, or None if libsndfile does not know how it is coded."""
+def _open_with_libsndfile(file: BinaryIO, container: str, stack: ExitStack) -> _Sound | None:
+    """The sound, or None if libsndfile does not know its codec."""
     import soundfile
 
-    counted = container == "flac" or (container == "mp3" and _has_index(file))
-    nameless = _Nameless(file)
+    states_length = container == "flac" or (container == "mp3" and _has_xing_header(file))
+    unnamed = _UnnamedFile(file)
     file.seek(0)
     try:
         with _c_stderr_off:
-            sound = stack.enter_context(soundfile.SoundFile(nameless))
+            sound = stack.enter_context(soundfile.SoundFile(unnamed))
     except soundfile.LibsndfileError as error:
         if error.code in (_UNKNOWN_FORMAT, _UNKNOWN_CODING):
             return None
         raise
-    _check_chunk(sound.extra_info)
-    frames = sound.frames if sound.frames < 1 << 60 else 0  # a stream does not say
-    info = SoundInfo(frames / max(1, sound.samplerate), sound.channels, sound.samplerate)
-    return _Sound(info, _soundfile_blocks(sound, nameless, frames if counted else 0))
-
-
-def _check_chunk(log: str) -> None:
-    """Refuse a WAV or AIFF that is shorter than it says: libsndfile reads it, but logs that."""
-    for said, there in _SHORT_CHUNK.findall(log):
-        if int(there) + _SPARE < int(said) < _STREAMED:
+    # libsndfile reads a WAV or AIFF that is shorter than its header states, and only logs it
+    for stated, actual in _SHORT_CHUNK.findall(sound.extra_info):
+        if int(actual) + _TOLERANCE < int(stated) < _UNKNOWN_LENGTH:
             raise UnreadableFile("truncated")
+    frames = sound.frames if sound.frames < 1 << 60 else 0  # unknown in a stream
+    info = SoundInfo(frames / max(1, sound.samplerate), sound.channels, sound.samplerate)
+    return _Sound(info, _libsndfile_blocks(sound, unnamed, frames if states_length else 0))
 
 
-def _check_last_page(file: BinaryIO) -> None:
-    """Refuse an Ogg file whose last page breaks off: libsndfile reads it silently.
+def _check_last_ogg_page(file: BinaryIO) -> None:
+    """Refuse an Ogg file whose last page is cut off: libsndfile reads it without complaint.
 
     A page is 26 bytes, a number of segments, the size of each, and the segments (RFC 3533).
     """
-    longest = 27 + 255 + 255 * 255
-    end = _read_at(file, max(0, file.seek(0, os.SEEK_END) - longest), longest)
+    largest_page = 27 + 255 + 255 * 255
+    end = _read_at(file, max(0, file.seek(0, os.SEEK_END) - largest_page), largest_page)
     start = end.rfind(b"OggS")
     if start < 0:
         return
     page = end[start:]
     segments = page[26] if len(page) > 26 else 255
     sizes = page[27 : 27 + segments]
-    if len(sizes) < segments or 27 + segments + sum(sizes) > len(page) + _SPARE:
+    if len(sizes) < segments or 27 + segments + sum(sizes) > len(page) + _TOLERANCE:
         raise UnreadableFile("truncated")
 
 
-def _has_index(file: BinaryIO) -> bool:
-    """Whether an MP3 begins with a frame that says how many there are."""
+def _has_xing_header(file: BinaryIO) -> bool:
+    """Whether an MP3 begins with a frame that states how many follow."""
     head = _read_at(file, _after_id3(file), 256)
     return b"Xing" in head or b"Info" in head
 
 
-def _soundfile_blocks(sound: Any, file: _Nameless, expected: int) -> Iterator[Samples]:
-    """The sound; of a file that says its length, as many samples as `expected`."""
+def _libsndfile_blocks(sound: Any, file: _UnnamedFile, expected: int) -> Iterator[Samples]:
+    """The samples; UnreadableFile if there are fewer than the `expected` number, 0 if unknown."""
     import soundfile
 
-    frames, found = BLOCK // sound.channels, 0
+    frames_per_block, decoded = BLOCK // sound.channels, 0
     while True:
         try:
             with _c_stderr_off:
-                block = sound.read(frames, dtype="float32", always_2d=True)
+                block = sound.read(frames_per_block, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            cut = "seek" in error.error_string  # it went where the sound should go on
-            raise UnreadableFile("truncated" if cut else "damaged") from error
+            truncated = "seek" in error.error_string  # to where the sound should continue
+            raise UnreadableFile("truncated" if truncated else "damaged") from error
         if not len(block):
             break
-        found += len(block)
+        decoded += len(block)
         yield block
     if file.error:
         raise UnreadableFile((file.error.strerror or "cannot be read").lower()) from file.error
-    if found + 2 * _MP3_FRAME < expected:
+    if decoded + 2 * _MP3_FRAME < expected:
         raise UnreadableFile("truncated")
 
 
-class _Nameless:
-    """A file without its name: soundfile would take what ends in .raw for bare samples.
+class _UnnamedFile:
+    """A file without its name: soundfile would take a name in .raw for bare samples.
 
-    Exceptions must not reach libsndfile: raised in a callback, they end up on the terminal.
+    Its methods, libsndfile's callbacks, raise nothing: exceptions there end up on the terminal.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -308,29 +301,30 @@ class _Nameless:
 
 
 class _CStderrOff:
-    """Keeps off the terminal what libmpg123, inside libsndfile, writes about odd files.
+    """Silences libmpg123, inside libsndfile, which writes to stderr about unusual files.
 
-    It has no switch for that. So the C library's `stderr` leads nowhere while any thread is
-    inside; Python's own and the file descriptor, which other threads write to, stay as they are.
+    It has no switch for that. So the C library's `stderr` points to the null device while any
+    thread is inside; Python's own and the file descriptor, which other threads use, stay as they
+    are.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._inside = 0
-        self._theirs: int | None = None
+        self._threads_inside = 0
+        self._original: int | None = None
 
     def __enter__(self) -> None:
         with self._lock:
-            self._inside += 1
-            if self._inside == 1 and (found := _c_stderr()):
-                stream, nowhere = found
-                self._theirs, stream.value = stream.value, nowhere
+            self._threads_inside += 1
+            if self._threads_inside == 1 and (found := _c_stderr()):
+                stderr, null_stream = found
+                self._original, stderr.value = stderr.value, null_stream
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and (found := _c_stderr()):
-                found[0].value = self._theirs
+            self._threads_inside -= 1
+            if self._threads_inside == 0 and (found := _c_stderr()):
+                found[0].value = self._original
 
 
 _c_stderr_off = _CStderrOff()
@@ -338,51 +332,51 @@ _c_stderr_off = _CStderrOff()
 
 @cache
 def _c_stderr() -> tuple[Any, int] | None:
-    """The C library's variable `stderr`, and a stream that leads nowhere; None without them."""
+    """The C library's variable `stderr` and a stream to the null device, where it has them."""
     import ctypes
 
     try:
         library = ctypes.CDLL(None)
-        stream = ctypes.c_void_p.in_dll(library, "stderr")
+        stderr = ctypes.c_void_p.in_dll(library, "stderr")
         library.fopen.restype = ctypes.c_void_p
-        nowhere = library.fopen(os.devnull.encode(), b"w")
-    except (OSError, TypeError, ValueError, AttributeError):  # not so on every system
+        null_stream = library.fopen(os.devnull.encode(), b"w")
+    except (OSError, TypeError, ValueError, AttributeError):  # differs between systems
         return None
-    return (stream, nowhere) if stream.value and nowhere else None
+    return (stderr, null_stream) if stderr.value and null_stream else None
 
 
 # ---------------------------------------------------------------------- FFmpeg
 
-_SLACK = 1.0
-"""Seconds by which the length that a file says may exceed what was decoded."""
+_LENGTH_TOLERANCE = 1.0
+"""Seconds that may be missing from the length that the file states."""
 
 
-def _by_av(file: BinaryIO, container: str, stack: ExitStack) -> _Sound:
-    """The sound track, the first if there are several."""
+def _open_with_ffmpeg(file: BinaryIO, container: str, stack: ExitStack) -> _Sound:
+    """The first sound track."""
     file.seek(0)
     media = av_container(file, "this sound file", demuxer=container)
     stack.callback(media.close)
     if not media.streams.audio:
         raise UnreadableFile("no sound")
     stream = media.streams.audio[0]
-    seconds = _seconds(stream) or (media.duration or 0) / 1e6
+    seconds = _stated_seconds(stream) or (media.duration or 0) / 1e6
     info = SoundInfo(seconds, stream.channels, stream.sample_rate)
-    return _Sound(info, _av_blocks(media, stream))
+    return _Sound(info, _ffmpeg_blocks(media, stream))
 
 
-def _av_blocks(media: Any, stream: Any) -> Iterator[Samples]:
+def _ffmpeg_blocks(media: Any, stream: Any) -> Iterator[Samples]:
     import av
     import numpy as np
 
-    plain = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.sample_rate)
-    found = 0
+    to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.sample_rate)
+    decoded = 0
     for frame in media.decode(stream):
-        for same in plain.resample(frame):
-            found += same.samples
-            yield np.asarray(same.to_ndarray().T, np.float32)
-    if found / stream.sample_rate + _SLACK < _seconds(stream):
+        for converted in to_float.resample(frame):
+            decoded += converted.samples
+            yield np.asarray(converted.to_ndarray().T, np.float32)
+    if decoded / stream.sample_rate + _LENGTH_TOLERANCE < _stated_seconds(stream):
         raise UnreadableFile("truncated")
 
 
-def _seconds(stream: Any) -> float:
+def _stated_seconds(stream: Any) -> float:
     return float(stream.duration * stream.time_base) if stream.duration else 0.0

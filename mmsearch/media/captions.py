@@ -1,4 +1,4 @@
-"""Captions files: their captions by file name, and those of a photo by its path."""
+"""Files of captions: their captions by file name, and looked up by a photo's path."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmsearch.errors import InvalidCaptions
 from mmsearch.media.tables import FILE_COLUMNS, FileNames, Table, without_surrogates
@@ -40,11 +40,11 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
         name = _CAPTION_NUMBER.sub(r"\1", written.strip())
         if not name:
             raise table.error(line, "the file name is missing")
-        own = found.setdefault(name, [])
+        captions_of_file = found.setdefault(name, [])
         for caption in captions:
-            plain = " ".join(caption.split())
-            if plain and plain not in own:
-                own.append(plain)
+            text = " ".join(caption.split())
+            if text and text not in captions_of_file:
+                captions_of_file.append(text)
     return found
 
 
@@ -56,30 +56,30 @@ class CaptionFile:
         self._captions = read_captions(path)
         self.path = os.path.realpath(path)
         self._names = FileNames(Path(path).parent, self._captions)
-        self._found: set[str] = set()
+        self._used: set[str] = set()
 
     def find(self, absolute_path: str, relative_path: str) -> list[str] | None:
         """The captions of a photo, or None when the file does not name it.
 
-        A name in the file is a path, as `FileNames` reads it; one without a folder is the name of
-        any number of files, in any folder.
+        A name in the file is a path, as `FileNames` reads it; one without a folder names the files
+        of that name in any folder.
 
         Args:
             absolute_path: Of the photo.
-            relative_path: Of the photo, from the folder that is indexed.
+            relative_path: Of the photo, relative to the folder that is indexed.
         """
         name = self._names.by_path(absolute_path, relative_path) or self._names.by_name(
             os.path.basename(absolute_path)
         )
         if name is None:
             return None
-        self._found.add(name)
+        self._used.add(name)
         return list(self._captions[name])
 
     @property
     def unused(self) -> list[str]:
-        """The names, as written, that `find` has not met."""
-        return [name for name in self._captions if name not in self._found]
+        """The names, as written, of which `find` has met no file."""
+        return [name for name in self._captions if name not in self._used]
 
 
 def _rows(table: Table) -> Iterator[Row]:
@@ -104,21 +104,13 @@ def _rows(table: Table) -> Iterator[Row]:
 def _json_rows(table: Table) -> Iterator[Row]:
     expected = '{"file": "a.jpg", "caption": "…"} or {"file": …, "captions": ["…"]}'
     for number, row in table.objects(expected):
-        try:
-            yield number, *_json_row(row)
-        except TypeError as error:
-            raise table.error(number, f"expected {expected}") from error
-
-
-def _json_row(row: dict[str, Any]) -> tuple[str, list[str]]:
-    """File name and captions of one JSON object; TypeError when it lacks them."""
-    keys = {key.lower(): value for key, value in row.items()}
-    name = next((keys[key] for key in FILE_COLUMNS if key in keys), None)
-    captions = keys.get("captions")
-    if captions is None:
-        captions = next((keys[key] for key in CAPTION_COLUMNS if key in keys), None)
-    texts = [name, *(captions if isinstance(captions, list) else [captions])]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("not text")
-    name, *captions = map(without_surrogates, texts)
-    return name, captions
+        values = {key.lower(): value for key, value in row.items()}
+        name = next((values[key] for key in FILE_COLUMNS if key in values), None)
+        captions = values.get("captions")
+        if captions is None:
+            captions = next((values[key] for key in CAPTION_COLUMNS if key in values), None)
+        texts = [name, *(captions if isinstance(captions, list) else [captions])]
+        if not all(isinstance(text, str) for text in texts):
+            raise table.error(number, f"expected {expected}")
+        name, *captions = map(without_surrogates, texts)
+        yield number, name, captions

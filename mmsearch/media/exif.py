@@ -1,4 +1,4 @@
-"""Time, camera and place of a photo, from its EXIF; broken EXIF says nothing."""
+"""Time, camera and place of a photo, from its EXIF; tags that cannot be read count as missing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _DATE = re.compile(r"\s*(\d{4})\D(\d\d?)\D(\d\d?)\D+(\d\d?)\D(\d\d?)\D(\d\d?)")
 
 
 def tags_of(opened: Image.Image) -> dict[int, Any]:
-    """The tags that can be read; under _GPS_PART, a dict of those of the place.
+    """The tags that can be read, those of the place in a dict under _GPS_PART.
 
-    Broken EXIF is common and never a reason to refuse a photo: whatever Pillow raises costs only
-    the tags concerned.
+    Broken EXIF is common and never a reason to refuse a photo: when Pillow raises, only the tag it
+    was reading is lost.
     """
     tags: dict[int, Any] = {}
     with suppress(Exception):
@@ -40,7 +40,7 @@ def tags_of(opened: Image.Image) -> dict[int, Any]:
 def taken_at(tags: Mapping[int, Any]) -> datetime | None:
     """When the photo was taken, by the camera's clock: a local time without a zone."""
     for tag in (_TAKEN, _DIGITISED, _CHANGED):
-        date = _DATE.match(_plain(tags.get(tag)))
+        date = _DATE.match(_clean_text(tags.get(tag)))
         if date:
             with suppress(ValueError):  # cameras without a clock write 0000:00:00 00:00:00
                 return datetime(*map(int, date.groups()))  # type: ignore[arg-type]  # noqa: DTZ001
@@ -49,7 +49,7 @@ def taken_at(tags: Mapping[int, Any]) -> datetime | None:
 
 def camera(tags: Mapping[int, Any]) -> str | None:
     """Make and model, the make not repeated."""
-    make, model = _plain(tags.get(_MAKE)), _plain(tags.get(_MODEL))
+    make, model = _clean_text(tags.get(_MAKE)), _clean_text(tags.get(_MODEL))
     # "Canon" + "Canon EOS 5D", "NIKON CORPORATION" + "NIKON D90"
     repeated = make and model and make.split()[0].lower() == model.split()[0].lower()
     return (model if repeated else f"{make} {model}".strip()) or None
@@ -72,14 +72,14 @@ def _degrees(parts: Any, reference: Any, signs: str, limit: float) -> float | No
     except (TypeError, ValueError, ArithmeticError):
         return None
     degrees = sum(number / 60.0**power for power, number in enumerate(numbers[:3]))
-    side = _plain(reference)[:1].upper()
+    side = _clean_text(reference)[:1].upper()
     valid = side and side in signs and min(numbers, default=-1) >= 0 and degrees <= limit
     if not valid:  # also for the NaN of a denominator of zero
         return None
     return -degrees if side == signs[1] else degrees
 
 
-def _plain(value: Any) -> str:
+def _clean_text(value: Any) -> str:
     """A tag's text without the NULs and blanks that pad it; "" if it is not text."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""What a file was and whether it still is: its size and time, and a hash of its content."""
+"""Whether a file has changed: by its size and time, and by a hash of its content."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from mmsearch.media.walk import FileStat
 
 WHOLE = 64 * 2**20
-"""Bytes; a larger file is decoded from disk, so that it is never held whole."""
+"""Bytes; a larger file is decoded from disk and never read into memory as a whole."""
 
 PIECES, PIECE = 32, 64 * 2**10
-"""What is hashed of such a file: so many pieces of so many bytes, the first and the last included.
-"""
+"""Of a larger file this number of pieces is hashed, of this many bytes each, evenly spread."""
 
 CHANGED = "changed while it was read"
 
@@ -26,17 +25,13 @@ Stat = tuple[int, int]
 
 
 class ChangedMeanwhile(UnreadableFile):
-    """A file is being written: what was read may be half old and half new."""
+    """A file changed while it was read: the bytes may be half old and half new."""
 
 
 def stat_of(path: str) -> Stat:
-    """A file's size and time stamp now.
-
-    Raises:
-        OSError: there is no such file.
-    """
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns
+    """A file's present size and time stamp; raises OSError if it is missing."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def same_stats(stored: tuple[int, int, int | None, int | None], file: FileStat) -> bool:
@@ -52,7 +47,7 @@ def same_stats(stored: tuple[int, int, int | None, int | None], file: FileStat) 
 
 
 def is_unchanged(path: str, stat: Stat, hash_: bytes) -> bool:
-    """Whether a file is as it was stored: by its size and time, else by its content.
+    """Whether a file is as it was stored: by its size and time, or else by its content.
 
     Raises:
         OSError: it cannot be read.
@@ -70,8 +65,8 @@ def has_content(path: str, now: bytes, hash_: bytes) -> bool:
 
     Args:
         path: The file.
-        now: Its hash, as `read_file` gives it.
-        hash_: What was stored; mmsearch 0.1.0 hashed the whole of large files, too.
+        now: Its present hash, from `read_file`.
+        hash_: The stored hash; mmsearch 0.1.0 hashed all of a large file.
     """
     if now == hash_:
         return True
@@ -82,12 +77,12 @@ def has_content(path: str, now: bytes, hash_: bytes) -> bool:
 
 
 def read_file(path: str) -> tuple[bytes | str, bytes]:
-    """A file's bytes (its path, when it is large) and the hash of its content.
+    """A file's bytes (of a large file, its path) and the hash of its content.
 
-    That is the BLAKE2b-128 of all of it, or of the size and PIECES pieces of a large file.
+    The hash is the BLAKE2b-128 of the content, or of a large file's size and PIECES pieces.
 
     Raises:
-        ChangedMeanwhile: it changed twice while it was read.
+        ChangedMeanwhile: it changed while it was read, twice in a row.
         OSError: it cannot be read.
     """
     for _ in range(2):
@@ -95,27 +90,27 @@ def read_file(path: str) -> tuple[bytes | str, bytes]:
             before = os.fstat(file.fileno())
             size = before.st_size
             if size > WHOLE:
-                found: tuple[bytes | str, bytes] = path, _hash_of_pieces(file, size)
+                result: tuple[bytes | str, bytes] = path, _hash_of_pieces(file, size)
             else:
                 content = file.read()
-                found = content, hashlib.blake2b(content, digest_size=16).digest()
+                result = content, hashlib.blake2b(content, digest_size=16).digest()
             after = os.fstat(file.fileno())
         if (size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-            return found
+            return result
     raise ChangedMeanwhile(CHANGED)
 
 
 def _hash_of_pieces(file: BinaryIO, size: int) -> bytes:
-    found = hashlib.blake2b(b"%d" % size, digest_size=16)
+    digest = hashlib.blake2b(b"%d" % size, digest_size=16)
     for number in range(PIECES):
         file.seek(number * (size - PIECE) // (PIECES - 1))
-        found.update(file.read(PIECE))
-    return found.digest()
+        digest.update(file.read(PIECE))
+    return digest.digest()
 
 
 def may_pass(error: UnreadableFile) -> bool:
-    """Whether the file may be usable another time, as it is: its bytes are not at fault."""
+    """Whether a retry may succeed though the file stays as it is: its bytes are not at fault."""
     if isinstance(error, (TooLarge, ChangedMeanwhile)):
         return True
-    # the disk's faults reach a decoder that reads the file itself, and come as the decoder's
+    # a decoder that reads the file itself wraps the disk's errors in its own
     return isinstance(error.__cause__, OSError) and error.__cause__.errno is not None

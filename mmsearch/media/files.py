@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened_file(source: str | Path | bytes) -> Iterator[BinaryIO]:
-    """A file, open at its beginning.
+def open_file(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
+    """A seekable binary file; of a path or bytes, at its beginning.
 
     Args:
-        source: Its path, or its bytes.
+        source: A path, the bytes of a file, or a binary file object (which stays open).
 
     Raises:
         UnreadableFile: It is missing, cannot be read, or is not a regular file (a pipe, say).
@@ -28,10 +28,13 @@ def opened_file(source: str | Path | bytes) -> Iterator[BinaryIO]:
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
+    if not isinstance(source, str | Path):
+        yield source if source.seekable() else io.BytesIO(source.read())
+        return
     if "\0" in str(source):
         raise UnreadableFile("no such file")
     try:
-        # checked first: opening a pipe would wait for someone to write to it
+        # checked before opening: opening a pipe would wait for a writer
         if not stat.S_ISREG(Path(source).stat().st_mode):
             raise UnreadableFile("not a regular file")
         with Path(source).open("rb") as file:
@@ -44,8 +47,8 @@ def opened_file(source: str | Path | bytes) -> Iterator[BinaryIO]:
 def damage_as_unreadable() -> Iterator[None]:
     """Turn whatever a decoder raises into UnreadableFile.
 
-    On damaged data decoders raise nearly everything: Pillow's OSError, SyntaxError, struct.error,
-    zlib.error, ValueError, KeyError, MemoryError, …
+    On damaged data decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error,
+    ValueError, KeyError, MemoryError, …
     """
     try:
         yield
@@ -56,8 +59,8 @@ def damage_as_unreadable() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableFile(error.strerror.lower()) from error
-        cut = "truncated" in str(error).lower()
-        raise UnreadableFile("truncated" if cut else "damaged") from error
+        truncated = "truncated" in str(error).lower()
+        raise UnreadableFile("truncated" if truncated else "damaged") from error
 
 
 def av_container(
@@ -65,14 +68,14 @@ def av_container(
 ) -> InputContainer:
     """The container of sound or pictures in a file; the caller closes it.
 
-    FFmpeg may open nothing else: a playlist could have it read any file or address. It is given a
-    file object, since it would take a path such as `http:x.mp4` for an address.
+    FFmpeg may open no other file: a playlist could make it read any file or address. It gets a
+    file object because it would take a path such as `http:x.mp4` for an address.
 
     Args:
         file: At its beginning.
-        what: What needs PyAV, if it is missing: the beginning of a sentence.
-        demuxer: The format of the file, as FFmpeg calls it.
-        demuxers: Else the formats that it may have, with commas between.
+        what: Begins the message of MissingExtra: what needs PyAV.
+        demuxer: FFmpeg's name for the format of the file, where it is known.
+        demuxers: Otherwise the formats to try, separated by commas.
 
     Raises:
         MissingExtra: PyAV is not installed.

@@ -1,8 +1,7 @@
-"""Photos, upright and in RGB, with what their EXIF says of time, camera and place."""
+"""Photos, upright and in RGB, with the time, camera and place in their EXIF."""
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import warnings
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
-from mmsearch.media.files import damage_as_unreadable, opened_file
+from mmsearch.media.files import damage_as_unreadable, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,23 +33,23 @@ _DECODERS = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
 }
-"""How files begin, and Pillow's decoder for them; RIFF and ISO containers are told apart below.
+"""First bytes of a file → Pillow's decoder; `_decoder_of` tells RIFF and ISO containers apart.
 
-No other decoder is run: a .jpg that holds PostScript, for one, must not start an interpreter.
+No other decoder is run: a .jpg that contains PostScript must not start an interpreter.
 """
 DECODE_SCALE = 2.0
-"""A JPEG that is decoded small keeps at least this many times the wanted side, unless the encoder
-accepts less: cosines of any model's vectors then stay above 0.999."""
+"""A JPEG decoded at reduced size keeps sides of at least this many times `at_least`, unless the
+encoder accepts less: cosines of any model's vectors then stay above 0.999."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What is known of a photo besides its pixels."""
+    """Size and EXIF of a photo."""
 
     width: int
-    """Pixels of the whole picture, upright."""
+    """Pixels of the upright picture, at full size."""
     height: int
     taken_at: datetime | None
     """The camera's local time, without a zone: EXIF rarely names one."""
@@ -68,16 +67,15 @@ def load_image(
     max_megapixels: float = 200.0,
     decode_scale: float = DECODE_SCALE,
 ) -> tuple[Image.Image, ImageInfo]:
-    """An upright RGB picture, fully decoded, and what its file says about it.
+    """An upright RGB picture, fully decoded, with its size and EXIF.
 
     EXIF orientation is applied, transparency becomes white, an animation its first frame.
 
     Args:
         source: A path, the bytes of a file, or a binary file object (which stays open).
         at_least: The side in pixels the caller will scale the picture to. The picture may then be
-            smaller than the file's, but with both sides at least twice this long, or `decode_scale`
-            times if it is a JPEG: scaled again it looks the same, and most of the time and memory
-            is saved.
+            reduced to sides of twice this length, or `decode_scale` times if it is a JPEG: scaled
+            again it looks the same, and most of the time and memory is saved.
         max_megapixels: Larger pictures are refused before they are decoded.
         decode_scale: See `Encoder.decode_scale`.
 
@@ -90,17 +88,19 @@ def load_image(
     _silence_pillow()
     if Image.MAX_IMAGE_PIXELS is not None:  # never lowered: the whole process shares it
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, math.ceil(max_megapixels * 1e6))
-    with _opened(source) as file, _damage_as_unreadable(max_megapixels):
+    with open_file(source) as file, _damage_as_unreadable(max_megapixels):
         decoder = _decoder_of(file)
         _import_decoder(decoder)
         opened = Image.open(file, formats=[decoder])
-        _check_size(opened.size, max_megapixels)
-        whole = opened.size
+        full_size = opened.size
+        megapixels = full_size[0] * full_size[1] / 1e6
+        if megapixels > max_megapixels:
+            raise _too_large(f"{math.ceil(megapixels * 10) / 10:g}", max_megapixels)
         if at_least is not None and decoder == "JPEG":
             opened.draft(None, (math.ceil(decode_scale * at_least),) * 2)
-        drafted = opened.size != whole
+        drafted = opened.size != full_size
         opened.load()
-        width, height = whole if drafted else opened.size  # decoding may rotate a TIFF
+        width, height = full_size if drafted else opened.size  # decoding may rotate a TIFF
         tags = exif.tags_of(opened)
         orientation = tags.get(exif.ORIENTATION, 1)  # 1 for HEIC too, which its decoder rotates
         if orientation in (5, 6, 7, 8):
@@ -112,7 +112,7 @@ def load_image(
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """A picture that is already open, as `load_image` would give it.
+    """An open picture, decoded and turned upright in RGB as by `load_image`.
 
     Raises:
         UnreadableFile: Its file turns out to be damaged.
@@ -120,24 +120,14 @@ def upright(picture: Image.Image) -> Image.Image:
     _silence_pillow()
     with _damage_as_unreadable(math.inf):
         picture.load()
-        turned = picture.getexif().get(exif.ORIENTATION, 1)
-        return _upright_rgb(picture, turned, None)
+        return _upright_rgb(picture, picture.getexif().get(exif.ORIENTATION, 1), None)
 
 
 # ---------------------------------------------------------------------- files
 
 
-@contextmanager
-def _opened(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
-    if isinstance(source, bytes | str | Path):
-        with opened_file(source) as file:
-            yield file
-    else:
-        yield source if source.seekable() else io.BytesIO(source.read())
-
-
 def _decoder_of(file: BinaryIO) -> str:
-    """The name of Pillow's decoder, told by how the file begins: endings are often wrong."""
+    """The name of Pillow's decoder, from the first bytes of a file: endings are often wrong."""
     file.seek(0)
     head = file.read(256)
     if not head:
@@ -159,7 +149,7 @@ def _decoder_of(file: BinaryIO) -> str:
 
 @cache
 def _import_decoder(decoder: str) -> None:
-    """Import one decoder: for an unknown one, Pillow would import all its fifty (0.1 s)."""
+    """Import one decoder: for one not imported yet, Pillow would import all fifty (0.1 s)."""
     if decoder == "HEIF":
         import pillow_heif
 
@@ -170,11 +160,10 @@ def _import_decoder(decoder: str) -> None:
 
 
 def _silence_pillow() -> None:
-    """Keep Pillow's warnings (odd EXIF, mostly) off the terminal, and from becoming errors.
+    """Ignore Pillow's warnings, mostly of invalid EXIF, even where warnings are errors.
 
     `warnings.catch_warnings` swaps a list that all threads share, so decoding threads would undo
-    each other's filters. Instead one filter, for warnings raised inside Pillow, is put in front,
-    and again when another filter has been put before it.
+    each other's filters. So a filter for Pillow is put first, and again once another precedes it.
     """
     if warnings.filters[:1] != [_PILLOW_FILTER]:
         warnings.filterwarnings("ignore", module=_INSIDE_PILLOW)
@@ -184,15 +173,8 @@ _INSIDE_PILLOW = r"(PIL|pillow_heif)\."
 _PILLOW_FILTER = ("ignore", None, Warning, re.compile(_INSIDE_PILLOW), 0)
 
 
-def _check_size(size: tuple[int, int], max_megapixels: float) -> None:
-    megapixels = size[0] * size[1] / 1e6
-    if megapixels > max_megapixels:
-        shown = math.ceil(megapixels * 10) / 10
-        raise TooLarge(_too_large(f"{shown:g}", max_megapixels))
-
-
-def _too_large(megapixels: str, limit: float) -> str:
-    return f"too large: {megapixels} megapixels (limit {limit:g}; raise --max-megapixels)"
+def _too_large(megapixels: str, limit: float) -> TooLarge:
+    return TooLarge(f"too large: {megapixels} megapixels (limit {limit:g}; raise --max-megapixels)")
 
 
 @contextmanager
@@ -203,30 +185,30 @@ def _damage_as_unreadable(max_megapixels: float) -> Iterator[None]:
         try:
             yield
         except Image.DecompressionBombError as error:
-            least = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-            raise TooLarge(_too_large(f"over {least:g}", max_megapixels)) from error
+            bound = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            raise _too_large(f"over {bound:g}", max_megapixels) from error
 
 
 # ---------------------------------------------------------------------- pixels
 
 
 def _upright_rgb(opened: Image.Image, orientation: int, at_least: int | None) -> Image.Image:
-    """The picture, shrunk before anything else, so that a huge one is held only once."""
+    """The picture; shrunk first, so that a huge one is in memory only once."""
     from PIL import Image
 
-    picture = _averageable(opened)
+    picture = _with_8_bit_channels(opened)
     factor = min(picture.size) // (2 * at_least) if at_least else 1
     if factor > 1:
         picture = picture.reduce(factor)
     if orientation in _TURNS:
         picture = picture.transpose(Image.Transpose[_TURNS[orientation]])
     if picture.has_transparency_data:
-        clear = picture.convert("RGBA")
-        picture = Image.new("RGBA", clear.size, "white")
-        picture.alpha_composite(clear)
+        transparent = picture.convert("RGBA")
+        picture = Image.new("RGBA", transparent.size, "white")
+        picture.alpha_composite(transparent)
     if picture.mode != "RGB" or picture is opened:
-        picture = picture.convert("RGB")  # a copy of RGB, free of the file
-    picture.info = {}  # its EXIF would have it rotated a second time
+        picture = picture.convert("RGB")  # copies RGB, so that the file can be closed
+    picture.info = {}  # with its EXIF it would be rotated a second time
     return picture
 
 
@@ -242,17 +224,17 @@ _TURNS = {
 """EXIF orientation → the Pillow transposition that undoes it."""
 
 
-def _averageable(picture: Image.Image) -> Image.Image:
-    """The picture in a mode of 8-bit channels, whose pixels can be averaged."""
+def _with_8_bit_channels(picture: Image.Image) -> Image.Image:
+    """The picture in a mode whose pixels can be averaged."""
     if picture.mode in ("1", "P", "PA"):
         return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return _eight_bits(picture)
+        return _grey_to_8_bits(picture)
     return picture
 
 
-def _eight_bits(grey: Image.Image) -> Image.Image:
-    """Greys of 16 or 32 bits, scaled rather than clipped."""
+def _grey_to_8_bits(grey: Image.Image) -> Image.Image:
+    """A grey picture of 16 or 32 bits, scaled rather than clipped."""
     import numpy as np
     from PIL import Image
 
@@ -261,8 +243,8 @@ def _eight_bits(grey: Image.Image) -> Image.Image:
         return Image.fromarray((values >> 8).astype(np.uint8))
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
-    # such files don't say what white is: the first usual scale that holds all values, else the
-    # range of the values
+    # such files don't state the value of white: the first usual one that no value exceeds, or
+    # else the range of the values
     for white in (1, 255, 65535) if grey.mode == "F" else (255, 65535):
         if low >= 0 and high <= white:
             low, high = 0, white

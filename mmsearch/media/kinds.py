@@ -1,4 +1,4 @@
-"""Which files can be indexed, and what they are: told by the ending of their name."""
+"""Which files can be indexed, and of what kind they are, by the endings of their names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Format(NamedTuple):
-    """What files of one ending are."""
+    """The kind of the files with an ending, and what reads them."""
 
     kind: Kind
     package: str | None = None
-    """Needed to read them, besides those that mmsearch always has."""
+    """An optional package that is needed to read them."""
 
 
 _TABLE: tuple[tuple[Kind, str | None, str], ...] = (
@@ -40,13 +40,13 @@ def ending_of(name: str) -> str:
 
 
 def kind_of(name: str) -> Kind | None:
-    """What a file is, or None if it cannot be indexed."""
+    """The kind of a file, or None if it cannot be indexed."""
     found = FORMATS.get(ending_of(name))
     return found and found.kind
 
 
 def endings_of(kinds: Collection[Kind]) -> frozenset[str]:
-    """The endings of files of some kinds, as far as the packages that read them are installed."""
+    """The endings of files of these kinds that the installed packages can read."""
     packages = {form.package for form in FORMATS.values() if form.package}
     missing = {package for package in packages if find_spec(package) is None}
     return frozenset(

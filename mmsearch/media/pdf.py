@@ -1,4 +1,4 @@
-"""PDFs page by page: what each says, and what it looks like."""
+"""PDFs page by page: the text and a picture of each."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.media.files import opened_file
+from mmsearch.media.files import open_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MOST_SQUARES = 8
-"""A page's picture has at most as many pixels as this many squares of the wanted shorter side:
-enough for a page eight times as long as it is wide."""
+"""Bound on the pixels of a page's picture, in squares of its shorter side: enough for a page eight
+times as long as it is wide."""
 LONGEST_SIDE = 16_000
-"""Pixels; longer strips would be more than Pillow and an encoder can use."""
+"""Pixels; Pillow and encoders cannot use longer strips."""
 
 _LOCK = threading.RLock()
-"""Held during every call into PDFium, which two threads must not enter, not even with two
-documents. Reentrant, since an abandoned document may be collected while a page is rendered."""
+"""Guards every call into PDFium, which is not thread-safe even for different documents. Reentrant,
+since an abandoned document may be garbage-collected while a page is rendered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page."""
+    """The text and the picture of a page."""
 
     number: int
     """From 1."""
     text: str
-    """In lines, as far as the file tells; empty for a scan."""
+    """With line breaks where the file has them; empty for a scan."""
     picture: Image.Image
     """Upright RGB on white."""
 
@@ -80,34 +80,29 @@ def pages(source: str | Path | bytes, *, at_least: int) -> Iterator[Page]:
 @contextmanager
 def _opened(source: str | Path | bytes) -> Iterator[Any]:
     require()
-    with opened_file(source) as file:
-        head = file.read(1024)  # some begin with a few bytes of something else
+    import pypdfium2
+    import pypdfium2.raw as pdfium
+
+    with open_file(source) as file:
+        head = file.read(1024)  # a few other bytes may come before the magic number
         if not head:
             raise UnreadableFile("0 bytes")
         if b"%PDF-" not in head:
             raise UnreadableFile("not a PDF")
         file.seek(0)
-        with _LOCK:
-            document = _document(file)
+        try:
+            with _LOCK:
+                document = pypdfium2.PdfDocument(file)
+                if document.get_formtype() == pdfium.FORMTYPE_ACRO_FORM:
+                    document.init_forms()  # draws the values in the form as well
+        except pypdfium2.PdfiumError as error:
+            locked = error.err_code == pdfium.FPDF_ERR_PASSWORD
+            raise UnreadableFile("password needed" if locked else "damaged") from error
         try:
             yield document
         finally:
             with _LOCK:
                 document.close()
-
-
-def _document(file: BinaryIO) -> Any:
-    import pypdfium2
-    import pypdfium2.raw as pdfium
-
-    try:
-        document = pypdfium2.PdfDocument(file)
-        if document.get_formtype() == pdfium.FORMTYPE_ACRO_FORM:
-            document.init_forms()  # so that what has been filled in is drawn too
-    except pypdfium2.PdfiumError as error:
-        locked = error.err_code == pdfium.FPDF_ERR_PASSWORD
-        raise UnreadableFile("password needed" if locked else "damaged") from error
-    return document
 
 
 # ---------------------------------------------------------------------- pages
@@ -124,9 +119,13 @@ def _page(document: Any, index: int, shorter: int) -> Page | None:
         try:
             scale = _scale(page.get_size(), shorter)
             bitmap = page.render(scale=scale)
-            picture = bitmap.to_pil().convert("RGB")  # a copy, free of the bitmap
+            picture = bitmap.to_pil().convert("RGB")  # a copy: the bitmap is closed
             bitmap.close()
-            text = _text_of(page)
+            text_page = page.get_textpage()
+            try:
+                text = str(text_page.get_text_range())
+            finally:
+                text_page.close()
         except (PdfiumError, MemoryError):
             return None
         finally:
@@ -134,16 +133,8 @@ def _page(document: Any, index: int, shorter: int) -> Page | None:
     return Page(index + 1, _cleaned(text), picture)
 
 
-def _text_of(page: Any) -> str:
-    text_page = page.get_textpage()
-    try:
-        return str(text_page.get_text_range())
-    finally:
-        text_page.close()
-
-
 def _scale(size: tuple[float, float], shorter: int) -> float:
-    """Pixels per point (1/72 inch)."""
+    """Pixels per point (1/72 inch) for a page of a size in points."""
     short, long = max(1e-3, min(size)), max(1e-3, *size)
     most = shorter * math.sqrt(MOST_SQUARES / (short * long))
     return min(shorter / short, most, LONGEST_SIDE / long)
@@ -152,23 +143,23 @@ def _scale(size: tuple[float, float], shorter: int) -> float:
 # ---------------------------------------------------------------------- text
 
 _BREAK = re.compile(r"[\x02\ufffe]\s*|[-\u2010\u00ad]\n")
-"""A hyphen at a line's end, for which PDFium has put a mark or not."""
+"""A hyphen at the end of a line, or the character by which PDFium marks it."""
 _LIGATURES = re.compile(r"[\ufb00-\ufb06]")
 _UNPRINTABLE = re.compile(r"[\x00\x01\x03-\x09\x0b-\x1f\x7f-\x9f\ue000-\uf8ff\ufff0-\ufffd\uffff]")
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff\ud800-\udfff]")
 
 
 def _cleaned(text: str) -> str:
-    """Text with the words whole that a line's end has cut, and without invisible characters."""
+    """The text with hyphenated words joined, ligatures expanded, invisible characters removed."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _LIGATURES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     lines = (" ".join(_UNPRINTABLE.sub(" ", line).split()) for line in text.split("\n"))
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
-    return _INVISIBLE.sub("", _BREAK.sub(_joined, text))
+    return _INVISIBLE.sub("", _BREAK.sub(_hyphen_or_nothing, text))
 
 
-def _joined(found: re.Match[str]) -> str:
-    """The replacement for a hyphen at a line's end: `exam-ple`, but `Anglo-Saxon`, `2019-2024`."""
+def _hyphen_or_nothing(found: re.Match[str]) -> str:
+    """What replaces a hyphen at a line's end: nothing in `exam-ple`, "-" in `Anglo-Saxon`."""
     before, after = found.string[: found.start()][-1:], found.string[found.end() :][:1]
     if found[0] == "\u00ad\n" or (before.isalpha() and after.islower()):
         return ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import UnreadableFile
-from mmsearch.media.files import opened_file
+from mmsearch.media.files import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ def read_text(source: str | Path | bytes) -> str:
     Raises:
         UnreadableFile: It is empty, binary, too large, or cannot be opened.
     """
-    with opened_file(source) as file:
+    with open_file(source) as file:
         size = file.seek(0, os.SEEK_END)
         if not size:
             raise UnreadableFile("0 bytes")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.media.files import av_container, opened_file
+from mmsearch.media.files import av_container, open_file
 from mmsearch.media.shots import Shot, ShotFinder
 from mmsearch.types import Span
 
@@ -137,7 +137,7 @@ def _opened(source: str | Path) -> Iterator[InputContainer]:
     require()
     import av
 
-    with opened_file(source) as file:
+    with open_file(source) as file:
         head = file.read(16)
         if not head:
             raise UnreadableFile("0 bytes")
