@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 from mmsearch.errors import InvalidOption, UnsupportedModality
 from mmsearch.types import Modality
@@ -12,9 +12,15 @@ from mmsearch.types import Modality
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from mmsearch.types import Vectors
 
+    Decoded = Image | str | NDArray[np.float32]
+    """An upright RGB photo, a text, or a window of mono sound: samples (5 s · sample_rate,) in
+    [-1, 1]."""
+    Prepared = NDArray[np.generic] | str
+    """The same, made ready for an encoder: pixels, a text or a spectrogram, say."""
     TokenEmbeddings = NDArray[np.int8]
     """(tokens, width) int8: a text's words or a picture's regions, a row each; 127 stands for 1."""
 
@@ -45,17 +51,16 @@ class Encoder(Protocol):
         """What its user may want to know of how it runs here, a line each."""
         return ()
 
-    def prepare(self, modality: Modality, thing: Any) -> Any:
-        """One decoded thing, made ready for `encode` (resized, say).
+    def prepare(self, modality: Modality, thing: Decoded) -> Prepared:
+        """One photo, text or sound, made ready for `encode` (resized, say).
 
         Args:
             modality: One of `modalities`.
-            thing: An upright RGB PIL image, a string, or a window of mono sound: float32
-                samples (5 s · sample_rate,) in [-1, 1].
+            thing: Of that modality.
         """
         ...
 
-    def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
+    def encode(self, modality: Modality, batch: Sequence[Decoded | Prepared]) -> Vectors:
         """Vectors (len(batch), dim) of things that `prepare` takes, or of what it returned."""
         ...
 
@@ -72,7 +77,7 @@ class TokenEncoder(Encoder, Protocol):
     """How much a match counts beside a cosine of the vectors."""
 
     def encode_with_tokens(
-        self, modality: Modality, batch: Sequence[Any]
+        self, modality: Modality, batch: Sequence[Decoded | Prepared]
     ) -> tuple[Vectors, list[TokenEmbeddings]]:
         """The vectors that `encode` returns, and the token embeddings of each thing.
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders import Runtime, hub
+from mmsearch.encoders import Runtime
 from mmsearch.encoders.clap import Clap
 from mmsearch.encoders.clip import Clip, advice
-from mmsearch.encoders.files import replace_file
 from mmsearch.encoders.mini import MINI
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnknownModel
 from mmsearch.home import home
@@ -157,6 +156,8 @@ def set_default(name: str) -> None:
     settings.pop(KEY, None)
     if name != "auto":
         settings[KEY] = name
+    from mmsearch.encoders.files import replace_file
+
     try:
         replace_file(_settings_file(), json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
@@ -206,6 +207,8 @@ def listing() -> list[ModelRow]:
     Raises:
         InvalidOption: the settings cannot be read.
     """
+    from mmsearch.encoders import hub
+
     chosen = choose().name
     rows = [row for family in REGISTRY.values() for row in family.rows()]
     listed = {model.repository for model in recommended()}
