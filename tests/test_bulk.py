@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from hypothesis.extra import numpy as arrays
 from mmsearch.collection import Collection
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
 from mmsearch.filters.values import number_in
-from mmsearch.indexing.bulk.matrix import unit_rows
-from mmsearch.indexing.bulk.meaning import own_values
-from mmsearch.indexing.bulk.stream import Feed
+from mmsearch.indexing.bulk.rows import metadata_columns
+from mmsearch.indexing.bulk.sources import chunks_of, unit_rows
 from mmsearch.storage.records import split_path
 from mmsearch.storage.sqlite.checkpoints import Checkpoints
 
@@ -78,7 +78,7 @@ def test_chunks_of_vectors_are_as_good_as_one_array(library: Collection):
 
 
 def test_more_rows_than_fit_in_a_batch_are_all_stored_in_order(library: Collection, monkeypatch):
-    monkeypatch.setattr("mmsearch.indexing.bulk.matrix.ROWS_AT_ONCE", 10)
+    monkeypatch.setattr("mmsearch.indexing.bulk.sources.ROWS_AT_ONCE", 10)
     monkeypatch.setattr("mmsearch.storage.sqlite.batch.MOST_PARAMETERS", 25)
     seen: list[tuple[int, int | None]] = []
     vectors = (unit(95)[start : start + 10] for start in range(0, 95, 10))
@@ -449,7 +449,7 @@ def test_unit_rows_point_where_the_rows_pointed(rows: Any):
 
 @given(st.lists(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), max_size=8))
 def test_metadata_are_kept_as_a_metadata_file_would_have_them(values: list[Any]):
-    items, keys, texts, numbers = own_values("k", values)
+    items, keys, texts, numbers = metadata_columns({"k": dict(enumerate(values))})
     assert items == [item for item, value in enumerate(values) if value is not None]
     assert set(keys) <= {"k"}
     assert numbers == [number_in(text) for text in texts]
@@ -460,17 +460,13 @@ def test_metadata_are_kept_as_a_metadata_file_would_have_them(values: list[Any])
     st.lists(st.integers(1, 5)),
 )
 def test_rows_of_metadata_come_in_whatever_portions_are_asked_for(rows: Any, portions: Any):
-    feed = Feed(iter(rows))
-    taken = []
-    for portion in portions:
-        if len(taken) + portion > len(rows):
-            break
-        columns = feed.take(portion)
-        taken += [
-            {name: values[row] for name, values in columns.items() if values[row] is not None}
-            for row in range(portion)
-        ]
-    assert taken == rows[: len(taken)]
+    wanted: list[Any] = []
+    for size in portions:
+        start = sum(map(len, wanted))
+        if start + size <= len(rows):
+            wanted.append(rows[start : start + size])
+    taken = chunks_of([unit(len(some)) for some in wanted], chain.from_iterable(wanted))
+    assert [chunk.rows for chunk in taken] == wanted
 
 
 def test_what_is_removed_after_an_import_takes_all_that_belongs_to_it_along(library: Collection):

@@ -379,7 +379,7 @@ def test_a_base_is_never_left_half_deleted_under_its_own_name(coded, monkeypatch
 
 
 def test_captions_of_an_import_that_ends_early_get_their_vectors_later(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmsearch.indexing.bulk.stream.ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("mmsearch.indexing.bulk.sources.ROWS_AT_ONCE", 5)
     rows = np.random.default_rng(1).standard_normal((20, ToyEncoder.dim)).astype(np.float32)
     said = [{"path": f"/far/{n}.png", "caption": f"red {n}"} for n in range(20)]
 

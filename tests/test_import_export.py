@@ -293,10 +293,10 @@ def test_an_export_that_fails_leaves_what_was_there_and_nothing_else(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "items.jsonl").write_text("old")
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmsearch.indexing.bulk.export.NpyFiles.add", full)
+    monkeypatch.setattr("mmsearch.indexing.bulk.export.rows_of", full)
     with pytest.raises(StorageFailed, match="No space left"):
         library.export(tmp_path / "out", overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["items.jsonl"]
@@ -343,9 +343,9 @@ def test_an_export_that_finds_the_disk_full_leaves_no_files(
         pytest.importorskip("pyarrow")
     library.add_vectors(unit(2))
     (tmp_path / "out").mkdir()
-    part = "mmsearch.indexing.bulk.export._Files._part"
+    part = "mmsearch.indexing.bulk.export.part_of"
 
-    def full(_: object, place: Path) -> Path:
+    def full(place: Path) -> Path:
         link = place.with_name(f"{place.name}.part")
         if not link.is_symlink():
             link.symlink_to("/dev/full")

@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
     "mmsearch.indexing.backfill.FILES_A_BATCH": 9,
     "mmsearch.indexing.backfill.ITEMS_A_BATCH": 9,
     "mmsearch.storage.sqlite.words.BATCH": 25,
-    "mmsearch.indexing.bulk.stream.ROWS_AT_ONCE": 10,
+    "mmsearch.indexing.bulk.sources.ROWS_AT_ONCE": 10,
     "mmsearch.storage.sqlite.filters.SMALLEST": 10,
     "mmsearch.spaces.query_banks.FEWEST_PICTURES": 66,
     "mmsearch.spaces.index_cache.SAMPLE_QUERIES": 8,

@@ -18,7 +18,7 @@ from mmsearch.types import Failure, Hit, Item, Query, Ranking, Report
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.indexing.bulk.export import Exported
-    from mmsearch.indexing.bulk.import_run import Files
+    from mmsearch.indexing.bulk.files import Files
     from mmsearch.search.describe import Description
     from mmsearch.search.duplicates import Group
     from mmsearch.search.searcher import Searcher
@@ -356,8 +356,8 @@ class Collection:
             IndexBusy: another process is writing to the index.
             StorageFailed: the catalog cannot be written; what was stored before stays.
         """
-        from mmsearch.indexing.bulk.import_run import ImportRun, array_chunks
-        from mmsearch.indexing.bulk.matrix import length_of
+        from mmsearch.indexing.bulk.import_run import ImportRun
+        from mmsearch.indexing.bulk.sources import array_chunks, length_of
 
         if text_vectors is not None and facet == "text":
             raise InvalidOption("text_vectors stand beside vectors of pictures or sounds")
@@ -397,15 +397,15 @@ class Collection:
             InvalidOption: a file cannot be used, or two differ in their number of rows.
             MissingExtra: `.parquet` needs a package that is not installed.
         """
-        from mmsearch.indexing.bulk.import_run import ImportRun, exported_model, file_shards
-        from mmsearch.indexing.bulk.shards import chunks_of
+        from mmsearch.indexing.bulk.files import chunks_in, shards_in
+        from mmsearch.indexing.bulk.import_run import ImportRun, exported_model
 
-        shards = file_shards(files, metadata, text_vectors)
+        shards = shards_in(files, metadata, text_vectors)
         if model is None:
             model = exported_model(self.index, shards)
         run = ImportRun(self.index, model, facet, root)
         self.report = run.report
-        run.run(chunks_of(shards), sum(shard.rows for shard in shards), progress)
+        run.run(chunks_in(shards), sum(shard.rows for shard in shards), progress)
         return run.report
 
     def export(
@@ -438,14 +438,15 @@ class Collection:
             MissingExtra: "parquet" needs a package that is not installed.
             StorageFailed: the files cannot be written.
         """
-        from mmsearch.indexing.bulk.export import Export
+        from mmsearch.indexing.bulk.export import export, space_to_export
 
-        spaces = [space for space, _ in self.index.serving()]
-        return Export(self.index.store, spaces, space).write(
+        chosen = space_to_export(self.index.store, space)
+        return export(
+            self.index.store,
             os.fspath(dest),
             format,
-            where,
-            vectors=vectors,
+            where=where,
+            space=chosen if vectors else None,
             overwrite=overwrite,
             progress=progress,
         )

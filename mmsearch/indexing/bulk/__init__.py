@@ -1,1 +1,1 @@
-"""Vectors that were made elsewhere, and what is known of them: read from files, and written to."""
+"""Vectors that were made elsewhere: imported with what is known of them, and exported."""

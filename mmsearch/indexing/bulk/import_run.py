@@ -1,13 +1,14 @@
-"""One import of vectors that were made elsewhere, and what is derived from what is stored."""
+"""One import of vectors: into which space, a batch after the other, and what follows from it."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_args
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TYPE_CHECKING, get_args
 
-from mmsearch.encoders import Encoder
 from mmsearch.encoders.models import load_encoder
 from mmsearch.errors import (
     InvalidOption,
@@ -16,15 +17,28 @@ from mmsearch.errors import (
     PathNotFound,
     UnknownModel,
 )
-from mmsearch.indexing.bulk.batches import Filing
-from mmsearch.indexing.bulk.load import Load, Spaces
-from mmsearch.indexing.bulk.shards import Shard, made_by, shards_in
-from mmsearch.indexing.bulk.stream import Chunk, captioned, check_lengths, in_step
+from mmsearch.indexing.bulk.files import Shard
+from mmsearch.indexing.bulk.rows import Filing, batch_of, modalities_in
+from mmsearch.indexing.bulk.sources import Chunk
 from mmsearch.indexing.run import INCOMPLETE
 from mmsearch.spaces.open_index import OpenIndex
+from mmsearch.spaces.targets import KINDS_WITH
+from mmsearch.storage import ItemBatch, Space
+from mmsearch.storage.records import IMPORTED_FINGERPRINT
 from mmsearch.types import Modality, Progress, Report
 
-Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.encoders import Encoder
+    from mmsearch.vectors.hubness import Hubs
+
+UNNAMED = "vectors"
+"""The space of vectors of which nobody said what made them."""
+
+NOT_HERE = (UnknownModel, ModelUnavailable, MissingExtra)
+"""Why a model cannot be loaded here."""
 
 
 class ImportRun:
@@ -32,8 +46,8 @@ class ImportRun:
 
     Args:
         index: The index.
-        model: The encoder that made the vectors, if known.
-        modality: What the vectors are made of.
+        model: The encoder that made the vectors, if it is known.
+        modality: What the vectors are made of, unless the rows say so themselves.
         root: The folder of the files that they were made of, if any.
 
     Attributes:
@@ -52,11 +66,14 @@ class ImportRun:
     ) -> None:
         if modality not in get_args(Modality):
             raise InvalidOption(f"a facet is one of image, text, audio, not {modality!r}")
+        self.report = Report()
         self._index = index
+        self._store = index.store
         self._model = model
         self._modality = modality
         self._root = root
-        self.report = Report()
+        self._encoder: Encoder | None = None
+        self._space: Space | None = None  # of the vectors; None until there are some
 
     def run(self, chunks: Iterable[Chunk], total: int | None, progress: Progress | None) -> None:
         """Store chunks of vectors, then bring up hubs, words and vector indexes.
@@ -65,35 +82,34 @@ class ImportRun:
             chunks: The vectors, and what is known of each.
             total: How many rows there are, if known.
             progress: Called with (rows done, rows in all), then with items whose words are done.
+
+        Raises:
+            InvalidOption: a row cannot be used, or the vectors do not fit the index.
+            PathNotFound: there is no folder `root`.
+            IndexBusy: another process is writing to the index.
+            StorageFailed: the store cannot be written; what was stored before stays.
         """
-        index, began = self._index, time.monotonic()
-        encoder = self._encoder()
-        with index.writing("importing"):
-            load = Load(
-                index.store,
-                index.query_banks,
-                Spaces(index.store, index.encoders, self._model, encoder),
-                self._filing(),
-                facet=self._modality,
-                report=self.report,
-            )
-            incomplete = self._expect_captions(encoder)
+        began = time.monotonic()
+        self._encoder = self._load_encoder()
+        with self._index.writing("importing"):
+            filing = self._filing()
+            incomplete = self._expect_captions()
             try:
-                load.run(chunks, total, progress)
-                self._derive(load, encoder, incomplete, progress)
+                self._import(chunks, filing, total, progress)
+                self._derive(incomplete, progress)
             except KeyboardInterrupt:
                 self.report.interrupted = True
                 raise
             finally:
                 self.report.seconds = time.monotonic() - began
 
-    def _encoder(self) -> Encoder | None:
+    def _load_encoder(self) -> Encoder | None:
         """The encoder that made the vectors, if it is known and can be loaded here."""
         if self._model is None:
             return None
         try:
             return load_encoder(self._model, self._index.runtime, strict=False)
-        except (UnknownModel, ModelUnavailable, MissingExtra) as error:
+        except NOT_HERE as error:
             self.report.warnings.append(
                 f"{error}; without it the vectors can be searched by example, by vectors and by "
                 "words as they are written"
@@ -101,7 +117,7 @@ class ImportRun:
             return None
 
     def _filing(self) -> Filing:
-        store, folder = self._index.store, None
+        store, folder = self._store, None
         if self._root is not None:
             place = os.path.realpath(os.fspath(self._root))
             if not os.path.isdir(place):
@@ -110,74 +126,165 @@ class ImportRun:
             folder = store.sources.of(place)
         return Filing(store.sources.imported(), store.loader.next_numbers, folder)
 
-    def _expect_captions(self, encoder: Encoder | None) -> str:
+    def _expect_captions(self) -> str:
         """Mark the store as incomplete while captions may lack vectors; returns the mark before."""
-        settings = self._index.store.settings
-        before = settings.get(INCOMPLETE) or ""
-        if encoder is not None and "text" in encoder.modalities:
-            settings.set(INCOMPLETE, "yes")
+        before = self._store.settings.get(INCOMPLETE) or ""
+        if self._encoder is not None and "text" in self._encoder.modalities:
+            self._store.settings.set(INCOMPLETE, "yes")
         return before
 
-    def _derive(
-        self, load: Load, encoder: Encoder | None, incomplete: str, progress: Progress | None
+    # ------------------------------------------------------------------ batch after batch
+
+    def _import(
+        self,
+        chunks: Iterable[Chunk],
+        filing: Filing,
+        total: int | None,
+        progress: Progress | None,
     ) -> None:
+        """Store each chunk as soon as it has come; the next is prepared meanwhile."""
+        waiting = iter(chunks)
+        first = next(waiting, None)
+        if first is None:
+            return
+        self._admit(modalities_in(first, self._modality), first)  # hubs need the space
+        done = 0
+        batches = self._batches(chain([first], waiting), filing)
+        with (
+            self._store.loader.loading(total) as put,
+            ThreadPoolExecutor(1, thread_name_prefix="load") as pool,
+        ):
+            coming = pool.submit(next, batches, None)
+            while (ready := coming.result()) is not None:
+                coming = pool.submit(next, batches, None)
+                chunk, batch = ready
+                self._admit(batch.vectors.keys(), chunk)
+                added, updated = put(batch, self._space)
+                self.report.added += added
+                self.report.updated += updated
+                done += len(chunk.rows)
+                if progress is not None:
+                    progress(done, total)
+        if progress is not None:
+            progress(done, total)  # indexes have been made since
+
+    def _batches(
+        self, chunks: Iterable[Chunk], filing: Filing
+    ) -> Iterator[tuple[Chunk, ItemBatch]]:
+        dim = 0
+        for chunk in chunks:
+            if not dim and chunk.vectors is not None:
+                dim = chunk.vectors.shape[1]
+            yield chunk, batch_of(chunk, filing, self._modality, dim, self._hubs_of)
+
+    def _hubs_of(self, modality: Modality, halves: NDArray[np.float16]) -> Mapping[Modality, Hubs]:
+        import numpy as np
+
+        banks = self._index.query_banks
+        if self._space is None or banks.bank(self._space) is None:
+            return {}
+        return banks.hubs_of(self._space, modality, halves.astype(np.float32))
+
+    # ------------------------------------------------------------------ which space
+
+    def _admit(self, modalities: Collection[Modality], chunk: Chunk) -> None:
+        """See that there is a space which serves the modalities that rows have vectors of."""
+        known = get_args(Modality)
+        if strange := [one for one in modalities if one not in known]:
+            raise InvalidOption(f"a vector is of one of {', '.join(known)}, not {strange[0]!r}")
+        there = self._space.encodes_for if self._space is not None else frozenset[Modality]()
+        if chunk.vectors is not None and set(modalities) - there:
+            self._space = self._space_of(sorted(set(modalities)), chunk.vectors.shape[1])
+
+    def _space_of(self, modalities: list[Modality], dim: int) -> Space:
+        """The space, which serves the modalities, or will when it has all there is of them.
+
+        Raises:
+            InvalidOption: vectors of the index, or of the model, have another number of dimensions;
+                the model makes none of a modality; another model serves it.
+        """
+        encoder, spaces = self._encoder, self._store.spaces
+        if encoder is not None:
+            _check_dim(encoder.name, encoder.dim, dim)
+            for modality in modalities:
+                if modality not in encoder.modalities:
+                    makes = ", ".join(sorted(encoder.modalities))
+                    raise InvalidOption(
+                        f"{encoder.name!r} makes no vectors of {modality}; of: {makes}"
+                    )
+            spaces.adopt(encoder)
+            self._index.encoders.serve_with([encoder])
+            return spaces.add(encoder)
+        name = self._model or UNNAMED
+        known = next((space for space in spaces.all() if space.name == name), None)
+        if known is not None:
+            _check_dim(name, known.dim, dim)
+            if known.fingerprint != IMPORTED_FINGERPRINT:
+                return known
+        serving = next((s for s in spaces.all() if set(modalities) & s.serves), None)
+        if known is None and self._model is None and serving is not None:
+            raise InvalidOption(
+                f"the index has vectors of {serving.name!r}: say so if these are too, --model "
+                f"{serving.name}; else import them into an index of their own, -i NAME"
+            )
+        for space in spaces.all():
+            taken = sorted((set(modalities) - {"text"}) & space.serves)
+            if taken and space.name != name:
+                raise InvalidOption(
+                    f"{space.name!r} answers for {' and '.join(taken)} in this index, and {name!r} "
+                    "is not here to encode what else it holds: import into an index of its own, "
+                    "-i NAME"
+                )
+        return spaces.add_imported(name, dim, modalities)
+
+    # ------------------------------------------------------------------ what follows
+
+    def _derive(self, incomplete: str, progress: Progress | None) -> None:
         """Bring hubs, words, vector indexes and the backup in line with what is stored."""
-        index, store, space = self._index, self._index.store, load.space
+        index, space, encoder = self._index, self._space, self._encoder
         index.encoders.requested = []  # the index has this model now, not that of a new index
         if encoder is not None and space is not None:
-            if not load.answer():
+            if not self._serve(space):
                 self.report.warnings.append(
                     f"{space.name!r} answers once it has everything else: run `mmsearch index`"
                 )
             if index.query_banks.bank(space) is None:
                 index.query_banks.update(index.encoder)
-            if "text" in encoder.modalities and not store.vectors.any_missing(space, "text", ()):
-                store.settings.set(INCOMPLETE, incomplete)  # else the next run encodes captions
-        store.words.refresh(progress=progress)
+            has_texts = "text" in encoder.modalities
+            if has_texts and not self._store.vectors.any_missing(space, "text", ()):
+                self._store.settings.set(INCOMPLETE, incomplete)  # no caption lacks a vector
+        self._store.words.refresh(progress=progress)
         index.vector_indexes.rebuild(index.serving())
         self.report.warnings += index.keep_backup()
 
-
-def array_chunks(
-    vectors: Any,
-    metadata: Any,
-    captions: Sequence[str | Sequence[str] | None] | None,
-    text_vectors: Any,
-) -> Iterator[Chunk]:
-    """Arrays of vectors with what is known of each row, in chunks.
-
-    Args:
-        vectors: (n, dim) numbers, or arrays of them one after the other.
-        metadata: Of each row, or None; see `Collection.add_vectors`.
-        captions: Of each row, or None.
-        text_vectors: (n, dim) of the captions, or None.
-
-    Raises:
-        InvalidOption: they do not have the same number of rows.
-    """
-    check_lengths(vectors, {"metadata": metadata, "captions": captions, "text": text_vectors})
-    chunks = in_step(vectors, metadata, text_vectors)
-    return chunks if captions is None else captioned(chunks, captions)
+    def _serve(self, space: Space) -> bool:
+        """Let the space serve what it is backfilled for, if by now it lacks nothing."""
+        now = next((one for one in self._store.spaces.all() if one.id == space.id), space)
+        if not now.backfills:
+            return True
+        for modality in sorted(now.backfills):
+            if self._store.vectors.any_missing(now, modality, KINDS_WITH[modality]):
+                return False
+        self._store.spaces.switch_to(now)
+        return True
 
 
-def file_shards(files: Files, metadata: Files, text_vectors: Files) -> list[Shard]:
-    """The shards of vectors in files; see `Collection.import_files`."""
-    return shards_in(_names(files), _names(metadata), _names(text_vectors))
+def _check_dim(name: str, has: int, given: int) -> None:
+    if has != given:
+        raise InvalidOption(
+            f"these vectors have {given} dimensions, those of {name!r} {has}: say with --model "
+            "what made them"
+        )
 
 
-def exported_model(index: OpenIndex, shards: Sequence[Shard]) -> str | None:
-    """The model that an export says made its vectors, unless another has its name here."""
-    exported = made_by(shards)
-    if exported is None:
+def exported_model(index: OpenIndex, shards: Iterable[Shard]) -> str | None:
+    """The model that exports say made their vectors, unless another one has its name here."""
+    origins = {shard.made_by() for shard in shards}
+    if len(origins) != 1 or (origin := origins.pop()) is None:
         return None
-    name, fingerprint = exported
+    name, fingerprint = origin
     try:
         here = load_encoder(name, index.runtime, strict=False).fingerprint
-    except (UnknownModel, ModelUnavailable, MissingExtra):
+    except NOT_HERE:
         return name
     return name if here == fingerprint else None
-
-
-def _names(files: Files) -> list[str]:
-    several = [files] if isinstance(files, (str, os.PathLike)) else files
-    return [os.fspath(file) for file in several]

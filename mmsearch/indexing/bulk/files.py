@@ -1,0 +1,395 @@
+"""Files of vectors and what is known of them, as clip-retrieval, img2dataset and we write them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, tee
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.errors import InvalidMetadata, InvalidOption, MissingExtra, PathNotFound
+from mmsearch.indexing.bulk.sources import (
+    PATHS,
+    PLACE,
+    ROWS_AT_ONCE,
+    Chunk,
+    Row,
+    chunks_of,
+    named,
+    pieces,
+    unit_rows,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Vectors
+
+Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+VECTOR = "vector"
+"""What our own exports call the column of vectors."""
+
+VECTOR_NAMES = (VECTOR, "embedding", "vectors", "embeddings", "image_embedding", "img_emb", "emb")
+"""What the column of vectors in a parquet file may be called."""
+
+VECTORS, ITEMS, MADE_BY = "vectors.npy", "items.jsonl", "model.json"
+"""The files in a folder of the format "npy"; the last says what made the vectors."""
+
+MODEL, FINGERPRINT = "model", "fingerprint"
+"""The keys by which an export says what made the vectors."""
+
+IMAGES, TEXTS, METADATA = "img_emb", "text_emb", "metadata"
+"""The folders of shards that clip-retrieval writes."""
+
+TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+"""The endings of files that say what is known of vectors."""
+
+_LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
+_NPY = b"\x93NUMPY"
+
+
+def require_parquet() -> Any:
+    """The module of pyarrow that reads and writes parquet files.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtra("parquet", "parquet") from error
+    return parquet
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A file of vectors with what belongs to it.
+
+    Attributes:
+        vectors: `.npy`, or `.parquet` that has everything.
+        rows: How many.
+        metadata: A table, a row a vector.
+        texts: `.npy`, a row a vector.
+    """
+
+    vectors: Path
+    rows: int
+    metadata: Path | None = None
+    texts: Path | None = None
+
+    def made_by(self) -> tuple[str, str] | None:
+        """(model, fingerprint) of what made the vectors, if it is said."""
+        path = self.vectors
+        try:
+            if path.suffix.lower() == ".parquet":
+                found = require_parquet().read_schema(path).metadata or {}
+                about = {key.decode("utf-8", "replace"): v.decode() for key, v in found.items()}
+            elif path.name == VECTORS:
+                about = json.loads((path.parent / MADE_BY).read_bytes())
+            else:
+                return None
+            return str(about[MODEL]), str(about[FINGERPRINT])
+        except (OSError, ValueError, KeyError, TypeError):  # nobody has said it, or not so
+            return None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The rows; those without a path have that of the file and their number.
+
+        Raises:
+            InvalidOption: a file cannot be used, or has not as many rows as another.
+            InvalidMetadata: a table cannot be parsed; the message names the line.
+        """
+        if self.vectors.suffix.lower() == ".parquet":
+            vectors, rows = _vectors_and_rows(self.vectors)
+            found = chunks_of(vectors, rows)
+        else:
+            table = None if self.metadata is None else _table(self.metadata)
+            texts = None if self.texts is None else _array(self.texts)
+            what = f"{self.metadata}, to {self.vectors}"
+            found = chunks_of(_array(self.vectors), table, texts, what)
+        place = os.path.abspath(self.vectors)
+        for chunk in found:
+            if named(dict.fromkeys(chain.from_iterable(chunk.rows)), PATHS) is None:
+                numbered = enumerate(chunk.rows, chunk.first)
+                chunk.rows = [{**row, "path": f"{place}/{number}"} for number, row in numbered]
+            yield chunk
+
+
+def shards_in(files: Files, metadata: Files = (), texts: Files = ()) -> list[Shard]:
+    """Files of vectors, each with those that belong to it.
+
+    Args:
+        files: `.npy` or `.parquet` files, or folders of them.
+        metadata: Tables, one a file of vectors, if not those beside them.
+        texts: `.npy` files, one a file of vectors.
+
+    Raises:
+        PathNotFound: there is no such file.
+        InvalidOption: a file cannot be used; files do not go together.
+    """
+    found = [shard for path in _existing(files) for shard in _shards_of(path)]
+    if not found:
+        raise InvalidOption("no file of vectors was given: name .npy or .parquet files, or folders")
+    arrays = [shard.vectors for shard in found]
+    tables = _paired(arrays, _files_in(_existing(metadata)), "metadata")
+    beside = _paired(arrays, _files_in(_existing(texts)), "vectors of texts")
+    shards = [
+        Shard(shard.vectors, shard.rows, table or shard.metadata, text or shard.texts)
+        for shard, table, text in zip(found, tables, beside, strict=True)
+    ]
+    for shard in shards:
+        for other in (shard.metadata, shard.texts):
+            counted = other is not None and other.suffix.lower() in (".npy", ".parquet")
+            if other is not None and counted and (rows := _count(other)) != shard.rows:
+                raise InvalidOption(
+                    f"{shard.vectors} has {shard.rows} rows, and {other} {rows}: they do not "
+                    "belong together"
+                )
+    return shards
+
+
+def chunks_in(shards: Iterable[Shard]) -> Iterator[Chunk]:
+    """The rows of shards, one after the other, numbered through."""
+    first = 0
+    for shard in shards:
+        for chunk in shard.chunks():
+            chunk.first += first
+            yield chunk
+        first += shard.rows
+
+
+def read_vector(path: Path) -> Vectors:
+    """The unit vector (1, dim) float32 of a `.npy` file, which may hold it as (dim,).
+
+    Raises:
+        PathNotFound: there is no such file.
+        InvalidOption: it holds anything else, several say.
+    """
+    import numpy as np
+
+    if not path.exists():
+        raise PathNotFound(f"there is no file {str(path)!r}")
+    found = array_in(path)
+    rows = found[None] if found.ndim == 1 else found
+    next(pieces(rows), None)  # checks the shape
+    if len(rows) != 1:
+        raise InvalidOption(f"{str(path)!r} holds {len(rows)} vectors: a query is one, (dim,)")
+    unit_rows(rows, rows.shape[1])  # that it has a direction
+    wide = rows.astype(np.float64)
+    wide /= np.abs(wide).max()
+    unit: Vectors = (wide / np.linalg.norm(wide)).astype(np.float32)
+    return unit
+
+
+# ---------------------------------------------------------------------- which files
+
+
+def _existing(names: Files) -> list[Path]:
+    several = [names] if isinstance(names, (str, os.PathLike)) else names
+    paths = [Path(name) for name in several]
+    for path in paths:
+        if not path.exists():
+            raise PathNotFound(f"there is no file {str(path)!r}")
+    return paths
+
+
+def _files_in(paths: Iterable[Path]) -> list[Path]:
+    """Files, and those in folders."""
+    folders = (_numbered(path, (*TABLES, ".npy")) if path.is_dir() else [path] for path in paths)
+    return list(chain.from_iterable(folders))
+
+
+def _shards_of(path: Path) -> list[Shard]:
+    """A file, our own export, shards of clip-retrieval's, or the files that lie in a folder."""
+    if not path.is_dir():
+        return [Shard(path, _count(path))]
+    if (path / VECTORS).exists() and (path / ITEMS).exists():
+        return [Shard(path / VECTORS, _count(path / VECTORS), path / ITEMS)]
+    if (path / IMAGES).is_dir():
+        arrays = _numbered(path / IMAGES, (".npy",))
+        tables = _numbered(path / METADATA, TABLES)
+        texts = _numbered(path / TEXTS, (".npy",))
+    else:
+        arrays = _numbered(path, (".npy",))
+        tables, texts = _numbered(path, TABLES) if arrays else [], []
+        arrays = arrays or _numbered(path, (".parquet",))
+    if not arrays:
+        raise InvalidOption(f"{str(path)!r} holds no vectors: no .npy and no .parquet file")
+    beside = _paired(arrays, tables, "metadata")
+    text_arrays = _paired(arrays, texts, "vectors of texts")
+    return [
+        Shard(array, _count(array), table, text)
+        for array, table, text in zip(arrays, beside, text_arrays, strict=True)
+    ]
+
+
+def _numbered(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """The files of some endings in a folder, in order of the last number in their names."""
+    if not folder.is_dir():
+        return []
+    files = [path for path in folder.iterdir() if path.suffix.lower() in endings]
+    return sorted(files, key=lambda path: (_number(path), path.name))
+
+
+def _number(path: Path) -> int:
+    found = _LAST_NUMBER.search(path.stem)
+    return int(found[1]) if found else -1
+
+
+def _paired(arrays: Sequence[Path], others: Sequence[Path], what: str) -> Sequence[Path | None]:
+    """Of each array the file that belongs to it: that of its number, else that of its place."""
+    if not others:
+        return [None] * len(arrays)
+    if len(others) != len(arrays):
+        raise InvalidOption(
+            f"{len(arrays)} files of vectors, and {len(others)} of {what}: give one each "
+            f"({arrays[0]} …, {others[0]} …)"
+        )
+    by_number = {_number(path): path for path in others}
+    numbers = {_number(path) for path in arrays}
+    if len(numbers) == len(arrays) and numbers == by_number.keys() and len(arrays) > 1:
+        return [by_number[_number(path)] for path in arrays]
+    return others
+
+
+def _count(path: Path) -> int:
+    ending = path.suffix.lower()
+    if ending == ".npy":
+        return len(_array(path))
+    if ending == ".parquet":
+        return int(_parquet(path).metadata.num_rows)
+    raise InvalidOption(f"{str(path)!r} is no file of vectors: these end in .npy or .parquet")
+
+
+# ---------------------------------------------------------------------- what is in them
+
+
+def array_in(path: Path) -> NDArray[np.generic]:
+    """What a `.npy` file holds, mapped into memory.
+
+    Raises:
+        InvalidOption: it cannot be read, or holds no array.
+    """
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_NPY)) != _NPY:  # NumPy would tell how to unpickle it
+                raise InvalidOption(f"{str(path)!r} holds no array of NumPy's (.npy)")
+        found: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidOption(f"{str(path)!r} cannot be read as an array: {error}") from error
+    return found
+
+
+def _array(path: Path) -> NDArray[np.generic]:
+    found = array_in(path)
+    if found.ndim != 2:
+        raise InvalidOption(f"{str(path)!r} holds an array of shape {found.shape}, not of rows")
+    return found
+
+
+def _parquet(path: Path) -> Any:
+    parquet = require_parquet()
+    from pyarrow import ArrowException
+
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, ArrowException) as error:
+        raise InvalidOption(f"{str(path)!r} cannot be read as parquet: {error}") from error
+
+
+def _vectors_and_rows(path: Path) -> tuple[Iterator[Any], Iterator[Row]]:
+    """The vectors in a parquet file that has them in one of its columns, and its rows."""
+    file = _parquet(path)
+    column = _vector_column(file.schema_arrow, path)
+    others = [name for name in file.schema_arrow.names if name != column]
+    ahead, behind = tee(file.iter_batches(batch_size=ROWS_AT_ONCE))
+    rows = (row for batch in ahead for row in batch.select(others).to_pylist())
+
+    def vectors() -> Iterator[Any]:
+        first = 0
+        for batch in behind:
+            cells = batch.column(column)
+            if cells.null_count and PLACE not in others:
+                row = first + cells.is_null().to_pylist().index(True)
+                raise InvalidOption(f"row {row} of {path} has no vector: leave it out")
+            there = len(cells) - cells.null_count
+            flat = cells.flatten().to_numpy(zero_copy_only=False)
+            if there and len(flat) % there:
+                raise InvalidOption(f"{str(path)!r}: the vectors are not of one length")
+            if there:
+                yield flat.reshape(there, -1)
+            first += len(cells)
+
+    return vectors(), rows
+
+
+def _vector_column(schema: Any, path: Path) -> str:
+    from pyarrow import types
+
+    lists = [
+        field.name
+        for field in schema
+        if (types.is_fixed_size_list(field.type) or types.is_list(field.type))
+        and types.is_floating(field.type.value_type)
+    ]
+    known = [name for name in lists if name.lower() in VECTOR_NAMES] or lists
+    if len(known) != 1:
+        there = " and ".join(map(repr, known)) or "none"
+        raise InvalidOption(
+            f"{str(path)!r}: which column holds the vectors? There is {there}; call it 'vector'"
+        )
+    return str(known[0])
+
+
+def _table(path: Path) -> Iterator[Row]:
+    """The rows of a table."""
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        for batch in _parquet(path).iter_batches(batch_size=ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+        return
+    if ending not in TABLES:
+        raise InvalidOption(f"{str(path)!r}: a table ends in {', '.join(TABLES)}")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from _objects(path, file) if "json" in ending else _cells(path, file, ending)
+    except UnicodeDecodeError as error:
+        raise InvalidMetadata(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise InvalidMetadata(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _objects(path: Path, file: Iterable[str]) -> Iterator[Row]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InvalidMetadata(f"{path}, line {number}: expected a JSON object") from error
+        if not isinstance(row, dict):
+            raise InvalidMetadata(f"{path}, line {number}: expected a JSON object")
+        yield row
+
+
+def _cells(path: Path, file: Iterable[str], ending: str) -> Iterator[Row]:
+    how: dict[str, Any] = {"strict": True}
+    if ending == ".tsv":
+        how = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    rows = csv.DictReader(file, **how)
+    try:
+        for row in rows:
+            if None in row:
+                raise InvalidMetadata(f"{path}, line {rows.line_num}: more cells than columns")
+            yield {key: value or None for key, value in row.items()}
+    except csv.Error as error:
+        raise InvalidMetadata(f"{path}, line {rows.line_num}: {error}") from error

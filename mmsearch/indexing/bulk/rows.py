@@ -1,0 +1,390 @@
+"""What rows say of items: which each is of, where it is filed, its texts, metadata and vectors."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime
+from itertools import chain
+from typing import TYPE_CHECKING, Any, get_args
+
+from mmsearch.errors import InvalidOption
+from mmsearch.filters.values import number_in
+from mmsearch.indexing.bulk.sources import (
+    CAPTIONS,
+    META,
+    PATH_BYTES,
+    PATHS,
+    PLACE,
+    TAGS,
+    TEXTS,
+    Chunk,
+    named,
+    path_of,
+    unit_rows,
+)
+from mmsearch.media.file_state import stat_of
+from mmsearch.media.kinds import kind_of
+from mmsearch.storage import ItemBatch
+from mmsearch.storage.records import RowColumns, split_path
+from mmsearch.types import Kind, Modality
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.vectors.hubness import Hubs
+
+Spot = tuple[int, str, str]
+"""(source id, folder, name)"""
+
+HubsOf = Callable[[Modality, "NDArray[np.float16]"], "Mapping[Modality, Hubs]"]
+"""Gives the hubs of vectors (n, dim) of a modality, by query modality."""
+
+Columns = dict[str, list[Any]]
+"""By key, the value of each item; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filing:
+    """Where items are filed.
+
+    Attributes:
+        imported: The id of the source of what lies in no indexed folder.
+        next_numbers: Gives so many numbers, which name items without a path.
+        root: (source id, its path, a folder in it): rows of files that are there are filed there.
+    """
+
+    imported: int
+    next_numbers: Callable[[int], Sequence[int]]
+    root: tuple[int, str, str] | None = None
+
+    def spots(self, paths: Sequence[str]) -> tuple[list[Spot], Columns]:
+        """Where each path is filed, and what the disk says of the files that are there."""
+        if nameless := paths.count(""):
+            numbers = iter(self.next_numbers(nameless))
+            paths = [path or str(next(numbers)) for path in paths]
+        if self.root is None:
+            return [(self.imported, *split_path(path)) for path in paths], {}
+        found = [self._on_disk(path, *self.root) for path in paths]
+        facts = zip(*(facts for _, facts in found), strict=True)
+        return [spot for spot, _ in found], dict(zip(_FILE_COLUMNS, map(list, facts), strict=False))
+
+    def _on_disk(
+        self, path: str, source_id: int, root: str, below: str
+    ) -> tuple[Spot, tuple[Any, ...]]:
+        place = os.path.normpath(os.path.join(root, below, path))
+        inside = root.rstrip(os.sep) + os.sep
+        if place.startswith(inside) and os.path.isfile(place) and (kind := kind_of(place)):
+            sidecar: tuple[int | None, int | None] = (None, None)
+            if kind != "text":
+                with suppress(OSError):
+                    sidecar = stat_of(f"{place.rpartition('.')[0]}.txt")
+            folder, name = os.path.split(place[len(inside) :])
+            return (source_id, folder, name), (kind, *stat_of(place), *sidecar)
+        return (self.imported, *split_path(path)), (None,) * len(_FILE_COLUMNS)
+
+
+_FILE_COLUMNS = ("kind", "size", "mtime_ns", "sidecar_size", "sidecar_mtime_ns")
+
+
+def modalities_in(chunk: Chunk, modality: Modality) -> set[Modality]:
+    """The modalities that rows have vectors of.
+
+    Args:
+        chunk: Rows.
+        modality: Of the vectors, if the rows do not say so themselves.
+    """
+    if chunk.placed:
+        return {row[PLACE]["facet"] for row in chunk.rows if row.get(PLACE) is not None}
+    return {modality} if chunk.text_vectors is None else {modality, "text"}
+
+
+def batch_of(
+    chunk: Chunk, filing: Filing, modality: Modality, dim: int, hubs_of: HubsOf
+) -> ItemBatch:
+    """What is to be written of a chunk.
+
+    Of several rows of one path the last counts, unless each says which of its vectors it has.
+
+    Args:
+        chunk: Rows.
+        filing: Where they go.
+        modality: Of the vectors, if the rows do not say so themselves.
+        dim: Dimensions of the space.
+        hubs_of: Tells how much of a hub vectors are.
+
+    Raises:
+        InvalidOption: a vector has no direction, or another number of dimensions.
+    """
+    rows = chunk.rows
+    keys = list(dict.fromkeys(chain.from_iterable(rows)))
+    key = named(keys, PATHS)
+    spots, on_disk = filing.spots([path_of(row, key) for row in rows])
+    item_of = {spot: number for number, spot in enumerate(dict.fromkeys(spots))}
+    items = [item_of[spot] for spot in spots]
+    numbered = list(zip(items, range(len(rows)), strict=True))
+    speaking = dict(reversed(numbered) if chunk.placed else numbered)  # the first row, or the last
+    heads = [speaking[item] for item in range(len(item_of))]
+    sources, folders, names = map(list, zip(*item_of, strict=True))
+    batch = ItemBatch(sources, folders, names, kind=modality)
+    spoken = [rows[row] for row in heads]
+    # NaN, which alone is unlike itself, is as if not there
+    columns = {str(k): [None if (v := row.get(k)) != v else v for row in spoken] for k in keys}
+    columns.pop(PLACE, None)
+    columns.pop(PATH_BYTES, None)
+    columns.pop(str(key), None)
+    _describe(batch, columns, "passage" if modality == "text" else "caption")
+    for name, values in on_disk.items():
+        given = batch.columns.get(name) or [None] * len(heads)
+        found = [values[row] for row in heads]
+        batch.columns[name] = [
+            one if one is not None else other for one, other in zip(found, given, strict=True)
+        ]
+    if chunk.placed:
+        _add_placed_vectors(batch, chunk, items, dim, hubs_of)
+    for one, matrix in ((modality, chunk.vectors), ("text", chunk.text_vectors)):
+        if matrix is not None and not (chunk.placed and one == modality):
+            halves = unit_rows(matrix, dim, chunk.first)[heads]
+            _add_vectors(batch, one, halves, hubs_of, list(range(len(heads))))
+    return batch
+
+
+# ---------------------------------------------------------------------- texts and metadata
+
+
+def _describe(batch: ItemBatch, columns: Columns, origin: str) -> None:
+    """Fill in what the columns say of the items."""
+    texts = columns.get(TEXTS, ())
+    caption_key = named(columns, CAPTIONS)
+    if texts and all(value is None or _is_texts(value) for value in texts):
+        del columns[TEXTS]
+        batch.texts = _transposed(
+            (
+                (item, n, p.get("origin") or "caption", clean(p["text"]), *map(p.get, _SPAN))
+                for item, value in enumerate(texts)
+                for n, p in enumerate(value or ())
+            ),
+            7,
+        )
+    elif caption_key is not None:
+        captions = enumerate(columns.pop(caption_key))
+        found = ((i, n, text) for i, value in captions for n, text in enumerate(_captions(value)))
+        items, positions, written = _transposed(found, 3)
+        batch.texts = [items, positions, origin, written, None, None, None]
+    if TAGS in columns and _are_mappings(columns[TAGS]):
+        tags = enumerate(columns.pop(TAGS))
+        scored = (
+            (item, clean(str(tag)), float(score))
+            for item, value in tags
+            for tag, score in pairs(value)
+        )
+        batch.tags = _transposed(scored, 3)
+    own: dict[str, dict[int, Any]] = {}  # by key, which may come twice, written otherwise or nested
+    for name, values in columns.items():
+        rest = values
+        if name.lower() in KNOWN:
+            column, read = KNOWN[name.lower()]
+            known = [None if value is None else read(value) for value in values]
+            batch.columns[column] = known
+            rest = [
+                v if k is None and v != "" else None for v, k in zip(values, known, strict=True)
+            ]
+        there = ((item, value) for item, value in enumerate(rest) if value is not None)
+        if name == META and _are_mappings(rest):
+            for item, mapping in there:
+                for key, value in pairs(mapping):
+                    own.setdefault(clean(str(key)), {})[item] = value
+        else:
+            own.setdefault(clean(name), {}).update(there)
+    if columns:
+        batch.metadata = metadata_columns(own)
+
+
+_SPAN = ("start", "end", "unit")
+
+
+def metadata_columns(own: Mapping[str, Mapping[int, Any]]) -> RowColumns:
+    """Item, key, text, number of each value, by key and item; bytes and None are left out."""
+    items: list[int] = []
+    keys: list[str] = []
+    texts: list[str] = []
+    for key, values in own.items():
+        there = {i: v for i, v in values.items() if v is not None and not isinstance(v, bytes)}
+        items += there
+        keys += [key] * len(there)
+        texts += map(written, there.values())
+    numbers = {text: number_in(text) for text in set(texts)}
+    return [items, keys, texts, [numbers[text] for text in texts]]
+
+
+def written(value: Any) -> str:
+    """A value as text, as a metadata file's are stored."""
+    if type(value) in (int, float):
+        return str(value)
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(written(one) for one in value if one is not None)
+    if isinstance(value, Mapping):
+        return clean(json.dumps(value, ensure_ascii=False, default=str))
+    return value.isoformat() if isinstance(value, (datetime, date)) else clean(str(value))
+
+
+def clean(text: str) -> str:
+    """A text as the store can hold it: without halves of characters, and without NULs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "replace").decode()
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
+
+
+def pairs(value: Any) -> Iterable[tuple[Any, Any]]:
+    """What is in a mapping; pyarrow gives one as a list of pairs."""
+    return value.items() if isinstance(value, Mapping) else value or ()
+
+
+def _captions(value: Any) -> list[str]:
+    """A cell has one caption, or a list of them, or none."""
+    several = value if isinstance(value, (list, tuple)) else [value]
+    texts = [clean(str(one)) for one in several if one is not None]
+    return [text for text in texts if text.strip()]
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(p, dict) and "text" in p for p in value)
+
+
+def _are_mappings(values: Sequence[Any]) -> bool:
+    there = [value for value in values if value is not None]
+    return bool(there) and all(
+        isinstance(value, Mapping)
+        or (isinstance(value, list) and all(isinstance(o, tuple) and len(o) == 2 for o in value))
+        for value in there
+    )
+
+
+def _transposed(rows: Iterable[tuple[Any, ...]], width: int) -> RowColumns:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+
+
+# ---------------------------------------------------------------------- what filters know
+
+
+def _kind(value: Any) -> Any:
+    return value if value in get_args(Kind) else None
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number from 0 on that the store can hold."""
+    number = _signed(value)
+    return number if number is not None and number >= 0 else None
+
+
+def _signed(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    same = number == value or (isinstance(value, str) and str(number) == value.strip())
+    return number if same and abs(number) < 2**63 else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _moment(value: Any) -> str | None:
+    if isinstance(value, str):
+        try:
+            read = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return value if "T" in value and read.tzinfo is None else _moment(read)
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None).isoformat()
+    return f"{value.isoformat()}T00:00:00" if isinstance(value, date) else None
+
+
+def _text(value: Any) -> str | None:
+    return clean(value) if isinstance(value, str) and value else None
+
+
+KNOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "modality": ("kind", _kind),
+    "size": ("size", _whole),
+    "mtime_ns": ("mtime_ns", _signed),
+    "width": ("width", _whole),
+    "height": ("height", _whole),
+    "taken": ("taken_at", _moment),
+    "taken_at": ("taken_at", _moment),
+    "camera": ("camera", _text),
+    "latitude": ("latitude", _number),
+    "longitude": ("longitude", _number),
+    "seconds": ("seconds", _number),
+    "pages": ("pages", _whole),
+}
+"""By its key, what a row says of every item, and how it is read. A value that cannot be read so is
+metadata like any other."""
+
+
+# ---------------------------------------------------------------------- vectors
+
+
+def _add_placed_vectors(
+    batch: ItemBatch, chunk: Chunk, items: Sequence[int], dim: int, hubs_of: HubsOf
+) -> None:
+    """The vectors of rows that say which vector of their item each is."""
+    placed = [
+        (item, row[PLACE])
+        for item, row in zip(items, chunk.rows, strict=True)
+        if row.get(PLACE) is not None
+    ]
+    if chunk.vectors is None or not placed:
+        return
+    if len(chunk.vectors) != len(placed):
+        raise InvalidOption(
+            f"{len(placed)} of rows {chunk.first} to {chunk.first + len(chunk.rows) - 1} say which "
+            f"vector they have, and there are {len(chunk.vectors)} vectors"
+        )
+    halves = unit_rows(chunk.vectors, dim, chunk.first)
+    for modality in dict.fromkeys(place["facet"] for _, place in placed):
+        chosen = [n for n, (_, place) in enumerate(placed) if place["facet"] == modality]
+        places = [placed[n][1] for n in chosen]
+        spans = ([place.get(name) for place in places] for name in _SPAN)
+        positions = [int(place["position"]) for place in places]
+        numbers = [placed[n][0] for n in chosen]
+        _add_vectors(batch, modality, halves[chosen], hubs_of, numbers, positions, *spans)
+
+
+def _add_vectors(
+    batch: ItemBatch,
+    modality: Modality,
+    halves: NDArray[np.float16],
+    hubs_of: HubsOf,
+    items: list[int],
+    *columns: Any,
+) -> None:
+    """Add vectors with their items and, unless they are of whole items, positions and spans."""
+    width = halves.shape[1] * 2
+    raw = halves.tobytes()
+    blobs = [raw[start : start + width] for start in range(0, len(raw), width)]
+    hubs = hubs_of(modality, halves)
+    query_modalities: tuple[Modality, Modality] = ("text", "image")
+    by_query = [hubs[one].tolist() if one in hubs else None for one in query_modalities]
+    batch.vectors[modality] = [items, *(columns or (0, None, None, None)), blobs, *by_query]
