@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Samples = NDArray[np.float32]
-    """(n,) mono, 16,000 a second, in [-1, 1]."""
+    """(n,) mono at 16 kHz, in [-1, 1]."""
 
 RATE = 16_000
-"""Samples a second that Whisper takes."""
+"""The sample rate that Whisper takes, in Hz."""
 STRETCH = 300
-"""Seconds transcribed at once: more would fill the memory (an hour is 230 MB, several times)."""
+"""Seconds transcribed at once: an hour would take 230 MB, several times over."""
 MARGIN = 30
-"""Seconds at the end of a stretch in which it is cut, at the quietest moment."""
-LONGEST = 30.0
-"""Seconds of a passage: the text of more would not fit what a text encoder reads."""
+"""Seconds; a stretch is cut at the quietest moment in this span at its end."""
+MAX_PASSAGE = 30.0
+"""Seconds; the text of a longer passage would exceed what a text encoder reads."""
 ENOUGH = 15.0
-"""Seconds after which a passage ends with a sentence."""
+"""Seconds after which a passage ends at the end of a sentence."""
 PAUSE = 2.0
 """Seconds of silence that end a passage."""
 
-_NEEDED = ("config.json", "model.bin", "tokenizer.json")
-"""Files of a model. Without its tokenizer, faster-whisper would download one."""
+_MODEL_FILES = ("config.json", "model.bin", "tokenizer.json")
+"""Without the tokenizer, faster-whisper would download one."""
 _load_lock = Lock()
 
 
@@ -46,7 +46,7 @@ def require() -> None:
 
 
 def segments(source: str | Path, model: str | None = None) -> Iterator[TextPart]:
-    """What is said, in passages of a few sentences with their times; nothing if nobody speaks.
+    """The speech in a sound, in passages of a few sentences with their times.
 
     Args:
         source: Path of a sound or video file.
@@ -66,26 +66,25 @@ def model_folder(model: str | None = None) -> Path:
     """The folder of a Whisper model on this machine; nothing is ever downloaded.
 
     Args:
-        model: A folder with a model for CTranslate2; or a size ("base", "large-v3"), or a
-            repository ("Systran/faster-whisper-base"), that is in the Hugging Face cache. None is
-            `$MMSEARCH_WHISPER`, else "base".
+        model: A folder with a model for CTranslate2; or a size ("base", "large-v3") or a repository
+            ("Systran/faster-whisper-base") in the Hugging Face cache. None stands for
+            `$MMSEARCH_WHISPER` or, if that is not set, "base".
 
     Raises:
-        ModelUnavailable: It is not there, or incomplete.
+        ModelUnavailable: It is missing or incomplete.
     """
     name = model or os.environ.get("MMSEARCH_WHISPER") or "base"
     folder = Path(os.path.expanduser(name))
-    # a folder that happens to be called `base` is not meant
+    # an unrelated folder may happen to be called `base`
     if not folder.is_dir() or (folder.name == name and not (folder / "model.bin").is_file()):
-        folder = _cached(name)
-    missing = [needed for needed in _NEEDED if not (folder / needed).is_file()]
+        folder = _huggingface_folder(name)
+    missing = [file for file in _MODEL_FILES if not (folder / file).is_file()]
     if missing:
         raise ModelUnavailable(f"no Whisper model in {folder}: {', '.join(missing)} missing")
     return folder
 
 
-def _cached(name: str) -> Path:
-    """The folder in the Hugging Face cache."""
+def _huggingface_folder(name: str) -> Path:
     require()
     from faster_whisper.utils import _MODELS, download_model
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -124,25 +123,25 @@ def _model(folder: str) -> Any:
 
 
 def _stretches(sound: Iterable[tuple[Span, Samples]]) -> Iterator[tuple[float, Samples]]:
-    """(start in seconds, sound) of long stretches that are cut where it is quiet."""
+    """(start in seconds, samples) of long stretches, cut where it is quiet."""
     import numpy as np
 
-    start, ahead, length = 0.0, [], 0
+    start, buffer, length = 0.0, [], 0
     for samples in _without_overlap(sound):
-        ahead.append(samples)
+        buffer.append(samples)
         length += len(samples)
         if length >= STRETCH * RATE:
-            whole = np.concatenate(ahead)
-            end = _quietest(whole)
-            yield start, whole[:end]
+            joined = np.concatenate(buffer)
+            end = _quietest(joined)
+            yield start, joined[:end]
             start += end / RATE
-            ahead, length = [whole[end:]], len(whole) - end
+            buffer, length = [joined[end:]], len(joined) - end
     if length:
-        yield start, np.concatenate(ahead)
+        yield start, np.concatenate(buffer)
 
 
 def _without_overlap(sound: Iterable[tuple[Span, Samples]]) -> Iterator[Samples]:
-    """The sound of overlapping windows, each stretch of it once."""
+    """The samples of overlapping windows, none of them twice."""
     last: tuple[Span, Samples] | None = None
     for window in sound:
         if last:
@@ -154,48 +153,49 @@ def _without_overlap(sound: Iterable[tuple[Span, Samples]]) -> Iterator[Samples]
 
 
 def _quietest(samples: Samples) -> int:
-    """The middle of the quietest half second near the end, in samples."""
+    """The position of the middle of the quietest half second near the end."""
     import numpy as np
 
-    half = RATE // 2
-    near = samples[-MARGIN * RATE :]
-    near = near[: len(near) // half * half].reshape(-1, half)
-    quiet = int(np.square(near).mean(axis=1).argmin())
-    return max(half, len(samples) - MARGIN * RATE) + quiet * half + half // 2
+    half_second = RATE // 2
+    margin = samples[-MARGIN * RATE :]
+    pieces = margin[: len(margin) // half_second * half_second].reshape(-1, half_second)
+    quietest = int(np.square(pieces).mean(axis=1).argmin())
+    start = max(half_second, len(samples) - MARGIN * RATE)
+    return start + quietest * half_second + half_second // 2
 
 
 # ---------------------------------------------------------------------- words
 
 
 def _transcribed(whisper: Any, start: float, samples: Samples) -> Iterator[TextPart]:
-    """Whisper's segments, a clause or a sentence each, of a stretch that starts at `start` s."""
+    """Whisper's segments (clauses or sentences) of a stretch that starts at `start` seconds."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 
-    voices = VadOptions(min_speech_duration_ms=250)
-    if not get_speech_timestamps(samples, voices):
+    detection = VadOptions(min_speech_duration_ms=250)
+    if not get_speech_timestamps(samples, detection):
         return  # Whisper would guess which language the silence is in
     found, _ = whisper.transcribe(
         samples,
         vad_filter=True,
-        vad_parameters=voices,
-        temperature=0.0,  # no sampling: the same file has the same words
+        vad_parameters=detection,
+        temperature=0.0,  # no sampling, so that a file always has the same transcript
         condition_on_previous_text=False,  # an error does not lead to others
     )
     for segment in found:
         text = " ".join(segment.text.split())
-        repeats = segment.compression_ratio > 2.4  # "you you you": Whisper's own bounds
-        if text and not repeats and segment.avg_logprob > -1.0:
+        is_repetitive = segment.compression_ratio > 2.4  # "you you you"; bounds are Whisper's own
+        if text and not is_repetitive and segment.avg_logprob > -1.0:
             begin, end = round(start + segment.start, 2), round(start + segment.end, 2)
             yield TextPart(text, "speech", Span(begin, end, "second"))
 
 
 def _passages(parts: Iterable[TextPart]) -> Iterator[TextPart]:
-    """Segments joined into passages that are worth finding: sentences without a long pause."""
+    """Segments joined into passages long enough to be worth finding."""
     passage: TextPart | None = None
     for part in parts:
         if passage is None:
             passage = part
-        elif _belongs(part, passage):
+        elif _continues(part, passage):
             span = Span(_span(passage).start, _span(part).end, "second")
             passage = TextPart(f"{passage.text} {part.text}", passage.origin, span)
         else:
@@ -205,14 +205,14 @@ def _passages(parts: Iterable[TextPart]) -> Iterator[TextPart]:
         yield passage
 
 
-def _belongs(part: TextPart, passage: TextPart) -> bool:
-    """Whether a segment continues a passage."""
+def _continues(part: TextPart, passage: TextPart) -> bool:
+    """Whether a segment belongs to the passage before it."""
     so_far, more = _span(passage), _span(part)
-    ended = passage.text.endswith((".", "!", "?", "…", "。", "！", "？"))
+    sentence_ended = passage.text.endswith((".", "!", "?", "…", "。", "！", "？"))
     return (
         more.start - so_far.end < PAUSE
-        and more.end - so_far.start <= LONGEST
-        and not (ended and so_far.end - so_far.start >= ENOUGH)
+        and more.end - so_far.start <= MAX_PASSAGE
+        and not (sentence_ended and so_far.end - so_far.start >= ENOUGH)
     )
 
 

@@ -22,13 +22,13 @@ Separator = Literal["", "\t", ","]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The text of a table whose columns have no meaning yet.
+    """A file of cells or JSON objects, whose columns the caller interprets.
 
     Attributes:
         path: Its file.
-        text: All of it.
-        separator: Between the cells of a line; "" when lines are JSON objects.
-        invalid: The error to raise where the table is wrong.
+        text: The content of the file.
+        separator: Between the cells of a line; "" if lines are JSON objects.
+        invalid: The type of error to raise for invalid lines.
     """
 
     path: Path
@@ -42,8 +42,8 @@ class Table:
 
         Args:
             path: The file.
-            what: What it is a table of, for errors: "captions".
-            invalid: The error to raise when it cannot be used.
+            what: Its content, for errors: "captions".
+            invalid: The type of error to raise for an invalid table.
 
         Raises:
             PathNotFound: There is no such file.
@@ -66,7 +66,7 @@ class Table:
 
     @property
     def separator_name(self) -> str:
-        """The separator, as an error names it."""
+        """The separator, for error messages."""
         return {"\t": "tab", ",": "comma", "": "line"}[self.separator]
 
     def error(self, line: int, what: str) -> MMSearchError:
@@ -74,7 +74,7 @@ class Table:
         return self.invalid(f"{self.path}, line {line}: {what}")
 
     def cells(self) -> Iterator[tuple[int, list[str]]]:
-        """(line number, cells) of each line that is not blank; quotes mean something in .csv only.
+        """(line number, cells) of each line that is not blank; only a .csv has quoted cells.
 
         A quoted cell may span lines; the number is that of the first.
         """
@@ -100,7 +100,12 @@ class Table:
             yield number, cells
 
     def in_two(self, cells: Sequence[str], text_at: int) -> list[str]:
-        """The two cells of a line whose text, the first or the last, holds unquoted separators."""
+        """The two cells of a line, where that of the text may contain unquoted separators.
+
+        Args:
+            cells: The line, split at every separator.
+            text_at: Whether the text is the first cell (0) or the last.
+        """
         if text_at == 0:
             return [self.separator.join(cells[:-1]), cells[-1]]
         return [cells[0], self.separator.join(cells[1:])]
@@ -127,26 +132,26 @@ class FileNames:
     """File names in a user's table, looked up by the path of a file.
 
     A name is a path: absolute, relative to the table's folder, or relative to a folder that is
-    indexed. A name without a folder may be that of a file in any folder.
+    indexed. A name without a folder may stand for a file in any folder.
     """
 
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
-        """Look up among `names`, as they are written in a table that lies in `folder`."""
+        """Take the `names`, as written, of a table in `folder`."""
         self._folder = os.path.realpath(folder)
         self._absolute: dict[str, str] = {}
         self._written: dict[str, str] = {}
         for name in names:
             self._written.setdefault(_normal(name), name)
-            # both, since a file's path may come with its links resolved or not
-            for place in (os.path.abspath(folder), self._folder):
-                self._absolute.setdefault(_normal(os.path.join(place, name)), name)
+            # both, since links in a file's path may be resolved or not
+            for top in (os.path.abspath(folder), self._folder):
+                self._absolute.setdefault(_normal(os.path.join(top, name)), name)
 
     def by_path(self, absolute: str, relative: str) -> str | None:
-        """The name that is a file's path, absolute or relative to the folder that is indexed."""
+        """The name, as written, of the file at a path (absolute; relative to the index root)."""
         return self._absolute.get(_normal(absolute)) or self._written.get(_normal(relative))
 
     def by_name(self, name: str) -> str | None:
-        """The name that is a file's without its folder, unless a file beside the table has it."""
+        """The name, as written, that equals `name`; None if a file beside the table is meant."""
         written = self._written.get(_normal(name))
         if written is None or os.path.lexists(os.path.join(self._folder, written)):
             return None
@@ -159,7 +164,7 @@ def without_surrogates(text: str) -> str:
 
 
 def _normal(path: str) -> str:
-    # macOS hands out names decomposed (e + ´), editors write them composed (é).
+    # macOS returns decomposed names (e + ´), editors write composed ones (é)
     return unicodedata.normalize("NFC", os.path.normpath(path))
 
 

@@ -1,4 +1,4 @@
-"""Text files, and texts cut into passages that are found one by one."""
+"""Text files, and the passages into which texts are cut for indexing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Borders = Callable[[str, int, int], Iterator[int]]
-    """Where a span (start, end) of a text may be cut: positions in order."""
+    """(text, start, end) → the positions, in order, at which that span of it may be cut."""
 
 MAX_MEBIBYTES = 64
-"""Larger text files are logs and dumps, in which nobody looks for a sentence."""
+"""Larger text files are logs and dumps, which nobody searches for a sentence."""
 
 _UNICODE_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -37,7 +37,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a text, and its lines."""
+    """A part of a text, with the lines that it spans."""
 
     text: str
     start: int
@@ -82,7 +82,7 @@ def _decoded(data: bytes) -> str:
         if encoding not in ("utf-8", "utf-8-sig"):
             raise UnreadableFile(f"damaged {encoding.upper()} text") from error
     text = data.decode("latin-1").translate(_LATIN1_TO_CP1252)
-    # a tenth of random bytes are control characters, and hardly any of a text's
+    # a tenth of random bytes are control characters; a text contains hardly any
     if len(_CONTROL.findall(text)) * 20 > len(text):
         raise UnreadableFile("not a text file")
     return text
@@ -94,27 +94,27 @@ _SPACELESS = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     r"\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 )
-# Two characters of such a script are about a word; elsewhere a run without spaces that is longer
-# than any plain word (an address, base64) counts as several.
+# Two characters of such a script count as a word; in other scripts a run without spaces that is
+# longer than any word (an address, base64) counts as several.
 _WORD = re.compile(rf"[{_SPACELESS}]{{1,2}}|[^\s{_SPACELESS}]{{1,20}}")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 _HEADING = re.compile(r"\s{0,3}#{1,6}\s|\s*(?:=+|-{2,})\s*$")
 _SENTENCE_END = re.compile(
-    r"[.!?…][\"'”’»)\]]*\s+(?=[^\sa-z])"  # a small letter follows an abbreviation
+    r"[.!?…][\"'”’»)\]]*\s+(?=[^\sa-z])"  # before a small letter, it ends an abbreviation
     r"|[。！？｡][”’」』）]*"
 )
 
 
 def count_words(text: str) -> int:
-    """The length of a text in words, as `passages` bounds it."""
+    """The length of a text in words; see `passages`."""
     return sum(1 for _ in _WORD.finditer(text))
 
 
 def passages(text: str, *, max_words: int = 90) -> list[Passage]:
-    """The text in passages of at most `max_words`, in order, with nothing lost.
+    """The text in passages of at most `max_words`, in order, with nothing left out.
 
-    It is cut between paragraphs where that is possible, else at the ends of sentences, else of
-    lines, else between words. Short neighbours share a passage; a heading stays with what follows.
+    It is cut between paragraphs where possible, or else at the ends of sentences or lines, or else
+    between words. Short neighbours share a passage; a heading stays with what follows it.
 
     Args:
         text: With line ends of any kind; passages have line feeds.
@@ -122,36 +122,36 @@ def passages(text: str, *, max_words: int = 90) -> list[Passage]:
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     found = []
-    line, seen = 1, 0
+    line, position = 1, 0
     for start, end in _cut(text, 0, len(text), max_words, _BORDERS):
-        line += text.count("\n", seen, start)
+        line += text.count("\n", position, start)
         last = line + text.count("\n", start, end)
         found.append(Passage(text[start:end], line, last))
-        line, seen = last, end
+        line, position = last, end
     return found
 
 
 def _cut(
     text: str, start: int, end: int, max_words: int, borders: tuple[Borders, ...]
 ) -> Iterator[tuple[int, int]]:
-    """Spans without white space at their ends: pieces between borders, as many as fit."""
+    """Spans between borders, each as long as fits, without white space at their ends."""
     start, end = _trimmed(text, start, end)
     if start == end:
         return
     if not borders or count_words(text[start:end]) <= max_words:
         yield start, end
         return
-    here, *finer = borders
-    packed_from, packed_words = start, 0
-    piece_from = start
-    for piece_to in (*here(text, start, end), end):
-        words = count_words(text[piece_from:piece_to])
-        if packed_words and packed_words + words > max_words:
-            yield from _cut(text, packed_from, piece_from, max_words, tuple(finer))
-            packed_from, packed_words = piece_from, 0
-        packed_words += words
-        piece_from = piece_to
-    yield from _cut(text, packed_from, end, max_words, tuple(finer))
+    coarsest, *finer = borders
+    span_start, span_words = start, 0
+    piece_start = start
+    for piece_end in (*coarsest(text, start, end), end):
+        words = count_words(text[piece_start:piece_end])
+        if span_words and span_words + words > max_words:
+            yield from _cut(text, span_start, piece_start, max_words, tuple(finer))
+            span_start, span_words = piece_start, 0
+        span_words += words
+        piece_start = piece_end
+    yield from _cut(text, span_start, end, max_words, tuple(finer))
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:

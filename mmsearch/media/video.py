@@ -1,4 +1,4 @@
-"""Videos: one upright picture for each shot, and what the file says about itself."""
+"""Videos: one upright picture for each shot, and size, length and time from the file's header."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from mmsearch.media.shots import Thumbnail
 
 SHORT_GROUP = 1.0
-"""Seconds; of a group of pictures up to this long, only the key frame is decoded."""
+"""Seconds; of a group of pictures (GOP) up to this long, only the key frame is decoded."""
 SAMPLE_EVERY = 0.12
 """Seconds between frames that are compared."""
 TAIL = 1.5
-"""Seconds at the end of a complete video that may lack a decoded frame."""
+"""Seconds between the last decoded frame and the end of a video that may still be complete."""
 MOST_PIXELS = 2**27
 """Of a frame, four times 8K; the decoder refuses larger ones."""
 
 _DEMUXERS = "mov,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,asf,ogg"
 """FFmpeg's, for videos. No other is run: it would take pictures and subtitles for videos."""
 _MAGIC = ((0, b"\x1aE\xdf\xa3"), (0, b"RIFF"), (0, b"OggS"), (0, b"\0\0\1\xba"), (4, b"ftyp"))
-"""Where and how containers begin; one that begins so and cannot be opened is damaged."""
+"""(offset, bytes) that containers begin with; if one of them cannot be opened, it is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,15 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What is known of a video besides its frames."""
+    """Length, size and time of a video."""
 
     seconds: float
     width: int
     """Pixels as shown: upright, and square."""
     height: int
     taken_at: datetime | None
-    """Local time without a zone, as photos have it: the camera's where the file says it (Apple's
-    do), else this machine's, since other files hold UTC."""
+    """Local time without a zone, as of photos: the camera's if the file states it (Apple's do), or
+    else this machine's, since other files state UTC."""
 
 
 def require() -> None:
@@ -70,32 +70,32 @@ def require() -> None:
 def frames(source: str | Path, *, at_least: int) -> Iterator[Frame]:
     """One frame for each shot, and at least one every 10 seconds, in order of time.
 
-    The spans are contiguous, begin at 0 and reach the end. A video that breaks off gives what
-    could be read of it.
+    The spans are contiguous, begin at 0 and reach the end. A truncated video gives the frames that
+    could be read.
 
     Args:
         source: Path of the file.
         at_least: The side in pixels the caller will scale pictures to. Their shorter side is twice
-            this, or as in the file if that is smaller.
+            this, or that of the video if it is smaller.
 
     Raises:
         UnreadableFile: It cannot be opened, is not a video, or no frame of it can be decoded.
     """
     with _opened(source) as container:
-        stream = _video_of(container)
-        finder, last = ShotFinder(), 0.0
+        stream = _video_stream(container)
+        finder, time = ShotFinder(), 0.0
 
-        def chosen(shot: Shot) -> Frame:
+        def frame_of(shot: Shot) -> Frame:
             picture = _picture(shot.frame, stream, 2 * at_least)
             return Frame(Span(shot.start, shot.end, "second"), picture)
 
-        for last, frame in _sampled(container, stream):
-            if shot := finder.feed(last, _thumbnail(frame), frame):
-                yield chosen(shot)
+        for time, frame in _sampled(container, stream):
+            if shot := finder.feed(time, _thumbnail(frame), frame):
+                yield frame_of(shot)
         if finder.latest is None:
             raise UnreadableFile("damaged")
-        for shot in finder.finish(_end(container, stream, last)):
-            yield chosen(shot)
+        for shot in finder.finish(_end(container, stream, time)):
+            yield frame_of(shot)
 
 
 def has_sound(source: str | Path) -> bool:
@@ -109,20 +109,21 @@ def has_sound(source: str | Path) -> bool:
 
 
 def info(source: str | Path) -> VideoInfo:
-    """What a video's file says about it.
+    """The length, size and time of a video, from its header and first frame.
 
     Raises:
         UnreadableFile: It cannot be opened, is not a video, or no frame of it can be decoded.
     """
     with _opened(source) as container:
-        stream = _video_of(container)
+        stream = _video_stream(container)
         sampled = _sampled(container, stream)
         time, frame = next(sampled, (0.0, None))
         if frame is None:
             raise UnreadableFile("damaged")
-        size = _shown_size(frame, stream)
-        if not container.duration:  # a browser's recording doesn't say: decode it to its end
-            for time, _ in sampled:  # noqa: B007 - the last is wanted
+        width, height = _square_size(frame, stream)
+        size = (height, width) if frame.rotation % 180 == 90 else (width, height)
+        if not container.duration:  # browsers don't write it: decode the video to its end
+            for time, _ in sampled:  # noqa: B007 - the last value is used below
                 pass
         seconds = container.duration / 1e6 if container.duration else time + _frame_time(stream)
         return VideoInfo(seconds, *size, _taken_at({**stream.metadata, **container.metadata}))
@@ -133,7 +134,7 @@ def info(source: str | Path) -> VideoInfo:
 
 @contextmanager
 def _opened(source: str | Path) -> Iterator[InputContainer]:
-    """A file's container; what FFmpeg raises about it becomes UnreadableFile."""
+    """A file's container; FFmpeg's errors become UnreadableFile."""
     require()
     import av
 
@@ -156,7 +157,7 @@ def _opened(source: str | Path) -> Iterator[InputContainer]:
                 raise UnreadableFile("out of memory") from error
 
 
-def _video_of(container: InputContainer) -> VideoStream:
+def _video_stream(container: InputContainer) -> VideoStream:
     from av.stream import Disposition
 
     for stream in container.streams.video:
@@ -191,14 +192,14 @@ def _sampled(container: InputContainer, stream: VideoStream) -> Iterator[tuple[f
 def _worth_decoding(
     container: InputContainer, stream: VideoStream
 ) -> Iterator[Packet[VideoStream]]:
-    """The packets to decode: only the key frame of short groups of pictures, as phones make them.
+    """The packets to decode: of short groups of pictures, as phones write them, only the key frame.
 
-    A group whose length isn't clear yet is held back, compressed.
+    The packets of a group are buffered until its length is known.
     """
     group: list[Packet[VideoStream]] = []
     for packet in container.demux(stream):
         if packet.is_keyframe and packet.size:
-            yield from group[:1]  # short, or it would not be here
+            yield from group[:1]  # it is short: a long one is empty by now
             group = [packet]
         elif group:
             group.append(packet)
@@ -223,25 +224,25 @@ def _decoded(packet: Packet[VideoStream]) -> list[VideoFrame]:
     try:
         return list(packet.decode())
     except av.error.FFmpegError:
-        return []  # later ones may be intact
+        return []  # later packets may be intact
 
 
 def _frame_time(stream: VideoStream) -> float:
-    """Seconds that a frame lasts on average."""
+    """Mean duration of a frame, in seconds."""
     rate = stream.average_rate or stream.guessed_rate
     return min(1.0, float(1 / rate)) if rate else 0.04
 
 
-def _end(container: InputContainer, stream: VideoStream, last: float) -> float:
-    """Where a video ends, in seconds, whose last decoded frame is at `last`.
+def _end(container: InputContainer, stream: VideoStream, last_frame: float) -> float:
+    """Where a video ends, in seconds, whose last decoded frame is at `last_frame`.
 
-    That is where the file says that it ends, sound included. But a file that breaks off still
-    counts what is missing, so it ends with its frames.
+    That is the end that the file states, sound included; but a truncated file states what is
+    missing as well, so it ends with its frames.
     """
-    end = last + _frame_time(stream)
-    said = (container.duration or 0) / 1e6
-    own = float(stream.duration * (stream.time_base or 0)) if stream.duration else said
-    return max(end, said) if end > own - TAIL else end
+    end = last_frame + _frame_time(stream)
+    stated = (container.duration or 0) / 1e6
+    of_stream = float(stream.duration * (stream.time_base or 0)) if stream.duration else stated
+    return max(end, stated) if end > of_stream - TAIL else end
 
 
 # ---------------------------------------------------------------------- pictures
@@ -271,11 +272,6 @@ def _square_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
     """Width and height before rotation, in square pixels (those of a DVD are not)."""
     aspect = stream.sample_aspect_ratio or 1
     return (max(1, round(frame.width * aspect)), frame.height) if aspect > 0 else (1, 1)
-
-
-def _shown_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
-    width, height = _square_size(frame, stream)
-    return (height, width) if frame.rotation % 180 == 90 else (width, height)
 
 
 def _taken_at(tags: dict[str, str]) -> datetime | None:

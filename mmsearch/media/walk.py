@@ -1,7 +1,7 @@
 """Finds the files under a folder that can be indexed, folder by folder, in a stable order.
 
-Re-indexing an unchanged collection costs one walk and nothing else, so each file is looked up
-once.
+Re-indexing an unchanged collection costs one walk and nothing else, so `stat` is called once per
+file.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     """Name, kind and entry of what is probably a file to index."""
 
 CAPTIONED: frozenset[Kind] = frozenset({"image", "audio", "video"})
-"""The kinds that may have captions; texts and documents speak for themselves."""
+"""The kinds that may have captions; texts and documents are text already."""
 
 _BINS = {"#recycle", "@Recycle", "$RECYCLE.BIN", ".Trashes", "lost+found"}
 _THUMBNAILS = {"@eaDir", ".thumbnails"}
 _CODE = {".git", ".hg", ".svn", "node_modules", "__pycache__"}
 _SYSTEM = {"__MACOSX", "System Volume Information"}
 SKIPPED_FOLDERS = frozenset(_BINS | _THUMBNAILS | _CODE | _SYSTEM)
-"""Folders that hold no one's photos; always skipped, even where hidden files are wanted."""
+"""Folders without files of the user; always skipped, even if hidden files are included."""
 
 
 class FileStat(NamedTuple):
-    """One file that can be indexed: a tuple, since a hundred thousand are made in a second."""
+    """A file that can be indexed: a tuple, since a walk makes a hundred thousand a second."""
 
     path: str
     """Relative to the root, "/" separated; a name that is not UTF-8 holds surrogate escapes."""
@@ -48,7 +48,7 @@ class FileStat(NamedTuple):
     sidecar: tuple[int, int] | None
     """(size, mtime_ns) of `photo.txt` beside `photo.jpg`; not of texts and documents."""
     sidecar_name: str | None
-    """Its name, as written: photo.txt, photo.TXT."""
+    """The name of that text: photo.txt, photo.TXT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +62,23 @@ class Folder:
     failures: list[tuple[str, str]]
     """(path relative to the root, reason) of the folder itself or of files in it."""
     complete: bool
-    """False when listing the folder failed: nothing below it may be taken for deleted."""
+    """False if listing the folder failed: nothing below it may be considered deleted."""
     others: Mapping[Kind, int]
-    """How many files could be indexed, but have none of the wanted endings."""
+    """How many files of each kind were skipped because `endings` lacks theirs."""
 
 
 class Tree:
     """The files below a folder that can be indexed.
 
-    Links to files are followed, and so are links to folders outside `root`; a link to a folder
-    that is walked anyway is not, so no photo comes twice and no loop is entered.
+    Links to files are followed, and so are links to folders outside `root`. A link to a folder that
+    is walked anyway is not, so that no file is found twice and no loop is entered.
 
     Args:
-        root: An existing folder; walked even when it is hidden or in SKIPPED_FOLDERS.
+        root: An existing folder; walked even if it is hidden or in SKIPPED_FOLDERS.
         below: The only folder under `root`, relative to it, to walk.
-        start: The part of such a walk to do: a folder at or under `below`, relative to `root`. If
-            the walk leaves it out, there is nothing.
-        recursive: Whether to go on to the folders under the first.
+        start: Walk only this folder, at or under `below` and relative to `root`; if a walk of
+            `below` would skip it, nothing is found.
+        recursive: Whether to walk subfolders.
         exclude: Shell globs, or plain names with glob characters in them, of the names of files
             and folders, or of their paths relative to the folder that is walked.
         include_hidden: Whether to include names that begin with a dot.
@@ -101,8 +101,8 @@ class Tree:
     ) -> None:
         self._root = os.fspath(root)
         self._real_root = os.path.realpath(root)
-        self._below = _checked(self._root, below)
-        self._start = self._below if start is None else _checked(self._root, start)
+        self._below = _normalised(self._root, below)
+        self._start = self._below if start is None else _normalised(self._root, start)
         self._recursive = recursive
         self._kinds = {ending: FORMATS[ending].kind for ending in endings}
         self._excluded = excluder(exclude)
@@ -116,9 +116,9 @@ class Tree:
             yield Folder(listing.path, files, failures, not listing.failures, listing.others)
 
     def count(self) -> int:
-        """The number of files in a walk, from names alone wherever the file system allows.
+        """The number of files in a walk, from names alone if the file system permits.
 
-        A file whose size `walk` could not read counts.
+        Files whose size `walk` cannot read are included.
         """
         total = 0
         for listing in self._listings():
@@ -127,7 +127,7 @@ class Tree:
         return total
 
     def leaves_out(self, path: str) -> bool:
-        """Whether the walk leaves out a path, for its name or that of a folder above it.
+        """Whether the walk skips a path, because of its name or that of a folder above it.
 
         Args:
             path: A file or folder at or under `below`, relative to the root.
@@ -137,8 +137,8 @@ class Tree:
         return any(self._skips_folder(folder, name) for folder, name in steps)
 
     def _listings(self) -> Iterator[_Listing]:
-        # Folders are remembered by inode: this is bounded by their number, and avoids loops as well
-        # as second ways into one folder, wherever links and mounts lead.
+        # Folders are remembered by inode: neither loops nor a second path to a folder, through
+        # links or mounts, lead into it twice.
         visited = {_inode(self._root)} if self._start else set()
         pending = [] if self.leaves_out(self._start) else [self._start]
         while pending:
@@ -168,7 +168,7 @@ class Tree:
             listing.failures.append((folder, _reason(error)))
         for entry in entries:
             name = entry.name
-            if name[0] == "." and self._hides(name):  # most need no call
+            if name[0] == "." and self._hides(name):  # the first test spares most files the call
                 continue
             if _is_folder(entry):
                 if not self._skips_folder(folder, name):
@@ -197,9 +197,9 @@ class Tree:
         return name in SKIPPED_FOLDERS or self._hides(name) or self._excludes(folder, name)
 
     def _leads_back(self, folder: os.DirEntry[str]) -> bool:
-        """Whether this is a link to a folder that the walk meets by its own name.
+        """Whether this is a link to a folder that the walk also reaches without it.
 
-        Without this rule, a photo's path would depend on which of its folder's names sorts first.
+        Otherwise the paths of its files would depend on which of the two sorts first.
         """
         if not folder.is_symlink():
             return False
@@ -222,7 +222,7 @@ class _Listing:
 
 
 def is_away(root: str, device: int) -> bool:
-    """Whether a folder that was on `device` (st_dev) is missing or an empty mount point now."""
+    """Whether a folder once on `device` (st_dev) is missing or an empty mount point now."""
     if not os.path.isdir(root):
         return True
     if os.stat(root).st_dev == device:
@@ -232,18 +232,18 @@ def is_away(root: str, device: int) -> bool:
 
 
 def is_passed_over(path: str) -> bool:
-    """Whether a walk with no options leaves out a relative path for one of the names in it."""
+    """Whether a walk without options skips a relative path, because of a name in it."""
     return any(name[0] == "." or name in SKIPPED_FOLDERS for name in path.split("/") if name)
 
 
 def excluder(globs: Sequence[str]) -> Callable[[str], object] | None:
-    """Whether a name or relative path matches one of some globs; None where there are none.
+    """A function that is true of names and relative paths that match a glob; None without globs.
 
-    A glob also matches itself as a plain name: "[2020] Rome" is a folder, and seldom "2 Rome".
+    A glob also matches itself literally: "[2020] Rome" means a folder of that name, not "2 Rome".
     """
     names = [glob.removeprefix("./").rstrip("/") for glob in globs]
-    ways = [way for name in names for way in (translate(name), rf"{re.escape(name)}\Z")]
-    return re.compile("|".join(ways)).match if ways else None
+    patterns = [regex for name in names for regex in (translate(name), rf"{re.escape(name)}\Z")]
+    return re.compile("|".join(patterns)).match if patterns else None
 
 
 def _stat_files(
@@ -251,47 +251,41 @@ def _stat_files(
 ) -> tuple[list[FileStat], list[tuple[str, str]]]:
     files: list[FileStat] = []
     failures: list[tuple[str, str]] = []
-    start = f"{folder}/" if folder else ""
-    texts = False
+    prefix = f"{folder}/" if folder else ""
+    has_texts = False
     for name, kind, entry in media:
         try:
             status = entry.stat()
         except OSError as error:
             broken = isinstance(error, FileNotFoundError) and entry.is_symlink()
-            failures.append((start + name, "broken link" if broken else _reason(error)))
+            failures.append((prefix + name, "broken link" if broken else _reason(error)))
         else:
             if stat.S_ISREG(status.st_mode):
-                texts = texts or kind == "text"
+                has_texts = has_texts or kind == "text"
                 size, mtime_ns = status.st_size, status.st_mtime_ns
-                files.append(FileStat(start + name, kind, size, mtime_ns, None, None))
-    return (_with_sidecars(files, len(start)) if texts else files), failures
+                files.append(FileStat(prefix + name, kind, size, mtime_ns, None, None))
+    return (_with_sidecars(files, len(prefix)) if has_texts else files), failures
 
 
-def _with_sidecars(files: Sequence[FileStat], start: int) -> list[FileStat]:
-    """The files of a folder, in which sidecars belong to the files they are about.
+def _with_sidecars(files: Sequence[FileStat], name_at: int) -> list[FileStat]:
+    """The files of a folder; a sidecar is part of its file's entry and has none of its own.
 
     Args:
-        files: All of them.
-        start: Where a name begins in a path.
+        files: All of them, sidecars included.
+        name_at: Where the name begins in a path.
     """
-    by_name = {file.path[start:]: file for file in files}
+    by_name = {file.path[name_at:]: file for file in files}
     sidecars = _sidecars({name: file.kind for name, file in by_name.items()})
-    taken = set(sidecars.values())
-    found = []
-    for name, file in by_name.items():
-        if name in taken:
-            continue
-        if beside := sidecars.get(name):
-            text = by_name[beside]
-            sidecar = text.size, text.mtime_ns
-            found.append(file._replace(sidecar=sidecar, sidecar_name=beside))
-        else:
-            found.append(file)
-    return found
+    for name, sidecar_name in sidecars.items():
+        text = by_name[sidecar_name]
+        sidecar = text.size, text.mtime_ns
+        by_name[name] = by_name[name]._replace(sidecar=sidecar, sidecar_name=sidecar_name)
+    names_of_sidecars = set(sidecars.values())
+    return [file for name, file in by_name.items() if name not in names_of_sidecars]
 
 
 def _sidecars(media: Mapping[str, Kind]) -> dict[str, str]:
-    """Name → name of the text beside it; of a.TXT and a.txt, the last."""
+    """Name → name of its sidecar text; of a.TXT and a.txt, the last."""
     texts = {name[:-4]: name for name in media if name[-4:].lower() == ".txt"}
     if not texts:
         return {}
@@ -303,7 +297,7 @@ def _sidecars(media: Mapping[str, Kind]) -> dict[str, str]:
 
 
 def _steps(path: str) -> Iterator[tuple[str, str]]:
-    """(folder, name) of everything on the way down to a path, and of that."""
+    """(folder, name) of each folder above a path, from the top down, and of the path itself."""
     names = path.replace(os.sep, "/").split("/") if path else []
     return (("/".join(names[:depth]), name) for depth, name in enumerate(names))
 
@@ -315,7 +309,7 @@ def _under(folder: str, name: str) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, say: the failure of its stat gives the reason
+    except OSError:  # a link to itself, say; `_stat_files` reports why
         return False
 
 
@@ -334,8 +328,8 @@ def _inode(place: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _checked(root: str, below: str) -> str:
-    """`below`, normalised; "" is the root."""
+def _normalised(root: str, below: str) -> str:
+    """`below`, relative to `root` and "" for the root itself; PathNotFound unless it exists."""
     if not os.path.isdir(root):
         raise PathNotFound(f"{root} is not a folder")
     path = os.path.normpath(below).replace(os.sep, "/") if below else ""
