@@ -382,8 +382,7 @@ def test_any_change_of_its_words_makes_an_item_due(world: World, change: str):
 
 
 CHANGED = """
-    SELECT changes.item_id FROM changes, followers
-    WHERE what = 'words' AND name = 'words' AND changes.seq > followers.seq
+    SELECT item_id FROM changes, followers WHERE what = 'words' AND seq > words_change
 """
 
 

@@ -20,9 +20,8 @@ from mmsearch import Query
 from mmsearch.errors import MMSearchError
 
 DUE = """
-    WITH words AS (SELECT item_id, seq FROM followers WHERE name = 'words')
-    SELECT changes.item_id FROM changes, words WHERE what = 'words' AND changes.seq > words.seq
-    UNION SELECT id FROM items, words WHERE id > words.item_id
+    SELECT item_id FROM changes, followers WHERE what = 'words' AND seq > words_change
+    UNION SELECT items.id FROM items, followers WHERE items.id > words_item
 """
 PASSING = {"catalog_id", "revision", "columns upto", "hubs epoch", "changes forgotten"}
 """Settings that count what happened, and say nothing of what is held."""

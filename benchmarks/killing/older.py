@@ -63,9 +63,9 @@ CREATE TABLE unworded (item_id INTEGER PRIMARY KEY);
 CREATE TABLE followed (id INTEGER NOT NULL, words INTEGER NOT NULL, columns INTEGER NOT NULL,
   PRIMARY KEY (id));
 INSERT INTO gone SELECT seq, space_id, modality, vector_id FROM changes WHERE what = 'vector';
-INSERT OR IGNORE INTO unworded SELECT changes.item_id FROM changes, followers
-  WHERE what = 'words' AND name = 'words' AND changes.seq > followers.seq;
-INSERT INTO followed (words, columns) SELECT item_id, 0 FROM followers WHERE name = 'words';
+INSERT OR IGNORE INTO unworded SELECT item_id FROM changes, followers
+  WHERE what = 'words' AND seq > words_change;
+INSERT INTO followed (words, columns) SELECT words_item, 0 FROM followers;
 UPDATE sqlite_sequence SET seq = (SELECT seq FROM sqlite_sequence WHERE name = 'changes')
   WHERE name = 'gone';
 DROP TABLE changes;

@@ -235,7 +235,7 @@ def _fill(site: Site) -> None:
 
 def _unworded(site: Site) -> None:
     _tagged(site)
-    _run(site, "UPDATE followers SET item_id = 0 WHERE name = 'words'")
+    _run(site, "UPDATE followers SET words_item = 0")
 
 
 def _words(site: Site) -> None:

@@ -199,9 +199,9 @@ TABLE_CHECKS = (
 
 _WORDED_IN_VAIN = "SELECT id FROM words_content EXCEPT SELECT id FROM items"
 _UNWORDED = """
-    SELECT id FROM items WHERE id <= (SELECT item_id FROM followers WHERE name = 'words')
+    SELECT id FROM items WHERE id <= (SELECT words_item FROM followers)
     EXCEPT SELECT id FROM words_content EXCEPT SELECT item_id FROM changes
-    WHERE what = 'words' AND seq > (SELECT seq FROM followers WHERE name = 'words')
+    WHERE what = 'words' AND seq > (SELECT words_change FROM followers)
 """
 _FORGET_WORDS = f"DELETE FROM words WHERE rowid IN ({_WORDED_IN_VAIN})"  # noqa: S608
 _FILE_WORDS = f"""

@@ -62,5 +62,6 @@ def drop_applied(connection: Connection) -> None:
     """Drop the changes of items that every follower has applied."""
     connection.exec_driver_sql(
         f"DELETE FROM changes WHERE what <> '{VECTOR}' "  # noqa: S608 - a constant
-        "AND seq <= (SELECT min(seq) FROM followers WHERE item_id > 0)"
+        "AND seq <= (SELECT CASE WHEN columns_item > 0 THEN min(words_change, columns_change) "
+        "ELSE words_change END FROM followers)"
     )

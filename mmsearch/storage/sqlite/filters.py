@@ -141,6 +141,6 @@ def _begin_generation(driver: Any, seen: Generation | None) -> bool:
     begun = Generation(uuid.uuid4().hex[:12], low, upto, logged)
     keep = "INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)"
     driver.execute(keep, (GENERATION, begun.as_text()))
-    move = "UPDATE followers SET item_id = ?, seq = ? WHERE name = 'columns'"
+    move = "UPDATE followers SET columns_item = ?, columns_change = ?"
     driver.execute(move, (upto, logged))
     return True

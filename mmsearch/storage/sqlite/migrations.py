@@ -151,14 +151,15 @@ DELETE FROM sqlite_sequence WHERE name = 'changes';
 INSERT INTO sqlite_sequence (name, seq)
     SELECT 'changes', coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'gone'), 0);
 CREATE TABLE followers (
-    name TEXT NOT NULL PRIMARY KEY,
-    item_id INTEGER NOT NULL,
-    seq INTEGER NOT NULL
+    id INTEGER NOT NULL PRIMARY KEY,
+    words_item INTEGER NOT NULL,
+    words_change INTEGER NOT NULL,
+    columns_item INTEGER NOT NULL,
+    columns_change INTEGER NOT NULL
 );
-INSERT INTO followers
-    SELECT 'words', followed.words, sqlite_sequence.seq FROM followed, sqlite_sequence
-        WHERE sqlite_sequence.name = 'changes'
-    UNION ALL SELECT 'columns', 0, 0;
+INSERT INTO followers (words_item, words_change, columns_item, columns_change)
+    SELECT words, sqlite_sequence.seq, 0, 0 FROM followed, sqlite_sequence
+    WHERE sqlite_sequence.name = 'changes';
 INSERT INTO changes (what, item_id) SELECT 'words', item_id FROM unworded;
 DROP TABLE gone;
 DROP TABLE altered;

@@ -130,7 +130,7 @@ def _reword(connection: Connection, source_id: int) -> None:
     """The name of a source is a word of all that is in it."""
     statement = (
         "INSERT OR REPLACE INTO changes (what, item_id) SELECT 'words', id FROM items "
-        "WHERE source_id = ? AND id <= (SELECT item_id FROM followers WHERE name = 'words')"
+        "WHERE source_id = ? AND id <= (SELECT words_item FROM followers)"
     )
     connection.exec_driver_sql(statement, (source_id,))
 

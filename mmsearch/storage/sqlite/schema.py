@@ -181,12 +181,14 @@ EVERY_ITEM = -1
 followers = Table(
     "followers",
     tables,
-    Column("name", Text, primary_key=True),  # "words" or "columns"
-    Column("item_id", Integer, nullable=False),
-    Column("seq", Integer, nullable=False),
+    Column("id", Integer, primary_key=True),
+    Column("words_item", Integer, nullable=False),
+    Column("words_change", Integer, nullable=False),
+    Column("columns_item", Integer, nullable=False),
+    Column("columns_change", Integer, nullable=False),
 )
-"""Up to which item the words, and the columns for filters, know the items, and up to which change
-they have applied. FAISS segments hold the same of themselves in their files."""
+"""One row: up to which item the words, and the columns for filters, know the items, and up to which
+change they have applied. FAISS segments hold the same of themselves in their files."""
 
 absent_modalities = Table(
     "absent_modalities",
@@ -300,7 +302,7 @@ _RENAMED = " OR ".join(
 )
 
 
-_KNOWN = "<= (SELECT max(item_id) FROM followers)"
+_KNOWN = "<= (SELECT max(words_item, columns_item) FROM followers)"
 """Of an item's id: some follower knows the item. All that a new item costs is this comparison."""
 
 
@@ -356,8 +358,9 @@ def create_all(connection: Connection) -> None:
     tables.create_all(connection)
     create_words(connection)
     create_triggers(connection)
-    start = [{"name": name, "item_id": 0, "seq": 0} for name in ("words", "columns")]
-    connection.execute(followers.insert(), start)
+    connection.execute(
+        followers.insert().values(words_item=0, words_change=0, columns_item=0, columns_change=0)
+    )
 
 
 def span_of(start: float | None, end: float | None, unit: Any) -> Span | None:

@@ -73,7 +73,7 @@ class Words:
     def _has_changes_to_drop(self) -> bool:
         with self._database.read() as connection:
             last = connection.exec_driver_sql(LAST_CHANGE).scalar_one()
-            return bool(connection.exec_driver_sql(_POSITION).one().seq < last)
+            return bool(connection.exec_driver_sql(_POSITION).one().words_change < last)
 
     def search(self, query: str, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k best items for a query's words, by BM25; fewer if fewer hold any of them.
@@ -115,7 +115,7 @@ _HOLDING = sql("SELECT rowid FROM words WHERE words MATCH :match AND rowid IN :i
     bindparam("ids", expanding=True)
 )
 
-_POSITION = "SELECT item_id, seq FROM followers WHERE name = 'words'"
+_POSITION = "SELECT words_item, words_change FROM followers"
 
 _CHANGED = f"""
     SELECT seq, item_id FROM changes
@@ -125,11 +125,10 @@ _CHANGED = f"""
 _NEW = "SELECT id FROM items WHERE id > ? ORDER BY id LIMIT ?"
 
 _DUE = f"""
-    WITH position AS ({_POSITION})
-    SELECT (SELECT count(*) FROM changes, position
-            WHERE changes.seq > position.seq AND what = '{WORDS}'
-            AND changes.item_id <= position.item_id)
-         + (SELECT count(*) FROM items, position WHERE id > position.item_id)
+    SELECT (SELECT count(*) FROM changes WHERE seq > words_change AND what = '{WORDS}'
+            AND item_id <= words_item)
+         + (SELECT count(*) FROM items WHERE id > words_item)
+    FROM followers
 """  # noqa: S608 - constants
 
 
@@ -153,7 +152,7 @@ def _refresh(connection: Connection, limit: int) -> int:
         if rows:
             run(insert, rows)
     moved = (max([last, *new]), seq)
-    run("UPDATE followers SET item_id = ?, seq = ? WHERE name = 'words'", moved)
+    run("UPDATE followers SET words_item = ?, words_change = ?", moved)
     return len(ids)
 
 
