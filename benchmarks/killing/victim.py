@@ -13,11 +13,7 @@ from typing import Any
 import faiss  # noqa: F401
 from PIL import PngImagePlugin  # noqa: F401
 
-import mmsearch.collection.doctor.caches
-import mmsearch.collection.doctor.check_context
-import mmsearch.collection.doctor.disk
-import mmsearch.collection.doctor.file
-import mmsearch.collection.doctor.tables
+import mmsearch.collection.doctor
 import mmsearch.indexing.run
 import mmsearch.search
 import mmsearch.search.tagging

@@ -1,21 +1,27 @@
-"""Looks an index over: its catalog, its caches, the disk it is about; and mends what can be.
+"""Checks an index, and repairs what can be repaired.
 
-file      the catalog's file itself, its backups, what was left behind beside it
-tables    what is in it: vectors, texts, words, what is lacking and why
-caches    what was made of it
-disk      the files that it is about
+folder      the files of the index folder: the catalog's, its backups, leftovers, caches
+contents    what the catalog holds, and the files that it is about
+check       what a check works on, and what it finds
 
-What is stored is never encoded again here: what has to be read anew is marked, and the next
-`mmsearch index` does it.
+Nothing is encoded here: lost vectors are marked, and the next `mmsearch index` makes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from mmsearch.collection.doctor.finding import Finding
+from mmsearch.collection.doctor.check import Finding, Findings, opened
+from mmsearch.collection.doctor.contents import FILE_CHECKS, TABLE_CHECKS
+from mmsearch.collection.doctor.folder import (
+    FOLDER_CHECKS,
+    check_caches,
+    check_catalog_file,
+    check_integrity,
+    restore,
+)
 from mmsearch.errors import IndexNotFound
 from mmsearch.storage import backups
 from mmsearch.storage.lock import WriterLock
@@ -23,7 +29,7 @@ from mmsearch.storage.lock import WriterLock
 __all__ = ["SAMPLE", "Finding", "examine"]
 
 SAMPLE = 1_000
-"""Vectors and files of which more is looked at than that they are there."""
+"""How many vectors and files are checked closely."""
 
 
 def examine(
@@ -33,62 +39,55 @@ def examine(
     sample: int = SAMPLE,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> list[Finding]:
-    """What is right and what is wrong with an index, a finding for each thing looked at.
+    """What is right and what is wrong with an index, a finding for each check.
 
     Args:
-        folder: The index's.
-        repair: Mend what can be mended; nobody else writes meanwhile.
-        sample: How many vectors are compared, and how many files read again.
-        on_finding: Told of each as it is found.
+        folder: The index folder.
+        repair: Repair what can be repaired; nobody else writes meanwhile.
+        sample: How many vectors are compared, and how many files are read again.
+        on_finding: Called with each finding as it is made.
 
     Raises:
-        IndexNotFound: there is none.
+        IndexNotFound: there is no index.
         IndexUnusable: it was made by a newer mmsearch, or cannot be read at all.
-        IndexBusy: another process is writing, and it is to be repaired.
-        StorageFailed: it cannot be repaired, as nothing can be written.
+        IndexBusy: another process is writing, and the index is to be repaired.
+        StorageFailed: nothing can be written, and the index is to be repaired.
     """
     if not (folder / backups.CATALOG).exists() and backups.newest(folder) is None:
         raise IndexNotFound(f"there is no index at {folder}: make one with `mmsearch index FOLDER`")
-    found: list[Finding] = []
-    alone = WriterLock(folder).writing("repairing") if repair else nullcontext()
-    with alone:
-        for finding in _findings(folder, sample, repair=repair):
-            found.append(finding)
+    findings: list[Finding] = []
+    with WriterLock(folder).writing("repairing") if repair else nullcontext():
+        for found in _check(folder, sample, repair=repair):
+            if isinstance(found, Finding):
+                finding = found
+            else:
+                finding = found.repaired() if repair else found.finding
+            findings.append(finding)
             if on_finding is not None:
                 on_finding(finding)
-    return found
+    return findings
 
 
-def _findings(folder: Path, sample: int, *, repair: bool) -> Iterator[Finding]:
-    from mmsearch.collection.doctor.file import check_beside, check_whole
+def _check(folder: Path, sample: int, *, repair: bool) -> Findings:
+    file = check_catalog_file(folder, repair=repair)
+    yield file
+    if file.state != "wrong":
+        yield from _check_catalog(folder, sample, repair=repair)
+    for check in FOLDER_CHECKS:
+        yield from check(folder)
 
-    whole = check_whole(folder, repair=repair)
-    yield whole
-    if whole.state != "wrong":
-        yield from _inside(folder, sample, repair=repair)
-    yield from check_beside(folder, repair=repair)
 
-
-def _inside(
-    folder: Path, sample: int, *, repair: bool, restored: bool = False
-) -> Iterator[Finding]:
-    """What is found in a catalog; if that is damaged and to be repaired, in its backup."""
-    from mmsearch.collection.doctor.caches import check_caches
-    from mmsearch.collection.doctor.check_context import opened
-    from mmsearch.collection.doctor.disk import DISK_CHECKS
-    from mmsearch.collection.doctor.file import check_integrity, mended
-    from mmsearch.collection.doctor.tables import TABLE_CHECKS
-
-    pages = check_integrity(folder, repair=repair)
-    if pages.state == "wrong" and repair and not restored:
-        pages = mended(folder, pages.what, pages.check, repair=True)
-        yield pages
-        if pages.state == "repaired":
-            yield from _inside(folder, sample, repair=True, restored=True)
-        return
-    yield pages
-    if pages.state == "wrong":
+def _check_catalog(folder: Path, sample: int, *, repair: bool) -> Findings:
+    """The checks of a catalog; if it is damaged and to be repaired, of its backup."""
+    integrity = check_integrity(folder, repair=repair)
+    if integrity.state == "wrong" and repair:
+        integrity = restore(folder, integrity.what, integrity.check)
+        if integrity.state == "repaired":
+            yield integrity
+            integrity = check_integrity(folder, repair=repair)
+    yield integrity
+    if integrity.state == "wrong":
         return  # nothing that is read from it can be relied on
     with opened(folder, sample, repair=repair) as context:
-        for check in (*TABLE_CHECKS, check_caches, *DISK_CHECKS):
+        for check in (*TABLE_CHECKS, check_caches, *FILE_CHECKS):
             yield from check(context)

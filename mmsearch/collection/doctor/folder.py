@@ -1,0 +1,285 @@
+"""The files of an index folder: the catalog's, its backups, leftovers, and the caches."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from mmsearch.collection.doctor.check import (
+    EXAMPLES,
+    REPAIR,
+    CheckContext,
+    Finding,
+    Findings,
+    Repairable,
+    note,
+    ok,
+    wrong,
+)
+from mmsearch.errors import CatalogDamaged, IndexUnusable, StorageFailed
+from mmsearch.storage import Space, backups
+from mmsearch.storage.sqlite import Catalog
+from mmsearch.storage.sqlite.columns import ENDING, read_column
+from mmsearch.storage.sqlite.database import driver_of
+from mmsearch.vectors import Segment, SegmentDamaged
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mmsearch.types import Modality
+
+CATALOG_FILE, INTEGRITY = "catalog file", "integrity"
+BACKUPS, LEFTOVERS = "backups", "leftovers"
+CACHES, STALE = "caches", "stale caches"
+
+UNFINISHED = ".part"
+"""The ending of a file or folder while it is written."""
+
+ABANDONED = 3600
+"""Seconds after which an unfinished file is taken for left behind."""
+
+MOST_FAULTS = 20
+"""SQLite looks for so many faults at most."""
+
+START_ANEW = "no good backup is there: delete the index folder and index again"
+
+# ---------------------------------------------------------------------- the catalog's file
+
+
+def check_catalog_file(folder: Path, *, repair: bool) -> Finding:
+    """Whether the file is complete, and a catalog that this version can open."""
+    try:
+        backups.check_there(folder)
+        Catalog(folder / backups.CATALOG).close()
+    except CatalogDamaged as error:
+        if repair:
+            return restore(folder, error.why, CATALOG_FILE)
+        return wrong(CATALOG_FILE, 1, f"{backups.CATALOG}: {error.why}", _cure(folder))
+    size = (folder / backups.CATALOG).stat().st_size
+    return ok(CATALOG_FILE, 1, f"{size / 2**20:.1f} MiB, complete")
+
+
+def check_integrity(folder: Path, *, repair: bool) -> Finding:
+    """Whether SQLite finds no fault in it; if only its indexes are at fault, they are rebuilt."""
+    with closing(driver_of(folder / backups.CATALOG)) as catalog:
+        faults = _faults(catalog)
+        if not faults:
+            return ok(INTEGRITY, 1, "SQLite finds nothing wrong")
+        if repair and _rebuild_indexes(catalog):
+            what = "SQLite's indexes were rebuilt"
+            return Finding(INTEGRITY, "repaired", len(faults), what, "", faults[:EXAMPLES])
+    what = f"SQLite finds {len(faults)} faults"
+    return wrong(INTEGRITY, len(faults), what, _cure(folder), faults)
+
+
+def restore(folder: Path, why: str, check: str) -> Finding:
+    """Put the newest good backup in place of a catalog that cannot be used, if there is one."""
+    try:
+        backup = backups.restore(folder)
+    except StorageFailed:
+        raise
+    except IndexUnusable:
+        return wrong(check, 1, f"{backups.CATALOG}: {why}", START_ANEW)
+    what = f"{why}; restored from the backup of {backups.time_of(backup)}"
+    return Finding(check, "repaired", 1, what, "mmsearch index, to read again what came since")
+
+
+def _cure(folder: Path) -> str:
+    return REPAIR if backups.newest(folder) else START_ANEW
+
+
+def _faults(catalog: sqlite3.Connection) -> list[str]:
+    try:
+        said = catalog.execute(f"PRAGMA integrity_check({MOST_FAULTS})").fetchall()
+    except sqlite3.Error as error:
+        return [str(error)]
+    return [str(row[0]) for row in said if row[0] != "ok"]
+
+
+def _rebuild_indexes(catalog: sqlite3.Connection) -> bool:
+    """Whether only indexes were at fault: SQLite's own, and that of the words."""
+    try:
+        catalog.execute("REINDEX")
+        catalog.execute("INSERT INTO words (words) VALUES ('rebuild')")
+    except sqlite3.Error:
+        return False
+    return not _faults(catalog)
+
+
+# ---------------------------------------------------------------------- beside the catalog
+
+
+def check_backups(folder: Path) -> Findings:
+    """Whether the backups are good."""
+    kept = backups.all_of(folder)
+    bad = {path: fault for path in kept if (fault := backups.fault_of(path)) is not None}
+    makes_one = "the next `mmsearch index` makes one"
+    if bad:
+        examples = [f"{path.name}: {fault}" for path, fault in bad.items()]
+        cure = f"{REPAIR} deletes them; {makes_one}"
+        yield Repairable(
+            wrong(BACKUPS, len(bad), f"{len(bad)} are damaged", cure, examples),
+            lambda: _delete(bad),
+            "deleted",
+            makes_one if len(bad) == len(kept) else "",
+        )
+    elif kept:
+        newest = backups.time_of(kept[-1])
+        yield ok(BACKUPS, len(kept), f"{len(kept)}, the newest of {newest}")
+    else:
+        cure = "the next `mmsearch index` that changes something makes one"
+        yield note(BACKUPS, 0, "there is none", cure)
+
+
+def check_leftovers(folder: Path) -> Findings:
+    """Whether something was left behind: unfinished files, or a damaged catalog."""
+    places = (folder, folder / backups.FOLDER, folder / "cache")
+    unfinished = sorted(path for place in places for path in place.glob(f"*{UNFINISHED}*"))
+    left = [path for path in unfinished if _is_abandoned(path)]
+    damaged = sorted(folder.glob(f"{backups.CATALOG}.damaged-*"))
+    if left:
+        names = [str(path.relative_to(folder)) for path in left]
+        what = f"{len(left)} half-written files"
+        yield Repairable(
+            wrong(LEFTOVERS, len(left), what, f"{REPAIR} deletes them", names),
+            lambda: _delete(left),
+            "deleted",
+        )
+    elif damaged:
+        size = sum(path.stat().st_size for path in damaged) / 2**20
+        what = f"what a restored backup replaced, {size:.1f} MiB"
+        names = [path.name for path in damaged]
+        yield note(LEFTOVERS, len(damaged), what, "delete it unless you miss something", names)
+    else:
+        yield ok(LEFTOVERS, 0, "nothing was left behind")
+
+
+FOLDER_CHECKS = (check_backups, check_leftovers)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether no other process can be writing it any more."""
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime >= ABANDONED
+    return False
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------- caches
+
+
+def check_caches(context: CheckContext) -> Findings:
+    """Whether each cache holds what the catalog does; those of another catalog are stale."""
+    settings = context.catalog.settings
+    if settings.get("catalog_id") is None or settings.get("revision") is None:
+        return  # by which caches are told from stale ones
+    faults: dict[Path, str] = {}
+    stale: list[Path] = []
+    good = 0
+    for path in sorted((context.folder / "cache").glob("*")):
+        if path.suffix == UNFINISHED:
+            continue  # the check for leftovers finds it
+        if not _is_current(context, path):
+            stale.append(path)
+        elif fault := _fault(context, path):
+            faults[path] = fault
+        else:
+            good += 1
+    cure, done = f"{REPAIR} deletes them; a search rebuilds them", "deleted, a search rebuilds them"
+    if faults:
+        what = f"{len(faults)} damaged, or other than the catalog"
+        examples = [f"{path.name}: {fault}" for path, fault in faults.items()]
+        found = wrong(CACHES, len(faults), what, cure, examples)
+        yield Repairable(found, lambda: _delete(faults), done)
+    else:
+        yield ok(CACHES, good, f"{good}, as the catalog has it")
+    if stale:
+        what = f"{len(stale)} belong to nothing that is there"
+        found = note(STALE, len(stale), what, cure, [path.name for path in stale])
+        yield Repairable(found, lambda: _delete(stale), done)
+
+
+def _is_current(context: CheckContext, path: Path) -> bool:
+    """Whether its name has the id of this catalog and, if it holds vectors, of a space in it."""
+    catalog_id = context.catalog.state().store_id
+    if path.suffix == ENDING:
+        return path.name.startswith(f"columns-{catalog_id}-")
+    return path.is_dir() and _space_of(context, path) is not None and f"-{catalog_id}-" in path.name
+
+
+def _space_of(context: CheckContext, path: Path) -> Space | None:
+    number = path.name.split("-")[1:2]
+    return next((one for one in context.catalog.spaces.all() if [str(one.id)] == number), None)
+
+
+def _fault(context: CheckContext, path: Path) -> str | None:
+    """What is wrong with a cache, if anything is."""
+    if path.suffix == ENDING:
+        return None if read_column(path) is not None else "it is not complete"
+    space = _space_of(context, path)
+    try:
+        segment = Segment.open(path)
+    except SegmentDamaged as error:
+        return str(error).removeprefix(f"{path}: ")
+    if space is None:
+        return "it is of no model"
+    modality = cast("Modality", path.name.split("-")[0])
+    return _disagreement(context, segment, space, modality)
+
+
+def _disagreement(
+    context: CheckContext, segment: Segment, space: Space, modality: Modality
+) -> str | None:
+    """What a segment holds that the catalog does not, or the other way round."""
+    import numpy as np
+
+    last_vector = int(segment.about.get("upto", 0))
+    last_deletion = int(segment.about.get("gone", 0))
+    state = context.catalog.state()
+    if segment.about.get("epoch") != state.epoch or last_deletion < state.forgotten:
+        return None  # out of date: a search passes it over and builds another
+    deleted, _ = context.catalog.changes.deleted_vectors(space, modality, last_deletion)
+    in_segment = np.setdiff1d(np.asarray(segment.vector_ids), deleted)
+    rows = context.rows(_VECTOR_IDS, space.id, modality, last_vector)
+    in_catalog = np.fromiter((row[0] for row in rows), np.int64)
+    if unknown := len(np.setdiff1d(in_segment, in_catalog)):
+        return f"{unknown} of its vectors are not in the catalog, whose log has no deletion of them"
+    if missing := len(np.setdiff1d(in_catalog, in_segment)):
+        return f"{missing} vectors are not in it"
+    return _difference(context, segment, in_segment)
+
+
+_VECTOR_IDS = "SELECT id FROM vectors WHERE space_id = ? AND modality = ? AND id <= ? ORDER BY id"
+
+
+def _difference(context: CheckContext, segment: Segment, ids: NDArray[np.int64]) -> str | None:
+    """Whether a sample of rows is other than the catalog's, bit for bit."""
+    import numpy as np
+
+    chosen = random.Random(0)  # noqa: S311 - the same each time
+    rows = np.searchsorted(segment.vector_ids, ids)
+    sample = sorted(chosen.sample(range(len(rows)), min(len(rows), context.sample)))
+    other = 0
+    for row in rows[sample]:
+        ((item, vector),) = context.rows(_VECTOR, int(segment.vector_ids[row]))
+        stored = np.asarray(segment.rows[row])[: len(vector) // 2].astype("<f2").tobytes()
+        other += stored != vector or int(segment.ids[row]) != item
+    return f"{other} of {len(sample)} rows are other than the catalog's" if other else None
+
+
+_VECTOR = "SELECT item_id, vector FROM vectors WHERE id = ?"
