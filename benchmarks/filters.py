@@ -213,7 +213,7 @@ def time_catalog(number: int, folder: Path) -> None:
     for name, options in FILTERS.items():
         time_filter(made, filters, folder / "cache", from_options(**options), name)
     held = sum(path.stat().st_size for path in (folder / "cache").glob("*"))
-    print(f"{fastest_ms(made.metadata.names):9.2f}  the keys of the metadata, by SQL")
+    print(f"{fastest_ms(made.metadata.keys):9.2f}  the keys of the metadata, by SQL")
     print(f"{held / 2**20:9.1f}  MiB of columns, {held / number:.0f} bytes an item")
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:9.0f}  MiB at most, SQL's")
     made.close()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmsearch.errors import InvalidFilter
-from mmsearch.filters.keys import condition
+from mmsearch.filters.keys import condition, key_of
 from mmsearch.filters.model import AnyOf, Filter, Not
 from mmsearch.filters.values import shown
 
@@ -78,9 +78,10 @@ def _of_key(key: str, wanted: Any) -> Filter:
         return _all_of(condition(key, op, value) for op, value in wanted.items())
     if wanted is None:
         return condition(key, "$exists", value=False)
-    if isinstance(wanted, (list, tuple, set, frozenset)) and key != "near":
-        return condition(key, "$in", wanted)
-    return condition(key, "$eq", wanted)
+    several = (
+        isinstance(wanted, (list, tuple, set, frozenset)) and "$in" in key_of(key)[1].operations
+    )
+    return condition(key, "$in" if several else "$eq", wanted)
 
 
 _SIGNS = {

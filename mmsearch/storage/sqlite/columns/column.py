@@ -18,6 +18,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmsearch import __version__
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -154,7 +156,8 @@ def _as_array(values: list[Any]) -> NDArray[Any]:
 
 def path_of(folder: Path, catalog_id: str, generation: str, name: str) -> Path:
     """Where a column is kept; users' keys do not become file names."""
-    short = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    what = f"{__version__} {name}".encode()  # another version may declare the key otherwise
+    short = blake2b(what, digest_size=8).hexdigest()
     return folder / f"columns-{catalog_id}-{generation}-{short}{ENDING}"
 
 

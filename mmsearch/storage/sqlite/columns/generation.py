@@ -37,7 +37,6 @@ ANSWERS = 16
 PRESENT = "present"
 """The name of the column that says which items there are."""
 
-
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
@@ -109,11 +108,12 @@ class GenerationColumns:
         Raises:
             Unfit: the key's values make no column, or it is newer than the view.
         """
-        name = f"{key} numbers" if numbers else key
-        with self._lock:
-            if name not in self._columns:
-                self._columns[name] = self._load(view, name, key, numbers=numbers)
-            found = self._columns[name]
+        name = f"numbers of {key}" if numbers else key
+        if name not in self._columns:
+            with self._lock:
+                if name not in self._columns:
+                    self._columns[name] = self._load(view, name, key, numbers=numbers)
+        found = self._columns[name]
         if found is None or found.logged > view.logged:
             raise Unfit
         return found
