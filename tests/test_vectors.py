@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.vectors import FaissIndex, IdSet
-from mmsearch.vectors.exact import widened
+from mmsearch.vectors.exact import as_float32
 from mmsearch.vectors.index import FEW
 
 
@@ -150,6 +150,6 @@ def test_every_finite_float16_is_widened_as_by_numpy():
     finite = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = finite[np.isfinite(finite)].reshape(-1, 8)
     rows = np.random.default_rng(0).permutation(len(finite))
-    wide = widened(finite, rows)
+    wide = as_float32(finite, rows)
     assert np.array_equal(wide, finite[rows].astype(np.float32))
     assert np.array_equal(np.signbit(wide), np.signbit(finite[rows]))

@@ -1,7 +1,7 @@
-"""Approximate FAISS indexes. They name candidates, which are then scored exactly.
+"""Approximate FAISS indexes. They return candidates, which are then scored exactly.
 
-Any index that FAISS builds from a factory string will do. This module knows how to set its search
-effort (`nprobe`, `efSearch`) and how to have it skip rows.
+Any index that FAISS builds from a factory string will do. This module sets its search effort
+(`nprobe`, `efSearch`) and has it skip rows.
 
 Source of the 1-bit codes: RaBitQ, Gao & Long, SIGMOD 2024.
 """
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.vectors.exact import one_thread, widened
+from mmsearch.vectors.exact import as_float32, one_thread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from mmsearch.vectors.exact import Float16Rows
 
 ROWS_PER_THREAD = 2**16
-"""A search uses another thread for each so many 1-bit codes that it compares."""
+"""A search uses one thread for every 65,536 codes that it compares."""
 
 TRAINED_ON = 100_000
-"""Centroids and the like are learnt from at most this many rows, or 40 per cell if that is more."""
+"""Centroids and codebooks are trained on at most this many rows, or 40 per cell if that is more."""
 
 _ADDED_AT_ONCE = 2**16
 
 
 class AnnIndex:
-    """A FAISS index of all rows of a segment, which it knows by their number.
+    """A FAISS index of all rows of a segment, which it identifies by their numbers.
 
     Args:
         index: FAISS's object.
@@ -61,8 +61,8 @@ class AnnIndex:
         """Search effort levels, ascending: cells (nprobe of IVF) or nodes (efSearch of HNSW).
 
         Args:
-            min_rows: The lowest level visits the cells of at least this many rows, if the index
-                has cells.
+            min_rows: If the index has cells, the lowest level visits cells with at least this many
+                rows.
         """
         if self._ivf:
             cells = int(self._bare.nlist)
@@ -79,13 +79,13 @@ class AnnIndex:
         effort: int,
         bits: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.int64]:
-        """The numbers of up to `wanted` rows that are likely nearest to a vector, in no order.
+        """The numbers of up to `wanted` rows that are likely nearest to a vector, unordered.
 
         Args:
             vector: (dim,) the query.
-            wanted: How many rows.
+            wanted: The number of rows.
             effort: One of `efforts`, or a number in between.
-            bits: The rows that may be found, a bit each; None: all.
+            bits: A bitmap of the rows that may be found; None: all.
 
         Raises:
             RuntimeError: an index of this kind cannot skip rows (FAISS's own error).
@@ -133,12 +133,12 @@ class AnnIndex:
             distances, cells = self._bare.quantizer.search(query, self._nprobe(effort))
 
         def search_share(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            own_cells = np.ascontiguousarray(cells[:, number::threads])
-            own_distances = np.ascontiguousarray(distances[:, number::threads])
+            share = np.ascontiguousarray(cells[:, number::threads])
+            share_distances = np.ascontiguousarray(distances[:, number::threads])
             scores, rows = np.empty((1, wanted), np.float32), np.empty((1, wanted), np.int64)
             selector = {} if bits is None else {"sel": library.IDSelectorBitmap(bits)}
-            parameters = library.SearchParametersIVF(nprobe=own_cells.shape[1], **selector)
-            arrays = query, own_cells, own_distances, scores, rows
+            parameters = library.SearchParametersIVF(nprobe=share.shape[1], **selector)
+            arrays = query, share, share_distances, scores, rows
             at, *others = map(library.swig_ptr, arrays)
             store_pairs = False
             # the C++ function, as the Python one takes no parameters
@@ -158,7 +158,6 @@ class AnnIndex:
         return min(max(effort, 1), int(self._bare.nlist))
 
     def _parameters(self, effort: int, wanted: int, bits: NDArray[np.uint8] | None) -> Any:
-        """FAISS's search parameters."""
         import faiss
 
         library: Any = faiss
@@ -198,16 +197,16 @@ class AnnIndex:
                     clustering.min_points_per_centroid = 1
         cells = getattr(library.try_extract_index_ivf(index), "nlist", 0)
         number = min(len(rows), max(TRAINED_ON, 40 * cells))
-        index.train(widened(rows, np.arange(number) * len(rows) // number))
+        index.train(as_float32(rows, np.arange(number) * len(rows) // number))
         for start in range(0, len(rows), _ADDED_AT_ONCE):
-            index.add(widened(rows[start : start + _ADDED_AT_ONCE]))
+            index.add(as_float32(rows[start : start + _ADDED_AT_ONCE]))
         return cls(index)
 
     def save(self, path: Path) -> None:
         """Write to `path`.
 
         Raises:
-            OSError: it cannot be written: the disk is full, say.
+            OSError: it cannot be written, for example because the disk is full.
         """
         import faiss
 
@@ -218,7 +217,7 @@ class AnnIndex:
 
     @classmethod
     def load(cls, path: Path) -> AnnIndex:
-        """What `save` wrote, mapped into memory and read as it is needed.
+        """The index that `save` wrote, mapped into memory and read when needed.
 
         Raises:
             RuntimeError: the file is missing or damaged (FAISS's own error).
@@ -243,7 +242,7 @@ def _parts(index: Any) -> Iterator[Any]:
 
 
 def _transforms(index: Any) -> Iterator[Any]:
-    """The transforms that a FAISS index applies to vectors first: a rotation, say."""
+    """The transforms that a FAISS index applies to vectors first, such as a rotation."""
     import faiss
 
     library: Any = faiss

@@ -1,16 +1,16 @@
 """Hubness correction: items that are close to every query are ranked lower.
 
 In a space of many dimensions some vectors, the hubs, are close to almost every query and rank high
-where they do not belong. One number per item says how much of a hub it is: its mean cosine to the
-typical queries nearest to it. A search then ranks by `cosine - weight · hub`, which is an inner
-product in a few more dimensions, so that FAISS computes it at no cost:
+where they do not belong. One number per item measures this: its mean cosine to the typical queries
+nearest to it. A search then ranks by `cosine - weight · hub`, which is an inner product in a few
+more dimensions, so FAISS computes it at no extra cost:
 
     rows = augmented(matrix, hub_text, hub_image)      # [vector, hub_text, hub_image, 0, …]
     rows @ augmented_query(vector, "text", hub_weight("text", "image"))
 
 Source: the item's half of CSLS, 2·cos(x, y) - r(x) - r(y): Conneau et al., ICLR 2018. The query's
-half is the same for all items, so it reorders none; halved, the weight of r is ½. Hubs arise in
-many dimensions: Radovanović, Nanopoulos & Ivanović, JMLR 2010.
+half is the same for all items, so it changes no order; divided by 2, the weight of r is ½. Why hubs
+arise in many dimensions: Radovanović, Nanopoulos & Ivanović, JMLR 2010.
 """
 
 from __future__ import annotations
@@ -34,43 +34,44 @@ NEAREST = 20
 """Typical queries that a hub is the mean of; 5 to 50 do as well on Flickr8k dev, 300 do worse."""
 
 EXTRA_DIMS = 8
-"""Dimensions that augmentation adds: so many that the length stays a multiple of 8, for SIMD."""
+"""Dimensions that augmentation adds; a multiple of 8, for SIMD."""
 
 SLOTS: Mapping[Modality, int] = {"text": 0, "image": 1}
-"""The extra dimension that holds the hub for queries of a modality."""
+"""The extra dimension of the hub for queries of a modality."""
 
 WEIGHTS: Mapping[tuple[Modality, Modality], float] = {
     ("text", "image"): 0.5,
     ("image", "text"): 0.5,
     ("text", "text"): 0.25,
 }
-"""The weight of hubs, by query modality and searched modality, with the query bank that ships with
-the model, of captions and photos.
+"""The weight of hubs, by query modality and searched modality, if a query bank of captions and
+photos ships with the model.
 
-Between texts, a higher weight would rank others above the very words of the query; between images
-the correction makes neighbours worse; for audio there is no bank. Those weights are 0.
+Between texts, a higher weight would rank other texts above the very words of the query. The weight
+is 0 between images, where the correction makes neighbours worse, and for audio, which has no bank.
 Measured by `benchmarks/hubness.py`, as are these:
 """
 WEIGHTS_WITHOUT: Mapping[tuple[Modality, Modality], float] = {
     ("text", "image"): 0.25,
     ("image", "text"): 0.5,
 }
-"""The same for a model without a bank, with one of generated sentences and the index's images."""
+"""The same for a model without a bank, whose bank is made of generated sentences and the index's
+own images."""
 
 ROWS_AT_ONCE = 16_384
-"""Rows compared with a bank at a time, so that memory does not grow with their number."""
+"""Rows compared with a bank at a time, to bound memory."""
 
 FEW_ROWS = 256
-"""Up to this many rows are compared on the calling thread, as other threads are encoding."""
+"""Up to this many rows are compared on the calling thread, as other threads are busy encoding."""
 
 
 def hub_weight(query_modality: Modality, modality: Modality, *, shipped: bool = True) -> float:
     """The weight of hubs, 0 to 0.5.
 
     Args:
-        query_modality: Of the queries.
-        modality: Of the vectors that are searched.
-        shipped: Whether the query bank came with the model.
+        query_modality: The modality of the queries.
+        modality: The modality of the vectors that are searched.
+        shipped: Whether the query bank ships with the model.
     """
     return (WEIGHTS if shipped else WEIGHTS_WITHOUT).get((query_modality, modality), 0.0)
 
@@ -80,9 +81,9 @@ def hubs(matrix: Vectors, bank: Vectors, nearest: int = NEAREST) -> Hubs:
 
     Args:
         matrix: (n, dim) unit rows: vectors of items.
-        bank: (m, dim) unit rows: typical queries. Of a bank smaller than `nearest` all are used;
-            with an empty one each hub is 0.
-        nearest: How many, 1 or more.
+        bank: (m, dim) unit rows: typical queries. All are used if there are fewer than `nearest`;
+            if there are none, each hub is 0.
+        nearest: The number of nearest queries, 1 or more.
 
     Returns:
         (n,) float32 in [-1, 1].
@@ -92,14 +93,14 @@ def hubs(matrix: Vectors, bank: Vectors, nearest: int = NEAREST) -> Hubs:
 
     library: Any = faiss
     found = np.zeros(len(matrix), np.float32)
-    kept = min(nearest, len(bank))
-    if not kept:
+    nearest = min(nearest, len(bank))
+    if not nearest:
         return found
     with one_thread() if len(matrix) <= FEW_ROWS else nullcontext():
         for start in range(0, len(matrix), ROWS_AT_ONCE):
-            some = matrix[start : start + ROWS_AT_ONCE]
-            cosines, _ = library.knn(some, bank, kept, metric=library.METRIC_INNER_PRODUCT)
-            found[start : start + len(some)] = cosines.mean(axis=1)
+            rows = matrix[start : start + ROWS_AT_ONCE]
+            cosines, _ = library.knn(rows, bank, nearest, metric=library.METRIC_INNER_PRODUCT)
+            found[start : start + len(rows)] = cosines.mean(axis=1)
     return found
 
 
@@ -110,9 +111,9 @@ def augmented(
 
     Args:
         matrix: (n, dim) unit rows.
-        hub_text: (n,) by typical texts; None: unknown, so nothing is subtracted. A row without a
-            hub yet has NaN, and is given the mean of the others.
-        hub_image: The same by typical images.
+        hub_text: (n,) for text queries; None: unknown, so nothing is subtracted. A row whose hub is
+            not known yet has NaN, and is given the mean of the others.
+        hub_image: (n,) for image queries, likewise.
     """
     import numpy as np
 
@@ -133,7 +134,7 @@ def augmented_query(vector: Vectors, modality: Modality, weight: float) -> NDArr
 
     Args:
         vector: (dim,) unit length: the query.
-        modality: Of the query; for one without hubs nothing is subtracted.
+        modality: The modality of the query; nothing is subtracted if it has no hubs.
         weight: As `hub_weight` returns it; 0 for the plain cosine.
     """
     import numpy as np

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class IdSet:
-    """A set of ids, held as a mask over a range of ids.
+    """A set of ids, stored as a mask over a range of ids.
 
     Args:
         mask: Whether the set has each id from `low` on.
@@ -62,12 +62,12 @@ class IdSet:
         found = np.zeros(max(high - low + 1, 0), np.bool_)
         first, last = max(low, self._low), min(high, self.span[1])
         if first <= last:
-            own = self._mask[first - self._low : last - self._low + 1]
-            found[first - low : last - low + 1] = own
+            common = self._mask[first - self._low : last - self._low + 1]
+            found[first - low : last - low + 1] = common
         return found
 
     def contains(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the set has each of some ids (n,); takes 1 ms per million."""
+        """Whether the set has each of the given ids (n,); takes 1 ms per million."""
         import numpy as np
 
         if not len(ids):

@@ -1,4 +1,4 @@
-"""The index of one modality's vectors: a segment, and the delta of what was added since."""
+"""The index of one modality's vectors: a segment, and the delta of vectors added since."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmsearch.vectors.exact import bitmap, exact_index, ranked, search_exactly, widened
+from mmsearch.vectors.exact import as_float32, bitmap, exact_index, ranked, search_exactly
 from mmsearch.vectors.id_set import IdSet
 from mmsearch.vectors.index_choice import NEIGHBOURS
 from mmsearch.vectors.segment import SAMPLED, Segment
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from mmsearch.vectors.exact import Float16Rows
 
 FEW = 250
-"""If at most one row in so many passes a filter, those rows are copied and searched alone. Copying
+"""If at most one row in 250 passes a filter, those rows are copied and searched alone. Copying
 1,000 rows of a million takes 0.2 ms, and having FAISS skip the others 2 ms; from one in 100 on,
 copying is slower (benchmarks/filters.py)."""
 
 CANDIDATES_PER_ID = 4
-"""How many more candidates are scored for each id wanted beyond the ten of `index_choice`."""
+"""Additional candidates that are scored for each id beyond the ten of `index_choice`."""
 
 
 class LiveRows:
     """The rows of a segment that have not been deleted. Objects are replaced, never changed.
 
     Args:
-        segment: The rows.
-        live: (n,) whether each row is still there; None: all are.
+        segment: The segment.
+        live: (n,) a mask of the rows that are not deleted; None: no row is.
     """
 
     def __init__(self, segment: Segment, live: NDArray[np.bool_] | None = None) -> None:
@@ -53,21 +53,21 @@ class LiveRows:
         return np.arange(len(self.segment)) if self.live is None else np.flatnonzero(self.live)
 
     def without(self, vector_ids: NDArray[np.int64]) -> LiveRows:
-        """These rows less those of some vectors, which need not be among them."""
+        """These rows less those of the given vectors, which need not be among them."""
         import numpy as np
 
-        own, vector_ids = self.segment.vector_ids, np.sort(vector_ids)
-        at = np.searchsorted(own, vector_ids)
-        at = at[at < len(own)]  # drops the last ones, as they ascend
-        at = at[own[at] == vector_ids[: len(at)]]
-        if not len(at):
+        stored_ids, vector_ids = self.segment.vector_ids, np.sort(vector_ids)
+        rows = np.searchsorted(stored_ids, vector_ids)
+        rows = rows[rows < len(stored_ids)]  # drops the last ones, as they ascend
+        rows = rows[stored_ids[rows] == vector_ids[: len(rows)]]
+        if not len(rows):
             return self
-        live = np.ones(len(own), np.bool_) if self.live is None else self.live.copy()
-        live[at] = False
+        live = np.ones(len(stored_ids), np.bool_) if self.live is None else self.live.copy()
+        live[rows] = False
         return LiveRows(self.segment, live)
 
     def search(self, vector: Vectors, k: int, allowed: IdSet | None) -> Ranking:
-        """The k ids of the highest inner product with a vector (dim,); ties by id."""
+        """The k ids of the highest inner products with a vector (dim,); ties in order of id."""
         import numpy as np
 
         mask = self.live
@@ -84,7 +84,7 @@ class LiveRows:
         return self._search(vector, k, count, bits)
 
     def candidates(self, k: int) -> int:
-        """How many candidates are scored exactly to find k ids; 0 without an approximate index."""
+        """The number of candidates scored to find k ids; 0 without an approximate index."""
         if self.segment.ann_index is None:
             return 0
         return self.segment.choice.candidates + CANDIDATES_PER_ID * max(k - NEIGHBOURS, 0)
@@ -92,7 +92,7 @@ class LiveRows:
     def _search(
         self, vector: Vectors, k: int, count: int, bits: NDArray[np.uint8] | None
     ) -> Ranking:
-        """The best of all rows, or of the `count` rows that a bitmap names."""
+        """The best of all rows, or of the `count` rows of a bitmap."""
         found = self._search_candidates(vector, k, count, bits)
         if found is not None:
             return found
@@ -101,14 +101,14 @@ class LiveRows:
     def _search_candidates(
         self, vector: Vectors, k: int, count: int, bits: NDArray[np.uint8] | None
     ) -> Ranking | None:
-        """The best of the candidates; None if there are none, or not enough."""
+        """The best of the candidates; None if these do not suffice."""
         import numpy as np
 
         segment = self.segment
         if segment.ann_index is None:
             return None
         wanted = min(self.candidates(k), count)
-        # each cell or node holds only its share of the rows that pass a filter
+        # each cell or node has only its share of the rows that pass a filter
         effort = segment.choice.effort * max(1, round(len(segment) / count))
         while wanted < len(segment):
             try:
@@ -126,7 +126,7 @@ class LiveRows:
         return None
 
     def _rescored(self, numbers: NDArray[np.int64], vector: Vectors, k: int) -> Ranking:
-        """The best of a few rows, whose numbers ascend, with the scores of a search of all rows."""
+        """The best of a few rows, whose numbers ascend, with exact scores."""
         rows = self.segment.read_rows(numbers)
         return search_exactly(exact_index(rows), self.segment.ids[numbers], vector, k, len(rows))
 
@@ -134,10 +134,10 @@ class LiveRows:
 class FaissIndex:
     """Inner products with float16 rows, as the catalog stores them.
 
-    Scores are those of the rows, to the bit. So is the ranking, if the segment is searched exactly;
-    else its recall is that of the segment's `IndexChoice`. The delta is always searched exactly.
+    Scores are always exact. The ranking is exact if the segment is searched exactly, else its
+    recall is that of the segment's `IndexChoice`. The delta is always searched exactly.
 
-    An id may be added several times (the captions of one photo): its best row stands for it.
+    An id may be added several times (the captions of one photo): its best row counts.
 
     Args:
         segment: The rows to begin with.
@@ -151,7 +151,7 @@ class FaissIndex:
 
     @classmethod
     def empty(cls, dim: int) -> FaissIndex:
-        """An index of no vectors, for vectors of a length."""
+        """An index without vectors, for vectors of `dim` numbers."""
         return cls(Segment.empty(dim))
 
     def __len__(self) -> int:
@@ -159,7 +159,7 @@ class FaissIndex:
 
     @property
     def delta_size(self) -> int:
-        """How many rows were added to the segment or deleted from it."""
+        """The number of rows that were added to the segment or deleted from it."""
         return len(self._delta.segment) + len(self.segment) - len(self._rows)
 
     def copy(self) -> FaissIndex:
@@ -175,9 +175,9 @@ class FaissIndex:
         """Add vectors (n, dim) to the delta.
 
         Args:
-            ids: (n,) the item of each.
-            vectors: Rounded to float16.
-            vector_ids: (n,) the catalog's id of each, above all ids so far; None: the next ones.
+            ids: (n,) the item of each vector.
+            vectors: (n, dim), which are rounded to float16.
+            vector_ids: (n,) the catalog's id of each, above all ids so far; None: the next ids.
         """
         import numpy as np
 
@@ -195,16 +195,16 @@ class FaissIndex:
         self._delta, self._sample = LiveRows(delta, live), None
 
     def delete(self, vector_ids: NDArray[np.int64]) -> None:
-        """Delete the vectors (n,) of some of the catalog's ids, as far as they are here."""
+        """Delete the vectors of the catalog's ids (n,), as far as the index has them."""
         self._rows, self._delta = self._rows.without(vector_ids), self._delta.without(vector_ids)
         self._sample = None
 
     def search(self, vector: Vectors, k: int, allowed: IdSet | None = None) -> Ranking:
-        """The k ids of the highest inner product with a vector (dim,); ties by id.
+        """The k ids of the highest inner products with a vector (dim,); ties in order of id.
 
         Args:
             vector: The query.
-            k: How many; fewer are found only if fewer are there and allowed.
+            k: The number of ids; fewer are found only if no more are stored and allowed.
             allowed: Ids that may be found; None allows all.
         """
         found = self._rows.search(vector, k, allowed)
@@ -226,8 +226,8 @@ class FaissIndex:
         new = chosen[len(old) :] - len(numbers)
         return np.concatenate(
             [
-                widened(self.segment.rows, numbers[old]),
-                widened(self._delta.segment.rows, new_numbers[new]),
+                as_float32(self.segment.rows, numbers[old]),
+                as_float32(self._delta.segment.rows, new_numbers[new]),
             ]
         )
 
@@ -239,7 +239,7 @@ class FaissIndex:
         return self.segment.moments[1]  # the delta is a small share of a large segment
 
     def moments(self, vector: Vectors) -> tuple[int, float, float]:
-        """How a sample of the vectors scores with a vector (dim,): what chance gives.
+        """The scores that a sample of the vectors has by chance with a query vector (dim,).
 
         Returns:
             The size of the sample, the mean of the inner products, and the mean of their squares.
@@ -251,7 +251,7 @@ class FaissIndex:
         return number, float(mean @ vector), float(vector @ (products @ vector))
 
     def warm_up(self) -> None:
-        """Read what every search needs."""
+        """Load what every search needs."""
         if self.segment.ann_index is None:
             self._chance_sample()
         else:

@@ -1,9 +1,9 @@
 """Which kind of FAISS index serves a segment: chosen by size, and by recall measured on its rows.
 
-An approximate index names candidates, among which the nearest are found exactly. How many
-candidates that takes depends on the vectors and on the queries. Text queries lie apart from the
+An approximate index returns candidates, among which the nearest are found exactly. How many
+candidates are needed depends on the vectors and on the queries. Text queries lie apart from the
 images they match (the modality gap), so candidates that suffice for image queries may be too few
-for them. Therefore true neighbours are computed for sample queries of every modality, and the
+for text. Therefore the true neighbours of sample queries of every modality are computed, and the
 search effort is raised until the index finds them.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mmsearch.vectors.ann_index import AnnIndex
-from mmsearch.vectors.exact import widened
+from mmsearch.vectors.exact import as_float32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,15 +38,15 @@ RECALL = 0.98
 """The share of the ten nearest rows that a search should find on average."""
 
 EXACT_BYTES = 96 * 2**20
-"""Up to this size all rows are compared: some 3 ms from memory (benchmarks/kinds.py)."""
+"""Up to this size all rows are compared: about 3 ms from memory (benchmarks/kinds.py)."""
 
 MIN_CODES = 2**18
-"""The 1-bit codes of the nearest cells that a search compares, whatever recall was measured: some
-7 ms of a search of a million (benchmarks/kinds.py). This covers queries unlike the sample."""
+"""1-bit codes that a search compares at least, whatever recall was measured, in case queries differ
+from the sample: about 7 ms of a search of a million rows (benchmarks/kinds.py)."""
 
 NEIGHBOURS = 10
 CANDIDATES = (800, 3_200, 12_800)
-"""How many candidates are tried."""
+"""The numbers of candidates that are tried."""
 
 MOST_CANDIDATES = CANDIDATES[-1]
 _CHUNK = 2**14
@@ -54,14 +54,14 @@ _CHUNK = 2**14
 
 @dataclass(frozen=True, slots=True)
 class IndexChoice:
-    """The kind of index that was chosen. The names are keys in files, too.
+    """The kind of index that was chosen. The attributes are keys in stored files, too.
 
     Attributes:
         kind: EXACT, or a factory string of FAISS.
-        candidates: How many rows are scored exactly to find the nearest ten.
+        candidates: The number of rows that are scored exactly to find the nearest ten.
         effort: The search effort, as in `AnnIndex.efforts`.
-        recall: The share of the ten nearest that was found, by the modality of the queries.
-        why: The reason, for people.
+        recall: By query modality, the measured recall of the ten nearest rows.
+        why: The reason, in words for the user.
     """
 
     kind: str = EXACT
@@ -78,11 +78,11 @@ def choose_index(
     kind: str = AUTO,
     recall: float = RECALL,
 ) -> tuple[IndexChoice, AnnIndex | None]:
-    """The kind of index for some rows, and the index itself unless the kind is EXACT.
+    """The kind of index for the given rows, and the index itself unless the kind is EXACT.
 
     Args:
         rows: (n, dim).
-        sample_queries: Returns queries to measure the recall with; none: it cannot be measured.
+        sample_queries: Returns queries to measure the recall with; without any, EXACT is chosen.
         kind: AUTO, EXACT, or a factory string, which is then used whatever its recall.
         recall: The recall to reach for queries of each modality.
     """
@@ -92,11 +92,11 @@ def choose_index(
         size = rows.nbytes / 2**20
         why = f"{len(rows):,} vectors ({size:.0f} MiB) are compared in a moment"
         return IndexChoice(why=why), None
-    queries = {modality: some for modality, some in sample_queries().items() if len(some)}
+    queries = {modality: rows for modality, rows in sample_queries().items() if len(rows)}
     if not queries:
         why = "there are no queries to measure the recall of another kind with"
         return IndexChoice(why=why), None
-    truth = {modality: true_neighbours(rows, some) for modality, some in queries.items()}
+    truth = {modality: true_neighbours(rows, vectors) for modality, vectors in queries.items()}
     name, min_codes = (codes_in_cells(*rows.shape), MIN_CODES) if kind == AUTO else (kind, 0)
     try:
         ann_index = AnnIndex.build(name, rows)
@@ -115,16 +115,16 @@ def choose_index(
 def codes_in_cells(number: int, dim: int) -> str:
     """The factory string for 1-bit codes of rows (number, dim), relative to the centre of a cell.
 
-    Rows are rotated at random first, since the error of a code depends on how evenly the values of
-    a row are spread, and into a multiple of 64 dimensions, as codes are words of 64 bits. Cells
-    are few, so that clustering takes seconds: 64 for 100,000 rows, 256 for a million.
+    Rows are first rotated at random, since the error of a code depends on how evenly the values of
+    a row are spread; and into a multiple of 64 dimensions, as codes are words of 64 bits. There are
+    few cells, so that clustering takes only seconds: 64 for 100,000 rows, 256 for a million.
     """
     cells = 2 ** max(round(math.log2(math.sqrt(max(number, 1)) / 4)), 0)
     return f"RR{64 * max(round(dim / 64), 1)},IVF{cells},RaBitQ"
 
 
 def true_neighbours(rows: Float16Rows, queries: Vectors, k: int = NEIGHBOURS) -> NDArray[np.int64]:
-    """The k rows (m, min(k, n)) of the highest inner product with each query (m, dim), unordered.
+    """The k rows (m, min(k, n)) of the highest inner products with each query (m, dim), unordered.
 
     A query that is one of the rows finds itself.
     """
@@ -135,7 +135,7 @@ def true_neighbours(rows: Float16Rows, queries: Vectors, k: int = NEIGHBOURS) ->
     numbers = np.zeros((len(queries), k), np.int64)
     transposed = np.ascontiguousarray(queries.T, np.float32)
     for start in range(0, len(rows), _CHUNK):
-        scores = (widened(rows[start : start + _CHUNK]) @ transposed).T
+        scores = (as_float32(rows[start : start + _CHUNK]) @ transposed).T
         top = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
         best = np.concatenate([best, np.take_along_axis(scores, top, axis=1)], axis=1)
         numbers = np.concatenate([numbers, top + start], axis=1)
@@ -153,18 +153,18 @@ def _tuned(
     truth: Mapping[str, NDArray[np.int64]],
     target: float,
 ) -> IndexChoice:
-    """The effort and the candidates that an index needs for a recall, or at most can have."""
+    """The effort and the candidates that an index needs for a recall, else the most of both."""
     # the recall of a sample is an estimate, so aim a little higher
     aim = target + (1 - target) / 4
     ranks: dict[str, NDArray[np.int64]] = {}
     effort, wanted = 0, 0
     # the most candidates take ten times as long as the fewest, which mostly suffice
-    trials = (itertools.product(efforts, some) for some in (CANDIDATES[:-1], CANDIDATES[-1:]))
+    trials = (itertools.product(efforts, most) for most in (CANDIDATES[:-1], CANDIDATES[-1:]))
     for effort, most in itertools.chain.from_iterable(trials):
         wanted = min(most, MOST_CANDIDATES, len(ann_index))
         ranks = {
-            modality: _ranks(ann_index.candidates_of_many(some, wanted, effort), truth[modality])
-            for modality, some in queries.items()
+            modality: _ranks(ann_index.candidates_of_many(rows, wanted, effort), truth[modality])
+            for modality, rows in queries.items()
         }
         if all((found < wanted).mean() >= aim for found in ranks.values()):
             break

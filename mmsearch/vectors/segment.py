@@ -1,13 +1,13 @@
-"""A segment: the vectors of one modality at one moment, in files that are mapped into memory.
+"""A segment: the vectors of one modality at one revision, in files that are mapped into memory.
 
     rows.f16        (n, dim) float16: the rows that scores are computed from
     ids.i64         (n,) the item of each row
     vectors.i64     (n,) the catalog's id of each row's vector, ascending
     coarse.faiss    an approximate index of the rows, if one was chosen
-    moments.f32     (dim + 1, dim) beside it: the mean of sampled rows, and of their outer products
+    moments.f32     (dim + 1, dim) with it: the mean of sampled rows, and of their outer products
     about.json      how many rows, of how many dimensions, which index was chosen and why, …
 
-Nothing is read before it is needed, and the system may evict what was.
+Pages are read when they are needed, and the system may evict them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import StorageFailed
 from mmsearch.vectors.ann_index import AnnIndex
-from mmsearch.vectors.exact import exact_index, widened
+from mmsearch.vectors.exact import as_float32, exact_index
 from mmsearch.vectors.index_choice import IndexChoice, choose_index
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     """Rows (m, dim), the item of each, and the catalog's id of each one's vector, ascending."""
 
 FORMAT = 1
-"""The version of the files. Those of another version are built anew."""
+"""The version of the files. Segments of another version are rebuilt."""
 
 SAMPLED = 4_096
-"""How many rows stand for all of them in statistics."""
+"""The number of sampled rows that statistics are computed from."""
 
 ROWS, IDS, VECTOR_IDS = "rows.f16", "ids.i64", "vectors.i64"
 ANN_INDEX, MOMENTS, ABOUT = "coarse.faiss", "moments.f32", "about.json"
@@ -54,16 +54,16 @@ UPTO, HAS_ANN_INDEX, ANN_CHECKSUM, CHECKSUM = "upto", "coarse", "coarse sum", "s
 """Keys of ABOUT."""
 
 CHECKED_BYTES = 32 * 2**20
-"""The checksum of an approximate index covers so many bytes: they describe its structure."""
+"""The bytes of an approximate index that its checksum covers: they describe its structure."""
 _CHUNK = 2**20
 
 _TRIED, _SLOW = 16, 4e-5
-"""After reading so many candidates, at so many seconds each or more, they are taken to lie on disk:
-a candidate in memory takes a twentieth of that."""
+"""If the first 16 candidates take 40 µs each or more to read, they must lie on disk: a candidate in
+memory takes a twentieth of that."""
 
 
 class SegmentDamaged(Exception):
-    """Files are missing, cut short, or of another format; they can be rebuilt from the catalog."""
+    """Files are missing, truncated, or of another format; they can be rebuilt from the catalog."""
 
 
 @dataclass
@@ -72,12 +72,12 @@ class Segment:
 
     Attributes:
         rows: (n, dim) float16.
-        ids: (n,) the item of each.
-        vector_ids: (n,) the catalog's id of each one's vector, ascending.
-        choice: Which kind of index serves them, and why.
+        ids: (n,) the item of each row.
+        vector_ids: (n,) the catalog's id of each row's vector, ascending.
+        choice: The kind of index over them, and why.
         ann_index: That index, unless the kind is exact.
         about: The contents of ABOUT.
-        folder: Where the files are; None: in memory only.
+        folder: The folder of the files; None: in memory only.
     """
 
     rows: Float16Rows
@@ -120,18 +120,18 @@ class Segment:
                 stored = np.fromfile(self.folder / MOMENTS, np.float32).reshape(-1, self.dim)
                 if len(stored) == self.dim + 1:
                     return number, stored[0], stored[1:]
-        sample = widened(self.rows, np.arange(number) * len(self) // max(number, 1))
+        sample = as_float32(self.rows, np.arange(number) * len(self) // max(number, 1))
         products: Vectors = sample.T @ sample / np.float32(max(number, 1))
         return number, sample.mean(axis=0), products
 
     def read_rows(self, numbers: NDArray[np.int64]) -> Float16Rows:
-        """A copy of some rows.
+        """A copy of the rows of the given numbers.
 
-        Those of a large segment are read from its file. Through a mapping, the system would load
-        the neighbours of each: a gigabyte of memory for 1,600 rows.
+        Those of a large segment are read from its file, since a memory mapping would make the
+        system load their neighbours as well: a gigabyte for 1,600 rows.
 
         Raises:
-            StorageFailed: the file has been cut short since it was opened.
+            StorageFailed: the file has been truncated since it was opened.
         """
         import numpy as np
 
@@ -149,7 +149,7 @@ class Segment:
             done += read(file, [buffer[number * size : (number + 1) * size]], start)
         if done != len(buffer):  # the rest of the array is uninitialised
             raise StorageFailed(
-                f"{self.folder} is not all there any more: delete it, a search makes it anew"
+                f"{self.folder} has been truncated: delete it, and a search will rebuild it"
             )
         return rows
 
@@ -160,7 +160,7 @@ class Segment:
             return None
         try:
             file = os.open(self.folder / ROWS, os.O_RDONLY)
-        except OSError:  # the folder was deleted a moment ago; what is mapped stays
+        except OSError:  # the folder was deleted a moment ago; mapped files stay readable
             return None
         weakref.finalize(self, os.close, file)
         if hasattr(os, "posix_fadvise"):
@@ -223,22 +223,22 @@ def write_segment(
     """A new segment, with the kind of index that `choose_index` chooses.
 
     Args:
-        folder: An empty folder to write to; None: keep it all in memory.
+        folder: An empty folder to write to; None keeps the segment in memory.
         dim: The length of a row.
-        batches: Some rows at a time, so that memory does not grow with their number.
-        about: What else to write to ABOUT.
-        sample_queries: As `choose_index` takes them.
-        kind: The same.
-        recall: The same.
+        batches: The rows, in batches to bound memory.
+        about: Additional contents of ABOUT.
+        sample_queries: See `choose_index`.
+        kind: See `choose_index`.
+        recall: See `choose_index`.
 
     Raises:
-        OSError: it cannot be written: the disk is full, say.
+        OSError: it cannot be written, for example because the disk is full.
     """
     import numpy as np
 
     if folder is None:
-        none = Segment.empty(dim)
-        arrays = zip((none.rows, none.ids, none.vector_ids), *batches, strict=True)
+        empty = Segment.empty(dim)
+        arrays = zip((empty.rows, empty.ids, empty.vector_ids), *batches, strict=True)
         rows, ids, vector_ids = map(np.concatenate, arrays)
     else:
         number = _write_batches(folder, batches)
@@ -262,14 +262,14 @@ def write_segment(
             np.concatenate([mean[None], products]).tofile(folder / MOMENTS)
         about[CHECKSUM] = checksum(about)
         (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
-        for path in folder.iterdir():  # flushed before the folder gets the name of a whole segment
+        for path in folder.iterdir():  # flushed before the folder is renamed as a complete segment
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
     return segment
 
 
 def _write_batches(folder: Path, batches: Iterable[Batch]) -> int:
-    """Write rows and their ids to files; returns how many."""
+    """Write rows and their ids to files; returns the number of rows."""
     import numpy as np
 
     number = 0
@@ -285,13 +285,13 @@ def _write_batches(folder: Path, batches: Iterable[Batch]) -> int:
 
 
 def checksum(about: dict[str, Any]) -> int:
-    """The checksum of ABOUT: a single digit that changes on disk might hide vectors."""
+    """The checksum of ABOUT: a changed digit might hide vectors."""
     rest = {name: value for name, value in about.items() if name != CHECKSUM}
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _file_checksum(path: Path) -> int:
-    """The checksum of the beginning of a file: FAISS trusts it, and may loop forever if damaged."""
+    """The checksum of the beginning of a file, which FAISS trusts: damage may make it hang."""
     found = 0
     with path.open("rb") as file:
         for _ in range(0, CHECKED_BYTES, _CHUNK):
@@ -325,7 +325,7 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _prefetch(file: int, starts: Sequence[int], size: int) -> None:
-    """Have the system read several parts of a file at once, which keeps the disk's queue full."""
+    """Have the system read several parts of a file at once, to keep the disk's queue full."""
     if hasattr(os, "posix_fadvise"):
         for start in starts:
             os.posix_fadvise(file, start, size, os.POSIX_FADV_WILLNEED)
