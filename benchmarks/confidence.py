@@ -69,7 +69,7 @@ class Space:
         """Of the best of a query's scores."""
         wide = augmented_query(query, "text", self.weight)
         typical = None if self.typical is None else self.typical @ wide
-        background = Background.of(scores, len(scores), typical=typical, reference=self.reference)
+        background = Background.of(scores, len(scores), bank=typical, reference=self.reference)
         return background.confidence(float(scores.max())) or 0.0
 
 

@@ -79,7 +79,7 @@ def table(title: str, matrix: np.ndarray, picked, own, first_copy: int) -> None:
     scores = matrix[:first_copy] @ matrix[:first_copy].T
     np.fill_diagonal(scores, -1)
     nearest = scores.max(axis=1)
-    hard, typical = np.quantile(own, (threshold.HARD, threshold.TYPICAL))
+    hard, typical = np.quantile(own, (threshold.HARD, threshold.MEDIAN))
     strange = np.quantile(nearest[:: max(1, first_copy // threshold.QUERIES)], threshold.DIFFERENT)
     print(f"\n{title}: measured {min(max(hard, strange), typical):.3f}", end=" ")
     print(f"(copies 5 % {hard:.3f}, half {typical:.3f}; others' nearest 99 % {strange:.3f})")

@@ -66,18 +66,18 @@ def test_scores_of_texts_and_images_become_comparable():
 def test_typical_items_give_three_items_a_background():
     typical = normal(2000)
     alone = Background.of(np.array([0.3, 0.31, 0.32]), 3)
-    helped = Background.of(np.array([0.3, 0.31, 0.32]), 3, typical=typical)
+    helped = Background.of(np.array([0.3, 0.31, 0.32]), 3, bank=typical)
     assert alone.standardised(0.32) < 2 < helped.standardised(0.32)
 
 
 def test_typical_items_weigh_as_much_as_the_prior():
     items, typical = np.full(PRIOR, 1.0), np.zeros(5000)
-    assert Background.of(items, PRIOR, typical=typical).center == pytest.approx(0.5)
+    assert Background.of(items, PRIOR, bank=typical).center == pytest.approx(0.5)
 
 
 def test_typical_items_hardly_change_the_background_of_a_large_index():
     scores, typical = normal(5000), normal(2000, center=0.9)
-    moved = Background.of(scores, 5000, typical=typical)
+    moved = Background.of(scores, 5000, bank=typical)
     assert moved.center == pytest.approx(Background.of(scores, 5000).center, abs=0.01)
 
 
@@ -130,16 +130,16 @@ def test_confidence_is_the_share_of_queries_without_a_match_that_score_less():
     assert background.confidence(0.15) == pytest.approx(share)
 
 
-def test_what_the_query_shares_with_typical_items_is_subtracted():
+def test_what_the_query_shares_with_bank_items_is_subtracted():
     typical = np.full(100, 0.2)
-    background = Background.of(normal(100), 1000, typical=typical, reference=REFERENCE)
+    background = Background.of(normal(100), 1000, bank=typical, reference=REFERENCE)
     bare = Background.of(normal(100), 1000, reference=REFERENCE)
     assert background.confidence(0.3) == pytest.approx(bare.confidence(0.3 - HALF * 0.2))
 
 
 def test_nothing_is_subtracted_for_a_reference_without_typical_items():
-    plain = Reference(-0.15, 0.035, 0.05, with_typical=False)
-    background = Background.of(normal(9), 9, typical=np.full(9, 0.2), reference=plain)
+    plain = Reference(-0.15, 0.035, 0.05, with_bank=False)
+    background = Background.of(normal(9), 9, bank=np.full(9, 0.2), reference=plain)
     assert background.expected == 0
 
 
@@ -217,7 +217,7 @@ def test_a_reference_subtracts_what_each_query_expects():
     scores, shift = best_of(300, 800), np.random.default_rng(5).normal(0, 1, (300, 1))
     typical = np.random.default_rng(6).normal(0, 0.1, (300, 200)) + 2 * shift
     told = Reference.of(scores + shift, typical)
-    assert told.with_typical
+    assert told.with_bank
     assert told.spread < 0.1 < Reference.of(scores + shift).spread
 
 

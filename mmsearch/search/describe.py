@@ -12,7 +12,7 @@ from mmsearch.search.labels import best_labels, shifted
 from mmsearch.search.query_vectors import encode_parts
 from mmsearch.search.searcher import Searcher
 from mmsearch.search.settings import Settings
-from mmsearch.search.tagging import LABELLED, TagLabel, label_spaces, remembered
+from mmsearch.search.tagging import LABELLED, TagLabel, label_spaces, tag_labels
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import Space
 from mmsearch.storage.resolver import current_item_at
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from mmsearch.types import Vectors
 
 OVERSAMPLING = 5
-"""Hits that are searched for each text wanted: several files often have the same text."""
+"""Hits that are searched for each text to be returned: files often have the same text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class MatchingText:
     """A text of the index that fits a file."""
 
     text: str
     score: float
     confidence: float | None
     path: str
-    """The file whose text it is; the best of several."""
+    """The file that has the text; the best of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,78 +42,78 @@ class Description:
 
     path: str
     own: tuple[str, ...]
-    """The texts that the index holds of the file itself."""
-    texts: tuple[Said, ...]
-    """The texts of others that fit it, the best first, each once."""
+    """The texts that the index has of the file itself."""
+    texts: tuple[MatchingText, ...]
+    """The texts of other files that fit it, the best first, each once."""
     labels: tuple[tuple[str, float], ...]
-    """The labels that it shows with their confidences, the highest first."""
+    """The labels that fit it with their confidences, the highest first."""
 
 
 def describe(
     index: OpenIndex, path: str, *, k: int = 5, labels: Sequence[str] | None = None
 ) -> Description:
-    """A file in words that the index or its user has, else in everyday words.
+    """A file described by texts of the index and by labels, else by everyday words.
 
     Args:
         index: Where texts are searched.
         path: The file.
         k: How many texts, and how many labels.
-        labels: Labels to choose from. Left out, those of `mmsearch tag`, as far as the file shows
-            them; and everyday words if the index has no text that fits.
+        labels: Labels to choose from. By default those of `mmsearch tag` that reach their
+            confidence; and everyday words if the index has no text that fits.
 
     Raises:
         PathNotFound, UnreadableFile: the file does not exist, or cannot be used.
         InvalidOption: a label is empty.
     """
-    own = current_item_at(index.store, path)
-    item = None if own is None else index.store.items.get([own]).get(own)
+    item_id = current_item_at(index.store, path)
+    item = None if item_id is None else index.store.items.get([item_id]).get(item_id)
     try:
         hits = Searcher(index).similar(path, Settings(k=k * OVERSAMPLING, target="text"))
         texts = _distinct(hits, k)
     except UnsupportedModality:
         texts = ()  # no text of the index can be compared with it
-    describer = _Describer(index, path, own)
-    found = describer.shown(labels, k)
+    labeller = _FileLabeller(index, path, item_id)
+    found = labeller.tags() if labels is None else labeller.best(labels, k)
     if not texts and labels is None:
-        found += describer.best(None, k)
+        found += labeller.best(None, k)
     best = sorted(dict(reversed(found)).items(), key=lambda pair: (-pair[1], pair[0]))
     own_texts = tuple(dict.fromkeys(part.text for part in item.texts)) if item else ()
     return Description(path, own_texts, texts, tuple(best[:k]))
 
 
-def _distinct(hits: Sequence[Hit], k: int) -> tuple[Said, ...]:
-    """The best k texts; of those that differ in spaces and case alone, one."""
-    found: dict[str, Said] = {}
+def _distinct(hits: Sequence[Hit], k: int) -> tuple[MatchingText, ...]:
+    """The best k texts; only one of those that differ in nothing but spaces and case."""
+    found: dict[str, MatchingText] = {}
     for hit in hits:
         if hit.caption is not None:
             key = " ".join(hit.caption.split()).casefold()
-            found.setdefault(key, Said(hit.caption, hit.score, hit.confidence, hit.path))
+            text = MatchingText(hit.caption, hit.score, hit.confidence, hit.path)
+            found.setdefault(key, text)
     return tuple(found.values())[:k]
 
 
 @dataclass(frozen=True, slots=True)
-class _Describer:
+class _FileLabeller:
     """Labels one file."""
 
     index: OpenIndex
     path: str
     item_id: int | None
 
-    def shown(self, labels: Sequence[str] | None, k: int) -> list[tuple[str, float]]:
-        """The given labels, whatever their confidence; else those of `tag` that the file shows."""
-        if labels is not None:
-            return self.best(labels, k)
-        wanted = {one.label: one for one in remembered(self.index.store)}
-        if not wanted:
-            return []
-        found = self.best(wanted, len(wanted))
-        return [(label, conf) for label, conf in found if conf >= wanted[label].min_confidence]
+    def tags(self) -> list[tuple[str, float]]:
+        """The labels of `mmsearch tag` that reach their confidence."""
+        tags = {tag.label: tag for tag in tag_labels(self.index.store)}
+        found = self.best(tags, len(tags)) if tags else []
+        return [(label, sure) for label, sure in found if sure >= tags[label].min_confidence]
 
     def best(
         self, labels: Sequence[str] | Mapping[str, TagLabel] | None, k: int
     ) -> list[tuple[str, float]]:
-        """The k best labels; those of `tag` are weighted by how common they are in the index."""
-        known = labels if isinstance(labels, Mapping) else {}
+        """The k best of some labels, else of everyday words.
+
+        Those of `tag` are weighted by how common they are in the index.
+        """
+        tags = labels if isinstance(labels, Mapping) else {}
         choice = None if labels is None else list(labels)
         found: dict[str, float] = {}
         for space, modality in label_spaces(self.index.serving(), LABELLED):
@@ -122,13 +122,13 @@ class _Describer:
                 continue
             encoder = self.index.encoder(space)
             for label, confidence in best_labels(vectors, encoder, modality, choice, k):
-                odds = known[label].odds.get(modality, 1.0) if label in known else 1.0
-                shown = round(float(shifted(confidence, odds)), 4)
-                found[label] = max(found.get(label, 0.0), shown)
+                odds = tags[label].odds.get(modality, 1.0) if label in tags else 1.0
+                rounded = round(float(shifted(confidence, odds)), 4)
+                found[label] = max(found.get(label, 0.0), rounded)
         return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
 
     def _vectors(self, space: Space, modality: Modality) -> Vectors | None:
-        """The stored vectors (n, dim) of the file, else what it is encoded as."""
+        """The stored vectors (n, dim) of the file, else its encoding."""
         if self.item_id is not None:
             return self.index.store.vectors.of(space, modality, [self.item_id])[1]
         if kind_of(self.path) == modality:

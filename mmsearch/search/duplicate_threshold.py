@@ -1,4 +1,4 @@
-"""The cosine from which two items are taken for copies of one."""
+"""The cosine from which two items count as copies of each other."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ SAMPLE = 32
 """Pictures whose altered copies are encoded."""
 
 FEWEST = 8
-"""Fewer pictures than this say too little."""
+"""With fewer pictures than this, no threshold is measured."""
 
 QUERIES = 256
 """Items whose nearest neighbours are searched."""
 
 CANDIDATES = 16_384
-"""Vectors that they are searched among, at most."""
+"""Vectors among which these neighbours are searched, at most."""
 
-HARD, TYPICAL, DIFFERENT = 0.05, 0.5, 0.99
-"""Quantiles: two of the cosines of copies, and one of those of different items' nearest."""
+HARD, MEDIAN, DIFFERENT = 0.05, 0.5, 0.99
+"""Quantiles: two of the cosines of copies, and one of the cosines of nearest different items."""
 
 
 def threshold_of(
@@ -50,16 +50,17 @@ def threshold_of(
     encoder_of: Callable[[Space], Encoder] | None = None,
     modality: Modality = "image",
 ) -> float:
-    """The cosine from which two items are taken for copies of one.
+    """The cosine from which two items count as copies of each other.
 
-    Known for `mini`. For pictures of any other model it is measured on the index itself, once, and
+    Known for `mini`. For pictures and any other model it is measured on the index itself, once, and
     stored: see `measured`.
 
     Args:
         store: Where it is stored.
-        space: Whose vectors.
-        encoder_of: Loads the encoder to measure with; without one, what was stored, else a guess.
-        modality: Which of its vectors.
+        space: The space of the vectors.
+        encoder_of: Loads the encoder to measure with; without it, the stored threshold is returned,
+            or a guess.
+        modality: The modality of the vectors.
     """
     if (known := KNOWN.get((space.name, modality))) is not None:
         return known
@@ -67,37 +68,37 @@ def threshold_of(
     stored = store.settings.get(key)
     if stored is not None:
         return float(stored)
-    found = None
     if modality == "image" and encoder_of is not None:
-        found = measured(store, space, encoder_of(space))
-        if found is not None:
-            store.settings.set(key, str(found))
-    return UNMEASURED[modality] if found is None else found
+        threshold = measured(store, space, encoder_of(space))
+        if threshold is not None:
+            store.settings.set(key, str(threshold))
+            return threshold
+    return UNMEASURED[modality]
 
 
 def measured(store: Store, space: Space, encoder: Encoder) -> float | None:
-    """The cosine that tells altered copies of an index's pictures from different pictures.
+    """The cosine that separates altered copies of an index's pictures from different pictures.
 
-    As low as the cosines of most copies (JPEG quality 40, half the size, 3 % cropped, 10 %
-    brighter), but not below what hardly any two different pictures reach, unless that would miss
-    half of the copies. None if fewer than `FEWEST` pictures can be read.
+    It is low enough for most copies (JPEG quality 40, half the size, 3 % cropped, 10 % brighter),
+    but high enough that hardly any two different pictures reach it, unless half of the copies would
+    be missed then. None if fewer than `FEWEST` pictures can be read.
     """
     import numpy as np
 
     ids, sample = _sample(store, space)
     pictures = [item for item in store.items.get(ids.tolist()).values() if item.modality == "image"]
     step = max(1, len(pictures) // SAMPLE)
-    found = copy_cosines(_readable(pictures[::step], encoder, SAMPLE), encoder)
-    if len(found) < FEWEST:
+    cosines = copy_cosines(_readable(pictures[::step], encoder, SAMPLE), encoder)
+    if len(cosines) < FEWEST:
         return None
-    hard, typical = np.quantile(found, (HARD, TYPICAL))
+    hard, median = np.quantile(cosines, (HARD, MEDIAN))
     others = _nearest_others(store, ids, sample)
     different = float(np.quantile(others, DIFFERENT)) if len(others) >= FEWEST else 0.0
-    return round(float(min(max(hard, different), typical)), 4)
+    return round(float(min(max(hard, different), median)), 4)
 
 
 def altered(picture: Image) -> list[Image]:
-    """Copies of an RGB picture as people make them: recompressed, smaller, cropped, brighter."""
+    """Common kinds of copies of an RGB picture: recompressed, smaller, cropped, brighter."""
     from PIL import Image, ImageEnhance
 
     width, height = picture.size
@@ -117,12 +118,12 @@ def copy_cosines(pictures: Sequence[Image], encoder: Encoder) -> NDArray[np.floa
     """(pictures, 4): the cosines of pictures to their altered copies."""
     import numpy as np
 
-    found = np.zeros((len(pictures), 4), dtype=np.float32)
-    for row, picture in zip(found, pictures, strict=True):
-        batch = [encoder.prepare("image", one) for one in (picture, *altered(picture))]
+    cosines = np.zeros((len(pictures), 4), dtype=np.float32)
+    for row, picture in zip(cosines, pictures, strict=True):
+        batch = [encoder.prepare("image", image) for image in (picture, *altered(picture))]
         vectors = encoder.encode("image", batch)
         row[:] = vectors[1:] @ vectors[0]
-    return found
+    return cosines
 
 
 def _readable(items: Sequence[Item], encoder: Encoder, most: int) -> list[Image]:
@@ -133,7 +134,7 @@ def _readable(items: Sequence[Item], encoder: Encoder, most: int) -> list[Image]
         try:
             picture = load_image(item.path, at_least=encoder.image_size)[0]
         except (UnreadableFile, OSError):
-            continue  # moved or damaged since: others serve as well
+            continue  # moved or damaged since; other pictures will do
         pictures.append(picture.convert("RGB"))
         if len(pictures) == most:
             break
@@ -146,15 +147,15 @@ def _sample(store: Store, space: Space) -> tuple[NDArray[np.int64], Vectors]:
 
     step = max(1, -(-store.vectors.count(space, "image") // CANDIDATES))
     ids, rows = [np.zeros(0, np.int64)], [np.zeros((0, space.dim), np.float32)]
-    for some, matrix in store.vectors.pages(space, "image"):
-        first = np.r_[True, some[1:] != some[:-1]]
-        ids.append(some[first][::step])
+    for page_ids, matrix in store.vectors.pages(space, "image"):
+        first = np.r_[True, page_ids[1:] != page_ids[:-1]]
+        ids.append(page_ids[first][::step])
         rows.append(matrix[first][::step])
     return np.concatenate(ids), np.concatenate(rows)
 
 
 def _nearest_others(store: Store, ids: NDArray[np.int64], rows: Vectors) -> NDArray[np.float32]:
-    """The cosines of some items to the nearest item of different content."""
+    """The cosines of up to QUERIES items to the nearest item of different content."""
     import numpy as np
 
     queries = np.unique(np.linspace(0, len(ids) - 1, min(QUERIES, len(ids))).astype(int))

@@ -1,4 +1,4 @@
-"""Groups of copies in an index, with the one of each group that is worth keeping."""
+"""Groups of copies in an index, and the best file of each group."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS: dict[Modality, tuple[Kind, ...]] = {
     "audio": ("audio",),
     "text": ("text", "document"),
 }
-"""The kinds of files compared by a modality; a file with several vectors by their mean."""
+"""The kinds of files compared by a modality; of several vectors of a file, by their mean."""
 
 TIMED: frozenset[Kind] = frozenset({"audio", "video"})
 
@@ -62,13 +62,13 @@ def duplicate_groups(
 ) -> list[Group]:
     """All groups of copies in an index, those that waste most bytes first.
 
-    Files of the same content are found by their hashes. One item of each content is compared with
-    the others of its kind by its vector. Each item of a group reaches the threshold with the one to
-    keep, so no chain of small changes makes a group.
+    Files of the same content are found by their hashes. One item of each content is then compared
+    with the others of its kind by its vector. Each item of a group reaches the threshold with the
+    one to keep, so no chain of small changes makes a group.
 
     Args:
-        index: Whose items.
-        threshold: The cosine from which items are copies; left out, as measured for the model.
+        index: The index.
+        threshold: The cosine from which items are copies; by default measured for the model.
         same: Only files of the same content.
         progress: Called with (items compared, items in all).
 
@@ -79,17 +79,27 @@ def duplicate_groups(
         raise InvalidOption(f"a threshold is a cosine from 0 to 1, not {threshold}")
     finder = _Finder(index.store)
     if not same:
-        preferred = {one: space for space, several in reversed(index.serving()) for one in several}
-        parts = [(space, one, kind) for one, space in preferred.items() for kind in KINDS[one]]
-        total = sum(len(finder.ids_of(kind)) for _, _, kind in parts)
+        spaces = {
+            modality: space
+            for space, modalities in reversed(index.serving())
+            for modality in modalities
+        }
+        steps = [(modality, kind) for modality in spaces for kind in KINDS[modality]]
+        total = sum(len(finder.ids_of(kind)) for _, kind in steps)
         done = 0
-        for space, modality, kind in parts:
+        for modality, kind in steps:
             least = threshold
             if least is None:
-                least = threshold_of(index.store, space, index.encoder, modality)
-            compared = finder.compare(space, modality, kind, least, progress, (done, total))
-            done += compared
+                least = threshold_of(index.store, spaces[modality], index.encoder, modality)
+            advance = _advance(progress, done, total) if progress else None
+            finder.compare(spaces[modality], modality, kind, least, advance)
+            done += len(finder.ids_of(kind))
     return finder.groups()
+
+
+def _advance(progress: Progress, before: int, total: int) -> Progress:
+    """The progress of one step, reported as that of all steps."""
+    return lambda done, _: progress(before + done, total)
 
 
 class _Finder:
@@ -127,73 +137,61 @@ class _Finder:
         kind: Kind,
         threshold: float,
         progress: Progress | None,
-        done: tuple[int, int],
-    ) -> int:
-        """Compare the items of a kind; returns how many there are.
-
-        Args:
-            space: Whose vectors.
-            modality: Which vectors.
-            kind: Which items.
-            threshold: The cosine from which items are copies.
-            progress: Called with (items compared, items in all).
-            done: Items compared before, and in all.
-        """
-        before, total = done
-        step = None if progress is None else lambda now, _: progress(before + now, total)
-        # in the order in which they are worth keeping: the first of a group leads it
+    ) -> None:
+        """Find the copies among the items of a kind, by their vectors of a modality in a space."""
+        # the most worth keeping first: the first of a group leads it
         ids, matrix = self._means(space, modality, sorted(self.ids_of(kind), key=self._order))
-        pairs = near_pairs(matrix, threshold, step)
+        pairs = near_pairs(matrix, threshold, progress)
         if kind in TIMED:
             pairs = self._of_same_length(pairs, ids)
         for leader, others in leader_groups(pairs).items():
             self._near[ids[leader]] = {ids[row]: cosine for row, cosine in others}
-        return len(self.ids_of(kind))
 
     def _of_same_length(self, pairs: Pairs, ids: Sequence[int]) -> Pairs:
         """Only pairs whose lengths in seconds are nearly the same."""
         import numpy as np
 
         seconds = np.array([self._quality[id_].seconds for id_ in ids])
-        one, two = seconds[pairs.later], seconds[pairs.earlier]
-        kept = np.abs(one - two) <= LENGTH_TOLERANCE * np.maximum(one, two)
-        return Pairs(pairs.later[kept], pairs.earlier[kept], pairs.cosine[kept])
+        later, earlier = seconds[pairs.later], seconds[pairs.earlier]
+        similar = np.abs(later - earlier) <= LENGTH_TOLERANCE * np.maximum(later, earlier)
+        return Pairs(pairs.later[similar], pairs.earlier[similar], pairs.cosine[similar])
 
     def _means(
         self, space: Space, modality: Modality, ids: Sequence[int]
     ) -> tuple[list[int], NDArray[np.float16]]:
-        """The items that have vectors, in order, and the unit mean of each one's (n, dim).
+        """The items that have vectors, in order, and the unit mean of each item's vectors (n, dim).
 
-        Float16, as they are stored: a million of 512 numbers take 1 GB.
+        In float16, as they are stored: a million rows of 512 numbers take 1 GB.
         """
         import numpy as np
 
-        wanted = np.asarray(ids, dtype=np.int64)
-        by_id = np.argsort(wanted)
+        item_ids = np.asarray(ids, dtype=np.int64)
+        by_id = np.argsort(item_ids)
         matrix = np.zeros((len(ids), space.dim), np.float16)
         stored = np.zeros(len(ids), bool)
         for owners, rows in self._store.vectors.pages(space, modality) if ids else ():
-            own, starts = np.unique(owners, return_index=True)
+            page_ids, starts = np.unique(owners, return_index=True)
             mean = np.add.reduceat(rows, starts, axis=0)
             mean /= np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9)
-            places = by_id[np.searchsorted(wanted, own, sorter=by_id).clip(max=len(ids) - 1)]
-            known = wanted[places] == own
+            rows_by_id = np.searchsorted(item_ids, page_ids, sorter=by_id)
+            places = by_id[rows_by_id.clip(max=len(ids) - 1)]
+            known = item_ids[places] == page_ids
             matrix[places[known]] = mean[known]
             stored[places[known]] = True
         if not stored.all():
             matrix = matrix[stored]
-        return wanted[stored].tolist(), matrix
+        return item_ids[stored].tolist(), matrix
 
     def groups(self) -> list[Group]:
         """The groups found, with their items looked up; items deleted meanwhile are left out."""
         members = self._members()
-        wanted = {*members, *(one[0] for several in members.values() for one in several)}
-        items = self._store.items.get(sorted(wanted))
+        ids = {*members, *(copy[0] for copies in members.values() for copy in copies)}
+        items = self._store.items.get(sorted(ids))
         groups = []
-        for first, several in members.items():
+        for first, others in members.items():
             copies = tuple(
                 Copy(items[id_], same, round(min(cosine, 1.0), 4))
-                for id_, same, cosine in several
+                for id_, same, cosine in others
                 if id_ in items
             )
             if first in items and copies:
@@ -203,15 +201,15 @@ class _Finder:
 
     def _members(self) -> dict[int, list[tuple[int, bool, float]]]:
         """By item to keep, the others: whether of the same content, and the cosine."""
-        followers = {id_ for others in self._near.values() for id_ in others}
+        followers = {id_ for near in self._near.values() for id_ in near}
         members: dict[int, list[tuple[int, bool, float]]] = {}
         for first in dict.fromkeys([*self._near, *self._same]):
             if first in followers:
                 continue
-            several = [(id_, True, 1.0) for id_ in self._same.get(first, ())]
+            others = [(id_, True, 1.0) for id_ in self._same.get(first, ())]
             near = sorted(self._near.get(first, {}).items(), key=lambda pair: -pair[1])
             for id_, cosine in near:
-                several.append((id_, False, cosine))
-                several += [(same, False, cosine) for same in self._same.get(id_, ())]
-            members[first] = several
+                others.append((id_, False, cosine))
+                others += [(same, False, cosine) for same in self._same.get(id_, ())]
+            members[first] = others
         return members

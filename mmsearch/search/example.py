@@ -1,4 +1,4 @@
-"""A file that is itself the query: what it is compared by, and its vectors."""
+"""Query by example: the modalities that a file is compared by, and its vectors."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ COMPARED_BY: dict[Kind, tuple[Modality, ...]] = {
     "video": ("image", "audio", "text"),
     "document": ("image", "text"),
 }
-"""The modalities a file may be compared by, the most telling first."""
+"""The modalities that a file can be compared by, the preferred one first."""
 
 
 class Example:
     """A file that hits should resemble.
 
     Args:
-        index: If the file is indexed as it is now, its stored vectors are used.
+        index: If the file is indexed and has not changed, its stored vectors are used.
         path: The file.
         spaces: The spaces that answer.
 
     Raises:
         PathNotFound: there is no such file.
-        UnreadableFile: it is of no kind that can be searched with, or a video or PDF of which
-            nothing is stored.
+        UnreadableFile: its kind cannot be searched with, or it is a video or PDF that is not
+            indexed.
     """
 
     def __init__(self, index: OpenIndex, path: str, spaces: Sequence[Space]) -> None:
         stored = item_at(index.store, path)
         if not os.path.exists(path) and not (stored and stored.imported):
-            raise PathNotFound(f"there is no file {path!r}, and the index holds none of this name")
+            raise PathNotFound(f"there is no file {path!r}, neither on disk nor in the index")
         kind = kind_of(path) if stored is None else stored.kind
         if kind is None:
             kinds = " ".join(sorted(FORMATS))
@@ -59,14 +59,14 @@ class Example:
         self._stored_vectors: dict[tuple[int, Modality], Vectors] = {}
         self._current = stored is not None and is_current(stored, path)
         self.item_id = None if stored is None else stored.id
-        """Its item id, if it is indexed, however it has changed since."""
+        """Its item id if it is indexed, even if it has changed since."""
         self.modalities = tuple(
             modality
             for modality in COMPARED_BY[kind]
             if modality == kind
             or any(self._encodable(space, modality) for space in spaces if space.serves)
         )
-        """The modalities it can be compared by, the most telling first."""
+        """The modalities it can be compared by, the preferred one first."""
         if not self.modalities or (not self._current and kind in ("video", "document")):
             raise UnreadableFile(
                 f"{path!r} is not indexed: index it first, or give a picture of it"
@@ -78,17 +78,18 @@ class Example:
         spaces: Sequence[Space],
         stored: Mapping[int, Collection[Modality]],
     ) -> list[PlannedQuery]:
-        """The rankings to be made, as `planning.plan` gives them.
+        """The rankings to be made, as `planning.plan` returns them.
 
-        Each modality is searched by the same of the file, else by its most telling one.
+        A modality is compared with the same modality of the file if possible, else with its
+        preferred one.
 
         Raises:
-            UnsupportedModality: nothing of the file can be compared with one of the targets.
+            UnsupportedModality: no modality of the file can be compared with one of the targets.
         """
-        return [one for target in targets for one in self._plan(target, spaces, stored)]
+        return [planned for target in targets for planned in self._plan(target, spaces, stored)]
 
     def vector(self, planned: PlannedQuery) -> Vectors:
-        """Its unit vector (dim,) in `planned.encoded_in`: of a long file, the mean of its parts'.
+        """Its unit vector (dim,) in `planned.encoded_in`; the mean, if the file has several.
 
         Raises:
             UnreadableFile: it is damaged.
@@ -106,7 +107,7 @@ class Example:
         stored: Mapping[int, Collection[Modality]],
     ) -> list[PlannedQuery]:
         refusals = []
-        for modality in sorted(self.modalities, key=lambda one: one != target):
+        for modality in sorted(self.modalities, key=lambda modality: modality != target):
             query = Query((Part(modality, self._path),))
             try:
                 return plan(query, [target], "early", spaces, stored, self._encodable)

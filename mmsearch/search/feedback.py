@@ -1,4 +1,4 @@
-"""What was liked and what was not, made part of a query."""
+"""Relevance feedback: a query is moved by the hits that the user liked and disliked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from mmsearch.types import Vectors
 
 ALPHA, BETA, GAMMA = 1.0, 0.4, 0.1
-"""Of the query, of what was liked and of what was not.
+"""The weights of the query, of the liked items and of the unliked ones.
 
-Chosen on half of Flickr8k dev (benchmarks/feedback.py): β from 0.25 to 0.5 does best there, above
-1 one liked hit outweighs the words. What was not liked says least, as Salton & Buckley found too.
+Chosen on half of Flickr8k dev (benchmarks/feedback.py): β from 0.25 to 0.5 does best there, and
+above 1 a single liked hit outweighs the words. Unliked items tell least, as Salton & Buckley found
+too.
 """
 
 NEGLIGIBLE = 1e-6
@@ -29,23 +30,23 @@ def rocchio(
     *,
     mean: Vectors | None = None,
 ) -> Vectors:
-    """The query moved towards what was liked: α·q + β·mean(liked) − γ·mean(unliked), unit (dim,).
+    """The query moved towards liked items: α·q + β·mean(liked) − γ·mean(unliked), unit (dim,).
 
     Both means are brought to unit length, so that ten likes count no more than one.
 
     Args:
         query: (dim,) unit.
-        liked: (n, dim) unit rows of the facet that is searched; n may be 0.
+        liked: (n, dim) unit rows of the modality that is searched; n may be 0.
         unliked: (m, dim) likewise.
-        alpha: What the query counts.
-        beta: What the liked count.
-        gamma: What the unliked count.
-        mean: (dim,) the mean of all that is searched, which the rows are then taken relative to:
-            where a model keeps pictures apart from words, liking one picture must not favour
-            whatever is typical of pictures.
+        alpha: The weight of the query.
+        beta: The weight of the liked items.
+        gamma: The weight of the unliked items.
+        mean: (dim,) the mean of all vectors searched, which is subtracted from the rows: if a model
+            keeps pictures apart from words (the modality gap), liking one picture must not favour
+            what all pictures have in common.
 
     Raises:
-        InvalidQuery: they cancel each other out.
+        InvalidQuery: the three cancel each other out.
 
     Sources: Rocchio, in Salton (ed.), The SMART Retrieval System, 1971; Salton & Buckley, JASIS
     1990, who compare weights.
@@ -62,7 +63,7 @@ def rocchio(
 
 
 def _direction(rows: Vectors, mean: Vectors | None) -> Vectors:
-    """Where some rows lie from the mean of all; zeros if there are none, or nowhere."""
+    """The unit vector (dim,) from the mean of all vectors to that of the rows; else zeros."""
     import numpy as np
 
     if not len(rows):

@@ -1,8 +1,11 @@
-"""Several rankings of the same things, made one.
+"""Rank fusion: several rankings of the same keys become one.
 
-Which fusion is the default, and the weights, were chosen on Flickr8k dev (`benchmarks/fusion.py`).
-Where only half of the photos have captions, every method but `wsum` fills the first page with
-captioned ones: they have two rankings to collect from.
+Every fusion leaves out keys that only rankings of negative weight contain. The order of the
+rankings makes no difference: sums are exact, and ties are in order of key.
+
+The default and the weights were chosen on Flickr8k dev (`benchmarks/fusion.py`). Where only half of
+the photos have captions, every method but `wsum` fills the first page with captioned photos, since
+these collect points from two rankings.
 """
 
 from __future__ import annotations
@@ -17,8 +20,7 @@ Key = TypeVar("Key", bound=Hashable)
 Rankings = Sequence[Sequence[tuple[Key, float]]]
 
 WEIGHTS: Mapping[str, float] = {"image": 1.0, "text": 1.0, "audio": 1.0, "words": 0.5}
-"""Of each facet's ranking, and of that by words, for items that hold all that were asked for."""
-
+"""The weight of each modality's ranking, and of the lexical one ("words")."""
 
 RRF_K = 60.0
 """The smoothing of reciprocal ranks, as in their paper."""
@@ -28,9 +30,6 @@ def rrf(
     rankings: Rankings[Key], weights: Sequence[float] | None = None, k: float = RRF_K
 ) -> list[tuple[Key, float]]:
     """Fuse rankings by reciprocal rank: score(d) = Σ w / (k + rank of d), ranks from 1.
-
-    What stands only in rankings of negative weight is left out. The order of the rankings makes no
-    difference: sums are exact, and ties stand in order of key.
 
     Args:
         rankings: Each best first; a key may be missing from some.
@@ -44,11 +43,8 @@ def rrf(
     for ranking, weight in zip(rankings, counts, strict=True):
         for rank, (key, _) in enumerate(ranking, start=1):
             terms[key].append(weight / (k + rank))
-    wanted = _wanted(rankings, counts)
-    return [
-        (key, share * scale)
-        for key, share in _sorted({key: math.fsum(terms[key]) for key in wanted})
-    ]
+    fused = {key: math.fsum(terms[key]) for key in _fused_keys(rankings, counts)}
+    return [(key, score * scale) for key, score in _sorted(fused)]
 
 
 def wsum(
@@ -56,21 +52,22 @@ def wsum(
     weights: Sequence[float] | None = None,
     absent: Sequence[float | None] | None = None,
 ) -> list[tuple[Key, float]]:
-    """Fuse rankings by the weighted mean of standardised scores, over those that know the key.
+    """Fuse rankings by the weighted mean of standardised scores, over those that score a key.
 
-    score(d) = Σ w·s(d) / Σ w over the rankings that hold d. So a photo without a caption is judged
-    by its picture, and one with a caption by both. A ranking with a score for what it leaves out
-    (by words: those that hold none of them) adds w·s(d) / W to that, with W the largest weight of
-    the others; one of negative weight does so by that of all the others together, of scores above 0
-    alone: what is like it is pushed away, and what is not is not drawn near. What stands only in
-    rankings of negative weight is left out. The order of the rankings makes no difference: sums are
-    exact, and ties stand in order of key.
+    score(d) = Σ w·s(d) / Σ w over the rankings that contain d. So a photo without a caption is
+    judged by its picture, and one with a caption by both. Two kinds of rankings take no part in
+    this mean but are added to it, which is 0 for keys in no other ranking:
+
+    * One that has a score for the keys it does not contain (the lexical ranking: items without any
+      of the words) adds w·(s(d) - absent) / W, where W is the largest weight of the rankings in the
+      mean.
+    * One of negative weight adds w·max(s(d), 0) / ΣW: it pushes similar keys away, but does not
+      draw dissimilar ones near.
 
     Args:
-        rankings: Keys with standardised scores, so that 0 is an item like any other.
+        rankings: Keys with standardised scores, so that 0 is an average item.
         weights: Of each ranking; 1 if left out.
-        absent: The score of what each ranking leaves out; None (or no `absent`) where that says
-            nothing of it. What no ranking but such knows has a mean of 0.
+        absent: By ranking, the score of the keys it does not contain; None if that is unknown.
 
     Source: linear combination, Vogt & Cottrell, Information Retrieval 1999; the mean instead of
     the sum is CombANZ, Fox & Shaw, TREC-2, 1994; of standardised scores, Montague & Aslam,
@@ -79,21 +76,21 @@ def wsum(
     counts, _ = _scaled(weights, len(rankings))
     known: defaultdict[Key, list[tuple[float, float]]] = defaultdict(list)
     added: defaultdict[Key, list[float]] = defaultdict(list)
-    rest = [None] * len(rankings) if absent is None else list(absent)
-    inside = [w for w, left_out in zip(counts, rest, strict=True) if w > 0 and left_out is None]
-    whole = math.fsum(inside or (weight for weight in counts if weight > 0)) or 1.0
-    largest = max(inside, default=1.0)
-    for ranking, weight, left_out in zip(rankings, counts, rest, strict=True):
+    floors = [None] * len(rankings) if absent is None else list(absent)
+    averaged = [w for w, floor in zip(counts, floors, strict=True) if w > 0 and floor is None]
+    total = math.fsum(averaged or (weight for weight in counts if weight > 0)) or 1.0
+    largest = max(averaged, default=1.0)
+    for ranking, weight, floor in zip(rankings, counts, floors, strict=True):
         for key, score in ranking:
             if weight < 0:
-                added[key].append(weight * max(score, 0.0) / whole)
-            elif left_out is None:
+                added[key].append(weight * max(score, 0.0) / total)
+            elif floor is None:
                 known[key].append((weight, score))
-            else:  # what it leaves out has a score too: only the difference moves anything
-                added[key].append(weight * (score - left_out) / largest)
+            else:
+                added[key].append(weight * (score - floor) / largest)
     means = {key: _mean(pairs) for key, pairs in known.items()}
-    wanted = _wanted(rankings, counts)
-    return _sorted({key: math.fsum([means.get(key, 0.0), *added[key]]) for key in wanted})
+    keys = _fused_keys(rankings, counts)
+    return _sorted({key: math.fsum([means.get(key, 0.0), *added[key]]) for key in keys})
 
 
 def combmnz(
@@ -102,11 +99,9 @@ def combmnz(
     """Fuse rankings by the sum of scores times the number of rankings that vouch for the key.
 
     score(d) = |{r: s_r(d) > 0}| · Σ w·max(s(d), 0), over rankings of positive weight in the count.
-    What stands only in rankings of negative weight is left out. The order of the rankings makes no
-    difference: sums are exact, and ties stand in order of key.
 
     Args:
-        rankings: Keys with standardised scores; one below 0 is no better than not to be there.
+        rankings: Keys with standardised scores; one below 0 counts as 0.
         weights: Of each ranking; 1 if left out.
 
     Source: Fox & Shaw, Combination of Multiple Searches, TREC-2, 1994.
@@ -118,33 +113,15 @@ def combmnz(
         for key, score in ranking:
             terms[key].append(weight * max(score, 0.0))
             vouching[key] += weight > 0 and score > 0
-    wanted = _wanted(rankings, counts)
-    fused = {key: vouching[key] * math.fsum(terms[key]) for key in wanted}
+    keys = _fused_keys(rankings, counts)
+    fused = {key: vouching[key] * math.fsum(terms[key]) for key in keys}
     return [(key, score * scale) for key, score in _sorted(fused)]
-
-
-def _by_rank(
-    rankings: Rankings[Key],
-    weights: Sequence[float] | None = None,
-    absent: Sequence[float | None] | None = None,
-) -> list[tuple[Key, float]]:
-    del absent  # ranks say nothing of what is left out
-    return rrf(rankings, weights)
-
-
-def _vouched(
-    rankings: Rankings[Key],
-    weights: Sequence[float] | None = None,
-    absent: Sequence[float | None] | None = None,
-) -> list[tuple[Key, float]]:
-    del absent
-    return combmnz(rankings, weights)
 
 
 FUSIONS: Mapping[str, Callable[..., list[tuple[Any, float]]]] = {
     "wsum": wsum,
-    "combmnz": _vouched,
-    "rrf": _by_rank,
+    "combmnz": lambda rankings, weights=None, _absent=None: combmnz(rankings, weights),
+    "rrf": lambda rankings, weights=None, _absent=None: rrf(rankings, weights),
 }
 """By name, all with the arguments of `wsum`."""
 
@@ -152,22 +129,22 @@ DEFAULT = "wsum"
 
 
 def _scaled(weights: Sequence[float] | None, rankings: int) -> tuple[list[float], float]:
-    """The weights over the largest of them, and that: tiny weights rank as their multiples do."""
+    """The weights as shares of the largest, and the largest: tiny weights rank as large ones do."""
     counts = list(weights or [1.0] * rankings)
     scale = max(map(abs, counts), default=0.0) or 1.0
     return [weight / scale for weight in counts], scale
 
 
-def _wanted(rankings: Rankings[Key], weights: Sequence[float]) -> set[Key]:
-    """What a ranking of positive weight holds."""
+def _fused_keys(rankings: Rankings[Key], weights: Sequence[float]) -> set[Key]:
+    """The keys of the rankings of positive weight."""
     pairs = zip(rankings, weights, strict=True)
     return {key for ranking, weight in pairs if weight > 0 for key, _ in ranking}
 
 
 def _mean(pairs: Sequence[tuple[float, float]]) -> float:
-    """Of (weight, score) pairs; 0 where nothing weighs."""
-    whole = math.fsum(weight for weight, _ in pairs)
-    return math.fsum(weight * score for weight, score in pairs) / whole if whole else 0.0
+    """The weighted mean of (weight, score) pairs; 0 if all weights are 0."""
+    total = math.fsum(weight for weight, _ in pairs)
+    return math.fsum(weight * score for weight, score in pairs) / total if total else 0.0
 
 
 def _sorted(scores: Mapping[Key, float]) -> list[tuple[Key, float]]:

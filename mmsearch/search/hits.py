@@ -1,4 +1,4 @@
-"""From ranked lists to hits: reranked, fused, looked up, each with what explains it."""
+"""From ranked lists to hits: reranked, fused, looked up, each with its span and its signals."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmsearch.search.fusion import DEFAULT, FUSIONS, RRF_K
-from mmsearch.search.matched_spans import Match, MatchedItems, text_at, text_of
+from mmsearch.search.query_vectors import ScoredVector, VectorKey, score_vectors
 from mmsearch.search.ranking import WORDS, RankedList, WordList
 from mmsearch.search.rerank import compare_in_detail, diversify, group_copies
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import NO_GOOD_MATCH
 from mmsearch.spaces.open_index import OpenIndex
-from mmsearch.types import Hit, Item, Ranking, Signal, Span
+from mmsearch.storage.lexical import best_text
+from mmsearch.types import Hit, Item, Ranking, Signal, Span, TextPart
 
 MIN_SPANNED_ITEMS = 100
-"""Items whose spans are ranked when each is a hit of its own; more if more hits are wanted."""
+"""Items whose spans are ranked when each span is a hit of its own; more if k is higher."""
 
 SpanKey = tuple[int, float, float]
 """(item id, start, end) of a span; -1 and -1 for a whole item."""
 
+Match = tuple[Span | None, TextPart | None]
+"""The span of an item that matched, and the text about it."""
+
 
 @dataclass(frozen=True, slots=True)
 class FusedList:
-    """The ranked lists made one.
+    """The ranked lists of a query, fused into one.
 
     Attributes:
-        lists: As they were fused: reranked, where that was wanted.
+        lists: The lists that were fused, after reranking if there was any.
         ranking: The items, in the order of the hits.
-        confidence: By item, the evidence that it is no match by chance.
+        confidence: By item, the evidence that it is not a match by chance.
         copies: By item, the copies that are collapsed into it.
     """
 
@@ -43,7 +47,7 @@ def fuse_lists(index: OpenIndex, lists: Sequence[RankedList], settings: Settings
     """The best items of one query: reranked, fused, diversified, copies collapsed."""
     if settings.rerank == "fusion":
         lists = compare_in_detail(index, lists)
-    fused = fuse(lists, settings)
+    fused = _fuse(lists, settings)
     if settings.spans:
         return FusedList(lists, fused[: max(settings.k, MIN_SPANNED_ITEMS)], {}, {})
     if settings.rerank == "diverse":
@@ -52,17 +56,18 @@ def fuse_lists(index: OpenIndex, lists: Sequence[RankedList], settings: Settings
         fused = fused[: settings.k]
     groups = group_copies(index, fused, settings)
     confidence = _confidences(lists, groups)
-    # an item that holds every word of the query is what was asked for, whatever it looks like
-    complete = {id_ for one in lists if isinstance(one, WordList) for id_ in one.complete_matches}
+    # an item that contains every word of the query is a match, whatever its vectors say
+    word_lists = [ranked for ranked in lists if isinstance(ranked, WordList)]
+    complete = {item_id for ranked in word_lists for item_id in ranked.complete_matches}
     for item_id in complete & confidence.keys():
         confidence[item_id] = max(confidence[item_id], NO_GOOD_MATCH)
-    kept = [
+    ranking = [
         (item_id, score)
         for item_id, score in fused
-        if item_id in groups and (confidence.get(item_id) or 0.0) >= settings.min_confidence
+        if item_id in groups and confidence.get(item_id, 0.0) >= settings.min_confidence
     ]
     copies = {item_id: group[1:] for item_id, group in groups.items()}
-    return FusedList(lists, kept[: settings.k], confidence, copies)
+    return FusedList(lists, ranking[: settings.k], confidence, copies)
 
 
 def best_hits(
@@ -72,41 +77,42 @@ def best_hits(
 
     Args:
         index: Where the items are stored.
-        lists: The ranked lists; none find nothing.
+        lists: The ranked lists; without any, nothing is found.
         settings: How many hits, and in which order.
-        words: What was looked up as it is written.
+        words: The words of the query that were looked up literally.
     """
     fused = fuse_lists(index, lists, settings)
-    found = MatchedItems(index, fused.lists, [item_id for item_id, _ in fused.ranking], words)
-    return _span_hits(found, settings) if settings.spans else _item_hits(found, fused, settings)
+    matched = _MatchedItems(index, fused.lists, [item_id for item_id, _ in fused.ranking], words)
+    return _span_hits(matched, settings) if settings.spans else _item_hits(matched, fused, settings)
 
 
-def fuse(lists: Sequence[RankedList], settings: Settings) -> list[tuple[Any, float]]:
-    """Several ranked lists made one; a single one keeps its scores."""
+def _fuse(lists: Sequence[RankedList], settings: Settings) -> list[tuple[Any, float]]:
+    """Several ranked lists fused into one; a single list keeps its scores."""
     if len(lists) <= 1:
         return lists[0].ranking if lists else []
-    method = fusion_method(lists, settings)
-    rankings = [one.ranking if method == "rrf" else one.standardised for one in lists]
-    return FUSIONS[method](
-        rankings, [one.weight for one in lists], [one.absent_score for one in lists]
-    )
+    method = _fusion_method(lists, settings)
+    rankings = [ranked.ranking if method == "rrf" else ranked.standardised for ranked in lists]
+    weights = [ranked.weight for ranked in lists]
+    return FUSIONS[method](rankings, weights, [ranked.absent_score for ranked in lists])
 
 
-def fusion_method(lists: Sequence[RankedList], settings: Settings) -> str:
-    """The fusion that is set, else reciprocal ranks where parts of the query have lists of their
-    own: a hit then resembles any of them, not all.
+def _fusion_method(lists: Sequence[RankedList], settings: Settings) -> str:
+    """The fusion that is set, else the default.
+
+    The default is reciprocal ranks if the parts of the query have lists of their own: a hit then
+    resembles any of the parts, not all.
     """
-    searched = [one.query.modality for one in lists if one.query is not None]
+    searched = [ranked.query.modality for ranked in lists if ranked.query is not None]
     return settings.fusion or ("rrf" if len(searched) > len(set(searched)) else DEFAULT)
 
 
 def _confidences(lists: Sequence[RankedList], keys: Iterable[Any]) -> dict[Any, float]:
-    """By key, the confidence by the list that is surest of it."""
+    """By key, its highest confidence in any list."""
     found: dict[Any, float] = {}
     compared = [
-        (one.scores | one.first_scores, one.background)  # the reference was not reranked
-        for one in lists
-        if one.query is not None and one.background is not None
+        (ranked.scores | ranked.first_scores, ranked.background)  # the reference was not reranked
+        for ranked in lists
+        if ranked.query is not None and ranked.background is not None
     ]
     for key in keys:
         for scores, background in compared:
@@ -117,92 +123,193 @@ def _confidences(lists: Sequence[RankedList], keys: Iterable[Any]) -> dict[Any, 
     return found
 
 
-# ---------------------------------------------------------------------- an item a hit
+# ---------------------------------------------------------------------- what matched in an item
 
 
-def _item_hits(found: MatchedItems, fused: FusedList, settings: Settings) -> list[Hit]:
-    cosines = {one.name: found.cosines(one) for one in found.lists}
-    method = fusion_method(found.lists, settings)
-    signals = _signals(found.lists, {key for key, _ in fused.ranking}, method, cosines)
-    matches = found.matches()
+@dataclass
+class _MatchedItems:
+    """The items that were found, with the exact scores of their vectors.
+
+    Attributes:
+        index: Where they are stored.
+        lists: The ranked lists that found them.
+        ids: Their ids.
+        words: The words of the query that were looked up literally.
+    """
+
+    index: OpenIndex
+    lists: Sequence[RankedList]
+    ids: Sequence[int]
+    words: str | None
+
+    def __post_init__(self) -> None:
+        self.items: Mapping[int, Item] = self.index.store.items.get(self.ids)
+        self.scored: dict[str, list[ScoredVector]] = {
+            ranked.name: score_vectors(self.index, ranked.query, self.ids)
+            for ranked in self.lists
+            if ranked.query is not None
+        }
+        """By the name of a list, the items' vectors in it, best first."""
+
+    def spans(self, ranked: RankedList) -> dict[VectorKey, Span | None]:
+        """The span of each vector of these items in a list."""
+        if ranked.query is None:
+            return {}
+        return self.index.store.vectors.spans(ranked.query.space, ranked.query.modality, self.ids)
+
+    def cosines(self, ranked: RankedList) -> dict[int, float]:
+        """The best plain cosine of each item in a list."""
+        best: dict[int, float] = {}
+        for vector in self.scored.get(ranked.name, ()):
+            item_id = vector.key[0]
+            best[item_id] = max(best.get(item_id, -1.0), vector.cosine)
+        return best
+
+    def matches(self) -> dict[int, Match]:
+        """For each item, what matched in the list that ranks it highest.
+
+        Photos have no span, unless one of their texts matched.
+        """
+        best: dict[int, Match] = {}
+        for ranked, ids in self._highest():
+            in_text = ranked.query is not None and ranked.query.modality == "text"
+            photos = all(self.items[item_id].modality == "image" for item_id in ids)
+            spans = {} if in_text or photos else self.spans(ranked)
+            for vector in self.scored.get(ranked.name, ()):
+                item_id, position = vector.key
+                item = self.items.get(item_id)
+                if item is None or item_id not in ids or item_id in best:
+                    continue
+                if in_text:
+                    part = _text_at(item, position)
+                    best[item_id] = part.span if part else None, part
+                elif item.modality != "image":
+                    best[item_id] = spans.get(vector.key), None
+            if ranked.name == WORDS:
+                best |= {item_id: self.matching_text(self.items[item_id]) for item_id in ids}
+        return best
+
+    def _highest(self) -> list[tuple[RankedList, set[int]]]:
+        """Each list with the items that it ranks higher than the others do; the first if equal."""
+        highest: dict[int, tuple[int, int]] = {}
+        for number, ranked in enumerate(self.lists):
+            for item_id in self.items:
+                if (rank := ranked.ranks.get(item_id)) is not None:
+                    highest[item_id] = min(highest.get(item_id, (rank, number)), (rank, number))
+        ids: list[set[int]] = [set() for _ in self.lists]
+        for item_id, (_, number) in highest.items():
+            ids[number].add(item_id)
+        return [pair for pair in zip(self.lists, ids, strict=True) if pair[1]]
+
+    def matching_text(self, item: Item) -> Match:
+        """The text of an item that contains most of the words, if any does."""
+        position = best_text(item, self.words) if self.words else None
+        part = None if position is None else _text_at(item, position)
+        return part.span if part else None, part
+
+
+def _text_at(item: Item, position: int) -> TextPart | None:
+    return item.texts[position] if position < len(item.texts) else None
+
+
+def _text_about(item: Item, span: Span | None) -> TextPart | None:
+    """The text of an item about a span of it, else about all of it."""
+    if span is not None:
+        for part in item.texts:
+            other = part.span
+            if other is None or other.unit != span.unit:
+                continue
+            if other.start < span.end and other.end > span.start:
+                return part
+            if span.unit == "page" and other.start == span.start:
+                return part
+    whole = [part for part in item.texts if part.span is None or span is None]
+    captions = [part for part in whole if part.origin in ("sidecar", "caption")]
+    return next(iter(captions or whole), None)
+
+
+# ---------------------------------------------------------------------- items as hits
+
+
+def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> list[Hit]:
+    cosines = {ranked.name: matched.cosines(ranked) for ranked in matched.lists}
+    method = _fusion_method(matched.lists, settings)
+    signals = _signals(matched.lists, {key for key, _ in fused.ranking}, method, cosines)
+    matches = matched.matches()
     copies = [copy for item_id, _ in fused.ranking for copy in fused.copies.get(item_id, ())]
-    paths = {id_: item.path for id_, item in found.index.store.items.get(copies).items()}
+    paths = {id_: item.path for id_, item in matched.index.store.items.get(copies).items()}
     hits: list[Hit] = []
     for item_id, score in fused.ranking:
-        if (item := found.items.get(item_id)) is None:  # deleted meanwhile
+        if (item := matched.items.get(item_id)) is None:  # deleted meanwhile
             continue
         span, part = matches.get(item_id, (None, None))
-        part = part or text_at(item, span)
-        hit = _hit(len(hits) + 1, item, score, (span, part), signals[item_id])
-        hit = replace(hit, confidence=fused.confidence.get(item_id))
-        if own := [paths[id_] for id_ in fused.copies.get(item_id, ()) if id_ in paths]:
-            hit = replace(hit, metadata={**hit.metadata, "duplicates": own})
+        match = span, part or _text_about(item, span)
+        confidence = fused.confidence.get(item_id)
+        hit = _hit(len(hits) + 1, item, score, confidence, match, signals[item_id])
+        if duplicates := [paths[id_] for id_ in fused.copies.get(item_id, ()) if id_ in paths]:
+            hit = replace(hit, metadata={**hit.metadata, "duplicates": duplicates})
         hits.append(hit)
     return hits
 
 
-# ---------------------------------------------------------------------- a span a hit
+# ---------------------------------------------------------------------- spans as hits
 
 
-def _span_hits(found: MatchedItems, settings: Settings) -> list[Hit]:
+def _span_hits(matched: _MatchedItems, settings: Settings) -> list[Hit]:
     """Each matching span as a hit: windows, frames, pages, passages."""
     matches: dict[SpanKey, Match] = {}
     cosines: dict[str, dict[Any, float]] = {}
     lists = []
-    for one in found.lists:
-        if one.name == WORDS:
-            lists.append(_words_by_span(found, one, matches))
-            continue
-        ranking, cosines[one.name] = _by_span(found, one, matches)
-        lists.append(replace(one, ranking=ranking, completed=[]))
-    fused = fuse(lists, settings)
+    for ranked in matched.lists:
+        if ranked.name == WORDS:
+            ranking = _words_by_span(matched, ranked, matches)
+        else:
+            ranking, cosines[ranked.name] = _by_span(matched, ranked, matches)
+        lists.append(replace(ranked, ranking=ranking, completed=[]))
+    fused = _fuse(lists, settings)
     confidence = _confidences(lists, [key for key, _ in fused])
-    kept = [one for one in fused if (confidence.get(one[0]) or 0.0) >= settings.min_confidence]
-    kept = kept[: settings.k]
-    signals = _signals(lists, {key for key, _ in kept}, fusion_method(lists, settings), cosines)
+    best = [pair for pair in fused if confidence.get(pair[0], 0.0) >= settings.min_confidence]
+    best = best[: settings.k]
+    signals = _signals(lists, {key for key, _ in best}, _fusion_method(lists, settings), cosines)
     return [
-        replace(
-            _hit(rank, found.items[key[0]], score, matches[key], signals[key]),
-            confidence=confidence.get(key),
-        )
-        for rank, (key, score) in enumerate(kept, start=1)
+        _hit(rank, matched.items[key[0]], score, confidence.get(key), matches[key], signals[key])
+        for rank, (key, score) in enumerate(best, start=1)
     ]
 
 
 def _by_span(
-    found: MatchedItems, ranked: RankedList, matches: dict[SpanKey, Match]
+    matched: _MatchedItems, ranked: RankedList, matches: dict[SpanKey, Match]
 ) -> tuple[list[tuple[Any, float]], dict[Any, float]]:
     """A list's spans with their scores, and with their plain cosines."""
     ranking: dict[SpanKey, float] = {}
     cosines: dict[Any, float] = {}
-    spans = found.spans(ranked)
+    spans = matched.spans(ranked)
     in_text = ranked.query is not None and ranked.query.modality == "text"
-    for one in found.scored[ranked.name]:
-        item_id, position = one.key
-        if (item := found.items.get(item_id)) is None:
+    for vector in matched.scored[ranked.name]:
+        item_id, position = vector.key
+        if (item := matched.items.get(item_id)) is None:
             continue
-        span = spans.get(one.key)
+        span = spans.get(vector.key)
         key = _span_key(item_id, span)
-        part = text_of(item, position) if in_text else text_at(item, span)
         if key not in matches or (in_text and key not in ranking):
-            matches[key] = span, part
-        ranking.setdefault(key, one.score)
-        cosines.setdefault(key, one.cosine)
+            matches[key] = span, _text_at(item, position) if in_text else _text_about(item, span)
+        ranking.setdefault(key, vector.score)
+        cosines.setdefault(key, vector.cosine)
     return list(ranking.items()), cosines
 
 
 def _words_by_span(
-    found: MatchedItems, ranked: RankedList, matches: dict[SpanKey, Match]
-) -> RankedList:
-    """The list by words, each item's score given to the text of it that holds most words."""
+    matched: _MatchedItems, ranked: RankedList, matches: dict[SpanKey, Match]
+) -> list[tuple[Any, float]]:
+    """The list by words: each item's score is given to its text that contains most words."""
     ranking = []
     for item_id, score in ranked.ranking:
-        if (item := found.items.get(item_id)) is not None:
-            span, part = found.matching_text(item)
+        if (item := matched.items.get(item_id)) is not None:
+            span, part = matched.matching_text(item)
             key = _span_key(item_id, span)
             matches.setdefault(key, (span, part))
             ranking.append((key, score))
-    return replace(ranked, ranking=ranking, completed=[])
+    return ranking
 
 
 def _span_key(item_id: int, span: Span | None) -> SpanKey:
@@ -221,23 +328,25 @@ def _signals(
     """By key and list: its rank, its score, its standardised score, its share of the whole."""
     found: dict[Any, dict[str, Signal]] = {key: {} for key in keys}
     for key in keys:
-        terms = {one.name: _term(one, key, method) for one in lists if key in one.scores}
+        terms = {
+            ranked.name: _term(ranked, key, method) for ranked in lists if key in ranked.scores
+        }
         total = sum(map(abs, terms.values()))
-        for one in lists:
-            if (score := one.scores.get(key)) is None:
+        for ranked in lists:
+            if (score := ranked.scores.get(key)) is None:
                 continue
-            share = terms[one.name] / total if total else 0.0
-            found[key][one.name] = Signal(
-                one.ranks.get(key),
-                cosines.get(one.name, {}).get(key, score),
-                one.background.standardised(score) if one.background else None,
+            share = terms[ranked.name] / total if total else 0.0
+            found[key][ranked.name] = Signal(
+                ranked.ranks.get(key),
+                cosines.get(ranked.name, {}).get(key, score),
+                ranked.background.standardised(score) if ranked.background else None,
                 round(share, 4) if len(lists) > 1 else 1.0,
             )
     return found
 
 
 def _term(ranked: RankedList, key: Any, method: str) -> float:
-    """What a list adds to a key's fused score, up to what is the same for all lists."""
+    """What a list adds to a key's fused score, up to a factor that all lists share."""
     if method == "rrf":
         rank = ranked.ranks.get(key)
         return 0.0 if rank is None else ranked.weight / (RRF_K + rank)
@@ -245,7 +354,14 @@ def _term(ranked: RankedList, key: Any, method: str) -> float:
     return ranked.weight * (max(above, 0.0) if method == "combmnz" else above)
 
 
-def _hit(rank: int, item: Item, score: float, match: Match, signals: dict[str, Signal]) -> Hit:
+def _hit(
+    rank: int,
+    item: Item,
+    score: float,
+    confidence: float | None,
+    match: Match,
+    signals: dict[str, Signal],
+) -> Hit:
     span, part = match
     return Hit(
         rank=rank,
@@ -253,7 +369,7 @@ def _hit(rank: int, item: Item, score: float, match: Match, signals: dict[str, S
         path=item.path,
         modality=item.modality,
         score=score,
-        confidence=None,
+        confidence=confidence,
         span=span,
         caption=part.text if part else None,
         metadata=item.metadata,

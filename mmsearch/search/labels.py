@@ -1,4 +1,4 @@
-"""Zero-shot labels: how confidently an item shows what a label says."""
+"""Zero-shot labels: how likely a label fits a picture or a sound."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ TEMPLATES: dict[Modality, tuple[str, ...]] = {
         "{} in the background",
     ),
 }
-"""Templates for a label, whose vector is the mean over them; benchmarks/labels.py compares them."""
+"""A label's vector is the mean over these templates; benchmarks/labels.py compares them."""
 
 PLAIN: dict[Modality, str] = {"image": "a photo of a {}", "audio": "the sound of {}"}
-"""The template for the everyday words that a label is compared with: one does as well as seven."""
+"""The only template of everyday words: seven do no better there."""
 
 SLOPE, MIDPOINT = 0.96, 3.67
 """Of the logistic curve from standardised scores to confidence, fitted on half of Flickr8k dev."""
 
 MIN_CONFIDENCE = 0.6
-"""The default confidence from which an item is given a label: three of four are right there, by the
-captions of Flickr8k, which do not name everything that a photo shows."""
+"""The default confidence from which an item is given a label: three of four such labels are right,
+judged by the captions of Flickr8k, which do not name everything that a photo shows."""
 
 PRIOR_SHARE = 0.06
-"""The share of items that have a label, in that half of Flickr8k dev."""
+"""The share of items that a label applies to, on average, in that half of Flickr8k dev."""
 
 PRIOR_ITEMS, PRIOR_WEIGHT = 50, 0.4
 """Pseudo-counts, absolute and as a share of all items, that pull a label's estimated frequency
 towards `PRIOR_SHARE`: what is estimated from scores alone is not fully trusted."""
 
 BINS = 1000
-"""Of the histogram of confidences that a label's frequency is estimated from."""
+"""Bins of the histogram of confidences that a label's frequency is estimated from."""
 
 MAX_LENGTH = 100
-"""Characters of a label."""
+"""Characters that a label can have."""
 
 _ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 
@@ -67,15 +67,15 @@ def checked_labels(labels: str | Sequence[str]) -> list[str]:
     """Labels in canonical form: spaces collapsed, each once; a string is one label.
 
     Raises:
-        InvalidOption: there are none, or one is empty or longer than a label can be.
+        InvalidOption: there is no label, or one is empty or too long.
     """
-    several = [labels] if isinstance(labels, str) else labels
-    tidy = list(dict.fromkeys(" ".join(label.split()) for label in several))
+    listed = [labels] if isinstance(labels, str) else labels
+    tidy = list(dict.fromkeys(" ".join(label.split()) for label in listed))
     if not tidy or not all(tidy):
         raise InvalidOption("a label is a word or a few: mmsearch tag dog 'birthday cake' beach")
     for label in tidy:
         if any("\ud800" <= char <= "\udfff" for char in label):
-            raise InvalidOption(f"the label {label!r} is not text: it holds half a character")
+            raise InvalidOption(f"the label {label!r} is not text: it contains half a character")
         if len(label) > MAX_LENGTH:
             raise InvalidOption(f"a label has up to {MAX_LENGTH} characters, not {len(label)}")
     return tidy
@@ -84,14 +84,15 @@ def checked_labels(labels: str | Sequence[str]) -> list[str]:
 class Labeller:
     """Scores vectors of one modality for some labels.
 
-    An item's cosine to a label says little by itself: some pictures are close to all words. So it
-    is standardised by the same item's cosines to a few hundred everyday words, which takes neither
-    other items nor a scale of the model. Standardised by the other items of the index instead,
-    rare labels would score too high and common ones too low (benchmarks/labels.py compares both).
+    An item's cosine to a label says little by itself, since some pictures are close to all words.
+    So it is standardised by the same item's cosines to a few hundred everyday words. This needs
+    neither other items nor a temperature of the model. If scores were standardised over the items
+    of the index instead, rare labels would score too high and common ones too low
+    (benchmarks/labels.py compares both).
 
     Args:
         encoder: Encodes the labels.
-        modality: "image" or "audio": decides the templates.
+        modality: "image" or "audio"; the templates depend on it.
         labels: Labels to score.
     """
 
@@ -102,7 +103,7 @@ class Labeller:
         self._everyday = encoder.encode("text", written)
 
     def standardised(self, matrix: Vectors) -> NDArray[np.float32]:
-        """(n, labels): how many standard deviations each label is above everyday words.
+        """(n, labels): how many standard deviations each label scores above everyday words.
 
         Args:
             matrix: (n, dim) unit rows.
@@ -115,7 +116,7 @@ class Labeller:
         return found
 
     def confidence(self, matrix: Vectors) -> NDArray[np.float32]:
-        """(n, labels) in [0, 1]: the confidence that each item shows each label."""
+        """(n, labels) in [0, 1]: the confidence that each label fits each item."""
         return confidence_of(self.standardised(matrix))
 
 
@@ -129,11 +130,11 @@ def confidence_of(standardised: Any) -> NDArray[np.float32]:
 
 
 def frequency_odds(counts: NDArray[np.int64]) -> float:
-    """The factor for the odds of a label, as it is more or less common in this index.
+    """The factor for the odds of a label, depending on how common it is in this index.
 
-    The frequency of a label is where the mean of the confidences agrees with it, found by
-    expectation maximisation and pulled towards `PRIOR_SHARE`. On the half of Flickr8k dev that
-    nothing was fitted on, a quarter of true labels are given instead of a fifth, at the same
+    The frequency of a label is estimated by expectation maximisation, so that it agrees with the
+    mean of the adjusted confidences, and is pulled towards `PRIOR_SHARE`. On the half of Flickr8k
+    dev that nothing was fitted on, this raises recall from a fifth to a quarter at the same
     precision.
 
     Args:
@@ -183,10 +184,10 @@ def label_vectors(encoder: Encoder, modality: Modality, labels: Sequence[str]) -
 def best_labels(
     vectors: Vectors, encoder: Encoder, modality: Modality, labels: Sequence[str] | None, k: int
 ) -> list[tuple[str, float]]:
-    """The k labels that one item shows with the highest confidence, and that.
+    """The k labels that fit one item with the highest confidences, and these.
 
     Args:
-        vectors: (n, dim) unit rows of the item: each label counts by the row that shows it best.
+        vectors: (n, dim) unit rows of the item; for each label, the row that it fits best counts.
         encoder: The encoder that made them.
         modality: Their modality.
         labels: Labels to choose from; everyday words if None.

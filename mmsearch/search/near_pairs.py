@@ -1,4 +1,4 @@
-"""Pairs of vectors that are nearly the same, among many, without comparing all with all."""
+"""Finds pairs of nearly equal vectors among many, without comparing all with all."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from mmsearch.types import Progress
 
 EXACT = 12_000
-"""Rows up to which all are compared with all: that takes about two seconds."""
+"""Up to this many rows, all are compared with all, which takes about two seconds."""
 
 PROBES = 4
-"""Cells that each row is compared in. benchmarks/duplicates.py says how many pairs are missed."""
+"""Cells that each row is compared in (nprobe); benchmarks/duplicates.py measures the recall."""
 
 MAX_NEIGHBOURS = 16
 """Neighbours kept of each row, the earliest: one of them leads the row's group."""
 
 BLOCK = 512
-"""Rows searched for at a time: a thousand copies of one picture have a million pairs."""
+"""Query rows at a time, to bound memory: a thousand copies of one picture have a million pairs."""
 
 MAX_PAIRS = 4_000_000
 """Pairs in memory before those in excess of MAX_NEIGHBOURS are dropped."""
 
 
 class Pairs(NamedTuple):
-    """Rows that are nearly the same.
+    """Pairs of nearly equal rows.
 
     Attributes:
-        later: (m,) int64, sorted; of each pair the row that comes later.
+        later: (m,) int64, sorted: the later row of each pair.
         earlier: (m,) int64, ascending for each `later`; at most MAX_NEIGHBOURS of one row.
         cosine: (m,) float32.
     """
@@ -44,9 +44,9 @@ class Pairs(NamedTuple):
 def near_pairs(matrix: Any, threshold: float, progress: Progress | None = None) -> Pairs:
     """Pairs of rows whose cosine reaches a threshold.
 
-    Up to `EXACT` rows, all of them. More rows are divided into about 2·√n cells, and each is
-    compared with those of its nearest cells only, so the work grows as n·√n. Every pair found is
-    true; one may be missed if several borders lie between its rows.
+    Up to `EXACT` rows, all such pairs are found. More rows are divided into about 2·√n cells, and
+    each row is compared with its nearest cells only, so the work is O(n·√n). Every pair found is
+    exact, but a pair may be missed if its rows lie in cells far apart.
 
     Args:
         matrix: (n, dim) unit rows, float16 or float32.
@@ -62,12 +62,12 @@ def near_pairs(matrix: Any, threshold: float, progress: Progress | None = None) 
     for start in range(0, len(matrix), BLOCK):
         rows = np.asarray(matrix[start : start + BLOCK], np.float32)
         limits, cosine, neighbours = index.range_search(rows, radius)
-        names = np.repeat(np.arange(start, start + len(rows)), np.diff(limits.astype(np.int64)))
-        others = names != neighbours
-        names, neighbours = names[others], neighbours[others]
-        pairs = np.maximum(names, neighbours), np.minimum(names, neighbours), cosine[others]
+        numbers = np.repeat(np.arange(start, start + len(rows)), np.diff(limits.astype(np.int64)))
+        others = numbers != neighbours
+        numbers, neighbours = numbers[others], neighbours[others]
+        pairs = np.maximum(numbers, neighbours), np.minimum(numbers, neighbours), cosine[others]
         found.append(_earliest([Pairs(*pairs)]))
-        if sum(len(some.later) for some in found) > MAX_PAIRS:
+        if sum(len(pairs.later) for pairs in found) > MAX_PAIRS:
             found = [_earliest(found)]
         if progress is not None:
             progress(start + len(rows), len(matrix))
@@ -116,9 +116,9 @@ def _earliest(found: list[Pairs]) -> Pairs:
 def leader_groups(pairs: Pairs) -> dict[int, list[tuple[int, float]]]:
     """By the row that leads a group, its other rows with their cosines to it, in order.
 
-    Rows are taken in order. One that is near to leaders joins the nearest of them, else it leads a
-    group of its own. So every row of a group reaches the threshold with its leader, and chains of
-    small changes are cut.
+    Rows are processed in order: each joins its nearest leader, or leads a new group if no leader is
+    near. So every row of a group reaches the threshold with its leader, and no chain of small
+    changes makes a group.
     """
     import numpy as np
 

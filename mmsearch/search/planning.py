@@ -1,4 +1,4 @@
-"""What a query means: its parts, and which of them are encoded where to search what."""
+"""Query planning: which parts of a query are encoded by which model, to search which vectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_WEIGHT = 1e300
 """Larger weights are scaled down, so that their sums stay finite."""
 
 NEGLIGIBLE = 1e-6
-"""What is left of parts that cancel each other out, as a share of the largest."""
+"""A sum of parts below this share of the largest part counts as zero."""
 
 CANCELLED = "the parts of the query cancel each other out"
 EMPTY = "the query is empty: say in words what to look for"
@@ -37,8 +37,8 @@ class PlannedQuery:
         space: The encoder space that is searched.
         parts: The query parts whose weighted sum is the query vector.
         weight: The weight of this ranking among those of the query.
-        bridged_from: The space that the part is encoded in, if that is another: texts near the
-            query there, which have vectors in both, stand in for it.
+        bridged_from: The space that the part is encoded in, if that is another. The texts nearest
+            to the query there, which have vectors in both spaces, then stand in for it.
     """
 
     modality: Modality
@@ -53,47 +53,43 @@ class PlannedQuery:
         return self.bridged_from or self.space
 
 
-def encoder_takes(space: Space, modality: Modality) -> bool:
-    """Whether the encoder of a space takes a modality."""
-    return modality in space.modalities
-
-
 def plan(
     query: str | Query,
     targets: Sequence[Modality],
     combine: Combine,
     spaces: Sequence[Space],
     stored: Mapping[int, Collection[Modality]],
-    encodable: Encodable = encoder_takes,
+    encodable: Encodable = lambda space, modality: modality in space.modalities,
 ) -> list[PlannedQuery]:
-    """The rankings that answer a query: one a modality, or one a modality and part.
+    """The rankings that answer a query: one for each modality, or for each modality and part.
 
     Args:
         query: The query.
         targets: The modalities to search.
-        combine: "early" sums the parts' vectors; "late" ranks for each part on its own.
+        combine: "early" sums the vectors of the parts; "late" makes a ranking for each part.
         spaces: All spaces, the preferred one first.
         stored: By space id, the modalities it has vectors of.
-        encodable: Which modalities can be encoded in which space.
+        encodable: Which modalities can be encoded in which space; by default, those its encoder
+            takes.
 
     Raises:
         InvalidQuery: the query is empty.
-        UnsupportedModality: no space can take one of the parts; the message names it.
+        UnsupportedModality: no model can encode one of the parts; the message names it.
     """
     if combine not in ("early", "late"):
-        raise InvalidQuery(f"parts are combined 'early' or 'late', not {combine!r}")
+        raise InvalidQuery(f"combine is 'early' or 'late', not {combine!r}")
     parts = parts_of(query)
     if len(parts) == 1:
         parts = (replace(parts[0], weight=1.0),)  # the weight of a single part means nothing
-    searched = {s.id: set(s.serves) & set(stored.get(s.id, ())) for s in spaces if s.serves}
-    routes = _Routes([s for s in spaces if s.serves], searched, encodable)
-    _check_encodable(parts, routes)
+    serving = [space for space in spaces if space.serves]
+    searched = {space.id: set(space.serves) & set(stored.get(space.id, ())) for space in serving}
+    routes = _Routes(serving, searched, encodable)
+    routes.check_encodable(parts)
     groups = [parts] if combine == "early" else [(part,) for part in parts]
     planned = []
     for modality in targets:
-        holding = routes.spaces_with(modality)
-        for group in groups if holding else []:
-            space, bridged_from = _route(modality, group, holding, routes)
+        for group in groups if routes.spaces_with(modality) else []:
+            space, bridged_from = routes.find(modality, group)
             weight = group[0].weight if len(group) < len(parts) else 1.0
             planned.append(PlannedQuery(modality, space, group, weight, bridged_from))
     return planned
@@ -103,12 +99,12 @@ def plan(
 
 
 def parts_of(query: str | Query) -> tuple[Part, ...]:
-    """The parts of a query that count, the heaviest first; equal parts become one of their sum.
+    """The parts of a query, the heaviest first; equal ones are merged, their weights added.
 
     The order in which they were given makes no difference.
 
     Raises:
-        InvalidQuery: there are none, or only negative ones, or one has an unknown modality, or a
+        InvalidQuery: no part is left, or only negative ones, or one has an unknown modality, or a
             weight is not a number.
     """
     given = query.parts if isinstance(query, Query) else Query.text(query).parts
@@ -128,7 +124,7 @@ def parts_of(query: str | Query) -> tuple[Part, ...]:
     if not parts:
         raise InvalidQuery(CANCELLED)
     if not any(part.weight > 0 for part in parts):
-        raise InvalidQuery("the query says only what is not wanted: say what to look for as well")
+        raise InvalidQuery("all parts of the query are negative: say what to look for as well")
     return tuple(parts)
 
 
@@ -144,13 +140,6 @@ def words_of(content: Any) -> str:
         raise InvalidQuery(EMPTY)
     # a shell may pass bytes that are not UTF-8, which no tokenizer takes
     return content.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-
-
-def described(part: Part) -> str:
-    """A part, for a message."""
-    content = part.content if isinstance(part.content, (str, os.PathLike)) else "given"
-    kind = {"text": "the text", "image": "the picture", "audio": "the sound"}[part.modality]
-    return f"{kind} {os.fspath(content)!r}"
 
 
 def _number(weight: object) -> float:
@@ -172,7 +161,7 @@ def _check_part(part: Part) -> None:
 
 
 def _merged(parts: Sequence[Part]) -> list[Part]:
-    """Parts in a canonical order; equal ones are summed, and left out if they cancel out."""
+    """Parts in a canonical order; equal ones are merged, and left out if they cancel out."""
     same: dict[tuple[str, str], list[Part]] = {}
     for part in parts:
         same.setdefault((part.modality, _identity(part.content)), []).append(part)
@@ -182,17 +171,17 @@ def _merged(parts: Sequence[Part]) -> list[Part]:
         weight = math.fsum(part.weight for part in equal)
         if len(equal) == 1 or abs(weight) > negligible:
             merged.append((-weight, identity, replace(equal[0], weight=weight)))
-    return [part for _, _, part in sorted(merged, key=lambda one: one[:2])]
+    return [part for _, _, part in sorted(merged, key=lambda entry: entry[:2])]
 
 
 def _identity(content: Any) -> str:
-    """Equal for the same words, path or picture, and for nothing else."""
+    """A string that is equal for the same words, path or picture, and for nothing else."""
     if isinstance(content, (str, os.PathLike)):
         return os.fsdecode(content)
     from PIL.Image import Image
 
     if not isinstance(content, Image):
-        return f"{type(content).__name__} {id(content)}"  # refused when it is encoded
+        return f"{type(content).__name__} {id(content)}"  # encoding it will raise an error
     from mmsearch.media.image import upright
 
     picture = upright(content)
@@ -204,7 +193,13 @@ def _identity(content: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Routes:
-    """The spaces that answer, the preferred one first, and what each can be searched with."""
+    """Finds the spaces to search in, and to encode in, for the parts of a query.
+
+    Attributes:
+        spaces: Those that answer queries, the preferred one first.
+        searched: By space id, the modalities that can be searched in it.
+        encodable: Which modalities can be encoded in which space.
+    """
 
     spaces: Sequence[Space]
     searched: Mapping[int, Collection[Modality]]
@@ -214,50 +209,57 @@ class _Routes:
         """The spaces that a modality is searched in."""
         return [space for space in self.spaces if modality in self.searched[space.id]]
 
-    def bridge(self, part: Part, holding: Sequence[Space]) -> tuple[Space, Space] | None:
-        """A space that can encode a part, and one that texts near it lead to."""
+    def encodable_in(self, spaces: Sequence[Space], part: Part) -> bool:
+        """Whether a part can be encoded in any of some spaces."""
+        return any(self.encodable(space, part.modality) for space in spaces)
+
+    def check_encodable(self, parts: Sequence[Part]) -> None:
+        """Raise an error if no model can encode one of the parts."""
+        for part in parts:
+            if self.spaces and not self.encodable_in(self.spaces, part):
+                raise UnsupportedModality(
+                    f"{_shown(part)} cannot be searched with: {_names(self.spaces)} cannot encode "
+                    f"{part.modality}; add a model that can: mmsearch index --model mini"
+                )
+
+    def bridge(self, part: Part, targets: Sequence[Space]) -> tuple[Space, Space] | None:
+        """A space that can encode a part, and a target that has vectors of texts as well."""
         for source in self.spaces_with("text"):
-            for target in holding:
+            for target in targets:
                 if self.encodable(source, part.modality) and "text" in self.searched[target.id]:
                     return source, target
         return None
 
+    def find(self, modality: Modality, parts: Sequence[Part]) -> tuple[Space, Space | None]:
+        """The space to search in, and the space to encode in if that is another."""
+        spaces = self.spaces_with(modality)
+        for space in spaces:
+            if all(self.encodable(space, part.modality) for part in parts):
+                return space, None
+        if len(parts) == 1 and (bridge := self.bridge(parts[0], spaces)):
+            return bridge[1], bridge[0]
+        foreign = [part for part in parts if not self.encodable_in(spaces, part)]
+        for part in foreign:
+            if self.bridge(part, spaces) is None:
+                raise UnsupportedModality(
+                    f"{_shown(part)} cannot be compared with what is searched ({modality}): "
+                    f"{_names(spaces)} does not take {part.modality}, and the index has no "
+                    "captions or texts that could lead over. Index a model that takes both "
+                    "(mmsearch index --model mini), or captions (--captions FILE)"
+                )
+        together = " and ".join({part.modality: _shown(part) for part in reversed(parts)}.values())
+        alone = "; texts can bridge two models for a part on its own only" if foreign else ""
+        raise UnsupportedModality(
+            f"{together} cannot be added up to search {modality}: no one model takes them all"
+            f"{alone}. Try --combine late, which ranks for each part"
+        )
 
-def _check_encodable(parts: Sequence[Part], routes: _Routes) -> None:
-    for part in parts:
-        if routes.spaces and not any(
-            routes.encodable(space, part.modality) for space in routes.spaces
-        ):
-            raise UnsupportedModality(
-                f"{described(part)} cannot be searched with: {_names(routes.spaces)} cannot encode "
-                f"{part.modality}; add a model that can, `mmsearch index --model mini` say"
-            )
 
-
-def _route(
-    modality: Modality, parts: Sequence[Part], holding: Sequence[Space], routes: _Routes
-) -> tuple[Space, Space | None]:
-    """The space to search in, and the space to encode in if that is another."""
-    for space in holding:
-        if all(routes.encodable(space, part.modality) for part in parts):
-            return space, None
-    if len(parts) == 1 and (bridge := routes.bridge(parts[0], holding)):
-        return bridge[1], bridge[0]
-    foreign = [p for p in parts if not any(routes.encodable(s, p.modality) for s in holding)]
-    for part in foreign:
-        if routes.bridge(part, holding) is None:
-            raise UnsupportedModality(
-                f"{described(part)} cannot be compared with what is searched ({modality}): "
-                f"{_names(holding)} does not take {part.modality}, and the index holds no captions "
-                "or texts that could lead over. Index a model that takes both (mmsearch index "
-                "--model mini), or captions (--captions FILE)"
-            )
-    together = " and ".join({part.modality: described(part) for part in reversed(parts)}.values())
-    alone = "; through texts, a part is compared on its own only" if foreign else ""
-    raise UnsupportedModality(
-        f"{together} cannot be added up to search {modality}: no one model there takes them all"
-        f"{alone}. Try --combine late, which ranks for each part"
-    )
+def _shown(part: Part) -> str:
+    """A part, for a message."""
+    content = part.content if isinstance(part.content, (str, os.PathLike)) else "given"
+    kind = {"text": "the text", "image": "the picture", "audio": "the sound"}[part.modality]
+    return f"{kind} {os.fspath(content)!r}"
 
 
 def _names(spaces: Sequence[Space]) -> str:

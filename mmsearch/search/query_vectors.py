@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.encoders import Encoder
@@ -26,7 +26,7 @@ BATCH = 64
 """Query parts encoded in one call: decoded pictures are large."""
 
 MAX_WINDOWS = 240
-"""Windows of a sound that are encoded when it is a query: ten minutes."""
+"""Windows of a query sound that are encoded at most: ten minutes."""
 
 BRIDGE_TEXTS = 10
 """Texts that bridge one model's space to another's."""
@@ -34,16 +34,16 @@ BRIDGE_TEXTS = 10
 
 @dataclass(frozen=True, slots=True)
 class QueryVector:
-    """What a ranking is made for: a unit vector (dim,) in the space that is searched.
+    """A query in the space that is searched; it makes one ranking.
 
     Attributes:
         modality: What is searched.
-        space: In which encoder space.
-        vector: Unit length (dim,).
+        space: The space that is searched.
+        vector: (dim,) of unit length.
         weight: The weight of the ranking among those of the query.
         hub_weights: By query modality, the weight of an item's hub value in its score.
         query_modality: What the query is made of, if of one modality.
-        part: The query part, if there is but one.
+        part: The query part, if there is only one.
     """
 
     modality: Modality
@@ -57,18 +57,18 @@ class QueryVector:
     @property
     def augmented(self) -> NDArray[np.float32]:
         """The vector (dim + EXTRA_DIMS,) whose inner products have hubs subtracted."""
-        found = augmented_query(self.vector, "text", 0.0)
+        augmented = augmented_query(self.vector, "text", 0.0)
         for modality, weight in self.hub_weights.items():
-            found[-EXTRA_DIMS:] += augmented_query(self.vector, modality, weight)[-EXTRA_DIMS:]
-        return found
+            augmented[-EXTRA_DIMS:] += augmented_query(self.vector, modality, weight)[-EXTRA_DIMS:]
+        return augmented
 
     def without_hubs(self) -> QueryVector:
-        """The same, scored by the plain cosine."""
+        """The same query vector, whose scores are plain cosines."""
         return replace(self, hub_weights={}, query_modality=None)
 
 
 def encode(index: OpenIndex, plans: Sequence[Sequence[PlannedQuery]]) -> list[list[QueryVector]]:
-    """The query vectors of several queries' plans; each encoder encodes all its parts together.
+    """The query vectors of each query's plan; each encoder encodes all its parts together.
 
     Raises:
         InvalidQuery: a part is empty, or the parts cancel each other out.
@@ -76,14 +76,15 @@ def encode(index: OpenIndex, plans: Sequence[Sequence[PlannedQuery]]) -> list[li
         UnsupportedModality: no text bridges two spaces.
     """
     parts: dict[int, tuple[Space, dict[int, Part]]] = {}
-    for planned in (planned for several in plans for planned in several):
+    for planned in chain.from_iterable(plans):
         space = planned.encoded_in
-        parts.setdefault(space.id, (space, {}))[1].update({id(one): one for one in planned.parts})
+        by_id = {id(part): part for part in planned.parts}
+        parts.setdefault(space.id, (space, {}))[1].update(by_id)
     encoded: dict[tuple[int, int], Vectors] = {}
-    for space_id, (space, some) in parts.items():
-        vectors = encode_parts(index.encoder(space), list(some.values()))
-        encoded |= {(space_id, key): row for key, row in zip(some, vectors, strict=True)}
-    return [[_summed(index, planned, encoded) for planned in several] for several in plans]
+    for space_id, (space, by_id) in parts.items():
+        vectors = encode_parts(index.encoder(space), list(by_id.values()))
+        encoded |= {(space_id, key): row for key, row in zip(by_id, vectors, strict=True)}
+    return [[_summed(index, planned, encoded) for planned in queries] for queries in plans]
 
 
 def query_vector(index: OpenIndex, planned: PlannedQuery, vector: Vectors) -> QueryVector:
@@ -134,13 +135,13 @@ def _summed(
 def _hub_weights(
     index: OpenIndex, planned: PlannedQuery, shares: Mapping[Modality, float]
 ) -> dict[Modality, float]:
-    """By query modality, its share of the vector, which is Σ share · vector, times its weight."""
+    """By query modality, the weight of hubs times that modality's share of the query vector."""
     hub_weight = index.query_banks.hub_weight
-    found = {
+    weights = {
         query_modality: share * hub_weight(planned.space, query_modality, planned.modality)
         for query_modality, share in shares.items()
     }
-    return {modality: weight for modality, weight in found.items() if weight}
+    return {query_modality: weight for query_modality, weight in weights.items() if weight}
 
 
 def bridge_through_texts(
@@ -158,11 +159,11 @@ def bridge_through_texts(
     owners, matrix, positions = index.store.vectors.of(target, "text", ids)
     keys = zip(owners.tolist(), positions.tolist(), strict=True)
     rows = {key: row for row, key in enumerate(keys)}
-    shared = [(rows[one.key], max(one.score, 0.0) + 1e-3) for one in near if one.key in rows]
+    shared = [(rows[text.key], max(text.score, 0.0) + 1e-3) for text in near if text.key in rows]
     if not shared:
         raise UnsupportedModality(
-            f"no text that {source.name!r} and {target.name!r} both hold leads over from the one "
-            "to the other: bring the index up to date (mmsearch index)"
+            f"no text has vectors of both {source.name!r} and {target.name!r}, so neither can "
+            "search for the other: bring the index up to date (mmsearch index)"
         )
     return combined(matrix[[row for row, _ in shared]], [score for _, score in shared])
 
@@ -171,7 +172,7 @@ def bridge_through_texts(
 
 
 VectorKey = tuple[int, int]
-"""(item id, position): one vector of an item, that of its third window, say."""
+"""(item id, position): identifies one vector of an item; a sound has one for each window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,8 @@ class ScoredVector:
     """One vector of an item, scored exactly.
 
     Attributes:
-        key: Which vector.
-        score: The cosine less what hubs take off, rounded to six decimals.
+        key: The vector.
+        score: The cosine less the hub correction, rounded to six decimals.
         cosine: The plain cosine, rounded likewise.
     """
 
@@ -202,15 +203,15 @@ def score_vectors(index: OpenIndex, query: QueryVector, ids: Sequence[int]) -> l
         scores -= weight * np.nan_to_num(hubs.astype(np.float16).astype(np.float64))
     keys = zip(owners.tolist(), positions.tolist(), strict=True)
     rounded = scores.round(6).tolist(), cosines.round(6).tolist()
-    found = [
+    scored = [
         ScoredVector(key, as_cosine(score), as_cosine(cosine))
         for key, score, cosine in zip(keys, *rounded, strict=True)
     ]
-    return sorted(found, key=lambda one: (-one.score, one.key))
+    return sorted(scored, key=lambda vector: (-vector.score, vector.key))
 
 
 def as_cosine(product: float) -> float:
-    """An inner product as a cosine: float16 rows are up to 1e-3 longer than 1; never -0.0."""
+    """An inner product clipped to [-1, 1], as float16 rows may be 1e-3 longer than 1; not -0.0."""
     return max(-1.0, min(product, 1.0)) + 0.0
 
 
@@ -227,17 +228,18 @@ def encode_parts(encoder: Encoder, parts: Sequence[Part]) -> Vectors:
     """
     import numpy as np
 
-    out = np.zeros((len(parts), encoder.dim), dtype=np.float32)
+    vectors = np.zeros((len(parts), encoder.dim), dtype=np.float32)
     for modality in sorted({part.modality for part in parts}):
         rows = [row for row, part in enumerate(parts) if part.modality == modality]
         if modality == "audio":
             for row in rows:
-                out[row] = _encode_sound(parts[row].content, encoder)
+                vectors[row] = _encode_sound(parts[row].content, encoder)
             continue
         for start in range(0, len(rows), BATCH):
-            some = rows[start : start + BATCH]
-            out[some] = encoder.encode(modality, [prepared(parts[row], encoder) for row in some])
-    return out
+            batch = rows[start : start + BATCH]
+            prepared = [prepare_part(parts[row], encoder) for row in batch]
+            vectors[batch] = encoder.encode(modality, prepared)
+    return vectors
 
 
 def combined(vectors: Vectors, weights: Sequence[float]) -> Vectors:
@@ -254,8 +256,8 @@ def combined(vectors: Vectors, weights: Sequence[float]) -> Vectors:
     length = np.linalg.norm(total)
     if length < NEGLIGIBLE:
         raise InvalidQuery(CANCELLED)
-    added: Vectors = (total / length).astype(np.float32)
-    return added
+    unit: Vectors = (total / length).astype(np.float32)
+    return unit
 
 
 def checked_vectors(queries: Any, dim: int) -> Vectors:
@@ -282,7 +284,7 @@ def checked_vectors(queries: Any, dim: int) -> Vectors:
     return rows
 
 
-def prepared(part: Part, encoder: Encoder) -> Any:
+def prepare_part(part: Part, encoder: Encoder) -> Any:
     """A text or picture of a query, read and prepared for its encoder.
 
     Raises:
@@ -326,12 +328,13 @@ def _encode_sound(content: Any, encoder: Encoder) -> Vectors:
     return combined(encoded, np.ones(len(encoded)).tolist())
 
 
-def _file(content: Any, wanted: str, what: str) -> str:
+def _file(content: Any, expected: str, kind: str) -> str:
+    """The path of an existing file that is a query."""
     if not isinstance(content, (str, os.PathLike)):
-        raise InvalidQuery(f"{wanted}, not {type(content).__name__}")
+        raise InvalidQuery(f"{expected}, not {type(content).__name__}")
     path = os.fsdecode(content)
     if not os.path.exists(path):
         raise PathNotFound(f"there is no file {path!r}")
     if os.path.isdir(path):
-        raise UnreadableFile(f"{path!r} is a folder: give one {what} in it")
+        raise UnreadableFile(f"{path!r} is a folder: give one {kind} in it")
     return path

@@ -1,4 +1,4 @@
-"""From query vectors to ranked lists: one a modality, each comparable with the others."""
+"""From query vectors to ranked lists, whose standardised scores can be compared."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mmsearch.storage.lexical import query_terms
 from mmsearch.vectors.id_set import IdSet
 
 DEPTH = 300
-"""Items in each list before fusion, at least: up to here the order does not depend on k."""
+"""Items in each list before fusion, at least, so that the first ones do not depend on k."""
 
 MAX_DEVIATIONS_ALL, MAX_DEVIATIONS_SOME = 10.0, 12.0
-"""Deviations that a match of words counts at most, for items with all of them or with some."""
+"""The largest standardised scores of the lexical list, for items with all words and with some."""
 
 CHECKED_FOR_ALL = 100
-"""Of the list by words, the items that are checked for holding every word."""
+"""The first items of the lexical list, which are checked for whether they contain every word."""
 
 WORDS = "words"
-"""The name of the list by words, among those of the modalities."""
+"""The name of the lexical list, among those of the modalities."""
 
 
 @dataclass
@@ -37,10 +37,10 @@ class RankedList:
         ranking: (key, score) pairs, best first, to some depth; a key is an item id, or an item id
             with a span.
         weight: The weight of the list in the fusion.
-        background: The scores the query has by chance; None where nothing is stored.
-        query: What was searched for; None for words.
-        completed: Scores of keys that are below `ranking` but in another list's.
-        first_scores: Scores before reranking, where there was one.
+        background: The distribution of the query's scores by chance; None if nothing is stored.
+        query: The query vector; None for the lexical list.
+        completed: Scores of keys that are missing in this ranking, but present in another's.
+        first_scores: Scores before reranking, if there was any.
     """
 
     name: str
@@ -67,7 +67,7 @@ class RankedList:
         return [(key, self.standard_score(key)) for key, _ in self.ranking + self.completed]
 
     def standard_score(self, key: Any) -> float:
-        """How many deviations a key's score is above what the query scores by chance."""
+        """How many standard deviations a key's score is above the query's scores by chance."""
         score = self.scores[key]
         return score if self.background is None else self.background.standardised(score)
 
@@ -79,12 +79,12 @@ class RankedList:
 
 @dataclass
 class WordList(RankedList):
-    """Items ranked by the words of the query as they are written.
+    """The lexical list: items ranked by BM25.
 
     Attributes:
         terms: How many words were searched for.
-        complete_matches: The items that hold every word.
-        rarity: How few items hold every word: 1 if one does, 0 if all do.
+        complete_matches: The items that contain every word.
+        rarity: How few items contain every word: 1 if one does, 0 if all do.
     """
 
     terms: int = 1
@@ -94,22 +94,23 @@ class WordList(RankedList):
     def standard_score(self, key: Any) -> float:
         """The standardised score of an item, bounded.
 
-        An item that holds all n words, as few do, is what was asked for, by its name say. One that
-        holds some of them counts 1/2n: a sentence is found by what it means. Both are bounded, as
-        the deviation of a word that a single item holds depends on the number of items alone.
+        If few items contain all n words, they are what the user means: the query may be a name.
+        An item with some of the words counts only 1/2n, since a sentence is better found by its
+        meaning. Both are bounded, because the deviation of a word that only one item contains
+        depends on nothing but the number of items.
         """
-        found = super().standard_score(key)
+        score = super().standard_score(key)
         absent = self.absent_score
         if absent is None:
-            return found
+            return score
         if key in self.complete_matches:
-            bounded = min(found, MAX_DEVIATIONS_ALL)
+            bounded = min(score, MAX_DEVIATIONS_ALL)
             return absent + MAX_DEVIATIONS_ALL * self.rarity + bounded / 10
-        return absent + min(found - absent, MAX_DEVIATIONS_SOME) / (2 * self.terms)
+        return absent + min(score - absent, MAX_DEVIATIONS_SOME) / (2 * self.terms)
 
     @property
     def absent_score(self) -> float | None:
-        """The standardised score of an item that holds none of the words."""
+        """The standardised score of an item that contains none of the words."""
         return self.background.standardised(0.0) if self.background else None
 
 
@@ -123,36 +124,36 @@ def rank(
     excluded: frozenset[int] = frozenset(),
     pool: int | None = None,
 ) -> list[RankedList]:
-    """A ranked list for each query vector, and one by words.
+    """A ranked list for each query vector, and the lexical one.
 
     Args:
         index: What is searched.
-        queries: A list each.
-        settings: How.
-        words: Text that is also looked up as it is written.
+        queries: The query vectors.
+        settings: The settings of the search.
+        words: Text that is also looked up literally.
         allowed: The only items that may be found; any if None.
         excluded: Items that may not be found.
-        pool: How many candidates are ranked, unless as many as the settings say.
+        pool: How many candidates are ranked; by default what the settings say.
     """
-    several = len(queries) + (words is not None) > 1
+    fuses = len(queries) + (words is not None) > 1
     pool = pool or settings.pool
-    depth = max(pool, DEPTH) if several else pool
-    seen: dict[str, int] = {}
+    depth = max(pool, DEPTH) if fuses else pool
+    numbers: dict[str, int] = {}
     lists: list[RankedList] = []
     for query in queries:
-        seen[query.modality] = number = seen.get(query.modality, 0) + 1
+        numbers[query.modality] = number = numbers.get(query.modality, 0) + 1
         name = query.modality if number == 1 else f"{query.modality} {number}"
-        found = _nearest(index, query, depth + len(excluded), allowed)
-        kept = [pair for pair in found.ranking if pair[0] not in excluded][:depth]
+        nearest = _nearest(index, query, depth + len(excluded), allowed)
+        ranking = [pair for pair in nearest.ranking if pair[0] not in excluded][:depth]
         weight = query.weight * settings.weight_of(query.modality)
-        lists.append(replace(found, name=name, ranking=kept, weight=weight))
+        lists.append(replace(nearest, name=name, ranking=ranking, weight=weight))
     if words is not None:
-        found_words = index.store.words.search(words, depth + len(excluded), allowed)
-        kept = [pair for pair in found_words if pair[0] not in excluded][:depth]
+        found = index.store.words.search(words, depth + len(excluded), allowed)
+        ranking = [pair for pair in found if pair[0] not in excluded][:depth]
         heaviest = max((abs(query.weight) for query in queries), default=1.0)
         weight = heaviest * settings.weight_of(WORDS)
-        lists.append(_by_words(index, words, kept, weight, allowed))
-    if several:
+        lists.append(_word_list(index, words, ranking, weight, allowed))
+    if fuses:
         _complete(index, lists, words)
     return lists
 
@@ -164,17 +165,17 @@ def _nearest(index: OpenIndex, query: QueryVector, depth: int, allowed: IdSet | 
     vector = query.augmented
     ranking = [(id_, as_cosine(score)) for id_, score in neighbours.search(vector, depth, allowed)]
     candidates = len(neighbours) if allowed is None else min(len(neighbours), len(allowed))
-    typical = index.query_banks.augmented_rows(query.space, query.modality)
+    bank_rows = index.query_banks.augmented_rows(query.space, query.modality)
     background = Background.of(
         Moments(*neighbours.moments(vector)),
         candidates,
-        typical=None if typical is None else typical @ vector,
+        bank=None if bank_rows is None else bank_rows @ vector,
         reference=index.query_banks.reference(query.space, query.query_modality, query.modality),
     )
     return RankedList(query.modality, ranking, background=background, query=query)
 
 
-def _by_words(
+def _word_list(
     index: OpenIndex,
     words: str,
     ranking: list[tuple[Any, float]],
@@ -184,8 +185,8 @@ def _by_words(
     items = len(index.store) if allowed is None else len(allowed)
     best = [item_id for item_id, _ in ranking[:CHECKED_FOR_ALL]]
     complete = index.store.words.holding(words, best)
-    holding = len(complete) if len(complete) < CHECKED_FOR_ALL else len(ranking)
-    rarity = math.log(max(items, 1) / max(holding, 1)) / math.log(max(items, 2))
+    number = len(complete) if len(complete) < CHECKED_FOR_ALL else len(ranking)
+    rarity = math.log(max(items, 1) / max(number, 1)) / math.log(max(items, 2))
     return WordList(
         WORDS,
         ranking,
@@ -198,16 +199,16 @@ def _by_words(
 
 
 def _complete(index: OpenIndex, lists: Sequence[RankedList], words: str | None) -> None:
-    """Give each list the scores of what the others rank, so that no fused sum lacks a term."""
-    candidates = {item_id for one in lists for item_id, _ in one.ranking}
-    for one in lists:
-        missing = IdSet.of(candidates - one.ranks.keys())
+    """Score each list's items in the other lists too, so that no fused sum lacks a term."""
+    candidates = {item_id for ranked in lists for item_id, _ in ranked.ranking}
+    for ranked in lists:
+        missing = IdSet.of(candidates - ranked.ranks.keys())
+        query = ranked.query
         if not len(missing):
             continue
-        if one.query is None:
-            if words is not None:
-                one.completed = index.store.words.search(words, len(missing), missing)
-            continue
-        neighbours = index.vector_index(one.query.space, one.query.modality)
-        scores = neighbours.search(one.query.augmented, len(missing), missing)
-        one.completed = [(item_id, as_cosine(score)) for item_id, score in scores]
+        if query is not None:
+            neighbours = index.vector_index(query.space, query.modality)
+            scores = neighbours.search(query.augmented, len(missing), missing)
+            ranked.completed = [(item_id, as_cosine(score)) for item_id, score in scores]
+        elif words is not None:
+            ranked.completed = index.store.words.search(words, len(missing), missing)

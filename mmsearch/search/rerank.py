@@ -10,7 +10,7 @@ from mmsearch.encoders import TokenEncoder, token_encoder
 from mmsearch.errors import InvalidOption
 from mmsearch.search.diversity import collapse, mmr
 from mmsearch.search.duplicate_threshold import threshold_of
-from mmsearch.search.query_vectors import QueryVector, VectorKey, prepared, score_vectors
+from mmsearch.search.query_vectors import QueryVector, VectorKey, prepare_part, score_vectors
 from mmsearch.search.ranking import RankedList
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.encoder_pool import tokens_are_current
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from mmsearch.types import Vectors
 
 CANDIDATES = 100
-"""Vectors that are compared in detail, or hits that are made diverse: a fixed number, so that the
-order does not depend on k."""
+"""Vectors that are compared by token embeddings, or hits that are diversified. The number is fixed,
+so that the order does not depend on k."""
 
 COMPARABLE: frozenset[tuple[Modality, Modality]] = frozenset({("text", "image"), ("image", "text")})
-"""(query modality, searched modality) that token embeddings are compared across."""
+"""The pairs (query modality, searched modality) whose token embeddings can be compared."""
 
 
 def rerank(
@@ -52,23 +52,24 @@ def rerank(
 
 
 def compare_in_detail(index: OpenIndex, lists: Sequence[RankedList]) -> list[RankedList]:
-    """Lists whose best are reranked by the token embeddings of texts and pictures.
+    """The lists, their best items reranked by the token embeddings of texts and pictures.
 
     Raises:
-        InvalidOption: nothing of the query can be compared so.
+        InvalidOption: no list can be compared by token embeddings.
     """
-    found = [_compared(index, one) for one in lists]
-    if lists and all(one is None for one in found):
+    reranked = [_compared(index, ranked) for ranked in lists]
+    if lists and all(ranked is None for ranked in reranked):
         raise InvalidOption(
             "--rerank fusion compares one text with pictures, or one picture with texts, by a "
             "model that was tuned for it ('mini' is), in an index that keeps their details "
-            "(`mmsearch index --details` brings it up to date): this query or this index has "
-            "nothing of the kind"
+            "(`mmsearch index --details` brings it up to date): it does not apply to this query "
+            "or this index"
         )
-    return [new or old for new, old in zip(found, lists, strict=True)]
+    return [new or old for new, old in zip(reranked, lists, strict=True)]
 
 
 def _compared(index: OpenIndex, ranked: RankedList) -> RankedList | None:
+    """A reranked list; None if it cannot be compared by token embeddings."""
     query = ranked.query
     if query is None or query.part is None:
         return None
@@ -86,8 +87,11 @@ def _compared(index: OpenIndex, ranked: RankedList) -> RankedList | None:
         raise InvalidOption(
             "--rerank fusion needs what this index does not keep: run `mmsearch index --details`"
         )
-    reranked = _ahead(scores, ranked.ranking)
-    return replace(ranked, ranking=reranked, first_scores=dict(ranked.ranking))
+    # the other items follow, none of them with a higher score
+    best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    ceiling = best[-1][1] if best else 1.0
+    others = [(id_, min(score, ceiling)) for id_, score in ranked.ranking if id_ not in scores]
+    return replace(ranked, ranking=best + others, first_scores=dict(ranked.ranking))
 
 
 def _detailed_scores(
@@ -102,22 +106,14 @@ def _detailed_scores(
     rows = [row for row in score_vectors(index, query, ids) if row.key in tokens][:CANDIDATES]
     if not rows:
         return {}
-    own = encoder.encode_with_tokens(part.modality, [prepared(part, encoder)])[1][0]
-    match = encoder.match(part.modality, own, [tokens[row.key] for row in rows])
+    query_tokens = encoder.encode_with_tokens(part.modality, [prepare_part(part, encoder)])[1][0]
+    match = encoder.match(part.modality, query_tokens, [tokens[row.key] for row in rows])
     first = np.asarray([row.score for row in rows])
     best: dict[int, float] = {}
     for row, score in zip(rows, rerank(first, match, encoder.match_weight).tolist(), strict=True):
         item_id = row.key[0]
         best[item_id] = max(best.get(item_id, -np.inf), round(score, 6))
     return best
-
-
-def _ahead(scores: dict[int, float], ranking: Ranking) -> Ranking:
-    """The items with new scores in their order, then the others, none of them scored higher."""
-    best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    ceiling = best[-1][1] if best else 1.0
-    others = [(id_, min(score, ceiling)) for id_, score in ranking if id_ not in scores]
-    return best + others
 
 
 def diversify(index: OpenIndex, ranking: Ranking, settings: Settings) -> Ranking:
@@ -129,7 +125,7 @@ def diversify(index: OpenIndex, ranking: Ranking, settings: Settings) -> Ranking
 
 
 def group_copies(index: OpenIndex, ranking: Ranking, settings: Settings) -> dict[int, list[int]]:
-    """Groups of copies by the best of each; without collapsing, each item alone."""
+    """By its best item, each group of copies; without collapsing, each item is a group."""
     ids = [item_id for item_id, _ in ranking]
     if not settings.collapses:
         return {item_id: [item_id] for item_id in ids}
@@ -144,10 +140,10 @@ def group_copies(index: OpenIndex, ranking: Ranking, settings: Settings) -> dict
 
 
 def _picture_vectors(index: OpenIndex, ids: Sequence[int]) -> Vectors:
-    """The vector (dim,) of each item's picture; zeros, which resemble no other, without one.
+    """The vector (dim,) of each item's picture; zeros, which resemble nothing, without a picture.
 
-    Texts and sounds are copies only if their content is: the words of two captions may be much
-    alike, and the photos not.
+    Texts and sounds count as copies only if their content is the same, since photos with similar
+    captions may differ.
     """
     import numpy as np
 
@@ -164,5 +160,5 @@ def _picture_vectors(index: OpenIndex, ids: Sequence[int]) -> Vectors:
 
 
 def _preferred(index: OpenIndex) -> Space | None:
-    """The space that answers for pictures, else another that answers."""
+    """The preferred space that answers queries."""
     return next((space for space in index.store.spaces.all() if space.serves), None)

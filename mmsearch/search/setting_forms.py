@@ -1,4 +1,4 @@
-"""Forms: the kinds of values that settings of a search have, in Python and in writing."""
+"""Forms: what values a setting of a search can have, in Python and as text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from mmsearch.search.fusion import WEIGHTS
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The values that a setting can have, in Python and in writing.
+    """The values that a setting can have.
 
     Attributes:
         check: Takes the setting's name and a value; returns the value as a search uses it.
-        read: The value that a text stands for; raises ValueError or KeyError if there is none.
-            None for a setting that no text stands for.
+        read: Parses a text; raises ValueError or KeyError. None: the setting has no text form.
         written: What such a text looks like: "on|off".
-        collect: Makes one value of several texts' values, where several may be given.
+        collect: Combines the values of several texts, if the setting can be given several times.
     """
 
     check: Callable[[str, Any], Any]
@@ -31,7 +30,7 @@ class Form:
     collect: Callable[[Iterable[Any]], Any] | None = None
 
     def value_of(self, texts: Sequence[str]) -> Any:
-        """The value that texts stand for: one text, unless the form collects several."""
+        """The value of one text, or of several if the form collects them."""
         assert self.read is not None
         values = [self.read(text) for text in texts]
         return self.collect(values) if self.collect else values[-1]
@@ -93,13 +92,14 @@ def _id(value: Any) -> int:
 
 def _weights(name: str, value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
-        raise InvalidOption(f"{name} are numbers by modality, {{'text': 0.5}} say, not {value!r}")
+        raise InvalidOption(f"{name} are numbers by modality, as in {{'text': 0.5}}, not {value!r}")
     return {ranking: _weight(ranking, weight) for ranking, weight in value.items()}
 
 
 def _weight(ranking: str, value: Any) -> float:
     if ranking not in WEIGHTS:
-        raise InvalidOption(f"{ranking!r} has no weight; these have: {', '.join(sorted(WEIGHTS))}")
+        names = ", ".join(sorted(WEIGHTS))
+        raise InvalidOption(f"there is no ranking {ranking!r} to weigh; there are: {names}")
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -115,7 +115,7 @@ def _read_weight(text: str) -> tuple[str, float]:
 
 
 def _read_target(text: str) -> list[str] | None:
-    return None if text == "any" else [one.strip() for one in text.replace("+", ",").split(",")]
+    return None if text == "any" else [name.strip() for name in text.replace("+", ",").split(",")]
 
 
 SWITCH = Form(_switch, {"on": True, "off": False}.__getitem__, "on|off")

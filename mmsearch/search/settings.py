@@ -1,8 +1,8 @@
-"""How a search is done: everything that can be set besides the query, each setting declared once.
+"""The settings of a search, each declared once.
 
 A field of `Settings` is a keyword of `Collection.search` and its kin, a flag of `mmsearch query`
-and `similar`, with its help and default, and a name that `mmsearch eval --with` takes. To add a
-setting, add a line there and use it.
+and `similar` with its help and default, and a name that `mmsearch eval --with` takes. To add a
+setting, add a field and use it.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is declared of a setting besides its name, type and default.
+    """The declaration of a setting. Its name, default and type are those of the field.
 
     Attributes:
         form: The values it can have.
         help: What it does, in a sentence.
-        flag: Its flag; "--" and its name unless declared.
-        metavar: What stands for the value in `--help`; as the form is written unless declared.
-        shown: The default in words; derived from it unless declared.
+        flag: Its flag; by default "--" and its name.
+        metavar: What stands for the value in `--help`; by default what the form says.
+        shown: The default in words; derived from the default unless given.
         in_eval: Whether `eval --with` takes it.
-        default: The default itself, from the field.
-        type: Its type, from the field.
+        default: The default, filled in from the field.
+        type: The type, filled in from the field.
     """
 
     form: Form
@@ -178,22 +178,22 @@ class Settings:
     ] = 0.0
 
     def __post_init__(self) -> None:
-        for name, one in declared().items():
+        for name, setting in declared().items():
             value = getattr(self, name)
             if value is None and name != "k":  # left out
-                value = one.default
+                value = setting.default
             if value is not None or name == "k":
-                object.__setattr__(self, name, one.form.check(name, value))
+                object.__setattr__(self, name, setting.form.check(name, value))
         if self.spans and (self.rerank != "none" or self.duplicates == "collapse"):
             raise InvalidOption("reranking and copies are of whole files: leave spans out, or them")
 
     @property
     def filter(self) -> Filter:
-        """What an item must be to be a hit."""
+        """The predicate that every hit satisfies."""
         return parse_where(self.where)
 
     def weight_of(self, ranking: str) -> float:
-        """What a modality's ranking, or the lexical one, counts in the fusion."""
+        """The weight of a modality's ranking, or of the lexical one, in the fusion."""
         return (self.weights or {}).get(ranking, WEIGHTS.get(ranking, 1.0))
 
     @property
@@ -205,32 +205,32 @@ class Settings:
 
     @property
     def drops(self) -> bool:
-        """Whether candidates are left out after they were ranked."""
+        """Whether candidates may be dropped after ranking."""
         return self.collapses or self.min_confidence > 0
 
     @property
     def pool(self) -> int:
-        """How many candidates are ranked: more than k where some may be dropped or reranked."""
+        """How many candidates are ranked: more than k if some may be dropped or reranked."""
         return max(4 * self.k, 100) if self.drops or self.rerank != "none" else self.k
 
 
 @cache
 def declared() -> dict[str, Setting]:
-    """What is declared of each setting, by name, in order."""
+    """The complete declaration of each setting, by name, in order."""
     hints = get_type_hints(Settings, include_extras=True)
-    found = {}
-    for one in fields(Settings):
-        given: Setting = hints[one.name].__metadata__[0]
-        bare = one.default is False  # `--spans` alone turns it on
-        found[one.name] = replace(
-            given,
-            flag=given.flag or f"--{one.name.replace('_', '-')}",
-            metavar="" if bare else given.metavar or given.form.written,
-            shown=given.shown or _in_words(one.default),
-            default=one.default,
-            type=hints[one.name].__origin__,
+    settings = {}
+    for field in fields(Settings):
+        setting: Setting = hints[field.name].__metadata__[0]
+        is_switch = field.default is False  # the flag takes no value: `--spans` turns it on
+        settings[field.name] = replace(
+            setting,
+            flag=setting.flag or f"--{field.name.replace('_', '-')}",
+            metavar="" if is_switch else setting.metavar or setting.form.written,
+            shown=setting.shown or _in_words(field.default),
+            default=field.default,
+            type=hints[field.name].__origin__,
         )
-    return found
+    return settings
 
 
 def _in_words(default: object) -> str:
@@ -242,7 +242,7 @@ def _in_words(default: object) -> str:
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """The settings given by name, and the defaults of the others.
+    """The given settings, by name, and the defaults of the others.
 
     Raises:
         TypeError: a search has no such setting.
@@ -259,9 +259,9 @@ def takes_settings(
 ) -> Callable[
     [Callable[[Owner, Query, Settings], Found]], Callable[Concatenate[Owner, Query, P], Found]
 ]:
-    """Have a method's last parameter, `settings`, given by keyword: a keyword for each of them.
+    """A decorator that replaces a method's last parameter, `settings`, by a keyword for each one.
 
-    Type checkers see the keywords of `declaration`, `help` and `inspect.signature` the same.
+    Type checkers see the keywords of `declaration`; `help` and `inspect.signature` show the same.
     """
     del declaration
 
@@ -270,16 +270,17 @@ def takes_settings(
     ) -> Callable[Concatenate[Owner, Query, P], Found]:
         untyped: Callable[..., Found] = method
         signature = inspect.signature(method)
-        *own, _ = signature.parameters.values()
+        *others, _ = signature.parameters.values()
+        names = {parameter.name for parameter in others}
 
         @wraps(method)
         def call(*args: Any, **given: Any) -> Found:
-            rest = {one.name: given.pop(one.name) for one in own if one.name in given}
+            rest = {name: given.pop(name) for name in names & given.keys()}
             return untyped(*args, **rest, settings=settings_of(given))
 
-        keywords, described = _keywords()
-        call.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
-        call.__doc__ = f"{inspect.getdoc(method)}\n\nSettings, by keyword:\n{described}"
+        keywords, descriptions = _keywords()
+        call.__signature__ = signature.replace(parameters=[*others, *keywords])  # type: ignore[attr-defined]
+        call.__doc__ = f"{inspect.getdoc(method)}\n\nSettings, by keyword:\n{descriptions}"
         return call
 
     return decorate
@@ -287,45 +288,51 @@ def takes_settings(
 
 @cache  # a millisecond of every start
 def _keywords() -> tuple[list[inspect.Parameter], str]:
-    """The settings as parameters, and a line each on what they do."""
+    """The settings as parameters, and a line on each."""
     parameters, lines = [], []
-    for name, one in declared().items():
-        kind = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter(name, kind, default=one.default, annotation=one.type))
-        default = f" Default: {one.shown}." if one.shown else ""
-        lines.append(f"    {name}: {one.help}{default}")
+    for name, setting in declared().items():
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=setting.default,
+                annotation=setting.type,
+            )
+        )
+        default = f" Default: {setting.shown}." if setting.shown else ""
+        lines.append(f"    {name}: {setting.help}{default}")
     return parameters, "\n".join(lines)
 
 
 def targets_of(
     target: Target, present: Iterable[Modality], query_modalities: Iterable[Modality]
 ) -> list[Modality]:
-    """The modalities to search: those named, else those the query is best compared with.
+    """The modalities to search: the given ones, else those that suit the query.
 
-    A query in words is compared with everything, an example with its own modality if it is there.
+    Words are compared with everything, an example with its own modality if the index has it.
 
     Args:
-        target: What the caller named.
-        present: The modalities that have vectors.
-        query_modalities: Of the query's parts.
+        target: One or more modalities; None leaves the choice to the search.
+        present: The modalities that the index has vectors of.
+        query_modalities: The modalities of the query's parts.
 
     Raises:
         UnknownTarget: there is no such modality.
     """
     known: tuple[Modality, ...] = get_args(Modality)
     if target is None:
-        there, kinds = set(present), set(query_modalities)
+        stored, modalities = set(present), set(query_modalities)
         order: list[Modality] = ["image", "audio", "text"]
-        if kinds == {"audio"}:
+        if modalities == {"audio"}:
             order = ["audio", "image", "text"]
-        found = [modality for modality in order if modality in there]
-        return found if kinds == {"text"} else found[:1]
+        found = [modality for modality in order if modality in stored]
+        return found if modalities == {"text"} else found[:1]
     single = isinstance(target, str) or not isinstance(target, Iterable)
     named = [target] if single else list(target)
-    shown = ", ".join(known)
+    choices = ", ".join(known)
     if not named:
-        raise UnknownTarget(f"nothing to search is named; there are: {shown}")
+        raise UnknownTarget(f"no modality to search is named; choose from: {choices}")
     for name in named:
         if name not in known:
-            raise UnknownTarget(f"{name!r} cannot be searched; there are: {shown}")
+            raise UnknownTarget(f"{name!r} cannot be searched; choose from: {choices}")
     return [modality for modality in known if modality in named]

@@ -1,10 +1,10 @@
-"""Gives the items of an index labels as tags, and remembers which."""
+"""Tags the items of an index with zero-shot labels, and remembers the labels."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidOption, UnknownTarget
@@ -30,7 +30,7 @@ LABELLED: tuple[Modality, ...] = ("image", "audio")
 SETTING = "labels"
 
 IMPOSSIBLE = 0.005
-"""Confidence below which no frequency of a label makes up for it."""
+"""A confidence so low that no frequency of a label can raise it to MIN_CONFIDENCE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class TagLabel:
     label: str
     min_confidence: float
     modalities: tuple[Modality, ...]
-    """What it is compared with: pictures, sounds."""
+    """The modalities that it is compared with."""
     odds: Mapping[str, float] = field(default_factory=dict)
-    """By modality, how much more common it is in the index than usual: see `frequency_odds`."""
+    """By modality, the factor for its odds in this index: see `frequency_odds`."""
 
 
 def tag_items(
@@ -53,74 +53,76 @@ def tag_items(
     target: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, int]:
-    """Tag every item with those of the labels that it shows; by label, how many items have it.
+    """Tag every item with the labels that fit it; by label, how many items have it.
 
-    A label that was given before is given anew; others stay. A video counts by its frame, a sound
-    by its window, that shows the label best.
+    Items are tagged again with labels used before; their other tags stay. Of a video or sound, the
+    frame or window that fits a label best counts.
 
     Args:
-        index: Whose items.
+        index: The index whose items are tagged.
         labels: Labels to look for.
-        min_confidence: From which an item is given a label; left out, MIN_CONFIDENCE.
+        min_confidence: From which an item is given a label; by default MIN_CONFIDENCE.
         target: "image" only looks, "audio" only listens; None does both.
         progress: Called with (vectors compared, vectors in all).
 
     Raises:
         InvalidOption: there is no label, the confidence is not from 0 to 1, or the index has no
             vectors to compare with.
-        UnknownTarget: the target is neither.
+        UnknownTarget: the target is neither "image" nor "audio".
     """
     least = MIN_CONFIDENCE if min_confidence is None else min_confidence
     if not 0 <= least <= 1:
         raise InvalidOption(f"a confidence is from 0 to 1, not {least}")
-    modalities = _targeted(target)
-    wanted = [TagLabel(label, least, modalities) for label in checked_labels(labels)]
+    modalities = tuple(modality for modality in LABELLED if target in (None, modality))
+    if not modalities:
+        raise UnknownTarget(f"labels are given to {' and '.join(LABELLED)}, not to {target!r}")
+    tags = [TagLabel(label, least, modalities) for label in checked_labels(labels)]
     if not label_spaces(index.serving(), modalities):
-        what = "pictures or sounds" if target is None else f"vectors of {target}"
-        raise InvalidOption(f"the index has no {what} that words can be compared with")
+        missing = "pictures or sounds" if target is None else f"vectors of {target}"
+        raise InvalidOption(f"the index has no {missing} that words can be compared with")
     store = index.store
     revision = store.state().revision
-    counts, wanted = _tag(index, wanted, progress)
-    kept = {one.label: one for one in remembered(store)} | {one.label: one for one in wanted}
-    all_current = len(kept) == len(wanted) or _tagged_at(store) == revision
-    _remember(store, list(kept.values()), revision if all_current else None)
+    counts, tags = _tag(index, tags, progress)
+    known = {tag.label: tag for tag in [*tag_labels(store), *tags]}
+    all_current = len(known) == len(tags) or _tagged_at(store) == revision
+    _remember(store, list(known.values()), revision if all_current else None)
     return counts
 
 
 def tag_new(index: OpenIndex, progress: Progress | None = None) -> dict[str, int]:
-    """Tag what has changed since with the remembered labels; by label, how many items have it.
+    """Bring the tags up to date with the index; by label, how many items have it.
 
-    If nothing has changed, nothing is done and nothing returned. Otherwise all items are compared
-    again, which costs a product of matrices and no decoding.
+    Nothing is done, and the result is empty, if the index has not changed. Otherwise all items are
+    compared again, which takes a product of matrices and no decoding.
     """
-    wanted = remembered(index.store)
+    tags = tag_labels(index.store)
     revision = index.store.state().revision
-    if not wanted or _tagged_at(index.store) == revision:
+    if not tags or _tagged_at(index.store) == revision:
         return {}
-    counts, wanted = _tag(index, wanted, progress)
-    _remember(index.store, wanted, revision)
+    counts, tags = _tag(index, tags, progress)
+    _remember(index.store, tags, revision)
     return counts
 
 
 def forget_labels(store: Store, labels: str | Sequence[str] | None = None) -> int:
-    """Remove tags from all items and stop giving them; all tags when None.
+    """Remove labels from all items, and stop giving them; None removes all labels.
 
     Returns:
-        How many items had one, counted once for each tag.
+        How many tags were removed, over all items and labels.
     """
     names = None if labels is None else checked_labels(labels)
     removed = store.tags.clear(names)
-    kept = [] if names is None else [one for one in remembered(store) if one.label not in names]
-    _remember(store, kept, _tagged_at(store))
+    left = [] if names is None else [tag for tag in tag_labels(store) if tag.label not in names]
+    _remember(store, left, _tagged_at(store))
     return removed
 
 
-def remembered(store: Store) -> list[TagLabel]:
+def tag_labels(store: Store) -> list[TagLabel]:
     """The labels that items are tagged with."""
-    kept = json.loads(store.settings.get(SETTING) or "{}")
+    stored = json.loads(store.settings.get(SETTING) or "{}")
     return [
-        TagLabel(one["label"], one["least"], tuple(one["facets"]), one["odds"])
-        for one in kept.get("labels", ())
+        TagLabel(entry["label"], entry["least"], tuple(entry["facets"]), entry["odds"])
+        for entry in stored.get("labels", ())
     ]
 
 
@@ -134,97 +136,87 @@ def label_spaces(serving: Serving, modalities: Sequence[Modality]) -> list[tuple
     return [(space, modality) for modality, space in found.items()]
 
 
-# ---------------------------------------------------------------------- parts of the above
-
-
-def _targeted(target: str | None) -> tuple[Modality, ...]:
-    if target is None:
-        return LABELLED
-    for modality in LABELLED:
-        if target == modality:
-            return (modality,)
-    raise UnknownTarget(f"labels are given to {' and '.join(LABELLED)}, not to {target!r}")
-
-
 def _tag(
-    index: OpenIndex, wanted: Sequence[TagLabel], progress: Progress | None
+    index: OpenIndex, tags: Sequence[TagLabel], progress: Progress | None
 ) -> tuple[dict[str, int], list[TagLabel]]:
     """Tag items; by label how many have it, and the labels with their estimated odds."""
     vectors = index.store.vectors
-    scores: dict[str, dict[int, float]] = {one.label: {} for one in wanted}
-    odds: dict[str, dict[str, float]] = {one.label: {} for one in wanted}
+    scores: dict[str, dict[int, float]] = {tag.label: {} for tag in tags}
+    odds: dict[str, dict[str, float]] = {tag.label: {} for tag in tags}
     spaces = label_spaces(index.serving(), LABELLED)
     total = sum(vectors.count(space, modality) for space, modality in spaces)
     done = 0
     for space, modality in spaces:
-        mine = [one for one in wanted if modality in one.modalities]
-        if not mine:
+        compared = [tag for tag in tags if modality in tag.modalities]
+        if not compared:
             continue
-        labeller = Labeller(index.encoder(space), modality, [one.label for one in mine])
-        tally = _Tally(mine)
+        labeller = Labeller(index.encoder(space), modality, [tag.label for tag in compared])
+        tally = _Tally(compared)
         for ids, matrix in vectors.pages(space, modality):
             tally.add(ids, labeller.confidence(matrix))
             done += len(ids)
             if progress is not None:
                 progress(done, total)
-        for one, factor, found in tally.results():
-            odds[one.label][modality] = factor
-            given = scores[one.label]
-            for item_id, confidence in found:
-                given[item_id] = max(given.get(item_id, 0.0), confidence)
+        for tag, factor, tagged in tally.results():
+            odds[tag.label][modality] = factor
+            items = scores[tag.label]
+            for item_id, confidence in tagged:
+                items[item_id] = max(items.get(item_id, 0.0), confidence)
     index.store.tags.set(scores)
-    counts = {label: len(given) for label, given in scores.items()}
-    return counts, [replace(one, odds=odds[one.label]) for one in wanted]
+    counts = {label: len(items) for label, items in scores.items()}
+    return counts, [replace(tag, odds=odds[tag.label]) for tag in tags]
 
 
 class _Tally:
     """The confidences of some labels over the items of one modality."""
 
-    def __init__(self, wanted: Sequence[TagLabel]) -> None:
+    def __init__(self, tags: Sequence[TagLabel]) -> None:
         import numpy as np
 
-        self._wanted = wanted
-        self._counts = np.zeros((len(wanted), BINS), np.int64)
-        self._candidates: list[list[tuple[Any, Any]]] = [[] for _ in wanted]
+        self._tags = tags
+        self._counts = np.zeros((len(tags), BINS), np.int64)
+        self._candidates: list[list[tuple[Any, Any]]] = [[] for _ in tags]
 
     def add(self, ids: NDArray[np.int64], confidence: NDArray[np.float32]) -> None:
-        """Add a page of vectors (n, labels); those of one item are side by side."""
+        """Add the confidences (n, labels) of vectors; those of one item are side by side."""
         import numpy as np
 
         owners, starts = np.unique(ids, return_index=True)
         best = np.maximum.reduceat(confidence, starts, axis=0)
-        for number, one in enumerate(self._wanted):
+        for number, tag in enumerate(self._tags):
             column = best[:, number]
             bins = (column * BINS).astype(np.int64).clip(max=BINS - 1)
             self._counts[number] += np.bincount(bins, minlength=BINS)
-            possible = column >= min(IMPOSSIBLE, one.min_confidence)
+            possible = column >= min(IMPOSSIBLE, tag.min_confidence)
             self._candidates[number].append((owners[possible], column[possible]))
 
     def results(self) -> Iterator[tuple[TagLabel, float, list[tuple[int, float]]]]:
         """Each label, its odds, and the items that have it with their confidences."""
-        for one, counts, candidates in zip(
-            self._wanted, self._counts, self._candidates, strict=True
-        ):
+        for tag, counts, candidates in zip(self._tags, self._counts, self._candidates, strict=True):
             odds = frequency_odds(counts)
-            found: list[tuple[int, float]] = []
+            tagged: list[tuple[int, float]] = []
             for ids, column in candidates:
                 confidence = shifted(column, odds)
-                given = confidence >= one.min_confidence
-                found += zip(ids[given].tolist(), confidence[given].round(4).tolist(), strict=True)
-            yield one, odds, found
+                fits = confidence >= tag.min_confidence
+                tagged += zip(ids[fits].tolist(), confidence[fits].round(4).tolist(), strict=True)
+            yield tag, odds, tagged
 
 
-def _remember(store: Store, wanted: Sequence[TagLabel], revision: int | None) -> None:
+def _remember(store: Store, tags: Sequence[TagLabel], revision: int | None) -> None:
     labels = [
-        {"label": d["label"], "least": d["min_confidence"], "facets": d["modalities"]}
-        | {"odds": d["odds"]}
-        for d in map(asdict, wanted)
+        {
+            "label": tag.label,
+            "least": tag.min_confidence,
+            "facets": tag.modalities,
+            "odds": dict(tag.odds),
+        }
+        for tag in tags
     ]
-    kept = {"labels": labels, "revision": revision}
-    store.settings.set(SETTING, json.dumps(kept, ensure_ascii=False))
+    stored = {"labels": labels, "revision": revision}
+    store.settings.set(SETTING, json.dumps(stored, ensure_ascii=False))
 
 
 def _tagged_at(store: Store) -> int | None:
-    """The revision of the store that all labels were given at."""
-    found: int | None = json.loads(store.settings.get(SETTING) or "{}").get("revision")
-    return found
+    """The revision of the store at which items were tagged with all labels."""
+    revision: int | None = json.loads(store.settings.get(SETTING) or "{}").get("revision")
+    return revision

@@ -1,22 +1,20 @@
-"""What a score means: how far it stands out for its query, and whether it is a match.
-
-Two questions can be asked of a score.
+"""Calibration: how far a score stands out for its query, and whether it is a match at all.
 
 *How far does it stand out among all items, for this query?* `Background` answers in standard
 deviations from the mean, so that scores of different modalities can be added: cosines between
 texts are several times those between a text and an image.
 
-*Is it a match at all?* `Reference` answers with the share of typical queries, searched among items
-unrelated to them, whose best score is lower. What it compares is not the cosine, but how far it
-exceeds what query and item have in common with everything:
+*Is it a match at all?* `Reference` answers with the share of the typical queries of a query bank,
+searched among unrelated items, whose best score is lower. It compares not the cosine, but how far
+the cosine exceeds what query and item have in common with everything:
 
     cos(q, d) - ½·hub(d) - ½·expected(q)
 
-where hub is that of `hubness`, and `expected` the same for the query: its mean cosine to the
-typical items nearest to it. On Flickr8k dev this separates queries whose photo is in the index from
-those whose photo was removed better than the cosine does. How far a score stands out from the
-query's own background, or the tail of that, separates them less well (`benchmarks/confidence.py`),
-since the background of a query with many good matches contains them.
+where hub(d) is that of `hubness`, and expected(q) its counterpart for the query: the mean cosine to
+the bank's items nearest to it. On Flickr8k dev this separates queries whose photo is in the index
+from those whose photo was removed better than the cosine does. Scores standardised by the query's
+own background, or the tail of that, separate them less well (`benchmarks/confidence.py`), since the
+background of a query with many good matches contains these.
 
 Source: cross-domain similarity local scaling (CSLS), Conneau et al., ICLR 2018.
 """
@@ -38,29 +36,29 @@ if TYPE_CHECKING:
     """Inner products of rows with one query, or with each of several."""
 
 PRIOR = 20
-"""How many items the typical items of a query bank count for in a background."""
+"""The number of items that a query bank counts for in a background."""
 
 NEAREST = 5
-"""Typical items that `expected` is the mean of; with 20 the confidence separates a little less."""
+"""Items of the bank that `expected` is the mean of; 20 separate matches a little less well."""
 
 HALF = 0.5
 """The weight of `expected`, as in CSLS: the query's half."""
 
 NO_GOOD_MATCH = 0.5
-"""A hit of lower confidence is presented as the nearest there is, not as a match."""
+"""A hit of lower confidence is shown as the nearest item, not as a match."""
 
 LARGEST = 0.999
 """The highest confidence: a reference of some hundred queries supports no more."""
 
 FEWEST = 20
-"""Without a reference, fewer items than this do not tell what is normal."""
+"""With fewer items than this and no reference, there is no confidence."""
 
 FLAT = 1e-6
-"""Scores are rounded to this, so a smaller spread is none."""
+"""Scores are rounded to this, so a smaller spread counts as zero."""
 
 
 def no_good_match(hits: Iterable[Hit]) -> bool:
-    """Whether the hits are merely the nearest there are: none has a confidence of 0.5 or more.
+    """Whether no hit is a likely match: none has a confidence of NO_GOOD_MATCH or more.
 
     True without any hits. False if no confidence is known, as in an index of a few items.
     """
@@ -73,7 +71,7 @@ def no_good_match(hits: Iterable[Hit]) -> bool:
 class Reference:
     """How high the best scores of typical queries are when nothing matches them.
 
-    Measured for one space, one modality of queries and one that is searched.
+    Measured for a space, a query modality and a searched modality.
     """
 
     level: float
@@ -82,29 +80,30 @@ class Reference:
     """How much the level rises for each factor e (2.718…) of items."""
     spread: float
     """The standard deviation over queries."""
-    with_typical: bool = True
+    with_bank: bool = True
     """Whether `expected` is subtracted from the scores."""
 
     @classmethod
-    def of(cls, scores: Scores, typical: Scores | None = None) -> Reference:
+    def of(cls, scores: Scores, bank: Scores | None = None) -> Reference:
         """A reference measured with typical queries, and items that match them only by chance.
 
         Args:
             scores: (queries, items), 100 or more of each.
-            typical: (queries, t) scores of typical items other than these; None if there are none.
+            bank: (queries, m) the scores of the query bank's items, which are not among the others;
+                None without a bank.
         """
         import numpy as np
 
         parts = [scores[:, : scores.shape[1] // part] for part in (1, 4, 16)]
-        subtracted = 0.0 if typical is None else np.array([expected(row) for row in typical])
+        subtracted = 0.0 if bank is None else np.array([expected(row) for row in bank])
         best = np.stack([part.max(axis=1) - subtracted for part in parts])
         sizes = np.log([part.shape[1] for part in parts])
         growth, level = np.polyfit(sizes, best.mean(axis=1), 1)
         spread = float(best[0].std())
-        return cls(float(level), max(float(growth), 0.0), spread, typical is not None)
+        return cls(float(level), max(float(growth), 0.0), spread, bank is not None)
 
     def share_below(self, score: float, items: int) -> float:
-        """The share, 0 to 1, of such queries whose best score among so many items is lower."""
+        """The share, 0 to 1, of such queries whose best score among `items` items is lower."""
         level = self.level + self.growth * math.log(max(items, 1))
         return _normal((score - level) / max(self.spread, FLAT))
 
@@ -125,8 +124,8 @@ class Moments:
 
         if not len(scores):
             return cls(0, 0.0, 0.0)
-        wide = np.asarray(scores, float)
-        return cls(len(wide), float(wide.mean()), float((wide * wide).mean()))
+        values = np.asarray(scores, float)
+        return cls(len(values), float(values.mean()), float((values * values).mean()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ class Background:
     center: float
     spread: float
     items: int
-    """How many items the best one was chosen from."""
+    """The number of items that the best one was chosen from."""
     reference: Reference | None = None
     expected: float = 0.0
     """What is subtracted from a score before it is compared with the reference."""
@@ -147,7 +146,7 @@ class Background:
         scores: Scores | Moments,
         items: int,
         *,
-        typical: Scores | None = None,
+        bank: Scores | None = None,
         reference: Reference | None = None,
     ) -> Background:
         """The background of one query in one modality.
@@ -155,24 +154,24 @@ class Background:
         Args:
             scores: (m,) of a fixed sample of the modality's rows, or of all; or their moments.
             items: How many items may be found.
-            typical: (t,) the scores of typical items with the same query, if the space has a bank.
-                They count for PRIOR items, which hardly matters in a large index, and gives three
-                captions the background that they cannot give themselves.
-            reference: For confidence. One measured with typical items needs `typical`.
+            bank: (m,) the query's scores with the items of the query bank, if the space has one.
+                They count for PRIOR items. That hardly matters in a large index, but an index of
+                three captions has no background without it.
+            reference: For confidence. One measured with a bank needs `bank`.
         """
-        center, spread = _pooled(scores, typical)
+        center, spread = _pooled(scores, bank)
         subtracted = 0.0
-        if reference is not None and reference.with_typical and typical is not None:
-            subtracted = expected(typical)
+        if reference is not None and reference.with_bank and bank is not None:
+            subtracted = expected(bank)
         return cls(center, spread, items, reference, subtracted)
 
     @classmethod
     def of_words(cls, scores: Sequence[float], items: int) -> Background:
-        """The background of a ranking by words, in which the items left out score 0.
+        """The background of the lexical ranking, in which the items left out score 0.
 
         Args:
-            scores: Of the items found.
-            items: How many there are in all.
+            scores: The scores of the items found.
+            items: The number of items in all.
         """
         number = max(items, len(scores), 1)
         center = math.fsum(scores) / number
@@ -180,21 +179,22 @@ class Background:
         return cls(center, math.sqrt(max(squares - center * center, 0.0)), number)
 
     def standardised(self, score: float) -> float:
-        """How many spreads a score is above the center; 0 if all scores are equal."""
+        """How many standard deviations a score is above the mean; 0 if all scores are equal."""
         return (score - self.center) / self.spread if self.spread > FLAT else 0.0
 
     def confidence(self, score: float, modalities: int = 1) -> float | None:
         """The confidence, from 0 to LARGEST, that a score is not a match by chance.
 
         With a reference, it is the share of typical queries without a match whose best score is
-        lower. Without one, it is the probability that as many items as there are, normally
-        distributed, all score lower: weaker evidence, and None if there are fewer than FEWEST
-        items. It says that this is a match, not that it is the item meant: two photos of the same
-        dog both have a high confidence.
+        lower. Without one, it is the probability that all items score lower if their scores are
+        normally distributed; this is weaker evidence, and None with fewer than FEWEST items. A
+        match need not be the very item that the user means: two photos of the same dog both have a
+        high confidence.
 
         Args:
-            score: As the index returns it, so with the item's hub subtracted.
-            modalities: In how many modalities an item could rank best (Šidák's correction).
+            score: As the index returns it, with the item's hub subtracted.
+            modalities: The number of modalities that an item could rank best in (Šidák's
+                correction).
         """
         if self.reference is not None:
             share = self.reference.share_below(score - self.expected, self.items)
@@ -205,25 +205,25 @@ class Background:
         return min(float(share ** max(modalities, 1)), LARGEST)
 
 
-def expected(typical: Scores) -> float:
-    """Half the mean of a query's scores with the typical items nearest to it.
+def expected(bank: Scores) -> float:
+    """Half the mean of a query's scores with the items of a query bank nearest to it.
 
     Args:
-        typical: (t,) the scores of typical items; 0 is expected without any.
+        bank: (m,) the scores of the bank's items; the result is 0 without any.
     """
     import numpy as np
 
-    kept = min(NEAREST, len(typical))
-    if not kept:
+    nearest = min(NEAREST, len(bank))
+    if not nearest:
         return 0.0
-    return HALF * float(np.partition(typical, len(typical) - kept)[-kept:].mean())
+    return HALF * float(np.partition(bank, len(bank) - nearest)[-nearest:].mean())
 
 
-def _pooled(scores: Scores | Moments, typical: Scores | None) -> tuple[float, float]:
-    """The mean and standard deviation of all scores; typical ones have a total weight of PRIOR."""
+def _pooled(scores: Scores | Moments, bank: Scores | None) -> tuple[float, float]:
+    """The mean and standard deviation of all scores; the bank's have a total weight of PRIOR."""
     parts = [scores if isinstance(scores, Moments) else Moments.of(scores)]
-    if typical is not None and len(typical):
-        parts.append(replace(Moments.of(typical), number=PRIOR))
+    if bank is not None and len(bank):
+        parts.append(replace(Moments.of(bank), number=PRIOR))
     total = sum(part.number for part in parts)
     if not total:
         return 0.0, 0.0

@@ -94,7 +94,7 @@ class QueryBanks:
         if numbers is None:
             return None
         level, growth, spread = numbers.tolist()
-        return Reference(level, growth, spread, with_typical=_ships(space))
+        return Reference(level, growth, spread, with_bank=_ships(space))
 
     def hub_weight(self, space: Space, query_modality: Modality, modality: Modality) -> float:
         """The weight of hubs when queries of one modality search another; 0 without a bank."""
