@@ -18,7 +18,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from mmsearch.training.build import add_files  # noqa: E402
-from mmsearch.training.export import export_matcher, exported, extension, narrow  # noqa: E402
+from mmsearch.training.export import export_matcher, export_module, extension, quantise  # noqa: E402
 from mmsearch.training.features import Captions, TextStates  # noqa: E402
 from mmsearch.training.fit import symmetric_cross_entropy  # noqa: E402
 from mmsearch.training.recipe import Recipe  # noqa: E402
@@ -186,8 +186,8 @@ def test_words_are_spoken_tokens_and_regions_are_all_alike_in_number() -> None:
 def test_a_graph_laid_behind_another_goes_on_where_it_is_tapped() -> None:
     torch.manual_seed(0)
     first, second = nn.Linear(6, 6), nn.Linear(6, 6)
-    tower = exported(nn.Sequential(first, nn.ReLU()), torch.zeros(2, 6), "x", {0: "n"})
-    added = onnx.load_from_string(exported(second, torch.zeros(2, 6), "y", {0: "n"}))
+    tower = export_module(nn.Sequential(first, nn.ReLU()), torch.zeros(2, 6), "x", {0: "n"})
+    added = onnx.load_from_string(export_module(second, torch.zeros(2, 6), "y", {0: "n"}))
     for node in added.graph.node:
         node.output[:] = ["more" if one == "vectors" else one for one in node.output]
     added.graph.output[0].name = "more"
@@ -211,9 +211,9 @@ def test_narrow_weights_do_nearly_the_same() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(self.filter(x).mean((2, 3)).relu()) @ self.matrix
 
-    exact = exported(Net(), torch.zeros(2, 8, 5, 5), "x", {0: "n"})
+    exact = export_module(Net(), torch.zeros(2, 8, 5, 5), "x", {0: "n"})
     model = onnx.load_from_string(exact)
-    narrow(model)
+    quantise(model)
     small = model.SerializeToString()
     x = np.random.default_rng(0).normal(size=(3, 8, 5, 5)).astype(np.float32)
     found, wanted = (

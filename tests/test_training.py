@@ -19,14 +19,14 @@ from torch import nn  # noqa: E402
 
 from mmsearch.encoders import mini  # noqa: E402
 from mmsearch.training.audio import (  # noqa: E402
-    TAPS,
+    AUDIO_TENSORS,
     WIDTH,
     AudioHead,
     Concepts,
     SoundFeatures,
+    audio_features,
     export_audio,
     fit_audio,
-    tap_features,
 )
 from mmsearch.training.build import add_files, split_weights, write_model  # noqa: E402
 from mmsearch.training.data import Split, load_view, read_split  # noqa: E402
@@ -38,13 +38,13 @@ from mmsearch.training.evaluate_audio import (  # noqa: E402
     precision_at,
     unseen_vectors,
 )
-from mmsearch.training.export import exported, small_image  # noqa: E402
+from mmsearch.training.export import export_module, small_image  # noqa: E402
 from mmsearch.training.features import (  # noqa: E402
     CLASSES,
     Captions,
     TextStates,
     TrainingData,
-    tapped_session,
+    session_with_outputs,
 )
 from mmsearch.training.fit import (  # noqa: E402
     classifier_distillation,
@@ -57,7 +57,7 @@ from mmsearch.training.recipe import Recipe  # noqa: E402
 from mmsearch.training.sounds import (  # noqa: E402
     Sound,
     changed_picture,
-    placed,
+    place_in_window,
     read_esc10,
     read_stamps,
 )
@@ -219,7 +219,7 @@ def test_half_precision_weights_give_nearly_the_same_vectors() -> None:
         def forward(self, x: Any) -> Any:
             return self.outer(torch.relu(self.inner(x)))
 
-    exact = exported(Net(), torch.zeros(2, 8), "x", {0: "n"})
+    exact = export_module(Net(), torch.zeros(2, 8), "x", {0: "n"})
     small = small_image(exact)
     x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     found, wanted = (
@@ -230,7 +230,7 @@ def test_half_precision_weights_give_nearly_the_same_vectors() -> None:
 
 
 def onnx_file() -> bytes:
-    return exported(nn.Linear(64, 64), torch.zeros(2, 64), "x", {0: "n"})
+    return export_module(nn.Linear(64, 64), torch.zeros(2, 64), "x", {0: "n"})
 
 
 def test_a_graph_apart_from_its_weights_does_the_same(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_fold_that_is_left_out_is_not_learnt_from() -> None:
 
 def test_what_is_added_to_the_tower_does_what_the_head_does() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    folder = Path(mini.__file__).parent.parent / "models" / "mini"
+    folder = mini.FOLDER
     torch.manual_seed(0)
     head = AudioHead(torch.randn(WIDTH), torch.rand(WIDTH) + 0.5, Recipe()).eval()
     both = (folder / "image.onnx").read_bytes() + export_audio(head)
@@ -339,8 +339,8 @@ def test_what_is_added_to_the_tower_does_what_the_head_does() -> None:
     pixels = np.repeat(picture[None, ..., None], 3, axis=3)
     found = session.run(["heard"], {"pixels": pixels})[0]
     with torch.no_grad():
-        tower = tapped_session(folder / "image.onnx", list(TAPS))
-        expected = head(torch.from_numpy(tap_features(tower, [picture])))
+        tower = session_with_outputs(folder / "image.onnx", list(AUDIO_TENSORS))
+        expected = head(torch.from_numpy(audio_features(tower, [picture])))
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-3)
 
 
@@ -372,7 +372,7 @@ def test_a_changed_sound_is_the_same_for_the_same_seed() -> None:
 @pytest.mark.parametrize("repeat", [True, False])
 def test_a_short_sound_is_placed_whole(repeat: bool) -> None:
     wave = tone(300)
-    window = placed(wave, np.random.default_rng(0), repeat=repeat)
+    window = place_in_window(wave, np.random.default_rng(0), repeat=repeat)
     assert len(window) == 5 * 16000
     times = 5 if repeat else 1
     assert float((window**2).sum()) == pytest.approx(times * float((wave**2).sum()), rel=1e-3)

@@ -1,23 +1,23 @@
 """How the built-in model is made, and how a `clip:` model is tuned for reranking.
 
-    recipe            every number that was chosen
+    recipe            the hyperparameters
     data              photos with captions, their views, ImageNet class names as prompts
     towers            EfficientNet-lite2 and MiniLM as plain modules, and the heads above them
     token_embeddings  region and word embeddings, and their late interaction
     export            ONNX graphs: tracing, small weights, extensions of other graphs
     features          outputs of the frozen lower layers, computed once and cached
     fit               InfoNCE, distillation, and the two training loops of the towers
-    phrases, sounds   labelled sounds, what people call them, and random changes of them
-    audio             what the image tower makes of spectrograms, and the audio head
+    phrases, sounds   labelled sounds, phrases that describe them, and random changes of them
+    audio             features of spectrograms in the image tower, and the audio head
     rerank            the training loop of token embeddings, on features of any encoder
     build             the steps that write `models/mini`
     evaluate          recall of the written files on the dev split, before and after reranking
     evaluate_audio    how well the written files find sounds
     tuning            the steps of `tune`: reranking for a `clip:` model, on a user's own pairs
     clip_features     features of those pairs by open_clip's towers
-    tune_figures      what tuning gains on held-out pairs
+    tune_figures      the gain of tuning on held-out pairs
 
-Nothing here is imported by a search; it needs `pip install 'mmsearch[train]'`.
+Searches import nothing of this; it needs `pip install 'mmsearch[train]'`.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def tune(
     *,
     recipe: Recipe = Recipe(),  # noqa: B008 - frozen
 ) -> TuneFigures:
-    """The gain of reranking on held-out photos, once it is learnt from the others and written.
+    """The gain of reranking on held-out photos; trains it on the others and writes its files.
 
-    A fifth of the photos is held out. Both towers of the model stay as they are, and so do the
-    vectors of its indexes; the next `mmsearch index` adds the region and word embeddings.
+    A fifth of the photos is held out. The towers of the model do not change, nor do the vectors in
+    its indexes; the next `mmsearch index` adds the region and word embeddings.
 
     Args:
         model: clip:ARCH/TAG, or another name of a `clip:` model that is on this machine.
         photos: A folder of photos.
         captions: A file that names them, as `mmsearch index --captions` takes it.
         out: The folder to write; by default where the model will find it.
-        recipe: How to learn, and the seed.
+        recipe: The hyperparameters and the seed.
 
     Raises:
         MMSearchError: reranking does not measurably find more; nothing is written.

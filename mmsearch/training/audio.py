@@ -1,4 +1,4 @@
-"""The audio head: from what the frozen image tower makes of spectrograms to the shared space."""
+"""The audio head: features of spectrograms in the frozen image tower to the shared space."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ from torch import Tensor, nn
 
 from mmsearch.encoders.mini.encoder import HEARD, MiniEncoder
 from mmsearch.training.export import block_output
-from mmsearch.training.features import THREADS, Arrays, cached, draw_one, tapped_session
+from mmsearch.training.features import THREADS, Arrays, cached, draw_one, session_with_outputs
 from mmsearch.training.fit import add_noise, one_cycle
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.sounds import Picture, Sound, changed_picture, plain_pictures, whole_wave
 from mmsearch.training.towers import DIM, moments, standardised
 
-TAPS = {block_output(20): (208, 9), block_output(15): (120, 17)}
-"""The tensors of the image tower that are used, and their channels and rows; a row is a range of
-pitches.
+AUDIO_TENSORS = {block_output(20): (208, 9), block_output(15): (120, 17)}
+"""Tensors in the image tower → their channels and rows; a row is a range of pitches.
 
-Upper layers know things by their looks; which pitch is where is lost in them, and with it much
-of what tells sounds apart.
+Upper layers describe what a picture shows. They lose the pitch of things, which distinguishes
+sounds.
 """
-WIDTH = sum(channels * rows for channels, rows in TAPS.values())
+WIDTH = sum(channels * rows for channels, rows in AUDIO_TENSORS.values())
 
 
 @dataclass(frozen=True)
 class SoundFeatures:
-    """Features of sounds: the mean over time of each channel and row of the taps.
+    """Features of sounds: the mean over time of each channel and row of AUDIO_TENSORS.
 
     Attributes:
-        plain: (windows, WIDTH) of the sounds as they are, in the windows that search uses.
+        plain: (windows, WIDTH) of the unchanged sounds, in the windows that search uses.
         owners: (windows,) the sound of each window.
         changed: (views, sounds, WIDTH) of the sounds changed at random, in float16.
     """
@@ -53,20 +52,22 @@ class SoundFeatures:
 def sound_features(
     sounds: Sequence[Sound], tower: Path, *, views: int, seed: int, cache: Path
 ) -> SoundFeatures:
-    """Features of sounds; `cache` is used and filled.
+    """Features of sounds, from `cache` or computed and stored there.
 
     Args:
-        sounds: Those of a fold are mixed with sounds of the same fold, or of none.
+        sounds: Those of a fold are mixed only with sounds of that fold, or of none.
         tower: `image.onnx` of the model.
-        views: How many random changes of each sound.
-        seed: Fixes the change, together with the view and the place of the sound.
+        views: The number of random changes of each sound.
+        seed: Of the changes, together with the view and the row of the sound.
         cache: A folder.
     """
 
     def compute() -> Arrays:
-        session = tapped_session(tower, list(TAPS))
+        session = session_with_outputs(tower, list(AUDIO_TENSORS))
         with ThreadPoolExecutor(THREADS) as pool:
-            plain = list(pool.map(lambda one: tap_features(session, plain_pictures(one)), sounds))
+            plain = list(
+                pool.map(lambda sound: audio_features(session, plain_pictures(sound)), sounds)
+            )
             waves = list(pool.map(whole_wave, sounds))
 
             def change(row: int, view: int) -> NDArray[np.float16]:
@@ -77,35 +78,40 @@ def sound_features(
                 ]
                 rng = np.random.default_rng([seed, view, row])
                 picture = changed_picture(waves[row], background, rng)
-                return tap_features(session, [picture])[0].astype(np.float16)
+                return audio_features(session, [picture])[0].astype(np.float16)
 
             changed = []
             for view in range(views):
                 rows = range(len(sounds))
                 changed.append(np.stack(list(pool.map(change, rows, [view] * len(rows)))))
                 print(f"  view {view + 1} of {len(sounds)} sounds", flush=True)
-        owners = np.repeat(np.arange(len(sounds)), [len(one) for one in plain])
+        owners = np.repeat(np.arange(len(sounds)), [len(windows) for windows in plain])
         return {"plain": np.concatenate(plain), "owners": owners, "changed": np.stack(changed)}
 
     weights = hashlib.sha256(tower.read_bytes()).hexdigest()
-    files = [(one.path.name, one.fold) for one in sounds]
-    arrays = cached(cache, "heard", (weights, TAPS, files, views, seed), compute)
+    files = [(sound.path.name, sound.fold) for sound in sounds]
+    arrays = cached(cache, "heard", (weights, AUDIO_TENSORS, files, views, seed), compute)
     names = ("plain", "owners", "changed")
     return SoundFeatures(*(torch.from_numpy(arrays[name]) for name in names))
 
 
-def tap_features(session: Any, pictures: Iterable[Picture]) -> NDArray[np.float32]:
-    """(pictures, WIDTH) from a `tapped_session` of the image tower."""
+def audio_features(session: Any, pictures: Iterable[Picture]) -> NDArray[np.float32]:
+    """(pictures, WIDTH) of spectrograms.
+
+    Args:
+        session: Of the image tower, with AUDIO_TENSORS as outputs.
+        pictures: The spectrograms.
+    """
     rows = []
     for picture in pictures:
         pixels = np.repeat(picture[None, :, :, None], 3, axis=3)
-        taps = session.run(list(TAPS), {"pixels": pixels})
-        rows.append(np.concatenate([tap[0].mean(axis=2).ravel() for tap in taps]))
+        tensors = session.run(list(AUDIO_TENSORS), {"pixels": pixels})
+        rows.append(np.concatenate([tensor[0].mean(axis=2).ravel() for tensor in tensors]))
     return np.stack(rows)
 
 
 class AudioHead(nn.Module):
-    """Unit vectors of standardised features, through a few dimensions: concepts are few."""
+    """Standardised features to unit vectors, through few dimensions: there are few concepts."""
 
     def __init__(self, mean: Tensor, spread: Tensor, recipe: Recipe) -> None:
         super().__init__()
@@ -126,12 +132,12 @@ class AudioHead(nn.Module):
 
 @dataclass(frozen=True)
 class Concepts:
-    """What is heard in each of some sounds, and the vectors of what people call it.
+    """The concept heard in each sound, and vectors of the phrases that describe it.
 
     Attributes:
-        of_sound: (sounds,) rows of the concepts.
+        of_sound: (sounds,) the concept of each.
         vectors: (phrases, 512), concept after concept.
-        first: (concepts + 1,) where the phrases of each begin.
+        first: (concepts + 1,) the row of each concept's first phrase.
     """
 
     of_sound: Tensor
@@ -145,12 +151,12 @@ class Concepts:
 
 
 def concepts_of(sounds: Sequence[Sound], encoder: MiniEncoder) -> Concepts:
-    """The concepts of some sounds, with the phrases of all their labels."""
+    """The concepts of sounds, each with the phrases of all its labels."""
     phrases_of: dict[str, dict[str, None]] = {}
     for sound in sounds:
         phrases_of.setdefault(sound.concept, {}).update(dict.fromkeys(sound.phrases))
     rows = {concept: row for row, concept in enumerate(phrases_of)}
-    phrases = [phrase for one in phrases_of.values() for phrase in one]
+    phrases = [phrase for of_concept in phrases_of.values() for phrase in of_concept]
     return Concepts(
         torch.tensor([rows[sound.concept] for sound in sounds]),
         torch.from_numpy(encoder.encode("text", phrases)),
@@ -161,13 +167,13 @@ def concepts_of(sounds: Sequence[Sound], encoder: MiniEncoder) -> Concepts:
 def fit_audio(
     features: SoundFeatures, concepts: Concepts, rows: Tensor, recipe: Recipe
 ) -> AudioHead:
-    """The head, trained on changed sounds: each must find its phrase among all.
+    """The head, trained on changed sounds: each must find its phrase among those of all concepts.
 
     Args:
         features: Of all sounds.
         concepts: Their phrases.
-        rows: (n,) the sounds to learn from.
-        recipe: The numbers.
+        rows: (n,) the sounds to train on.
+        recipe: The hyperparameters.
     """
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -188,22 +194,24 @@ def fit_audio(
 
 
 def export_audio(head: AudioHead) -> bytes:
-    """The extension by which the image tower's graph gives "heard" (see `export`)."""
+    """The extension that adds the output "heard" to the image tower (see `export`)."""
     with torch.no_grad():  # standardising is part of the first matrix
         inward = (head.inward.weight / head.spread).half()
         shift = head.inward.bias - inward.float() @ head.mean
     halves = {"inward": inward.T, "outward": head.outward.weight.half().T}
     floats = {"shift": shift, "bias": head.outward.bias, "least": torch.tensor(1e-12)}
-    arrays = {name: one.detach().numpy() for name, one in {**halves, **floats}.items()}
+    arrays = {name: array.detach().numpy() for name, array in {**halves, **floats}.items()}
     arrays |= {"time": np.array([3]), "last": np.array([1])}
     nodes = []
-    for row, tap in enumerate(TAPS):
+    for row, tensor in enumerate(AUDIO_TENSORS):
         nodes += [
-            _node("ReduceMean", [tap, "hear/time"], f"mean{row}", keepdims=0),
+            _node("ReduceMean", [tensor, "hear/time"], f"mean{row}", keepdims=0),
             _node("Flatten", [f"hear/mean{row}"], f"flat{row}"),
         ]
     nodes += [
-        _node("Concat", [f"hear/flat{row}" for row in range(len(TAPS))], "features", axis=1),
+        _node(
+            "Concat", [f"hear/flat{row}" for row in range(len(AUDIO_TENSORS))], "features", axis=1
+        ),
         *(_node("Cast", [f"hear/{name}"], f"{name}32", to=1) for name in halves),
         _node("MatMul", ["hear/features", "hear/inward32"], "product"),
         _node("Add", ["hear/product", "hear/shift"], "inner"),
@@ -216,8 +224,8 @@ def export_audio(head: AudioHead) -> bytes:
     graph = onnx.GraphProto(
         node=nodes,
         initializer=[
-            numpy_helper.from_array(np.ascontiguousarray(one), f"hear/{name}")
-            for name, one in arrays.items()
+            numpy_helper.from_array(np.ascontiguousarray(array), f"hear/{name}")
+            for name, array in arrays.items()
         ],
         output=[helper.make_tensor_value_info(HEARD, onnx.TensorProto.FLOAT, ["photos", DIM])],
     )

@@ -31,7 +31,7 @@ from mmsearch.training.export import (
 from mmsearch.training.features import EvenCaptions, gather, text_states, tower_maps
 from mmsearch.training.fit import FineTuning, fit_heads
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.rerank import MOMENTS_OF, Pairs, RerankTraining, moments_of
+from mmsearch.training.rerank import MOMENTS_OF, Pairs, RerankTraining
 from mmsearch.training.sounds import read_esc10, read_stamps
 from mmsearch.training.token_embeddings import MiniRegions, MiniWords, RegionHead, WordHead
 from mmsearch.training.towers import (
@@ -52,12 +52,13 @@ if TYPE_CHECKING:
     from mmsearch.types import Modality, Vectors
 
 BANK_CAPTIONS = 1_800
-"""And half of the sentences: captions alone stand for searches among photos of people."""
+"""Captions in the query bank, besides half of the typical sentences: captions alone resemble only
+searches among photos of people."""
 BANK_PHOTOS = 2_000
-"""As many again are the items that references are measured on."""
+"""Photos in the query bank; as many others are the items on which it is calibrated."""
 
 MOST_BYTES = 46_500_000
-"""Of the model's files, without the query bank."""
+"""Of all the model's files but the query bank."""
 
 
 def build(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
@@ -65,9 +66,9 @@ def build(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
 
     Args:
         data: Holds `images/`, `captions.tsv` and `train.txt`.
-        out: The folder; what is there is replaced.
-        cache: Keeps features between runs; several GiB.
-        recipe: What to do, and the seed.
+        out: The folder; its files are replaced.
+        cache: A folder that keeps features between runs; several GiB.
+        recipe: The hyperparameters and the seed.
     """
     torch.manual_seed(recipe.seed)
     image_trunk, text_trunk = ImageTrunk().eval(), TextTrunk().eval()
@@ -101,8 +102,8 @@ def build_audio(esc10: Path, stamps: Path, out: Path, *, cache: Path, recipe: Re
         esc10: Holds `audio/` and `labels.tsv`.
         stamps: The same, of tuxpaint.
         out: The model's folder.
-        cache: Keeps features between runs.
-        recipe: What to do, and the seed.
+        cache: A folder that keeps features between runs.
+        recipe: The hyperparameters and the seed.
     """
     print("sounds")
     sounds = [*read_esc10(esc10), *read_stamps(stamps)]
@@ -146,8 +147,8 @@ def build_rerank(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
     Args:
         data: Holds `images/`, `captions.tsv` and `train.txt`.
         out: The model's folder.
-        cache: Keeps features between runs; 34 kB per photo and view.
-        recipe: What to do, and the seed.
+        cache: A folder that keeps features between runs; 34 kB per photo and view.
+        recipe: The hyperparameters and the seed.
     """
     torch.manual_seed(recipe.seed)
     split = read_split(data, "train")
@@ -176,12 +177,12 @@ def build_rerank(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
 
 
 def _regions(pairs: Pairs, recipe: Recipe) -> MiniRegions:
-    """The published last blocks and convolution, and a new head."""
+    """Region embeddings by the published last blocks and convolution, with a new head."""
     trunk = ImageTrunk(recipe.rerank_cut).eval()
     maps = torch.from_numpy(pairs.grids[0][:MOMENTS_OF]).float()
     with torch.no_grad():
         grid = trunk.above(maps).flatten(2).transpose(1, 2)
-    regions = MiniRegions(trunk, RegionHead(*moments_of(grid), MAP_SHAPE[1], recipe))
+    regions = MiniRegions(trunk, RegionHead(*moments(grid.mean(1)), MAP_SHAPE[1], recipe))
     return regions.to(memory_format=torch.channels_last)
 
 
@@ -189,7 +190,7 @@ def _regions(pairs: Pairs, recipe: Recipe) -> MiniRegions:
 
 
 def split_weights(model: bytes) -> tuple[bytes, bytes]:
-    """A graph and its weights as two files: weights are then mapped, not parsed and copied.
+    """A graph and its weights as two files, so that the weights are memory-mapped when loaded.
 
     That halves the time to load the text tower, most of the time of a first query.
     """
@@ -231,7 +232,7 @@ def write_model(
         "sha256": {},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name in EXTENSIONS:  # they extend the towers that were here
+    for name in EXTENSIONS:  # those of the previous towers
         (folder / name).unlink(missing_ok=True)
     _write(folder, files, manifest)
     print(f"  {folder}: {total / 1e6:.1f} MB")
@@ -249,7 +250,7 @@ def add_files(
     Args:
         folder: The model's.
         files: Contents by name.
-        entries: More entries of the manifest.
+        entries: Further entries of the manifest.
         most_bytes: The largest size of all files together.
 
     Raises:

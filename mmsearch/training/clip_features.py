@@ -1,6 +1,6 @@
-"""Features of a user's captioned photos below the layers that tuning trains, by open_clip's towers.
+"""Features of a user's captioned photos from open_clip's towers, on which tuning trains its heads.
 
-Of a photo they are the last block's grid, of a text the states of its tokens.
+Those of a photo are the grid of the last block, those of a text the states of its tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from mmsearch.media.image import load_image
 from mmsearch.media.kinds import kind_of
 from mmsearch.training.features import Captions, TextStates
 from mmsearch.training.rerank import Pairs
-from mmsearch.training.token_embeddings import GRID, POOLED, RegionHead, WordHead
+from mmsearch.training.token_embeddings import GRID, POOLED, RegionHead, WordHead, grid_pooling
 
 if TYPE_CHECKING:
     from mmsearch.encoders.clip.encoder import ClipEncoder
@@ -34,16 +33,17 @@ if TYPE_CHECKING:
     from mmsearch.encoders.clip.torch_model import TorchModel
 
 PADDING, SPECIAL, WORD = 0, 1, 2
-"""Kinds of tokens; a word may be in several parts."""
+"""Kinds of tokens; a word may consist of several."""
 
-LAST: dict[str, Any] = {"indices": 1, "intermediates_only": True}
+LAST_BLOCK: dict[str, Any] = {"indices": 1, "intermediates_only": True}
+"""Options of `forward_intermediates`."""
 
 BATCH = 16
 THREADS = 2
 VIEWS = 2
 """Of each photo: as it is, and mirrored."""
 MOST_CAPTIONS = 5
-"""Of a photo, the first ones."""
+"""Captions used of each photo."""
 
 
 # ---------------------------------------------------------------------- towers
@@ -52,15 +52,15 @@ MOST_CAPTIONS = 5
 class GridTower(nn.Module):
     """Features of the last block of an image tower, averaged to GRID × GRID places.
 
-    Region embeddings start as means of linear maps, which equal linear maps of these means. So
-    nothing is lost, and a photo takes 50 bytes per channel, however fine the tower's grid.
+    A region embedding starts as a mean of linear maps, which equals the linear map of the mean. So
+    nothing is lost by averaging first, and a photo takes 50 bytes per channel for any grid.
     """
 
     def __init__(self, model: TorchModel) -> None:
         """Take a model's image tower.
 
         Raises:
-            InvalidOption: it gives no grid of features.
+            InvalidOption: it has no grid of features.
         """
         super().__init__()
         self.visual, self.pixels = model.model.visual, model.pixels
@@ -70,13 +70,12 @@ class GridTower(nn.Module):
         try:
             with torch.no_grad():
                 _, self.width, high, wide = self.grid(blank).shape
-        except Exception as error:  # open_clip and timm have towers of many kinds
+        except Exception as error:  # depends on which of open_clip's or timm's towers it is
             raise InvalidOption(
                 f"the image tower of this model ({type(self.visual).__name__}) gives no features "
                 f"of the places of a photo, so it cannot be tuned for reranking: {error}"
             ) from error
-        places = torch.eye(high * wide).view(high * wide, 1, high, wide)
-        self.pooling = nn.Buffer(F.adaptive_avg_pool2d(places, GRID).flatten(1))
+        self.pooling = nn.Buffer(grid_pooling(high, wide))
 
     def grid(self, pixels: Tensor) -> Tensor:
         """(n, width, rows, columns) of pixels (n, height, width, 3) uint8."""
@@ -84,7 +83,7 @@ class GridTower(nn.Module):
             normalised(pixels, self.pixels),
             normalize_intermediates=self.normed,
             output_fmt="NCHW",
-            **LAST,
+            **LAST_BLOCK,
         )
         return found["image_intermediates"][-1]
 
@@ -100,7 +99,7 @@ class StateTower(nn.Module):
         """Take a model's text tower.
 
         Raises:
-            InvalidOption: it does not give the states of its tokens.
+            InvalidOption: it does not return the states of its tokens.
         """
         super().__init__()
         self.whole = model.model
@@ -109,7 +108,7 @@ class StateTower(nn.Module):
             with torch.no_grad():
                 ids = torch.from_numpy(model.tokens(["a dog"]))
                 found = self(ids)
-        except Exception as error:  # open_clip and transformers have towers of many kinds
+        except Exception as error:  # depends on which of open_clip's or transformers' towers it is
             raise InvalidOption(
                 "the text tower of this model does not give the states of its tokens, so it "
                 f"cannot be tuned for reranking: {error}"
@@ -126,7 +125,7 @@ class StateTower(nn.Module):
         text = getattr(self.whole, "text", self.whole)
         if self.short:
             return short_states(text, ids)
-        if hasattr(text, "config"):  # one of transformers'
+        if hasattr(text, "config"):  # a model of transformers
             mask = (ids != text.config.pad_token_id).long()
             return text.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
         if text is self.whole:
@@ -135,29 +134,29 @@ class StateTower(nn.Module):
             )
         else:
             found = text.forward_intermediates(
-                ids, normalize_intermediates=True, output_fmt="NLC", **LAST
+                ids, normalize_intermediates=True, output_fmt="NLC", **LAST_BLOCK
             )
         return found["text_intermediates"][-1]
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The token ids of a model that are no words."""
+    """The token ids of a model that do not stand for words."""
 
     padding: int
     others: tuple[int, ...]
 
     @classmethod
     def of(cls, recipe: TokenRecipe, model: TorchModel) -> SpecialTokens:
-        """Those that a model's tokenizer adds to a text."""
+        """The ids that a model's tokenizer adds to a text."""
         if recipe.kind == "clip":
             return cls(0, recipe.marks)
         if recipe.kind == "clips":
             start, end, padding, last = recipe.marks
             return cls(padding, (start, end, last))
-        own = model.tokenizer.tokenizer
-        others = set(own.all_special_ids) - {own.unk_token_id}
-        padding = own.pad_token_id
+        tokenizer = model.tokenizer.tokenizer
+        others = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        padding = tokenizer.pad_token_id
         return cls(0 if padding in (None, recipe.blanked) else padding, tuple(sorted(others)))
 
     def kinds(self, ids: Tensor) -> Tensor:
@@ -169,7 +168,7 @@ class SpecialTokens:
 
 
 class ClipRegions(nn.Module):
-    """Region embeddings of the features that `GridTower` gives."""
+    """Features from `GridTower` to region embeddings."""
 
     def __init__(self, rows: RegionHead) -> None:
         super().__init__()
@@ -181,7 +180,7 @@ class ClipRegions(nn.Module):
 
 
 class ClipWords(nn.Module):
-    """Word embeddings of the states that `StateTower` gives."""
+    """States from `StateTower` to word embeddings."""
 
     def __init__(self, rows: WordHead) -> None:
         super().__init__()
@@ -205,7 +204,7 @@ class RegionTower(nn.Module):
 
 
 class WordTower(nn.Module):
-    """Token ids to word embeddings, zeros where there is no word."""
+    """Token ids to word embeddings, zeros for tokens that are not words."""
 
     def __init__(self, tower: StateTower, words: ClipWords, special: SpecialTokens) -> None:
         super().__init__()
@@ -242,15 +241,16 @@ def read_captioned(folder: Path, captions: Path) -> list[CaptionedPhoto]:
         folders.sort()
         for name in sorted(names):
             path = os.path.join(parent, name)
-            if kind_of(name) == "image" and (own := file.find(path, os.path.relpath(path, top))):
-                found.append(CaptionedPhoto(Path(path), tuple(own[:MOST_CAPTIONS])))
+            texts = kind_of(name) == "image" and file.find(path, os.path.relpath(path, top))
+            if texts:
+                found.append(CaptionedPhoto(Path(path), tuple(texts[:MOST_CAPTIONS])))
     return found
 
 
 def prepared_batches(
     encoder: ClipEncoder, photos: Sequence[CaptionedPhoto], size: int
 ) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
-    """The rows of some photos and their pixels (n, height, width, 3), without unreadable ones."""
+    """Rows of `photos` and their pixels (n, height, width, 3); unreadable photos are skipped."""
 
     def read(photo: CaptionedPhoto) -> NDArray[np.uint8] | None:
         try:
@@ -283,8 +283,8 @@ def pair_features(
 
     Args:
         encoder: Prepares photos.
-        photos: Those to learn from.
-        tower: Of images.
+        photos: The photos to train on.
+        tower: The image tower.
         states_of: Texts to the states of their tokens.
         scratch: An empty folder for the photos' features: 100 bytes per channel and photo.
     """
@@ -305,7 +305,7 @@ def pair_features(
             print(f"  {len(readable)} of {len(photos)} photos", flush=True)
     print(f"  {len(readable)} photos, each as it is and mirrored", flush=True)
     captions = [photos[row].captions for row in readable]
-    states = states_of([text for own in captions for text in own])
+    states = states_of([text for of_photo in captions for text in of_photo])
     print(f"  {len(states)} captions", flush=True)
     return Pairs([grid[: len(readable)] for grid in grids], Captions.of(captions, states))
 
@@ -316,11 +316,11 @@ def token_states(
     special: SpecialTokens,
     texts: Sequence[str],
 ) -> TextStates:
-    """States of the tokens of texts in float16, with the kinds of tokens in place of their ids.
+    """States of the tokens of texts in float16, with the kinds of tokens instead of their ids.
 
-    Padding is left out, and special tokens come first.
+    Padding is removed, and special tokens come first.
     """
-    ids = [torch.from_numpy(one) for one in tokenize(texts)]
+    ids = [torch.from_numpy(ids_of_text) for ids_of_text in tokenize(texts)]
     by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(ids)
     for start in range(0, len(ids), BATCH):
@@ -328,15 +328,15 @@ def token_states(
         batch = torch.nn.utils.rnn.pad_sequence([ids[row] for row in rows], batch_first=True)
         with torch.no_grad():
             states = tower(batch)
-        for row, own, kinds in zip(rows, states, special.kinds(batch), strict=True):
-            found[row] = _special_first(kinds[: len(ids[row])], own)
+        for row, states_of_text, kinds in zip(rows, states, special.kinds(batch), strict=True):
+            found[row] = _special_first(kinds[: len(ids[row])], states_of_text)
     starts = torch.tensor([0, *(len(kinds) for kinds, _ in found)]).cumsum(0)
     kinds, states = (torch.cat(part) for part in zip(*found, strict=True))
     return TextStates(kinds, states, starts)
 
 
 def _special_first(kinds: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens that are not padding; the first is no word, and training leaves it out."""
+    """The tokens without padding; the first is never a word, since training skips it."""
     present = (kinds != PADDING).nonzero()[:, 0]
     order = present[(kinds[present] == WORD).long().argsort(stable=True)]
     kinds, states = kinds[order], states[order].half()

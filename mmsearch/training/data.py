@@ -1,4 +1,4 @@
-"""Captioned photos as training sees them, and ImageNet's class names as prompts."""
+"""Captioned photos, views of them to train on, and ImageNet's class names as prompts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def class_prompts(templates: int) -> list[list[str]]:
     """ImageNet's 1,000 class names in the published prompt templates.
 
     Args:
-        templates: How many of those, evenly spread.
+        templates: The number of templates to use, evenly spread.
 
     Returns:
         Lists of 1,000 prompts: "a photo of a X", the bare names, then one list per template.
@@ -81,7 +81,7 @@ def class_prompts(templates: int) -> list[list[str]]:
 
 
 def photo_pixels(encoder: MiniEncoder, paths: Iterable[Path]) -> list[NDArray[np.uint8]]:
-    """Photos as an encoder takes them."""
+    """Photos, prepared for an encoder."""
     pixels = []
     for path in paths:
         with Image.open(path) as photo:
@@ -94,8 +94,8 @@ def load_view(path: Path, view: int, seed: int) -> NDArray[np.uint8]:
 
     Args:
         path: The photo.
-        view: 0 as it is, 1 mirrored, any other a random crop with changed colours.
-        seed: Fixes the crop, together with the path and the view.
+        view: 0 is the photo as it is, 1 mirrored, any other a random crop with changed colours.
+        seed: Of the random crop, together with the path and the view.
     """
     with Image.open(path) as opened:
         photo = opened.convert("RGB")

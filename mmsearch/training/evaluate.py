@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 CUTOFFS = (1, 5, 10)
 CERTAIN = 0.5
-"""A photo counts as showing the class that the classifier gives at least this probability."""
+"""A photo counts as showing a class if the classifier's probability exceeds this."""
 CANDIDATES = 100
-"""Of the first stage, those that are reranked."""
+"""The number of best items of the first stage that are reranked."""
 
 Recalls = dict[int, Interval]
 """Recall at each cutoff, in per cent, with its interval."""
@@ -77,8 +77,8 @@ def class_recalls(
 ) -> dict[str, Recalls]:
     """Class names against photos whose class the frozen ImageNet classifier is certain of.
 
-    The classifier is not part of the model, so this measures how much of what it knows about real
-    photos is left in the space, beyond what captions teach.
+    The classifier is not part of the model, so this measures how much of its knowledge of real
+    photos the space retains, beyond that from captions.
     """
     top = posteriors.argmax(1)
     certain = np.flatnonzero(posteriors.max(1) > CERTAIN)
@@ -118,7 +118,7 @@ def evaluate(model: Path, data: Path, pictures: Path | None) -> None:
     Args:
         model: The folder.
         data: Captioned photos; their dev split is used.
-        pictures: Other captioned pictures, if there are any.
+        pictures: A folder of other captioned pictures, to evaluate on as well.
     """
     encoder = load_mini(model)
     split = read_split(data, "dev")
@@ -129,10 +129,10 @@ def evaluate(model: Path, data: Path, pictures: Path | None) -> None:
     if pictures is not None:
         found |= picture_recalls(encoder, pictures)
     for name, at in found.items():
-        print(f"{name:18}", _row(at))
+        print(f"{name:18}", _text_of(at))
 
 
-def _row(at: Mapping[int, Interval]) -> str:
+def _text_of(at: Recalls) -> str:
     return " ".join(f"R@{k} {r.mean:.1f} [{r.low:.1f}, {r.high:.1f}]" for k, r in at.items())
 
 
@@ -140,7 +140,7 @@ def _row(at: Mapping[int, Interval]) -> str:
 
 
 def evaluate_rerank(model: Path, data: Path) -> None:
-    """Print the recalls on the dev split at each stage, and what the last stage gains.
+    """Print the recalls on the dev split at each stage, and the gain of the last stage.
 
     Args:
         model: The folder.
@@ -174,10 +174,10 @@ def stage_ranks(
     if query_modality in bank:
         weight = hub_weight(query_modality, modality)
         corrected = cosines - weight * hubs(items[0], bank[query_modality])
-    reranked = corrected - 100.0  # those that are not candidates come last
+    reranked = corrected - 100.0  # items that are not candidates come last
     for row, scores in enumerate(corrected):
         best = np.argsort(-scores, kind="stable")[:CANDIDATES]
-        match = encoder.match(query_modality, queries[1][row], [items[1][one] for one in best])
+        match = encoder.match(query_modality, queries[1][row], [items[1][item] for item in best])
         reranked[row, best] = rerank(scores[best], match, encoder.match_weight)
     stages = {"cosine": cosines, "less hubs": corrected, "reranked": reranked}
     return {stage: ranks_from_scores(scores, positives) for stage, scores in stages.items()}
@@ -189,6 +189,6 @@ def _print_stages(
     """A row per stage, and one of the last stage's gain, with paired 95 % bootstrap intervals."""
     rates = {stage: {k: hit_rates(at <= k, groups) for k in CUTOFFS} for stage, at in ranks.items()}
     rates["gain"] = {k: rates["reranked"][k] - rates["less hubs"][k] for k in CUTOFFS}
-    for stage, of_groups in rates.items():
-        row = _row({k: bootstrap_interval(one) for k, one in of_groups.items()})
+    for stage, rates_at in rates.items():
+        row = _text_of({k: bootstrap_interval(values) for k, values in rates_at.items()})
         print(f"{direction} {stage:10}", row)

@@ -1,4 +1,4 @@
-"""How well a model's folder finds sounds: those it was not trained on, and those it was."""
+"""How well a model's folder finds sounds, both unseen and from its training set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Figures = dict[str, dict[str, float]]
 """Values by measure, of each row that is printed."""
 
 HELD_OUT_VIEWS = 4
-"""Random changes of sounds that are kept out of training to measure on."""
+"""Random changes of sounds that are held out of training for evaluation."""
 
 OTHER_WORDS = {
     "Dog bark": "a dog is barking outside",
@@ -38,7 +38,7 @@ OTHER_WORDS = {
     "Chainsaw": "felling a tree with a power saw",
     "Fire crackling": "wood burns in a fireplace",
 }
-"""ESC-10's labels in words that are not among the phrases learnt from."""
+"""ESC-10's labels in words that are not among the phrases trained on."""
 
 IN_CAPTIONS = {
     "Dog bark": ("dog", "dogs", "puppy"),
@@ -82,9 +82,9 @@ def _recalls(scores: Scores, relevant: Relevant) -> dict[str, float]:
 def unseen_vectors(
     sounds: Sequence[Sound], features: SoundFeatures, concepts: Concepts, recipe: Recipe
 ) -> NDArray[np.float32]:
-    """(sounds with a fold, 512): each by a head that was trained without its fold.
+    """(sounds with a fold, 512), each from a head that was trained without its fold.
 
-    The first window stands for a sound; those of ESC-10 have no other.
+    A sound is represented by its first window; those of ESC-10 have no other.
     """
     folds = np.array([sound.fold for sound in sounds])
     first = torch.from_numpy(np.searchsorted(features.owners.numpy(), np.arange(len(sounds))))
@@ -128,12 +128,12 @@ def unseen_figures(
 def photo_figures(
     labels: Sequence[str], vectors: NDArray[np.float32], encoder: MiniEncoder, data: Path
 ) -> Figures:
-    """Unseen sounds against photos of everyday scenes: what is heard should be seen."""
+    """Unseen sounds against photos of everyday scenes, which should show the source."""
     split = read_split(data, "dev")
     photos = encoder.encode("image", photo_pixels(encoder, split.paths))
     found: Figures = {}
     for label, words in IN_CAPTIONS.items():
-        sounds = np.array([one == label for one in labels])
+        sounds = np.array([other == label for other in labels])
         shown = _shown(split, words)
         scores = vectors[sounds] @ photos.T
         values = {
@@ -166,7 +166,7 @@ def changed_figures(
     encoder: MiniEncoder,
     recipe: Recipe,
 ) -> Figures:
-    """Stamps by a head trained without some of their changes: not other recordings of the same."""
+    """Stamps with changes that their head was not trained on: known recordings, changed anew."""
     train, held_out = features.changed[:-HELD_OUT_VIEWS], features.changed[-HELD_OUT_VIEWS:]
     seen = SoundFeatures(features.plain, features.owners, train)
     head = fit_audio(seen, concepts, torch.arange(len(sounds)), recipe)
@@ -180,21 +180,21 @@ def changed_figures(
             scores = texts @ head(view[stamps].float()).numpy().T
         mean = {"mAP": average_precisions(scores, same).mean()}
         of_views.append(mean | _recalls(scores, same))
-    values = {name: float(np.mean([one[name] for one in of_views])) for name in of_views[0]}
+    values = {name: float(np.mean([of_view[name] for of_view in of_views])) for name in of_views[0]}
     return {"stamps changed in new ways, text→sound": values}
 
 
 def stamp_figures(stamps: Sequence[Sound], encoder: MiniEncoder, folder: Path) -> Figures:
     """Sounds that the shipped head was trained on, by their captions and pictures."""
     windows = [waves_of(sound) for sound in stamps]
-    owners = np.repeat(np.arange(len(stamps)), [len(one) for one in windows])
-    vectors = encoder.encode("audio", [wave for one in windows for wave in one])
+    owners = np.repeat(np.arange(len(stamps)), [len(waves) for waves in windows])
+    vectors = encoder.encode("audio", [wave for waves in windows for wave in waves])
     labels = [sound.label for sound in stamps]
     texts = encoder.encode("text", labels)
     same = np.array(labels)[:, None] == np.array(labels)
 
     def by_sound(scores: Scores) -> Scores:
-        """Of each sound its best window."""
+        """(queries, stamps): the score of the best window of each."""
         best = np.full((len(scores), len(stamps)), -2, np.float32)
         for window, owner in enumerate(owners):
             best[:, owner] = np.maximum(best[:, owner], scores[:, window])
@@ -203,7 +203,7 @@ def stamp_figures(stamps: Sequence[Sound], encoder: MiniEncoder, folder: Path) -
     names = sorted({path.name for path in (folder / "images").iterdir()})
     pixels = photo_pixels(encoder, [folder / "images" / name for name in names])
     pictures = encoder.encode("image", pixels)
-    own = np.array([[name == sound.picture for name in names] for sound in stamps])
+    shows = np.array([[name == sound.picture for name in names] for sound in stamps])
     by_text = by_sound(texts @ vectors.T)
     return {
         "stamps trained on, text→sound": {
@@ -212,9 +212,9 @@ def stamp_figures(stamps: Sequence[Sound], encoder: MiniEncoder, folder: Path) -
             "R@5": hits_at(by_text, same, 5),
         },
         "stamps trained on, sound→text": _recalls(by_text.T, same),
-        "stamps trained on, sound→image": _recalls(by_sound(pictures @ vectors.T).T, own),
+        "stamps trained on, sound→image": _recalls(by_sound(pictures @ vectors.T).T, shows),
         "stamps trained on, image→sound": _recalls(
-            by_sound(pictures[own.argmax(1)] @ vectors.T), same
+            by_sound(pictures[shows.argmax(1)] @ vectors.T), same
         ),
     }
 
@@ -230,7 +230,7 @@ def evaluate_audio(
         esc10: Holds `audio/` and `labels.tsv`.
         stamps: The same, of tuxpaint, and `images/`.
         cache: Keeps features between runs.
-        recipe: That of the shipped head, for heads trained without a fold.
+        recipe: Of the shipped head, for the heads trained without a fold.
     """
     encoder = load_mini(model)
     sounds = [*read_esc10(esc10), *read_stamps(stamps)]

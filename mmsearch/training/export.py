@@ -1,13 +1,12 @@
-"""ONNX graphs of what was trained: traced, with small weights, or as extensions of other graphs.
+"""ONNX graphs of trained modules: traced, with small weights, or as extensions of other graphs.
 
-Small weights: ONNX Runtime's own dynamic quantisation takes one activation scale for a whole batch,
-so that a text's vector depends on its neighbours. Here only weights are stored small: the text
-tower's matrices as 8-bit blocks (`MatMulNBits`, whose activations are scaled block by block of one
-row), its word table as 8-bit rows, and the image tower's convolutions as float16, computed in
-float32.
+Small weights: the dynamic quantisation of ONNX Runtime scales the activations of a whole batch
+together, so that a text's vector depends on its neighbours. Here only weights are quantised: the
+text tower's matrices to 8-bit blocks (`MatMulNBits`, which scales activations by blocks of a row),
+its word table to 8-bit rows, and the image tower's convolutions to float16, computed in float32.
 
 Extensions: Protocol Buffers merge messages that follow each other. So the bytes of a tower's file,
-followed by those of an extension, are one graph with one more output, and the tower's weights are
+followed by those of an extension, are a graph with one more output, and the tower's weights are
 stored once.
 """
 
@@ -41,16 +40,16 @@ BLOCK = 64
 """Rows of a matrix that share a scale."""
 
 FROZEN_STATES = "/trunk/layers.2/after_mlp/LayerNormalization_output_0"
-"""The tensor of the text tower's graph that comes out of its frozen layers."""
+"""The output of the frozen layers in the text tower's graph."""
 
 Axes = dict[int, str]
-"""The names of axes of any length."""
+"""The names of axes of variable length."""
 Inputs = dict[str, tuple[Tensor, Axes]]
-"""An example of each input."""
+"""An example of each input, and its axes."""
 
 
 def block_output(blocks: int) -> str:
-    """The tensor of the image tower's graph that comes out of its first `blocks` blocks."""
+    """The name of the output of the first `blocks` blocks in the image tower's graph."""
     return f"/trunk/lower/lower.{blocks - 1}/Add_output_0"
 
 
@@ -74,16 +73,16 @@ def export_lower(trunk: ImageTrunk) -> bytes:
 def export_image(tower: nn.Module) -> bytes:
     """Pixels (n, 260, 260, 3) uint8 → unit vectors (n, dim)."""
     pixels = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
-    return exported(tower, pixels, "pixels", {0: "photos"})
+    return export_module(tower, pixels, "pixels", {0: "photos"})
 
 
 def export_text(tower: nn.Module) -> bytes:
     """Token ids (n, tokens) int64, 0 where padded → unit vectors (n, dim)."""
-    return exported(tower, _example_ids(), "ids", {0: "texts", 1: "tokens"})
+    return export_module(tower, _example_ids(), "ids", {0: "texts", 1: "tokens"})
 
 
-def exported(module: nn.Module, example: Tensor, name: str, axes: Axes) -> bytes:
-    """The ONNX file of a module with one input and the output "vectors"."""
+def export_module(module: nn.Module, example: Tensor, name: str, axes: Axes) -> bytes:
+    """The ONNX file of a module with a single input and the output "vectors"."""
     return _trace(module, {name: (example, axes)}, ["vectors"], {"vectors": {0: axes[0]}})
 
 
@@ -115,32 +114,33 @@ def _trace(
 # ---------------------------------------------------------------------- graphs for reranking
 
 
-def export_regions(side: nn.Module, blocks: int) -> bytes:
-    """The extension by which the image tower's graph gives "regions" (photos, rows, TOKEN_DIM).
+def export_regions(regions: nn.Module, blocks: int) -> bytes:
+    """The extension that adds the output "regions" (photos, rows, TOKEN_DIM) to the image tower.
 
     Args:
-        side: Maps to region embeddings.
-        blocks: Of the tower, those below the maps.
+        regions: Maps to region embeddings.
+        blocks: The number of the tower's blocks below the maps.
     """
     inputs: Inputs = {"maps": (torch.zeros(2, *MAP_SHAPE), {0: "photos"})}
-    model = simplified(_traced(_Parts(side), inputs, "regions"), "BASIC")
+    model = simplified(_trace_unshaped(_WithoutPooled(regions), inputs, "regions"), "BASIC")
     pad_inside_convolutions(model.graph)
-    narrow(model)
+    quantise(model)
     return extension(model, {"maps": block_output(blocks)}, "look")
 
 
-def export_words(side: nn.Module) -> bytes:
-    """The extension by which the text tower's graph gives "tokens" (texts, rows, TOKEN_DIM)."""
+def export_words(words: nn.Module) -> bytes:
+    """The extension that adds the output "tokens" (texts, rows, TOKEN_DIM) to the text tower."""
     axes = {0: "texts", 1: "tokens"}
     inputs: Inputs = {"states": (torch.randn(2, 9, 384), axes), "ids": (_example_ids(), axes)}
-    model = small_matrices(simplified(_traced(_Parts(side), inputs, "tokens"), "EXTENDED"))
+    traced = _trace_unshaped(_WithoutPooled(words), inputs, "tokens")
+    model = small_matrices(simplified(traced, "EXTENDED"))
     return extension(model, {"states": FROZEN_STATES, "ids": "ids"}, "read")
 
 
 def export_matcher(matcher: Matcher) -> bytes:
-    """int8 embeddings → scores (n,) of a query that is a "text", and of one that is an "image"."""
+    """int8 embeddings → scores (n,) for a "text" as the query, and for an "image" as the query."""
 
-    class OfBytes(nn.Module):
+    class Int8Matcher(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.matcher = matcher
@@ -153,25 +153,25 @@ def export_matcher(matcher: Matcher) -> bytes:
         "words": (rows, {0: "texts", 1: "word rows"}),
         "regions": (rows, {0: "photos", 1: "region rows"}),
     }
-    model = onnx.load_from_string(_traced(OfBytes(), inputs, "text", "image"))
-    narrow(model)
+    model = onnx.load_from_string(_trace_unshaped(Int8Matcher(), inputs, "text", "image"))
+    quantise(model)
     scorer: bytes = model.SerializeToString()
     return scorer
 
 
-class _Parts(nn.Module):
-    """The embeddings of the regions or words alone, without the pooled ones."""
+class _WithoutPooled(nn.Module):
+    """The embeddings of the regions or words alone."""
 
-    def __init__(self, side: Any) -> None:
+    def __init__(self, embeddings: Any) -> None:
         super().__init__()
-        self.side = side
+        self.side = embeddings  # the attribute's name is part of tensor names in the graph
 
     def forward(self, *features: Tensor) -> Tensor:
         return self.side.parts(*features)
 
 
-def _traced(module: nn.Module, inputs: Inputs, *outputs: str) -> bytes:
-    """A graph whose outputs have no shape: their length is not that of one of the inputs."""
+def _trace_unshaped(module: nn.Module, inputs: Inputs, *outputs: str) -> bytes:
+    """A graph whose outputs have no shape: their length is not that of any input."""
     model = onnx.load_from_string(_trace(module, inputs, outputs, {}))
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -179,19 +179,19 @@ def _traced(module: nn.Module, inputs: Inputs, *outputs: str) -> bytes:
     return traced
 
 
-def extension(model: onnx.ModelProto, taps: Mapping[str, str], prefix: str) -> bytes:
+def extension(model: onnx.ModelProto, inputs: Mapping[str, str], prefix: str) -> bytes:
     """The bytes that, after those of another graph, add the outputs of a model to it.
 
     Args:
-        model: Its inputs are what `taps` names; its outputs keep their names.
-        taps: For each input, the tensor of the other graph that takes its place.
-        prefix: Of every other name, so that none occurs twice.
+        model: Its outputs keep their names.
+        inputs: For each input of the model, the tensor of the other graph that replaces it.
+        prefix: Of all other names, so that none occurs twice.
     """
     graph = model.graph
-    kept = {one.name for one in graph.output} | {""}
+    unchanged = {output.name for output in graph.output} | {""}
 
     def renamed(name: str) -> str:
-        return taps.get(name, name if name in kept else f"{prefix}/{name}")
+        return inputs.get(name, name if name in unchanged else f"{prefix}/{name}")
 
     for number, node in enumerate(graph.node):  # some tools leave nodes without a name
         node.name = f"{prefix}/{number}/{node.name}"
@@ -209,11 +209,11 @@ def extension(model: onnx.ModelProto, taps: Mapping[str, str], prefix: str) -> b
 
 
 def simplified(model: bytes, level: str) -> onnx.ModelProto:
-    """The graph after ONNX Runtime's optimisations for any machine, which loading can then skip.
+    """The graph after ONNX Runtime's machine-independent optimisations, which loading then skips.
 
     Args:
         model: An ONNX file.
-        level: "BASIC" keeps to ONNX's own operators, "EXTENDED" does not.
+        level: "BASIC" uses ONNX operators only, "EXTENDED" also those of ONNX Runtime.
     """
     onnxruntime = import_onnxruntime()
 
@@ -254,7 +254,7 @@ def small_image(model: bytes) -> bytes:
     onnx_model = simplified(model, "BASIC")
     graph = onnx_model.graph
     pad_inside_convolutions(graph)
-    for array in [one for one in graph.initializer if one.data_type == TensorProto.FLOAT]:
+    for array in _float_arrays(graph):
         values = numpy_helper.to_array(array)
         if values.size < QUANTISED_FROM:
             continue
@@ -268,19 +268,23 @@ def small_image(model: bytes) -> bytes:
     return shrunk
 
 
-def narrow(model: onnx.ModelProto) -> None:
-    """Store big matrices and filters as 8-bit numbers, with a scale for each of their outputs.
+def _float_arrays(graph: onnx.GraphProto) -> list[TensorProto]:
+    return [array for array in graph.initializer if array.data_type == TensorProto.FLOAT]
+
+
+def quantise(model: onnx.ModelProto) -> None:
+    """Store large matrices and filters as 8-bit numbers, with a scale for each of their outputs.
 
     They are widened to float32 when the graph is loaded; nothing is computed in 8 bits.
     """
     graph = model.graph
-    axes = {one: axis for node in graph.node for one, axis in _output_axis(node).items()}
-    for array in [one for one in graph.initializer if one.data_type == TensorProto.FLOAT]:
+    axes = {name: axis for node in graph.node for name, axis in _output_axis(node).items()}
+    for array in _float_arrays(graph):
         values = numpy_helper.to_array(array)
         if values.size < QUANTISED_FROM or array.name not in axes:
             continue
         name, axis = array.name, axes[array.name] % values.ndim
-        scale = _scale(values, tuple(one for one in range(values.ndim) if one != axis))
+        scale = _scale(values, tuple(other for other in range(values.ndim) if other != axis))
         graph.initializer.remove(array)
         graph.initializer.extend(
             [
@@ -297,7 +301,7 @@ def narrow(model: onnx.ModelProto) -> None:
 
 
 def _output_axis(node: onnx.NodeProto) -> dict[str, int]:
-    """The node's weights, and the axis along which their outputs lie."""
+    """The name of a node's weights → their axis of outputs; empty if it has no weights."""
     if node.op_type == "Conv":
         return {node.input[1]: 0}
     if node.op_type == "Gemm":
@@ -308,11 +312,11 @@ def _output_axis(node: onnx.NodeProto) -> dict[str, int]:
 
 
 def _transposed(gemm: onnx.NodeProto) -> bool:
-    return any(one.name == "transB" and one.i for one in gemm.attribute)
+    return any(attribute.name == "transB" and attribute.i for attribute in gemm.attribute)
 
 
 def _scale(values: NDArray[np.float32], axes: tuple[int, ...]) -> NDArray[np.float32]:
-    """What 1 stands for in 8 bits, by the largest number along some axes."""
+    """The value of 1 in 8 bits, from the largest number along some axes."""
     largest = np.abs(values).max(axis=axes, keepdims=True)
     scale: NDArray[np.float32] = (largest / 127).clip(1e-9).astype(np.float32)
     return scale
@@ -324,8 +328,8 @@ def _insert(graph: onnx.GraphProto, at: int, *nodes: onnx.NodeProto) -> None:
 
 
 def _shrink_word_table(graph: onnx.GraphProto) -> None:
-    """Replace each float gather from a big table by 8-bit rows and one scale per row."""
-    tables = {one.name: one for one in graph.initializer if one.dims[:1] == [30522]}
+    """Replace each gather from the float word table by one of 8-bit rows with a scale each."""
+    tables = {array.name: array for array in graph.initializer if array.dims[:1] == [30522]}
     for at, node in enumerate(list(graph.node)):
         if node.op_type != "Gather" or node.input[0] not in tables:
             continue
@@ -351,7 +355,7 @@ def _shrink_word_table(graph: onnx.GraphProto) -> None:
 
 def _unfuse_gemm(graph: onnx.GraphProto) -> None:
     """Write each `Gemm` as `MatMul` and `Add`: only a `MatMul` can have 8-bit blocks."""
-    weights = {one.name: one for one in graph.initializer}
+    weights = {array.name: array for array in graph.initializer}
     for at, node in reversed(list(enumerate(graph.node))):
         if node.op_type != "Gemm":
             continue
@@ -370,19 +374,19 @@ def _unfuse_gemm(graph: onnx.GraphProto) -> None:
 
 
 def pad_inside_convolutions(graph: onnx.GraphProto) -> None:
-    """Let each `Conv` pad for itself; a `Pad` before it breaks ONNX Runtime's blocked layout."""
-    amounts = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-    pads = {one.output[0]: one for one in graph.node if one.op_type == "Pad"}
+    """Move each `Pad` into the `Conv` after it; it would break ONNX Runtime's blocked layout."""
+    amounts = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
+    pads = {node.output[0]: node for node in graph.node if node.op_type == "Pad"}
     for node in graph.node:
         if node.op_type != "Conv" or node.input[0] not in pads:
             continue
         pad = pads.pop(node.input[0])
         before, after = amounts[pad.input[1]].reshape(2, 4)[:, 2:]
-        for old in [one for one in node.attribute if one.name in ("pads", "auto_pad")]:
+        for old in [a for a in node.attribute if a.name in ("pads", "auto_pad")]:
             node.attribute.remove(old)
         node.attribute.append(helper.make_attribute("pads", [*before.tolist(), *after.tolist()]))
         node.input[0] = pad.input[0]
         graph.node.remove(pad)
     used = {name for node in graph.node for name in node.input}
-    for unused in [one for one in graph.initializer if one.name not in used]:
+    for unused in [array for array in graph.initializer if array.name not in used]:
         graph.initializer.remove(unused)

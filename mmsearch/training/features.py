@@ -40,13 +40,13 @@ CLASSES = 1000
 
 
 def cached(cache: Path, kind: str, key: object, compute: Callable[[], Arrays]) -> Arrays:
-    """Arrays from a cache folder; computed at the first call, written whole or not at all.
+    """Arrays from a cache folder; computed at the first call, and written atomically.
 
     Args:
         cache: The folder.
         kind: Begins the file's name.
-        key: Whatever the arrays depend on; its `repr` is hashed.
-        compute: Called if the folder lacks them.
+        key: Everything that the arrays depend on; its `repr` is hashed.
+        compute: Called if they are not in the folder.
     """
     path = cache / f"{kind}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
     if not path.exists():
@@ -89,14 +89,14 @@ def tower_maps(
         tower: `image.onnx` of the model.
         split: The photos.
         view: As for `load_view`.
-        blocks: How many of the tower's blocks lie below the maps.
-        seed: Fixes the crop, together with the photo and the view.
+        blocks: The number of the tower's blocks below the maps.
+        seed: Of the random crop, together with the photo and the view.
         cache: A folder; 34 kB per photo and view.
     """
 
     def compute() -> Arrays:
         output = block_output(blocks)
-        session = tapped_session(tower, [output])
+        session = session_with_outputs(tower, [output])
 
         def run(path: Path) -> NDArray[np.float16]:
             pixels = load_view(path, view, seed)[None]
@@ -113,19 +113,19 @@ def tower_maps(
     return cached(cache, "grids", key, compute)["maps"]
 
 
-def tapped_session(tower: Path, tensors: Sequence[str]) -> Any:
-    """A session on a graph with inner tensors as more outputs; safe to use from several threads."""
+def session_with_outputs(tower: Path, tensors: Sequence[str]) -> Any:
+    """A thread-safe session on a graph with inner tensors as additional outputs."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     outputs = [helper.make_empty_tensor_value_info(name) for name in tensors]
-    taps = onnx.ModelProto(graph=onnx.GraphProto(output=outputs)).SerializePartialToString()
-    return onnxruntime.InferenceSession(tower.read_bytes() + taps, options)
+    added = onnx.ModelProto(graph=onnx.GraphProto(output=outputs)).SerializePartialToString()
+    return onnxruntime.InferenceSession(tower.read_bytes() + added, options)
 
 
 @dataclass(frozen=True)
 class TextStates:
-    """Token ids of texts and their states below the cut, end to end.
+    """Token ids of texts and their states below the cut, concatenated.
 
     Text i has rows `starts[i]` to `starts[i + 1]` of `ids` (tokens,) and `states` (tokens, width).
     """
@@ -138,7 +138,7 @@ class TextStates:
         return len(self.starts) - 1
 
     def by_length(self, rows: Tensor, size: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Batches of texts of similar length, so that little is padding, and the way back.
+        """Batches of texts of similar length, to save padding, and how to restore the order.
 
         Args:
             rows: Of the texts.
@@ -153,11 +153,11 @@ class TextStates:
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Ids (n, longest) padded with 0, and states (n, longest, width), of some texts."""
         lengths = self.starts[rows + 1] - self.starts[rows]
-        at = torch.arange(int(lengths.max()))
-        inside = at[None] < lengths[:, None]
-        where = torch.where(inside, self.starts[rows][:, None] + at[None], 0)
-        ids = torch.where(inside, self.ids[where], 0)
-        return ids, self.states[where].float() * inside[..., None]
+        positions = torch.arange(int(lengths.max()))
+        inside = positions[None] < lengths[:, None]
+        indices = torch.where(inside, self.starts[rows][:, None] + positions[None], 0)
+        ids = torch.where(inside, self.ids[indices], 0)
+        return ids, self.states[indices].float() * inside[..., None]
 
 
 def text_states(trunk: TextTrunk, texts: Sequence[str], *, cache: Path) -> TextStates:
@@ -215,7 +215,7 @@ class Captions:
 
 
 class EvenCaptions(Captions):
-    """Captions of photos that all have the same number, drawn as when `mini` was trained."""
+    """The same number of captions for each photo; the draws are those that trained `mini`."""
 
     def draw(self, photos: Tensor, generator: torch.Generator) -> Tensor:
         """For each photo, the row of a random one of its captions."""
@@ -263,7 +263,8 @@ def gather(
     """The training data of a split; `cache` is used and filled."""
     maps = [photo_maps(image, split, view, seed=seed, cache=cache) for view in range(views)]
     captions = text_states(text, split.texts, cache=cache)
-    prompts = text_states(text, [one for row in class_prompts(14) for one in row], cache=cache)
+    texts = [prompt for prompts_of_classes in class_prompts(14) for prompt in prompts_of_classes]
+    prompts = text_states(text, texts, cache=cache)
     with torch.no_grad():
         parts = torch.split(maps[0], POOLED_PER_BATCH)
         features = torch.cat([grid_mean(image.above(part.float())) for part in parts])

@@ -25,7 +25,7 @@ from mmsearch.training.towers import (
 TEXTS_PER_BATCH = 100
 
 WARM_UP = 0.2
-"""Share of the steps in which the rates rise."""
+"""Share of the steps in which the learning rates rise."""
 
 
 def symmetric_cross_entropy(logits: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def symmetric_cross_entropy(logits: Tensor) -> Tensor:
 
 
 def info_nce(images: Tensor, texts: Tensor, scale: Tensor | float, owners: Tensor) -> Tensor:
-    """Symmetric InfoNCE: each photo must find its text among all, each text its photo.
+    """Symmetric InfoNCE: each photo must find its text among all, and each text its photo.
 
         loss = ½ (mean −log softmax(s · I Tᵀ)ᵢᵢ + mean −log softmax(s · T Iᵀ)ᵢᵢ)
 
@@ -73,7 +73,7 @@ def classifier_distillation(
 
 @dataclass(frozen=True)
 class Batch:
-    """Unit vectors of one step: photos with their captions, class rows with their names."""
+    """Unit vectors of a step: photos with their captions, class rows with the classes' names."""
 
     photos: Tensor
     captions: Tensor
@@ -112,7 +112,7 @@ class Stepper:
 
 
 def one_cycle(groups: list[tuple[float, list[nn.Module]]], decay: float, steps: int) -> Stepper:
-    """AdamW whose rates rise and fall once.
+    """AdamW with learning rates that rise and fall once.
 
     Args:
         groups: The highest learning rate of some modules.
@@ -120,7 +120,7 @@ def one_cycle(groups: list[tuple[float, list[nn.Module]]], decay: float, steps: 
         steps: In all.
     """
     parameters = [
-        {"params": [one for module in modules for one in module.parameters()], "lr": rate}
+        {"params": [p for module in modules for p in module.parameters()], "lr": rate}
         for rate, modules in groups
     ]
     optimiser = torch.optim.AdamW(parameters, weight_decay=decay)
@@ -142,10 +142,10 @@ def add_noise(features: Tensor, deviation: float, generator: torch.Generator) ->
 
 
 def shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """All whole batches of rows, in a new order."""
+    """Batches of rows in random order, without an incomplete last one."""
     order = torch.randperm(count, generator=generator)
-    whole = max(1, count // size)
-    yield from torch.split(order[: whole * size], size)
+    batches = max(1, count // size)
+    yield from torch.split(order[: batches * size], size)
 
 
 def fit_heads(image: Head, text: Head, data: TrainingData, recipe: Recipe) -> None:
@@ -174,7 +174,7 @@ def fit_heads(image: Head, text: Head, data: TrainingData, recipe: Recipe) -> No
 
 
 class FineTuning:
-    """Trains what lies above the cuts of both towers, together with the heads."""
+    """Trains the layers above the cuts of both towers, together with the heads."""
 
     def __init__(
         self, image: ImageTower, text: TextTower, data: TrainingData, recipe: Recipe
@@ -187,11 +187,11 @@ class FineTuning:
         self.trained = nn.ModuleList(
             [image.trunk.upper, image.trunk.last, image.head, text.upper_layers, text.head]
         )
-        self.class_names = torch.empty(0)  # each class's as last computed
+        self.class_names = torch.empty(0)  # the last vector computed for each class
         self.average = moving_average(self.trained, recipe.average)
 
     def run(self) -> None:
-        """Train, and leave the towers with the moving average of their weights."""
+        """Train, and set the towers to the moving average of their weights."""
         recipe = self.recipe
         for module in (self.image.trunk.upper, self.image.trunk.last):
             module.to(memory_format=torch.channels_last)  # a third faster on CPUs

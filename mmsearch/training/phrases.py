@@ -84,7 +84,7 @@ VERBS = {
     "gobbling": "turkey",
     "barking": "fox|sea lion",
 }
-"""What animals do to be heard; those without a word for it are calling."""
+"""Verbs for the sounds of animals; animals without one are "calling"."""
 
 THINGS = {
     "apple": "apple|biting into an apple|someone eating an apple|a crunch",
@@ -126,14 +126,14 @@ THINGS = {
     "mad": "mad|an angry person|an angry voice|growling in anger",
     "sad": "sad|a sad person|a sad voice|sighing",
 }
-"""Words that identify the caption of a thing among tuxpaint's, its phrases separated by bars."""
+"""Words in tuxpaint's caption of a thing → its phrases, separated by bars."""
 
 
 def phrases_of(label: str, *, animal: bool = False) -> tuple[str, tuple[str, ...]]:
-    """The name of a label's concept, and what people call its sound.
+    """The name of a label's concept, and phrases for its sound.
 
     Args:
-        label: One of ESC-10's, or a caption of tuxpaint's.
+        label: A label of ESC-10, or a caption of tuxpaint.
         animal: Whether a caption names an animal.
     """
     plain = re.sub(r"^(an?|the) |[.“”!]", "", label, flags=re.IGNORECASE).lower()
@@ -152,8 +152,8 @@ def phrases_of(label: str, *, animal: bool = False) -> tuple[str, tuple[str, ...
         name = plain
         frames = ("a voice saying {}", "someone says {}", "the word {}", "{} spoken aloud")
         return name, (name, label, *(frame.format(name) for frame in frames))
-    every = [frame.format(one) for one in names for frame in FRAMES]
-    return name, tuple(dict.fromkeys([*every, label]))
+    phrases = [frame.format(thing) for thing in names for frame in FRAMES]
+    return name, tuple(dict.fromkeys([*phrases, label]))
 
 
 _RENAMED = {

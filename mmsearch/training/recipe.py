@@ -1,4 +1,4 @@
-"""Every number that was chosen, and the seed."""
+"""The hyperparameters and the seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Recipe:
     class_weight: float = 0.5
     """Of the InfoNCE between the classifier's rows and the class names."""
     distil_weight: float = 1.0
-    """Of distilling what the classifier says of the training photos."""
+    """Of the distillation of the classifier's probabilities for the training photos."""
     weight_decay: float = 0.05
 
     warm_epochs: int = 32
@@ -39,11 +39,11 @@ class Recipe:
     image_rate: float = 6e-4
     text_rate: float = 2e-4
     anchor_weight: float = 0.2
-    """Of keeping the tuned features near the published ones, which the classifier's rows fit."""
+    """Of the distance of tuned features to the published ones, which the classifier's rows fit."""
     temperature: float = 0.045
     """At the start of fine-tuning."""
     average: float = 0.95
-    """Decay of the moving average of the weights, which is what is kept."""
+    """Decay of the moving average of the weights, which the model is made of."""
 
     sound_views: int = 20
     """Random changes of each sound."""
@@ -64,7 +64,7 @@ class Recipe:
     """Epochs of the first round in which only new layers learn: their first gradients would
     disturb the published ones."""
     rerank_cut: int = 18
-    """Image blocks below the copies that region embeddings have of their own."""
+    """Image blocks shared with the tower; region embeddings use copies of those above."""
     rerank_batch: int = 250
     rerank_views: int = 4
     """Of each photo."""
@@ -76,15 +76,15 @@ class Recipe:
     rerank_temperature: float = 0.05
     """At the start; it is learnt, of the pooled and of the token term separately."""
     rerank_layers: int = 2
-    """Text layers above the frozen ones that word embeddings have of their own."""
+    """Text layers above the frozen ones, of which word embeddings use copies."""
     token_weight: float = 1.0
     """Of the term that compares words with regions, next to the pooled term."""
     words_share: tuple[float, float] = (0.65, 0.25)
     """Of the words' sum against the regions' sum, when the query is a text and when it is a photo.
     Chosen on dev, as are `hub_weight` and `match_weight`."""
     hub_weight: tuple[float, float] = (0.5, 0.25)
-    """What a photo, and what a text, loses for being a hub."""
+    """Of the hubness of a photo, and of a text, as a candidate."""
     hub_bank: int = 500
-    """Texts and photos of the training split that hubs are measured on."""
+    """Texts and photos of the training split on which hubness is measured."""
     match_weight: float = 0.5
     """Of a match, in cosines, next to the first stage's score."""

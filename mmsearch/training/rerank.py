@@ -7,7 +7,7 @@ pooled embeddings and once by those of regions and words.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,11 @@ from mmsearch.training.features import Captions, TextStates
 from mmsearch.training.fit import Stepper, moving_average, shuffled, symmetric_cross_entropy
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.token_embeddings import POOLED, Matcher
-from mmsearch.training.towers import MIN_SPREAD
 
 TEXTS_PER_BATCH = 100
 PHOTOS_PER_BATCH = 250
 MOMENTS_OF = 500
-"""Photos whose grids give the moments that standardise all."""
+"""Photos whose features give the mean and deviation that standardise those of all."""
 
 
 @dataclass(frozen=True)
@@ -46,31 +45,25 @@ class Pairs:
     def draw_photos(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Features of some photos, each in a random view."""
         views = torch.randint(len(self.grids), (len(rows),), generator=generator).tolist()
-        drawn = [self.grids[view][row] for view, row in zip(views, rows.tolist(), strict=True)]
-        return torch.stack([torch.as_tensor(one) for one in drawn]).float()
+        grids = [self.grids[view][row] for view, row in zip(views, rows.tolist(), strict=True)]
+        return torch.stack([torch.as_tensor(grid) for grid in grids]).float()
 
 
-def moments_of(grid: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel's mean over the places of a grid (n, places, width)."""
-    pooled = grid.mean(1)
-    return pooled.mean(0), pooled.std(0).clamp_min(MIN_SPREAD)
-
-
-def text_embeddings(side: Any, texts: TextStates, rows: Tensor) -> Tensor:
-    """Embeddings (n, POOLED + longest, TOKEN_DIM) of some texts, filled up with zeros."""
+def text_embeddings(model: Any, texts: TextStates, rows: Tensor) -> Tensor:
+    """Embeddings (n, POOLED + longest, TOKEN_DIM) of some texts, padded with zeros."""
     batches, restore = texts.by_length(rows, TEXTS_PER_BATCH)
     parts = []
     for ids, states in map(texts.batch, batches):
-        found = side(states, ids)
-        words = found[:, POOLED + 1 :]  # the first token is no word
-        parts.append(torch.cat([found[:, :POOLED], words], 1)[:, : POOLED + MOST_ROWS])
+        rows_of_batch = model(states, ids)
+        words = rows_of_batch[:, POOLED + 1 :]  # the first token is no word
+        parts.append(torch.cat([rows_of_batch[:, :POOLED], words], 1)[:, : POOLED + MOST_ROWS])
     longest = max(part.shape[1] for part in parts)
     padded = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
     return torch.cat(padded)[restore]
 
 
 def rate_curve(first: int, last: int, steps_per_epoch: int) -> Callable[[int], float]:
-    """A learning rate: zero before epoch `first`, up in an epoch, then down to zero at `last`."""
+    """A learning rate by step: 0 before epoch `first`, rising in an epoch, down to 0 at `last`."""
     start, end = first * steps_per_epoch, last * steps_per_epoch
 
     def rate(step: int) -> float:
@@ -87,9 +80,9 @@ class RerankTraining:
 
     Args:
         image: Features of photos to embeddings; its head is `rows`.
-        text: The same of texts.
-        pairs: To learn from.
-        recipe: The numbers.
+        text: States of texts to embeddings; its head is `rows`.
+        pairs: The photos and captions to train on.
+        recipe: The hyperparameters.
     """
 
     def __init__(self, image: nn.Module, text: nn.Module, pairs: Pairs, recipe: Recipe) -> None:
@@ -100,7 +93,7 @@ class RerankTraining:
         self.average = moving_average(self.trained, recipe.average)
 
     def run(self) -> None:
-        """Train, leave all three with the moving average of their weights, and learn hubs."""
+        """Train, set all three to the moving average of their weights, and store typical items."""
         recipe = self.recipe
         torch.manual_seed(recipe.seed)  # of dropout
         self.trained.train()
@@ -112,12 +105,12 @@ class RerankTraining:
             self.matcher.set_typical(*self._typical())
 
     def _round(self, epochs: int, factor: float, *, warm: int) -> None:
-        """Train for some epochs; in the first `warm` of them only new layers."""
+        """Train for some epochs, in the first `warm` of them only the new layers."""
         recipe = self.recipe
         stepper = self._stepper(epochs, factor, warm)
         for epoch in range(epochs):
-            for one in self._published():
-                one.requires_grad_(epoch >= warm)
+            for parameter in self._published():
+                parameter.requires_grad_(epoch >= warm)
             losses = []
             for owners in shuffled(len(self.pairs), recipe.rerank_batch, self.generator):
                 losses.append(stepper.step(self._loss(owners)))
@@ -126,24 +119,26 @@ class RerankTraining:
             print(f"  epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}", flush=True)
 
     def _published(self) -> list[nn.Parameter]:
-        """The parameters below the heads of both sides, which were trained before."""
-        found = []
-        for side in (self.image, self.text):
-            head = {id(one) for one in side.rows.parameters()}  # type: ignore[union-attr]
-            found += [one for one in side.parameters() if id(one) not in head]
-        return found
+        """The parameters below the two heads, which come from published models."""
+        published = []
+        for model in (self.image, self.text):
+            head = _ids(model.rows.parameters())  # type: ignore[union-attr]
+            published += [
+                parameter for parameter in model.parameters() if id(parameter) not in head
+            ]
+        return published
 
     def _stepper(self, epochs: int, factor: float, warm: int) -> Stepper:
-        """New layers learn from the first step on; published ones later, and more slowly."""
+        """An optimiser for a round; published layers learn later and more slowly than new ones."""
         recipe = self.recipe
-        of_text = {id(one) for one in self.text.parameters()}
+        of_text = _ids(self.text.parameters())
         published = self._published()
-        known = {id(one) for one in published}
-        new = [one for one in self.trained.parameters() if id(one) not in known]
+        known = _ids(published)
+        new = [p for p in self.trained.parameters() if id(p) not in known]
         groups = [
             (new, recipe.rerank_rate, 0),
-            ([one for one in published if id(one) not in of_text], recipe.image_rate, warm),
-            ([one for one in published if id(one) in of_text], recipe.text_rate, warm),
+            ([p for p in published if id(p) not in of_text], recipe.image_rate, warm),
+            ([p for p in published if id(p) in of_text], recipe.text_rate, warm),
         ]
         groups = [group for group in groups if group[0]]
         optimiser = torch.optim.AdamW(
@@ -167,17 +162,17 @@ class RerankTraining:
         )
 
     def _without_some_words(self, texts: Tensor) -> Tensor:
-        """Embeddings with those of random words set to zero, so that none is relied on."""
-        stays = torch.rand(texts.shape[:2], generator=self.generator) >= self.recipe.word_dropout
-        stays[:, : POOLED + 1] = True
-        return texts * stays[..., None]
+        """Embeddings with those of random words set to zero: dropout of whole words."""
+        remains = torch.rand(texts.shape[:2], generator=self.generator) >= self.recipe.word_dropout
+        remains[:, : POOLED + 1] = True
+        return texts * remains[..., None]
 
     def _typical(self) -> tuple[Tensor, Tensor]:
-        """Word and region embeddings of some texts and of other photos, to measure hubness on."""
+        """Word embeddings of captions and region embeddings of other photos, drawn at random."""
         size = min(self.recipe.hub_bank, len(self.pairs) // 2)
         generator = torch.Generator().manual_seed(self.recipe.seed)
-        drawn = torch.randperm(len(self.pairs), generator=generator)
-        photos, captioned = drawn[:size], drawn[size : 2 * size]
+        order = torch.randperm(len(self.pairs), generator=generator)
+        photos, captioned = order[:size], order[size : 2 * size]
         captions = self.pairs.captions
         texts = text_embeddings(self.text, captions.states, captions.first[captioned])
         grids = [
@@ -186,3 +181,8 @@ class RerankTraining:
         ]
         regions = torch.cat([self.image(grid) for grid in grids])
         return texts[:, POOLED:], regions[:, POOLED:]
+
+
+def _ids(parameters: Iterable[nn.Parameter]) -> set[int]:
+    """Parameters by identity, since `==` compares their values."""
+    return {id(parameter) for parameter in parameters}

@@ -28,7 +28,7 @@ class Sound:
 
     Attributes:
         fold: 1 to 4; 0 if the set has no folds.
-        picture: The file of a picture that shows what is heard, if there is one.
+        picture: The file of a picture that shows the source of the sound; "" without one.
     """
 
     path: Path
@@ -75,36 +75,36 @@ def whole_wave(sound: Sound) -> Wave:
 
 
 def waves_of(sound: Sound) -> list[Wave]:
-    """The windows of a sound as they are."""
+    """The windows of a sound."""
     return [wave for _, wave in windows(sound.path, RATE)]
 
 
 def changed_picture(wave: Wave, others: Sequence[Wave], rng: np.random.Generator) -> Picture:
-    """Spectrogram of a window of a sound, changed in speed and place, with noise and gaps.
+    """The spectrogram of a window of a sound, augmented: speed, position, noise, masked bands.
 
     Args:
         wave: The sound, of any length.
-        others: Sounds that may be mixed in faintly.
-        rng: Draws the changes.
+        others: Sounds that may be mixed in quietly.
+        rng: The source of randomness.
     """
     import soxr
 
     if rng.random() < 0.7:  # pitch and tempo together
         wave = soxr.resample(wave, RATE * rng.uniform(0.85, 1.18), RATE, quality="LQ")
-    wave = placed(_part(wave, rng), rng, repeat=rng.random() < 0.6)
+    wave = place_in_window(_random_part(wave, rng), rng, repeat=rng.random() < 0.6)
     loudness = _loudness(wave)
     if rng.random() < 0.5:
         noise = _noise(rng)
         wave = wave + noise * (loudness * 10 ** (-rng.uniform(15, 50) / 20) / _loudness(noise))
     if others and rng.random() < 0.4:
-        other = placed(others[int(rng.integers(len(others)))], rng, repeat=False)
+        other = place_in_window(others[int(rng.integers(len(others)))], rng, repeat=False)
         wave = wave + other * (loudness * 10 ** (-rng.uniform(6, 25) / 20) / _loudness(other))
-    decibels = log_mel(wave.astype(np.float32)) + _tone(rng)
-    return picture_of(_gaps(decibels, rng), IMAGE_SIZE)
+    decibels = log_mel(wave.astype(np.float32)) + _tone_curve(rng)
+    return picture_of(_mask(decibels, rng), IMAGE_SIZE)
 
 
-def placed(wave: Wave, rng: np.random.Generator, *, repeat: bool) -> Wave:
-    """A window (5 s,) somewhere in a long sound, or with a short one somewhere inside."""
+def place_in_window(wave: Wave, rng: np.random.Generator, *, repeat: bool) -> Wave:
+    """A random window (5 s,) of a long sound, or a window with a short sound at a random place."""
     if len(wave) >= WINDOW_SAMPLES:
         start = rng.integers(0, len(wave) - WINDOW_SAMPLES + 1)
         return wave[start : start + WINDOW_SAMPLES]
@@ -114,8 +114,8 @@ def placed(wave: Wave, rng: np.random.Generator, *, repeat: bool) -> Wave:
     return np.pad(wave, (before, WINDOW_SAMPLES - len(wave) - before))
 
 
-def _part(wave: Wave, rng: np.random.Generator) -> Wave:
-    """The sound, or half of the time only a span of it, unless that is much fainter."""
+def _random_part(wave: Wave, rng: np.random.Generator) -> Wave:
+    """The sound or, half of the time, a random span of it that is not much quieter."""
     if len(wave) <= RATE or rng.random() < 0.5:
         return wave
     least = max(0.3, RATE / len(wave))
@@ -138,16 +138,16 @@ def _noise(rng: np.random.Generator) -> Wave:
     return walk - np.convolve(walk, np.full(400, 1 / 400, np.float32), "same")
 
 
-def _tone(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Decibels (128, 1) by which a different microphone or room might change each band."""
+def _tone_curve(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Decibels (128, 1) for each band, as another microphone or room might add."""
     at = np.linspace(-1, 1, BANDS, dtype=np.float32)[:, None]
     wave = np.cos(2 * np.pi * (at + rng.uniform(-1, 1)))
     tone: NDArray[np.float32] = (rng.normal(0, 4) * at + rng.normal(0, 3) * wave).astype(np.float32)
     return tone
 
 
-def _gaps(decibels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A spectrogram with up to two bands of pitch and two of time blacked out.
+def _mask(decibels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A spectrogram with up to two bands of pitch and two of time masked.
 
     Source: SpecAugment, Park et al., arXiv:1904.08779.
     """

@@ -11,22 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.towers import ImageTrunk, Temperatures, padding_bias, residual_mlp
+from mmsearch.training.towers import ImageTrunk, Temperatures, residual_mlp, run_layers
 
 TOKEN_DIM = 128
-"""Numbers of an embedding, each stored as one byte."""
+"""Dimensions of an embedding, each stored as one byte."""
 POOLED = 2
-"""Embeddings of the whole, in training only."""
+"""Embeddings of a whole photo or text, in training only."""
 GRID = 5
 """A photo has GRID × GRID regions."""
 NEAREST = 12
-"""The hubness of a thing is its mean cosine to so many typical queries, those nearest to it."""
+"""Hubness is the mean cosine to this number of typical queries, those nearest to an item."""
 CONTRAST = 10.0
 """Factor on the logits of an embedding's weight: embeddings have length 1, and learn slowly."""
 
 
 class PooledHead(nn.Module):
-    """Embeddings of the whole, of standardised pooled features: a linear map and an MLP."""
+    """Standardised pooled features to embeddings of the whole: a linear map and an MLP."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class PooledHead(nn.Module):
 
 
 class RegionHead(nn.Module):
-    """Embeddings of a photo, of the features of its grid."""
+    """The features of a photo's grid to its embeddings."""
 
     def __init__(self, mean: Tensor, spread: Tensor, side: int, recipe: Recipe) -> None:
-        """Nothing is learnt yet.
+        """An untrained head.
 
         Args:
-            mean: (width,) of each channel, pooled over the grid.
+            mean: (width,) mean of each channel, pooled over the grid.
             spread: (width,) its deviation.
             side: The grid has side × side places.
             recipe: Dropout and noise.
@@ -58,8 +58,7 @@ class RegionHead(nn.Module):
         self.linear = nn.Linear(len(mean), TOKEN_DIM)
         self.mlp = residual_mlp(TOKEN_DIM, 2 * TOKEN_DIM, recipe.region_dropout / 2)
         self.dropout, self.noise = recipe.region_dropout, recipe.photo_noise
-        places = torch.eye(side * side).view(side * side, 1, side, side)
-        self.pooling = nn.Buffer(F.adaptive_avg_pool2d(places, GRID).flatten(1).T.contiguous())
+        self.pooling = nn.Buffer(grid_pooling(side, side).T.contiguous())
 
     def forward(self, grid: Tensor) -> Tensor:
         """Unit rows (n, POOLED + GRID², TOKEN_DIM) of a grid (n, places, width)."""
@@ -69,7 +68,7 @@ class RegionHead(nn.Module):
         return torch.cat([self.overall(pooled), self.parts(grid)], 1)
 
     def parts(self, grid: Tensor) -> Tensor:
-        """Those of the regions alone, (n, GRID², TOKEN_DIM)."""
+        """The embeddings of the regions alone, (n, GRID², TOKEN_DIM)."""
         if self.training:  # a dropped channel is dropped at every place
             ones = torch.ones(len(grid), 1, grid.shape[-1])
             grid = grid * F.dropout(ones, self.dropout).to(grid.dtype)
@@ -80,8 +79,14 @@ class RegionHead(nn.Module):
         return F.normalize((x + self.mlp(x)).float(), dim=-1)
 
 
+def grid_pooling(rows: int, columns: int) -> Tensor:
+    """The matrix (rows · columns, GRID²) that averages a grid's places to GRID × GRID."""
+    places = torch.eye(rows * columns).view(rows * columns, 1, rows, columns)
+    return F.adaptive_avg_pool2d(places, GRID).flatten(1)
+
+
 class WordHead(nn.Module):
-    """Embeddings of a text, of the states of its tokens."""
+    """The states of a text's tokens to its embeddings."""
 
     def __init__(self, width: int, recipe: Recipe) -> None:
         super().__init__()
@@ -96,21 +101,21 @@ class WordHead(nn.Module):
 
         Args:
             states: (n, tokens, width).
-            present: (n, tokens) whether a token is not padding; all of these are pooled.
-            words: (n, tokens) whether it is a word, or a part of one.
+            present: (n, tokens) whether a token is not padding, and so is pooled.
+            words: (n, tokens) whether it is a word or part of a word.
         """
         mask = present.float()[..., None]
         pooled = (states * mask).sum(1) / mask.sum(1).clamp_min(1)
         return torch.cat([self.overall(self.norm(pooled.float())), self.parts(states, words)], 1)
 
     def parts(self, states: Tensor, words: Tensor) -> Tensor:
-        """Those of the words alone, (n, tokens, TOKEN_DIM)."""
+        """The embeddings of the words alone, (n, tokens, TOKEN_DIM)."""
         x = self.linear(self.dropout(self.norm(states)))
         return F.normalize((x + self.mlp(x)).float(), dim=-1) * words.float()[..., None]
 
 
 class MiniRegions(nn.Module):
-    """`mini`'s photos: copies of the last blocks and convolution, then a head."""
+    """`mini`'s region embeddings: copies of the last blocks and convolution, then a head."""
 
     def __init__(self, trunk: ImageTrunk, rows: RegionHead) -> None:
         super().__init__()
@@ -121,7 +126,7 @@ class MiniRegions(nn.Module):
         return self.rows(self.grid(maps))
 
     def parts(self, maps: Tensor) -> Tensor:
-        """Those of the regions alone."""
+        """The embeddings of the regions alone."""
         return self.rows.parts(self.grid(maps))
 
     def grid(self, maps: Tensor) -> Tensor:
@@ -132,7 +137,7 @@ class MiniRegions(nn.Module):
 
 
 class MiniWords(nn.Module):
-    """`mini`'s texts: copies of the layers above the frozen ones, then a head."""
+    """`mini`'s word embeddings: copies of the layers above the frozen ones, then a head."""
 
     CLS, SEP = 101, 102
 
@@ -142,21 +147,14 @@ class MiniWords(nn.Module):
 
     def forward(self, states: Tensor, ids: Tensor) -> Tensor:
         """Embeddings, pooled ones included, of states (n, tokens, 384) and ids (n, tokens)."""
-        return self.rows(self.upper(states, ids), ids != 0, self.words(ids))
+        return self.rows(run_layers(self.layers, states, ids), ids != 0, self.words(ids))
 
     def parts(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Those of the words alone."""
-        return self.rows.parts(self.upper(states, ids), self.words(ids))
-
-    def upper(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Token states above the copied layers."""
-        bias = padding_bias(ids)
-        for layer in self.layers:
-            states = layer(states, bias)
-        return states
+        """The embeddings of the words alone."""
+        return self.rows.parts(run_layers(self.layers, states, ids), self.words(ids))
 
     def words(self, ids: Tensor) -> Tensor:
-        """Which tokens are words, or parts of one."""
+        """Which tokens are words or parts of words."""
         return (ids != 0) & (ids != self.CLS) & (ids != self.SEP)
 
 
@@ -167,8 +165,8 @@ class Matcher(nn.Module):
         tokens = m · Σ_w weight(w) · max_r cos(w, r)
                  + (1 − m) · Σ_r weight(r) · max(0, max_w cos(w, r))
 
-    So a region that no word is close to counts nothing, and a row of zeros counts as no word.
-    Training compares the whole as well, so that the layers below learn more; searches do not.
+    So a region that no word is close to adds nothing, and a row of zeros stands for no word. The
+    pooled term is used in training only, where the layers below learn more from it.
 
     Source: MaxSim is that of ColBERT (Khattab & Zaharia, SIGIR 2020) and, in both directions, of
     FILIP (Yao et al., ICLR 2022); learnt weights take the place of its mean.
@@ -177,9 +175,9 @@ class Matcher(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.word_weight, self.region_weight = nn.Linear(TOKEN_DIM, 1), nn.Linear(TOKEN_DIM, 1)
-        for one in (self.word_weight, self.region_weight):
-            nn.init.zeros_(one.weight)
-            nn.init.zeros_(one.bias)
+        for layer in (self.word_weight, self.region_weight):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         self.mix = nn.Parameter(torch.zeros(()))
         self.temperatures = Temperatures(recipe.rerank_temperature)
         self.words_share, self.hub_weight = recipe.words_share, recipe.hub_weight
@@ -207,15 +205,15 @@ class Matcher(nn.Module):
 
             share · by_words + (1 − share) · by_regions − hub weight · hubness of the candidate
 
-        The two sums are those of `tokens` above. What the query consists of should count more, so
-        the share depends on whether the query is a text or a photo.
+        The two sums are those of `tokens` above. The query's own parts should count more, so the
+        share depends on whether the query is a text or a photo.
 
         Args:
             words: (n or 1, words, TOKEN_DIM).
             regions: (n or 1, regions, TOKEN_DIM).
 
         Returns:
-            (n,) in cosines: if the query is the text, and if it is the photo.
+            (n,) in cosines, with the text as the query, and with the photo as the query.
         """
         cosines = words @ regions.transpose(1, 2)
         of_words = _weights(words, self.word_weight)
@@ -231,7 +229,7 @@ class Matcher(nn.Module):
         )
 
     def set_typical(self, words: Tensor, regions: Tensor) -> None:
-        """Keep the means of typical texts' and photos' embeddings, which hubness is measured on."""
+        """Store the mean embeddings of typical texts and photos, to measure hubness on."""
         self.typical_texts = weighted_mean(words, _weights(words, self.word_weight))
         self.typical_photos = weighted_mean(regions, _weights(regions, self.region_weight))
 
@@ -244,10 +242,10 @@ def _weights(rows: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
-    """(n, TOKEN_DIM) of length 1: the direction of the mean of each thing's rows."""
+    """(n, TOKEN_DIM) of length 1: the direction of each item's mean row."""
     return F.normalize((rows * weights[..., None]).sum(1), dim=-1)
 
 
 def hubness(means: Tensor, typical: Tensor) -> Tensor:
-    """(n,) the mean cosine of each to the `typical` ones nearest to it."""
+    """(n,) the mean cosine of each row to the NEAREST `typical` rows."""
     return (means @ typical.T).topk(NEAREST, dim=1).values.mean(1)

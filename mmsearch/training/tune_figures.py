@@ -1,4 +1,4 @@
-"""What a tuned reranker gains on held-out pairs, measured through the files that searches use."""
+"""The gain of a tuned reranker on held-out pairs, measured through the files that searches use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     TokenRows = Sequence[NDArray[np.int8]]
 
 WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-"""Of a match next to a cosine, to choose from; of equally good ones the lowest is chosen."""
+"""Candidates for the weight of a match next to a cosine; of equally good ones the lowest wins."""
 BATCH = 64
 
 
@@ -49,7 +49,7 @@ class TuneFigures:
     @property
     def helps(self) -> bool:
         """Whether the mean gain is certain, and no direction loses."""
-        return self.gain["mean"].low > 0 and all(one.mean >= 0 for one in self.gain.values())
+        return self.gain["mean"].low > 0 and all(gain.mean >= 0 for gain in self.gain.values())
 
     def table(self) -> str:
         """A line per direction."""
@@ -62,19 +62,22 @@ class TuneFigures:
 
 
 @dataclass(frozen=True)
-class Side:
-    """Photos or captions, as queries or as items: vectors, embeddings, and each one's photo."""
+class EncodedPairs:
+    """Photos or captions, as queries or as items, and the row of each one's photo."""
 
     vectors: Vectors
-    rows: TokenRows
+    tokens: TokenRows
     photo: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best of the first stage for each query, their matches, and which are relevant.
+    """The best items of the first stage for each query.
 
     Attributes:
+        first: Their scores in the first stage, for each query.
+        match: How well their token embeddings match.
+        relevant: Whether they belong to the query's photo.
         photo: (queries,) the photo that each query belongs to.
     """
 
@@ -85,17 +88,17 @@ class Candidates:
 
     def hits(self, weight: float) -> NDArray[np.float64]:
         """(photos,) how often a relevant candidate comes first, in per cent of its queries."""
-        found = [
+        hits = [
             relevant[rerank(first, match, weight).argmax()] if len(relevant) else False
             for first, match, relevant in zip(self.first, self.match, self.relevant, strict=True)
         ]
-        hit = 100 * np.bincount(self.photo, weights=np.asarray(found, np.float64))
-        return hit / np.bincount(self.photo)
+        percent = 100 * np.bincount(self.photo, weights=np.asarray(hits, np.float64))
+        return percent / np.bincount(self.photo)
 
 
 def measure(
     encoder: ClipEncoder,
-    details: TokenTowers,
+    towers: TokenTowers,
     held_out: Sequence[CaptionedPhoto],
     train: Sequence[CaptionedPhoto],
 ) -> TuneFigures:
@@ -103,31 +106,32 @@ def measure(
 
     Args:
         encoder: The first stage.
-        details: What was tuned.
-        held_out: Pairs that were not learnt from.
-        train: Those that were: the first stage's hub correction uses their photos.
+        towers: The tuned towers and their matcher.
+        held_out: The pairs to measure on.
+        train: The pairs trained on: the first stage's hub correction uses their photos.
     """
-    rows, vectors, regions = _encode_photos(encoder, held_out, details)
+    rows, vectors, regions = _encode_photos(encoder, held_out, towers)
     captions = [text for row in rows for text in held_out[row].captions]
-    owner = np.repeat(np.arange(len(rows)), [len(held_out[row].captions) for row in rows])
-    photos = Side(vectors, regions, np.arange(len(rows)))
-    texts = Side(encoder.encode("text", captions), details.embeddings("text", captions), owner)
+    owners = np.repeat(np.arange(len(rows)), [len(held_out[row].captions) for row in rows])
+    photos = EncodedPairs(vectors, regions, np.arange(len(rows)))
+    words = towers.embeddings("text", captions)
+    texts = EncodedPairs(encoder.encode("text", captions), words, owners)
     typical: dict[Modality, Vectors] = {"text": encoder.encode("text", typical_texts())}
-    if len(train) >= FEWEST_PICTURES:  # as in an index of so many
+    if len(train) >= FEWEST_PICTURES:  # as in an index
         typical["image"] = _encode_photos(encoder, train[:MOST_PICTURES])[1]
     candidates = {
-        "text→image": _candidates(details, "text", texts, photos, typical),
-        "image→text": _candidates(details, "image", photos, texts, typical),
+        "text→image": _candidates(towers, "text", texts, photos, typical),
+        "image→text": _candidates(towers, "image", photos, texts, typical),
     }
     return choose_weight(candidates, len(captions))
 
 
 def choose_weight(candidates: Mapping[str, Candidates], captions: int) -> TuneFigures:
-    """The weight that finds most, and the gain of weights chosen on other photos."""
-    before = {direction: one.hits(0.0) for direction, one in candidates.items()}
+    """The weight with the most hits, and the gain of weights chosen on other photos."""
+    before = {direction: best.hits(0.0) for direction, best in candidates.items()}
     after = {
-        direction: np.stack([one.hits(weight) for weight in WEIGHTS])
-        for direction, one in candidates.items()
+        direction: np.stack([best.hits(weight) for weight in WEIGHTS])
+        for direction, best in candidates.items()
     }
     before["mean"] = np.mean(list(before.values()), axis=0)
     after["mean"] = np.mean(list(after.values()), axis=0)
@@ -143,42 +147,42 @@ def choose_weight(candidates: Mapping[str, Candidates], captions: int) -> TuneFi
         photos,
         captions,
         WEIGHTS[int(after["mean"].mean(1).argmax())],
-        {direction: float(one.mean()) for direction, one in before.items()},
+        {direction: float(hits.mean()) for direction, hits in before.items()},
         gain,
     )
 
 
 def _encode_photos(
-    encoder: ClipEncoder, photos: Sequence[CaptionedPhoto], details: TokenTowers | None = None
+    encoder: ClipEncoder, photos: Sequence[CaptionedPhoto], towers: TokenTowers | None = None
 ) -> tuple[list[int], Vectors, TokenRows]:
-    """The rows of readable photos, their vectors, and with `details` their region embeddings."""
+    """The rows of readable photos, their vectors, and with `towers` their region embeddings."""
     readable: list[int] = []
     vectors: list[Vectors] = []
     regions: list[NDArray[np.int8]] = []
     for rows, batch in prepared_batches(encoder, photos, BATCH):
         readable += rows
         vectors.append(encoder.encode("image", list(batch)))
-        regions += details.embeddings("image", list(batch)) if details else ()
+        regions += towers.embeddings("image", list(batch)) if towers else ()
     return readable, np.concatenate(vectors), regions
 
 
 def _candidates(
-    details: TokenTowers,
+    towers: TokenTowers,
     query_modality: Modality,
-    queries: Side,
-    items: Side,
+    queries: EncodedPairs,
+    items: EncodedPairs,
     typical: Mapping[Modality, Vectors],
 ) -> Candidates:
-    """Every query against every item, by both stages."""
+    """The best items for each query in the first stage, scored by both stages."""
     modality: Modality = "image" if query_modality == "text" else "text"
     scores = queries.vectors @ items.vectors.T
     if query_modality in typical:
         weight = hub_weight(query_modality, modality, shipped=False)
         scores -= weight * hubs(items.vectors, typical[query_modality])
     first, match, relevant = [], [], []
-    for row, rows, photo in zip(scores, queries.rows, queries.photo, strict=True):
+    for row, tokens, photo in zip(scores, queries.tokens, queries.photo, strict=True):
         best = np.argsort(-row, kind="stable")[:CANDIDATES]
         first.append(row[best])
-        match.append(details.match(query_modality, rows, [items.rows[one] for one in best]))
+        match.append(towers.match(query_modality, tokens, [items.tokens[item] for item in best]))
         relevant.append(items.photo[best] == photo)
     return Candidates(first, match, relevant, queries.photo)

@@ -44,8 +44,9 @@ from mmsearch.training.clip_features import (
 )
 from mmsearch.training.export import export_matcher
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.rerank import MOMENTS_OF, Pairs, RerankTraining, moments_of
+from mmsearch.training.rerank import MOMENTS_OF, Pairs, RerankTraining
 from mmsearch.training.token_embeddings import GRID, Matcher, RegionHead, WordHead
+from mmsearch.training.towers import moments
 from mmsearch.training.tune_figures import TuneFigures, measure
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ HELD_OUT = 0.2
 """Share of the photos."""
 MOST_HELD_OUT = 1_000
 STEPS = 600
-"""Of training, about; the number of epochs follows from it."""
+"""Approximate number of training steps, from which that of epochs follows."""
 EPOCHS = (9, 60)
 """The fewest and the most."""
 BATCHES = (32, 250)
-"""The smallest and the largest: the photos of a batch are each other's negatives."""
+"""The smallest and the largest number of photos; those of a batch are each other's negatives."""
 
 
 class Tuning:
@@ -72,7 +73,7 @@ class Tuning:
 
         Args:
             model: A `clip:` name.
-            recipe: How to learn, and the seed.
+            recipe: The hyperparameters and the seed.
 
         Raises:
             InvalidOption: it cannot be tuned.
@@ -106,13 +107,13 @@ class Tuning:
         folder = out or tuned_folder(self.encoder.fingerprint)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tuning-", dir=folder.parent) as scratch:
-            made = Path(scratch) / "made"
-            made.mkdir()
-            self._learn(train, made)
+            draft = Path(scratch) / "draft"
+            draft.mkdir()
+            self._train(train, draft)
             print("held-out photos", flush=True)
-            write_manifest(made, self.encoder)
-            details = read_token_towers(made, lambda: self.tokens)
-            figures = measure(self.encoder, details, held_out, train)
+            write_manifest(draft, self.encoder)
+            token_towers = read_token_towers(draft, lambda: self.tokens)
+            figures = measure(self.encoder, token_towers, held_out, train)
             print(figures.table(), flush=True)
             if not figures.helps:
                 raise MMSearchError(
@@ -120,17 +121,16 @@ class Tuning:
                     f"nothing was written. {figures.table()}\nMore pairs may help, or captions "
                     "that say more about what is in the photos"
                 )
-            write_manifest(made, self.encoder, figures, len(train))
-            _move(made, folder)
+            write_manifest(draft, self.encoder, figures, len(train))
+            _publish(draft, folder)
         print(f"written to {folder}", flush=True)
         return figures
 
-    def _learn(self, train: Sequence[CaptionedPhoto], made: Path) -> None:
-        """Write the three graphs into a folder."""
+    def _train(self, train: Sequence[CaptionedPhoto], folder: Path) -> None:
+        """Train token embeddings and their matcher, and write the three graphs into a folder."""
         torch.manual_seed(self.recipe.seed)
         print("features of each place and of each word")
-
-        with tempfile.TemporaryDirectory(prefix=".features-", dir=made.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=".features-", dir=folder.parent) as scratch:
             pairs = pair_features(
                 self.encoder,
                 train,
@@ -144,13 +144,13 @@ class Tuning:
         print("graphs", flush=True)
         photos = RegionTower(self.grid, regions)
         texts = WordTower(self.states, words, self.special)
-        write_graphs(made, self.model, photos, texts, matcher)
+        write_graphs(folder, self.model, photos, texts, matcher)
 
 
 def split_pairs(
     pairs: Sequence[CaptionedPhoto], seed: int
 ) -> tuple[list[CaptionedPhoto], list[CaptionedPhoto]]:
-    """Pairs to learn from, and held-out ones; no photo is in both."""
+    """The pairs to train on, and those to measure on; no photo is in both."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pairs), generator=generator).tolist()
     held_out = min(int(HELD_OUT * len(pairs)), MOST_HELD_OUT)
@@ -158,7 +158,7 @@ def split_pairs(
 
 
 def sized(recipe: Recipe, photos: int) -> Recipe:
-    """A recipe for that many photos, of towers that stay as they are."""
+    """The recipe with batches and epochs for a number of photos, and towers that stay frozen."""
     batch = min(max(photos // 4, BATCHES[0]), BATCHES[1], recipe.rerank_batch)
     epochs = math.ceil(STEPS / max(1, photos // batch))
     epochs = min(max(epochs, EPOCHS[0]), EPOCHS[1])
@@ -171,13 +171,13 @@ def learn(pairs: Pairs, width: int, recipe: Recipe) -> tuple[ClipRegions, ClipWo
     """Region and word embeddings and their matcher, trained on pairs.
 
     Args:
-        pairs: To learn from.
+        pairs: The photos and captions to train on.
         width: Of the states of tokens.
-        recipe: How.
+        recipe: The hyperparameters.
     """
-    first = torch.from_numpy(pairs.grids[0][:MOMENTS_OF]).float()
-    moments = moments_of(first.flatten(2).transpose(1, 2))
-    regions = ClipRegions(RegionHead(*moments, GRID, recipe))
+    grid = torch.from_numpy(pairs.grids[0][:MOMENTS_OF]).float()
+    pooled = grid.flatten(2).transpose(1, 2).mean(1)
+    regions = ClipRegions(RegionHead(*moments(pooled), GRID, recipe))
     words = ClipWords(WordHead(width, recipe))
     training = RerankTraining(regions, words, pairs, recipe)
     training.run()
@@ -190,14 +190,14 @@ def learn(pairs: Pairs, width: int, recipe: Recipe) -> tuple[ClipRegions, ClipWo
 def write_graphs(
     folder: Path, model: TorchModel, photos: RegionTower, texts: WordTower, matcher: Matcher
 ) -> None:
-    """Write the three graphs that `clip_details` reads, and the weights of two next to them.
+    """Write the three graphs that `read_token_towers` reads, with the weights of two as files.
 
     Args:
-        folder: An empty one.
-        model: The one that both towers belong to.
+        folder: An empty folder.
+        model: The model that both towers belong to.
         photos: Pixels to region embeddings.
         texts: Token ids to word embeddings.
-        matcher: Embeddings to how well they match.
+        matcher: Embeddings to scores.
     """
     towers: tuple[tuple[Modality, Any, str, str], ...] = (
         ("image", photos, REGIONS, REGIONS_WEIGHTS),
@@ -207,21 +207,21 @@ def write_graphs(
         raw = folder / "raw.onnx"
         write_graph(model, modality, tower, raw, {"rows": {0: "n", 1: "rows"}})
         simplified(raw, folder / graph, "EXTENDED", weights)
-        for left in set(folder.iterdir()) - {folder / name for name in FILES}:
-            left.unlink()  # a graph of 2 GB comes in many files
+        for leftover in set(folder.iterdir()) - {folder / name for name in FILES}:
+            leftover.unlink()  # the raw graph of a tower over 2 GB comes in many files
     (folder / RERANK).write_bytes(export_matcher(matcher))
 
 
 def write_manifest(
     folder: Path, encoder: ClipEncoder, figures: TuneFigures | None = None, photos: int = 0
 ) -> None:
-    """Write which model a folder's graphs belong to, their hashes, and what they gain.
+    """Write the model that a folder's graphs belong to, their hashes, and their gain.
 
     Args:
-        folder: Where the graphs are.
+        folder: The folder of the graphs.
         encoder: The model.
         figures: On held-out pairs, once they are known.
-        photos: How many were learnt from.
+        photos: The number of photos they were trained on.
     """
     manifest: dict[str, Any] = {
         "name": encoder.name,
@@ -240,9 +240,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _move(made: Path, folder: Path) -> None:
-    """Replace the files of an earlier tuning. Without a manifest there is none: it comes last."""
+def _publish(draft: Path, folder: Path) -> None:
+    """Replace the files of an earlier tuning; the manifest, which makes it count, comes last."""
     folder.mkdir(exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     for name in (*FILES, MANIFEST):
-        (made / name).replace(folder / name)
+        (draft / name).replace(folder / name)
