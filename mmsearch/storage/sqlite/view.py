@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -243,6 +242,8 @@ def _conditions(filter_: Filter) -> Iterator[Condition]:
 
 
 def _unknown(key: str, own: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
     known = [*KEYS, *(f"{META}{one}" if one in KEYS else one for one in own)]
     near = get_close_matches(key, known, 1)
     perhaps = f"; did you mean {near[0]!r}?" if near else ";"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 import uuid
-import zipfile
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
@@ -166,6 +165,8 @@ _NAMES = ("codes", "values", "logged")
 
 def read_column(path: Path) -> Column | None:
     """The column in a file, if the file is there and undamaged."""
+    import zipfile
+
     import numpy as np
 
     try:
@@ -187,6 +188,8 @@ def write_column(path: Path, column: Column) -> None:
 
     A full or read-only disk costs later filters time, nothing else.
     """
+    import zipfile
+
     import numpy as np
 
     part = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:8]}.part")
