@@ -162,8 +162,8 @@ def duplicates(
 
     The largest picture or longest sound stands first; of equal ones, the oldest.
     """
-    asked = {"json": json, "jsonl": jsonl, "paths": paths, "paths0": nul}
-    form = render.pick_format(asked, terminal=terminal())
+    flags = {"json": json, "jsonl": jsonl, "paths": paths, "paths0": nul}
+    form = render.pick_format(flags, terminal=terminal())
     with open_collection(index) as library, progress_bar(" files", quiet=quiet) as progress:
         groups = library.duplicates(threshold=threshold, same=same, progress=progress)
     if groups or form == "json":

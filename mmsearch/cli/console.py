@@ -22,7 +22,7 @@ NOTHING_FOUND = 1
 """The exit code of a command that found nothing."""
 
 SECONDS_A_LINE = 10.0
-"""Between two lines of progress in a log, which a bar would fill."""
+"""Seconds between two lines of progress where no terminal shows a bar."""
 
 
 # ---------------------------------------------------------------------- shared options
@@ -76,7 +76,7 @@ Where = Annotated[
 
 
 def terminal() -> bool:
-    """Whether results go to a person."""
+    """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
@@ -157,22 +157,22 @@ def progress_bar(
     pace = "{rate_noinv_fmt}{postfix}]"
     known = f"{bar_shape}{{n_fmt}}/{{total_fmt}}{unit} [{{elapsed}}<{{remaining}}, {pace}"
     unknown = f"{{n_fmt}}{unit} [{{elapsed}}, {pace}"
-    said = monotonic()
-    # the rate follows a change within seconds: unchanged files go by a thousand times faster
+    last_line = monotonic()
+    # the rate adapts within seconds, since unchanged files are a thousand times faster
     about: Any = {"mininterval": 0.5, "smoothing": 0.2, "miniters": 1, "unit_scale": unit == "B"}
     with library_messages(), tqdm(unit=unit, file=file, leave=False, **about) as bar:
 
-        def tell(done: int, total: int | None) -> None:
-            nonlocal said
+        def show(done: int, total: int | None) -> None:
+            nonlocal last_line
             bar.total, bar.bar_format = total, known if total else unknown
             if stage := limiting():
                 bar.set_postfix_str(f"limited by {_STAGES.get(stage, stage)}", refresh=False)
             bar.update(done - bar.n)
-            if not on_terminal and monotonic() - said >= SECONDS_A_LINE:
-                said = monotonic()
+            if not on_terminal and monotonic() - last_line >= SECONDS_A_LINE:
+                last_line = monotonic()
                 say(str(bar))
 
-        yield tell
+        yield show
 
 
 _STAGES = {

@@ -42,8 +42,8 @@ def list_command(
     index: Index = None,
 ) -> None:
     """List what an index holds: path, kind, size and date, in the order it came in."""
-    asked = {"json": json, "jsonl": jsonl, "tsv": tsv, "paths": paths, "paths0": nul}
-    form = render.pick_format(asked, terminal=False)
+    flags = {"json": json, "jsonl": jsonl, "tsv": tsv, "paths": paths, "paths0": nul}
+    form = render.pick_format(flags, terminal=False)
     count = 0
     with open_collection(index) as library:
         found = iter(library.listed(where=from_options(where=where or ()), limit=limit))

@@ -97,12 +97,12 @@ def evaluate(
     from mmsearch.evaluation import parse_settings, report
     from mmsearch.evaluation.pairs import read_pairs
 
-    base: dict[str, Any] = {}
+    common: dict[str, Any] = {}
     for written in settings or ():
-        base |= parse_settings(written)
+        common |= parse_settings(written)
     if target is not None:
-        base["target"] = [modality.strip() for modality in target.split(",")]
-    runs = [base | parse_settings(written) for written in compare or ("default",)]
+        common["target"] = [modality.strip() for modality in target.split(",")]
+    runs = [common | parse_settings(written) for written in compare or ("default",)]
     if plot is not None:
         report.check_plot(plot)
     judged = read_pairs(pairs, None if columns is None else columns.split(","))

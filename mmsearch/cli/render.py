@@ -57,9 +57,9 @@ def _escaped(char: str) -> str:
     return char if char == "\u200d" else char.encode("unicode_escape").decode()  # emoji joiner
 
 
-def pick_format(asked: Mapping[str, bool], *, terminal: bool) -> str:
-    """The one format asked for, else a table for a terminal and TSV for a pipe."""
-    chosen = [name for name, wanted in asked.items() if wanted]
+def pick_format(flags: Mapping[str, bool], *, terminal: bool) -> str:
+    """The output form whose flag is set, else a table for a terminal and TSV for a pipe."""
+    chosen = [name for name, is_set in flags.items() if is_set]
     if "paths0" in chosen and "paths" in chosen:
         chosen.remove("paths")
     if len(chosen) > 1:

@@ -208,9 +208,9 @@ def query(
             found = library.search_vectors(read_vector(vector), **settings)[0]
             _show(found, library, settings, form, explain=explain)
         return
-    asked = _query(plain, {"text": text, "image": image, "audio": audio}, without)
+    parsed = _query(plain, {"text": text, "image": image, "audio": audio}, without)
     with open_collection(index, runtime=runtime, device=device, precision=precision) as library:
-        _show(library.search(asked, **settings), library, settings, form, explain=explain)
+        _show(library.search(parsed, **settings), library, settings, form, explain=explain)
 
 
 @with_search_flags(without="combine")

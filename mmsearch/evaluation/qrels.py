@@ -1,21 +1,25 @@
-"""From pairs of queries and files to qrels: queries for an index, and the items relevant there."""
+"""From pairs of queries and files to qrels: queries, and the items of an index that are relevant.
+
+Files and texts that pairs name are resolved to items by one pass over the index.
+"""
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mmsearch.errors import InvalidOption, InvalidQuery, UnreadableFile
-from mmsearch.evaluation.item_resolver import ItemRef, ItemResolver
 from mmsearch.evaluation.pairs import Pair
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.text import read_text
-from mmsearch.types import Modality, Part, Query
+from mmsearch.types import Kind, Modality, Part, Query
 
 if TYPE_CHECKING:
     from mmsearch.collection import Collection
@@ -31,7 +35,7 @@ NO_QUERY = "files of this kind cannot be queries"
 NO_TEXT = "the index holds none of their queries"
 
 LISTED = 3
-"""Names that a message gives of a long list."""
+"""Names of a long list that a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,3 +268,90 @@ def few(names: Iterable[str]) -> str:
     """The first names of a list, for a message."""
     first = list(islice(names, LISTED + 1))
     return ", ".join(map(repr, first[:LISTED])) + (", …" if len(first) > LISTED else "")
+
+
+# ---------------------------------------------------------------------- items of an index
+
+MODALITIES: Mapping[Kind, Modality] = {
+    "image": "image",
+    "video": "image",
+    "audio": "audio",
+    "text": "text",
+    "document": "text",
+}
+"""The modality that items of each kind are searched by."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRef:
+    """An item, as far as an evaluation needs it."""
+
+    id: int
+    path: str
+    modality: Modality
+
+
+class ItemResolver:
+    """The items of a collection that some file names or texts may refer to, read in one pass.
+
+    Attributes:
+        size: How many items the collection holds.
+    """
+
+    def __init__(self, collection: Collection, names: Iterable[str], texts: Iterable[str]) -> None:
+        """Read the items.
+
+        Args:
+            collection: Where they are.
+            names: Every name that `find` will be called with.
+            texts: Every text that `with_text` will be called with.
+        """
+        self.size = 0
+        self._roots = [root for source in collection.status()["sources"] for root in _both(source)]
+        self._by_path: dict[str, ItemRef] = {}
+        self._by_name: dict[str, list[ItemRef]] = {_base(name): [] for name in names}
+        self._by_text: dict[str, list[ItemRef]] = {_words(text): [] for text in texts}
+        for item in collection.items:
+            self.size += 1
+            ref = ItemRef(item.id, item.path, MODALITIES[item.modality])
+            if (namesakes := self._by_name.get(_base(item.path))) is not None:
+                namesakes.append(ref)
+                self._by_path[_normal(item.path)] = ref
+            for words in {_words(part.text) for part in item.texts} & self._by_text.keys():
+                self._by_text[words].append(ref)
+
+    def find(self, name: str, folder: str) -> list[ItemRef]:
+        """The items that a name may refer to: none, one, or the several files of that bare name.
+
+        Args:
+            name: A path: absolute, or relative to `folder` or to an indexed folder. A name
+                without a folder may also be that of a file anywhere in the index.
+            folder: The folder of the file that `name` was read from.
+        """
+        for root in (*_both(folder), *self._roots):
+            if found := self._by_path.get(_normal(os.path.join(root, name))):
+                return [found]
+        return self._by_name[_normal(name)] if os.path.basename(name) == name else []
+
+    def with_text(self, text: str) -> list[ItemRef]:
+        """The items that hold a text word for word, by id; white space makes no difference."""
+        return sorted(self._by_text[_words(text)], key=lambda ref: ref.id)
+
+
+@cache
+def _both(folder: str) -> tuple[str, ...]:
+    """A folder as written, and with its links resolved: the path of an item may be either."""
+    return tuple(dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))))
+
+
+def _base(path: str) -> str:
+    return os.path.basename(_normal(path))
+
+
+def _normal(path: str) -> str:
+    # macOS returns names decomposed (e + ´), editors write them composed (é).
+    return unicodedata.normalize("NFC", os.path.normpath(path))
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())

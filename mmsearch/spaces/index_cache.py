@@ -51,7 +51,7 @@ MAX_DELTA = 20_000
 """A search rebuilds a segment whose delta exceeds this, and half the segment."""
 
 SMALL_SEGMENT, MAX_DELTA_SHARE = 50_000, 0.1
-"""An indexing run rebuilds a segment of up to so many rows after any change, and a larger one once
+"""An indexing run rebuilds a segment of up to 50,000 rows after any change, and a larger one once
 the delta exceeds this share of it."""
 
 MIN_DELTA = 1_000
@@ -70,7 +70,7 @@ UNFINISHED = ".part"
 """The ending of a segment's folder while it is written or deleted."""
 
 ABANDONED = 3600
-"""Seconds after which an unfinished segment is taken for left behind."""
+"""Seconds after which an unfinished segment counts as abandoned."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class OpenIndex:
             found = [
                 (
                     space,
-                    [one for one in self.store.vectors.modalities(space) if one in space.serves],
+                    [name for name in self.store.vectors.modalities(space) if name in space.serves],
                 )
                 for space in self.store.spaces.all()
                 if space.serves

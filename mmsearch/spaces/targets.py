@@ -1,4 +1,4 @@
-"""Which encoder makes, and answers from, which vectors, when an index has several."""
+"""Encoding targets: which encoder makes which vectors, if an index has several models."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mmsearch.types import Kind, Modality
 SEEN: frozenset[Kind] = frozenset({"image", "video", "document"})
 HEARD: frozenset[Kind] = frozenset({"audio", "video"})
 KINDS_WITH: dict[Modality, frozenset[Kind]] = {"image": SEEN, "audio": HEARD, "text": frozenset()}
-"""The kinds of files that have vectors of a facet; of text, whatever has texts."""
+"""By modality, the kinds of files that always have vectors of it. Any item may have texts."""
 
 _NOTHING: frozenset[Modality] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class EncodingTarget:
-    """A space to be filled, and what with."""
+    """A space, its encoder, and the modalities that new files are encoded for."""
 
     space: Space
     encoder: Encoder
