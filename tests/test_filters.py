@@ -93,7 +93,7 @@ def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Catalog]:
     made.close()
 
 
-def asked(made: Catalog, *conditions: str, **options: Any) -> list[int]:
+def matching(made: Catalog, *conditions: str, **options: Any) -> list[int]:
     return made.filters.matching(from_options(where=conditions, **options)).tolist()
 
 
@@ -500,19 +500,19 @@ def dated(taken: str | None = None, modified: str = "1970-01-01") -> Thing:
 
 @of(dated("2019-12-31T23:59:59"), dated("2020-01-01T00:00:00"), dated("2020-12-31T23:59:59"))
 def test_after_takes_in_the_whole_year_and_before_none_of_it(world: Catalog):
-    assert asked(world, after="2020") == [2, 3]
-    assert asked(world, before="2020") == [1]
-    assert asked(world, "taken > 2020") == []
-    assert asked(world, "taken <= 2020") == [1, 2, 3]
+    assert matching(world, after="2020") == [2, 3]
+    assert matching(world, before="2020") == [1]
+    assert matching(world, "taken > 2020") == []
+    assert matching(world, "taken <= 2020") == [1, 2, 3]
 
 
 @of(
     dated("2020-03-01T10:00:00", "2000-01-01"), dated(None, "2020-03-01"), dated(None, "2001-01-01")
 )
 def test_the_date_is_when_it_was_taken_and_else_when_it_was_modified(world: Catalog):
-    assert asked(world, after="2020-03", before="2020-04") == [1, 2]
-    assert asked(world, "taken = 2020-03") == [1]
-    assert asked(world, "modified = 2020-03-01") == [2]
+    assert matching(world, after="2020-03", before="2020-04") == [1, 2]
+    assert matching(world, "taken = 2020-03") == [1]
+    assert matching(world, "modified = 2020-03-01") == [2]
 
 
 @of(dated("2020-03-01T10:00:00"))
@@ -576,8 +576,8 @@ def test_near_is_every_place_within_the_great_circle_distance(lat, lon, km, step
     placed(0.0, 179.95), placed(0.0, -179.95), placed(0.0, 180.0), placed(0.0, -180.0), placed(0, 0)
 )
 def test_a_circle_goes_on_beyond_the_antimeridian(world: Catalog):
-    assert asked(world, near="0,179.99,20") == [1, 2, 3, 4]
-    assert asked(world, near="0,-180,1") == [3, 4]
+    assert matching(world, near="0,179.99,20") == [1, 2, 3, 4]
+    assert matching(world, near="0,-180,1") == [3, 4]
 
 
 @of(
@@ -588,13 +588,13 @@ def test_a_circle_goes_on_beyond_the_antimeridian(world: Catalog):
     placed(89.0, 0.0),
 )
 def test_a_circle_about_a_pole_has_every_longitude(world: Catalog):
-    assert asked(world, near="90,77,12") == [1, 2, 3]
-    assert asked(world, near="89.95,45,20") == [1, 2, 3]
+    assert matching(world, near="90,77,12") == [1, 2, 3]
+    assert matching(world, near="89.95,45,20") == [1, 2, 3]
 
 
 @of(placed(48.2, 16.37), Thing(name="nowhere.jpg"))
 def test_what_has_no_place_is_near_nothing(world: Catalog):
-    assert asked(world, near="48.2,16.37,20100") == [1]
+    assert matching(world, near="48.2,16.37,20100") == [1]
     assert where(world, **{"$not": {"near": (48.2, 16.37, 20_100)}}) == [2]
 
 
@@ -649,12 +649,12 @@ TREE = (
 )
 @of(*TREE)
 def test_a_path_is_matched_as_a_shell_does(world: Catalog, pattern: str, found: list[int]):
-    assert asked(world, path=[pattern]) == found
+    assert matching(world, path=[pattern]) == found
 
 
 @of(*TREE)
 def test_of_several_paths_one_must_match(world: Catalog):
-    assert asked(world, path=["beach.png", "trip*"]) == [3, 4]
+    assert matching(world, path=["beach.png", "trip*"]) == [3, 4]
 
 
 def test_a_path_from_the_folder_we_are_in_is_understood(tmp_path: Path, monkeypatch):
@@ -664,12 +664,12 @@ def test_a_path_from_the_folder_we_are_in_is_understood(tmp_path: Path, monkeypa
         [Thing(str(root), "trip [1]", "c.jpg"), Thing(str(root), "", "d.jpg")], tmp_path / "c.db"
     )
     monkeypatch.chdir(tmp_path)
-    assert asked(made, path=["photos/trip [1]"]) == [1]
-    assert asked(made, path=["photos"]) == [1, 2]
-    assert asked(made, path=["photos/*.jpg"]) == [1, 2]
+    assert matching(made, path=["photos/trip [1]"]) == [1]
+    assert matching(made, path=["photos"]) == [1, 2]
+    assert matching(made, path=["photos/*.jpg"]) == [1, 2]
     monkeypatch.chdir(root / "trip [1]")
-    assert asked(made, path=["../d.*"]) == [2]
-    assert asked(made, path=["."]) == [1]
+    assert matching(made, path=["../d.*"]) == [2]
+    assert matching(made, path=["."]) == [1]
     made.close()
 
 
@@ -682,21 +682,21 @@ def test_a_path_from_the_folder_we_are_in_is_understood(tmp_path: Path, monkeypa
     Thing(name="c", modality="text", origins=("passage",)),
     Thing(name="d", modality="video", origins=("sidecar", "speech"), tags=("dog", "beach")),
 )
-def test_options_are_all_of_them_to_hold(world: Catalog):
-    assert asked(world, min_size="1920x1080") == [1]
-    assert asked(world, min_size="1000X1000") == [1, 2]
-    assert asked(world, camera="canon") == [1]
-    assert asked(world, modality=["text,video"]) == [3, 4]
-    assert asked(world, has=["text"]) == [3, 4]
-    assert asked(world, has=["caption,sound"]) == [4]
-    assert asked(world, tag=["dog"]) == [2, 4]
-    assert asked(world, tag=["dog", "beach"]) == [4]
-    assert asked(world, "size >= 1", "tag in dog,cat", "camera ~ nikon") == [2]
-    assert asked(world) == [1, 2, 3, 4]
+def test_all_options_must_hold(world: Catalog):
+    assert matching(world, min_size="1920x1080") == [1]
+    assert matching(world, min_size="1000X1000") == [1, 2]
+    assert matching(world, camera="canon") == [1]
+    assert matching(world, modality=["text,video"]) == [3, 4]
+    assert matching(world, has=["text"]) == [3, 4]
+    assert matching(world, has=["caption,sound"]) == [4]
+    assert matching(world, tag=["dog"]) == [2, 4]
+    assert matching(world, tag=["dog", "beach"]) == [4]
+    assert matching(world, "size >= 1", "tag in dog,cat", "camera ~ nikon") == [2]
+    assert matching(world) == [1, 2, 3, 4]
 
 
 @of(Thing(name="a"), Thing(name="b"), Thing(name="c"))
-def test_no_more_are_given_than_are_asked_for(world: Catalog):
+def test_at_most_the_wanted_number_of_ids_is_returned(world: Catalog):
     assert world.filters.matching(parse_where(None), most=2).tolist() == [1, 2]
     assert world.filters.matching(parse_where(None)).dtype == np.int64
 
@@ -736,8 +736,8 @@ RATED = (
     ],
 )
 @of(*RATED)
-def test_a_condition_in_words(world: Catalog, condition: str, found: list[int]):
-    assert asked(world, condition) == found
+def test_a_written_condition(world: Catalog, condition: str, found: list[int]):
+    assert matching(world, condition) == found
 
 
 @pytest.mark.parametrize(
@@ -757,7 +757,7 @@ def test_a_condition_in_words(world: Catalog, condition: str, found: list[int]):
         (f"camera = {'a' * 5000}", "at most 4,096"),
     ],
 )
-def test_a_condition_that_has_no_sense_says_what_would(condition: str, says: str):
+def test_a_condition_that_makes_no_sense_says_what_would(condition: str, says: str):
     with pytest.raises(InvalidFilter) as caught:
         parse_condition(condition)
     assert says in str(caught.value)
@@ -798,7 +798,7 @@ def test_any_condition_is_understood_or_refused(text: str):
         "camera = x",
     ],
 )
-def test_a_mapping_that_has_no_sense_is_refused(wanted: Any):
+def test_a_mapping_that_makes_no_sense_is_refused(wanted: Any):
     with pytest.raises(InvalidFilter):
         parse_where(wanted)
 
@@ -840,19 +840,19 @@ def test_the_documentation_lists_every_key_as_it_is_declared():
 
 
 @of(*RATED)
-def test_an_unknown_key_tells_the_known_ones(world: Catalog):
+def test_an_unknown_key_is_refused_with_the_known_ones(world: Catalog):
     with pytest.raises(InvalidFilter) as caught:
-        asked(world, "camra = x")
+        matching(world, "camra = x")
     assert "did you mean 'camera'" in str(caught.value)
     assert "of your own metadata: Shot by, rating, who" in str(caught.value)
 
 
 @of(Thing(meta={"size": "XL"}), Thing(name="b", size=7))
-def test_a_key_of_the_users_that_is_called_as_ours_is_reached_by_meta(world: Catalog):
-    assert asked(world, "meta.size = XL") == [1]
-    assert asked(world, "size = 7") == [2]
+def test_a_key_of_the_users_own_named_like_a_built_in_one_is_reached_by_meta(world: Catalog):
+    assert matching(world, "meta.size = XL") == [1]
+    assert matching(world, "size = 7") == [2]
     with pytest.raises(InvalidFilter, match=r"metadata: meta\.size"):
-        asked(world, "colour = red")
+        matching(world, "colour = red")
 
 
 @of(*RATED)
@@ -865,7 +865,7 @@ def test_metadata_come_back_as_they_were_given(world: Catalog):
 
 
 @of(*RATED)
-def test_new_metadata_take_the_place_of_the_old_and_gone_items_are_left_out(world: Catalog):
+def test_new_metadata_replace_the_old_and_deleted_items_are_left_out(world: Catalog):
     world.metadata.set(
         [(1, {"n": "007", "big": 2**60 + 1, "ok": True, "no": None}), (99, {"n": 1})]
     )
@@ -885,7 +885,7 @@ def test_metadata_may_hold_what_json_can_spell(world: Catalog):
 
 
 @of(Thing(), Thing(name="caf\udce9.jpg", folder="x"), Thing(root="/mnt/b", name="c"))
-def test_places_are_told_page_by_page(world: Catalog):
+def test_places_are_read_page_by_page(world: Catalog):
     expected = [
         (1, "/photos", "", "a.jpg"),
         (2, "/photos", "x", "caf\udce9.jpg"),
@@ -896,7 +896,7 @@ def test_places_are_told_page_by_page(world: Catalog):
 
 @of(Thing(root="/", folder="", name="a.jpg"), Thing(root="/", folder="etc", name="b.jpg"))
 def test_a_source_may_be_the_root_of_the_disk(world: Catalog):
-    assert asked(world, path=["/etc/*"]) == [2]
+    assert matching(world, path=["/etc/*"]) == [2]
     assert where(world, path="/a.jpg") == [1]
     assert where(world, folder="/") == [1]
     assert where(world, folder="/etc") == [2]

@@ -133,7 +133,7 @@ def test_a_name_that_is_not_utf8_gives_the_words_that_can_be_read():
     assert name_tokens("dog\udcff_beach.jpg") == ("dog", "beach", "jpg")
 
 
-def test_a_date_is_told_by_weekday_day_month_and_year():
+def test_a_date_becomes_weekday_day_month_and_year():
     assert date_words("2019-03-04T10:20:30") == "monday 4 march mar 2019"
 
 
@@ -149,18 +149,18 @@ def test_a_document_keeps_texts_names_and_facts_apart():
     assert made.facts == "canon eo ¶ march 2019"
 
 
-# ------------------------------------------------------------------ what a query asks for
+# ------------------------------------------------------------------ terms of a query
 
 
 def found(query: str) -> list[tuple[str, ...]]:
     return [term.tokens for term in query_terms(query)]
 
 
-def test_a_query_asks_for_each_of_its_words_once():
+def test_a_query_has_a_term_for_each_of_its_words():
     assert found("Dogs and a dog's bone") == [("dog",), ("bone",)]
 
 
-def test_stop_words_alone_ask_for_nothing():
+def test_stop_words_alone_make_no_terms():
     assert query_terms("The, and WITH a it's don't") == []
 
 
@@ -174,7 +174,7 @@ def test_a_quote_that_is_not_closed_means_nothing(query: str):
 
 
 @pytest.mark.parametrize("query", ['""', '"the"', "“ ”", '"?!"'])
-def test_quotes_with_nothing_to_find_in_them_ask_for_nothing(query: str):
+def test_quotes_with_nothing_to_find_in_them_make_no_terms(query: str):
     assert query_terms(query) == []
 
 
@@ -184,18 +184,18 @@ def test_signs_of_query_languages_mean_nothing():
     ]  # fmt: skip
 
 
-def test_a_run_of_characters_is_asked_for_as_its_pairs_in_order():
+def test_a_run_of_characters_is_a_phrase_of_its_pairs():
     assert found("東京都") == [("東京", "京都")]
     assert found("東") == [("東",)]
 
 
-def test_a_run_is_broken_up_into_pairs_but_not_when_it_is_quoted():
+def test_a_run_is_split_into_pairs_unless_it_is_quoted():
     assert [term.tokens for term in split_terms(query_terms("東京都"))] == [("東京",), ("京都",)]
     assert [term.tokens for term in split_terms(query_terms('"東京都"'))] == [("東京", "京都")]
 
 
 @pytest.mark.parametrize("query", ["2019-03-04", "4 march 2019"])
-def test_a_date_in_digits_is_asked_for_in_words(query: str):
+def test_a_date_in_digits_becomes_words(query: str):
     assert found(query) == [("4",), ("march",), ("2019",)]
 
 
@@ -209,7 +209,7 @@ def test_a_long_query_is_cut_short():
 
 
 @given(st.text() | st.text('" “”*()^:-+\0\ud800東京ก NEARANDORdog', max_size=60))
-def test_whatever_is_asked_holds_no_sign_of_a_query_language(query: str):
+def test_no_term_contains_a_sign_of_the_query_language(query: str):
     for term in query_terms(query):
         assert all(term.tokens)
         assert not set(term.match[1:-1]) & set("\"'()*:^-+{}\0")
@@ -219,14 +219,14 @@ def test_stop_words_are_written_as_they_are_compared():
     assert all(word == word.lower() and word.isalpha() for word in STOP_WORDS)
 
 
-# ------------------------------------------------------------------ the part that matched
+# ------------------------------------------------------------------ the text that matched
 
 
-def test_the_part_that_holds_most_of_the_words_is_told():
+def test_the_text_that_contains_most_of_the_words_is_chosen():
     assert best_text(item("a dog", "a dog on a beach", "beach"), "dogs at the beach") == 1
 
 
-def test_of_parts_that_hold_as_many_words_the_first_is_told():
+def test_of_texts_with_equally_many_words_the_first_is_chosen():
     assert best_text(item("a cat", "a dog", "two dogs"), "dog") == 1
 
 
@@ -235,5 +235,5 @@ def test_a_phrase_counts_where_it_stands_as_it_is():
 
 
 @pytest.mark.parametrize("query", ["zebra", "the", ""])
-def test_no_part_is_told_where_none_holds_a_word(query: str):
+def test_no_text_is_chosen_where_none_contains_a_word(query: str):
     assert best_text(item("a dog", "the cat"), query) is None
