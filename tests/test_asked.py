@@ -81,6 +81,16 @@ def test_what_was_removed_is_not_asked_for_any_more(library, photos):
     assert names(library) == ["red.png"]
 
 
+def test_a_file_below_a_linked_folder_can_be_removed_by_the_path_it_was_found_at(toy, tmp_path):
+    paint(tmp_path / "elsewhere" / "white.png", "white")
+    paint(tmp_path / "photos" / "red.png", "red")
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "elsewhere")
+    with mmsearch.index(tmp_path / "photos", tmp_path / "idx") as library:
+        assert names(library) == ["red.png", "white.png"]
+        assert library.remove(tmp_path / "photos" / "link" / "white.png") == 1
+        assert names(library) == ["red.png"]
+
+
 def test_what_was_turned_off_stays_off_for_every_folder(toy, tmp_path):
     pytest.importorskip("pypdfium2")
     from test_media import pdf

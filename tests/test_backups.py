@@ -1,4 +1,4 @@
-"""The rolling backup of a catalog, what comes back from it, and copies of an index in use."""
+"""Rolling backups of the catalog, restoring one, and copies of an index in use."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ HOUR = 3600
 
 
 def content(library: mmsearch.Collection) -> list[tuple[str, bytes]]:
-    """(path, vector) of every item, ids aside."""
+    """(path, vector) of every item, without ids."""
     ids, rows, _ = library.catalog.vectors.of(library.index.serving()[0][0], "image")
     paths = {item.id: item.path for item in library.items}
     return sorted((paths[i], row.tobytes()) for i, row in zip(ids.tolist(), rows, strict=True))
 
 
 def age(folder: Path, seconds: float) -> None:
-    """Let the backups of an index be older."""
+    """Make the backups of an index older."""
     for backup in backups.all_of(folder):
         then = backup.stat().st_mtime - seconds
         os.utime(backup, (then, then))
@@ -58,14 +58,14 @@ def idx(toy, photos, tmp_path: Path) -> Path:
 # ---------------------------------------------------------------------- rolling
 
 
-def test_the_first_run_leaves_a_whole_backup(idx):
+def test_the_first_run_leaves_a_complete_backup(idx):
     (backup,) = backups.all_of(idx)
     assert backups.fault_of(backup) is None
     assert items_in(backup) == 3
     assert [file.name for file in backup.parent.iterdir()] == [backup.name]
 
 
-def test_within_the_hour_there_is_no_other_and_after_it_there_is(idx, photos):
+def test_there_is_at_most_one_new_backup_an_hour(idx, photos):
     first = backups.newest(idx)
     paint(photos / "white.png", "white")
     with mmsearch.open(idx) as library:
@@ -79,7 +79,7 @@ def test_within_the_hour_there_is_no_other_and_after_it_there_is(idx, photos):
     assert items_in(second) == 3
 
 
-def test_a_run_that_changes_nothing_makes_none(idx):
+def test_a_run_that_changes_nothing_makes_no_backup(idx):
     first = backups.newest(idx)
     age(idx, HOUR)
     with mmsearch.open(idx) as library:
@@ -87,7 +87,7 @@ def test_a_run_that_changes_nothing_makes_none(idx):
     assert backups.all_of(idx) == [first]
 
 
-def test_a_catalog_that_has_doubled_is_not_made_to_wait(idx):
+def test_a_catalog_that_has_doubled_is_backed_up_at_once(idx):
     first = backups.newest(idx)
     assert backups.roll(idx, 2) is None
     with sqlite3.connect(idx / "catalog.db") as there:
@@ -97,7 +97,7 @@ def test_a_catalog_that_has_doubled_is_not_made_to_wait(idx):
     assert backups.all_of(idx) == [first, second]
 
 
-def test_as_many_are_kept_as_was_said_and_remembered(idx, photos):
+def test_the_number_of_backups_to_keep_is_remembered(idx, photos):
     with mmsearch.open(idx) as library:
         library.add(backups=2)
     for number in range(4):
@@ -108,7 +108,7 @@ def test_as_many_are_kept_as_was_said_and_remembered(idx, photos):
     assert [items_in(backup) for backup in backups.all_of(idx)] == [6, 7]
 
 
-def test_none_makes_none_and_deletes_none(idx, photos):
+def test_zero_backups_makes_none_and_deletes_none(idx, photos):
     age(idx, HOUR)
     first = backups.newest(idx)
     paint(photos / "white.png", "white")
@@ -118,7 +118,7 @@ def test_none_makes_none_and_deletes_none(idx, photos):
     assert items_in(first) == 3
 
 
-def test_fewer_than_none_is_no_number_of_backups(idx):
+def test_a_negative_number_of_backups_is_refused(idx):
     with mmsearch.open(idx) as library, pytest.raises(InvalidOption, match="backups"):
         library.add(backups=-1)
 
@@ -153,7 +153,7 @@ def test_a_full_disk_is_a_warning_and_the_old_backup_stays(idx, photos, monkeypa
     assert list(first.parent.iterdir()) == [first]
 
 
-def test_a_backup_that_will_not_fit_is_not_begun(idx, monkeypatch):
+def test_a_backup_that_does_not_fit_is_not_begun(idx, monkeypatch):
     (first,) = backups.all_of(idx)
     age(idx, HOUR)
     usage = shutil.disk_usage(idx)
@@ -198,7 +198,7 @@ def test_a_damaged_catalog_never_takes_the_place_of_a_good_backup(idx):
     assert backups.fault_of(first) is None
 
 
-# ---------------------------------------------------------------------- coming back
+# ---------------------------------------------------------------------- restoring
 
 
 LENGTHS = (0, 1, 99, 511, 512, 4096, 16383, 16384, 16385, 0.3, 0.5, 0.9, -16385, -16384, -1)
@@ -212,7 +212,7 @@ def length_of(cut: float, size: int) -> int:
 
 
 @pytest.mark.parametrize("cut", LENGTHS)
-def test_a_truncated_catalog_comes_back_and_the_run_ends_as_if_undisturbed(
+def test_a_truncated_catalog_is_restored_and_the_run_ends_as_if_undisturbed(
     idx, photos, tmp_path, cut
 ):
     paint(photos / "white.png", "white")
@@ -232,7 +232,7 @@ def test_a_truncated_catalog_comes_back_and_the_run_ends_as_if_undisturbed(
         assert found == [(hit.path, hit.score) for hit in other.search("white")]
 
 
-def test_without_paths_it_comes_back_as_well(idx, photos):
+def test_a_run_without_paths_restores_it_as_well(idx, photos):
     truncate(idx, 20_000)
     result = CliRunner().invoke(app, ["index", "-i", f"{idx}/"])
     assert result.exit_code == 0, result.output
@@ -240,7 +240,7 @@ def test_without_paths_it_comes_back_as_well(idx, photos):
     assert "unchanged 3" in result.output
 
 
-def test_a_catalog_that_is_gone_comes_back(idx, photos):
+def test_a_catalog_that_is_gone_is_restored(idx, photos):
     (idx / "catalog.db").unlink()
     with mmsearch.index(photos, into=idx) as library:
         assert library.report is not None
@@ -248,7 +248,7 @@ def test_a_catalog_that_is_gone_comes_back(idx, photos):
 
 
 @pytest.mark.parametrize("damage", ["cut", "scribbled", "gone", "empty"])
-def test_who_only_reads_is_told_what_brings_it_back(idx, damage):
+def test_commands_that_only_read_say_how_to_restore_it(idx, damage):
     catalog = idx / "catalog.db"
     if damage == "cut":
         truncate(idx, 100_000)
@@ -266,7 +266,7 @@ def test_who_only_reads_is_told_what_brings_it_back(idx, damage):
     assert (catalog.read_bytes() if catalog.exists() else None) == before
 
 
-def test_without_a_backup_a_damaged_catalog_is_no_index_any_more(idx, photos):
+def test_without_a_backup_a_damaged_catalog_is_an_error(idx, photos):
     shutil.rmtree(idx / "backups")
     truncate(idx, 100_000)
     for opening in (lambda: mmsearch.open(idx), lambda: mmsearch.index(photos, into=idx)):
@@ -274,14 +274,14 @@ def test_without_a_backup_a_damaged_catalog_is_no_index_any_more(idx, photos):
             opening()
 
 
-def test_what_was_damaged_is_kept_aside(idx):
+def test_the_damaged_catalog_is_set_aside(idx):
     truncate(idx, 100_000)
     backups.restore(idx)
     (aside,) = idx.glob("catalog.db.damaged-*")
     assert aside.stat().st_size == 100_000
 
 
-def test_the_log_of_the_damaged_catalog_is_not_taken_for_that_of_the_restored(idx):
+def test_the_log_of_the_damaged_catalog_is_not_applied_to_the_restored_one(idx):
     log = idx / "catalog.db-wal"
     holding = sqlite3.connect(idx / "catalog.db", isolation_level=None)
     holding.execute("UPDATE items SET name = 'other ' || name")
@@ -294,7 +294,7 @@ def test_the_log_of_the_damaged_catalog_is_not_taken_for_that_of_the_restored(id
         assert not [item.path for item in library.items if "other" in item.path]
 
 
-def test_pages_that_a_log_has_are_not_missing(idx, tmp_path):
+def test_pages_in_the_log_are_not_missing(idx, tmp_path):
     holding = sqlite3.connect(idx / "catalog.db", isolation_level=None)
     holding.execute("CREATE TABLE ballast AS SELECT zeroblob(400000)")
     copy = tmp_path / "killed"
@@ -324,7 +324,7 @@ def test_a_damaged_backup_is_passed_over_for_an_older_one(idx, photos):
         backups.restore(idx)
 
 
-def test_a_restored_catalog_knows_no_cache_made_after_its_backup(idx):
+def test_a_restored_catalog_uses_no_cache_made_after_its_backup(idx):
     with mmsearch.open(idx) as library:
         before = library.catalog.state().store_id
     backups.restore(idx)
@@ -354,7 +354,7 @@ print("done")
 
 
 def kill_at(step: int, what: str, folder: Path) -> bool:
-    """Whether the process came to its end before it could be killed."""
+    """Whether the process ended before it could be killed."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(folder), what, str(step)],
         capture_output=True,
@@ -366,7 +366,7 @@ def kill_at(step: int, what: str, folder: Path) -> bool:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_killed_anywhere_in_making_a_backup_there_is_a_good_one_and_the_next_is_made(idx):
+def test_a_kill_at_any_step_of_a_backup_leaves_a_good_one_and_the_next_run_makes_another(idx):
     age(idx, HOUR)
     (first,) = backups.all_of(idx)
     for step in range(1, 100):
@@ -388,7 +388,7 @@ def test_killed_anywhere_in_making_a_backup_there_is_a_good_one_and_the_next_is_
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_killed_anywhere_in_restoring_it_comes_back_at_the_next_try(idx, photos, tmp_path):
+def test_a_kill_at_any_step_of_restoring_is_made_good_by_the_next_run(idx, photos, tmp_path):
     truncate(idx, 100_000)
     for step in range(1, 100):
         copy = tmp_path / f"copy-{step}"
@@ -404,10 +404,10 @@ def test_killed_anywhere_in_restoring_it_comes_back_at_the_next_try(idx, photos,
     assert step > 5
 
 
-# ---------------------------------------------------------------------- a copy elsewhere
+# ---------------------------------------------------------------------- copies
 
 
-def test_a_copy_opens_elsewhere_and_answers_the_same(idx, tmp_path):
+def test_a_copy_opens_elsewhere_and_finds_the_same(idx, tmp_path):
     with mmsearch.open(idx) as library:
         size = library.backup(tmp_path / "deep" / "copy")
         expected = [(hit.path, hit.score) for hit in library.search("red")]
@@ -419,8 +419,8 @@ def test_a_copy_opens_elsewhere_and_answers_the_same(idx, tmp_path):
         assert [(hit.path, hit.score) for hit in library.search("red")] == expected
 
 
-def test_an_index_is_copied_while_it_is_written(toy, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(backups, "PAGES_AT_ONCE", 1)  # there is time to write between two
+def test_an_index_can_be_copied_while_it_is_written(toy, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(backups, "PAGES_AT_ONCE", 1)  # so that there is time to write in between
     with mmsearch.index(photos, into=tmp_path / "idx") as library:
         stop = threading.Event()
 
@@ -447,7 +447,7 @@ def test_an_index_is_copied_while_it_is_written(toy, photos, tmp_path, monkeypat
             assert len(copy) == 3
 
 
-def test_a_copy_takes_nothings_place(idx, tmp_path):
+def test_a_copy_replaces_nothing(idx, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
@@ -475,7 +475,7 @@ def test_a_copy_that_fails_leaves_nothing(idx, tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_command_says_how_large_it_is_and_how_to_open_it(idx, tmp_path):
+def test_the_command_says_how_large_the_copy_is_and_how_to_search_it(idx, tmp_path):
     result = CliRunner().invoke(app, ["backup", f"{tmp_path}/copy", "-i", f"{idx}/"])
     assert result.exit_code == 0
     assert "MiB" in result.output

@@ -1,4 +1,4 @@
-"""An index is looked over, and mended where it can be."""
+"""The doctor finds what is wrong with an index, and repairs what can be repaired."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmsearch.storage.lock import WriterLock
 
 @pytest.fixture
 def index(toy, photos, tmp_path) -> Path:
-    """Three photos, one with a caption, and a text; the catalog's file is all there is of it."""
+    """Three photos, one with a caption, and a text; all of the catalog is in its one file."""
     (photos / "red.txt").write_text("a red square")
     (photos / "note.md").write_text("green grass")
     folder = tmp_path / "index"
@@ -47,7 +47,7 @@ def repaired(found) -> list[str]:
 
 
 def run(index: Path, statement: str, *values) -> None:
-    """Do to a catalog what mmsearch itself would not."""
+    """Change a catalog behind the back of mmsearch."""
     with closing(sqlite3.connect(index / "catalog.db")) as catalog:
         catalog.execute("PRAGMA foreign_keys=OFF")
         with catalog:
@@ -73,13 +73,13 @@ def test_nothing_is_wrong_with_a_sound_index(index):
     assert len({finding.check for finding in found}) == len(found)
 
 
-def test_where_there_is_no_index_it_says_so(toy, tmp_path):
+def test_a_folder_without_an_index_is_an_error(toy, tmp_path):
     with pytest.raises(IndexNotFound):
         examine(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
 
-# ------------------------------------------------------------------ damages that leave all vectors
+# ------------------------------------------------------------------ damage that leaves all vectors
 
 
 def orphan_vectors(index: Path) -> None:
@@ -102,12 +102,12 @@ def lose_words(index: Path) -> None:
     run(index, "DELETE FROM words WHERE rowid = 1")
 
 
-def keep_words_of_nothing(index: Path) -> None:
+def keep_words_of_no_item(index: Path) -> None:
     run(index, "INSERT INTO words (rowid, texts, names, facts) VALUES (999, 'red', '', '')")
 
 
 def damage_an_index_of_sqlite(index: Path) -> None:
-    """As if its index had been made when there were other rows."""
+    """As if it had been built of other rows."""
     with closing(sqlite3.connect(index / "catalog.db")) as catalog:
         sql = catalog.execute("SELECT sql FROM sqlite_master WHERE name='items_by_hash'").fetchone()
         catalog.execute("PRAGMA writable_schema=ON")
@@ -131,8 +131,8 @@ def alter_a_cache(index: Path) -> None:
     rows.write_bytes(bytes(rows.stat().st_size))
 
 
-def forget_what_went(index: Path) -> None:
-    """The base names a vector that is gone, and the catalog does not say that it went."""
+def lose_the_log_of_deletions(index: Path) -> None:
+    """A segment has a vector that was deleted, and the catalog has no record of the deletion."""
     run(index, "DELETE FROM items WHERE name = 'green.png'")
     run(index, "DELETE FROM vectors WHERE item_id NOT IN (SELECT id FROM items)")
     run(index, "DELETE FROM changes")
@@ -160,11 +160,11 @@ DAMAGES = {
     orphan_texts: "references",
     lose_the_id: "identity",
     lose_words: "words",
-    keep_words_of_nothing: "words",
+    keep_words_of_no_item: "words",
     damage_an_index_of_sqlite: "integrity",
     truncate_a_cache: "caches",
     alter_a_cache: "caches",
-    forget_what_went: "caches",
+    lose_the_log_of_deletions: "caches",
     damage_a_column: "caches",
     leave_a_part_behind: "leftovers",
     damage_the_backup: "backups",
@@ -172,14 +172,16 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damage_is_found_and_mended_and_nothing_is_encoded(index, toy, damage):
+def test_damage_is_found_and_repaired_without_encoding(index, toy, damage):
     before, encoded = answers(index), dict(toy.encoded)
     damage(index)
     assert DAMAGES[damage] in wrong(examine(index))
     assert DAMAGES[damage] in repaired(examine(index, repair=True))
     assert wrong(examine(index)) == []
     assert toy.encoded == encoded
-    left = [hit for hit in before if damage is not forget_what_went or "green" not in hit[0]]
+    left = [
+        hit for hit in before if damage is not lose_the_log_of_deletions or "green" not in hit[0]
+    ]
     assert answers(index) == left
 
 
@@ -191,7 +193,7 @@ def test_without_repair_nothing_is_changed(index, damage):
     assert everything_in(index) == before
 
 
-# ---------------------------------------------------------------- damages that vectors are lost in
+# ---------------------------------------------------------------- damage that loses vectors
 
 
 def cut_a_vector(index: Path) -> None:
@@ -228,7 +230,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("damage", LOSSES, ids=lambda damage: damage.__name__)
-def test_a_vector_that_is_lost_is_made_by_the_next_index(index, photos, toy, damage):
+def test_a_lost_vector_is_encoded_by_the_next_index(index, photos, toy, damage):
     before, encoded = answers(index), dict(toy.encoded)
     damage(index)
     assert LOSSES[damage] in wrong(examine(index))
@@ -244,7 +246,7 @@ def test_a_vector_that_is_lost_is_made_by_the_next_index(index, photos, toy, dam
     assert answers(index) == before
 
 
-def test_a_vector_that_lacks_as_its_file_is_away_is_a_note(index, photos):
+def test_a_vector_missing_because_its_file_is_away_is_a_note(index, photos):
     lose_a_vector(index)
     with Collection(index) as library:
         (lacking,) = (
@@ -274,7 +276,7 @@ def delete(catalog: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, overwrite, delete])
-def test_a_catalog_that_cannot_be_opened_comes_back_from_its_backup(index, toy, damage):
+def test_a_catalog_that_cannot_be_opened_is_restored_from_its_backup(index, toy, damage):
     before, encoded = answers(index), dict(toy.encoded)
     for side in ("-wal", "-shm"):
         (index / f"catalog.db{side}").unlink(missing_ok=True)
@@ -285,10 +287,10 @@ def test_a_catalog_that_cannot_be_opened_comes_back_from_its_backup(index, toy, 
     assert "catalog file" in repaired(examine(index, repair=True))
     assert wrong(examine(index)) == []
     assert answers(index) == before
-    assert toy.encoded == {**encoded, "text": toy.encoded["text"]}  # of the queries alone
+    assert toy.encoded == {**encoded, "text": toy.encoded["text"]}  # only queries
 
 
-def test_a_catalog_with_a_page_of_rubbish_comes_back_from_its_backup(index, toy):
+def test_a_catalog_with_a_page_of_rubbish_is_restored_from_its_backup(index, toy):
     before, encoded = answers(index), dict(toy.encoded)
     with closing(sqlite3.connect(index / "catalog.db")) as catalog:
         (root,) = catalog.execute(
@@ -320,7 +322,7 @@ def test_without_a_backup_a_catalog_that_cannot_be_opened_is_lost(index):
 # ------------------------------------------------------------------ the disk
 
 
-def test_files_that_changed_or_went_are_a_note(index, photos):
+def test_changed_and_deleted_files_are_a_note(index, photos):
     (photos / "green.png").unlink()
     paint(photos / "red.png", "white")
     found = {finding.check: finding for finding in examine(index)}
@@ -328,7 +330,7 @@ def test_files_that_changed_or_went_are_a_note(index, photos):
     assert found["files"].next == "mmsearch index"
 
 
-def test_a_file_that_holds_something_else_at_the_same_size_and_time_is_wrong(index, photos):
+def test_other_content_at_the_same_size_and_time_is_wrong(index, photos):
     file = photos / "note.md"
     status = file.stat()
     file.write_text("gReen grass")
@@ -338,7 +340,7 @@ def test_a_file_that_holds_something_else_at_the_same_size_and_time_is_wrong(ind
     assert found["content"].examples == [str(file)]
 
 
-def test_a_folder_that_is_not_there_is_a_note(index, photos):
+def test_a_missing_folder_is_a_note(index, photos):
     photos.rename(photos.with_name("elsewhere"))
     found = {finding.check: finding for finding in examine(index)}
     assert found["folders"].state == "note"
@@ -350,16 +352,16 @@ def test_no_more_files_are_read_than_the_sample_has(index):
     assert found["content"].number == found["files"].number == 2
 
 
-def test_vectors_without_files_are_not_looked_for_on_the_disk(toy, tmp_path):
+def test_imported_vectors_need_no_files(toy, tmp_path):
     with Collection(tmp_path / "index", model="toy", create=True) as library:
         library.add_vectors(np.eye(8, dtype=np.float32), root=None, model="toy")
     assert wrong(examine(tmp_path / "index")) == []
 
 
-# ------------------------------------------------------------------ who else is there
+# ------------------------------------------------------------------ other processes
 
 
-def test_an_index_that_is_being_written_is_looked_at_and_not_repaired(index):
+def test_an_index_that_is_being_written_is_checked_but_not_repaired(index):
     with WriterLock(index).writing("testing"):
         from concurrent.futures import ThreadPoolExecutor
 
@@ -369,7 +371,7 @@ def test_an_index_that_is_being_written_is_looked_at_and_not_repaired(index):
                 other.submit(examine, index, repair=True).result()
 
 
-def test_what_another_process_is_just_writing_is_left_alone(index):
+def test_what_another_process_is_writing_is_left_alone(index):
     part = index / "cache" / "image-1-x-1-y.part"
     part.mkdir()
     assert wrong(examine(index, repair=True)) == []
@@ -386,7 +388,7 @@ def test_a_cache_from_which_something_was_removed_is_sound(index, photos):
 # ------------------------------------------------------------------ the command
 
 
-def test_the_command_ends_with_1_if_something_is_wrong_and_0_once_it_is_mended(index):
+def test_the_exit_code_is_1_if_something_is_wrong_and_0_once_it_is_repaired(index):
     lose_words(index)
     done = CliRunner().invoke(app, ["doctor", "-i", str(index)])
     assert done.exit_code == 1
@@ -396,12 +398,20 @@ def test_the_command_ends_with_1_if_something_is_wrong_and_0_once_it_is_mended(i
     assert [line for line in done.stdout.splitlines() if line.startswith("repaired")]
 
 
-def test_indexes_that_a_killed_import_has_left_out_are_a_note_and_a_repair_makes_them(index):
+def test_indexes_missing_after_a_killed_import_are_a_note_and_rebuilt_by_a_repair(index):
     run(index, "DROP INDEX metadata_by_value")
     (found,) = [one for one in examine(index) if one.check == "filters"]
     assert (found.state, found.examples) == ("note", ["metadata_by_value"])
     assert "filters" in repaired(examine(index, repair=True))
     assert states(examine(index))["filters"] == "ok"
+
+
+def test_words_still_to_be_filed_are_a_note_and_filed_by_a_repair(index):
+    run(index, "UPDATE texts SET text = 'a crimson square' WHERE text = 'a red square'")
+    (found,) = [one for one in examine(index) if one.check == "words"]
+    assert (found.state, found.number) == ("note", 1)
+    assert "words" in repaired(examine(index, repair=True))
+    assert states(examine(index))["words"] == "ok"
 
 
 def test_as_json_each_finding_has_its_state_and_what_to_do(index):

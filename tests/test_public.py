@@ -68,7 +68,7 @@ def test_every_public_name_is_documented():
                 assert inspect.getdoc(member), f"{name}.{attribute}"
 
 
-def test_an_encoder_is_loaded_as_it_is_asked_to_run(monkeypatch):
+def test_an_encoder_runs_on_what_is_asked_for(monkeypatch):
     asked = []
 
     class Recording(SingleModel):

@@ -1,4 +1,4 @@
-"""Folders that were moved are found again, and nothing that is known of them is lost."""
+"""Moved folders are followed, and nothing that is stored of them is lost."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_moved_mount_point_takes_all_that_is_indexed_below_it(toy, tmp_path):
         assert library.add().unchanged == 2
 
 
-def test_a_folder_in_an_indexed_one_may_move_out_of_it(idx, photos, tmp_path):
+def test_a_folder_inside_an_indexed_one_may_move_out_of_it(idx, photos, tmp_path):
     with mmsearch.open(idx) as library:
         ids = places(library)
         (photos / "deep").rename(tmp_path / "elsewhere")
@@ -73,7 +73,7 @@ def test_a_folder_in_an_indexed_one_may_move_out_of_it(idx, photos, tmp_path):
             places(library)[str(tmp_path / "elsewhere" / "blue.png")]
             == ids[str(photos / "deep" / "blue.png")]
         )
-        report = library.add()  # it is asked for there now, as it was before
+        report = library.add()  # it is an index root there now
     assert (report.unchanged, report.added, report.removed) == (3, 0, 0)
 
 
@@ -91,7 +91,7 @@ def test_a_folder_may_move_within_an_indexed_one(idx, photos):
         assert library.status()["sources"] == [str(photos)]
 
 
-def test_a_folder_may_move_into_one_of_its_own_name_and_deeper(idx, photos):
+def test_a_folder_may_move_into_one_of_its_own_name(idx, photos):
     with mmsearch.open(idx) as library:
         ids = places(library)
         (photos / "deep").rename(photos / "held")
@@ -105,7 +105,7 @@ def test_a_folder_may_move_into_one_of_its_own_name_and_deeper(idx, photos):
         assert library.add().unchanged == 3
 
 
-def test_sources_never_come_to_lie_in_one_another(toy, tmp_path):
+def test_sources_never_come_to_lie_inside_one_another(toy, tmp_path):
     paint(tmp_path / "a" / "red.png", "red")
     paint(tmp_path / "b" / "green.png", "green")
     with mmsearch.index([tmp_path / "a", tmp_path / "b"], into=tmp_path / "idx") as library:
@@ -127,9 +127,7 @@ def test_sources_never_come_to_lie_in_one_another(toy, tmp_path):
         assert library.add().unchanged == 3
 
 
-def test_what_was_indexed_at_the_new_place_already_gives_way_to_what_is_known(
-    idx, photos, tmp_path
-):
+def test_what_was_indexed_at_the_new_place_gives_way_to_what_moves_there(idx, photos, tmp_path):
     with mmsearch.open(idx) as library:
         ids = below(photos, places(library))
         photos.rename(tmp_path / "archive")
@@ -148,7 +146,7 @@ def test_what_was_indexed_at_the_new_place_already_gives_way_to_what_is_known(
         assert len(library.search("green", k=10)) == 4
 
 
-def test_files_that_were_named_one_by_one_are_followed(toy, photos, tmp_path):
+def test_files_that_were_given_one_by_one_are_followed(toy, photos, tmp_path):
     with mmsearch.index([photos / "red.png"], into=tmp_path / "idx") as library:
         photos.rename(tmp_path / "archive")
         library.relocate(photos, tmp_path / "archive")
@@ -166,7 +164,7 @@ def test_failures_move_along(toy, photos, tmp_path):
         ]
 
 
-def test_the_new_name_of_a_folder_is_a_word_and_the_old_one_is_not(idx, photos, tmp_path):
+def test_items_are_found_by_the_new_name_of_a_folder_and_not_by_the_old_one(idx, photos, tmp_path):
     photos.rename(tmp_path / "archive")
     with mmsearch.open(idx) as library:
         assert len(library.catalog.words.search("photos", 5)) == 3
@@ -198,7 +196,7 @@ def test_a_wrong_folder_is_refused_unless_it_is_forced(idx, photos, tmp_path):
     assert (forced.exit_code, forced.output) == (0, "relocated 3\n")
 
 
-def test_what_is_not_there_says_so(idx, photos, tmp_path):
+def test_a_folder_that_is_not_there_is_an_error(idx, photos, tmp_path):
     with mmsearch.open(idx) as library:
         with pytest.raises(PathNotFound, match="there is no folder"):
             library.relocate(photos, tmp_path / "nowhere")
@@ -255,7 +253,7 @@ def test_every_item_is_where_its_old_path_leads(tmp_path_factory, roots, files, 
     for path, id_ in before.items():
         target = new + path[len(old) :] if moves[path] else path
         if moves[path] and target in there:
-            assert id_ not in after  # of other content: what was read there stays
+            assert id_ not in after  # other content: what was read there stays
         else:
             assert after[id_] == target
     found = [path for _, path in catalog.sources.all()]

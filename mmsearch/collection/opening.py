@@ -1,4 +1,4 @@
-"""Ways to an open collection: an existing index, or one that is made or brought up to date."""
+"""Opens collections: existing ones, new ones, and folders that are indexed at once."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 def load_encoder(
     name: str = "auto", *, runtime: str = "auto", device: str = "auto", precision: str = "auto"
 ) -> Encoder:
-    """An encoder by name; "auto" is the best that is at hand.
+    """An encoder by name; "auto" is the best that is on this machine.
 
     Args:
         name: `mini`, `clip:ARCH/TAG`, `clip:ARCH@/path/to/checkpoint`, `clip:hf-hub:ORG/REPO`,
             `clap:REPO_OR_PATH`.
-        runtime: What it runs on: "auto", "torch" or "onnx".
-        device: Where: "auto", "cpu", "cuda" or "mps".
-        precision: With what numbers: "auto", "fp32", "bf16" or "int8".
+        runtime: "auto", "torch" or "onnx".
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: Of the weights: "auto", "fp32", "bf16" or "int8".
 
     Raises:
-        UnknownModel: there is none of this name; the message lists those there are.
+        UnknownModel: no model has this name; the message suggests others.
         ModelUnavailable: its weights are not on this machine.
         MissingExtra: it needs packages that are not installed.
-        InvalidOption: it cannot run this way here.
+        InvalidOption: it cannot run like this on this machine.
         ModelDamaged: its files are missing or damaged.
     """
     return models.load_encoder(name, runtime_of(runtime, device, precision))
@@ -43,16 +43,17 @@ def open_collection(
     device: str = "auto",
     precision: str = "auto",
 ) -> Collection:
-    """An existing index, by name or folder; see `mmsearch.home.index_folder`.
+    """An existing index, open.
 
     Args:
-        index: Which.
-        runtime: What its models run on; see `load_encoder`.
-        device: On which device.
-        precision: With what numbers.
+        index: Its name or folder; see `mmsearch.home.index_folder`.
+        runtime: What its encoders run on; see `load_encoder`.
+        device: See `load_encoder`.
+        precision: See `load_encoder`.
 
     Raises:
-        IndexNotFound: there is none.
+        IndexNotFound: there is no such index.
+        IndexUnusable: it is damaged, or was made by a newer version.
     """
     return Collection(index_folder(index), how=runtime_of(runtime, device, precision))
 
@@ -65,18 +66,18 @@ def collection_for(
     how: Runtime | None = None,
     create: bool = True,
 ) -> Collection:
-    """The index that files are to go into, made if need be; nothing is indexed yet.
+    """The index that files are to be added to, created if need be; nothing is indexed yet.
 
     Args:
-        needed: Files and folders.
-        into: The index, by name or folder.
-        model: The encoder's name, or several.
-        how: What encoders are to run on.
-        create: Make the index if there is none.
+        needed: Files and folders that must exist.
+        into: The name or folder of the index.
+        model: The name of the encoder, or several.
+        how: What encoders run on.
+        create: Create the index if there is none.
 
     Raises:
-        PathNotFound: one of the `needed` paths does not exist; then no index is made.
-        IndexNotFound: there is no index, and none is to be made.
+        PathNotFound: one of `needed` does not exist; then no index is created.
+        IndexNotFound: there is no index, and `create` is False.
     """
     existing(needed)
     return Collection(index_folder(into), model=model, how=how, create=create, restore=True)
@@ -96,12 +97,16 @@ def index_paths(
 
     Args:
         paths: Folders (searched to any depth) and files.
-        into: The index, by name or folder.
-        model: The encoder's name, or several.
-        runtime: What it runs on; see `load_encoder`.
-        device: On which device.
-        precision: With what numbers.
-        options: As `Collection.add` takes them.
+        into: The name or folder of the index.
+        model: The name of the encoder, or several.
+        runtime: What encoders run on; see `load_encoder`.
+        device: See `load_encoder`.
+        precision: See `load_encoder`.
+        options: The keywords of `Collection.add`.
+
+    Raises:
+        PathNotFound: one of `paths` does not exist.
+        MMSearchError: as `Collection` and `Collection.add`.
     """
     given = existing(paths)
     how = runtime_of(runtime, device, precision)

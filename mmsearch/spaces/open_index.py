@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +19,21 @@ if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
 
 Serving = Sequence[tuple[Space, Sequence[Modality]]]
-"""The spaces that answer, the preferred one first, and the modalities each has vectors of."""
+"""The spaces that serve, the preferred one first, and the modalities each has vectors of."""
 
 BACKUPS = "backups"
-"""The setting that says how many backups are kept, unless as many as usual."""
+"""The setting that holds how many backups are kept, if not the default."""
 
 CATCH_UP = 2_000
-"""Items whose words are filed before a search, if an interrupted run left some out."""
+"""Items whose words a search files at most, if an interrupted run left some out."""
 
 
 class OpenIndex:
     """The parts of an open index: store, encoders, query banks, vector indexes, lock.
 
     Args:
-        folder: The index folder, which exists: holds caches, backups and the lock.
-        store: What is stored.
+        folder: The index folder, which exists; caches, backups and the lock are there.
+        store: The store of the index.
         runtime: What encoders run on.
 
     Attributes:
@@ -49,10 +48,11 @@ class OpenIndex:
         self.store = store
         self.runtime = runtime
         self.notices: list[str] = []
-        self.encoders = EncoderPool(self.store, runtime)
-        self.query_banks = QueryBanks(self.store)
+        self.encoders = EncoderPool(store, runtime)
+        self.query_banks = QueryBanks(store)
+        self._lock = WriterLock(folder)
         self.vector_indexes = IndexCache(
-            folder / "cache", self.store, self.query_banks, self.may_write
+            folder / "cache", store, self.query_banks, self._lock.may_write
         )
         self._serving: tuple[Any, Serving] | None = None
 
@@ -64,16 +64,13 @@ class OpenIndex:
     # ------------------------------------------------------------------ reading
 
     def serving(self) -> Serving:
-        """The spaces that answer, the preferred one first, and the modalities they have."""
-        moment = self.store.moment()  # taken first, so that a change meanwhile is seen next time
-        known = self._serving  # another thread may replace it
+        """The spaces that serve, the preferred one first, and the modalities they serve."""
+        store, known = self.store, self._serving  # another thread may replace it
+        moment = store.moment()  # taken first, so that a change meanwhile is seen next time
         if known is None or known[0] != moment:
             found = [
-                (
-                    space,
-                    [name for name in self.store.vectors.modalities(space) if name in space.serves],
-                )
-                for space in self.store.spaces.all()
+                (space, [name for name in store.vectors.modalities(space) if name in space.serves])
+                for space in store.spaces.all()
                 if space.serves
             ]
             known = self._serving = moment, found
@@ -131,10 +128,6 @@ class OpenIndex:
         self.vector_indexes.configure(kind, recall)
         self.encoders.keep_tokens(wanted=token_embeddings)
 
-    @cached_property
-    def _lock(self) -> WriterLock:
-        return WriterLock(self.folder)
-
     def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
         """The right to write, for as long as a `with` lasts.
 
@@ -149,11 +142,11 @@ class OpenIndex:
         return self._lock.writing(what, wait=wait)
 
     def may_write(self, what: str) -> AbstractContextManager[bool]:
-        """Whether nobody else writes; for what may as well be left undone."""
+        """Whether there is the right to write, for what may as well be left undone; never waits."""
         return self._lock.may_write(what)
 
     def catch_up_words(self) -> None:
-        """File the words that an interrupted run left out, a few, if nobody else is writing."""
+        """File some words that an interrupted run left out, unless another process writes."""
         if self.store.words.due():
             with self.may_write("filing words") as may, suppress(StorageFailed):
                 if may:
