@@ -47,7 +47,7 @@ def make_facts(model: TorchModel, towers: TowerCache) -> dict[str, Any]:
     """Keep what must be known of a model to use it without torch."""
     facts: dict[str, Any] = {
         "dim": model.dim(),
-        "pixels": model.pixels.write(),
+        "pixels": asdict(model.pixels),
         "notes": model.notes,
         "tokens": None,
         "why_no_tokens": None,
@@ -57,7 +57,7 @@ def make_facts(model: TorchModel, towers: TowerCache) -> dict[str, Any]:
             recipe, tokenizer = model.recipe()
             tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
             check_tokens(model, Tokens(folder / "tokenizer.json", recipe), recipe)
-            facts["tokens"] = recipe.write()
+            facts["tokens"] = asdict(recipe)
         except Exception as error:  # tokenizers fail in all ways
             log.info("tokens of %s need torch", towers.folder, exc_info=True)
             facts["why_no_tokens"] = f"{type(error).__name__}: {error}"[:300]
@@ -136,7 +136,7 @@ def _made(towers: TowerCache, modality: Modality, precision: str, raw: Path, on:
             simplified(raw, graph, "EXTENDED")
         found = Tower(graph, modality).run(things)
         verdict = compare(wanted, found, precision, distinct)
-        _write_check(folder, verdict.write())
+        _write_check(folder, asdict(verdict))
     log.info("%s tower in %s: %s", modality, precision, verdict)
     return verdict
 
@@ -178,10 +178,6 @@ class Verdict:
     """The share of things whose nearest neighbour is the same."""
     distinct: int
     """Number of different photos or texts; the others up to 64 were crops of these."""
-
-    def write(self) -> dict[str, Any]:
-        """As an object for a JSON file."""
-        return asdict(self)
 
 
 def compare(wanted: Vectors, found: Vectors, precision: str, distinct: int) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,12 +53,8 @@ class Pixels:
 
     @classmethod
     def read(cls, facts: dict[str, Any]) -> Pixels:
-        """The reverse of `write`."""
+        """From facts.json, which holds its fields."""
         return cls(**facts | {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
-
-    def write(self) -> dict[str, Any]:
-        """As an object for a JSON file."""
-        return asdict(self)
 
     def __call__(self, photo: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pixels (height, width, 3) uint8 of a photo, or of what this returned."""
@@ -139,12 +135,8 @@ class TokenRecipe:
 
     @classmethod
     def read(cls, facts: dict[str, Any]) -> TokenRecipe:
-        """The reverse of `write`."""
+        """From facts.json, which holds its fields."""
         return cls(**facts | {"marks": tuple(facts["marks"])})
-
-    def write(self) -> dict[str, Any]:
-        """As an object for a JSON file."""
-        return asdict(self)
 
 
 class Tokens:

@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders.clip.make_towers import COUNT, LEAST_COSINE, LEAST_NEIGHBOURS, SENTENCES
+from mmsearch.encoders.clip.make_towers import (
+    COUNT,
+    LEAST_COSINE,
+    LEAST_NEIGHBOURS,
+    SENTENCES,
+    make_facts,
+    make_tower,
+    makers,
+)
 from mmsearch.encoders.clip.preprocessing import TokenRecipe, Tokens
 from mmsearch.encoders.clip.torch_model import (
     A_RUN,
@@ -122,7 +130,7 @@ class Runners:
         self._choosing = threading.RLock()
         self._chosen: dict[Modality, Run] = {}
         self._loaded: TorchModel | None = None
-        self.facts = towers.facts() or self._make_facts()
+        self.facts = towers.facts() or make_facts(self._model(), towers)
         self._note(*self.facts["notes"])
 
     def run(self, modality: Modality, things: Sequence[Any]) -> Vectors:
@@ -149,20 +157,19 @@ class Runners:
                 raise InvalidOption(f"{self._source.name} cannot run on ONNX Runtime: {why}")
             self._note_faults([why], "texts run on torch")
             return None
-        todo, faults = list(self._plan.graphs), list[str]()
-        while todo:
-            check = self._checked(modality, things, todo)
-            fault = _fault(modality, todo[0], check)
-            forced = self._plan.insists and len(todo) == 1 and "error" not in check
+        graphs, faults = self._plan.graphs, list[str]()
+        for place, precision in enumerate(graphs):
+            check = self._checked(modality, things, graphs[place:])
+            fault = _fault(modality, precision, check)
+            forced = self._plan.insists and precision == graphs[-1] and "error" not in check
             if fault and fault not in faults:
                 faults.append(fault)
             if check.get("passed") or forced:
-                running = self._opened(modality, todo[0], things)
+                running = self._opened(modality, precision, things)
                 if running is not None:
-                    self._note_faults(faults, f"it runs in {todo[0]} on ONNX Runtime")
+                    self._note_faults(faults, f"it runs in {precision} on ONNX Runtime")
                     return running
                 faults.append(f"its {modality} graph cannot be read")
-            todo.pop(0)
         if self._plan.device is None:
             raise InvalidOption(
                 f"{self._source.name} cannot run on ONNX Runtime: {'; '.join(faults)}. "
@@ -225,8 +232,6 @@ class Runners:
         """Try to make graphs; with the image tower's also the text tower's, so that after one
         indexing run no query needs torch.
         """
-        from mmsearch.encoders.clip.make_towers import make_tower
-
         try:
             model = self._model()
         except MissingExtra:
@@ -248,8 +253,6 @@ class Runners:
 
     def _try_again(self, modality: Modality, check: dict[str, Any], things: Sequence[Any]) -> bool:
         """Whether a failed check may pass now: with other packages, or on more photos."""
-        from mmsearch.encoders.clip.make_towers import makers
-
         if check["passed"]:
             return False
         if "error" in check:
@@ -263,11 +266,6 @@ class Runners:
         if self._loaded is None:
             self._loaded = TorchModel(self._source)
         return self._loaded
-
-    def _make_facts(self) -> dict[str, Any]:
-        from mmsearch.encoders.clip.make_towers import make_facts
-
-        return make_facts(self._model(), self._towers)
 
     # ------------------------------------------------------------------ notes
 
