@@ -79,7 +79,7 @@ def test_chunks_of_vectors_are_as_good_as_one_array(library: Collection):
 
 def test_more_rows_than_fit_in_a_batch_are_all_stored_in_order(library: Collection, monkeypatch):
     monkeypatch.setattr("mmsearch.indexing.bulk.sources.ROWS_AT_ONCE", 10)
-    monkeypatch.setattr("mmsearch.storage.sqlite.batch.MOST_PARAMETERS", 25)
+    monkeypatch.setattr("mmsearch.storage.sqlite.writer.MOST_PARAMETERS", 25)
     seen: list[tuple[int, int | None]] = []
     vectors = (unit(95)[start : start + 10] for start in range(0, 95, 10))
     library.add_vectors(

@@ -18,12 +18,12 @@ from mmsearch.storage.sqlite.files import Failures, Files, IndexRoots, Sources, 
 from mmsearch.storage.sqlite.filters import Filters
 from mmsearch.storage.sqlite.items import Items
 from mmsearch.storage.sqlite.loader import Loader
-from mmsearch.storage.sqlite.records import put_entries
 from mmsearch.storage.sqlite.relocation import Relocation
 from mmsearch.storage.sqlite.settings import Settings, next_revision
 from mmsearch.storage.sqlite.spaces import QueryBanks, Spaces
 from mmsearch.storage.sqlite.vectors import Hubs, StoredVectors, TokenEmbeddings
 from mmsearch.storage.sqlite.words import Words
+from mmsearch.storage.sqlite.writer import put_records
 from mmsearch.storage.store import VectorIndexes
 
 
@@ -82,7 +82,7 @@ class Catalog:
             failures: Files that could not be used.
         """
         with self.database.write() as connection:
-            put_entries(connection, records)
+            put_records(connection, records)
             put_failures(connection, failures)
             if any(record.changes_vectors for record in records):
                 next_revision(connection)

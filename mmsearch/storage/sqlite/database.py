@@ -187,9 +187,10 @@ def storage_errors() -> Iterator[None]:
     """What the database raises becomes StorageFailed, with what to do."""
     try:
         yield
-    except IntegrityError as error:
+    except (IntegrityError, sqlite3.IntegrityError) as error:
+        said = getattr(error, "orig", error)
         raise StorageFailed(
-            f"another process changed the index at the same time ({error.orig}); what was stored "
+            f"another process changed the index at the same time ({said}); what was stored "
             "before is kept: run the command again"
         ) from error
     except (DatabaseError, sqlite3.Error) as error:

@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from mmsearch.storage.records import ItemBatch, Space
-from mmsearch.storage.sqlite.batch import put_batch
 from mmsearch.storage.sqlite.checkpoints import Checkpoints
 from mmsearch.storage.sqlite.database import Database, storage_errors
 from mmsearch.storage.sqlite.schema import items, metadata, tags
 from mmsearch.storage.sqlite.settings import Settings, next_revision, put_setting
+from mmsearch.storage.sqlite.writer import put_batch
 from mmsearch.storage.store import PutBatch
 
 _FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 0, "foreign_keys": 0}
@@ -102,7 +102,7 @@ def _put(
     connection: Connection, checkpoints: Checkpoints, batch: ItemBatch, space: Space | None
 ) -> tuple[int, int]:
     with storage_errors(), connection.begin():
-        done = put_batch(connection.connection.driver_connection, batch, space)
+        done = put_batch(connection, batch, space)
         next_revision(connection)
     checkpoints.committed()
     return done

@@ -32,7 +32,6 @@ from mmsearch.storage.sqlite.database import (
     chunks,
     id_list,
 )
-from mmsearch.storage.sqlite.records import put_rows, unpacked
 from mmsearch.storage.sqlite.schema import (
     absent_modalities,
     items,
@@ -43,6 +42,7 @@ from mmsearch.storage.sqlite.schema import (
     vectors,
 )
 from mmsearch.storage.sqlite.settings import next_epoch, next_revision
+from mmsearch.storage.sqlite.writer import put_vectors, unpack
 from mmsearch.types import Kind, Modality, Span
 
 if TYPE_CHECKING:
@@ -243,11 +243,13 @@ class StoredVectors:
             current: dict[int, list[str]] = {}
             for item_id, text in _TEXTS.of(connection, ids=ids) if texts is not None else ():
                 current.setdefault(item_id, []).append(text)
-            for (item_id, hash_), fields in vectors.items():
-                same = texts is None or current.get(item_id, []) == list(texts[item_id])
-                if same and hashes.get(item_id) == hash_:
-                    for field, some in fields.items():
-                        put_rows(connection, item_id, field, some)
+            unchanged = [
+                (item_id, fields)
+                for (item_id, hash_), fields in vectors.items()
+                if hashes.get(item_id) == hash_
+                and (texts is None or current.get(item_id, []) == list(texts[item_id]))
+            ]
+            put_vectors(connection, unchanged)
             next_revision(connection)
 
     def new(
@@ -414,7 +416,7 @@ class TokenEmbeddings:
         base = select(c.item_id, c.position, c.embeddings)
         base = base.where(c.space_id == space.id, c.modality == modality)
         return {
-            (item_id, position): unpacked(blob)
+            (item_id, position): unpack(blob)
             for part in chunks(sorted(set(ids)))
             for item_id, position, blob in self._database.rows(base.where(c.item_id.in_(part)))
         }
