@@ -490,6 +490,7 @@ def opened(store: Store, folder: Path, encoder: ToyEncoder) -> OpenIndex:
     index.encoders.serve_with([encoder])
     run = IndexRun(index, ReadOptions(), MediaOptions().resolve(store))
     run.run(add_scopes(store, [str(folder)]))
+    assert run.report.warnings == []
     return index
 
 
@@ -517,6 +518,11 @@ def test_a_folder_is_indexed_searched_tagged_and_compared(
     run = IndexRun(index, ReadOptions(), MediaOptions().resolve(store))
     run.run(add_scopes(store, [str(folder)]))
     assert (run.report.removed, run.report.unchanged) == (1, 4)
+
+
+def test_a_store_with_an_engine_of_its_own_needs_no_files(folder: Path, toy: ToyEncoder):
+    opened(MemoryStore(), folder, toy)
+    assert [one.name for one in (folder.parent / "index").iterdir()] in ([], ["writer.lock"])
 
 
 def test_both_stores_give_the_same_hits_with_the_same_scores(

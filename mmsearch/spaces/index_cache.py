@@ -135,6 +135,8 @@ class IndexCache:
             present: The modalities that have vectors, by space.
             soon_again: Whether another run is likely to follow soon, so that small segments wait.
         """
+        if self._store.vector_indexes is not None:
+            return  # the store's own engine finds neighbours
         for space, modalities in present:
             for modality in modalities:
                 index = self.index(space, modality)

@@ -158,6 +158,8 @@ class OpenIndex:
         Args:
             changed: Whether the store has changed since the last backup.
         """
+        if not (self.folder / backups.CATALOG).exists():
+            return []  # the store is not in this folder
         if not changed and backups.newest(self.folder) is not None:
             return []
         kept = self.store.settings.get(BACKUPS)
