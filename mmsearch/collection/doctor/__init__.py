@@ -9,15 +9,15 @@ Nothing is encoded here: lost vectors are marked, and the next `mmsearch index` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from mmsearch.collection.doctor.check import Finding, Findings, opened
+from mmsearch.collection.doctor.check import Finding, Outcome, opened
 from mmsearch.collection.doctor.contents import FILE_CHECKS, TABLE_CHECKS
 from mmsearch.collection.doctor.folder import (
+    CACHE_CHECKS,
     FOLDER_CHECKS,
-    check_caches,
     check_catalog_file,
     check_integrity,
     restore,
@@ -57,37 +57,39 @@ def examine(
         raise IndexNotFound(f"there is no index at {folder}: make one with `mmsearch index FOLDER`")
     findings: list[Finding] = []
     with WriterLock(folder).writing("repairing") if repair else nullcontext():
-        for found in _check(folder, sample, repair=repair):
-            if isinstance(found, Finding):
-                finding = found
-            else:
-                finding = found.repaired() if repair else found.finding
+        for check, outcome in _outcomes(folder, sample, repair=repair):
+            finding = outcome.finding(check, repair=repair)
             findings.append(finding)
             if on_finding is not None:
                 on_finding(finding)
     return findings
 
 
-def _check(folder: Path, sample: int, *, repair: bool) -> Findings:
+def _outcomes(folder: Path, sample: int, *, repair: bool) -> Iterator[tuple[str, Outcome]]:
+    """The name and outcome of each check; what is found is repaired before the next one."""
     file = check_catalog_file(folder, repair=repair)
-    yield file
+    yield "catalog file", file
     if file.state != "wrong":
-        yield from _check_catalog(folder, sample, repair=repair)
-    for check in FOLDER_CHECKS:
-        yield from check(folder)
+        yield from _outcomes_of_catalog(folder, sample, repair=repair)
+    for check, outcome_of in FOLDER_CHECKS.items():
+        yield check, outcome_of(folder)
 
 
-def _check_catalog(folder: Path, sample: int, *, repair: bool) -> Findings:
-    """The checks of a catalog; if it is damaged and to be repaired, of its backup."""
+def _outcomes_of_catalog(
+    folder: Path, sample: int, *, repair: bool
+) -> Iterator[tuple[str, Outcome]]:
+    """The same for a catalog that opens; if it is damaged and to be repaired, for its backup."""
     integrity = check_integrity(folder, repair=repair)
     if integrity.state == "wrong" and repair:
-        integrity = restore(folder, integrity.what, integrity.check)
+        integrity = restore(folder, integrity.what)
         if integrity.state == "repaired":
-            yield integrity
+            yield "integrity", integrity
             integrity = check_integrity(folder, repair=repair)
-    yield integrity
+    yield "integrity", integrity
     if integrity.state == "wrong":
         return  # nothing that is read from it can be relied on
     with opened(folder, sample, repair=repair) as context:
-        for check in (*TABLE_CHECKS, check_caches, *FILE_CHECKS):
-            yield from check(context)
+        for check, outcome_of in (TABLE_CHECKS | CACHE_CHECKS | FILE_CHECKS).items():
+            outcome = outcome_of(context)
+            if outcome is not None:
+                yield check, outcome

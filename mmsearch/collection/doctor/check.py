@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,50 +41,41 @@ class Finding:
     number: int
     what: str
     next: str = ""
-    examples: Sequence[str] = field(default=())
+    examples: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Repairable:
-    """A finding that can be repaired.
+class Outcome:
+    """What a check found, as in a `Finding`, and how that can be repaired.
 
     Attributes:
-        finding: What was found.
-        repair: Repairs it.
+        next: What to do, unless it is repaired.
+        repair: Repairs it; None if nothing here can.
         done: What that does, in words.
-        next: What is left to be done after it.
+        then: What is left to be done after it.
     """
 
-    finding: Finding
-    repair: Callable[[], object]
-    done: str
+    state: State
+    number: int
+    what: str
     next: str = ""
+    examples: Sequence[str] = ()
+    repair: Callable[[], object] | None = None
+    done: str = ""
+    then: str = ""
 
-    def repaired(self) -> Finding:
-        """Repair it; returns what is then to be said."""
+    def finding(self, check: str, *, repair: bool) -> Finding:
+        """The finding of a check, after a repair if that is wanted and possible."""
+        examples = self.examples[:EXAMPLES]
+        if not repair or self.repair is None:
+            return Finding(check, self.state, self.number, self.what, self.next, examples)
         self.repair()
-        what = f"{self.finding.what}; {self.done}"
-        return replace(self.finding, state="repaired", what=what, next=self.next)
+        what = f"{self.what}; {self.done}"
+        return Finding(check, "repaired", self.number, what, self.then, examples)
 
 
-Findings = Iterator[Finding | Repairable]
-
-
-def ok(check: str, number: int, what: str) -> Finding:
-    """The finding that nothing is wrong."""
-    return Finding(check, "ok", number, what)
-
-
-def wrong(
-    check: str, number: int, what: str, next_: str = REPAIR, examples: Sequence[str] = ()
-) -> Finding:
-    """The finding that something is wrong."""
-    return Finding(check, "wrong", number, what, next_, examples[:EXAMPLES])
-
-
-def note(check: str, number: int, what: str, next_: str, examples: Sequence[str] = ()) -> Finding:
-    """A finding that is worth knowing."""
-    return Finding(check, "note", number, what, next_, examples[:EXAMPLES])
+Check = Callable[["CheckContext"], Outcome | None]
+"""A check; None if it does not apply."""
 
 
 class CheckContext:
@@ -92,11 +84,16 @@ class CheckContext:
     Args:
         folder: The index folder.
         sample: How many vectors and files are checked closely.
+
+    Attributes:
+        seed: What chooses the sample of files: other ones each time, so that in the end all are
+            checked.
     """
 
     def __init__(self, folder: Path, sample: int) -> None:
         self.folder = folder
         self.sample = sample
+        self.seed = secrets.randbits(32)
         self.catalog = Catalog(folder / backups.CATALOG)
 
     def rows(self, statement: str, *values: Any) -> list[Any]:
@@ -131,8 +128,6 @@ class CheckContext:
 def opened(folder: Path, sample: int, *, repair: bool) -> Iterator[CheckContext]:
     """The context of checks; unless they repair, they see one moment of the index."""
     context = CheckContext(folder, sample)
-    with ExitStack() as stack:
-        stack.callback(context.catalog.close)
-        if not repair:
-            stack.enter_context(context.catalog.snapshot())
+    moment = nullcontext() if repair else context.catalog.snapshot()
+    with closing(context.catalog), moment:
         yield context

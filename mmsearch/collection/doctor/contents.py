@@ -8,28 +8,15 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from mmsearch.collection.doctor.check import (
-    REPAIR,
-    CheckContext,
-    Finding,
-    Findings,
-    Repairable,
-    note,
-    ok,
-    wrong,
-)
+from mmsearch.collection.doctor.check import REPAIR, Check, CheckContext, Outcome
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing.run import INCOMPLETE
-from mmsearch.media.file_state import has_content, read_file, stat_of
+from mmsearch.media.file_state import Stat, has_content, read_file, stat_of
 from mmsearch.media.walk import is_away
 from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage import Space
-
-IDENTITY, REFERENCES, FILTERS = "identity", "references", "filters"
-VECTORS, TEXTS, LACKING, WORDS = "vectors", "texts", "lacking", "words"
-FOLDERS, FILES, CONTENT, FAILED = "folders", "files", "content", "failed files"
 
 INDEX = "mmsearch index"
 ENCODE = "mmsearch index, which makes them"
@@ -41,22 +28,24 @@ LENGTH_ERROR = 0.01
 MOST_READ = 2 * 2**30
 """Bytes of files that are read again, at most."""
 
+FileState = Literal["gone", "changed", "same"]
+"""What became of a file, by its size and time."""
+
 Place = tuple[int, str, int]
 """(space id, modality, item id) of the vectors that an item has in a space."""
 
 # ---------------------------------------------------------------------- rows
 
 
-def check_identity(context: CheckContext) -> Findings:
+def check_identity(context: CheckContext) -> Outcome:
     """Whether the catalog has its id and revision."""
     known = {key for (key,) in context.rows("SELECT key FROM settings")}
     missing = sorted({"catalog_id", "revision"} - known)
     if not missing:
-        yield ok(IDENTITY, 2, "the catalog has its id and revision")
-        return
+        return Outcome("ok", 2, "the catalog has its id and revision")
     what = f"the catalog lacks its {' and '.join(missing)}"
-    repair = partial(_renew_identity, context, missing)
-    yield Repairable(wrong(IDENTITY, len(missing), what), repair, "they were made anew")
+    renew = partial(_renew_identity, context, missing)
+    return Outcome("wrong", len(missing), what, REPAIR, repair=renew, done="they were made anew")
 
 
 def _renew_identity(context: CheckContext, missing: Collection[str]) -> None:
@@ -66,16 +55,20 @@ def _renew_identity(context: CheckContext, missing: Collection[str]) -> None:
     context.catalog.settings.set("catalog_id", uuid.uuid4().hex[:12])
 
 
-def check_references(context: CheckContext) -> Findings:
+def check_references(context: CheckContext) -> Outcome:
     """Whether every row belongs to one that is there."""
     orphans = Counter(table for table, _ in _orphans(context))
     if not orphans:
-        yield ok(REFERENCES, 1, "every row belongs to one that is there")
-        return
-    number = orphans.total()
-    examples = [f"{number} of {table}" for table, number in orphans.most_common()]
-    found = wrong(REFERENCES, number, f"{number} rows belong to nothing", REPAIR, examples)
-    yield Repairable(found, lambda: _delete_orphans(context), "deleted")
+        return Outcome("ok", 1, "every row belongs to one that is there")
+    return Outcome(
+        "wrong",
+        orphans.total(),
+        f"{orphans.total()} rows belong to nothing",
+        REPAIR,
+        [f"{number} of {table}" for table, number in orphans.most_common()],
+        repair=lambda: _delete_orphans(context),
+        done="deleted",
+    )
 
 
 def _orphans(context: CheckContext) -> list[tuple[str, int]]:
@@ -89,44 +82,45 @@ def _delete_orphans(context: CheckContext) -> None:
             context.delete_rows(table, sorted({row for other, row in orphans if other == table}))
 
 
-def check_filters(context: CheckContext) -> Findings:
+def check_filters(context: CheckContext) -> Outcome:
     """Whether filters have their indexes: a killed import leaves these for `index` to build."""
-    missing = context.catalog.loader.missing_indexes()
-    if missing:
-        what = f"{len(missing)} indexes are missing, without which filters take longer"
-        found = note(FILTERS, len(missing), what, INDEX, missing)
-        yield Repairable(found, context.catalog.loader.restore_indexes, "they were built")
-    else:
-        yield ok(FILTERS, 1, "their indexes are there")
+    loader = context.catalog.loader
+    missing = loader.missing_indexes()
+    if not missing:
+        return Outcome("ok", 1, "their indexes are there")
+    what = f"{len(missing)} indexes are missing, without which filters take longer"
+    build, done = loader.restore_indexes, "they were built"
+    return Outcome("note", len(missing), what, INDEX, missing, repair=build, done=done)
 
 
 # ---------------------------------------------------------------------- vectors
 
 
-def check_vectors(context: CheckContext) -> Findings:
+def check_vectors(context: CheckContext) -> Outcome:
     """Whether vectors have the size of their space and unit length, one for each position."""
-    wrong_size = context.rows(
-        "SELECT v.space_id, v.modality, v.item_id FROM vectors v JOIN spaces s "
-        "ON s.id = v.space_id WHERE length(v.vector) <> 2 * s.dim"
-    )
-    repeated = context.rows(
-        "SELECT space_id, modality, item_id FROM vectors "
-        "GROUP BY space_id, modality, item_id, position HAVING count(*) > 1"
-    )
     sampled, wrong_length = _sampled_lengths(context)
     faults = {
-        "are of the wrong size": wrong_size,
-        "are there twice": repeated,
+        "are of the wrong size": context.rows(_WRONG_SIZE),
+        "are there twice": context.rows(_REPEATED),
         "are not of unit length": wrong_length,
     }
     places = [tuple(row) for rows in faults.values() for row in rows]
     if places:
         what = ", ".join(f"{len(rows)} {how}" for how, rows in faults.items() if rows)
-        yield _lost_vectors(context, VECTORS, places, what)
-    else:
-        number = context.count("vectors")
-        what = f"{number:,}, each of the right size; {sampled} checked closely"
-        yield ok(VECTORS, number, what)
+        return _lost_vectors(context, places, what)
+    number = context.count("vectors")
+    what = f"{number:,}, each of the right size; {sampled} checked closely"
+    return Outcome("ok", number, what)
+
+
+_WRONG_SIZE = (
+    "SELECT v.space_id, v.modality, v.item_id FROM vectors v JOIN spaces s "
+    "ON s.id = v.space_id WHERE length(v.vector) <> 2 * s.dim"
+)
+_REPEATED = (
+    "SELECT space_id, modality, item_id FROM vectors "
+    "GROUP BY space_id, modality, item_id, position HAVING count(*) > 1"
+)
 
 
 def _sampled_lengths(context: CheckContext) -> tuple[int, list[Place]]:
@@ -153,7 +147,7 @@ _VECTOR = (
 )
 
 
-def check_texts(context: CheckContext) -> Findings:
+def check_texts(context: CheckContext) -> Outcome:
     """Whether items that have vectors of their texts have one for each, in every space."""
     places = [
         (space.id, "text", item_id)
@@ -163,10 +157,9 @@ def check_texts(context: CheckContext) -> Findings:
     ]
     if places:
         what = f"{len(places)} items have more or fewer vectors than texts"
-        yield _lost_vectors(context, TEXTS, places, what)
-    else:
-        number = context.count("texts")
-        yield ok(TEXTS, number, f"{number:,}; where some of an item have vectors, all have")
+        return _lost_vectors(context, places, what)
+    number = context.count("texts")
+    return Outcome("ok", number, f"{number:,}; where some of an item have vectors, all have")
 
 
 _UNEVEN = (
@@ -176,10 +169,8 @@ _UNEVEN = (
 )
 
 
-def _lost_vectors(
-    context: CheckContext, check: str, places: Sequence[Place], what: str
-) -> Repairable:
-    """The finding that vectors are wrong: all at their places are deleted, and encoded again."""
+def _lost_vectors(context: CheckContext, places: Sequence[Place], what: str) -> Outcome:
+    """Vectors at these places are wrong: a repair deletes all of them, to be encoded again."""
 
     def delete() -> None:
         chosen = "SELECT id FROM vectors WHERE space_id = ? AND modality = ? AND item_id = ?"
@@ -187,24 +178,37 @@ def _lost_vectors(
         context.delete_rows("vectors", rows)
         context.mark_incomplete()
 
-    examples = context.paths([item_id for _, _, item_id in places])
-    return Repairable(wrong(check, len(places), what, REPAIR, examples), delete, "deleted", ENCODE)
+    return Outcome(
+        "wrong",
+        len(places),
+        what,
+        REPAIR,
+        context.paths([item_id for _, _, item_id in places]),
+        repair=delete,
+        done="deleted",
+        then=ENCODE,
+    )
 
 
-def check_lacking(context: CheckContext) -> Findings:
+def check_lacking(context: CheckContext) -> Outcome:
     """Which items lack a vector that they should have, and why."""
     reasons, unexplained = _missing_vectors(context)
-    examples = [f"{number} {reason}" for reason, number in reasons.most_common()]
-    if not reasons:
-        yield ok(LACKING, len(context.catalog), "no item lacks a vector")
-    elif unexplained:
-        what = f"{len(unexplained)} items lack vectors, and nothing says why"
-        names = context.paths(sorted(unexplained))
-        found = wrong(LACKING, len(unexplained), what, REPAIR, names)
-        yield Repairable(found, context.mark_incomplete, "they are marked", ENCODE)
-    else:
+    if unexplained:
+        return Outcome(
+            "wrong",
+            len(unexplained),
+            f"{len(unexplained)} items lack vectors, and nothing says why",
+            REPAIR,
+            context.paths(sorted(unexplained)),
+            repair=context.mark_incomplete,
+            done="they are marked",
+            then=ENCODE,
+        )
+    if reasons:
         what = f"{reasons.total()} items lack vectors"
-        yield note(LACKING, reasons.total(), what, INDEX, examples)
+        examples = [f"{number} {reason}" for reason, number in reasons.most_common()]
+        return Outcome("note", reasons.total(), what, INDEX, examples)
+    return Outcome("ok", len(context.catalog), "no item lacks a vector")
 
 
 def _missing_vectors(context: CheckContext) -> tuple[Counter[str], set[int]]:
@@ -246,21 +250,24 @@ def _reason(
 # ---------------------------------------------------------------------- words
 
 
-def check_words(context: CheckContext) -> Findings:
+def check_words(context: CheckContext) -> Outcome:
     """Whether a search by words finds each item, and no other."""
     deleted, unknown = len(context.rows(_DELETED)), len(context.rows(_UNKNOWN))
-    due = context.catalog.words.due()
     if deleted or unknown:
-        what = f"{unknown} items cannot be found by their words, {deleted} that are gone can"
-        found = wrong(WORDS, deleted + unknown, what)
-        yield Repairable(found, lambda: _file_words(context), "their words were filed again")
-    elif due:
-        what = f"{due} items have words still to be filed"
-        found = note(WORDS, due, what, "any search files them")
-        yield Repairable(found, context.catalog.words.refresh, "filed")
-    else:
-        number = len(context.catalog)
-        yield ok(WORDS, number, f"of {number:,} items, all can be found by their words")
+        return Outcome(
+            "wrong",
+            deleted + unknown,
+            f"{unknown} items cannot be found by their words, {deleted} that are gone can",
+            REPAIR,
+            repair=lambda: _file_words(context),
+            done="their words were filed again",
+        )
+    words = context.catalog.words
+    if due := words.due():
+        what, cure = f"{due} items have words still to be filed", "any search files them"
+        return Outcome("note", due, what, cure, repair=words.refresh, done="filed")
+    number = len(context.catalog)
+    return Outcome("ok", number, f"of {number:,} items, all can be found by their words")
 
 
 _DELETED = "SELECT id FROM words_content EXCEPT SELECT id FROM items"
@@ -287,65 +294,36 @@ def _file_words(context: CheckContext) -> None:
 # ---------------------------------------------------------------------- files
 
 
-def check_folders(context: CheckContext) -> Findings:
+def check_folders(context: CheckContext) -> Outcome:
     """Whether the folders that were indexed are there."""
     rows = context.rows("SELECT path, device FROM sources WHERE path <> ''")
     away = [root for root, device in rows if is_away(root, device)]
-    if away:
-        what = f"{len(away)} are not there; what was found in them is kept"
-        cure = "mount them; or mmsearch relocate OLD NEW; or mmsearch remove FOLDER"
-        yield note(FOLDERS, len(away), what, cure, away)
-    else:
-        yield ok(FOLDERS, len(rows), f"{len(rows)}, all there")
+    if not away:
+        return Outcome("ok", len(rows), f"{len(rows)}, all there")
+    what = f"{len(away)} are not there; what was found in them is kept"
+    cure = "mount them; or mmsearch relocate OLD NEW; or mmsearch remove FOLDER"
+    return Outcome("note", len(away), what, cure, away)
 
 
-def check_files(context: CheckContext) -> Findings:
-    """Whether a sample of files is as it was when it was indexed, by size and time, and content."""
-    gone, changed, same = [], [], []
-    for path, size, mtime_ns, hash_ in _sampled_files(context):
-        try:
-            now = stat_of(path)
-        except OSError:
-            gone.append(path)
-            continue
-        if now == (size, mtime_ns):
-            same.append((path, size, hash_))
-        else:
-            changed.append(path)
-    checked = len(gone) + len(changed) + len(same)
-    if gone or changed:
-        what = f"of {checked} files checked, {len(gone)} are gone and {len(changed)} have changed"
-        yield note(FILES, len(gone) + len(changed), what, INDEX, [*gone, *changed])
-    else:
-        yield ok(FILES, checked, f"{checked} checked, as they were when they were indexed")
-    yield _content(same)
+def check_files(context: CheckContext) -> Outcome:
+    """Whether a sample of files has the size and time stored of them."""
+    paths: dict[FileState, list[str]] = {"gone": [], "changed": [], "same": []}
+    for path, state, _, _ in _sampled_files(context):
+        paths[state].append(path)
+    gone, changed, checked = paths["gone"], paths["changed"], sum(map(len, paths.values()))
+    if not gone and not changed:
+        return Outcome("ok", checked, f"{checked} checked, as they were when they were indexed")
+    what = f"of {checked} files checked, {len(gone)} are gone and {len(changed)} have changed"
+    return Outcome("note", len(gone) + len(changed), what, INDEX, [*gone, *changed])
 
 
-def _sampled_files(context: CheckContext) -> Iterator[tuple[str, int, int, bytes]]:
-    """(path, size, mtime_ns, hash) of some files whose folder is there."""
-    ids = [id_ for (id_,) in context.rows("SELECT id FROM items")]
-    chosen = random.Random()  # noqa: S311 - others each time, so that all are checked in the end
-    away: dict[str, bool] = {}
-    for id_ in sorted(chosen.sample(ids, min(len(ids), context.sample))):
-        for root, device, folder, name, size, mtime_ns, hash_ in context.rows(_FILE, id_):
-            if root not in away:
-                away[root] = is_away(root, device)
-            if not away[root]:
-                yield os.path.join(root, folder, name), size, mtime_ns, hash_
-
-
-_FILE = """
-    SELECT sources.path, sources.device, folder, name, size, mtime_ns, hash FROM items
-    JOIN sources ON sources.id = source_id
-    WHERE items.id = ? AND mtime_ns <> 0 AND sources.path <> ''
-"""
-
-
-def _content(files: Sequence[tuple[str, int, bytes]]) -> Finding:
-    """Whether files (path, size, hash) of the same size and time still hold what was hashed."""
+def check_content(context: CheckContext) -> Outcome:
+    """Whether files of the sample that have the same size and time have the same content."""
     other, unreadable = [], []
     read = checked = 0
-    for path, size, hash_ in files:
+    for path, state, size, hash_ in _sampled_files(context):
+        if state != "same":
+            continue
         if read + size > MOST_READ:
             break
         read, checked = read + size, checked + 1
@@ -356,29 +334,61 @@ def _content(files: Sequence[tuple[str, int, bytes]]) -> Finding:
             unreadable.append(f"{path}: {error}")
     examples = [*other, *unreadable]
     if not examples:
-        return ok(CONTENT, checked, f"{checked} files read again, their content is the same")
+        return Outcome("ok", checked, f"{checked} files read again, their content is the same")
     what = f"{len(other)} files have other content although size and time are the same"
     if unreadable:
         what += f", {len(unreadable)} cannot be read any more"
     cure = "compare them with a copy: the disk may be failing; `touch` has one indexed as it is"
-    return wrong(CONTENT, len(examples), what, cure, examples)
+    return Outcome("wrong", len(examples), what, cure, examples)
 
 
-def check_failures(context: CheckContext) -> Findings:
+def _sampled_files(context: CheckContext) -> Iterator[tuple[str, FileState, int, bytes]]:
+    """(path, state, size, hash) of some files whose folder is there; other ones in each run."""
+    ids = [id_ for (id_,) in context.rows("SELECT id FROM items")]
+    chosen = random.Random(context.seed)  # noqa: S311 - not for secrets
+    away: dict[str, bool] = {}
+    for id_ in sorted(chosen.sample(ids, min(len(ids), context.sample))):
+        for root, device, folder, name, size, mtime_ns, hash_ in context.rows(_FILE, id_):
+            if root not in away:
+                away[root] = is_away(root, device)
+            if not away[root]:
+                path = os.path.join(root, folder, name)
+                yield path, _state(path, (size, mtime_ns)), size, hash_
+
+
+def _state(path: str, stored: Stat) -> FileState:
+    try:
+        return "same" if stat_of(path) == stored else "changed"
+    except OSError:
+        return "gone"
+
+
+_FILE = """
+    SELECT sources.path, sources.device, folder, name, size, mtime_ns, hash FROM items
+    JOIN sources ON sources.id = source_id
+    WHERE items.id = ? AND mtime_ns <> 0 AND sources.path <> ''
+"""
+
+
+def check_failures(context: CheckContext) -> Outcome:
     """How many files could not be used."""
     if number := context.count("failures"):
-        yield note(FAILED, number, f"{number} could not be used", "mmsearch errors")
-    else:
-        yield ok(FAILED, 0, "none")
+        return Outcome("note", number, f"{number} could not be used", "mmsearch errors")
+    return Outcome("ok", 0, "none")
 
 
-TABLE_CHECKS = (
-    check_identity,
-    check_references,
-    check_vectors,
-    check_texts,
-    check_lacking,
-    check_words,
-    check_filters,
-)
-FILE_CHECKS = (check_folders, check_files, check_failures)
+TABLE_CHECKS: dict[str, Check] = {
+    "identity": check_identity,
+    "references": check_references,
+    "vectors": check_vectors,
+    "texts": check_texts,
+    "lacking": check_lacking,
+    "words": check_words,
+    "filters": check_filters,
+}
+FILE_CHECKS: dict[str, Check] = {
+    "folders": check_folders,
+    "files": check_files,
+    "content": check_content,
+    "failed files": check_failures,
+}

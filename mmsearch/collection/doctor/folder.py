@@ -6,22 +6,12 @@ import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from mmsearch.collection.doctor.check import (
-    EXAMPLES,
-    REPAIR,
-    CheckContext,
-    Finding,
-    Findings,
-    Repairable,
-    note,
-    ok,
-    wrong,
-)
+from mmsearch.collection.doctor.check import REPAIR, Check, CheckContext, Outcome, State
 from mmsearch.errors import CatalogDamaged, IndexUnusable, StorageFailed
 from mmsearch.storage import Space, backups
 from mmsearch.storage.sqlite import Catalog
@@ -34,10 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmsearch.types import Modality
-
-CATALOG_FILE, INTEGRITY = "catalog file", "integrity"
-BACKUPS, LEFTOVERS = "backups", "leftovers"
-CACHES, STALE = "caches", "stale caches"
 
 UNFINISHED = ".part"
 """The ending of a file or folder while it is written."""
@@ -53,42 +39,42 @@ START_ANEW = "no good backup is there: delete the index folder and index again"
 # ---------------------------------------------------------------------- the catalog's file
 
 
-def check_catalog_file(folder: Path, *, repair: bool) -> Finding:
+def check_catalog_file(folder: Path, *, repair: bool) -> Outcome:
     """Whether the file is complete, and a catalog that this version can open."""
     try:
         backups.check_there(folder)
         Catalog(folder / backups.CATALOG).close()
     except CatalogDamaged as error:
         if repair:
-            return restore(folder, error.why, CATALOG_FILE)
-        return wrong(CATALOG_FILE, 1, f"{backups.CATALOG}: {error.why}", _cure(folder))
+            return restore(folder, error.why)
+        return Outcome("wrong", 1, f"{backups.CATALOG}: {error.why}", _cure(folder))
     size = (folder / backups.CATALOG).stat().st_size
-    return ok(CATALOG_FILE, 1, f"{size / 2**20:.1f} MiB, complete")
+    return Outcome("ok", 1, f"{size / 2**20:.1f} MiB, complete")
 
 
-def check_integrity(folder: Path, *, repair: bool) -> Finding:
+def check_integrity(folder: Path, *, repair: bool) -> Outcome:
     """Whether SQLite finds no fault in it; if only its indexes are at fault, they are rebuilt."""
     with closing(driver_of(folder / backups.CATALOG)) as catalog:
         faults = _faults(catalog)
         if not faults:
-            return ok(INTEGRITY, 1, "SQLite finds nothing wrong")
+            return Outcome("ok", 1, "SQLite finds nothing wrong")
         if repair and _rebuild_indexes(catalog):
             what = "SQLite's indexes were rebuilt"
-            return Finding(INTEGRITY, "repaired", len(faults), what, "", faults[:EXAMPLES])
+            return Outcome("repaired", len(faults), what, examples=faults)
     what = f"SQLite finds {len(faults)} faults"
-    return wrong(INTEGRITY, len(faults), what, _cure(folder), faults)
+    return Outcome("wrong", len(faults), what, _cure(folder), faults)
 
 
-def restore(folder: Path, why: str, check: str) -> Finding:
+def restore(folder: Path, why: str) -> Outcome:
     """Put the newest good backup in place of a catalog that cannot be used, if there is one."""
     try:
         backup = backups.restore(folder)
     except StorageFailed:
         raise
     except IndexUnusable:
-        return wrong(check, 1, f"{backups.CATALOG}: {why}", START_ANEW)
+        return Outcome("wrong", 1, f"{backups.CATALOG}: {why}", START_ANEW)
     what = f"{why}; restored from the backup of {backups.time_of(backup)}"
-    return Finding(check, "repaired", 1, what, "mmsearch index, to read again what came since")
+    return Outcome("repaired", 1, what, "mmsearch index, to read again what came since")
 
 
 def _cure(folder: Path) -> str:
@@ -116,52 +102,54 @@ def _rebuild_indexes(catalog: sqlite3.Connection) -> bool:
 # ---------------------------------------------------------------------- beside the catalog
 
 
-def check_backups(folder: Path) -> Findings:
+def check_backups(folder: Path) -> Outcome:
     """Whether the backups are good."""
     kept = backups.all_of(folder)
-    bad = {path: fault for path in kept if (fault := backups.fault_of(path)) is not None}
-    makes_one = "the next `mmsearch index` makes one"
-    if bad:
-        examples = [f"{path.name}: {fault}" for path, fault in bad.items()]
-        cure = f"{REPAIR} deletes them; {makes_one}"
-        yield Repairable(
-            wrong(BACKUPS, len(bad), f"{len(bad)} are damaged", cure, examples),
-            lambda: _delete(bad),
-            "deleted",
-            makes_one if len(bad) == len(kept) else "",
+    faults = {path: fault for path in kept if (fault := backups.fault_of(path)) is not None}
+    if faults:
+        another = "the next `mmsearch index` makes one"
+        return Outcome(
+            "wrong",
+            len(faults),
+            f"{len(faults)} are damaged",
+            f"{REPAIR} deletes them; {another}",
+            [f"{path.name}: {fault}" for path, fault in faults.items()],
+            repair=lambda: _delete(faults),
+            done="deleted",
+            then=another if len(faults) == len(kept) else "",
         )
-    elif kept:
+    if kept:
         newest = backups.time_of(kept[-1])
-        yield ok(BACKUPS, len(kept), f"{len(kept)}, the newest of {newest}")
-    else:
-        cure = "the next `mmsearch index` that changes something makes one"
-        yield note(BACKUPS, 0, "there is none", cure)
+        return Outcome("ok", len(kept), f"{len(kept)}, the newest of {newest}")
+    cure = "the next `mmsearch index` that changes something makes one"
+    return Outcome("note", 0, "there is none", cure)
 
 
-def check_leftovers(folder: Path) -> Findings:
+def check_leftovers(folder: Path) -> Outcome:
     """Whether something was left behind: unfinished files, or a damaged catalog."""
     places = (folder, folder / backups.FOLDER, folder / "cache")
     unfinished = sorted(path for place in places for path in place.glob(f"*{UNFINISHED}*"))
     left = [path for path in unfinished if _is_abandoned(path)]
     damaged = sorted(folder.glob(f"{backups.CATALOG}.damaged-*"))
     if left:
-        names = [str(path.relative_to(folder)) for path in left]
-        what = f"{len(left)} half-written files"
-        yield Repairable(
-            wrong(LEFTOVERS, len(left), what, f"{REPAIR} deletes them", names),
-            lambda: _delete(left),
-            "deleted",
+        return Outcome(
+            "wrong",
+            len(left),
+            f"{len(left)} half-written files",
+            f"{REPAIR} deletes them",
+            [str(path.relative_to(folder)) for path in left],
+            repair=lambda: _delete(left),
+            done="deleted",
         )
-    elif damaged:
+    if damaged:
         size = sum(path.stat().st_size for path in damaged) / 2**20
         what = f"what a restored backup replaced, {size:.1f} MiB"
         names = [path.name for path in damaged]
-        yield note(LEFTOVERS, len(damaged), what, "delete it unless you miss something", names)
-    else:
-        yield ok(LEFTOVERS, 0, "nothing was left behind")
+        return Outcome("note", len(damaged), what, "delete it unless you miss something", names)
+    return Outcome("ok", 0, "nothing was left behind")
 
 
-FOLDER_CHECKS = (check_backups, check_leftovers)
+FOLDER_CHECKS = {"backups": check_backups, "leftovers": check_leftovers}
 
 
 def _is_abandoned(path: Path) -> bool:
@@ -183,35 +171,48 @@ def _delete(paths: Iterable[Path]) -> None:
 # ---------------------------------------------------------------------- caches
 
 
-def check_caches(context: CheckContext) -> Findings:
-    """Whether each cache holds what the catalog does; those of another catalog are stale."""
+def check_caches(context: CheckContext) -> Outcome:
+    """Whether each cache of this catalog holds what the catalog does."""
+    caches, _ = _caches(context)
+    faults = {path: fault for path in caches if (fault := _fault(context, path))}
+    if not faults:
+        return Outcome("ok", len(caches), f"{len(caches)}, as the catalog has it")
+    what = f"{len(faults)} damaged, or other than the catalog"
+    examples = [f"{path.name}: {fault}" for path, fault in faults.items()]
+    return _deletable("wrong", what, list(faults), examples)
+
+
+def check_stale_caches(context: CheckContext) -> Outcome | None:
+    """Whether there are caches of other catalogs, or of spaces that are gone."""
+    _, stale = _caches(context)
+    what = f"{len(stale)} belong to nothing that is there"
+    return _deletable("note", what, stale, [path.name for path in stale]) if stale else None
+
+
+CACHE_CHECKS: dict[str, Check] = {"caches": check_caches, "stale caches": check_stale_caches}
+
+
+def _caches(context: CheckContext) -> tuple[list[Path], list[Path]]:
+    """The caches of this catalog, and stale ones; none if it lacks what tells them apart."""
     settings = context.catalog.settings
-    if settings.get("catalog_id") is None or settings.get("revision") is None:
-        return  # by which caches are told from stale ones
-    faults: dict[Path, str] = {}
-    stale: list[Path] = []
-    good = 0
-    for path in sorted((context.folder / "cache").glob("*")):
-        if path.suffix == UNFINISHED:
-            continue  # the check for leftovers finds it
-        if not _is_current(context, path):
-            stale.append(path)
-        elif fault := _fault(context, path):
-            faults[path] = fault
-        else:
-            good += 1
-    cure, done = f"{REPAIR} deletes them; a search rebuilds them", "deleted, a search rebuilds them"
-    if faults:
-        what = f"{len(faults)} damaged, or other than the catalog"
-        examples = [f"{path.name}: {fault}" for path, fault in faults.items()]
-        found = wrong(CACHES, len(faults), what, cure, examples)
-        yield Repairable(found, lambda: _delete(faults), done)
-    else:
-        yield ok(CACHES, good, f"{good}, as the catalog has it")
-    if stale:
-        what = f"{len(stale)} belong to nothing that is there"
-        found = note(STALE, len(stale), what, cure, [path.name for path in stale])
-        yield Repairable(found, lambda: _delete(stale), done)
+    if None in (settings.get("catalog_id"), settings.get("revision")):
+        return [], []
+    paths = sorted((context.folder / "cache").glob("*"))
+    finished = [path for path in paths if path.suffix != UNFINISHED]  # see check_leftovers
+    current = [path for path in finished if _is_current(context, path)]
+    return current, [path for path in finished if path not in current]
+
+
+def _deletable(state: State, what: str, paths: Sequence[Path], examples: Sequence[str]) -> Outcome:
+    return Outcome(
+        state,
+        len(paths),
+        what,
+        f"{REPAIR} deletes them; a search rebuilds them",
+        examples,
+        repair=lambda: _delete(paths),
+        done="deleted, a search rebuilds them",
+    )
 
 
 def _is_current(context: CheckContext, path: Path) -> bool:
