@@ -36,8 +36,8 @@ def require_watchfiles() -> None:
 class ChangeListener:
     """Collects what changes in folders, from when it is made until it is closed.
 
-    watchfiles' own debouncing cannot tell a file that is written all the time from one that has
-    changed once; so it only gathers what the system tells within a moment.
+    The debouncing of watchfiles cannot tell a file that is written all the time from one that has
+    changed once; so it only collects what the system reports within a moment.
 
     Args:
         folders: Where to listen; they exist.
@@ -80,7 +80,7 @@ class ChangeListener:
 
 
 class PendingChanges:
-    """Changed paths, kept until nothing more happens to them, but not for ever.
+    """Changed paths, kept until nothing more happens to them, but not forever.
 
     Args:
         quiet: Seconds without a change after which all of them are due.
@@ -148,5 +148,5 @@ def readable_below(folder: str) -> list[str]:
 
 
 def _may_matter(change: str, path: str) -> bool:
-    """Whether it is a file to index, or a folder; of what is gone, only its name can tell."""
+    """Whether it is a file to index or a folder; of what is gone, nothing but the name is known."""
     return change == "deleted" or kind_of(os.path.basename(path)) is not None or os.path.isdir(path)

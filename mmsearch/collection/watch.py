@@ -1,8 +1,8 @@
 """Keeps an index in step with the disk, until it is stopped.
 
-The system tells of changes (inotify and its like, through watchfiles); this only says where to
-look. What it does not tell is found all the same: everything is scanned once in the beginning, when
-a folder comes back, after a flood of changes, and now and then.
+The system reports changes (inotify and its like, through watchfiles); they only tell where to
+scan. Those that it does not report are found all the same: everything is scanned in the beginning,
+when a folder comes back, after a flood of changes, and every hour.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Folder = tuple[str, bool]
 """A folder to watch, and whether with everything below."""
 
 RESCAN_ALL = 3600.0
-"""Seconds after which everything is scanned unasked: the system's queue may have run over, it may
-watch no more folders, and network drives do not tell what other machines do."""
+"""Seconds between two scans of everything: the system's queue may have overflowed, it may watch no
+more folders, and network drives do not report changes by other machines."""
 
 POLLING = 5.0
-"""Seconds between two scans of everything where the system tells nothing, at least."""
+"""Seconds between two scans of everything where the system reports nothing, at least."""
 
 POLLING_SHARE = 10
 """Times as long as the last scan took, at least: polling takes a tenth of the time at most."""
@@ -53,7 +53,7 @@ TRY_AGAIN = 1.0
 """Seconds until the paths to watch are tried again while another process writes."""
 
 MOST_ERRORS, ERRORS_WITHIN = 5, 60.0
-"""Errors of listening, within so many seconds, after which everything is polled."""
+"""Errors of listening, within so many seconds, after which it polls."""
 
 LONGEST_PAUSE = {IndexBusy: 5.0, PathNotFound: 5.0, StorageFailed: 60.0}
 """Seconds until something is tried again, at most; the first pause is one, each the double."""
@@ -116,7 +116,7 @@ class Watcher:
         collection: The index.
         pending: What has changed.
         stop: Ends it.
-        callbacks: Who is told what happens.
+        callbacks: Called when something happens.
         poll: Whether to scan again and again instead of listening.
     """
 
@@ -195,7 +195,7 @@ class Watcher:
             self._there.clear()
 
     def _listen_otherwise(self, error: Exception) -> None:
-        """Listen anew after an error, or poll if it is of no use; all is scanned meanwhile."""
+        """Listen again after an error, or poll if errors go on; then everything is scanned."""
         now = time.monotonic()
         self._errors = [*(then for then in self._errors if now - then < ERRORS_WITHIN), now]
         if isinstance(error, PermissionError) and not self._flat:
@@ -203,8 +203,8 @@ class Watcher:
         elif "limit" in str(error) or "Too many open files" in str(error):
             self._give_up_listening(LIMITS)
         elif len(self._errors) >= MOST_ERRORS:  # names that are not UTF-8 are such errors
-            self._give_up_listening(f"the system does not tell what changes: {error}")
-        self._there.clear()  # so that they are listened to anew, and scanned
+            self._give_up_listening(f"the system does not report changes: {error}")
+        self._there.clear()  # so that they are listened to again, and scanned
         self._checked = now
 
     def _give_up_listening(self, why: str) -> None:

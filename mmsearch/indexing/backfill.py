@@ -23,14 +23,14 @@ ITEMS_A_BATCH = 64
 """Items whose texts are encoded in one call."""
 
 WITH_REGIONS: frozenset[Kind] = frozenset({"image"})
-"""The kinds of files whose token embeddings are kept: videos and documents have only vectors."""
+"""The kinds of files that have token embeddings of pictures; videos and documents have none."""
 
 Missing = tuple[int, str, bytes]
 """(item id, path, hash) of an item that lacks a vector."""
 
 
 class Backfill:
-    """Brings one space to where it holds vectors of everything.
+    """Encodes for one space whatever it lacks.
 
     Batches are stored as they are made, so an interrupted backfill goes on where it stopped. Texts
     come from the store; photos, sounds and so on are read again.
@@ -38,7 +38,7 @@ class Backfill:
     Args:
         store: What is stored.
         target: The space.
-        query_banks: By which hubs are told.
+        query_banks: The query banks of its spaces, which tell hubs.
         options: How files are read.
         progress: Called with (items done, items in all).
         tokens: Also encode items that have a vector, but no token embeddings.
@@ -55,7 +55,7 @@ class Backfill:
         tokens: bool = False,
     ) -> None:
         self.backfilled = 0
-        """Items that were given vectors."""
+        """Items that have been encoded."""
         self.unreadable = 0
         """Files that could not be read; their items are found by their other vectors alone."""
         self.away = 0

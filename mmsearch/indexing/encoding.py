@@ -34,7 +34,7 @@ def encode(
     Args:
         targets: The encoders and their spaces.
         files: The contents and texts of each.
-        query_banks: By which hubs are told, where a space has one.
+        query_banks: By these it is computed how much of a hub each vector is.
     """
     found = [dict(contents.rows) if contents else {} for contents, _ in files]
     for target in targets:
@@ -79,7 +79,7 @@ def _encode_all(
 def _encoded(
     target: EncodingTarget, modality: Modality, inputs: Sequence[Any]
 ) -> tuple[Vectors, Sequence[TokenEmbeddings]]:
-    """Vectors, and their token embeddings where the target keeps any."""
+    """Vectors, and their token embeddings if the target stores these."""
     encoder = token_encoder(target.encoder)
     if encoder is not None and modality in target.token_modalities:
         return encoder.encode_with_tokens(modality, inputs)

@@ -35,7 +35,7 @@ class FileIndexer:
     Args:
         store: Where they are stored.
         targets: The encoders, and their spaces in that store.
-        query_banks: By which hubs are told.
+        query_banks: By these it is computed how much of a hub each vector is.
         options: How files are read.
         report: What is done is counted there; it is right at every moment.
         caption_file: Captions from a file, if any.
@@ -103,7 +103,7 @@ class FileIndexer:
             yield scanned
 
     def _encode(self, batch: Sequence[DecodedFile]) -> list[FileVectors]:
-        """The vectors of each file; none of those that cannot be used."""
+        """The vectors of each file; unusable files have none."""
         parts = [(one.contents, one.texts) if one.usable else (None, None) for one in batch]
         return encode(self._targets, parts, self._query_banks)
 
@@ -114,8 +114,8 @@ class FileIndexer:
             try:
                 return self._put_once(batch, vectors)
             except DuplicateGone as error:
-                # two photos swapped names, say, or another process removed an item; what would have
-                # reused it is decoded itself, so this comes to an end
+                # two photos have swapped names, or another process has removed the item: files that
+                # would have reused it are decoded themselves, so this comes to an end
                 places = [n for n, one in enumerate(batch) if one.duplicate_of == error.item_id]
                 again = [self._decoder(batch[n].scanned, reuse=False) for n in places]
                 for n, decoded, found in zip(places, again, self._encode(again), strict=True):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionFile
 
 INCOMPLETE = "incomplete"
-"""The setting that says that some item lacks a vector that it should have."""
+"""The setting that is "yes" while some item may lack a vector."""
 
 
 class IndexRun:
@@ -118,7 +118,7 @@ class IndexRun:
     # ------------------------------------------------------------------ backfill
 
     def _lacks_tokens(self) -> bool:
-        """Whether some item may lack the token embeddings that it should have."""
+        """Whether some item may lack token embeddings."""
         return any(
             target.token_modalities
             and self._store.settings.get(token_setting(target.space))
@@ -199,7 +199,7 @@ _OTHERS: dict[Kind, str] = {
     "image": "photos, which none of this index's models sees: add one with --model mini",
     "text": "texts",
     "audio": "sounds: those that end in .m4a and the like need `pip install 'mmsearch[av]'`, the "
-    "others a model that hears, --model mini say",
+    "others a model that hears: add one with --model mini",
     "video": "videos: --video takes them in",
     "document": "PDFs: --pdf takes them in",
 }

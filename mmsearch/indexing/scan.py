@@ -88,6 +88,7 @@ class Scan:
         self._met: set[int] = set()  # of nested scopes, one may leave out what another meets
         self._endings = endings_of(options.kinds)
         self._readings = {kind: options.readings_of(kind) for kind in get_args(Kind)}
+        """By kind, what is to be read from a file besides its pixels and samples."""
 
     def count(self) -> int | None:
         """How many files there are, by their names alone; None if a folder vanished."""
@@ -134,7 +135,7 @@ class Scan:
             self._note_gone_folders(scope, seen, unlisted)
 
     def _named_files(self, scope: Scope, only: frozenset[str]) -> Iterator[ScannedFile]:
-        """As if the folder held only these files; what is named is meant, hidden or not."""
+        """Scan a folder as if it held only these files, which are indexed even if hidden."""
         known = self._store.files.known(scope.source_id, scope.below)
         named = {name: known[name] for name in only & known.keys()}
         if self._is_gone(scope):
@@ -186,11 +187,16 @@ class Scan:
         outdated = self._outdated_captions(known, captions)
         retried = {name for name, stat in failed.items() if stat is None}
         plain = not (failed or outdated or self._nested or self._caption_file)
-        unchanged = 0  # of 100,000 files a second, told a folder at a time
+        readings = self._readings
+        unchanged = 0  # counted a folder at a time, since 100,000 files are compared in a second
         for file in files:
             name = file.path[start:]
             row = known.pop(name, None)
-            same = row is not None and same_stats(row[2:6], file) and self._is_read(row, file.kind)
+            same = (
+                row is not None
+                and same_stats(row[2:6], file)
+                and (not readings[file.kind] or readings[file.kind] <= row.readings)
+            )
             if same and plain:
                 unchanged += 1
                 continue
@@ -222,7 +228,7 @@ class Scan:
         folder, name = os.path.split(file.path)
         own_path = os.path.join(scope.root, file.path)
         if self._caption_file is not None and self._caption_file.path == own_path:
-            return False  # it is about the photos beside it, and no item itself
+            return False  # the captions file itself is not indexed
         if row is not None and self._nested:
             self._met.add(row.id)
         failure = failed.pop(name, None)
@@ -243,11 +249,6 @@ class Scan:
             self._report.unchanged += files
             self._step(files)
 
-    def _is_read(self, row: KnownFile, kind: Kind) -> bool:
-        """Whether everything that is to be read from files of its kind was read from this one."""
-        wanted = self._readings[kind]
-        return not wanted or wanted <= row.readings
-
     def _is_wanted(self, name: str) -> bool:
         return os.path.splitext(name)[1].lower() in self._endings
 
@@ -256,8 +257,8 @@ class Scan:
     def _miss(self, scope: Scope, folder: str, known: dict[str, KnownFile]) -> None:
         """Items of a folder that were not met are gone, unless they may stay.
 
-        A walk leaves out a file that was named although it is hidden, and one of a kind that cannot
-        be read just now, because a package is missing, say: those stay while they are there.
+        A walk leaves out hidden files, which may have been named, and files of kinds that cannot be
+        read now, for example because a package is missing: those stay while they exist.
         """
         for name, row in known.items():
             path = os.path.join(folder, name)
@@ -297,7 +298,7 @@ class Scan:
     # ------------------------------------------------------------------ captions and failures
 
     def _captions_of(self, scope: Scope, files: Sequence[FileStat]) -> dict[str, list[str]]:
-        """What the captions file says of the files of a folder, by name."""
+        """The captions that the captions file has for the files of a folder, by name."""
         if self._caption_file is None:
             return {}
         found = {}

@@ -116,7 +116,7 @@ def previous_scopes(store: Store, warnings: list[str]) -> list[Scope]:
 
     Args:
         store: Where they are.
-        warnings: Takes what the user is to be told.
+        warnings: What the user should know is added to it.
 
     Raises:
         PathNotFound: nothing was ever indexed.
@@ -256,7 +256,7 @@ def _parts(scope: Scope, folder: str, *, recursive: bool = True) -> Iterator[Sco
         yield scope
     elif is_in(folder, scope.folder) and scope.only is None:
         if os.path.realpath(folder) != folder:
-            yield scope  # only a walk of all of it can tell by which name it meets a linked folder
+            yield scope  # under which name a linked folder is met, only a whole walk can find out
         else:
             yield replace(scope, start=_relative(folder, scope.root), recursive=recursive)
 

@@ -198,7 +198,7 @@ def _write_parquet(file: BinaryIO, pages: Pages, space: Space | None) -> None:
                 waiting = []
         writer.write_table(_table_of(waiting, schema))
     except BaseException:
-        with suppress(Exception):  # what is left of it goes nowhere
+        with suppress(Exception):  # what it still writes is deleted
             writer.close()
         raise
     writer.close()
@@ -242,7 +242,7 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def _made_by(space: Space | None) -> dict[str, str]:
-    """What made the vectors, as an export says it."""
+    """The model of exported vectors, as `Shard.made_by` reads it."""
     return {} if space is None else {MODEL: space.name, FINGERPRINT: space.fingerprint}
 
 

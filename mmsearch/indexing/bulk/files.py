@@ -1,4 +1,4 @@
-"""Files of vectors and what is known of them, as clip-retrieval, img2dataset and we write them."""
+"""Files of vectors and metadata, as clip-retrieval, img2dataset and `export` write them."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ VECTOR_NAMES = (VECTOR, "embedding", "vectors", "embeddings", "image_embedding",
 """What the column of vectors in a parquet file may be called."""
 
 VECTORS, ITEMS, MADE_BY = "vectors.npy", "items.jsonl", "model.json"
-"""The files in a folder of the format "npy"; the last says what made the vectors."""
+"""The files in a folder of the format "npy"; the last names the model of the vectors."""
 
 MODEL, FINGERPRINT = "model", "fingerprint"
-"""The keys by which an export says what made the vectors."""
+"""The keys under which an export names the model of its vectors."""
 
 IMAGES, TEXTS, METADATA = "img_emb", "text_emb", "metadata"
 """The folders of shards that clip-retrieval writes."""
 
 TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
-"""The endings of files that say what is known of vectors."""
+"""The endings of files of metadata."""
 
 _LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
 _NPY = b"\x93NUMPY"
@@ -70,11 +70,11 @@ def require_parquet() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A file of vectors with what belongs to it.
+    """A file of vectors with the files that belong to it.
 
     Attributes:
-        vectors: `.npy`, or `.parquet` that has everything.
-        rows: How many.
+        vectors: `.npy`, or a `.parquet` with the metadata in it.
+        rows: How many there are.
         metadata: A table, a row a vector.
         texts: `.npy`, a row a vector.
     """
@@ -85,7 +85,7 @@ class Shard:
     texts: Path | None = None
 
     def made_by(self) -> tuple[str, str] | None:
-        """(model, fingerprint) of what made the vectors, if it is said."""
+        """(model, fingerprint) of the encoder that made the vectors, if the file names it."""
         path = self.vectors
         try:
             if path.suffix.lower() == ".parquet":
@@ -96,7 +96,7 @@ class Shard:
             else:
                 return None
             return str(about[MODEL]), str(about[FINGERPRINT])
-        except (OSError, ValueError, KeyError, TypeError):  # nobody has said it, or not so
+        except (OSError, ValueError, KeyError, TypeError):  # it does not, or not in our form
             return None
 
     def chunks(self) -> Iterator[Chunk]:
@@ -134,15 +134,23 @@ def shards_in(files: Files, metadata: Files = (), texts: Files = ()) -> list[Sha
         PathNotFound: there is no such file.
         InvalidOption: a file cannot be used; files do not go together.
     """
-    found = [shard for path in _existing(files) for shard in _shards_of(path)]
-    if not found:
+    arrays: list[Path] = []
+    tables: list[Path | None] = []
+    beside: list[Path | None] = []
+    for path in _existing(files):
+        vectors, about, of_texts = _files_of(path)
+        arrays += vectors
+        tables += _paired(vectors, about, "metadata")
+        beside += _paired(vectors, of_texts, "vectors of texts")
+    if not arrays:
         raise InvalidOption("no file of vectors was given: name .npy or .parquet files, or folders")
-    arrays = [shard.vectors for shard in found]
-    tables = _paired(arrays, _files_in(_existing(metadata)), "metadata")
-    beside = _paired(arrays, _files_in(_existing(texts)), "vectors of texts")
+    if given := _files_in(_existing(metadata)):
+        tables = _paired(arrays, given, "metadata")
+    if given := _files_in(_existing(texts)):
+        beside = _paired(arrays, given, "vectors of texts")
     shards = [
-        Shard(shard.vectors, shard.rows, table or shard.metadata, text or shard.texts)
-        for shard, table, text in zip(found, tables, beside, strict=True)
+        Shard(array, _count(array), table, text)
+        for array, table, text in zip(arrays, tables, beside, strict=True)
     ]
     for shard in shards:
         for other in (shard.metadata, shard.texts):
@@ -170,7 +178,7 @@ def read_vector(path: Path) -> Vectors:
 
     Raises:
         PathNotFound: there is no such file.
-        InvalidOption: it holds anything else, several say.
+        InvalidOption: it holds anything else, such as several vectors.
     """
     import numpy as np
 
@@ -206,12 +214,12 @@ def _files_in(paths: Iterable[Path]) -> list[Path]:
     return list(chain.from_iterable(folders))
 
 
-def _shards_of(path: Path) -> list[Shard]:
-    """A file, our own export, shards of clip-retrieval's, or the files that lie in a folder."""
+def _files_of(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Vectors, tables and vectors of texts: a file, our own export, or others' in a folder."""
     if not path.is_dir():
-        return [Shard(path, _count(path))]
+        return [path], [], []
     if (path / VECTORS).exists() and (path / ITEMS).exists():
-        return [Shard(path / VECTORS, _count(path / VECTORS), path / ITEMS)]
+        return [path / VECTORS], [path / ITEMS], []
     if (path / IMAGES).is_dir():
         arrays = _numbered(path / IMAGES, (".npy",))
         tables = _numbered(path / METADATA, TABLES)
@@ -222,12 +230,7 @@ def _shards_of(path: Path) -> list[Shard]:
         arrays = arrays or _numbered(path, (".parquet",))
     if not arrays:
         raise InvalidOption(f"{str(path)!r} holds no vectors: no .npy and no .parquet file")
-    beside = _paired(arrays, tables, "metadata")
-    text_arrays = _paired(arrays, texts, "vectors of texts")
-    return [
-        Shard(array, _count(array), table, text)
-        for array, table, text in zip(arrays, beside, text_arrays, strict=True)
-    ]
+    return arrays, tables, texts
 
 
 def _numbered(folder: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -243,8 +246,8 @@ def _number(path: Path) -> int:
     return int(found[1]) if found else -1
 
 
-def _paired(arrays: Sequence[Path], others: Sequence[Path], what: str) -> Sequence[Path | None]:
-    """Of each array the file that belongs to it: that of its number, else that of its place."""
+def _paired(arrays: list[Path], others: list[Path], what: str) -> list[Path | None]:
+    """The file that belongs to each array: the one with its number, else the one in its place."""
     if not others:
         return [None] * len(arrays)
     if len(others) != len(arrays):
@@ -256,7 +259,7 @@ def _paired(arrays: Sequence[Path], others: Sequence[Path], what: str) -> Sequen
     numbers = {_number(path) for path in arrays}
     if len(numbers) == len(arrays) and numbers == by_number.keys() and len(arrays) > 1:
         return [by_number[_number(path)] for path in arrays]
-    return others
+    return [*others]
 
 
 def _count(path: Path) -> int:
@@ -281,7 +284,7 @@ def array_in(path: Path) -> NDArray[np.generic]:
 
     try:
         with path.open("rb") as file:
-            if file.read(len(_NPY)) != _NPY:  # NumPy would tell how to unpickle it
+            if file.read(len(_NPY)) != _NPY:  # NumPy would explain how to unpickle it
                 raise InvalidOption(f"{str(path)!r} holds no array of NumPy's (.npy)")
         found: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -1,4 +1,4 @@
-"""One import of vectors: into which space, a batch after the other, and what follows from it."""
+"""One import of vectors that were made elsewhere: their space, their batches, what is derived."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mmsearch.vectors.hubness import Hubs
 
 UNNAMED = "vectors"
-"""The space of vectors of which nobody said what made them."""
+"""The space of vectors whose model is not known."""
 
 NOT_HERE = (UnknownModel, ModelUnavailable, MissingExtra)
 """Why a model cannot be loaded here."""
@@ -47,7 +47,7 @@ class ImportRun:
     Args:
         index: The index.
         model: The encoder that made the vectors, if it is known.
-        modality: What the vectors are made of, unless the rows say so themselves.
+        modality: What the vectors are made of, unless the rows name it themselves.
         root: The folder of the files that they were made of, if any.
 
     Attributes:
@@ -278,7 +278,7 @@ def _check_dim(name: str, has: int, given: int) -> None:
 
 
 def exported_model(index: OpenIndex, shards: Iterable[Shard]) -> str | None:
-    """The model that exports say made their vectors, unless another one has its name here."""
+    """The model that exports name for their vectors, unless another one has that name here."""
     origins = {shard.made_by() for shard in shards}
     if len(origins) != 1 or (origin := origins.pop()) is None:
         return None

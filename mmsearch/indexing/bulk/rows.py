@@ -1,4 +1,4 @@
-"""What rows say of items: which each is of, where it is filed, its texts, metadata and vectors."""
+"""From rows of metadata and vectors to items: where they are filed, their texts, their metadata."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mmsearch.indexing.bulk.sources import (
     TAGS,
     TEXTS,
     Chunk,
+    Row,
     named,
     path_of,
     unit_rows,
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
     from mmsearch.vectors.hubness import Hubs
 
-Spot = tuple[int, str, str]
-"""(source id, folder, name)"""
+PathKey = tuple[int, str, str]
+"""(source id, folder, name): no two items have the same."""
 
 HubsOf = Callable[[Modality, "NDArray[np.float16]"], "Mapping[Modality, Hubs]"]
 """Gives the hubs of vectors (n, dim) of a modality, by query modality."""
@@ -63,8 +64,8 @@ class Filing:
     next_numbers: Callable[[int], Sequence[int]]
     root: tuple[int, str, str] | None = None
 
-    def spots(self, paths: Sequence[str]) -> tuple[list[Spot], Columns]:
-        """Where each path is filed, and what the disk says of the files that are there."""
+    def path_keys(self, paths: Sequence[str]) -> tuple[list[PathKey], Columns]:
+        """Where each path is filed, and the columns of the files that exist."""
         if nameless := paths.count(""):
             numbers = iter(self.next_numbers(nameless))
             paths = [path or str(next(numbers)) for path in paths]
@@ -72,11 +73,11 @@ class Filing:
             return [(self.imported, *split_path(path)) for path in paths], {}
         found = [self._on_disk(path, *self.root) for path in paths]
         facts = zip(*(facts for _, facts in found), strict=True)
-        return [spot for spot, _ in found], dict(zip(_FILE_COLUMNS, map(list, facts), strict=False))
+        return [key for key, _ in found], dict(zip(_FILE_COLUMNS, map(list, facts), strict=False))
 
     def _on_disk(
         self, path: str, source_id: int, root: str, below: str
-    ) -> tuple[Spot, tuple[Any, ...]]:
+    ) -> tuple[PathKey, tuple[Any, ...]]:
         place = os.path.normpath(os.path.join(root, below, path))
         inside = root.rstrip(os.sep) + os.sep
         if place.startswith(inside) and os.path.isfile(place) and (kind := kind_of(place)):
@@ -97,7 +98,7 @@ def modalities_in(chunk: Chunk, modality: Modality) -> set[Modality]:
 
     Args:
         chunk: Rows.
-        modality: Of the vectors, if the rows do not say so themselves.
+        modality: Of the vectors, unless the rows name it themselves.
     """
     if chunk.placed:
         return {row[PLACE]["facet"] for row in chunk.rows if row.get(PLACE) is not None}
@@ -107,41 +108,38 @@ def modalities_in(chunk: Chunk, modality: Modality) -> set[Modality]:
 def batch_of(
     chunk: Chunk, filing: Filing, modality: Modality, dim: int, hubs_of: HubsOf
 ) -> ItemBatch:
-    """What is to be written of a chunk.
+    """The items in a chunk.
 
-    Of several rows of one path the last counts, unless each says which of its vectors it has.
+    Of several rows of one path the last counts, unless each has its own place in the item.
 
     Args:
         chunk: Rows.
         filing: Where they go.
-        modality: Of the vectors, if the rows do not say so themselves.
+        modality: Of the vectors, unless the rows name it themselves.
         dim: Dimensions of the space.
-        hubs_of: Tells how much of a hub vectors are.
+        hubs_of: Computes how much of a hub vectors are.
 
     Raises:
         InvalidOption: a vector has no direction, or another number of dimensions.
     """
     rows = chunk.rows
     keys = list(dict.fromkeys(chain.from_iterable(rows)))
-    key = named(keys, PATHS)
-    spots, on_disk = filing.spots([path_of(row, key) for row in rows])
-    item_of = {spot: number for number, spot in enumerate(dict.fromkeys(spots))}
-    items = [item_of[spot] for spot in spots]
+    path = named(keys, PATHS)
+    path_keys, on_disk = filing.path_keys([path_of(row, path) for row in rows])
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(path_keys))}
+    items = [number_of[key] for key in path_keys]  # of each row
     numbered = list(zip(items, range(len(rows)), strict=True))
-    speaking = dict(reversed(numbered) if chunk.placed else numbered)  # the first row, or the last
-    heads = [speaking[item] for item in range(len(item_of))]
-    sources, folders, names = map(list, zip(*item_of, strict=True))
+    of_item = dict(reversed(numbered) if chunk.placed else numbered)  # the first row, or the last
+    chosen = [of_item[item] for item in range(len(number_of))]
+    sources, folders, names = map(list, zip(*number_of, strict=True))
     batch = ItemBatch(sources, folders, names, kind=modality)
-    spoken = [rows[row] for row in heads]
-    # NaN, which alone is unlike itself, is as if not there
-    columns = {str(k): [None if (v := row.get(k)) != v else v for row in spoken] for k in keys}
-    columns.pop(PLACE, None)
-    columns.pop(PATH_BYTES, None)
-    columns.pop(str(key), None)
-    _describe(batch, columns, "passage" if modality == "text" else "caption")
+    columns = _columns([rows[row] for row in chosen], [k for k in keys if k != path])
+    batch.texts = _texts(columns, "passage" if modality == "text" else "caption")
+    batch.tags = _tags(columns)
+    batch.columns, batch.metadata = _known_and_own(columns)
     for name, values in on_disk.items():
-        given = batch.columns.get(name) or [None] * len(heads)
-        found = [values[row] for row in heads]
+        given = batch.columns.get(name) or [None] * len(chosen)
+        found = [values[row] for row in chosen]
         batch.columns[name] = [
             one if one is not None else other for one, other in zip(found, given, strict=True)
         ]
@@ -149,60 +147,71 @@ def batch_of(
         _add_placed_vectors(batch, chunk, items, dim, hubs_of)
     for one, matrix in ((modality, chunk.vectors), ("text", chunk.text_vectors)):
         if matrix is not None and not (chunk.placed and one == modality):
-            halves = unit_rows(matrix, dim, chunk.first)[heads]
-            _add_vectors(batch, one, halves, hubs_of, list(range(len(heads))))
+            halves = unit_rows(matrix, dim, chunk.first)[chosen]
+            _add_vectors(batch, one, halves, hubs_of, list(range(len(chosen))))
     return batch
 
 
 # ---------------------------------------------------------------------- texts and metadata
 
 
-def _describe(batch: ItemBatch, columns: Columns, origin: str) -> None:
-    """Fill in what the columns say of the items."""
+def _columns(rows: Sequence[Row], keys: Iterable[Any]) -> Columns:
+    columns = {}
+    for key in keys:
+        if key not in (PLACE, PATH_BYTES):
+            values = [row.get(key) for row in rows]
+            columns[str(key)] = [None if v != v else v for v in values]  # noqa: PLR0124 - NaN
+    return columns
+
+
+def _texts(columns: Columns, origin: str) -> RowColumns | None:
+    """Item, position, origin, text, start, end, unit of each text; their column is taken out."""
     texts = columns.get(TEXTS, ())
-    caption_key = named(columns, CAPTIONS)
     if texts and all(value is None or _is_texts(value) for value in texts):
-        del columns[TEXTS]
-        batch.texts = _transposed(
-            (
-                (item, n, p.get("origin") or "caption", clean(p["text"]), *map(p.get, _SPAN))
-                for item, value in enumerate(texts)
-                for n, p in enumerate(value or ())
-            ),
-            7,
+        rows = (
+            (item, n, p.get("origin") or "caption", clean(p["text"]), *map(p.get, _SPAN))
+            for item, value in enumerate(columns.pop(TEXTS))
+            for n, p in enumerate(value or ())
         )
-    elif caption_key is not None:
-        captions = enumerate(columns.pop(caption_key))
-        found = ((i, n, text) for i, value in captions for n, text in enumerate(_captions(value)))
-        items, positions, written = _transposed(found, 3)
-        batch.texts = [items, positions, origin, written, None, None, None]
-    if TAGS in columns and _are_mappings(columns[TAGS]):
-        tags = enumerate(columns.pop(TAGS))
-        scored = (
-            (item, clean(str(tag)), float(score))
-            for item, value in tags
-            for tag, score in pairs(value)
-        )
-        batch.tags = _transposed(scored, 3)
-    own: dict[str, dict[int, Any]] = {}  # by key, which may come twice, written otherwise or nested
+        return _transposed(rows, 7)
+    if (key := named(columns, CAPTIONS)) is None:
+        return None
+    captions = enumerate(columns.pop(key))
+    found = ((i, n, text) for i, value in captions for n, text in enumerate(_captions(value)))
+    items, positions, written = _transposed(found, 3)
+    return [items, positions, origin, written, None, None, None]
+
+
+def _tags(columns: Columns) -> RowColumns | None:
+    """Item, tag, score of each tag; their column is taken out."""
+    if not _are_mappings(columns.get(TAGS, ())):
+        return None
+    tags = enumerate(columns.pop(TAGS))
+    rows = ((i, clean(str(tag)), float(s)) for i, value in tags for tag, s in pairs(value))
+    return _transposed(rows, 3)
+
+
+def _known_and_own(columns: Columns) -> tuple[Columns, RowColumns | None]:
+    """The columns of items, and the user's own metadata; None if there is no column for them."""
+    known: Columns = {}
+    own: dict[str, dict[int, Any]] = {}  # a key may come twice, written otherwise or nested
     for name, values in columns.items():
         rest = values
         if name.lower() in KNOWN:
-            column, read = KNOWN[name.lower()]
-            known = [None if value is None else read(value) for value in values]
-            batch.columns[column] = known
-            rest = [
-                v if k is None and v != "" else None for v, k in zip(values, known, strict=True)
-            ]
-        there = ((item, value) for item, value in enumerate(rest) if value is not None)
+            column, parse = KNOWN[name.lower()]
+            found = [None if value is None else parse(value) for value in values]
+            known[column] = found
+            unparsed = (v if p is None else None for v, p in zip(values, found, strict=True))
+            rest = [None if value == "" else value for value in unparsed]
         if name == META and _are_mappings(rest):
-            for item, mapping in there:
+            for item, mapping in enumerate(rest):
                 for key, value in pairs(mapping):
-                    own.setdefault(clean(str(key)), {})[item] = value
+                    if value is not None:
+                        own.setdefault(clean(str(key)), {})[item] = value
         else:
+            there = ((item, value) for item, value in enumerate(rest) if value is not None)
             own.setdefault(clean(name), {}).update(there)
-    if columns:
-        batch.metadata = metadata_columns(own)
+    return known, metadata_columns(own) if columns else None
 
 
 _SPAN = ("start", "end", "unit")
@@ -214,15 +223,15 @@ def metadata_columns(own: Mapping[str, Mapping[int, Any]]) -> RowColumns:
     keys: list[str] = []
     texts: list[str] = []
     for key, values in own.items():
-        there = {i: v for i, v in values.items() if v is not None and not isinstance(v, bytes)}
+        there = {i: v for i, v in values.items() if v is not None and type(v) is not bytes}
         items += there
         keys += [key] * len(there)
-        texts += map(written, there.values())
+        texts += map(as_text, there.values())
     numbers = {text: number_in(text) for text in set(texts)}
     return [items, keys, texts, [numbers[text] for text in texts]]
 
 
-def written(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value as text, as a metadata file's are stored."""
     if type(value) in (int, float):
         return str(value)
@@ -231,7 +240,7 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return ", ".join(written(one) for one in value if one is not None)
+        return ", ".join(as_text(one) for one in value if one is not None)
     if isinstance(value, Mapping):
         return clean(json.dumps(value, ensure_ascii=False, default=str))
     return value.isoformat() if isinstance(value, (datetime, date)) else clean(str(value))
@@ -339,7 +348,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "seconds": ("seconds", _number),
     "pages": ("pages", _whole),
 }
-"""By its key, what a row says of every item, and how it is read. A value that cannot be read so is
+"""By key, the column that a value goes to and how it is parsed. A value that cannot be parsed is
 metadata like any other."""
 
 
@@ -349,7 +358,7 @@ metadata like any other."""
 def _add_placed_vectors(
     batch: ItemBatch, chunk: Chunk, items: Sequence[int], dim: int, hubs_of: HubsOf
 ) -> None:
-    """The vectors of rows that say which vector of their item each is."""
+    """Add the vectors of rows that have a place in their item."""
     placed = [
         (item, row[PLACE])
         for item, row in zip(items, chunk.rows, strict=True)

@@ -46,8 +46,8 @@ CAPTIONS = ("caption", "captions", "text", "description", "sentence", "comment")
 """The keys that the captions of a row may have, in any case; the first of these there is."""
 
 PLACE = "vector_place"
-"""The key, in our own exports, of what says which vector of its item a row has: facet, position and
-span; None if its item has none."""
+"""The key, in our own exports, of the place of a row's vector in its item: facet, position, span.
+None if the item has no vector."""
 
 PATH_BYTES, TEXTS, TAGS, META = "path_bytes", "texts", "tags", "metadata"
 """Other keys of our own exports: names that are not UTF-8, texts with spans, tags with scores,
@@ -61,9 +61,9 @@ class Chunk:
     Attributes:
         first: The number of the first row.
         rows: What is known of each.
-        vectors: (n, dim) of each row, or of those that `PLACE` gives one; not checked yet.
+        vectors: (n, dim) of each row, or of those with a `PLACE`; not checked yet.
         text_vectors: (n, dim) of their texts, if these have vectors.
-        placed: Whether the rows say which vector of their item each has.
+        placed: Whether the rows have places in their items.
     """
 
     first: int
@@ -111,7 +111,7 @@ def chunks_of(
 
     Args:
         vectors: (n, dim), or arrays of them one after the other.
-        rows: A row a vector, or rows that say which vector they have; None: nothing is known.
+        rows: A row a vector, or rows that have a `PLACE`; None: nothing is known.
         text_vectors: Like `vectors`, of the texts of the rows.
         what: What the rows are called in an error.
 
@@ -259,7 +259,7 @@ def rows_in(metadata: Any) -> Iterator[Row]:
         for row in metadata:
             if not isinstance(row, Mapping):
                 raise InvalidOption(
-                    "metadata has a mapping a row, {'path': 'a.jpg', 'stars': 5} say, not "
+                    "metadata has a mapping a row, like {'path': 'a.jpg', 'stars': 5}, not "
                     f"{row!r:.80}"
                 )
             yield row
@@ -282,7 +282,7 @@ def with_captions(rows: Iterable[Row] | None, captions: Iterable[Any]) -> Iterat
 
 
 def length_of(vectors: Any) -> int | None:
-    """How many rows there are, if that can be told without reading them."""
+    """How many rows there are, if that is known without reading them."""
     return len(vectors) if hasattr(vectors, "__len__") and hasattr(vectors, "shape") else None
 
 
