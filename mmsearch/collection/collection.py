@@ -159,8 +159,8 @@ class Collection:
         Args:
             paths: Folders (searched to any depth) and files; left out, all that was ever indexed.
             captions: A tsv, csv or jsonl file of file names and captions.
-            exclude: Shell patterns of names, or of paths from the folder given, to leave out. They
-                and the next are stored with the path, for runs without paths.
+            exclude: Shell patterns of names, or of paths below one of `paths`, to leave out; stored
+                with the paths, like the next, for runs without any.
             include_hidden: Also files and folders whose names begin with a dot.
             max_megapixels: Larger pictures are refused.
             video: Whether to index videos. For this and the next three, None means as in the last
@@ -199,7 +199,7 @@ class Collection:
         from mmsearch.indexing.user_metadata import MetadataFile
         from mmsearch.media.captions import CaptionFile
 
-        given = None if paths is None else existing(paths)
+        roots = None if paths is None else existing(paths)
         if backups is not None and backups < 0:
             raise InvalidOption(f"backups are a number from 0 on, not {backups}")
         options = ReadOptions(max_megapixels=max_megapixels)
@@ -214,16 +214,16 @@ class Collection:
             )
             run = IndexRun(index, options, media, caption_file=caption_file, metadata=metadata_file)
             self.report = run.report
-            if given is None:
+            if roots is None:
                 scopes = previous_scopes(store, run.report.warnings)
             else:
                 patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-                scopes = add_scopes(store, given, patterns, include_hidden=include_hidden)
+                scopes = add_scopes(store, roots, patterns, include_hidden=include_hidden)
             run.run(scopes, progress)
         return run.report
 
     def ask_for(self, paths: Iterable[str | os.PathLike[str]]) -> dict[str, bool]:
-        """Have paths indexed from the next `refresh` on; how others were given to `add` stays.
+        """Have paths indexed from the next `refresh` on; others stay as they are.
 
         Returns:
             The folders to watch for changes, by absolute path: True with all below.
@@ -421,7 +421,7 @@ class Collection:
     ) -> Exported:
         """Write all that is known of the items, and their vectors, to files others can read.
 
-        The files hold the index of one moment, whoever writes meanwhile, and are written whole or
+        The files hold the index of one moment, even if it is written to, and are written whole or
         not at all. `import_files` reads them.
 
         Args:
@@ -516,7 +516,7 @@ class Collection:
 
         Args:
             labels: Words, such as "dog" or "a birthday party".
-            min_confidence: From which an item is given a label; left out, 0.6.
+            min_confidence: The confidence from which an item gets a label; left out, 0.6.
             target: "image" only looks, "audio" only listens; None does both.
             progress: Called with (vectors compared, vectors in all).
 
@@ -678,12 +678,12 @@ def existing(paths: Paths) -> list[str]:
         PathNotFound: one of them does not exist.
     """
     several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else paths
-    given = [os.fsdecode(path) for path in several]
-    for path in given:
+    names = [os.fsdecode(path) for path in several]
+    for path in names:
         if not os.path.exists(path):
             where = "" if os.path.isabs(path) else f" in {os.getcwd()}"
             raise PathNotFound(f"there is no file or folder {path!r}{where}")
-    return given
+    return names
 
 
 def _several(queries: Sequence[str | Query]) -> list[str | Query]:

@@ -108,11 +108,11 @@ def index_paths(
         PathNotFound: one of `paths` does not exist.
         MMSearchError: as `Collection` and `Collection.add`.
     """
-    given = existing(paths)
+    roots = existing(paths)
     how = runtime_of(runtime, device, precision)
-    collection = collection_for(given, into, model=model, how=how)
+    collection = collection_for(roots, into, model=model, how=how)
     try:
-        collection.add(given, **options)
+        collection.add(roots, **options)
     except BaseException:
         collection.close()
         raise

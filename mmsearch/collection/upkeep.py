@@ -12,7 +12,7 @@ from mmsearch.storage.resolver import spellings
 from mmsearch.storage.sqlite import Catalog
 
 SAMPLE = 200
-"""Stored files that are looked for in the folder that an indexed one is said to have moved to."""
+"""Stored files that are looked for in the folder that an indexed one is to have moved to."""
 
 FOUND = 0.5
 """The share of them that must be there: some may have been changed or deleted on the way."""
@@ -121,13 +121,13 @@ def relocate(index: OpenIndex, catalog: Catalog, old: str, new: str, *, force: b
 
 
 def _stored_folder(catalog: Catalog, folder: str) -> str:
-    """The path by which the index knows a folder that may be gone: as given, or without links."""
-    given = os.path.abspath(folder)
-    for path in (given, os.path.realpath(given)):
+    """The path by which the index knows a folder that may be gone: with links, or without."""
+    absolute = os.path.abspath(folder)
+    for path in (absolute, os.path.realpath(absolute)):
         if catalog.relocation.holds(path):
             return path
     known = ", ".join(sorted(root for _, root in catalog.sources.all())) or "nothing"
-    raise PathNotFound(f"the index holds nothing at {given!r}; it holds: {known}")
+    raise PathNotFound(f"the index holds nothing at {absolute!r}; it holds: {known}")
 
 
 def _check_moved(catalog: Catalog, old: str, new: str) -> None:

@@ -83,10 +83,10 @@ def _cure(folder: Path) -> str:
 
 def _faults(catalog: sqlite3.Connection) -> list[str]:
     try:
-        said = catalog.execute(f"PRAGMA integrity_check({MOST_FAULTS})").fetchall()
+        rows = catalog.execute(f"PRAGMA integrity_check({MOST_FAULTS})").fetchall()
     except sqlite3.Error as error:
         return [str(error)]
-    return [str(row[0]) for row in said if row[0] != "ok"]
+    return [str(row[0]) for row in rows if row[0] != "ok"]
 
 
 def _rebuild_indexes(catalog: sqlite3.Connection) -> bool:
