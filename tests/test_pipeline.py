@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import errno
+import hashlib
 import io
 import linecache
 import os
@@ -170,6 +171,16 @@ def test_a_run_says_how_long_each_stage_was_busy(toy, photos, tmp_path):
 # ---------------------------------------------------------------------- files that misbehave
 
 
+LARGE = 65 * 2**20
+"""Bytes of a file that is not held whole."""
+
+
+def enlarge(path: Path) -> None:
+    """Let a file end in nothing, which takes no room on the disk and no picture minds."""
+    with path.open("ab") as file:
+        file.truncate(LARGE)
+
+
 def changing(path: Path, times: int, monkeypatch) -> None:
     """The file is written to while it is read, so many times."""
     left = [times]
@@ -222,8 +233,7 @@ def test_a_file_that_goes_on_changing_is_left_for_the_next_run(toy, photos, tmp_
 def test_a_large_file_that_changes_while_it_is_decoded_is_left_for_the_next_run(
     toy, photos, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(file_state, "WHOLE", 10)
-    monkeypatch.setattr(file_state, "PIECE", 1)
+    enlarge(photos / "red.png")
     read = Reader.read
 
     def and_change(self, kind, source, path):
@@ -238,12 +248,12 @@ def test_a_large_file_that_changes_while_it_is_decoded_is_left_for_the_next_run(
         assert [failure.reason for failure in library.failures] == ["changed while it was read"]
 
 
-@pytest.mark.parametrize("whole", [2**20, 10])
+@pytest.mark.parametrize("large", [False, True])
 def test_a_disk_that_fails_on_one_file_costs_that_file_until_the_next_run(
-    toy, photos, tmp_path, monkeypatch, whole
+    toy, photos, tmp_path, monkeypatch, large
 ):
-    monkeypatch.setattr(file_state, "WHOLE", whole)
-    monkeypatch.setattr(file_state, "PIECE", 1)
+    if large:
+        enlarge(photos / "red.png")
     opened = Path.open
 
     def fail(self, *args, **options):
@@ -289,9 +299,8 @@ def test_a_folder_that_vanishes_while_it_is_scanned_loses_nothing(
 
 
 def test_a_large_file_is_known_by_two_mebibytes_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_state, "WHOLE", 2**20)
     path = tmp_path / "film.mp4"
-    path.write_bytes(np.random.default_rng(0).bytes(4 * 2**20))
+    enlarge(path)
     content, before = file_state.read_file(str(path))
     assert content == str(path)
     read = []
@@ -323,12 +332,10 @@ def test_a_large_file_is_known_by_two_mebibytes_of_it(tmp_path, monkeypatch):
     assert sum(read) == 2 * 2**20
 
 
-@pytest.mark.parametrize("place", [0, 2**20 - 1])
-def test_the_first_and_the_last_byte_of_a_large_file_count(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(file_state, "WHOLE", 2**10)
-    monkeypatch.setattr(file_state, "PIECE", 2**8)
+@pytest.mark.parametrize("place", [0, LARGE - 1])
+def test_the_first_and_the_last_byte_of_a_large_file_count(tmp_path, place):
     path = tmp_path / "film.mp4"
-    path.write_bytes(bytes(2**20))
+    enlarge(path)
     _, before = file_state.read_file(str(path))
     with path.open("r+b") as file:
         file.seek(place)
@@ -336,12 +343,10 @@ def test_the_first_and_the_last_byte_of_a_large_file_count(tmp_path, monkeypatch
     assert file_state.read_file(str(path))[1] != before
 
 
-def test_a_large_file_that_was_hashed_whole_is_still_known(tmp_path, monkeypatch):
+def test_a_large_file_that_was_hashed_whole_is_still_known(tmp_path):
     path = tmp_path / "film.mp4"
-    path.write_bytes(bytes(2**12))
-    _, whole = file_state.read_file(str(path))
-    monkeypatch.setattr(file_state, "WHOLE", 2**10)
-    monkeypatch.setattr(file_state, "PIECE", 2**6)
+    enlarge(path)
+    whole = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
     now = file_state.read_file(str(path))[1]
     assert now != whole
     assert file_state.has_content(str(path), now, whole)

@@ -332,7 +332,6 @@ def test_where_the_system_tells_nothing_it_looks_again_and_again(index, photos, 
     with watched(index, [photos], poll=True) as seen:
         paint(photos / "white.png", "white")
         seen.sees("red.png", "green.png", "blue.png", "white.png")
-        assert not seen._thread.name.startswith("watch")
 
 
 def test_too_many_folders_for_the_system_are_polled(index, photos, monkeypatch):

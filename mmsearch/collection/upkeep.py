@@ -122,12 +122,11 @@ def relocate(index: OpenIndex, catalog: Catalog, old: str, new: str, *, force: b
 
 def _stored_folder(catalog: Catalog, folder: str) -> str:
     """The path by which the index knows a folder that may be gone: with links, or without."""
-    absolute = os.path.abspath(folder)
-    for path in (absolute, os.path.realpath(absolute)):
+    for path in spellings(folder):
         if catalog.relocation.holds(path):
             return path
     known = ", ".join(sorted(root for _, root in catalog.sources.all())) or "nothing"
-    raise PathNotFound(f"the index holds nothing at {absolute!r}; it holds: {known}")
+    raise PathNotFound(f"the index holds nothing at {os.path.abspath(folder)!r}; it holds: {known}")
 
 
 def _check_moved(catalog: Catalog, old: str, new: str) -> None:
