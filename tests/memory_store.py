@@ -442,16 +442,6 @@ def _fail(tables: Tables, records: Sequence[FailureRecord]) -> None:
 
 
 class Metadata(Part):
-    def keys(self) -> list[str]:
-        return sorted({key for own in self._t.metadata.values() for key in own})
-
-    def of(self, ids: Sequence[int]) -> dict[int, dict[str, str | float]]:
-        return {
-            id_: {key: _number(text) for key, text in sorted(self._t.metadata[id_].items())}
-            for id_ in sorted(set(ids))
-            if self._t.metadata.get(id_)
-        }
-
     def set(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         with self._store.write() as tables:
             for id_, own in rows:
@@ -461,16 +451,6 @@ class Metadata(Part):
                         for key, value in own.items()
                         if value is not None
                     }
-
-
-def _number(text: str) -> str | float:
-    for read in (int, float):
-        try:
-            if str(read(text)) == text:
-                return read(text)
-        except ValueError:
-            continue
-    return text
 
 
 class Tags(Part):
@@ -487,18 +467,6 @@ class Tags(Part):
                     if id_ in scores:
                         own[tag] = float(scores[id_])
                     tables.tags[id_] = own
-
-    def of(self, ids: Sequence[int]) -> dict[int, dict[str, float]]:
-        own = {id_: self._t.tags.get(id_) for id_ in sorted(set(ids))}
-        return {
-            id_: dict(sorted(tags.items(), key=lambda pair: (-pair[1], pair[0])))
-            for id_, tags in own.items()
-            if tags
-        }
-
-    def counts(self) -> dict[str, int]:
-        every = [tag for own in self._t.tags.values() for tag in own]
-        return {tag: every.count(tag) for tag in sorted(set(every))}
 
     def clear(self, names: Iterable[str] | None = None) -> int:
         wanted = None if names is None else set(names)

@@ -100,7 +100,7 @@ def test_other_columns_become_metadata_to_filter_by(library: Collection):
     library.add_vectors(unit(9), rows)
     hits = library.search_vectors(unit(1, 5), k=9, where={"stars": {"$gte": 7}, "place": "Rome"})
     assert sorted(hit.path for hit in hits[0]) == ["7.jpg", "8.jpg"]
-    assert "gone" not in set(library.catalog.metadata.keys())
+    assert next(iter(library.items)).metadata["meta"] == {"stars": "0", "place": "Rome"}
 
 
 def test_what_filters_know_of_every_item_is_told_by_columns_of_that_name(library: Collection):

@@ -142,7 +142,8 @@ def world(tmp_path: Path, photos: Path):
 
 def notes(world: Catalog) -> dict[int, str]:
     """By item id (a.jpg, deep/b.jpg, deep/twin.jpg, other/twin.jpg), what is noted."""
-    return {id_: found["note"] for id_, found in world.metadata.of([1, 2, 3, 4]).items()}
+    own = {item.id: item.metadata.get("meta") for item in world.items.all()}
+    return {id_: found["note"] for id_, found in own.items() if found}
 
 
 def lines(*names: str) -> str:

@@ -394,14 +394,19 @@ def test_filters_are_predicate_trees(store: Store, where: dict[str, Any], names:
 def test_metadata_and_tags_are_replaced_whole(store: Store):
     ids = put(store, record(store, "a.jpg"), record(store, "b.jpg"))
     store.metadata.set([(ids[0], {"stars": 5, "place": "Rome", "good": True})])
-    assert store.metadata.of(ids) == {ids[0]: {"good": "true", "place": "Rome", "stars": 5}}
+    assert store.items.get(ids)[ids[0]].metadata["meta"] == {
+        "good": "true",
+        "place": "Rome",
+        "stars": "5",
+    }
     store.metadata.set([(ids[0], {"stars": 4})])
-    assert (store.metadata.of(ids), store.metadata.keys()) == ({ids[0]: {"stars": 4}}, ["stars"])
+    assert [item.metadata.get("meta") for item in store.items.all()] == [{"stars": "4"}, None]
     store.tags.set({"dog": {ids[0]: 0.5, ids[1]: 0.9}, "cat": {ids[0]: 0.7}})
     store.tags.set({"dog": {ids[1]: 0.6}}, among=[ids[0]])
-    assert store.tags.of(ids) == {ids[0]: {"cat": 0.7}, ids[1]: {"dog": 0.6}}
-    assert store.tags.counts() == {"cat": 1, "dog": 1}
-    assert (store.tags.clear(["cat"]), store.tags.counts()) == (1, {"dog": 1})
+    (page,) = store.items.complete(None)
+    assert [item.tags for item in page] == [{"cat": 0.7}, {"dog": 0.6}]
+    assert store.tags.clear(["cat"]) == 1
+    assert [item.metadata.get("tags") for item in store.items.all()] == [None, ["dog"]]
 
 
 def test_words_find_texts_names_and_metadata(store: Store):

@@ -212,12 +212,6 @@ class FailureStore(Protocol):
 class MetadataStore(Protocol):
     """The user's own metadata of the items."""
 
-    def keys(self) -> list[str]:
-        """The keys that some item has, sorted."""
-
-    def of(self, ids: Sequence[int]) -> dict[int, dict[str, str | float]]:
-        """Some items' metadata by item id: numbers where they read as such."""
-
     def set(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """Replace the metadata of some items, all or none; None is as if not there."""
 
@@ -229,12 +223,6 @@ class TagStore(Protocol):
         self, found: Mapping[str, Mapping[int, float]], among: Iterable[int] | None = None
     ) -> None:
         """Replace tags by the scores of the items that have them, among some items or all."""
-
-    def of(self, ids: Sequence[int]) -> dict[int, dict[str, float]]:
-        """Some items' tags with their scores, the highest first; items without any are left out."""
-
-    def counts(self) -> dict[str, int]:
-        """How many items have each tag, by name."""
 
     def clear(self, names: Iterable[str] | None = None) -> int:
         """Delete some tags, or all; returns of how many items each, in all."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from itertools import groupby, islice
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from mmsearch.filters.values import number_in
 from mmsearch.storage.sqlite.database import Database, chunks
 from mmsearch.storage.sqlite.schema import items, metadata, tags
-from mmsearch.storage.sqlite.view import View
 
 ITEMS_AT_ONCE = 2_000
 """Items whose metadata are written by one statement."""
@@ -23,22 +21,6 @@ class Metadata:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def keys(self) -> list[str]:
-        """The keys that some item has, sorted."""
-        with self._database.read() as connection:
-            return View(connection).metadata_keys()
-
-    def of(self, ids: Sequence[int]) -> dict[int, dict[str, str | float]]:
-        """Some items' metadata by item id: numbers where they read as such."""
-        c = metadata.c
-        base = select(c.item_id, c.key, c.text, c.number).order_by(c.item_id, c.key)
-        found: dict[int, dict[str, str | float]] = {}
-        for part in chunks(sorted(set(ids))):
-            rows = self._database.rows(base.where(c.item_id.in_(part)))
-            for item_id, own in groupby(rows, key=lambda row: row.item_id):
-                found[item_id] = {key: _value(text, number) for _, key, text, number in own}
-        return found
 
     def set(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """Replace the metadata of some items, all or none.
@@ -76,16 +58,6 @@ def _texts(own: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _value(text: str, number: float | None) -> str | float:
-    """A text as a number, if that is written just so: "5" and "4.5" are numbers, "007" is not."""
-    if number is not None:
-        for read in (int, float):
-            with suppress(ValueError):
-                if str(read(text)) == text:
-                    return read(text)
-    return text
-
-
 def _clean(text: str) -> str:
     """A text as the database can hold it: without halves of characters, and without NULs."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
@@ -121,21 +93,6 @@ class Tags:
                     ]
                     if rows:
                         connection.execute(insert(tags).prefix_with("OR REPLACE"), rows)
-
-    def of(self, ids: Sequence[int]) -> dict[int, dict[str, float]]:
-        """Some items' tags with their scores, the highest first; items without any are left out."""
-        c = tags.c
-        base = select(c.item_id, c.tag, c.score).order_by(c.item_id, c.score.desc(), c.tag)
-        found: dict[int, dict[str, float]] = {}
-        for part in chunks(sorted(set(ids))):
-            for id_, tag, score in self._database.rows(base.where(c.item_id.in_(part))):
-                found.setdefault(id_, {})[tag] = score
-        return found
-
-    def counts(self) -> dict[str, int]:
-        """How many items have each tag, by name."""
-        counted = select(tags.c.tag, func.count()).group_by(tags.c.tag).order_by(tags.c.tag)
-        return dict(map(tuple, self._database.rows(counted)))
 
     def clear(self, names: Iterable[str] | None = None) -> int:
         """Delete some tags, or all; returns of how many items each, in all."""
