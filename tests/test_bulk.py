@@ -20,7 +20,7 @@ from mmsearch.filters.values import number_in
 from mmsearch.indexing.bulk.rows import metadata_columns
 from mmsearch.indexing.bulk.sources import chunks_of, unit_rows
 from mmsearch.storage.records import split_path
-from mmsearch.storage.sqlite.checkpoints import Checkpoints
+from mmsearch.storage.sqlite.loader import Checkpoints
 
 DIM = 8
 
@@ -508,7 +508,7 @@ def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
 
 
 def test_the_log_of_an_import_does_not_grow_with_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmsearch.storage.sqlite.checkpoints.MOST_PAGES", 64)
+    monkeypatch.setattr("mmsearch.storage.sqlite.loader.MOST_PAGES", 64)
     committed = Checkpoints.committed
 
     def on_a_fast_disk(self):
@@ -534,14 +534,14 @@ def test_a_log_that_cannot_be_moved_meanwhile_stops_no_import(tmp_path, monkeypa
     def damaged(path):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("mmsearch.storage.sqlite.checkpoints.driver_of", damaged)
+    monkeypatch.setattr("mmsearch.storage.sqlite.loader.driver_of", damaged)
     with Collection(tmp_path / "idx", create=True) as library:
         library.add_vectors(np.eye(8, dtype=np.float32))
         assert len(library) == 8
 
 
 def test_a_search_that_goes_on_during_an_import_stops_neither(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmsearch.storage.sqlite.checkpoints.MOST_PAGES", 4)
+    monkeypatch.setattr("mmsearch.storage.sqlite.loader.MOST_PAGES", 4)
     rows = np.eye(200, dtype=np.float32)
     with Collection(tmp_path / "idx", create=True) as library:
         library.add_vectors(rows[:10])

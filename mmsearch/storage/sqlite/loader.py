@@ -1,30 +1,40 @@
-"""Loading many items at once, by a few long statements."""
+"""Loading many items: batches on a connection of their own, whose log is moved beside the writing.
+
+SQLite moves its log into the file within a commit, and nothing is written meanwhile; here a thread
+does it, on another connection.
+"""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from sqlalchemy import Connection, func, select
 
 from mmsearch.storage.records import ItemBatch, Space
-from mmsearch.storage.sqlite.checkpoints import Checkpoints
-from mmsearch.storage.sqlite.database import Database, storage_errors
+from mmsearch.storage.sqlite.database import Database, driver_of, storage_errors
 from mmsearch.storage.sqlite.schema import items, metadata, tags
 from mmsearch.storage.sqlite.settings import Settings, next_revision, put_setting
 from mmsearch.storage.sqlite.writer import put_batch
 from mmsearch.storage.store import PutBatch
 
 _FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 0, "foreign_keys": 0}
-"""256 MiB of pages in memory, so that indexes grow there; another connection moves the log. Nothing
-that others refer to is deleted, and a batch refers to what it has itself brought."""
+"""256 MiB of pages in memory, where indexes grow. Foreign keys need no check: nothing that others
+refer to is deleted, and a batch refers to what it has brought itself."""
 
 _RANDOM = {str(index.name): index for table in (metadata, tags) for index in table.indexes}
+"""Indexes whose keys come in random order."""
 
 MANY_ROWS = 50_000
-"""Rows from which making indexes anew may pay."""
+"""From this many rows on, it pays to make those indexes at the end."""
+
+MOST_PAGES = 16_384
+"""Pages in the log from which the next batch waits until all of it has been moved: 256 MiB. Only
+then does SQLite write it from its beginning again."""
 
 _NUMBERED = "numbered items"
 """The setting that holds the next number for items that came without a name."""
@@ -39,10 +49,10 @@ class Loader:
 
     @contextmanager
     def loading(self, total: int | None = None) -> Iterator[PutBatch]:
-        """Gives what writes a batch, all or none, and what is committed is as safe as ever.
+        """A context that gives a function which writes a batch, all or none.
 
-        While it lasts, more memory is used for writing. Where more rows are coming than there are,
-        indexes of what is random are made at the end: sorting is several times as fast as putting
+        What it has written is as safe as ever. Where more rows are coming than there are, indexes
+        with keys in random order are made at the end: sorting is several times as fast as putting
         each row in its place.
 
         Args:
@@ -56,16 +66,24 @@ class Loader:
         try:
             with (
                 storage_errors(),
-                self._for_loading() as connection,
+                self._connection() as connection,
                 Checkpoints(self._database.path) as checkpoints,
             ):
-                yield partial(_put, connection, checkpoints)
+
+                def put(batch: ItemBatch, space: Space | None) -> tuple[int, int]:
+                    with storage_errors(), connection.begin():
+                        done = put_batch(connection, batch, space)
+                        next_revision(connection)
+                    checkpoints.committed()
+                    return done
+
+                yield put
         finally:
             self.restore_indexes()
 
     @contextmanager
-    def _for_loading(self) -> Iterator[Connection]:
-        """A connection with settings that nobody else may have: it is closed after."""
+    def _connection(self) -> Iterator[Connection]:
+        """A connection with settings that nobody else may have: it is closed afterwards."""
         self._database.check_open()
         engine = self._database.engine.execution_options(begin="BEGIN IMMEDIATE")
         with engine.connect() as connection:
@@ -78,31 +96,68 @@ class Loader:
                 connection.invalidate()
 
     def missing_indexes(self) -> list[str]:
-        """The indexes that a killed process has left out: filters take longer without them."""
+        """The indexes that a killed process did not make: filters take longer without them."""
         names = "SELECT name FROM sqlite_master WHERE type = 'index'"
         with self._database.read() as connection:
             there = {row[0] for row in connection.exec_driver_sql(names)}
         return [name for name in _RANDOM if name not in there]
 
     def restore_indexes(self) -> None:
-        """Make the indexes that a killed process has left out."""
+        """Make the indexes that are missing."""
         for name in self.missing_indexes():
             with self._database.write() as connection:
                 _RANDOM[name].create(connection)
 
     def next_numbers(self, number: int) -> range:
-        """As many numbers as that, none of which was given before: names of items without one."""
+        """So many numbers, none of which was given before: names of items without one."""
         with self._database.write() as connection:
             first = int(self._settings.get(_NUMBERED) or 0)
             put_setting(connection, _NUMBERED, str(first + number))
         return range(first, first + number)
 
 
-def _put(
-    connection: Connection, checkpoints: Checkpoints, batch: ItemBatch, space: Space | None
-) -> tuple[int, int]:
-    with storage_errors(), connection.begin():
-        done = put_batch(connection, batch, space)
-        next_revision(connection)
-    checkpoints.committed()
-    return done
+class Checkpoints:
+    """A thread that moves the log into the file; what it cannot move is left to the next writer.
+
+    Args:
+        path: The catalog.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._connection: sqlite3.Connection | None = None
+        self._moving: Future[int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.submit(self._close)
+        self._thread.shutdown()
+
+    def committed(self) -> None:
+        """Have what was committed moved; waits for it once the log has grown long."""
+        if self._moving is not None and not self._moving.done():
+            return  # what is new is moved with what comes next
+        pages = 0 if self._moving is None else self._moving.result()
+        self._moving = self._thread.submit(self._move)
+        if pages > MOST_PAGES:
+            self._moving.result()
+            self._moving = None
+
+    def _move(self) -> int:
+        """Move what there is; returns how many pages the log has."""
+        try:
+            if self._connection is None:
+                self._connection = driver_of(self._path)
+                self._connection.execute("PRAGMA busy_timeout = 0")
+                self._connection.execute("PRAGMA synchronous = NORMAL")
+            found = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error:  # a full disk, say: the writer meets it as well
+            return 0
+        return int(found[1])
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
