@@ -246,7 +246,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch):
     """Bounds so low that a few items pass them."""
     for name, bound in (("MOST_SCORED", 3), ("MOST_SEEN", 12), ("MOST_PASSED", 60)):
         monkeypatch.setattr(bm25, name, bound)
-    monkeypatch.setattr(bm25, "SCORED_ANEW", 4)
+    monkeypatch.setattr(bm25, "RESCORED", 4)
 
 
 @given(

@@ -1,11 +1,10 @@
-"""Which items hold the words of a query, and how much that says: BM25 with a bound on the work.
+"""BM25 with a bound on the work.
 
-SQLite goes through some 25 million occurrences of words a second, hands out 10 million ids a
-second, and gives a BM25 score to less than a million items a second. So where few items hold the
-words, all of them are scored: those that hold every word, or any where too few hold every one. Else
-each word first adds to the items that hold it what it tells (its idf), and only the best of them
-are scored. The commonest words, which tell little and cost most, only add to the items that hold
-one of the rarest.
+SQLite reads some 25 million postings a second, returns 10 million ids a second, and computes BM25
+of fewer than a million items a second. So where few items hold the words, all of them are scored:
+those that hold every word, or any word if too few hold every one. Else each word first adds its idf
+to the items that hold it, and only the best of these are scored. The commonest words, which weigh
+least and cost most, only add to the items that hold one of the rarest.
 """
 
 from __future__ import annotations
@@ -27,28 +26,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_SCORED = 3000
-"""Items that are all given a BM25 score, if no more than these hold the words."""
+"""If no more items than this hold the words, BM25 of all of them is computed."""
 
-SCORED_ANEW = 200
-"""Items that are given one, at least, of those that the words tell most of, if more hold them."""
+RESCORED = 200
+"""If more do, BM25 is computed of at least so many, those with the highest sums of idf."""
 
 MOST_WORDS = 16
-"""Words that are looked for, the rarest ones."""
+"""Words that are searched for, the rarest of a query."""
 
 MOST_SEEN = 50_000
-"""Occurrences of the words that are added up in full, the rarest first; others are common."""
+"""Postings that are added up in full, those of the rarest words first; other words are common."""
 
 MOST_PASSED = 150_000
-"""Occurrences of common words gone through, for a query."""
+"""Postings of common words that a query reads."""
 
 MOST_COUNTED = 20_000
-"""Items counted for a word whose count is not kept."""
+"""Items that are counted of a word whose count is not stored."""
 
 FEW = 1000
-"""Allowed items up to this many are told to SQLite; of more, what it finds is sifted."""
+"""Up to this many allowed items are passed to SQLite; with more, its results are filtered."""
 
 SKIPS = 8
-"""A word in n items is brought together with a commoner one in the time of this many times n."""
+"""Intersecting a word in n items with a commoner one takes the time of this many times n postings.
+"""
 
 _BM25 = f"-bm25(words, {', '.join(map(str, WEIGHTS))})"
 _COUNT = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
@@ -60,18 +60,24 @@ class _Word:
 
     match: str
     items: int
-    """That hold it, or, of a phrase, its rarest word."""
+    """How many hold it, or, of a phrase, its rarest word."""
     cost: int
-    """Occurrences to go through to find them."""
-    tells: float
-    """BM25 of an item of average length that holds it once: its idf, as FTS5 has it."""
+    """Postings to read to find them."""
+    idf: float
+    """As FTS5 defines it: BM25 of an item of average length that holds the word once."""
 
 
 class Matching:
-    """One query being matched."""
+    """One query on the word index.
+
+    Args:
+        connection: In a transaction.
+        k: How many items are wanted.
+        allowed: Only these items; None allows all.
+    """
 
     def __init__(self, connection: Connection, k: int, allowed: IdSet | None) -> None:
-        # the driver's own: SQLAlchemy's wrapping takes as long as a rare word
+        # the driver's own connection: SQLAlchemy takes as long as a rare word does
         self._driver: Any = connection.connection.driver_connection
         self._k = k
         low, high = (self._row(f"SELECT {end}(id) FROM items")[0] or 0 for end in ("min", "max"))  # noqa: S608
@@ -86,8 +92,8 @@ class Matching:
         self._items = self._counts([""]).get("") or self._row("SELECT count(*) FROM items")[0]
 
     def scores(self, terms: Sequence[Term]) -> dict[int, float]:
-        """By item id, the scores of those found; more than k if it costs no more."""
-        weighed = sorted(self._weigh(terms), key=lambda word: (word.items, word.match))
+        """The scores of the items found, by id; more than k items if they cost no more."""
+        weighed = sorted(self._weighed(terms), key=lambda word: (word.items, word.match))
         words = weighed[:MOST_WORDS]
         if sum(word.items for word in words) > MOST_SCORED:
             return self._added_up(words)
@@ -104,20 +110,20 @@ class Matching:
             seen += word.cost
             if seen > MOST_SEEN:
                 break
-            tally.add(self._ids(word.match), word.tells)
+            tally.add(self._ids(word.match), word.idf)
             scored += 1
         if scored:
             self._lift(lift, words[:scored], words[scored:])
         else:
             self._add_common(lift, words)
-        best = tally.plus(lift).best(max(self._k, SCORED_ANEW), self._inside)
+        best = tally.plus(lift).best(max(self._k, RESCORED), self._inside)
         if not (scored and best):
             return best
         anew = self._scored(_any(words[:scored]), sorted(best))
         return {item_id: score + lift[item_id] for item_id, score in anew.items()}
 
     def _lift(self, lift: _Tally, scored: Sequence[_Word], common: Sequence[_Word]) -> None:
-        """Add what the common words tell of the items that hold one of the rarest."""
+        """Add the idf of common words to the items that hold one of the rarest."""
         rare = _rare(scored)
         items = sum(word.items for word in rare)
         passed = 0
@@ -125,27 +131,27 @@ class Matching:
             passed += min(SKIPS * items, items + word.cost)
             if passed > MOST_PASSED:
                 return
-            lift.add(self._ids(f"({_any(rare)}) AND {word.match}"), word.tells)
+            lift.add(self._ids(f"({_any(rare)}) AND {word.match}"), word.idf)
 
     def _add_common(self, lift: _Tally, words: Sequence[_Word]) -> None:
-        """Add items that hold all words, and then items that hold the rarest: the first of them."""
+        """Add the first items that hold all words, then the first that hold the rarest."""
         import numpy as np
 
         together = min(sum(word.cost for word in words), SKIPS * words[0].items)
         every = self._ids(_every(words), together)
-        lift.add(every, sum(word.tells for word in words))
+        lift.add(every, sum(word.idf for word in words))
         if len(words) > 1 and len(every) < self._k:
             rarest = self._ids(words[0].match, words[0].cost)
-            lift.add(np.setdiff1d(rarest, every), words[0].tells)
+            lift.add(np.setdiff1d(rarest, every), words[0].idf)
 
-    # ------------------------------------------------------------------ what SQLite is asked
+    # ------------------------------------------------------------------ queries
 
     def _scored(self, match: str, ids: Sequence[int] | None = None) -> dict[int, float]:
-        """By item id, BM25 of what matches, of some items or all."""
+        """BM25 of the items that match, by id, among some items or all."""
         statement = f"SELECT rowid, {_BM25} FROM words WHERE words MATCH ?"  # noqa: S608
         if ids is None:
             return dict(self._driver.execute(statement, (match,)))
-        # the plus keeps SQLite from looking up each of them on its own
+        # the plus keeps SQLite from looking up each id on its own
         where = " AND rowid BETWEEN ? AND ? AND +rowid IN (SELECT value FROM json_each(?))"
         given = (match, ids[0], ids[-1], json.dumps(ids))
         return dict(self._driver.execute(statement + where, given))
@@ -160,9 +166,9 @@ class Matching:
         """The items that match.
 
         Args:
-            match: In the language of FTS5.
-            cost: Occurrences it goes through, where these are not bounded: then only the first
-                items are returned, and beyond MOST_PASSED only that share of the items is tried.
+            match: An FTS5 expression.
+            cost: The postings that it reads, if they are not bounded: then only the first items are
+                returned, and beyond MOST_PASSED only that share of the items is looked at.
         """
         import numpy as np
 
@@ -174,22 +180,22 @@ class Matching:
             given.append(self._few)
         statement = f"SELECT rowid FROM words WHERE {where} LIMIT ?"  # noqa: S608
         given.append(MOST_SCORED if cost else MOST_SEEN)
-        # as one text: a row each would take three times as long
+        # as one text: rows would take three times as long
         text = self._row(f"SELECT group_concat(rowid) FROM ({statement})", *given)[0]  # noqa: S608
         return np.fromstring(text or "", dtype=np.int64, sep=",")
 
     # ------------------------------------------------------------------ how common words are
 
-    def _weigh(self, terms: Sequence[Term]) -> list[_Word]:
-        """The terms that can be found at all."""
+    def _weighed(self, terms: Sequence[Term]) -> list[_Word]:
+        """The terms that some item holds."""
         counts = self._counts({token for term in terms for token in term.tokens})
         words = []
         for term in terms:
             each = [counts[token] for token in term.tokens]
             if rarest := min(each):
                 cost = sum(each) if len(each) == 1 else min(sum(each), SKIPS * rarest)
-                tells = math.log(max(self._items - rarest + 0.5, 0.5) / (rarest + 0.5))
-                words.append(_Word(term.match, rarest, cost, max(tells, 1e-6)))
+                idf = math.log(max(self._items - rarest + 0.5, 0.5) / (rarest + 0.5))
+                words.append(_Word(term.match, rarest, cost, max(idf, 1e-6)))
         return words
 
     def _counts(self, tokens: Iterable[str]) -> dict[str, int]:
@@ -206,7 +212,7 @@ class Matching:
 
 
 class _Tally:
-    """What was added to each item of a range."""
+    """A sum for each item of a range of ids."""
 
     def __init__(self, low: int, high: int) -> None:
         import numpy as np
@@ -217,12 +223,12 @@ class _Tally:
     def __getitem__(self, item_id: int) -> float:
         return float(self._sums[item_id - self._low])
 
-    def add(self, ids: NDArray[np.int64], what: float) -> None:
-        """Add to some items, each of which stands there once."""
-        self._sums[ids - self._low] += what
+    def add(self, ids: NDArray[np.int64], amount: float) -> None:
+        """Add to the sums of some items, each of which is listed once."""
+        self._sums[ids - self._low] += amount
 
     def plus(self, other: _Tally) -> _Tally:
-        """Both together."""
+        """The sums of both."""
         self._sums += other._sums
         return self
 
@@ -231,7 +237,7 @@ class _Tally:
 
         Args:
             k: How many items.
-            inside: Of each item of the range, whether it is allowed (all are when None).
+            inside: Whether each item of the range is allowed; None allows all.
         """
         import numpy as np
 
@@ -257,7 +263,7 @@ def _every(words: Sequence[_Word]) -> str:
 
 
 def _rare(words: Sequence[_Word]) -> Sequence[_Word]:
-    """The rarest words, as long as few items hold them; the rarest at least."""
+    """The rarest words that few items hold in all; at least the rarest one."""
     total = 0
     for number, word in enumerate(words):
         total += word.items

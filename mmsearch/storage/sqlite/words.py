@@ -1,4 +1,4 @@
-"""The words of the items: kept in step with the catalog, and ranked by BM25."""
+"""The full-text index of the items: brought up to date, and searched by BM25."""
 
 from __future__ import annotations
 
@@ -7,31 +7,28 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
-from sqlalchemy import Table as SqlTable
-from sqlalchemy import text as sql
+from sqlalchemy import Connection, Table, select
 
 from mmsearch.storage.lexical import Document, date_words, query_terms, split_terms
 from mmsearch.storage.sqlite.bm25 import Matching
 from mmsearch.storage.sqlite.changes import LAST_CHANGE, drop_applied
-from mmsearch.storage.sqlite.database import Database, chunks
+from mmsearch.storage.sqlite.database import IDS, Database, Prepared, chunks, id_list
 from mmsearch.storage.sqlite.schema import WORDS, items, metadata, sources, tags, texts
 from mmsearch.types import Progress, Ranking
 from mmsearch.vectors.id_set import IdSet
 
 BATCH = 4000
-"""Items whose words are written in one transaction; each leaves a part to be merged later."""
+"""Items that are indexed in one transaction; each leaves a segment for FTS5 to merge."""
 
 PAGE = 200
 """Items whose texts are in memory at once."""
 
 COUNTED_FROM = 1000
-"""Words in more items than this have their count kept."""
+"""The counts of words in more items than this are stored."""
 
 GROWTH = 1.2
-"""Counts are made anew when there are this many times as many items, or as few."""
+"""Words are counted again once the number of items has grown or shrunk by this factor."""
 
 
 class Words:
@@ -81,10 +78,7 @@ class Words:
         Args:
             query: Any text; only "quotes" have a meaning in it.
             k: How many items.
-            allowed: Only these items (any when None).
-
-        Items that hold every word come first where so many items hold the words that not all of
-        them can be looked at; `mmsearch.storage.sqlite.bm25` says what is.
+            allowed: Only these items; None allows all.
         """
         terms = query_terms(query)
         if not terms or k < 1 or (allowed is not None and not len(allowed)):
@@ -106,14 +100,11 @@ class Words:
         found: set[int] = set()
         with self._database.read() as connection:
             for part in chunks(ids):
-                rows = connection.execute(_HOLDING, {"match": match, "ids": list(part)})
-                found.update(row[0] for row in rows)
+                marks = ", ".join("?" * len(part))
+                statement = f"SELECT rowid FROM words WHERE words MATCH ? AND rowid IN ({marks})"  # noqa: S608
+                found.update(connection.exec_driver_sql(statement, (match, *part)).scalars())
         return found
 
-
-_HOLDING = sql("SELECT rowid FROM words WHERE words MATCH :match AND rowid IN :ids").bindparams(
-    bindparam("ids", expanding=True)
-)
 
 _POSITION = "SELECT words_item, words_change FROM followers"
 
@@ -156,59 +147,55 @@ def _refresh(connection: Connection, limit: int) -> int:
     return len(ids)
 
 
-# Statements are made once: composing them takes longer than SQLite needs to run them.
-_OF: Any = bindparam("ids", expanding=True)
+def _column(table: Table, name: str, order: str) -> Prepared:
+    chosen = select(table.c.item_id, table.c[name]).where(table.c.item_id.in_(IDS))
+    return Prepared(chosen.order_by(table.c.item_id, table.c[order]))
 
 
-def _column_of(table: SqlTable, *order: str) -> Any:
-    chosen = select(table.c.item_id, table.c[order[-1]]).where(table.c.item_id.in_(_OF))
-    return chosen.order_by(table.c.item_id, table.c[order[0]])
+_TEXTS = _column(texts, "text", "position")
 
-
-_TEXTS = _column_of(texts, "position", "text")
-
-_FACTS = (_column_of(metadata, "key", "text"), _column_of(tags, "tag"))
+_FACTS = (_column(metadata, "text", "key"), _column(tags, "tag", "tag"))
 
 _c = items.c
 
-_ITEMS = (
+_ITEMS = Prepared(
     select(_c.id, sources.c.path, _c.folder, _c.name, _c.camera, _c.taken_at, _c.mtime_ns)
     .join(sources)
-    .where(_c.id.in_(_OF))
+    .where(_c.id.in_(IDS))
 )
 
 
 def _documents(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, Document]]:
-    given = {"ids": ids}
-    said: dict[int, list[str]] = defaultdict(list)
-    for item_id, text in connection.execute(_TEXTS, given):
-        said[item_id].append(text)
+    given = id_list(ids)
+    own: dict[int, list[str]] = defaultdict(list)
+    for item_id, text in _TEXTS.of(connection, ids=given):
+        own[item_id].append(text)
     facts: dict[int, list[str]] = defaultdict(list)
     for statement in _FACTS:
-        for item_id, text in connection.execute(statement, given):
+        for item_id, text in statement.of(connection, ids=given):
             facts[item_id].append(text)
-    for id_, root, folder, name, camera, taken, mtime_ns in connection.execute(_ITEMS, given):
+    for id_, root, folder, name, camera, taken, mtime_ns in _ITEMS.of(connection, ids=given):
         names = [name, *_folders(root, folder)]
         known = [camera or "", date_words(taken or _day(mtime_ns)), *facts[id_]]
-        yield id_, Document.of(said[id_], names, known)
+        yield id_, Document.of(own[id_], names, known)
 
 
 def _folders(root: str, folder: str) -> list[str]:
-    """The names of the folders a file is in, from the last of its source's on."""
+    """The names of the folders that a file is in, from that of its source on."""
     return [os.path.basename(root), *(name for name in folder.split(os.sep) if name)]
 
 
 def _day(mtime_ns: int) -> str:
     """The day of a file's last change, in UTC, as it is shown."""
-    with suppress(ValueError, OverflowError, OSError):  # a broken clock's
-        if not mtime_ns:  # it has none, as what was imported
-            return ""
+    if not mtime_ns:  # an imported item has none
+        return ""
+    with suppress(ValueError, OverflowError, OSError):  # of a broken clock
         return datetime.fromtimestamp(mtime_ns / 1e9, UTC).date().isoformat()
     return ""
 
 
 def _count_words(connection: Connection) -> None:
-    """Keep how many items hold each common word, and, as the count of "", how many there are."""
+    """Store how many items hold each common word, and, as the count of "", how many there are."""
     run = connection.exec_driver_sql
     there = run("SELECT count(*) FROM items").scalar_one()
     kept = "SELECT coalesce(max(items), 0) FROM common_words WHERE word = ''"
