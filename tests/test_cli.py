@@ -168,7 +168,7 @@ def test_similar_finds_the_others(folder):
         (["query"], "say what to look for"),
         (["query", ""], "empty"),
         (["query", "red", "--image", "x.png"], "x.png"),
-        (["query", "--not", "red"], "only what is not wanted"),
+        (["query", "--not", "red"], "all parts of the query are negative"),
         (["query", "red", "--text", "-1:red"], "cancel each other out"),
         (["query", "--text", "0:red"], "empty"),
         (["query", "red", "--combine", "loudly"], "early, late"),

@@ -226,12 +226,10 @@ def test_a_second_model_is_given_videos_too(toy, tmp_path):
 def test_what_needs_a_package_that_is_not_there_is_said_before_anything_is_done(
     toy, photos, tmp_path, monkeypatch
 ):
-    from mmsearch.indexing import update
-
-    def missing(_):
+    def missing():
         raise MissingExtra("--video", "av")
 
-    monkeypatch.setitem(update._REQUIRED, "video", missing)
+    monkeypatch.setattr("mmsearch.media.video.require", missing)
     with pytest.raises(MissingExtra, match=r"pip install 'mmsearch\[av\]'"):
         mmsearch.index(photos, tmp_path / "i", video=True)
     with mmsearch.open(tmp_path / "i") as library:
