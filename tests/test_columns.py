@@ -320,11 +320,29 @@ class Changes:
         if item and self.dice.random() < 0.7:
             change(self.made, sql, item)
 
+    def file_words(self) -> None:
+        self.made.words.refresh()
+
     def begin(self) -> None:
         self.made.filters.begin_generation(generation_of(self.made))
 
 
-KINDS = ["add", "alter", "remove", "rename", "relocate", "describe", "tag", "say", "sound", "begin"]
+KINDS = ["add", "alter", "remove", "rename", "relocate", "describe", "tag", "say", "sound"]
+KINDS += ["file_words", "begin"]
+
+
+def test_an_item_that_is_altered_after_it_was_added_and_its_words_filed_is_found(
+    world: Catalog, tmp_path: Path
+):
+    filters = ready(world, tmp_path / "cache")
+    changes = Changes(world, 0)
+    changes.add()
+    world.words.refresh()
+    newest = by_sql(world, parse_where({}))[-1]
+    world.metadata.set([(newest, {"rating": 5})])
+    filter_ = parse_where({"rating": 5})
+    assert filters.passing(filter_).ids.tolist() == by_sql(world, filter_)
+    assert newest in by_sql(world, filter_)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

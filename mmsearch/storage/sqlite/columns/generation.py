@@ -80,7 +80,8 @@ class GenerationColumns:
         own = self._generation
         among = self.column(view, PRESENT).has_value
         altered = self._logged(view)
-        among[altered - own.low] = False
+        inside = altered[(altered >= own.low) & (altered <= own.upto)]  # the log has later ones too
+        among[inside - own.low] = False
         found = self._all_of(view, filter_, among)
         if len(altered) or view.highest > own.upto:
             older, found = found, np.zeros(max(view.highest, own.upto) - own.low + 1, np.bool_)
