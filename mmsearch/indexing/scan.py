@@ -195,7 +195,7 @@ class Scan:
             same = (
                 row is not None
                 and same_stats(row[2:6], file)
-                and (not readings[file.kind] or readings[file.kind] <= row.readings)
+                and (not (wanted := readings[file.kind]) or wanted <= row.readings)
             )
             if same and plain:
                 unchanged += 1
