@@ -28,7 +28,7 @@ def mark(name):
     now = time.perf_counter(); marks.append((name, now - began)); began = now
 import mmsearch; mark("import mmsearch")
 import numpy; mark("import numpy")
-from mmsearch.encoders.models import load_encoder
+from mmsearch.encoders.registry import load_encoder
 from mmsearch.encoders.onnx import import_onnxruntime; import_onnxruntime()
 mark("import onnxruntime")
 import tokenizers; mark("import tokenizers")

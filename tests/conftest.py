@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmsearch.encoders import Encoder
 from mmsearch.encoders.family import SingleModel
-from mmsearch.encoders.models import REGISTRY
+from mmsearch.encoders.registry import REGISTRY
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # what this machine's owner has fetched makes no difference here

@@ -194,7 +194,7 @@ def test_an_encoder_that_came_later_adopts_its_vectors(
     library: Collection, toy: ToyEncoder, monkeypatch
 ):
     from mmsearch.encoders.family import SingleModel
-    from mmsearch.encoders.models import REGISTRY
+    from mmsearch.encoders.registry import REGISTRY
 
     monkeypatch.delitem(REGISTRY, "toy")
     colours = list(COLOURS)

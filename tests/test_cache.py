@@ -16,7 +16,7 @@ from mmsearch.collection import Collection
 from mmsearch.errors import InvalidOption
 from mmsearch.spaces import index_cache
 from mmsearch.spaces.index_cache import segment_folders
-from mmsearch.storage.sqlite.settings import next_epoch
+from mmsearch.storage.sqlite.index_settings import next_epoch
 from mmsearch.vectors import EXACT, index_choice
 from mmsearch.vectors.segment import checksum
 

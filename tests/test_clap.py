@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from mmsearch.encoders import Runtime
 from mmsearch.encoders.clap import encoder as clap_encoder
+from mmsearch.encoders.clap.checkpoint import find
 from mmsearch.encoders.clap.encoder import ClapEncoder, load_clap
-from mmsearch.encoders.clap.files import find
 from mmsearch.errors import (
     InvalidOption,
     MissingExtra,
@@ -275,7 +275,7 @@ class TestLoading:
 
     def test_torch_is_imported_when_first_used(self, one_folder: Path) -> None:
         code = (
-            "import sys; from mmsearch.encoders.models import load_encoder;"
+            "import sys; from mmsearch.encoders.registry import load_encoder;"
             f"encoder = load_encoder({f'clap:{one_folder}'!r});"
             "assert encoder.dim == 24 and encoder.fingerprint;"
             "sys.exit(', '.join({'torch', 'transformers', 'numpy'} & set(sys.modules)) or None)"

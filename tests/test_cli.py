@@ -269,7 +269,7 @@ def test_a_reader_that_stops_early_is_no_error(folder, tmp_path, redirection):
     script = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); "
         "from conftest import Preferred, ToyEncoder; "
-        "from mmsearch.encoders.models import REGISTRY; from mmsearch.cli.app import main; "
+        "from mmsearch.encoders.registry import REGISTRY; from mmsearch.cli.app import main; "
         "REGISTRY['toy'] = Preferred('toy', ToyEncoder); main()"
     )
     tests = str(Path(__file__).parent)

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from mmsearch.encoders import Runtime
-from mmsearch.encoders.clip import export, make_towers, runtimes
+from mmsearch.encoders.clip import make_towers, runtimes
+from mmsearch.encoders.clip import onnx_export as export
 from mmsearch.encoders.clip.make_towers import ODD, SENTENCES
 from mmsearch.encoders.clip.towers import TowerCache
 from mmsearch.encoders.clip.weights import cached_towers, is_here
-from mmsearch.encoders.models import load_encoder
+from mmsearch.encoders.registry import load_encoder
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable, UnsupportedModality
 
 pytest.importorskip("open_clip")
@@ -230,7 +231,7 @@ def test_after_one_run_of_indexing_nothing_needs_torch(small, cache):
         "import sys\n"
         "for name in ('torch', 'open_clip', 'transformers', 'torchvision'):\n"
         "    sys.modules[name] = None\n"
-        "from mmsearch.encoders.models import load_encoder\n"
+        "from mmsearch.encoders.registry import load_encoder\n"
         "from PIL import Image\n"
         f"encoder = load_encoder({small!r})\n"
         "assert encoder.encode('text', ['a dog', 'Ünïcode &amp; more']).shape == (2, 32)\n"
@@ -362,7 +363,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_is_used(small, cache, tmp_
     code = (
         "import os\n"
         "from mmsearch.encoders.clip import make_towers\n"
-        "from mmsearch.encoders.models import load_encoder\n"
+        "from mmsearch.encoders.registry import load_encoder\n"
         "make_towers.compare = lambda *given: os._exit(9)\n"
         f"load_encoder({small!r}).encode('text', ['a dog'])\n"
     )

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmsearch.encoders import Runtime
-from mmsearch.encoders.models import load_encoder
+from mmsearch.encoders.registry import load_encoder
 from mmsearch.media.image import load_image
 
 pytest.importorskip("open_clip")

@@ -16,7 +16,7 @@ import pytest
 from mmsearch.encoders import hub
 from mmsearch.encoders.clip import names, weights
 from mmsearch.encoders.clip.names import parse
-from mmsearch.encoders.models import load_encoder, pull
+from mmsearch.encoders.registry import load_encoder, pull
 from mmsearch.errors import ModelUnavailable, UnknownModel
 
 needs_open_clip = pytest.mark.skipif(

@@ -14,8 +14,8 @@ from sqlalchemy import func, select, update
 import mmsearch
 from mmsearch.encoders import TokenEncoder
 from mmsearch.encoders.family import SingleModel
-from mmsearch.encoders.models import REGISTRY
 from mmsearch.encoders.query_bank import FEWEST_PICTURES
+from mmsearch.encoders.registry import REGISTRY
 from mmsearch.storage.sqlite.schema import token_embeddings, vectors
 
 

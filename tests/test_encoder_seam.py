@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mmsearch.cli.app import app
 from mmsearch.encoders import Runtime, TokenEncoder, token_encoder
 from mmsearch.encoders.family import Family, ModelRow
-from mmsearch.encoders.models import REGISTRY
+from mmsearch.encoders.registry import REGISTRY
 from mmsearch.errors import ModelUnavailable
 
 COLOURS = ("red", "green", "blue")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mmsearch.cli.app import app
 from mmsearch.collection import Collection
-from mmsearch.encoders.models import REGISTRY
+from mmsearch.encoders.registry import REGISTRY
 from mmsearch.errors import InvalidMetadata, InvalidOption, PathNotFound, StorageFailed
 
 DIM = 8

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 import mmsearch
 from mmsearch import Span
 from mmsearch.encoders.family import SingleModel
-from mmsearch.encoders.models import REGISTRY
+from mmsearch.encoders.registry import REGISTRY
 from mmsearch.errors import InvalidOption, MissingExtra, PathNotFound
 from mmsearch.media import kinds
 

@@ -21,14 +21,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.collection import Collection
-from mmsearch.encoders import clip, hub, models
+from mmsearch.encoders import clip, hub, registry
 from mmsearch.encoders.clip import SMALL, weights
 from mmsearch.encoders.clip.names import Source
 from mmsearch.encoders.family import ModelRow
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable, UnknownModel
 
 ROOT = Path(__file__).parent.parent
-RECOMMENDED = models.recommended()
+RECOMMENDED = registry.recommended()
 BY_NAME = {model.name: model for model in RECOMMENDED}
 
 
@@ -96,7 +96,7 @@ def put_model(name: str) -> None:
 
 
 def row_of(name: str) -> ModelRow:
-    return next(row for row in models.listing() if row.name == name)
+    return next(row for row in registry.listing() if row.name == name)
 
 
 # ---------------------------------------------------------------------- what is recommended
@@ -191,7 +191,7 @@ def test_a_snapshot_is_what_huggingface_hub_would_read():
 
 
 def test_with_nothing_fetched_auto_is_mini_and_says_how_to_do_better():
-    choice = models.choose()
+    choice = registry.choose()
     assert choice.name == "mini"
     assert f"mmsearch models pull {SMALL}" in choice.advice
     assert "pip" not in choice.advice
@@ -200,28 +200,28 @@ def test_with_nothing_fetched_auto_is_mini_and_says_how_to_do_better():
 
 def test_the_advice_begins_with_the_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(clip, "find_spec", lambda _: None)
-    assert "pip install 'mmsearch[clip]', then mmsearch models pull" in models.choose().advice
+    assert "pip install 'mmsearch[clip]', then mmsearch models pull" in registry.choose().advice
 
 
 def test_auto_is_the_best_of_those_that_are_here():
     names = [model.name for model in RECOMMENDED if model.family == "clip"]
     for name in reversed(names):
         put_model(name)
-        assert models.choose() == models.Choice(name, None)
+        assert registry.choose() == registry.Choice(name, None)
 
 
 def test_auto_is_never_a_model_of_sounds_alone():
     put_model("clap:laion/clap-htsat-unfused")
-    assert models.choose().name == "mini"
+    assert registry.choose().name == "mini"
 
 
 def test_auto_passes_over_a_model_whose_packages_are_missing(monkeypatch: pytest.MonkeyPatch):
     put_model(SMALL)
     put_model("clip:ViT-B-16-SigLIP/webli")
     monkeypatch.setattr(clip, "find_spec", lambda name: name != "transformers" or None)
-    assert models.choose().name == SMALL
+    assert registry.choose().name == SMALL
     monkeypatch.setattr(clip, "find_spec", lambda name: name != "open_clip" or None)
-    assert models.choose().name == "mini"
+    assert registry.choose().name == "mini"
 
 
 def test_auto_passes_over_a_model_that_is_not_whole():
@@ -229,7 +229,7 @@ def test_auto_passes_over_a_model_that_is_not_whole():
     put(BY_NAME["clip:ViT-B-16-SigLIP/webli"].repository, "open_clip_model.safetensors")
     folder = put(BY_NAME["clip:ViT-L-14/datacomp_xl_s13b_b90k"].repository)
     (folder / "open_clip_model.safetensors").symlink_to("../../blobs/gone")
-    assert models.choose().name == "mini"
+    assert registry.choose().name == "mini"
 
 
 def test_auto_is_a_model_that_was_exported_where_open_clip_is_gone(
@@ -240,23 +240,23 @@ def test_auto_is_a_model_that_was_exported_where_open_clip_is_gone(
     monkeypatch.setattr(clip, "find_spec", lambda name: name != "open_clip" or None)
     (towers / "image-int8").mkdir(parents=True)
     (towers / "image-int8" / "graph.onnx").touch()
-    assert models.choose().name == "mini"
-    assert not models.is_here(SMALL)
+    assert registry.choose().name == "mini"
+    assert not registry.is_here(SMALL)
     (towers / "text-int8").mkdir()
     (towers / "text-int8" / "graph.onnx").touch()
-    assert models.choose() == models.Choice(SMALL, None)
-    assert models.is_here(SMALL)
+    assert registry.choose() == registry.Choice(SMALL, None)
+    assert registry.is_here(SMALL)
     monkeypatch.setattr(clip, "find_spec", lambda _: True)
-    assert models.choose().name == "mini"  # open_clip asks for the weights
+    assert registry.choose().name == "mini"  # open_clip asks for the weights
 
 
 def test_choosing_takes_milliseconds_and_imports_nothing_heavy(own_home: Path):
     put_model("clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k")
     code = (
         "import sys, time\n"
-        "from mmsearch.encoders import models\n"
+        "from mmsearch.encoders import registry\n"
         "def timed():\n"
-        "    start = time.perf_counter(); models.choose(); return time.perf_counter() - start\n"
+        "    start = time.perf_counter(); registry.choose(); return time.perf_counter() - start\n"
         "assert min(timed() for _ in range(5)) < 0.005\n"
         "heavy = {'torch', 'open_clip', 'transformers', 'huggingface_hub', 'numpy', 'ssl'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or None)"
@@ -269,31 +269,31 @@ def test_choosing_takes_milliseconds_and_imports_nothing_heavy(own_home: Path):
 
 def test_a_default_that_was_set_is_what_auto_is():
     put_model(SMALL)
-    assert models.default() is None
-    models.set_default("mini")
-    assert models.default() == "mini"
-    assert models.choose() == models.Choice("mini", None)
-    models.set_default("auto")
-    assert models.default() is None
-    assert models.choose().name == SMALL
+    assert registry.default() is None
+    registry.set_default("mini")
+    assert registry.default() == "mini"
+    assert registry.choose() == registry.Choice("mini", None)
+    registry.set_default("auto")
+    assert registry.default() is None
+    assert registry.choose().name == SMALL
 
 
 def test_a_model_that_is_not_here_cannot_be_the_default():
     with pytest.raises(ModelUnavailable, match=rf"mmsearch models pull {SMALL}$"):
-        models.set_default(SMALL)
-    assert models.default() is None
+        registry.set_default(SMALL)
+    assert registry.default() is None
     put_model(SMALL)
-    models.set_default(SMALL)
-    assert models.default() == SMALL
+    registry.set_default(SMALL)
+    assert registry.default() == SMALL
 
 
 def test_a_model_that_is_not_recommended_can_be_the_default(clip_weights: Caches, tmp_path: Path):
     own = "clip:ViT-B-32@/weights/own.pt"
     with pytest.raises(ModelUnavailable):
-        models.set_default(own)
+        registry.set_default(own)
     clip_weights.here.add(own)
-    models.set_default(own)
-    assert models.choose() == models.Choice(own, None)
+    registry.set_default(own)
+    assert registry.choose() == registry.Choice(own, None)
     assert row_of(own).is_default
 
 
@@ -302,14 +302,14 @@ def test_a_default_is_the_same_model_from_every_folder(
 ):
     monkeypatch.chdir(tmp_path)
     clip_weights.here.add(f"clip:ViT-B-32@{tmp_path / 'own.pt'}")
-    models.set_default("clip:ViT-B-32@own.pt")
-    assert models.default() == f"clip:ViT-B-32@{tmp_path / 'own.pt'}"
+    registry.set_default("clip:ViT-B-32@own.pt")
+    assert registry.default() == f"clip:ViT-B-32@{tmp_path / 'own.pt'}"
     files = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
     (tmp_path / "clap").mkdir()
     for name in files:
         (tmp_path / "clap" / name).write_text("{}")
-    models.set_default("clap:clap")
-    assert models.default() == f"clap:{tmp_path / 'clap'}"
+    registry.set_default("clap:clap")
+    assert registry.default() == f"clap:{tmp_path / 'clap'}"
 
 
 NO_NAMES = ["", "minni", "mini:", "mini:x", "clip", "clip:", "clip:ViT-B-32", "whisper:x"]
@@ -318,17 +318,17 @@ NO_NAMES = ["", "minni", "mini:", "mini:x", "clip", "clip:", "clip:ViT-B-32", "w
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_what_is_no_name_cannot_be_the_default(name: str):
     with pytest.raises(UnknownModel):
-        models.set_default(name)
-    assert models.default() is None
+        registry.set_default(name)
+    assert registry.default() is None
 
 
 def test_other_settings_are_kept(own_home: Path):
     (own_home / "home").mkdir()
     file = own_home / "home" / "settings.json"
     file.write_text('{"colour": "blue"}')
-    models.set_default("mini")
+    registry.set_default("mini")
     assert json.loads(file.read_text()) == {"colour": "blue", "model": "mini"}
-    models.set_default("auto")
+    registry.set_default("auto")
     assert json.loads(file.read_text()) == {"colour": "blue"}
     assert [path.name for path in file.parent.iterdir()] == ["settings.json"]
 
@@ -341,21 +341,21 @@ def test_damaged_settings_are_an_error_with_a_cure_that_works(own_home: Path, co
     (own_home / "home").mkdir()
     (own_home / "home" / "settings.json").write_bytes(content)
     with pytest.raises(InvalidOption, match=r"settings\.json.*mmsearch models default"):
-        models.choose()
-    models.set_default("mini")
-    assert models.default() == "mini"
+        registry.choose()
+    registry.set_default("mini")
+    assert registry.default() == "mini"
 
 
 def test_settings_that_cannot_be_written_are_an_error_and_leave_nothing_behind(own_home: Path):
     (own_home / "home").write_text("a file where the folder should be")
     with pytest.raises(InvalidOption, match="cannot be"):
-        models.set_default("mini")
+        registry.set_default("mini")
 
 
 def test_a_failed_write_leaves_the_settings_as_they_were(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    models.set_default("mini")
+    registry.set_default("mini")
     put_model(SMALL)
 
     def fail(*_: object) -> None:
@@ -363,8 +363,8 @@ def test_a_failed_write_leaves_the_settings_as_they_were(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(InvalidOption, match="No space left"):
-        models.set_default(SMALL)
-    assert models.default() == "mini"
+        registry.set_default(SMALL)
+    assert registry.default() == "mini"
     assert [path.name for path in (own_home / "home").iterdir()] == ["settings.json"]
 
 
@@ -372,7 +372,7 @@ def test_a_failed_write_leaves_the_settings_as_they_were(
 
 
 def test_the_list_has_mini_then_what_is_recommended():
-    rows = models.listing()
+    rows = registry.listing()
     assert [row.name for row in rows] == ["mini", *BY_NAME]
     assert rows[0].state == "built in"
     assert 30 <= rows[0].megabytes <= 60
@@ -383,7 +383,7 @@ def test_the_list_has_mini_then_what_is_recommended():
 def test_the_list_says_what_is_here():
     put_model(SMALL)
     put_model("clap:laion/clap-htsat-unfused")
-    here = {row.name for row in models.listing() if row.state == "here"}
+    here = {row.name for row in registry.listing() if row.state == "here"}
     assert here == {SMALL, "clap:laion/clap-htsat-unfused"}
     assert row_of(SMALL).is_default
 
@@ -397,7 +397,7 @@ def test_the_list_has_what_else_is_in_the_cache_and_plainly_a_model():
     put("someone/broken", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
     put("someone/broken", "config.json", content="not JSON")
     put("someone/half", "open_clip_config.json")
-    others = [row.name for row in models.listing()[len(RECOMMENDED) + 1 :]]
+    others = [row.name for row in registry.listing()[len(RECOMMENDED) + 1 :]]
     assert others == ["clap:someone/clap", "clip:hf-hub:someone/clip"]
 
 
@@ -416,43 +416,43 @@ def test_the_list_has_what_else_is_in_the_cache_and_plainly_a_model():
     ],
 )
 def test_a_wrong_name_gets_those_that_are_like_it(name: str, near: str):
-    assert near in str(models.unknown(name))
+    assert near in str(registry.unknown(name))
 
 
 def test_a_name_like_no_other_gets_the_forms_there_are():
-    assert "clip:ARCH/TAG" in str(models.unknown("qqqqqq"))
+    assert "clip:ARCH/TAG" in str(registry.unknown("qqqqqq"))
 
 
 @given(name=st.text(max_size=40))
 def test_any_text_is_a_name_or_an_error_that_says_so(name: str):
     if name == "mini" or (name.startswith(("clip:", "clap:")) and len(name) > 5):
-        models.check_name(name)
+        registry.check_name(name)
     else:
         with pytest.raises(UnknownModel, match=re.escape(repr(name))):
-            models.check_name(name)
+            registry.check_name(name)
 
 
 # ---------------------------------------------------------------------- fetching
 
 
 def test_the_built_in_model_is_here_at_once():
-    assert (models.pull("mini") / "manifest.json").is_file()
+    assert (registry.pull("mini") / "manifest.json").is_file()
 
 
 def test_what_is_here_is_not_fetched(clip_weights: Caches):
     put_model(SMALL)
     put_model("clap:laion/clap-htsat-unfused")
-    assert models.pull(SMALL).name == "open_clip_model.safetensors"
-    assert (models.pull("clap:laion/clap-htsat-unfused") / "config.json").is_file()
+    assert registry.pull(SMALL).name == "open_clip_model.safetensors"
+    assert (registry.pull("clap:laion/clap-htsat-unfused") / "config.json").is_file()
     assert clip_weights.fetched == []
 
 
 def test_what_is_not_here_is_fetched(clip_weights: Caches, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(hub, "check_reachable", lambda *_: None)
-    assert models.pull(SMALL) == Path("/weights")
+    assert registry.pull(SMALL) == Path("/weights")
     siglip = "clip:ViT-B-16-SigLIP/webli"
     put(BY_NAME[siglip].repository, "open_clip_model.safetensors")  # and no tokenizer
-    models.pull(siglip)
+    registry.pull(siglip)
     assert clip_weights.fetched == [SMALL, siglip]
 
 
@@ -460,7 +460,7 @@ def test_offline_is_said_at_once(clip_weights: Caches, monkeypatch: pytest.Monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in (SMALL, "clap:laion/clap-htsat-unfused", "clip:hf-hub:someone/clip"):
         with pytest.raises(ModelUnavailable, match="HF_HUB_OFFLINE"):
-            models.pull(name)
+            registry.pull(name)
     assert clip_weights.fetched == []
 
 
@@ -477,7 +477,7 @@ def test_a_hub_that_refuses_is_said_at_once(
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     start = time.perf_counter()
     with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1 cannot be reached.*models\.md"):
-        models.pull(name)
+        registry.pull(name)
     assert time.perf_counter() - start < 2
 
 
@@ -517,30 +517,30 @@ def test_what_is_no_name_is_not_fetched(
     clip_weights: Caches, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     with pytest.raises(UnknownModel):
-        models.pull(name)
+        registry.pull(name)
 
 
 def test_a_name_that_open_clip_does_not_have_gets_those_like_it(clip_weights: Caches):
     pytest.importorskip("open_clip")
     with pytest.raises(UnknownModel, match="laion2b_s34b_b79k"):
-        models.pull("clip:ViT-B-32/laion2b")
+        registry.pull("clip:ViT-B-32/laion2b")
     with pytest.raises(UnknownModel, match="ViT-B-32"):
-        models.pull("clip:ViT-B-31/laion2b_s34b_b79k")
+        registry.pull("clip:ViT-B-31/laion2b_s34b_b79k")
     with pytest.raises(ModelUnavailable, match="HF_HUB_OFFLINE"):
-        models.pull("clip:RN50/yfcc15m")
+        registry.pull("clip:RN50/yfcc15m")
 
 
 def test_a_checkpoint_of_ones_own_is_not_fetched(
     clip_weights: Caches, monkeypatch: pytest.MonkeyPatch
 ):
     with pytest.raises(ModelUnavailable, match=r"no file or folder '/none\.pt'"):
-        models.pull("clip:ViT-B-32@/none.pt")
+        registry.pull("clip:ViT-B-32@/none.pt")
 
 
 def test_packages_that_are_missing_are_named(clip_weights: Caches, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(clip, "find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match=r"mmsearch\[clip\]"):
-        models.pull(SMALL)
+        registry.pull(SMALL)
 
 
 # ---------------------------------------------------------------------- from a hub
@@ -643,7 +643,7 @@ def pull_elsewhere(server: Hub, name: str) -> subprocess.CompletedProcess[str]:
     """`pull` in a process of its own, since huggingface_hub reads its settings when imported."""
     code = (
         "import sys\n"
-        "from mmsearch.encoders.models import pull\n"
+        "from mmsearch.encoders.registry import pull\n"
         "seen = []\n"
         "try:\n"
         "    print(pull(sys.argv[1], lambda done, total: seen.append((done, total))))\n"
@@ -681,7 +681,7 @@ def test_a_clap_model_is_fetched_with_all_it_needs_and_no_more(server: Hub):
     size = sum(len(files[name]) for name in needed)
     assert steps[-1] == (size, size)
     assert steps == sorted(steps)
-    assert models.is_here("clap:someone/clap")
+    assert registry.is_here("clap:someone/clap")
 
     asked = list(server.asked)
     assert pull_elsewhere(server, "clap:someone/clap").stdout.splitlines() == [where, "[]"]
@@ -697,7 +697,7 @@ def test_a_clip_model_is_fetched_and_then_is_what_auto_is(server: Hub, file: str
     where, seen = done.stdout.splitlines()
     assert Path(where).read_bytes() == b"weights" * 1000
     assert eval(seen)[-1] == (7000, 7000)
-    assert models.choose() == models.Choice(SMALL, None)
+    assert registry.choose() == registry.Choice(SMALL, None)
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server: Hub):
@@ -708,7 +708,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server: Hub):
     if first.returncode:  # some versions try again by themselves
         assert "ModelUnavailable" in first.stderr
         assert "goes on from there" in first.stderr
-        assert not models.is_here("clap:someone/clap")
+        assert not registry.is_here("clap:someone/clap")
         assert pull_elsewhere(server, "clap:someone/clap").returncode == 0
     whole = hub.snapshot("someone/clap") / "model.safetensors"
     assert whole.read_bytes() == files["model.safetensors"]
@@ -720,7 +720,7 @@ def test_weights_come_as_a_pickle_where_there_is_nothing_safer(server: Hub):
     files = server.repositories["someone/clap"] = clap_files()
     del files["model.safetensors"]
     assert pull_elsewhere(server, "clap:someone/clap").returncode == 0
-    assert models.is_here("clap:someone/clap")
+    assert registry.is_here("clap:someone/clap")
 
 
 def test_a_repository_that_the_hub_does_not_have_is_an_unknown_model(server: Hub):

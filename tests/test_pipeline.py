@@ -23,8 +23,8 @@ from conftest import ToyEncoder, paint
 import mmsearch
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing import pipeline
-from mmsearch.indexing.contents import Contents, Reader
 from mmsearch.indexing.decoder import DecodedFile
+from mmsearch.indexing.file_contents import Contents, Reader
 from mmsearch.indexing.pipeline import Pipeline, TimedReport
 from mmsearch.indexing.scan import Scan, ScannedFile
 from mmsearch.media import file_state

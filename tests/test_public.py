@@ -8,7 +8,7 @@ from conftest import ToyEncoder
 import mmsearch
 from mmsearch.encoders import Runtime
 from mmsearch.encoders.family import SingleModel
-from mmsearch.encoders.models import REGISTRY
+from mmsearch.encoders.registry import REGISTRY
 
 
 def test_the_public_names_are_these():

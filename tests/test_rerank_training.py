@@ -18,17 +18,15 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from mmsearch.training.build import add_files  # noqa: E402
-from mmsearch.training.export import export_matcher, export_module, extension, quantise  # noqa: E402
 from mmsearch.training.features import Captions, TextStates  # noqa: E402
 from mmsearch.training.fit import symmetric_cross_entropy  # noqa: E402
-from mmsearch.training.recipe import Recipe  # noqa: E402
-from mmsearch.training.rerank import (  # noqa: E402
+from mmsearch.training.fit_late_interaction import (  # noqa: E402
     Pairs,
     RerankTraining,
     rate_curve,
     text_embeddings,
 )
-from mmsearch.training.token_embeddings import (  # noqa: E402
+from mmsearch.training.late_interaction import (  # noqa: E402
     NEAREST,
     POOLED,
     TOKEN_DIM,
@@ -39,6 +37,8 @@ from mmsearch.training.token_embeddings import (  # noqa: E402
     hubness,
     weighted_mean,
 )
+from mmsearch.training.onnx_graphs import export_matcher, export_module, extension, quantise  # noqa: E402
+from mmsearch.training.recipe import Recipe  # noqa: E402
 
 PHOTOS, WIDTH, SIDE = 24, 12, 5
 RECIPE = dataclasses.replace(

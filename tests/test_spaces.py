@@ -10,7 +10,7 @@ from conftest import PITCHES, Ear, SecondToy, ToyEncoder, paint, tone
 
 import mmsearch
 from mmsearch.encoders.family import SingleModel
-from mmsearch.encoders.models import REGISTRY, set_default
+from mmsearch.encoders.registry import REGISTRY, set_default
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
 from mmsearch.storage import ItemVectors
 

@@ -23,7 +23,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import Preferred, ToyEncoder
 from mmsearch.cli.app import main
-from mmsearch.encoders.models import REGISTRY
+from mmsearch.encoders.registry import REGISTRY
 
 class Slow(ToyEncoder):
     def encode(self, modality, batch):

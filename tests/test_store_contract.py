@@ -17,9 +17,9 @@ from memory_store import MemoryStore
 import mmsearch
 from mmsearch.encoders import Runtime
 from mmsearch.filters import parse_where
-from mmsearch.indexing.contents import ReadOptions
+from mmsearch.indexing.file_contents import ReadOptions
+from mmsearch.indexing.index_run import IndexRun
 from mmsearch.indexing.media_options import MediaOptions
-from mmsearch.indexing.run import IndexRun
 from mmsearch.indexing.scopes import add_scopes
 from mmsearch.search.duplicates import duplicate_groups
 from mmsearch.search.searcher import Searcher

@@ -18,7 +18,7 @@ pytest.importorskip("soxr")
 from torch import nn  # noqa: E402
 
 from mmsearch.encoders import mini  # noqa: E402
-from mmsearch.training.audio import (  # noqa: E402
+from mmsearch.training.audio_head import (  # noqa: E402
     AUDIO_TENSORS,
     WIDTH,
     AudioHead,
@@ -28,9 +28,19 @@ from mmsearch.training.audio import (  # noqa: E402
     export_audio,
     fit_audio,
 )
+from mmsearch.training.backbones import (  # noqa: E402
+    DIM,
+    Head,
+    Temperatures,
+    _folded,
+    moments,
+    padding_bias,
+    standardised,
+    token_mean,
+)
 from mmsearch.training.build import add_files, split_weights, write_model  # noqa: E402
 from mmsearch.training.data import Split, load_view, read_split  # noqa: E402
-from mmsearch.training.evaluate import class_recalls, dev_recalls, recalls  # noqa: E402
+from mmsearch.training.dev_figures import class_recalls, dev_recalls, recalls  # noqa: E402
 from mmsearch.training.evaluate_audio import (  # noqa: E402
     OTHER_WORDS,
     average_precisions,
@@ -38,7 +48,6 @@ from mmsearch.training.evaluate_audio import (  # noqa: E402
     precision_at,
     unseen_vectors,
 )
-from mmsearch.training.export import export_module, small_image  # noqa: E402
 from mmsearch.training.features import (  # noqa: E402
     CLASSES,
     Captions,
@@ -52,6 +61,7 @@ from mmsearch.training.fit import (  # noqa: E402
     info_nce,
     shuffled,
 )
+from mmsearch.training.onnx_graphs import export_module, small_image  # noqa: E402
 from mmsearch.training.phrases import ESC10, phrases_of  # noqa: E402
 from mmsearch.training.recipe import Recipe  # noqa: E402
 from mmsearch.training.sounds import (  # noqa: E402
@@ -60,16 +70,6 @@ from mmsearch.training.sounds import (  # noqa: E402
     place_in_window,
     read_esc10,
     read_stamps,
-)
-from mmsearch.training.towers import (  # noqa: E402
-    DIM,
-    Head,
-    Temperatures,
-    _folded,
-    moments,
-    padding_bias,
-    standardised,
-    token_mean,
 )
 
 torch.set_num_threads(1)  # on tensors this small, threads only wait for each other

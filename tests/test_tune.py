@@ -22,9 +22,9 @@ from PIL import Image
 
 import mmsearch
 from mmsearch.encoders.clip.token_towers import FILES, tuned_folder
-from mmsearch.encoders.files import MANIFEST
-from mmsearch.encoders.models import load_encoder
+from mmsearch.encoders.model_files import MANIFEST
 from mmsearch.encoders.onnx import session
+from mmsearch.encoders.registry import load_encoder
 from mmsearch.errors import (
     InvalidOption,
     MissingExtra,
@@ -259,7 +259,7 @@ def test_threads_share_what_was_tuned(world: World) -> None:
 
 def test_a_query_on_a_tuned_model_imports_no_torch(world: World) -> None:
     code = (
-        "import sys; from mmsearch.encoders.models import load_encoder\n"
+        "import sys; from mmsearch.encoders.registry import load_encoder\n"
         f"encoder = load_encoder({world.name!r})\n"
         "words = encoder.encode_with_tokens('text', ['a red flag'])[1][0]\n"
         "assert len(encoder.match('text', words, [words])) == 1\n"

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mmsearch.cli.app import app
-from mmsearch.collection import Collection, changes
+from mmsearch.collection import Collection, folder_changes
 from mmsearch.collection import watch as watching
-from mmsearch.collection.changes import PendingChanges
+from mmsearch.collection.folder_changes import PendingChanges
 from mmsearch.collection.watch import watch
 from mmsearch.errors import IndexNotFound, IndexUnusable, MissingExtra, PathNotFound, StorageFailed
 from mmsearch.storage.lock import WriterLock
@@ -183,7 +183,7 @@ def test_a_folder_that_was_deleted_and_comes_back_is_found_again(index, photos):
 
 
 def test_a_flood_of_changes_becomes_looks_at_whole_folders(index, photos, monkeypatch):
-    monkeypatch.setattr(changes, "FLOOD", 20)
+    monkeypatch.setattr(folder_changes, "FLOOD", 20)
     with watched(index, [photos]) as seen:
         looks = []
         refresh = seen._collection.refresh
@@ -491,7 +491,7 @@ def test_too_many_changes_become_their_folder():
     st.sampled_from([2, 1000]),
 )
 def test_no_change_is_forgotten(steps, flood):
-    before, changes.FLOOD = changes.FLOOD, flood
+    before, folder_changes.FLOOD = folder_changes.FLOOD, flood
     try:
         due, now, taken = PendingChanges(quiet=1, patience=10), 0.0, []
         since = {}
@@ -505,7 +505,7 @@ def test_no_change_is_forgotten(steps, flood):
             assert any({path, path[:2]} & one for one in taken[place:])
         assert not due
     finally:
-        changes.FLOOD = before
+        folder_changes.FLOOD = before
 
 
 # ------------------------------------------------------------------ where to look

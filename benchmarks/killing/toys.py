@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmsearch.encoders import Encoder
 from mmsearch.encoders.family import SingleModel
-from mmsearch.encoders.models import REGISTRY
+from mmsearch.encoders.registry import REGISTRY
 
 SMALL: dict[str, Any] = {
     "mmsearch.indexing.pipeline.PICTURES_A_BATCH": 8,

@@ -14,7 +14,7 @@ import faiss  # noqa: F401
 from PIL import PngImagePlugin  # noqa: F401
 
 import mmsearch.collection.doctor
-import mmsearch.indexing.run
+import mmsearch.indexing.index_run
 import mmsearch.search
 import mmsearch.search.tagging
 import mmsearch.storage.sqlite.filters  # noqa: F401

@@ -223,7 +223,7 @@ def import_command(
     A row with the path of a stored item replaces it, so an interrupted import can be run again.
     Nothing is encoded.
     """
-    from mmsearch.indexing.bulk.files import shards_in
+    from mmsearch.indexing.bulk.vector_files import shards_in
 
     shards_in(vectors, metadata or (), text_vectors or ())  # if it fails, no empty index is left
     with (

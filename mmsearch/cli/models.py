@@ -45,7 +45,7 @@ def list_models(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from mmsearch.encoders.models import listing
+    from mmsearch.encoders.registry import listing
 
     rows = listing()
     if json:
@@ -61,7 +61,7 @@ def pull(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Fetch a model's weights, once; then it works without a network."""
-    from mmsearch.encoders.models import pull as fetch
+    from mmsearch.encoders.registry import pull as fetch
 
     with progress_bar("B", quiet=quiet) as progress:
         place = fetch(name, progress)
@@ -89,7 +89,7 @@ def export(
 
     From then on neither indexing nor searching with it needs torch, or a second to import it.
     """
-    from mmsearch.encoders.models import family_of, load_encoder
+    from mmsearch.encoders.registry import family_of, load_encoder
 
     how = runtime_of("auto" if precision == "auto" else "onnx", precision=precision)
     with library_messages():
@@ -139,7 +139,7 @@ def _photos(folder: str | None) -> Iterator[str]:
 @models.command()
 def default(name: Name) -> None:
     """Let new indexes use a model unless --model says otherwise; "auto" takes that back."""
-    from mmsearch.encoders.models import choose, set_default
+    from mmsearch.encoders.registry import choose, set_default
 
     set_default(name)
     say(f"new indexes use {choose().name}")

@@ -27,7 +27,7 @@ from mmsearch.collection import Collection
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidQuery
 from mmsearch.filters import from_options
-from mmsearch.indexing.bulk.files import read_vector
+from mmsearch.indexing.bulk.vector_files import read_vector
 from mmsearch.search.settings import Setting, declared
 from mmsearch.spaces.calibration import no_good_match
 from mmsearch.types import Hit, Modality, Part, Query

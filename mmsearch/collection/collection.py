@@ -18,7 +18,7 @@ from mmsearch.types import Failure, Hit, Item, Query, Ranking, Report
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.indexing.bulk.export import Exported
-    from mmsearch.indexing.bulk.files import Files
+    from mmsearch.indexing.bulk.vector_files import Files
     from mmsearch.search.describe import Description
     from mmsearch.search.duplicates import Group
     from mmsearch.search.searcher import Searcher
@@ -192,9 +192,9 @@ class Collection:
             StorageFailed: the catalog cannot be written (a full disk?); earlier batches stay.
             KeyboardInterrupt: passed on; what was stored stays, and `report` says what it is.
         """
-        from mmsearch.indexing.contents import ReadOptions
+        from mmsearch.indexing.file_contents import ReadOptions
+        from mmsearch.indexing.index_run import IndexRun
         from mmsearch.indexing.media_options import MediaOptions
-        from mmsearch.indexing.run import IndexRun
         from mmsearch.indexing.scopes import add_scopes, previous_scopes
         from mmsearch.indexing.user_metadata import MetadataFile
         from mmsearch.media.captions import CaptionFile
@@ -267,9 +267,9 @@ class Collection:
             StorageFailed: the catalog cannot be written (a full disk?); earlier batches stay.
             KeyboardInterrupt: passed on; what was stored stays, and `report` says what it is.
         """
-        from mmsearch.indexing.contents import ReadOptions
+        from mmsearch.indexing.file_contents import ReadOptions
+        from mmsearch.indexing.index_run import IndexRun
         from mmsearch.indexing.media_options import MediaOptions
-        from mmsearch.indexing.run import IndexRun
         from mmsearch.indexing.scopes import known_scopes, touched_scopes
 
         self.report = Report()
@@ -397,8 +397,8 @@ class Collection:
             InvalidOption: a file cannot be used, or two differ in their number of rows.
             MissingExtra: `.parquet` needs a package that is not installed.
         """
-        from mmsearch.indexing.bulk.files import chunks_in, shards_in
         from mmsearch.indexing.bulk.import_run import ImportRun, exported_model
+        from mmsearch.indexing.bulk.vector_files import chunks_in, shards_in
 
         shards = shards_in(files, metadata, text_vectors)
         if model is None:

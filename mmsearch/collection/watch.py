@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmsearch.collection.changes import (
+from mmsearch.collection.folder_changes import (
     PATIENCE,
     QUIET,
     ChangeListener,

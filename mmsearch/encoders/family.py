@@ -1,7 +1,7 @@
 """Families of models: everything that is asked of a model by its name, before it is loaded.
 
 A new family is a subclass of `Family` in a file of its own, and a line in
-`mmsearch.encoders.models.REGISTRY`.
+`mmsearch.encoders.registry.REGISTRY`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Family(ABC):
 
         Raises:
             UnknownModel, ModelUnavailable, MissingExtra, ModelDamaged, InvalidOption: as
-                `mmsearch.encoders.models.load_encoder` raises them.
+                `mmsearch.encoders.registry.load_encoder` raises them.
         """
 
     @abstractmethod

@@ -6,7 +6,7 @@ a["text→image"].measures["Recall@10"]          # a value, and its interval
 compare(a, b).directions[0].measures["MRR"].verdict
 """
 
-from mmsearch.evaluation.comparison import Compared, Comparison, Difference, compare
+from mmsearch.evaluation.comparison import Compared, Comparison, Difference, compare, parse_settings
 from mmsearch.evaluation.results import (
     MEASURES,
     MEDIAN,
@@ -17,7 +17,6 @@ from mmsearch.evaluation.results import (
     recall_curve,
 )
 from mmsearch.evaluation.run import DEPTH, evaluate
-from mmsearch.evaluation.settings import parse_settings
 
 __all__ = [
     "DEPTH",

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.indexing.contents import Contents, Reader, ReadOptions
 from mmsearch.indexing.encoding import encode
+from mmsearch.indexing.file_contents import Contents, Reader, ReadOptions
 from mmsearch.media.file_state import has_content, read_file
 from mmsearch.media.kinds import kind_of
 from mmsearch.spaces.query_banks import QueryBanks

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mmsearch.errors import UnreadableFile
-from mmsearch.indexing.contents import Contents, Reader, ReadOptions
+from mmsearch.indexing.file_contents import Contents, Reader, ReadOptions
 from mmsearch.indexing.scan import ScannedFile
 from mmsearch.media.file_state import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
 from mmsearch.media.text import passages, read_text

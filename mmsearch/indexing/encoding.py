@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.encoders import token_encoder
-from mmsearch.indexing.contents import Contents
+from mmsearch.indexing.file_contents import Contents
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import ItemVectors, VectorField

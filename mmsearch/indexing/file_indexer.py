@@ -14,9 +14,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mmsearch.indexing.contents import ReadOptions
 from mmsearch.indexing.decoder import DecodedFile, Decoder
 from mmsearch.indexing.encoding import FileVectors, encode
+from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.pipeline import Pipeline, TimedReport
 from mmsearch.indexing.scan import Scan, ScannedFile
 from mmsearch.indexing.scopes import Scope

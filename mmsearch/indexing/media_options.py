@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.errors import MissingExtra, ModelUnavailable
-from mmsearch.indexing.contents import ReadOptions
+from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.spaces.targets import EncodingTarget, modalities_of
 from mmsearch.storage import Store
 from mmsearch.types import Kind

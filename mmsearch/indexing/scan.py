@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, get_args
 
 from mmsearch.errors import PathNotFound
-from mmsearch.indexing.contents import ReadOptions
+from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.scopes import Scope, is_in
 from mmsearch.media.file_state import Stat, same_stats
 from mmsearch.media.kinds import endings_of, kind_of

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mmsearch.errors import UnreadableFile
-from mmsearch.media.files import av_container, damage_as_unreadable, open_file
+from mmsearch.media.open_media import av_container, damage_as_unreadable, open_file
 from mmsearch.types import Span
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
-from mmsearch.media.files import damage_as_unreadable, open_file
+from mmsearch.media.open_media import damage_as_unreadable, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

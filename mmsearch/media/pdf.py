@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.media.files import open_file
+from mmsearch.media.open_media import open_file
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import UnreadableFile
-from mmsearch.media.files import open_file
+from mmsearch.media.open_media import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

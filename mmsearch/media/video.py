@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.media.files import av_container, open_file
+from mmsearch.media.open_media import av_container, open_file
 from mmsearch.media.shots import Shot, ShotFinder
 from mmsearch.types import Span
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from mmsearch.encoders import Encoder, Runtime, TokenEncoder, token_encoder
-from mmsearch.encoders.models import load_encoder
+from mmsearch.encoders.registry import load_encoder
 from mmsearch.errors import (
     IndexUnusable,
     InvalidOption,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmsearch.encoders import Encoder, Runtime
-from mmsearch.encoders.models import choose, family_of, load_encoder
+from mmsearch.encoders.registry import choose, family_of, load_encoder
 from mmsearch.errors import CatalogDamaged, IndexNotFound, IndexUnusable
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import backups

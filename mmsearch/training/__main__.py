@@ -59,7 +59,7 @@ def main() -> None:
 def _run(args: argparse.Namespace, recipe: Recipe) -> None:
     """Train what the task says, and print the figures."""
     from mmsearch.training import build
-    from mmsearch.training.evaluate import evaluate, evaluate_rerank
+    from mmsearch.training.dev_figures import evaluate, evaluate_rerank
     from mmsearch.training.evaluate_audio import evaluate_audio
 
     out, task = args.out or FOLDER, args.task

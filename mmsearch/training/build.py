@@ -17,24 +17,8 @@ from mmsearch.encoders.mini.encoder import AUDIO, EXTENSIONS, load_mini
 from mmsearch.encoders.query_bank import pack_bank, typical_texts
 from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS
 from mmsearch.spaces.query_banks import calibrated_bank
-from mmsearch.training.audio import concepts_of, export_audio, fit_audio, sound_features
-from mmsearch.training.data import photo_pixels, read_split
-from mmsearch.training.export import (
-    export_image,
-    export_matcher,
-    export_regions,
-    export_text,
-    export_words,
-    small_image,
-    small_text,
-)
-from mmsearch.training.features import EvenCaptions, gather, text_states, tower_maps
-from mmsearch.training.fit import FineTuning, fit_heads
-from mmsearch.training.recipe import Recipe
-from mmsearch.training.rerank import MOMENTS_OF, Pairs, RerankTraining
-from mmsearch.training.sounds import read_esc10, read_stamps
-from mmsearch.training.token_embeddings import MiniRegions, MiniWords, RegionHead, WordHead
-from mmsearch.training.towers import (
+from mmsearch.training.audio_head import concepts_of, export_audio, fit_audio, sound_features
+from mmsearch.training.backbones import (
     DIM,
     IMAGE_SIZE,
     MAP_SHAPE,
@@ -47,6 +31,22 @@ from mmsearch.training.towers import (
     moments,
     tokenizer_json,
 )
+from mmsearch.training.data import photo_pixels, read_split
+from mmsearch.training.features import EvenCaptions, gather, text_states, tower_maps
+from mmsearch.training.fit import FineTuning, fit_heads
+from mmsearch.training.fit_late_interaction import MOMENTS_OF, Pairs, RerankTraining
+from mmsearch.training.late_interaction import MiniRegions, MiniWords, RegionHead, WordHead
+from mmsearch.training.onnx_graphs import (
+    export_image,
+    export_matcher,
+    export_regions,
+    export_text,
+    export_words,
+    small_image,
+    small_text,
+)
+from mmsearch.training.recipe import Recipe
+from mmsearch.training.sounds import read_esc10, read_stamps
 
 if TYPE_CHECKING:
     from mmsearch.types import Modality, Vectors

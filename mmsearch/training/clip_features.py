@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmsearch.encoders.clip.export import short_states
+from mmsearch.encoders.clip.onnx_export import short_states
 from mmsearch.encoders.clip.torch_model import normalised, trims
 from mmsearch.errors import InvalidOption, PathNotFound, UnreadableFile
 from mmsearch.media.captions import CaptionFile
 from mmsearch.media.image import load_image
 from mmsearch.media.kinds import kind_of
 from mmsearch.training.features import Captions, TextStates
-from mmsearch.training.rerank import Pairs
-from mmsearch.training.token_embeddings import GRID, POOLED, RegionHead, WordHead, grid_pooling
+from mmsearch.training.fit_late_interaction import Pairs
+from mmsearch.training.late_interaction import GRID, POOLED, RegionHead, WordHead, grid_pooling
 
 if TYPE_CHECKING:
     from mmsearch.encoders.clip.encoder import ClipEncoder

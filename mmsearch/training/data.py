@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from mmsearch.encoders.mini.encoder import MiniEncoder
-from mmsearch.training.towers import IMAGE_SIZE
+from mmsearch.training.backbones import IMAGE_SIZE
 
 PLAIN, MIRRORED = 0, 1
 

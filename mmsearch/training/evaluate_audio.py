@@ -10,7 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from mmsearch.encoders.mini.encoder import MiniEncoder, load_mini
-from mmsearch.training.audio import Concepts, SoundFeatures, concepts_of, fit_audio, sound_features
+from mmsearch.training.audio_head import (
+    Concepts,
+    SoundFeatures,
+    concepts_of,
+    fit_audio,
+    sound_features,
+)
 from mmsearch.training.data import Split, photo_pixels, read_split
 from mmsearch.training.phrases import ESC10
 from mmsearch.training.recipe import Recipe

@@ -17,9 +17,7 @@ from onnx import helper
 from torch import Tensor
 
 from mmsearch.encoders.onnx import import_onnxruntime
-from mmsearch.training.data import MIRRORED, Split, class_prompts, load_view
-from mmsearch.training.export import block_output, export_lower
-from mmsearch.training.towers import (
+from mmsearch.training.backbones import (
     ImageTrunk,
     TextTrunk,
     grid_mean,
@@ -28,6 +26,8 @@ from mmsearch.training.towers import (
     token_mean,
     tokenizer_json,
 )
+from mmsearch.training.data import MIRRORED, Split, class_prompts, load_view
+from mmsearch.training.onnx_graphs import block_output, export_lower
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mmsearch.training.features import CLASSES, TextStates, TrainingData
-from mmsearch.training.recipe import Recipe
-from mmsearch.training.towers import (
+from mmsearch.training.backbones import (
     Head,
     ImageTower,
     Temperatures,
@@ -21,6 +19,8 @@ from mmsearch.training.towers import (
     standardised,
     token_mean,
 )
+from mmsearch.training.features import CLASSES, TextStates, TrainingData
+from mmsearch.training.recipe import Recipe
 
 TEXTS_PER_BATCH = 100
 

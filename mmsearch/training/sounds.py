@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mmsearch.encoders.mini.mel import BANDS, RANGE, RATE, log_mel, mel_picture, picture_of
 from mmsearch.media.audio import WINDOW, windows
+from mmsearch.training.backbones import IMAGE_SIZE
 from mmsearch.training.phrases import phrases_of
-from mmsearch.training.towers import IMAGE_SIZE
 
 WINDOW_SAMPLES = round(WINDOW * RATE)
 

@@ -13,7 +13,7 @@ from mmsearch.encoders.query_bank import FEWEST_PICTURES, MOST_PICTURES, typical
 from mmsearch.metrics import Interval, bootstrap_interval
 from mmsearch.search.rerank import rerank
 from mmsearch.training.clip_features import CaptionedPhoto, prepared_batches
-from mmsearch.training.evaluate import CANDIDATES
+from mmsearch.training.dev_figures import CANDIDATES
 from mmsearch.vectors.hubness import hub_weight, hubs
 
 if TYPE_CHECKING:

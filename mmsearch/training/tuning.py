@@ -15,7 +15,7 @@ import torch
 
 from mmsearch.encoders.clip import names
 from mmsearch.encoders.clip.encoder import load_clip
-from mmsearch.encoders.clip.export import simplified, write_graph
+from mmsearch.encoders.clip.onnx_export import simplified, write_graph
 from mmsearch.encoders.clip.preprocessing import TokenRecipe, Tokens
 from mmsearch.encoders.clip.token_towers import (
     FILES,
@@ -26,9 +26,10 @@ from mmsearch.encoders.clip.token_towers import (
 )
 from mmsearch.encoders.clip.torch_model import TorchModel
 from mmsearch.encoders.clip.towers import TowerCache
-from mmsearch.encoders.files import MANIFEST
+from mmsearch.encoders.model_files import MANIFEST
 from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS
 from mmsearch.errors import InvalidOption, MMSearchError
+from mmsearch.training.backbones import moments
 from mmsearch.training.clip_features import (
     CaptionedPhoto,
     ClipRegions,
@@ -42,11 +43,10 @@ from mmsearch.training.clip_features import (
     read_captioned,
     token_states,
 )
-from mmsearch.training.export import export_matcher
+from mmsearch.training.fit_late_interaction import MOMENTS_OF, Pairs, RerankTraining
+from mmsearch.training.late_interaction import GRID, Matcher, RegionHead, WordHead
+from mmsearch.training.onnx_graphs import export_matcher
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.rerank import MOMENTS_OF, Pairs, RerankTraining
-from mmsearch.training.token_embeddings import GRID, Matcher, RegionHead, WordHead
-from mmsearch.training.towers import moments
 from mmsearch.training.tune_figures import TuneFigures, measure
 
 if TYPE_CHECKING:

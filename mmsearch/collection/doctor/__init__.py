@@ -1,7 +1,7 @@
 """Checks an index, and repairs what can be repaired.
 
 folder      the files of the index folder: the catalog's, its backups, leftovers, caches
-contents    what the catalog holds, and the files that it is about
+catalog     what the catalog holds, and the files that it is about
 check       what a check works on, and what it finds
 
 Nothing is encoded here: lost vectors are marked, and the next `mmsearch index` makes them.
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+from mmsearch.collection.doctor.catalog import FILE_CHECKS, TABLE_CHECKS
 from mmsearch.collection.doctor.check import Finding, Outcome, opened
-from mmsearch.collection.doctor.contents import FILE_CHECKS, TABLE_CHECKS
 from mmsearch.collection.doctor.folder import (
     CACHE_CHECKS,
     FOLDER_CHECKS,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mmsearch.indexing.run import INCOMPLETE
+from mmsearch.indexing.index_run import INCOMPLETE
 from mmsearch.storage import backups
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.settings import next_revision
+from mmsearch.storage.sqlite.index_settings import next_revision
 
 State = Literal["ok", "wrong", "repaired", "note"]
 """A note is nothing wrong, but worth knowing, or to be done."""

@@ -27,29 +27,29 @@ class Clap(Family):
 
     def is_here(self, name: str) -> bool:
         """Whether all of its files are."""
-        from mmsearch.encoders.clap import files
+        from mmsearch.encoders.clap import checkpoint
 
-        folder = files.folder_of(_what(name))
-        return folder is not None and files.missing_from(folder) is None
+        folder = checkpoint.folder_of(_what(name))
+        return folder is not None and checkpoint.missing_from(folder) is None
 
     def pull(self, name: str, progress: Progress | None) -> Path:
         """The folder of its files."""
         from mmsearch.encoders import hub
-        from mmsearch.encoders.clap import files
+        from mmsearch.encoders.clap import checkpoint
 
         repository = _what(name)
-        folder = files.folder_of(repository)
-        if folder is not None and files.missing_from(folder) is None:
+        folder = checkpoint.folder_of(repository)
+        if folder is not None and checkpoint.missing_from(folder) is None:
             return folder
         if not hub.REPOSITORY.fullmatch(repository) or Path(repository).expanduser().is_dir():
             raise ModelUnavailable(f"{repository} is not a folder of a whole CLAP model")
         try:
-            folder = hub.fetch(repository, files.wanted, progress, extra="audio")
+            folder = hub.fetch(repository, checkpoint.wanted, progress, extra="audio")
         except UnknownModel as error:
             if near := similar_names(name, [model.name for model in self.recommended()]):
                 raise UnknownModel(f"{error}; did you mean {' or '.join(near)}?") from error
             raise
-        if missing := files.missing_from(folder):
+        if missing := checkpoint.missing_from(folder):
             raise UnknownModel(f"{repository} is no CLAP model: it has no {missing}")
         return folder
 
@@ -61,11 +61,11 @@ class Clap(Family):
     def recognise(self, repository: str, folder: Path) -> ModelRow | None:
         """A whole model whose config.json says that it is one."""
         from mmsearch.encoders import hub
-        from mmsearch.encoders.clap import files
-        from mmsearch.encoders.files import read_json
+        from mmsearch.encoders.clap import checkpoint
+        from mmsearch.encoders.model_files import read_json
 
-        weights = hub.first_of(folder, *files.WEIGHTS)
-        if weights is None or files.missing_from(folder):
+        weights = hub.first_of(folder, *checkpoint.WEIGHTS)
+        if weights is None or checkpoint.missing_from(folder):
             return None
         if (read_json(folder / "config.json") or {}).get("model_type") != "clap":
             return None

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmsearch.encoders import Encoder, check_modality
-from mmsearch.encoders.clap.files import ClapFiles, find
+from mmsearch.encoders.clap.checkpoint import ClapFiles, find
 from mmsearch.encoders.onnx import padded_batches
 from mmsearch.errors import InvalidOption, MissingExtra, ModelDamaged
 

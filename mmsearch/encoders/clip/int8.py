@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders.clip.export import WEIGHTS
+from mmsearch.encoders.clip.onnx_export import WEIGHTS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -96,7 +96,7 @@ def make_tower(
         things: Pixels or token ids to compare on, at least one.
         precisions: "int8", "fp32", in order of preference.
     """
-    from mmsearch.encoders.clip.export import export
+    from mmsearch.encoders.clip.onnx_export import export
 
     things, distinct = sample(things) if modality == "image" else (list(things[:COUNT]), COUNT)
     with towers.scratch() as folder:
@@ -121,8 +121,8 @@ Sample = tuple[Sequence["NDArray[Any]"], "Vectors", int]
 
 
 def _made(towers: TowerCache, modality: Modality, precision: str, raw: Path, on: Sample) -> Verdict:
-    from mmsearch.encoders.clip.export import simplified
     from mmsearch.encoders.clip.int8 import quantise
+    from mmsearch.encoders.clip.onnx_export import simplified
 
     things, wanted, distinct = on
     with towers.making(f"{modality}-{precision}") as folder:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.encoders.clip.preprocessing import TokenRecipe, Tokens
 from mmsearch.encoders.clip.towers import TowerCache
-from mmsearch.encoders.files import MANIFEST, ModelFiles, short_hash
+from mmsearch.encoders.model_files import MANIFEST, ModelFiles, short_hash
 from mmsearch.encoders.onnx import in_threads, padded_batches, session
 from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS, Matcher, quantised
 from mmsearch.home import cache_folder

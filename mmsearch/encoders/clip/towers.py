@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders.files import read_json
+from mmsearch.encoders.model_files import read_json
 from mmsearch.encoders.onnx import in_threads, padded_batches, session
 from mmsearch.home import cache_folder
 

@@ -14,7 +14,7 @@ from mmsearch.encoders import hub
 from mmsearch.encoders.clip import names
 from mmsearch.encoders.clip.names import Source
 from mmsearch.encoders.clip.towers import TowerCache, towers_folder
-from mmsearch.encoders.files import read_json, sha256_of, short_hash, write_json
+from mmsearch.encoders.model_files import read_json, sha256_of, short_hash, write_json
 from mmsearch.errors import MissingExtra, MMSearchError, ModelUnavailable
 from mmsearch.types import Progress
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmsearch.encoders import TokenEncoder, check_modality
-from mmsearch.encoders.files import MANIFEST, ModelFiles, short_hash
 from mmsearch.encoders.mini import FOLDER
 from mmsearch.encoders.mini.mel import RATE, mel_picture
+from mmsearch.encoders.model_files import MANIFEST, ModelFiles, short_hash
 from mmsearch.encoders.onnx import in_threads, padded_batches, session
 from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS, Matcher, quantised
 from mmsearch.errors import UnsupportedModality

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.filters import parse_where
-from mmsearch.indexing.bulk.files import (
+from mmsearch.indexing.bulk.rows import clean
+from mmsearch.indexing.bulk.sources import META, PATH_BYTES, PLACE, TAGS, TEXTS
+from mmsearch.indexing.bulk.vector_files import (
     FINGERPRINT,
     ITEMS,
     MADE_BY,
@@ -21,8 +23,6 @@ from mmsearch.indexing.bulk.files import (
     VECTORS,
     require_parquet,
 )
-from mmsearch.indexing.bulk.rows import clean
-from mmsearch.indexing.bulk.sources import META, PATH_BYTES, PLACE, TAGS, TEXTS
 from mmsearch.storage import CompleteItem, Space, Store
 
 if TYPE_CHECKING:

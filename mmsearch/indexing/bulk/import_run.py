@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, get_args
 
-from mmsearch.encoders.models import load_encoder
+from mmsearch.encoders.registry import load_encoder
 from mmsearch.errors import (
     InvalidOption,
     MissingExtra,
@@ -17,10 +17,10 @@ from mmsearch.errors import (
     PathNotFound,
     UnknownModel,
 )
-from mmsearch.indexing.bulk.files import Shard
 from mmsearch.indexing.bulk.rows import Filing, batch_of, modalities_in
 from mmsearch.indexing.bulk.sources import Chunk
-from mmsearch.indexing.run import INCOMPLETE
+from mmsearch.indexing.bulk.vector_files import Shard
+from mmsearch.indexing.index_run import INCOMPLETE
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage import ItemBatch, Space

@@ -12,14 +12,14 @@ from typing import Any
 
 from mmsearch.storage.records import FailureRecord, ItemRecord, StoreState
 from mmsearch.storage.sqlite.annotations import Metadata, Tags
-from mmsearch.storage.sqlite.changes import Changes
+from mmsearch.storage.sqlite.change_log import Changes
 from mmsearch.storage.sqlite.database import Database
-from mmsearch.storage.sqlite.files import Failures, Files, IndexRoots, Sources, put_failures
 from mmsearch.storage.sqlite.filters import Filters
+from mmsearch.storage.sqlite.index_settings import Settings, next_revision
+from mmsearch.storage.sqlite.indexed_files import Failures, Files, IndexRoots, Sources, put_failures
 from mmsearch.storage.sqlite.items import Items
 from mmsearch.storage.sqlite.loader import Loader
 from mmsearch.storage.sqlite.relocation import Relocation
-from mmsearch.storage.sqlite.settings import Settings, next_revision
 from mmsearch.storage.sqlite.spaces import QueryBanks, Spaces
 from mmsearch.storage.sqlite.vectors import Hubs, StoredVectors, TokenEmbeddings
 from mmsearch.storage.sqlite.words import Words

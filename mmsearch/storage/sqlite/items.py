@@ -38,7 +38,8 @@ from mmsearch.storage.sqlite.database import (
     chunks,
     id_list,
 )
-from mmsearch.storage.sqlite.files import at_or_below
+from mmsearch.storage.sqlite.index_settings import next_revision
+from mmsearch.storage.sqlite.indexed_files import at_or_below
 from mmsearch.storage.sqlite.schema import (
     failures,
     items,
@@ -49,7 +50,6 @@ from mmsearch.storage.sqlite.schema import (
     texts,
     vectors,
 )
-from mmsearch.storage.sqlite.settings import next_revision
 from mmsearch.types import Item, TextPart
 
 LIST_PAGE = 5_000

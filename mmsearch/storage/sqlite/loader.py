@@ -17,8 +17,8 @@ from sqlalchemy import Connection, func, select
 
 from mmsearch.storage.records import ItemBatch, Space
 from mmsearch.storage.sqlite.database import Database, driver_of, storage_errors
+from mmsearch.storage.sqlite.index_settings import Settings, next_revision, put_setting
 from mmsearch.storage.sqlite.schema import items, metadata, tags
-from mmsearch.storage.sqlite.settings import Settings, next_revision, put_setting
 from mmsearch.storage.sqlite.writer import put_batch
 from mmsearch.storage.store import PutBatch
 

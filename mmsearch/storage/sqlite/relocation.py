@@ -22,7 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.storage.sqlite.database import Database, chunks
-from mmsearch.storage.sqlite.files import at_or_below, folder_below
+from mmsearch.storage.sqlite.index_settings import next_revision
+from mmsearch.storage.sqlite.indexed_files import at_or_below, folder_below
 from mmsearch.storage.sqlite.schema import (
     PathText,
     failures,
@@ -31,7 +32,6 @@ from mmsearch.storage.sqlite.schema import (
     path_bytes,
     sources,
 )
-from mmsearch.storage.sqlite.settings import next_revision
 
 _TABLES = (items, failures)
 

@@ -16,8 +16,8 @@ from mmsearch.storage.records import (
     Space,
 )
 from mmsearch.storage.sqlite.database import Database
+from mmsearch.storage.sqlite.index_settings import next_revision
 from mmsearch.storage.sqlite.schema import items, query_banks, spaces
-from mmsearch.storage.sqlite.settings import next_revision
 from mmsearch.types import Modality
 
 

@@ -32,6 +32,7 @@ from mmsearch.storage.sqlite.database import (
     chunks,
     id_list,
 )
+from mmsearch.storage.sqlite.index_settings import next_epoch, next_revision
 from mmsearch.storage.sqlite.schema import (
     absent_modalities,
     items,
@@ -41,7 +42,6 @@ from mmsearch.storage.sqlite.schema import (
     token_embeddings,
     vectors,
 )
-from mmsearch.storage.sqlite.settings import next_epoch, next_revision
 from mmsearch.storage.sqlite.writer import put_vectors, unpack
 from mmsearch.types import Kind, Modality, Span
 

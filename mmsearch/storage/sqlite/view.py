@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, META, AnyOf, Condition, Filter, Not, Period
-from mmsearch.storage.sqlite.changes import LAST_CHANGE
+from mmsearch.storage.sqlite.change_log import LAST_CHANGE
 from mmsearch.storage.sqlite.conditions import compiled, table_of, value_of
 from mmsearch.storage.sqlite.schema import VECTOR, changes, items, metadata
 from mmsearch.storage.sqlite.sql_functions import register_functions

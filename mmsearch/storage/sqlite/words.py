@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table, select
 
 from mmsearch.storage.lexical import Document, date_words, query_terms, split_terms
 from mmsearch.storage.sqlite.bm25 import Matching
-from mmsearch.storage.sqlite.changes import LAST_CHANGE, drop_applied
+from mmsearch.storage.sqlite.change_log import LAST_CHANGE, drop_applied
 from mmsearch.storage.sqlite.database import IDS, Database, Prepared, chunks, id_list
 from mmsearch.storage.sqlite.schema import WORDS, items, metadata, sources, tags, texts
 from mmsearch.types import Progress, Ranking

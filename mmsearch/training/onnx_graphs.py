@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.encoders.token_embeddings import FULL, MOST_ROWS
-from mmsearch.training.token_embeddings import TOKEN_DIM, Matcher
-from mmsearch.training.towers import IMAGE_SIZE, MAP_SHAPE, ImageTrunk
+from mmsearch.training.backbones import IMAGE_SIZE, MAP_SHAPE, ImageTrunk
+from mmsearch.training.late_interaction import TOKEN_DIM, Matcher
 
 OPSET = 18
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.encoders import hub
-from mmsearch.encoders.files import sha256_of
+from mmsearch.encoders.model_files import sha256_of
 from mmsearch.errors import ModelDamaged, ModelUnavailable, UnknownModel
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mmsearch.encoders.token_embeddings import MOST_ROWS
 from mmsearch.training.features import Captions, TextStates
 from mmsearch.training.fit import Stepper, moving_average, shuffled, symmetric_cross_entropy
+from mmsearch.training.late_interaction import POOLED, Matcher
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.token_embeddings import POOLED, Matcher
 
 TEXTS_PER_BATCH = 100
 PHOTOS_PER_BATCH = 250

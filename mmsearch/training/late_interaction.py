@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsearch.training.backbones import ImageTrunk, Temperatures, residual_mlp, run_layers
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.towers import ImageTrunk, Temperatures, residual_mlp, run_layers
 
 TOKEN_DIM = 128
 """Dimensions of an embedding, each stored as one byte."""

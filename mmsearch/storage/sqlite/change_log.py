@@ -14,8 +14,8 @@ from sqlalchemy import Connection, delete, select
 
 from mmsearch.storage.records import Space
 from mmsearch.storage.sqlite.database import Database
+from mmsearch.storage.sqlite.index_settings import CHANGES_FORGOTTEN, put_setting
 from mmsearch.storage.sqlite.schema import VECTOR, changes
-from mmsearch.storage.sqlite.settings import CHANGES_FORGOTTEN, put_setting
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mmsearch.collection.doctor.check import REPAIR, Check, CheckContext, Outcome
 from mmsearch.errors import UnreadableFile
-from mmsearch.indexing.run import INCOMPLETE
+from mmsearch.indexing.index_run import INCOMPLETE
 from mmsearch.media.file_state import Stat, has_content, read_file, stat_of
 from mmsearch.media.walk import is_away
 from mmsearch.spaces.targets import KINDS_WITH

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmsearch.indexing.backfill import Backfill
-from mmsearch.indexing.contents import ReadOptions
+from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.file_indexer import FileIndexer
 from mmsearch.indexing.media_options import ResolvedMedia
 from mmsearch.indexing.pipeline import TimedReport

@@ -156,7 +156,7 @@ def set_default(name: str) -> None:
     settings.pop(KEY, None)
     if name != "auto":
         settings[KEY] = name
-    from mmsearch.encoders.files import replace_file
+    from mmsearch.encoders.model_files import replace_file
 
     try:
         replace_file(_settings_file(), json.dumps(settings, indent=2, ensure_ascii=False) + "\n")

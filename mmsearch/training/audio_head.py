@@ -18,12 +18,12 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from mmsearch.encoders.mini.encoder import HEARD, MiniEncoder
-from mmsearch.training.export import block_output
+from mmsearch.training.backbones import DIM, moments, standardised
 from mmsearch.training.features import THREADS, Arrays, cached, draw_one, session_with_outputs
 from mmsearch.training.fit import add_noise, one_cycle
+from mmsearch.training.onnx_graphs import block_output
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.sounds import Picture, Sound, changed_picture, plain_pictures, whole_wave
-from mmsearch.training.towers import DIM, moments, standardised
 
 AUDIO_TENSORS = {block_output(20): (208, 9), block_output(15): (120, 17)}
 """Tensors in the image tower → their channels and rows; a row is a range of pitches.

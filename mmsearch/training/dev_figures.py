@@ -14,6 +14,7 @@ from mmsearch.encoders.onnx import import_onnxruntime
 from mmsearch.encoders.query_bank import shipped_bank
 from mmsearch.metrics import Interval, bootstrap_interval, ranks_from_scores
 from mmsearch.search.rerank import rerank
+from mmsearch.training.backbones import Classifier, ImageTrunk
 from mmsearch.training.data import (
     PLAIN,
     Split,
@@ -22,8 +23,7 @@ from mmsearch.training.data import (
     photo_pixels,
     read_split,
 )
-from mmsearch.training.export import export_image
-from mmsearch.training.towers import Classifier, ImageTrunk
+from mmsearch.training.onnx_graphs import export_image
 from mmsearch.vectors.hubness import hub_weight, hubs
 
 if TYPE_CHECKING:
