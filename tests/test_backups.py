@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import paint
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch.cli.app import app
+from mmsearch.collection.doctor import examine
 from mmsearch.errors import CatalogDamaged, IndexUnusable, InvalidOption, StorageFailed
 from mmsearch.storage import backups
 
@@ -245,6 +248,50 @@ def test_a_catalog_that_is_gone_is_restored(idx, photos):
     with mmsearch.index(photos, into=idx) as library:
         assert library.report is not None
         assert library.report.unchanged == 3
+
+
+def test_a_collection_whose_catalog_was_replaced_writes_nothing_into_the_old_one(idx, photos):
+    with mmsearch.open(idx) as library:
+        (idx / "catalog.db").unlink()
+        mmsearch.index(photos, into=idx).close()  # restores the backup
+        paint(photos / "later.png", "red")
+        for use in (lambda: library.add(photos), lambda: library.search("red")):
+            with pytest.raises(IndexUnusable, match="open the index again"):
+                use()
+    with mmsearch.index(photos, into=idx) as library:
+        assert library.report.added == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize("closed", ["", "backups"])
+def test_a_folder_that_may_not_be_entered_is_no_missing_index(idx, monkeypatch, closed):
+    if closed:
+        (idx / "catalog.db").unlink()
+    stat, listdir = Path.stat, os.listdir
+
+    def refuse(path: Any) -> None:
+        if str(path).startswith(str(idx / closed)) and Path(path) != idx:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+
+    def closed_stat(self: Path, **how: Any) -> os.stat_result:
+        refuse(self)
+        return stat(self, **how)
+
+    def closed_listdir(path: Any = ".") -> list[str]:
+        refuse(path)
+        return listdir(path)
+
+    monkeypatch.setattr(Path, "stat", closed_stat)
+    monkeypatch.setattr(os, "listdir", closed_listdir)
+    for opening in (lambda: mmsearch.open(idx), lambda: examine(idx)):
+        with pytest.raises(IndexUnusable, match="cannot be read: Permission denied"):
+            opening()
+
+
+def test_a_name_that_is_too_long_for_an_index_is_said_so(tmp_path):
+    result = CliRunner().invoke(app, ["query", "dog", "-i", f"{tmp_path}/{300 * 'x'}"])
+    assert result.exit_code == 3
+    assert "File name too long" in result.output
 
 
 @pytest.mark.parametrize("damage", ["cut", "scribbled", "gone", "empty"])

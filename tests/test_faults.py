@@ -22,8 +22,9 @@ from sqlalchemy import event
 import mmsearch
 from mmsearch.collection import Collection
 from mmsearch.collection.doctor import examine
-from mmsearch.errors import StorageFailed
+from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.indexing.decoder import Decoder
+from mmsearch.storage.lock import WriterLock
 
 NAMES = list(COLOURS)
 YEARS = 365 * 86_400
@@ -458,3 +459,22 @@ def test_who_searches_while_everything_is_replaced_sees_all_old_or_all_new(
         assert len(colours) == 1
         assert len({score for _, score in moment}) == 1
     assert {caption.split()[0] for moment in seen for caption, _ in moment} == {"red", "blue"}
+
+
+def test_another_programs_database_is_refused_and_stays_as_it_is(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "catalog.db")) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    before = (tmp_path / "catalog.db").read_bytes()
+    with pytest.raises(IndexUnusable, match="not an mmsearch catalog"):
+        mmsearch.open(tmp_path)
+    assert (tmp_path / "catalog.db").read_bytes() == before
+
+
+def test_a_disk_too_full_to_name_the_writer_keeps_no_half_written_name(tmp_path, monkeypatch):
+    def full(self: Path, *_: object, **__: object) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with WriterLock(tmp_path).writing("indexing"):
+        assert {path.name for path in tmp_path.iterdir()} <= {"writer.lock"}

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatch
 from pathlib import Path
 
 from mmsearch.errors import CatalogDamaged, IndexUnusable, InvalidOption, StorageFailed
@@ -39,8 +40,18 @@ _NAME = "catalog-%Y%m%dT%H%M%SZ.db"
 
 
 def all_of(folder: Path) -> list[Path]:
-    """The backups of an index, the oldest first."""
-    return sorted((folder / FOLDER).glob("catalog-*.db"))
+    """The backups of an index, the oldest first.
+
+    Raises:
+        StorageFailed: their folder cannot be read.
+    """
+    try:
+        names = os.listdir(folder / FOLDER)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StorageFailed(f"{folder / FOLDER} cannot be read: {error.strerror}") from error
+    return sorted(folder / FOLDER / name for name in names if fnmatch(name, "catalog-*.db"))
 
 
 def newest(folder: Path) -> Path | None:
@@ -53,15 +64,30 @@ def time_of(backup: Path) -> str:
     return _made(backup).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def catalog_size(folder: Path) -> int | None:
+    """Bytes of the catalog in an index folder; None if there is none.
+
+    Raises:
+        IndexUnusable: the folder cannot be read.
+    """
+    try:
+        return (folder / CATALOG).stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        raise IndexUnusable(f"{folder} cannot be read: {error.strerror}") from error
+
+
 def check_there(folder: Path) -> None:
     """Check that a catalog of which there is a backup has not vanished.
 
     Raises:
         CatalogDamaged: it is gone, or empty.
+        IndexUnusable: the index folder cannot be read.
     """
-    catalog = folder / CATALOG
-    if not (catalog.is_file() and catalog.stat().st_size) and newest(folder):
-        raise CatalogDamaged(catalog, "it is empty" if catalog.exists() else "it is gone")
+    size = catalog_size(folder)
+    if not size and newest(folder):
+        raise CatalogDamaged(folder / CATALOG, "it is gone" if size is None else "it is empty")
 
 
 # ---------------------------------------------------------------------- rolling backups

@@ -148,9 +148,12 @@ class WriterLock:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         holder = json.dumps(asdict(Holder(os.getpid(), _host(), what, now)))
         part = self._folder / f"{HOLDER}.part"
-        with suppress(OSError):  # a full disk: the lock holds all the same
+        try:
             part.write_text(holder, encoding="utf-8")
             part.replace(self._folder / HOLDER)
+        except OSError:  # a full disk: the lock holds all the same
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def _busy(self) -> IndexBusy:
         holder = self.holder()

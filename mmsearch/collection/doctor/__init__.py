@@ -53,7 +53,7 @@ def examine(
         IndexBusy: another process is writing, and the index is to be repaired.
         StorageFailed: nothing can be written, and the index is to be repaired.
     """
-    if not (folder / backups.CATALOG).exists() and backups.newest(folder) is None:
+    if backups.catalog_size(folder) is None and backups.newest(folder) is None:
         raise IndexNotFound(f"there is no index at {folder}: make one with `mmsearch index FOLDER`")
     findings: list[Finding] = []
     with WriterLock(folder).writing("repairing") if repair else nullcontext():

@@ -52,6 +52,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.engine = _engine(path)
+        self._file = _identity(path)
         self._open = True
         self._thread = threading.local()  # holds this thread's snapshot connection
 
@@ -61,9 +62,19 @@ class Database:
         self.engine.dispose()
 
     def check_open(self) -> None:
-        """Raise StorageFailed once it has been closed."""
+        """Check that the file at `path` is the one that was opened.
+
+        Raises:
+            StorageFailed: this object has been closed.
+            IndexUnusable: the file was replaced, as by restoring a backup: SQLite would go on
+                writing to the old one, and what it writes would be lost.
+        """
         if not self._open:
             raise StorageFailed("this index has been closed: open it again to use it")
+        if _identity(self.path) != self._file:
+            raise IndexUnusable(
+                f"{self.path} was replaced or deleted after it was opened: open the index again"
+            )
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -135,6 +146,15 @@ class Database:
             driver: Any = connection.driver_connection
             for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
                 driver.execute(statement)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 READ_SOMETHING = "SELECT 1 FROM sqlite_master LIMIT 1"
@@ -281,6 +301,12 @@ def _set_up_reading(driver: Any, _record: object) -> None:
 
 def _set_up(driver: Any, record: object) -> None:
     _set_up_reading(driver, record)
+    tables, application = (
+        driver.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("schema_version", "application_id")
+    )
+    if tables and application != APPLICATION_ID:
+        return  # another program's database, which opening must not turn to WAL
     # 16-KiB pages hold 15 vectors of 1 KiB; the size of an existing file stays as it is
     for pragma in ("page_size=16384", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         driver.execute(f"PRAGMA {pragma}")
