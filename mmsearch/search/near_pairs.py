@@ -28,16 +28,12 @@ MAX_PAIRS = 4_000_000
 
 
 class Pairs(NamedTuple):
-    """Pairs of nearly equal rows.
-
-    Attributes:
-        later: (m,) int64, sorted: the later row of each pair.
-        earlier: (m,) int64, ascending for each `later`; at most MAX_NEIGHBOURS of one row.
-        cosine: (m,) float32.
-    """
+    """Pairs of nearly equal rows, m in number."""
 
     later: NDArray[np.int64]
+    """The later row of each pair, sorted."""
     earlier: NDArray[np.int64]
+    """Ascending for each `later`; at most MAX_NEIGHBOURS of one row."""
     cosine: NDArray[np.float32]
 
 
@@ -79,14 +75,13 @@ def _index(matrix: Any) -> Any:
     import faiss
     import numpy as np
 
-    library: Any = faiss
     dim = matrix.shape[1]
     if len(matrix) <= EXACT:
-        index = library.IndexFlatIP(dim)
+        index = faiss.IndexFlatIP(dim)
         index.add(np.asarray(matrix, np.float32))
         return index
     cells = int(2 * math.sqrt(len(matrix)))
-    index = library.index_factory(dim, f"IVF{cells},SQfp16", library.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(dim, f"IVF{cells},SQfp16", faiss.METRIC_INNER_PRODUCT)
     index.cp.niter, index.cp.seed, index.cp.min_points_per_centroid = 3, 0, 1
     sample = np.random.default_rng(0).choice(
         len(matrix), min(len(matrix), 24 * cells), replace=False
@@ -116,9 +111,8 @@ def _earliest(found: list[Pairs]) -> Pairs:
 def leader_groups(pairs: Pairs) -> dict[int, list[tuple[int, float]]]:
     """By the row that leads a group, its other rows with their cosines to it, in order.
 
-    Rows are processed in order: each joins its nearest leader, or leads a new group if no leader is
-    near. So every row of a group reaches the threshold with its leader, and no chain of small
-    changes makes a group.
+    In order, each row joins its nearest leader, or leads a new group if no leader is near. So every
+    row of a group reaches the threshold with its leader: no chain of small changes makes a group.
     """
     import numpy as np
 

@@ -35,24 +35,19 @@ _ADDED_AT_ONCE = 2**16
 
 
 class AnnIndex:
-    """A FAISS index of all rows of a segment, which it identifies by their numbers.
-
-    Args:
-        index: FAISS's object.
-    """
+    """A FAISS index of all rows of a segment, which it identifies by their numbers."""
 
     def __init__(self, index: Any) -> None:
         import faiss
 
-        library: Any = faiss
         self._index = index
         self._transforms = list(_transforms(index))
-        bare = library.downcast_index(index)
+        bare = faiss.downcast_index(index)
         if self._transforms:
-            bare = library.downcast_index(bare.index)
+            bare = faiss.downcast_index(bare.index)
         self._bare = bare
-        self._ivf = isinstance(bare, library.IndexIVF)
-        self._hnsw = isinstance(bare, library.IndexHNSW)
+        self._ivf = isinstance(bare, faiss.IndexIVF)
+        self._hnsw = isinstance(bare, faiss.IndexHNSW)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -60,9 +55,7 @@ class AnnIndex:
     def efforts(self, min_rows: int = 0) -> list[int]:
         """Search effort levels, ascending: cells (nprobe of IVF) or nodes (efSearch of HNSW).
 
-        Args:
-            min_rows: If the index has cells, the lowest level visits cells with at least this many
-                rows.
+        If the index has cells, the lowest level visits cells with at least `min_rows` rows.
         """
         if self._ivf:
             cells = int(self._bare.nlist)
@@ -126,7 +119,6 @@ class AnnIndex:
         import faiss
         import numpy as np
 
-        library: Any = faiss
         with one_thread():
             for transform in self._transforms:
                 query = transform.apply(query)
@@ -136,10 +128,10 @@ class AnnIndex:
             share = np.ascontiguousarray(cells[:, number::threads])
             share_distances = np.ascontiguousarray(distances[:, number::threads])
             scores, rows = np.empty((1, wanted), np.float32), np.empty((1, wanted), np.int64)
-            selector = {} if bits is None else {"sel": library.IDSelectorBitmap(bits)}
-            parameters = library.SearchParametersIVF(nprobe=share.shape[1], **selector)
+            selector = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
+            parameters = faiss.SearchParametersIVF(nprobe=share.shape[1], **selector)
             arrays = query, share, share_distances, scores, rows
-            at, *others = map(library.swig_ptr, arrays)
+            at, *others = map(faiss.swig_ptr, arrays)
             store_pairs = False
             # the C++ function, as the Python one takes no parameters
             self._bare.search_preassigned_c(1, at, wanted, *others, store_pairs, parameters)
@@ -160,20 +152,19 @@ class AnnIndex:
     def _parameters(self, effort: int, wanted: int, bits: NDArray[np.uint8] | None) -> Any:
         import faiss
 
-        library: Any = faiss
-        selector = {} if bits is None else {"sel": library.IDSelectorBitmap(bits)}
+        selector = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
         if self._ivf:
-            found = library.SearchParametersIVF(nprobe=self._nprobe(effort), **selector)
+            found = faiss.SearchParametersIVF(nprobe=self._nprobe(effort), **selector)
         elif self._hnsw:
-            found = library.SearchParametersHNSW(efSearch=max(effort, wanted), **selector)
+            found = faiss.SearchParametersHNSW(efSearch=max(effort, wanted), **selector)
         elif not selector:
             return None
-        elif isinstance(self._bare, library.IndexRaBitQ):
-            found = library.RaBitQSearchParameters(qb=self._bare.qb, **selector)
+        elif isinstance(self._bare, faiss.IndexRaBitQ):
+            found = faiss.RaBitQSearchParameters(qb=self._bare.qb, **selector)
         else:
-            found = library.SearchParameters(**selector)
+            found = faiss.SearchParameters(**selector)
         if self._transforms:
-            return library.SearchParametersPreTransform(index_params=found)
+            return faiss.SearchParametersPreTransform(index_params=found)
         return found
 
     # ------------------------------------------------------------------ building and storing
@@ -188,14 +179,13 @@ class AnnIndex:
         import faiss
         import numpy as np
 
-        library: Any = faiss
-        index = library.index_factory(rows.shape[1], kind, library.METRIC_INNER_PRODUCT)
-        for part in _parts(index):
-            for trained in (part, getattr(part, "pq", None)):
+        index = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+        for component in _components(index):
+            for trained in (component, getattr(component, "pq", None)):
                 clustering: Any = getattr(trained, "cp", None)
                 if clustering is not None:  # else FAISS warns on stderr of few rows
                     clustering.min_points_per_centroid = 1
-        cells = getattr(library.try_extract_index_ivf(index), "nlist", 0)
+        cells = getattr(faiss.try_extract_index_ivf(index), "nlist", 0)
         number = min(len(rows), max(TRAINED_ON, 40 * cells))
         index.train(as_float32(rows, np.arange(number) * len(rows) // number))
         for start in range(0, len(rows), _ADDED_AT_ONCE):
@@ -224,31 +214,28 @@ class AnnIndex:
         """
         import faiss
 
-        library: Any = faiss
-        return cls(library.read_index(str(path), library.IO_FLAG_MMAP_IFC))
+        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
 
 
-def _parts(index: Any) -> Iterator[Any]:
+def _components(index: Any) -> Iterator[Any]:
     """A FAISS index and everything it is composed of."""
     import faiss
 
-    library: Any = faiss
-    index = library.downcast_index(index)
+    index = faiss.downcast_index(index)
     yield index
     yield from _transforms(index)
     for name in ("index", "storage", "base_index"):
         if (inner := getattr(index, name, None)) is not None:
-            yield from _parts(inner)
+            yield from _components(inner)
 
 
 def _transforms(index: Any) -> Iterator[Any]:
     """The transforms that a FAISS index applies to vectors first, such as a rotation."""
     import faiss
 
-    library: Any = faiss
-    chain: Any = getattr(library.downcast_index(index), "chain", None)
+    chain: Any = getattr(faiss.downcast_index(index), "chain", None)
     for number in range(chain.size() if chain is not None else 0):
-        yield library.downcast_VectorTransform(chain.at(number))
+        yield faiss.downcast_VectorTransform(chain.at(number))
 
 
 def _doubled(first: int, last: int) -> list[int]:

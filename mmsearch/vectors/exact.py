@@ -51,14 +51,13 @@ def exact_index(rows: Float16Rows) -> Any:
     import faiss
     import numpy as np
 
-    library: Any = faiss  # the stubs lack what FAISS's Python layer adds
-    half = library.ScalarQuantizer.QT_fp16
-    index = library.IndexScalarQuantizer(rows.shape[1], half, library.METRIC_INNER_PRODUCT)
+    half = faiss.ScalarQuantizer.QT_fp16
+    index = faiss.IndexScalarQuantizer(rows.shape[1], half, faiss.METRIC_INNER_PRODUCT)
     if len(rows):
         codes = rows.view(np.uint8).reshape(-1)
-        no_owner = library.MaybeOwnedVectorUInt8().owner
-        view = library.MaybeOwnedVectorUInt8.create_view
-        index.codes = view(library.swig_ptr(codes), codes.size, no_owner)
+        no_owner = faiss.MaybeOwnedVectorUInt8().owner
+        view = faiss.MaybeOwnedVectorUInt8.create_view
+        index.codes = view(faiss.swig_ptr(codes), codes.size, no_owner)
         index.ntotal = len(rows)
     return index
 
@@ -90,9 +89,8 @@ def search_exactly(
     """
     import faiss
 
-    library: Any = faiss
-    selector = None if bits is None else library.IDSelectorBitmap(bits)
-    parameters = None if selector is None else library.SearchParameters(sel=selector)
+    selector = None if bits is None else faiss.IDSelectorBitmap(bits)
+    parameters = None if selector is None else faiss.SearchParameters(sel=selector)
     query = vector.reshape(1, -1)
     wanted = min(k + 16, count)
     while wanted:
@@ -123,11 +121,11 @@ def as_float32(rows: Float16Rows, numbers: NDArray[np.int64] | None = None) -> V
     bits = rows.view(np.int16)
     no_copies_of_the_sign = np.int32(0x8FFFE000 - 2**32)
     for start in range(0, count, _CHUNK):
-        part = slice(start, start + _CHUNK)
-        shifted = (bits[part] if numbers is None else bits[numbers[part]]).astype(np.int32)
+        chunk = slice(start, start + _CHUNK)
+        shifted = (bits[chunk] if numbers is None else bits[numbers[chunk]]).astype(np.int32)
         shifted <<= 13
         shifted &= no_copies_of_the_sign
-        np.multiply(shifted.view(np.float32), np.float32(2.0**112), out=converted[part])
+        np.multiply(shifted.view(np.float32), np.float32(2.0**112), out=converted[chunk])
     return converted
 
 

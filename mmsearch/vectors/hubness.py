@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmsearch.vectors.exact import one_thread
 
@@ -66,12 +66,9 @@ FEW_ROWS = 256
 
 
 def hub_weight(query_modality: Modality, modality: Modality, *, shipped: bool = True) -> float:
-    """The weight of hubs, 0 to 0.5.
+    """The weight of hubs, 0 to 0.5, when queries of one modality search vectors of another.
 
-    Args:
-        query_modality: The modality of the queries.
-        modality: The modality of the vectors that are searched.
-        shipped: Whether the query bank ships with the model.
+    `shipped` says whether the query bank ships with the model.
     """
     return (WEIGHTS if shipped else WEIGHTS_WITHOUT).get((query_modality, modality), 0.0)
 
@@ -91,7 +88,6 @@ def hubs(matrix: Vectors, bank: Vectors, nearest: int = NEAREST) -> Hubs:
     import faiss
     import numpy as np
 
-    library: Any = faiss
     found = np.zeros(len(matrix), np.float32)
     nearest = min(nearest, len(bank))
     if not nearest:
@@ -99,7 +95,7 @@ def hubs(matrix: Vectors, bank: Vectors, nearest: int = NEAREST) -> Hubs:
     with one_thread() if len(matrix) <= FEW_ROWS else nullcontext():
         for start in range(0, len(matrix), ROWS_AT_ONCE):
             rows = matrix[start : start + ROWS_AT_ONCE]
-            cosines, _ = library.knn(rows, bank, nearest, metric=library.METRIC_INNER_PRODUCT)
+            cosines, _ = faiss.knn(rows, bank, nearest, metric=faiss.METRIC_INNER_PRODUCT)
             found[start : start + len(rows)] = cosines.mean(axis=1)
     return found
 

@@ -28,11 +28,9 @@ CANDIDATES_PER_ID = 4
 
 
 class LiveRows:
-    """The rows of a segment that have not been deleted. Objects are replaced, never changed.
+    """The rows of a segment that have not been deleted: those of a mask (n,), or all if None.
 
-    Args:
-        segment: The segment.
-        live: (n,) a mask of the rows that are not deleted; None: no row is.
+    Objects are replaced, never changed.
     """
 
     def __init__(self, segment: Segment, live: NDArray[np.bool_] | None = None) -> None:
@@ -138,9 +136,6 @@ class FaissIndex:
     recall is that of the segment's `IndexChoice`. The delta is always searched exactly.
 
     An id may be added several times (the captions of one photo): its best row counts.
-
-    Args:
-        segment: The rows to begin with.
     """
 
     def __init__(self, segment: Segment) -> None:
@@ -251,8 +246,9 @@ class FaissIndex:
         return number, float(mean @ vector), float(vector @ (products @ vector))
 
     def warm_up(self) -> None:
-        """Load what every search needs."""
+        """Load what every search needs, FAISS as well."""
         if self.segment.ann_index is None:
+            _ = self.segment.exact_index
             self._chance_sample()
         else:
             _ = self.segment.moments

@@ -54,21 +54,18 @@ _CHUNK = 2**14
 
 @dataclass(frozen=True, slots=True)
 class IndexChoice:
-    """The kind of index that was chosen. The attributes are keys in stored files, too.
-
-    Attributes:
-        kind: EXACT, or a factory string of FAISS.
-        candidates: The number of rows that are scored exactly to find the nearest ten.
-        effort: The search effort, as in `AnnIndex.efforts`.
-        recall: By query modality, the measured recall of the ten nearest rows.
-        why: The reason, in words for the user.
-    """
+    """The kind of index that was chosen. The attributes are keys in stored files, too."""
 
     kind: str = EXACT
+    """EXACT, or a factory string of FAISS."""
     candidates: int = 0
+    """The number of rows that are scored exactly to find the nearest ten."""
     effort: int = 0
+    """The search effort, as in `AnnIndex.efforts`."""
     recall: dict[str, float] = field(default_factory=dict)
+    """By query modality, the measured recall of the ten nearest rows."""
     why: str = ""
+    """The reason, in words for the user."""
 
 
 def choose_index(
@@ -168,7 +165,7 @@ def _tuned(
         }
         if all((found < wanted).mean() >= aim for found in ranks.values()):
             break
-    enough = max(_enough(found, aim, wanted) for found in ranks.values())
+    enough = max(_needed_candidates(found, aim, wanted) for found in ranks.values())
     recall = {name: round(float((found < enough).mean()), 4) for name, found in ranks.items()}
     shown = " and ".join(f"{share:.3f} for {name}" for name, share in recall.items())
     why = f"finds {shown} of the ten nearest, measured on this index; {target} was asked for"
@@ -186,7 +183,7 @@ def _ranks(candidates: NDArray[np.int64], truth: NDArray[np.int64]) -> NDArray[n
     return ranks
 
 
-def _enough(ranks: NDArray[np.int64], aim: float, most: int) -> int:
+def _needed_candidates(ranks: NDArray[np.int64], aim: float, most: int) -> int:
     """How many candidates contain a share of the neighbours, rounded up to a hundred."""
     import numpy as np
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mmsearch.vectors.exact import Float16Rows
     from mmsearch.vectors.index_choice import SampleQueries
 
-    Batch = tuple[Float16Rows, NDArray[np.int64], NDArray[np.int64]]
+    RowBatch = tuple[Float16Rows, NDArray[np.int64], NDArray[np.int64]]
     """Rows (m, dim), the item of each, and the catalog's id of each one's vector, ascending."""
 
 FORMAT = 1
@@ -68,25 +68,20 @@ class SegmentDamaged(Exception):
 
 @dataclass
 class Segment:
-    """Rows that never change, and the index over them.
-
-    Attributes:
-        rows: (n, dim) float16.
-        ids: (n,) the item of each row.
-        vector_ids: (n,) the catalog's id of each row's vector, ascending.
-        choice: The kind of index over them, and why.
-        ann_index: That index, unless the kind is exact.
-        about: The contents of ABOUT.
-        folder: The folder of the files; None: in memory only.
-    """
+    """Rows that never change, and the index over them."""
 
     rows: Float16Rows
     ids: NDArray[np.int64]
+    """(n,) the item of each row."""
     vector_ids: NDArray[np.int64]
+    """(n,) the catalog's id of each row's vector, ascending."""
     choice: IndexChoice = field(default_factory=IndexChoice)
     ann_index: AnnIndex | None = None
+    """The index of that kind, unless it is exact."""
     about: dict[str, Any] = field(default_factory=dict)
+    """The contents of ABOUT."""
     folder: Path | None = None
+    """The folder of the files; None: in memory only."""
 
     @classmethod
     def empty(cls, dim: int) -> Segment:
@@ -213,23 +208,17 @@ def read_about(folder: Path) -> dict[str, Any]:
 def write_segment(
     folder: Path | None,
     dim: int,
-    batches: Iterable[Batch],
+    batches: Iterable[RowBatch],
     about: dict[str, Any],
     sample_queries: Callable[[], SampleQueries],
     *,
     kind: str,
     recall: float,
 ) -> Segment:
-    """A new segment, with the kind of index that `choose_index` chooses.
+    """A new segment, with the kind of index that `choose_index` chooses for its rows.
 
-    Args:
-        folder: An empty folder to write to; None keeps the segment in memory.
-        dim: The length of a row.
-        batches: The rows, in batches to bound memory.
-        about: Additional contents of ABOUT.
-        sample_queries: See `choose_index`.
-        kind: See `choose_index`.
-        recall: See `choose_index`.
+    It is written to an empty folder, or kept in memory if `folder` is None. ABOUT holds what
+    `about` does, and more. Rows come in batches to bound memory.
 
     Raises:
         OSError: it cannot be written, for example because the disk is full.
@@ -268,7 +257,7 @@ def write_segment(
     return segment
 
 
-def _write_batches(folder: Path, batches: Iterable[Batch]) -> int:
+def _write_batches(folder: Path, batches: Iterable[RowBatch]) -> int:
     """Write rows and their ids to files; returns the number of rows."""
     import numpy as np
 
@@ -299,7 +288,7 @@ def _file_checksum(path: Path) -> int:
     return found
 
 
-def _mapped_arrays(folder: Path, number: int, dim: int) -> Batch:
+def _mapped_arrays(folder: Path, number: int, dim: int) -> RowBatch:
     """The rows of a segment and their ids, mapped into memory."""
     return (
         _mapped(folder / ROWS, "<f2", (number, dim)),
