@@ -257,6 +257,18 @@ def test_copies_stand_behind_the_first_of_them(library, photos):
     assert len(shown) == 6
 
 
+def test_every_search_ranks_more_candidates_where_copies_leave_too_few_hits(library, photos):
+    for number in range(120):
+        (photos / f"copy{number}.png").write_bytes((photos / "red.png").read_bytes())
+    library.add(photos)
+    settings = {"k": 3, "target": "image", "duplicates": "collapse"}
+    by_vector = library.search_vectors(library.encoder.encode("text", ["red"]), **settings)[0]
+    by_example = library.similar(photos / "red.png", **settings)
+    for hits in (library.search("red", **settings), by_vector, by_example):
+        assert len(hits) == 3
+        assert len(hits[0].metadata["duplicates"]) >= 119
+
+
 @pytest.mark.parametrize("rerank", ["none", "diverse"])
 def test_the_best_hits_are_the_same_however_many_are_asked_for(library, photos, rerank):
     for number in range(30):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import PathNotFound, UnreadableFile, UnsupportedModality
@@ -12,6 +12,7 @@ from mmsearch.media.text import passages, read_text
 from mmsearch.search.planning import PlannedQuery, plan
 from mmsearch.search.query_vectors import combined, encode_parts
 from mmsearch.spaces.open_index import OpenIndex
+from mmsearch.spaces.targets import Serving
 from mmsearch.storage import Space
 from mmsearch.storage.resolver import is_current, item_at
 from mmsearch.types import Kind, Modality, Part, Query
@@ -35,7 +36,7 @@ class Example:
     Args:
         index: If the file is indexed and has not changed, its stored vectors are used.
         path: The file.
-        spaces: The spaces that answer.
+        serving: The spaces that can be searched, with their modalities.
 
     Raises:
         PathNotFound: there is no such file.
@@ -43,7 +44,7 @@ class Example:
             indexed.
     """
 
-    def __init__(self, index: OpenIndex, path: str, spaces: Sequence[Space]) -> None:
+    def __init__(self, index: OpenIndex, path: str, serving: Serving) -> None:
         stored = item_at(index.store, path)
         if not os.path.exists(path) and not (stored and stored.imported):
             raise PathNotFound(f"there is no file {path!r}, neither on disk nor in the index")
@@ -54,6 +55,7 @@ class Example:
                 f"{path!r} is not a kind of file that can be searched with ({kinds})"
             )
         self._index = index
+        self._serving = serving
         self._path = path
         self._kind = kind
         self._stored_vectors: dict[tuple[int, Modality], Vectors] = {}
@@ -63,8 +65,7 @@ class Example:
         self.modalities = tuple(
             modality
             for modality in COMPARED_BY[kind]
-            if modality == kind
-            or any(self._encodable(space, modality) for space in spaces if space.serves)
+            if modality == kind or any(self._encodable(space, modality) for space, _ in serving)
         )
         """The modalities it can be compared by, the preferred one first."""
         if not self.modalities or (not self._current and kind in ("video", "document")):
@@ -72,12 +73,7 @@ class Example:
                 f"{path!r} is not indexed: index it first, or give a picture of it"
             )
 
-    def plan(
-        self,
-        targets: Sequence[Modality],
-        spaces: Sequence[Space],
-        stored: Mapping[int, Collection[Modality]],
-    ) -> list[PlannedQuery]:
+    def plan(self, targets: Sequence[Modality]) -> list[PlannedQuery]:
         """The rankings to be made, as `planning.plan` returns them.
 
         A modality is compared with the same modality of the file if possible, else with its
@@ -86,7 +82,7 @@ class Example:
         Raises:
             UnsupportedModality: no modality of the file can be compared with one of the targets.
         """
-        return [planned for target in targets for planned in self._plan(target, spaces, stored)]
+        return [planned for target in targets for planned in self._plan(target)]
 
     def vector(self, planned: PlannedQuery) -> Vectors:
         """Its unit vector (dim,) in `planned.encoded_in`; the mean, if the file has several.
@@ -100,17 +96,12 @@ class Example:
             matrix = encode_parts(self._index.encoder(space), self._parts(modality))
         return combined(matrix, [1.0] * len(matrix))
 
-    def _plan(
-        self,
-        target: Modality,
-        spaces: Sequence[Space],
-        stored: Mapping[int, Collection[Modality]],
-    ) -> list[PlannedQuery]:
+    def _plan(self, target: Modality) -> list[PlannedQuery]:
         refusals = []
         for modality in sorted(self.modalities, key=lambda modality: modality != target):
             query = Query((Part(modality, self._path),))
             try:
-                return plan(query, [target], "early", spaces, stored, self._encodable)
+                return plan(query, [target], "early", self._serving, self._encodable)
             except UnsupportedModality as error:
                 refusals.append(error)
         raise refusals[0]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, get_args
 
 from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.search.settings import Combine
+from mmsearch.spaces.targets import Serving
 from mmsearch.storage import Space
 from mmsearch.types import Modality, Part, Query
 
@@ -30,22 +31,19 @@ Encodable = Callable[[Space, Modality], bool]
 
 @dataclass(frozen=True, slots=True)
 class PlannedQuery:
-    """One ranking to be made for a query.
-
-    Attributes:
-        modality: What is searched.
-        space: The encoder space that is searched.
-        parts: The query parts whose weighted sum is the query vector.
-        weight: The weight of this ranking among those of the query.
-        bridged_from: The space that the part is encoded in, if that is another. The texts nearest
-            to the query there, which have vectors in both spaces, then stand in for it.
-    """
+    """One ranking to be made for a query."""
 
     modality: Modality
+    """What is searched."""
     space: Space
+    """The space that is searched."""
     parts: tuple[Part, ...]
+    """The query parts whose weighted sum is the query vector."""
     weight: float = 1.0
+    """The weight of this ranking among those of the query."""
     bridged_from: Space | None = None
+    """The space that the part is encoded in, if that is another. The texts nearest to the query
+    there, which have vectors in both spaces, then stand in for it."""
 
     @property
     def encoded_in(self) -> Space:
@@ -57,33 +55,26 @@ def plan(
     query: str | Query,
     targets: Sequence[Modality],
     combine: Combine,
-    spaces: Sequence[Space],
-    stored: Mapping[int, Collection[Modality]],
+    serving: Serving,
     encodable: Encodable = lambda space, modality: modality in space.modalities,
 ) -> list[PlannedQuery]:
     """The rankings that answer a query: one for each modality, or for each modality and part.
 
     Args:
-        query: The query.
+        query: What is searched for.
         targets: The modalities to search.
         combine: "early" sums the vectors of the parts; "late" makes a ranking for each part.
-        spaces: All spaces, the preferred one first.
-        stored: By space id, the modalities it has vectors of.
-        encodable: Which modalities can be encoded in which space; by default, those its encoder
-            takes.
+        serving: The spaces that can be searched, the preferred one first, with their modalities.
+        encodable: By default, whether the encoder of the space takes the modality.
 
     Raises:
         InvalidQuery: the query is empty.
         UnsupportedModality: no model can encode one of the parts; the message names it.
     """
-    if combine not in ("early", "late"):
-        raise InvalidQuery(f"combine is 'early' or 'late', not {combine!r}")
     parts = parts_of(query)
     if len(parts) == 1:
         parts = (replace(parts[0], weight=1.0),)  # the weight of a single part means nothing
-    serving = [space for space in spaces if space.serves]
-    searched = {space.id: set(space.serves) & set(stored.get(space.id, ())) for space in serving}
-    routes = _Routes(serving, searched, encodable)
+    routes = _Routes(serving, encodable)
     routes.check_encodable(parts)
     groups = [parts] if combine == "early" else [(part,) for part in parts]
     planned = []
@@ -119,7 +110,11 @@ def parts_of(query: str | Query) -> tuple[Part, ...]:
     if not weighted:
         raise InvalidQuery(EMPTY)
     for part in weighted:
-        _check_part(part)
+        if part.modality not in get_args(Modality):
+            known = ", ".join(get_args(Modality))
+            raise InvalidQuery(f"a part of a query is one of {known}, not {part.modality!r}")
+        if part.modality == "text":
+            words_of(part.content)
     parts = _merged(weighted) if len(weighted) > 1 else weighted
     if not parts:
         raise InvalidQuery(CANCELLED)
@@ -150,14 +145,6 @@ def _number(weight: object) -> float:
     if not math.isfinite(number):
         raise InvalidQuery(f"a weight is a number, not {weight!r}")
     return number
-
-
-def _check_part(part: Part) -> None:
-    if part.modality not in get_args(Modality):
-        known = ", ".join(get_args(Modality))
-        raise InvalidQuery(f"a part of a query is one of {known}, not {part.modality!r}")
-    if part.modality == "text":
-        words_of(part.content)
 
 
 def _merged(parts: Sequence[Part]) -> list[Part]:
@@ -193,21 +180,14 @@ def _identity(content: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Routes:
-    """Finds the spaces to search in, and to encode in, for the parts of a query.
+    """Finds the spaces to search in, and to encode in, for the parts of a query."""
 
-    Attributes:
-        spaces: Those that answer queries, the preferred one first.
-        searched: By space id, the modalities that can be searched in it.
-        encodable: Which modalities can be encoded in which space.
-    """
-
-    spaces: Sequence[Space]
-    searched: Mapping[int, Collection[Modality]]
+    serving: Serving
     encodable: Encodable
 
     def spaces_with(self, modality: Modality) -> list[Space]:
         """The spaces that a modality is searched in."""
-        return [space for space in self.spaces if modality in self.searched[space.id]]
+        return [space for space, modalities in self.serving if modality in modalities]
 
     def encodable_in(self, spaces: Sequence[Space], part: Part) -> bool:
         """Whether a part can be encoded in any of some spaces."""
@@ -215,18 +195,20 @@ class _Routes:
 
     def check_encodable(self, parts: Sequence[Part]) -> None:
         """Raise an error if no model can encode one of the parts."""
+        spaces = [space for space, _ in self.serving]
         for part in parts:
-            if self.spaces and not self.encodable_in(self.spaces, part):
+            if spaces and not self.encodable_in(spaces, part):
                 raise UnsupportedModality(
-                    f"{_shown(part)} cannot be searched with: {_names(self.spaces)} cannot encode "
+                    f"{_in_words(part)} cannot be searched with: {_names(spaces)} cannot encode "
                     f"{part.modality}; add a model that can: mmsearch index --model mini"
                 )
 
     def bridge(self, part: Part, targets: Sequence[Space]) -> tuple[Space, Space] | None:
         """A space that can encode a part, and a target that has vectors of texts as well."""
-        for source in self.spaces_with("text"):
+        with_texts = self.spaces_with("text")
+        for source in with_texts:
             for target in targets:
-                if self.encodable(source, part.modality) and "text" in self.searched[target.id]:
+                if self.encodable(source, part.modality) and target in with_texts:
                     return source, target
         return None
 
@@ -242,12 +224,14 @@ class _Routes:
         for part in foreign:
             if self.bridge(part, spaces) is None:
                 raise UnsupportedModality(
-                    f"{_shown(part)} cannot be compared with what is searched ({modality}): "
+                    f"{_in_words(part)} cannot be compared with what is searched ({modality}): "
                     f"{_names(spaces)} does not take {part.modality}, and the index has no "
-                    "captions or texts that could lead over. Index a model that takes both "
+                    "captions or texts that could bridge the two. Index a model that takes both "
                     "(mmsearch index --model mini), or captions (--captions FILE)"
                 )
-        together = " and ".join({part.modality: _shown(part) for part in reversed(parts)}.values())
+        together = " and ".join(
+            {part.modality: _in_words(part) for part in reversed(parts)}.values()
+        )
         alone = "; texts can bridge two models for a part on its own only" if foreign else ""
         raise UnsupportedModality(
             f"{together} cannot be added up to search {modality}: no one model takes them all"
@@ -255,7 +239,7 @@ class _Routes:
         )
 
 
-def _shown(part: Part) -> str:
+def _in_words(part: Part) -> str:
     """A part, for a message."""
     content = part.content if isinstance(part.content, (str, os.PathLike)) else "given"
     kind = {"text": "the text", "image": "the picture", "audio": "the sound"}[part.modality]

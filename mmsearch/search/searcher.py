@@ -27,46 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _EncodedQuery:
-    """A query's vectors, and its words if they are also looked up literally."""
+    """A query's vectors, its words if they are also looked up literally, and items left out."""
 
     vectors: Sequence[QueryVector]
-    words: str | None
+    words: str | None = None
+    excluded: frozenset[int] = frozenset()
 
 
 class Searcher:
-    """Answers queries from an open index.
-
-    Args:
-        index: What is searched.
-    """
+    """Answers queries from an open index."""
 
     def __init__(self, index: OpenIndex) -> None:
         self._index = index
-        serving = index.serving()
-        self._spaces = [space for space, _ in serving]
-        self._stored = {space.id: modalities for space, modalities in serving}
-        self._modalities = {modality for _, modalities in serving for modality in modalities}
+        self._serving = index.serving()
+        self._modalities = {modality for _, stored in self._serving for modality in stored}
 
     def search(self, queries: Sequence[str | Query], settings: Settings) -> list[list[Hit]]:
         """The best hits for each query; all queries are encoded together."""
-        encoded = self._encode(queries, settings)
-        with self._index.store.snapshot():
-            return [
-                self._hits(query, lists, settings)
-                for query, lists in zip(encoded, self._rank(encoded, settings), strict=True)
-            ]
-
-    def _hits(self, query: _EncodedQuery, lists: list[RankedList], settings: Settings) -> list[Hit]:
-        """The best hits; candidates are ranked ever deeper while copies leave too few of them."""
-        pool = settings.pool
-        hits = best_hits(self._index, lists, settings, query.words)
-        while len(hits) < settings.k and settings.collapses:
-            pool *= 4
-            (lists,) = self._rank([query], settings, pool)
-            hits = best_hits(self._index, lists, settings, query.words)
-            if all(len(ranked.ranking) < pool for ranked in lists):
-                break
-        return hits
+        return self._search(self._encode(queries, settings), settings)
 
     def rank(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
         """The items of the best hits for each query with their scores, and nothing else of them."""
@@ -79,30 +57,25 @@ class Searcher:
 
     def search_vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
         """The best hits for unit vectors (n, dim) of the preferred encoder."""
-        if not self._spaces:
+        if not self._serving:
             return [[] for _ in queries]
-        space = self._spaces[0]
-        stored = self._stored[space.id]
+        space, stored = self._serving[0]
         targets = [target for target in targets_of(settings.target, stored, ()) if target in stored]
         encoded = [
-            _EncodedQuery([QueryVector(target, space, vector) for target in targets], None)
+            _EncodedQuery([QueryVector(target, space, vector) for target in targets])
             for vector in checked_vectors(queries, space.dim)
         ]
-        with self._index.store.snapshot():
-            ranked = list(self._rank(encoded, settings))
-            return [best_hits(self._index, lists, settings) for lists in ranked]
+        return self._search(encoded, settings)
 
     def similar(self, path: str, settings: Settings) -> list[Hit]:
         """The best hits that resemble a file, the file itself left out."""
         index = self._index
-        example = Example(index, path, self._spaces)
+        example = Example(index, path, self._serving)
         targets = targets_of(settings.target, self._modalities, example.modalities[:1])
-        plans = example.plan(targets, self._spaces, self._stored)
+        plans = example.plan(targets)
         vectors = [query_vector(index, planned, example.vector(planned)) for planned in plans]
         itself = frozenset[int]() if example.item_id is None else frozenset({example.item_id})
-        with index.store.snapshot():
-            (lists,) = self._rank([_EncodedQuery(vectors, None)], settings, excluded=itself)
-            return best_hits(index, lists, settings)
+        return self._search([_EncodedQuery(vectors, excluded=itself)], settings)[0]
 
     # ------------------------------------------------------------------ plan, encode, rank
 
@@ -110,10 +83,10 @@ class Searcher:
         modalities = [part.modality for part in parts_of(query)]
         targets = targets_of(settings.target, self._modalities, modalities)
         try:
-            return plan(query, targets, settings.combine, self._spaces, self._stored)
+            return plan(query, targets, settings.combine, self._serving)
         except UnsupportedModality:
             # with vectors imported without their model, words can still be looked up
-            imported = all(space.is_imported for space in self._spaces)
+            imported = all(space.is_imported for space, _ in self._serving)
             if set(modalities) == {"text"} and _literal_words(query, settings) and imported:
                 return []
             raise
@@ -130,12 +103,29 @@ class Searcher:
             self._index.catch_up_words()
         return list(map(_EncodedQuery, vectors, words))
 
+    def _search(self, encoded: Sequence[_EncodedQuery], settings: Settings) -> list[list[Hit]]:
+        """The best hits for each query."""
+        with self._index.store.snapshot():
+            ranked = self._rank(encoded, settings)
+            return [
+                self._hits(query, lists, settings)
+                for query, lists in zip(encoded, ranked, strict=True)
+            ]
+
+    def _hits(self, query: _EncodedQuery, lists: list[RankedList], settings: Settings) -> list[Hit]:
+        """The best hits; candidates are ranked ever deeper while copies leave too few of them."""
+        pool = settings.pool
+        hits = best_hits(self._index, lists, settings, query.words)
+        while len(hits) < settings.k and settings.collapses:
+            pool *= 4
+            (lists,) = self._rank([query], settings, pool)
+            hits = best_hits(self._index, lists, settings, query.words)
+            if all(len(ranked.ranking) < pool for ranked in lists):
+                break
+        return hits
+
     def _rank(
-        self,
-        encoded: Sequence[_EncodedQuery],
-        settings: Settings,
-        pool: int | None = None,
-        excluded: frozenset[int] = frozenset(),
+        self, encoded: Sequence[_EncodedQuery], settings: Settings, pool: int | None = None
     ) -> Iterator[list[RankedList]]:
         """The ranked lists of each query."""
         allowed = self._index.store.filters.passing(settings.filter) if settings.filter else None
@@ -151,7 +141,7 @@ class Searcher:
                 settings,
                 words=query.words,
                 allowed=allowed,
-                excluded=excluded,
+                excluded=query.excluded,
                 pool=pool,
             )
 

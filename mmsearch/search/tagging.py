@@ -16,7 +16,8 @@ from mmsearch.search.labels import (
     frequency_odds,
     shifted,
 )
-from mmsearch.spaces.open_index import OpenIndex, Serving
+from mmsearch.spaces.open_index import OpenIndex
+from mmsearch.spaces.targets import Serving
 from mmsearch.storage import Space, Store
 from mmsearch.types import Modality, Progress
 
@@ -56,19 +57,7 @@ def tag_items(
     """Tag every item with the labels that fit it; by label, how many items have it.
 
     Items are tagged again with labels used before; their other tags stay. Of a video or sound, the
-    frame or window that fits a label best counts.
-
-    Args:
-        index: The index whose items are tagged.
-        labels: Labels to look for.
-        min_confidence: From which an item is given a label; by default MIN_CONFIDENCE.
-        target: "image" only looks, "audio" only listens; None does both.
-        progress: Called with (vectors compared, vectors in all).
-
-    Raises:
-        InvalidOption: there is no label, the confidence is not from 0 to 1, or the index has no
-            vectors to compare with.
-        UnknownTarget: the target is neither "image" nor "audio".
+    frame or window that fits a label best counts. `Collection.tag` describes the arguments.
     """
     least = MIN_CONFIDENCE if min_confidence is None else min_confidence
     if not 0 <= least <= 1:

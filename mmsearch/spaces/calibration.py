@@ -94,11 +94,10 @@ class Reference:
         """
         import numpy as np
 
-        parts = [scores[:, : scores.shape[1] // part] for part in (1, 4, 16)]
+        sizes = [scores.shape[1] // divisor for divisor in (1, 4, 16)]
         subtracted = 0.0 if bank is None else np.array([expected(row) for row in bank])
-        best = np.stack([part.max(axis=1) - subtracted for part in parts])
-        sizes = np.log([part.shape[1] for part in parts])
-        growth, level = np.polyfit(sizes, best.mean(axis=1), 1)
+        best = np.stack([scores[:, :size].max(axis=1) - subtracted for size in sizes])
+        growth, level = np.polyfit(np.log(sizes), best.mean(axis=1), 1)
         spread = float(best[0].std())
         return cls(float(level), max(float(growth), 0.0), spread, bank is not None)
 
@@ -167,12 +166,7 @@ class Background:
 
     @classmethod
     def of_words(cls, scores: Sequence[float], items: int) -> Background:
-        """The background of the lexical ranking, in which the items left out score 0.
-
-        Args:
-            scores: The scores of the items found.
-            items: The number of items in all.
-        """
+        """The background of a lexical ranking of some items; those without a score have 0."""
         number = max(items, len(scores), 1)
         center = math.fsum(scores) / number
         squares = math.fsum(score * score for score in scores) / number
@@ -206,11 +200,7 @@ class Background:
 
 
 def expected(bank: Scores) -> float:
-    """Half the mean of a query's scores with the items of a query bank nearest to it.
-
-    Args:
-        bank: (m,) the scores of the bank's items; the result is 0 without any.
-    """
+    """Half the mean of the highest of a query's scores (m,) with a query bank; 0 without any."""
     import numpy as np
 
     nearest = min(NEAREST, len(bank))
@@ -221,14 +211,14 @@ def expected(bank: Scores) -> float:
 
 def _pooled(scores: Scores | Moments, bank: Scores | None) -> tuple[float, float]:
     """The mean and standard deviation of all scores; the bank's have a total weight of PRIOR."""
-    parts = [scores if isinstance(scores, Moments) else Moments.of(scores)]
+    samples = [scores if isinstance(scores, Moments) else Moments.of(scores)]
     if bank is not None and len(bank):
-        parts.append(replace(Moments.of(bank), number=PRIOR))
-    total = sum(part.number for part in parts)
+        samples.append(replace(Moments.of(bank), number=PRIOR))
+    total = sum(sample.number for sample in samples)
     if not total:
         return 0.0, 0.0
-    center = sum(part.number * part.mean for part in parts) / total
-    squares = sum(part.number * part.square for part in parts) / total
+    center = sum(sample.number * sample.mean for sample in samples) / total
+    squares = sum(sample.number * sample.square for sample in samples) / total
     return center, math.sqrt(max(squares - center * center, 0.0))
 
 

@@ -21,8 +21,6 @@ from mmsearch.types import Modality
 KEEP_TOKENS = "details"
 """The setting that says whether token embeddings are kept for reranking: "on" or "off"."""
 
-_NOTHING: frozenset[Modality] = frozenset()
-
 
 def token_setting(space: Space) -> str:
     """The setting that holds the version of a space's token embeddings.
@@ -45,12 +43,7 @@ def tokens_are_current(store: Store, space: Space, encoder: TokenEncoder) -> boo
 
 
 class EncoderPool:
-    """The encoders of an index, and the modalities each of them encodes.
-
-    Args:
-        store: Where their spaces are.
-        how: What they are to run on.
-    """
+    """The encoders of an index, and the modalities each of them encodes."""
 
     def __init__(self, store: Store, how: Runtime) -> None:
         self.requested: list[Encoder] = []
@@ -152,7 +145,7 @@ class EncoderPool:
         """The modalities whose token embeddings are to be kept; those of older versions go."""
         able = token_encoder(encoder)
         if able is None or self._store.settings.get(KEEP_TOKENS) == "off":
-            return _NOTHING
+            return frozenset()
         kept = able.token_modalities & space.encodes_for
         if kept and not tokens_are_current(self._store, space, able):
             self._delete_tokens(space)
@@ -165,7 +158,7 @@ class EncoderPool:
             raise error
         if not space.serves:
             if isinstance(error, IndexUnusable):
-                self._store.spaces.cancel_backfill(space)  # its weights are gone for good
+                self._store.spaces.cancel_backfill(space)  # no encoder has its weights any more
                 return
             self.warnings.append(
                 f"{space.name!r} cannot be filled just now: {error} (or give it up with `mmsearch "

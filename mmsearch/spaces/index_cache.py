@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.spaces.query_banks import QueryBanks
+from mmsearch.spaces.targets import Serving
 from mmsearch.storage import Space, Store, StoreState
 from mmsearch.types import Modality
 from mmsearch.vectors import (
@@ -33,7 +34,7 @@ from mmsearch.vectors import (
     write_segment,
 )
 from mmsearch.vectors.hubness import EXTRA_DIMS, augmented, augmented_query
-from mmsearch.vectors.segment import read_about
+from mmsearch.vectors.segment import UPTO, read_about
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
     from mmsearch.storage import NewVectors
     from mmsearch.vectors.index_choice import SampleQueries
-
-    Present = Sequence[tuple[Space, Sequence[Modality]]]
 
 KIND, LEAST_RECALL = "kind", "recall"
 """The settings that hold the kind of index that the user wants, and its least recall."""
@@ -66,6 +65,9 @@ SAMPLE_QUERIES = 128
 SNAPSHOTS = 2
 """Snapshots of an index kept in memory, as a thread may still be searching an older one."""
 
+LAST_CHANGE = "gone"
+"""The key, in a segment's ABOUT, of the last change of the store that the segment has applied."""
+
 UNFINISHED = ".part"
 """The ending of a segment's folder while it is written or deleted."""
 
@@ -75,33 +77,28 @@ ABANDONED = 3600
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """An index as of one revision of the store.
-
-    Attributes:
-        index: The index; it is not changed any more.
-        state: The state of the store.
-        last_vector: The highest id of a vector that was added.
-        last_change: The last change that was applied.
-    """
+    """An index as of one state of the store; it is not changed any more."""
 
     index: FaissIndex
     state: StoreState
     last_vector: int
+    """The highest id of a vector that was added."""
     last_change: int
+    """The last change that was applied."""
 
-    @property
-    def is_outgrown(self) -> bool:
-        """Whether a search should rather rebuild the segment."""
-        return self.index.delta_size > max(MAX_DELTA, len(self.index.segment) // 2)
+    def can_follow(self, state: StoreState) -> bool:
+        """Whether the store still lists every change between this and a later state."""
+        same = (self.state.store_id, self.state.epoch) == (state.store_id, state.epoch)
+        return same and self.last_change >= state.forgotten
 
 
 class IndexCache:
     """The FAISS indexes of a store, in memory and in files.
 
     Args:
-        folder: The folder of the segments; made when there is one to store.
+        folder: Of the segments; made when there is one to store.
         store: The source of the vectors.
-        query_banks: Hubs of vectors, and sample queries.
+        query_banks: Of hubs, and of sample queries.
         may_write: A context that tells whether the store may be written.
     """
 
@@ -128,16 +125,14 @@ class IndexCache:
                 snapshot = self._updated(space, modality, state)
         return snapshot.index
 
-    def rebuild(self, present: Present, *, soon_again: bool = False) -> None:
+    def rebuild(self, serving: Serving, *, soon_again: bool = False) -> None:
         """Rebuild segments whose delta has grown, at the end of an indexing run.
 
-        Args:
-            present: The modalities that have vectors, by space.
-            soon_again: Whether another run is likely to follow soon, so that small segments wait.
+        If another run is likely to follow soon, small segments wait for it.
         """
         if self._store.vector_indexes is not None:
             return  # the store's own engine finds neighbours
-        for space, modalities in present:
+        for space, modalities in serving:
             for modality in modalities:
                 index = self.index(space, modality)
                 rows = len(index.segment)
@@ -166,11 +161,11 @@ class IndexCache:
         if kind is not None or recall is not None:
             self.clear()
 
-    def describe(self, present: Present) -> list[dict[str, Any]]:
+    def describe(self, serving: Serving) -> list[dict[str, Any]]:
         """The kind of index of each modality, and why; only those that have a segment."""
         state, (kind, _) = self._store.state(), self._settings()
         found = []
-        for space, modalities in present:
+        for space, modalities in serving:
             for modality in modalities:
                 for folder, about in self._segments(space, modality, state):
                     with suppress(FileNotFoundError):  # another process may be deleting it
@@ -181,12 +176,12 @@ class IndexCache:
                         break
         return found
 
-    def warnings(self, present: Present) -> list[str]:
+    def warnings(self, serving: Serving) -> list[str]:
         """The modalities whose index could not be of the kind that the user wants, and why."""
         kind, _ = self._settings()
         return [
             f"{one['facet']}: {one['why']}; every vector is compared meanwhile"
-            for one in self.describe(present)
+            for one in self.describe(serving)
             if kind not in (AUTO, EXACT) and one["kind"] == EXACT and one["rows"]
         ]
 
@@ -214,16 +209,17 @@ class IndexCache:
     def _updated(self, space: Space, modality: Modality, state: StoreState) -> _Snapshot:
         """The snapshot of a state, from memory, a stored segment, or the store."""
         found = self._newest(space, modality, state)
-        if found is None or not _can_follow(found, state):
+        if found is None or not found.can_follow(state):
             found = self._read(space, modality, state)
         elif found.state != state:
             found = self._followed(found, space, modality, state)
-        if found is None or found.is_outgrown:
+        if found is None or found.index.delta_size > max(MAX_DELTA, len(found.index.segment) // 2):
             return self._rebuilt(space, modality)
-        return self._kept(found, space, modality)
+        self._keep(found, space, modality)
+        return found
 
-    def _kept(self, snapshot: _Snapshot, space: Space, modality: Modality) -> _Snapshot:
-        """The snapshot, which is now kept in memory."""
+    def _keep(self, snapshot: _Snapshot, space: Space, modality: Modality) -> None:
+        """Keep a snapshot in memory, as one of the newest."""
         others = [
             other
             for other in self._snapshots.get((space.id, modality), ())
@@ -231,7 +227,6 @@ class IndexCache:
         ]
         newest = sorted([snapshot, *others], key=lambda one: one.state.revision, reverse=True)
         self._snapshots[space.id, modality] = newest[:SNAPSHOTS]
-        return snapshot
 
     def _followed(
         self, snapshot: _Snapshot, space: Space, modality: Modality, state: StoreState
@@ -268,7 +263,7 @@ class IndexCache:
                 about = read_about(folder)
             if (
                 tuple(map(about.get, ("catalog", "epoch", "kind", "recall", "dim"))) == wanted
-                and about.get("gone", -1) >= state.forgotten
+                and about.get(LAST_CHANGE, -1) >= state.forgotten
                 and about.get("revision", state.revision + 1) <= state.revision
             ):
                 yield folder, about
@@ -278,7 +273,7 @@ class IndexCache:
         for folder, about in self._segments(space, modality, state):
             with suppress(SegmentDamaged):
                 index = FaissIndex(Segment.open(folder))
-                found = _Snapshot(index, state, int(about["upto"]), int(about["gone"]))
+                found = _Snapshot(index, state, int(about[UPTO]), int(about[LAST_CHANGE]))
                 return self._followed(found, space, modality, state)
         return None
 
@@ -295,8 +290,9 @@ class IndexCache:
             except OSError:  # full or read-only: only the next search is slower for it
                 segment = self._built(None, space, modality, state)
         about = segment.about
-        found = _Snapshot(FaissIndex(segment), state, about["upto"], about["gone"])
-        return self._kept(found, space, modality)
+        found = _Snapshot(FaissIndex(segment), state, about[UPTO], about[LAST_CHANGE])
+        self._keep(found, space, modality)
+        return found
 
     def _stored(self, space: Space, modality: Modality, state: StoreState) -> Segment:
         """A new segment in a folder of its own, which replaces older ones."""
@@ -327,7 +323,7 @@ class IndexCache:
             "catalog": state.store_id,
             "revision": state.revision,
             "epoch": state.epoch,
-            "gone": self._store.changes.last(),
+            LAST_CHANGE: self._store.changes.last(),
             "kind": kind,
             "recall": recall,
         }
@@ -360,7 +356,7 @@ class IndexCache:
         known = []
         for folder in self._folder.glob("*-*-*-*") if self._folder.is_dir() else ():
             with suppress(SegmentDamaged):
-                known.append(int(read_about(folder)["gone"]))
+                known.append(int(read_about(folder)[LAST_CHANGE]))
         return min(known, default=None)
 
 
@@ -368,8 +364,8 @@ def segment_folders(folder: Path, space_id: int, modality: str) -> Iterator[Path
     """The folders of a modality's segments, the newest revision first."""
 
     def revision(path: Path) -> int:
-        part = path.name.rsplit("-", 2)[1]
-        return int(part) if part.isdigit() else 0
+        field = path.name.rsplit("-", 2)[1]
+        return int(field) if field.isdigit() else 0
 
     found = [
         path
@@ -377,13 +373,6 @@ def segment_folders(folder: Path, space_id: int, modality: str) -> Iterator[Path
         if path.suffix != UNFINISHED and path.is_dir()
     ]
     yield from sorted(found, key=revision, reverse=True)
-
-
-def _can_follow(snapshot: _Snapshot, state: StoreState) -> bool:
-    """Whether the store still lists every change between a snapshot and a state."""
-    known = snapshot.state
-    same = (known.store_id, known.epoch) == (state.store_id, state.epoch)
-    return same and snapshot.last_change >= state.forgotten
 
 
 def _augmented(vectors: NewVectors) -> NDArray[np.float16]:
@@ -400,9 +389,8 @@ def _check_kind(kind: str, dim: int) -> None:
         return
     import faiss
 
-    library: Any = faiss
     try:
-        library.index_factory(dim, kind, library.METRIC_INNER_PRODUCT)
+        faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise InvalidOption(
             f"{kind!r} is no kind of index for vectors of {dim} numbers: it is {AUTO!r}, {EXACT!r} "

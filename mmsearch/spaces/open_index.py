@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +10,13 @@ from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.spaces.encoder_pool import EncoderPool
 from mmsearch.spaces.index_cache import IndexCache
 from mmsearch.spaces.query_banks import QueryBanks
+from mmsearch.spaces.targets import Serving
 from mmsearch.storage import Space, Store, VectorIndex, backups
 from mmsearch.storage.lock import WriterLock
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
-
-Serving = Sequence[tuple[Space, Sequence[Modality]]]
-"""The spaces that serve, the preferred one first, and the modalities each has vectors of."""
 
 BACKUPS = "backups"
 """The setting that holds how many backups are kept, if not the default."""
@@ -31,16 +28,7 @@ CATCH_UP = 2_000
 class OpenIndex:
     """The parts of an open index: store, encoders, query banks, vector indexes, lock.
 
-    Args:
-        folder: The index folder, which exists; caches, backups and the lock are there.
-        store: The store of the index.
-        runtime: What encoders run on.
-
-    Attributes:
-        encoders: The loaded encoders, and those that the next indexing run is to use.
-        query_banks: The query banks of the spaces.
-        vector_indexes: The FAISS indexes over the vectors.
-        notices: What the user is to be told in the next report.
+    The folder exists; caches, backups and the lock are there.
     """
 
     def __init__(self, folder: Path, store: Store, runtime: Runtime) -> None:
@@ -48,6 +36,7 @@ class OpenIndex:
         self.store = store
         self.runtime = runtime
         self.notices: list[str] = []
+        """What the next report tells the user."""
         self.encoders = EncoderPool(store, runtime)
         self.query_banks = QueryBanks(store)
         self._lock = WriterLock(folder)
@@ -76,6 +65,10 @@ class OpenIndex:
             known = self._serving = moment, found
         return known[1]
 
+    def preferred_space(self) -> Space | None:
+        """The preferred space of those that serve."""
+        return next((space for space, _ in self.serving()), None)
+
     def encoder(self, space: Space) -> Encoder:
         """The encoder of a space, loaded when first needed.
 
@@ -91,9 +84,8 @@ class OpenIndex:
         Raises:
             IndexUnusable, ModelUnavailable: as `encoder`; or the index has no model yet.
         """
-        for space in self.store.spaces.all():
-            if space.serves:
-                return self.encoder(space)
+        if space := self.preferred_space():
+            return self.encoder(space)
         if not self.encoders.requested:
             raise IndexUnusable(f"{self.folder} has no model yet: fill it with `mmsearch index`")
         return self.encoders.requested[-1]
@@ -114,11 +106,8 @@ class OpenIndex:
     ) -> None:
         """Store settings; None leaves one as it was.
 
-        Args:
-            backups_kept: How many backups are kept.
-            token_embeddings: Whether token embeddings are kept for reranking.
-            kind: The kind of vector index to use.
-            recall: Its least recall.
+        They are the number of backups, whether token embeddings are kept for reranking, and the
+        kind of vector index with its least recall.
 
         Raises:
             InvalidOption: FAISS knows no such kind, or the recall is not a share.
@@ -129,35 +118,18 @@ class OpenIndex:
         self.encoders.keep_tokens(wanted=token_embeddings)
 
     def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
-        """The right to write, for as long as a `with` lasts.
-
-        Args:
-            what: What is being done, for those who find the index busy: "indexing".
-            wait: Seconds to wait for another writer.
-
-        Raises:
-            IndexBusy: another process writes.
-            StorageFailed: the folder cannot be written.
-        """
+        """The right to write, for as long as a `with` lasts: see `WriterLock.writing`."""
         return self._lock.writing(what, wait=wait)
-
-    def may_write(self, what: str) -> AbstractContextManager[bool]:
-        """Whether there is the right to write, for what may as well be left undone; never waits."""
-        return self._lock.may_write(what)
 
     def catch_up_words(self) -> None:
         """File some words that an interrupted run left out, unless another process writes."""
         if self.store.words.due():
-            with self.may_write("filing words") as may, suppress(StorageFailed):
+            with self._lock.may_write("filing words") as may, suppress(StorageFailed):
                 if may:
                     self.store.words.refresh(at_most=CATCH_UP)
 
     def keep_backup(self, *, changed: bool = True) -> list[str]:
-        """Back the store up if that is due; returns warnings.
-
-        Args:
-            changed: Whether the store has changed since the last backup.
-        """
+        """Back the store up if it has changed and that is due; returns warnings."""
         if not (self.folder / backups.CATALOG).exists():
             return []  # the store is not in this folder
         if not changed and backups.newest(self.folder) is not None:

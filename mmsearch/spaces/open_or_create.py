@@ -60,7 +60,10 @@ def _open(
     notices: list[str] = []
     if not exists:
         encoders = encoders or _chosen(runtime, notices)
-        _create(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise IndexUnusable(f"no index can be made at {folder}: {error.strerror}") from error
     catalog = Catalog(path)
     index = OpenIndex(folder, catalog, runtime)
     if exists and not encoders and not any(space.encodes_for for space in catalog.spaces.all()):
@@ -80,13 +83,6 @@ def _chosen(runtime: Runtime, notices: list[str]) -> list[Encoder]:
     if companion is None or "audio" in best.modalities:
         return [best]
     return [load_encoder(companion), best]
-
-
-def _create(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise IndexUnusable(f"no index can be made at {folder}: {error.strerror}") from error
 
 
 # ---------------------------------------------------------------------- damaged catalogs

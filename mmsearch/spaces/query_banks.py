@@ -53,9 +53,6 @@ class QueryBanks:
     """The query banks of an index's spaces, shipped with their encoders or made for the index.
 
     A bank made for an index is never changed, so that the hubs of old and new vectors compare.
-
-    Args:
-        store: The store of the banks made for the index.
     """
 
     def __init__(self, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Encoding targets: which encoder makes which vectors, if an index has several models."""
+"""Which encoder makes which vectors, and which spaces serve, if an index has several models."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from mmsearch.encoders import Encoder
 from mmsearch.storage import Space
 from mmsearch.types import Kind, Modality
 
-SEEN: frozenset[Kind] = frozenset({"image", "video", "document"})
-HEARD: frozenset[Kind] = frozenset({"audio", "video"})
-KINDS_WITH: dict[Modality, frozenset[Kind]] = {"image": SEEN, "audio": HEARD, "text": frozenset()}
+KINDS_WITH: dict[Modality, frozenset[Kind]] = {
+    "image": frozenset({"image", "video", "document"}),
+    "audio": frozenset({"audio", "video"}),
+    "text": frozenset(),
+}
 """By modality, the kinds of files that always have vectors of it. Any item may have texts."""
 
-_NOTHING: frozenset[Modality] = frozenset()
+Serving = Sequence[tuple[Space, Sequence[Modality]]]
+"""The spaces that serve, the preferred one first, and the modalities each has vectors of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,4 +33,4 @@ class EncodingTarget:
 
 def modalities_of(targets: Sequence[EncodingTarget]) -> frozenset[Modality]:
     """What some target takes."""
-    return _NOTHING.union(*(target.modalities for target in targets))
+    return frozenset[Modality]().union(*(target.modalities for target in targets))
