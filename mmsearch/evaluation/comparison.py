@@ -34,34 +34,25 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Two settings in one direction.
-
-    Attributes:
-        name: "text→image", say.
-        queries: How many both have.
-        groups: How many independent groups they form.
-        measures: By name.
-    """
+    """Two settings in one direction."""
 
     name: str
+    """The direction, such as "text→image"."""
     queries: int
+    """How many both have."""
     groups: int
+    """How many independent groups they form."""
     measures: Mapping[str, Difference]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two evaluations on the same queries.
-
-    Attributes:
-        a: One evaluation.
-        b: The other.
-        directions: Those of `a` in which both have queries.
-    """
+    """Two evaluations on the same queries."""
 
     a: Evaluation
     b: Evaluation
     directions: tuple[Compared, ...]
+    """Those of `a` in which both have queries."""
 
 
 def compare(a: Evaluation, b: Evaluation) -> Comparison:

@@ -220,14 +220,14 @@ def plot(evaluations: Mapping[str, Evaluation], path: str | os.PathLike[str]) ->
     axes.grid(visible=True, alpha=0.3)
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.legend(loc="lower right")
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        figure.savefig(part, dpi=150)
-        part.replace(path)
+        figure.savefig(unfinished, dpi=150)
+        unfinished.replace(path)
     except OSError as error:
         raise InvalidOption(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _canvas() -> Canvas:

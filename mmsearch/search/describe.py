@@ -52,14 +52,10 @@ class Description:
 def describe(
     index: OpenIndex, path: str, *, k: int = 5, labels: Sequence[str] | None = None
 ) -> Description:
-    """A file described by texts of the index and by labels, else by everyday words.
+    """A file described by up to k texts of the index, and up to k labels.
 
-    Args:
-        index: Where texts are searched.
-        path: The file.
-        k: How many texts, and how many labels.
-        labels: Labels to choose from. By default those of `mmsearch tag` that reach their
-            confidence; and everyday words if the index has no text that fits.
+    Labels are chosen from `labels`; by default from those of `mmsearch tag` that reach their
+    confidence, and from everyday words if the index has no text that fits.
 
     Raises:
         PathNotFound, UnreadableFile: the file does not exist, or cannot be used.

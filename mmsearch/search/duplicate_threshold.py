@@ -55,12 +55,8 @@ def threshold_of(
     Known for `mini`. For pictures and any other model it is measured on the index itself, once, and
     stored: see `measured`.
 
-    Args:
-        store: Where it is stored.
-        space: The space of the vectors.
-        encoder_of: Loads the encoder to measure with; without it, the stored threshold is returned,
-            or a guess.
-        modality: The modality of the vectors.
+    `encoder_of` loads the encoder to measure with. Without it, the result is the stored threshold,
+    or a guess.
     """
     if (known := KNOWN.get((space.name, modality))) is not None:
         return known
@@ -88,7 +84,7 @@ def measured(store: Store, space: Space, encoder: Encoder) -> float | None:
     ids, sample = _sample(store, space)
     pictures = [item for item in store.items.get(ids.tolist()).values() if item.modality == "image"]
     step = max(1, len(pictures) // SAMPLE)
-    cosines = copy_cosines(_readable(pictures[::step], encoder, SAMPLE), encoder)
+    cosines = copy_cosines(_readable(pictures[::step], encoder), encoder)
     if len(cosines) < FEWEST:
         return None
     hard, median = np.quantile(cosines, (HARD, MEDIAN))
@@ -126,7 +122,8 @@ def copy_cosines(pictures: Sequence[Image], encoder: Encoder) -> NDArray[np.floa
     return cosines
 
 
-def _readable(items: Sequence[Item], encoder: Encoder, most: int) -> list[Image]:
+def _readable(items: Sequence[Item], encoder: Encoder) -> list[Image]:
+    """The pictures of up to SAMPLE items."""
     from mmsearch.media.image import load_image
 
     pictures: list[Any] = []
@@ -136,7 +133,7 @@ def _readable(items: Sequence[Item], encoder: Encoder, most: int) -> list[Image]
         except (UnreadableFile, OSError):
             continue  # moved or damaged since; other pictures will do
         pictures.append(picture.convert("RGB"))
-        if len(pictures) == most:
+        if len(pictures) == SAMPLE:
             break
     return pictures
 

@@ -66,11 +66,7 @@ def duplicate_groups(
     with the others of its kind by its vector. Each item of a group reaches the threshold with the
     one to keep, so no chain of small changes makes a group.
 
-    Args:
-        index: The index.
-        threshold: The cosine from which items are copies; by default measured for the model.
-        same: Only files of the same content.
-        progress: Called with (items compared, items in all).
+    `Collection.duplicates` describes the arguments.
 
     Raises:
         InvalidOption: the threshold is not from 0 to 1.
@@ -183,33 +179,25 @@ class _Finder:
         return item_ids[stored].tolist(), matrix
 
     def groups(self) -> list[Group]:
-        """The groups found, with their items looked up; items deleted meanwhile are left out."""
-        members = self._members()
-        ids = {*members, *(copy[0] for copies in members.values() for copy in copies)}
-        items = self._store.items.get(sorted(ids))
-        groups = []
-        for first, others in members.items():
-            copies = tuple(
-                Copy(items[id_], same, round(min(cosine, 1.0), 4))
-                for id_, same, cosine in others
-                if id_ in items
-            )
-            if first in items and copies:
-                wasted = sum(int(copy.item.metadata["size"]) for copy in copies)
-                groups.append(Group(items[first], copies, wasted))
-        return sorted(groups, key=lambda group: (-group.wasted, group.keep.id))
-
-    def _members(self) -> dict[int, list[tuple[int, bool, float]]]:
-        """By item to keep, the others: whether of the same content, and the cosine."""
+        """The groups found; items deleted meanwhile are left out."""
         followers = {id_ for near in self._near.values() for id_ in near}
-        members: dict[int, list[tuple[int, bool, float]]] = {}
+        equal = {id_ for others in self._same.values() for id_ in others}
+        items = self._store.items.get(sorted({*self._near, *self._same, *followers, *equal}))
+        groups = []
         for first in dict.fromkeys([*self._near, *self._same]):
-            if first in followers:
+            if first in followers or first not in items:
                 continue
             others = [(id_, True, 1.0) for id_ in self._same.get(first, ())]
             near = sorted(self._near.get(first, {}).items(), key=lambda pair: -pair[1])
             for id_, cosine in near:
                 others.append((id_, False, cosine))
                 others += [(same, False, cosine) for same in self._same.get(id_, ())]
-            members[first] = others
-        return members
+            copies = tuple(
+                Copy(items[id_], same, round(min(cosine, 1.0), 4))
+                for id_, same, cosine in others
+                if id_ in items
+            )
+            if copies:
+                wasted = sum(int(copy.item.metadata["size"]) for copy in copies)
+                groups.append(Group(items[first], copies, wasted))
+        return sorted(groups, key=lambda group: (-group.wasted, group.keep.id))

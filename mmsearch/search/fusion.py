@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+"""Identifies what is ranked: an item, or a span of one."""
 
 Rankings = Sequence[Sequence[tuple[Key, float]]]
 

@@ -28,19 +28,16 @@ Match = tuple[Span | None, TextPart | None]
 
 @dataclass(frozen=True, slots=True)
 class FusedList:
-    """The ranked lists of a query, fused into one.
-
-    Attributes:
-        lists: The lists that were fused, after reranking if there was any.
-        ranking: The items, in the order of the hits.
-        confidence: By item, the evidence that it is not a match by chance.
-        copies: By item, the copies that are collapsed into it.
-    """
+    """The ranked lists of a query, fused into one."""
 
     lists: Sequence[RankedList]
+    """The lists that were fused, after reranking if there was any."""
     ranking: Ranking
+    """The items, in the order of the hits."""
     confidence: Mapping[int, float]
+    """By item, the evidence that it is not a match by chance."""
     copies: Mapping[int, Sequence[int]]
+    """By item, the copies that are collapsed into it."""
 
 
 def fuse_lists(index: OpenIndex, lists: Sequence[RankedList], settings: Settings) -> FusedList:
@@ -73,14 +70,7 @@ def fuse_lists(index: OpenIndex, lists: Sequence[RankedList], settings: Settings
 def best_hits(
     index: OpenIndex, lists: Sequence[RankedList], settings: Settings, words: str | None = None
 ) -> list[Hit]:
-    """The best hits of one query.
-
-    Args:
-        index: Where the items are stored.
-        lists: The ranked lists; without any, nothing is found.
-        settings: How many hits, and in which order.
-        words: The words of the query that were looked up literally.
-    """
+    """The best hits of one query, some of whose words may have been looked up literally."""
     fused = fuse_lists(index, lists, settings)
     matched = _MatchedItems(index, fused.lists, [item_id for item_id, _ in fused.ranking], words)
     return _span_hits(matched, settings) if settings.spans else _item_hits(matched, fused, settings)
@@ -128,19 +118,13 @@ def _confidences(lists: Sequence[RankedList], keys: Iterable[Any]) -> dict[Any, 
 
 @dataclass
 class _MatchedItems:
-    """The items that were found, with the exact scores of their vectors.
-
-    Attributes:
-        index: Where they are stored.
-        lists: The ranked lists that found them.
-        ids: Their ids.
-        words: The words of the query that were looked up literally.
-    """
+    """The items that ranked lists found, with the exact scores of their vectors."""
 
     index: OpenIndex
     lists: Sequence[RankedList]
     ids: Sequence[int]
     words: str | None
+    """The words of the query that were looked up literally."""
 
     def __post_init__(self) -> None:
         self.items: Mapping[int, Item] = self.index.store.items.get(self.ids)
@@ -181,8 +165,7 @@ class _MatchedItems:
                 if item is None or item_id not in ids or item_id in best:
                     continue
                 if in_text:
-                    part = _text_at(item, position)
-                    best[item_id] = part.span if part else None, part
+                    best[item_id] = _match(_text_at(item, position))
                 elif item.modality != "image":
                     best[item_id] = spans.get(vector.key), None
             if ranked.name == WORDS:
@@ -204,8 +187,11 @@ class _MatchedItems:
     def matching_text(self, item: Item) -> Match:
         """The text of an item that contains most of the words, if any does."""
         position = best_text(item, self.words) if self.words else None
-        part = None if position is None else _text_at(item, position)
-        return part.span if part else None, part
+        return _match(None if position is None else _text_at(item, position))
+
+
+def _match(text: TextPart | None) -> Match:
+    return text.span if text else None, text
 
 
 def _text_at(item: Item, position: int) -> TextPart | None:
@@ -215,17 +201,17 @@ def _text_at(item: Item, position: int) -> TextPart | None:
 def _text_about(item: Item, span: Span | None) -> TextPart | None:
     """The text of an item about a span of it, else about all of it."""
     if span is not None:
-        for part in item.texts:
-            other = part.span
+        for text in item.texts:
+            other = text.span
             if other is None or other.unit != span.unit:
                 continue
             if other.start < span.end and other.end > span.start:
-                return part
+                return text
             if span.unit == "page" and other.start == span.start:
-                return part
-    whole = [part for part in item.texts if part.span is None or span is None]
-    captions = [part for part in whole if part.origin in ("sidecar", "caption")]
-    return next(iter(captions or whole), None)
+                return text
+    of_all = [text for text in item.texts if text.span is None or span is None]
+    captions = [text for text in of_all if text.origin in ("sidecar", "caption")]
+    return next(iter(captions or of_all), None)
 
 
 # ---------------------------------------------------------------------- items as hits
@@ -234,7 +220,6 @@ def _text_about(item: Item, span: Span | None) -> TextPart | None:
 def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> list[Hit]:
     cosines = {ranked.name: matched.cosines(ranked) for ranked in matched.lists}
     method = _fusion_method(matched.lists, settings)
-    signals = _signals(matched.lists, {key for key, _ in fused.ranking}, method, cosines)
     matches = matched.matches()
     copies = [copy for item_id, _ in fused.ranking for copy in fused.copies.get(item_id, ())]
     paths = {id_: item.path for id_, item in matched.index.store.items.get(copies).items()}
@@ -242,10 +227,11 @@ def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> 
     for item_id, score in fused.ranking:
         if (item := matched.items.get(item_id)) is None:  # deleted meanwhile
             continue
-        span, part = matches.get(item_id, (None, None))
-        match = span, part or _text_about(item, span)
+        span, text = matches.get(item_id, (None, None))
+        match = span, text or _text_about(item, span)
         confidence = fused.confidence.get(item_id)
-        hit = _hit(len(hits) + 1, item, score, confidence, match, signals[item_id])
+        signals = _signals(matched.lists, item_id, method, cosines)
+        hit = _hit(len(hits) + 1, item, score, confidence, match, signals)
         if duplicates := [paths[id_] for id_ in fused.copies.get(item_id, ()) if id_ in paths]:
             hit = replace(hit, metadata={**hit.metadata, "duplicates": duplicates})
         hits.append(hit)
@@ -269,12 +255,12 @@ def _span_hits(matched: _MatchedItems, settings: Settings) -> list[Hit]:
     fused = _fuse(lists, settings)
     confidence = _confidences(lists, [key for key, _ in fused])
     best = [pair for pair in fused if confidence.get(pair[0], 0.0) >= settings.min_confidence]
-    best = best[: settings.k]
-    signals = _signals(lists, {key for key, _ in best}, _fusion_method(lists, settings), cosines)
-    return [
-        _hit(rank, matched.items[key[0]], score, confidence.get(key), matches[key], signals[key])
-        for rank, (key, score) in enumerate(best, start=1)
-    ]
+    method = _fusion_method(lists, settings)
+    hits: list[Hit] = []
+    for rank, (key, score) in enumerate(best[: settings.k], start=1):
+        item, signals = matched.items[key[0]], _signals(lists, key, method, cosines)
+        hits.append(_hit(rank, item, score, confidence.get(key), matches[key], signals))
+    return hits
 
 
 def _by_span(
@@ -305,9 +291,9 @@ def _words_by_span(
     ranking = []
     for item_id, score in ranked.ranking:
         if (item := matched.items.get(item_id)) is not None:
-            span, part = matched.matching_text(item)
-            key = _span_key(item_id, span)
-            matches.setdefault(key, (span, part))
+            match = matched.matching_text(item)
+            key = _span_key(item_id, match[0])
+            matches.setdefault(key, match)
             ranking.append((key, score))
     return ranking
 
@@ -321,27 +307,24 @@ def _span_key(item_id: int, span: Span | None) -> SpanKey:
 
 def _signals(
     lists: Sequence[RankedList],
-    keys: set[Any],
+    key: Any,
     method: str,
     cosines: Mapping[str, Mapping[Any, float]],
-) -> dict[Any, dict[str, Signal]]:
-    """By key and list: its rank, its score, its standardised score, its share of the whole."""
-    found: dict[Any, dict[str, Signal]] = {key: {} for key in keys}
-    for key in keys:
-        terms = {
-            ranked.name: _term(ranked, key, method) for ranked in lists if key in ranked.scores
-        }
-        total = sum(map(abs, terms.values()))
-        for ranked in lists:
-            if (score := ranked.scores.get(key)) is None:
-                continue
-            share = terms[ranked.name] / total if total else 0.0
-            found[key][ranked.name] = Signal(
-                ranked.ranks.get(key),
-                cosines.get(ranked.name, {}).get(key, score),
-                ranked.background.standardised(score) if ranked.background else None,
-                round(share, 4) if len(lists) > 1 else 1.0,
-            )
+) -> dict[str, Signal]:
+    """By list, an item's or span's rank, score, standardised score, and share of the whole."""
+    terms = {ranked.name: _term(ranked, key, method) for ranked in lists if key in ranked.scores}
+    total = sum(map(abs, terms.values()))
+    found: dict[str, Signal] = {}
+    for ranked in lists:
+        if (score := ranked.scores.get(key)) is None:
+            continue
+        share = terms[ranked.name] / total if total else 0.0
+        found[ranked.name] = Signal(
+            ranked.ranks.get(key),
+            cosines.get(ranked.name, {}).get(key, score),
+            ranked.background.standardised(score) if ranked.background else None,
+            round(share, 4) if len(lists) > 1 else 1.0,
+        )
     return found
 
 
@@ -362,7 +345,7 @@ def _hit(
     match: Match,
     signals: dict[str, Signal],
 ) -> Hit:
-    span, part = match
+    span, text = match
     return Hit(
         rank=rank,
         id=item.id,
@@ -371,7 +354,7 @@ def _hit(
         score=score,
         confidence=confidence,
         span=span,
-        caption=part.text if part else None,
+        caption=text.text if text else None,
         metadata=item.metadata,
         signals=signals,
     )

@@ -90,23 +90,18 @@ class Labeller:
     of the index instead, rare labels would score too high and common ones too low
     (benchmarks/labels.py compares both).
 
-    Args:
-        encoder: Encodes the labels.
-        modality: "image" or "audio"; the templates depend on it.
-        labels: Labels to score.
+    The modality, "image" or "audio", decides the templates.
     """
 
     def __init__(self, encoder: Encoder, modality: Modality, labels: Sequence[str]) -> None:
-        self.labels = list(labels)
-        self._vectors = label_vectors(encoder, modality, self.labels)
+        self._vectors = label_vectors(encoder, modality, labels)
         written = [PLAIN[modality].format(word) for word in EVERYDAY[modality]]
         self._everyday = encoder.encode("text", written)
 
     def standardised(self, matrix: Vectors) -> NDArray[np.float32]:
-        """(n, labels): how many standard deviations each label scores above everyday words.
+        """(n, labels): for unit rows (n, dim), how far each label scores above everyday words.
 
-        Args:
-            matrix: (n, dim) unit rows.
+        In standard deviations of the latter.
         """
         others = matrix @ self._everyday.T
         spread = others.std(axis=1, keepdims=True).clip(1e-6)
@@ -186,12 +181,8 @@ def best_labels(
 ) -> list[tuple[str, float]]:
     """The k labels that fit one item with the highest confidences, and these.
 
-    Args:
-        vectors: (n, dim) unit rows of the item; for each label, the row that it fits best counts.
-        encoder: The encoder that made them.
-        modality: Their modality.
-        labels: Labels to choose from; everyday words if None.
-        k: How many.
+    They are chosen from `labels`, or from everyday words if None. Of the item's vectors (n, dim),
+    which the encoder made, the one that a label fits best counts.
     """
     choice = list(EVERYDAY[modality]) if labels is None else checked_labels(labels)
     confidence = Labeller(encoder, modality, choice).confidence(vectors).max(axis=0)

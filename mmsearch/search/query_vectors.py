@@ -34,25 +34,22 @@ BRIDGE_TEXTS = 10
 
 @dataclass(frozen=True, slots=True)
 class QueryVector:
-    """A query in the space that is searched; it makes one ranking.
-
-    Attributes:
-        modality: What is searched.
-        space: The space that is searched.
-        vector: (dim,) of unit length.
-        weight: The weight of the ranking among those of the query.
-        hub_weights: By query modality, the weight of an item's hub value in its score.
-        query_modality: What the query is made of, if of one modality.
-        part: The query part, if there is only one.
-    """
+    """A query in the space that is searched; it makes one ranking."""
 
     modality: Modality
+    """What is searched."""
     space: Space
+    """The space that is searched."""
     vector: Vectors
+    """(dim,) of unit length."""
     weight: float = 1.0
+    """The weight of the ranking among those of the query."""
     hub_weights: Mapping[Modality, float] = field(default_factory=dict)
+    """By query modality, the weight of an item's hub value in its score."""
     query_modality: Modality | None = None
+    """What the query is made of, if of one modality."""
     part: Part | None = None
+    """The query part, if there is only one."""
 
     @property
     def augmented(self) -> NDArray[np.float32]:
@@ -72,7 +69,7 @@ def encode(index: OpenIndex, plans: Sequence[Sequence[PlannedQuery]]) -> list[li
 
     Raises:
         InvalidQuery: a part is empty, or the parts cancel each other out.
-        PathNotFound, UnreadableFile: a part's file does not exist, or cannot be used.
+        PathNotFound, UnreadableFile: as `encode_parts`.
         UnsupportedModality: no text bridges two spaces.
     """
     parts: dict[int, tuple[Space, dict[int, Part]]] = {}
@@ -87,24 +84,38 @@ def encode(index: OpenIndex, plans: Sequence[Sequence[PlannedQuery]]) -> list[li
     return [[_summed(index, planned, encoded) for planned in queries] for queries in plans]
 
 
-def query_vector(index: OpenIndex, planned: PlannedQuery, vector: Vectors) -> QueryVector:
+def query_vector(
+    index: OpenIndex,
+    planned: PlannedQuery,
+    vector: Vectors,
+    shares: Mapping[Modality, float] | None = None,
+) -> QueryVector:
     """The query vector of a unit vector (dim,) that was encoded in `planned.encoded_in`.
+
+    If that is a sum of parts, `shares` says how much the parts of each modality contribute.
 
     Raises:
         UnsupportedModality: no text bridges the two spaces.
     """
-    query_modality: Modality = planned.parts[0].modality
-    part: Part | None = planned.parts[0]
+    part: Part | None = None
+    if shares is None:
+        part = planned.parts[0]
+        shares = {part.modality: 1.0}
     if planned.bridged_from is not None:
         vector = bridge_through_texts(index, vector, planned.bridged_from, planned.space)
-        query_modality, part = "text", None
+        part, shares = None, {"text": 1.0}
+    hub_weight = index.query_banks.hub_weight
+    weights = {
+        query_modality: share * hub_weight(planned.space, query_modality, planned.modality)
+        for query_modality, share in shares.items()
+    }
     return QueryVector(
         planned.modality,
         planned.space,
         vector,
         planned.weight,
-        _hub_weights(index, planned, {query_modality: 1.0}),
-        query_modality,
+        {query_modality: weight for query_modality, weight in weights.items() if weight},
+        next(iter(shares)) if len(shares) == 1 else None,
         part,
     )
 
@@ -119,29 +130,12 @@ def _summed(
         return query_vector(index, planned, vectors[0])
     largest = max(abs(part.weight) for part in planned.parts)
     weights = [part.weight / largest for part in planned.parts]
-    query = query_vector(index, planned, combined(vectors, weights))
+    total = combined(vectors, weights)
     length = float(np.linalg.norm(np.asarray(weights) @ vectors.astype(np.float64)))
     shares: dict[Modality, float] = {}
     for part, weight in zip(planned.parts, weights, strict=True):
         shares[part.modality] = shares.get(part.modality, 0.0) + weight / length
-    return replace(
-        query,
-        hub_weights=_hub_weights(index, planned, shares),
-        query_modality=query.query_modality if len(shares) == 1 else None,
-        part=None,
-    )
-
-
-def _hub_weights(
-    index: OpenIndex, planned: PlannedQuery, shares: Mapping[Modality, float]
-) -> dict[Modality, float]:
-    """By query modality, the weight of hubs times that modality's share of the query vector."""
-    hub_weight = index.query_banks.hub_weight
-    weights = {
-        query_modality: share * hub_weight(planned.space, query_modality, planned.modality)
-        for query_modality, share in shares.items()
-    }
-    return {query_modality: weight for query_modality, weight in weights.items() if weight}
+    return query_vector(index, planned, total, shares)
 
 
 def bridge_through_texts(
@@ -177,17 +171,13 @@ VectorKey = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ScoredVector:
-    """One vector of an item, scored exactly.
-
-    Attributes:
-        key: The vector.
-        score: The cosine less the hub correction, rounded to six decimals.
-        cosine: The plain cosine, rounded likewise.
-    """
+    """One vector of an item, scored exactly."""
 
     key: VectorKey
     score: float
+    """The cosine less the hub correction, rounded to six decimals."""
     cosine: float
+    """The plain cosine, rounded likewise."""
 
 
 def score_vectors(index: OpenIndex, query: QueryVector, ids: Sequence[int]) -> list[ScoredVector]:
@@ -201,11 +191,10 @@ def score_vectors(index: OpenIndex, query: QueryVector, ids: Sequence[int]) -> l
     for query_modality, weight in query.hub_weights.items():
         hubs = index.store.hubs.of(query.space, query.modality, query_modality, ids)
         scores -= weight * np.nan_to_num(hubs.astype(np.float16).astype(np.float64))
-    keys = zip(owners.tolist(), positions.tolist(), strict=True)
-    rounded = scores.round(6).tolist(), cosines.round(6).tolist()
+    columns = (array.round(6).tolist() for array in (owners, positions, scores, cosines))
     scored = [
-        ScoredVector(key, as_cosine(score), as_cosine(cosine))
-        for key, score, cosine in zip(keys, *rounded, strict=True)
+        ScoredVector((item_id, position), as_cosine(score), as_cosine(cosine))
+        for item_id, position, score, cosine in zip(*columns, strict=True)
     ]
     return sorted(scored, key=lambda vector: (-vector.score, vector.key))
 
@@ -285,13 +274,7 @@ def checked_vectors(queries: Any, dim: int) -> Vectors:
 
 
 def prepare_part(part: Part, encoder: Encoder) -> Any:
-    """A text or picture of a query, read and prepared for its encoder.
-
-    Raises:
-        InvalidQuery: it is empty.
-        PathNotFound: its file does not exist.
-        UnreadableFile: its file cannot be used.
-    """
+    """A text or picture of a query, read and prepared for its encoder; raises as `encode_parts`."""
     is_text = part.modality == "text"
     thing = words_of(part.content) if is_text else _picture(part.content, encoder)
     return encoder.prepare(part.modality, thing)

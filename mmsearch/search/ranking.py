@@ -30,26 +30,22 @@ WORDS = "words"
 
 @dataclass
 class RankedList:
-    """Items, or spans of items, ranked by one query vector.
-
-    Attributes:
-        name: The modality that was searched; "image 2" for a second list of the same.
-        ranking: (key, score) pairs, best first, to some depth; a key is an item id, or an item id
-            with a span.
-        weight: The weight of the list in the fusion.
-        background: The distribution of the query's scores by chance; None if nothing is stored.
-        query: The query vector; None for the lexical list.
-        completed: Scores of keys that are missing in this ranking, but present in another's.
-        first_scores: Scores before reranking, if there was any.
-    """
+    """Items, or spans of items, ranked by one query vector."""
 
     name: str
+    """The modality that was searched; "image 2" for a second list of the same."""
     ranking: list[tuple[Any, float]]
+    """(key, score), best first, to some depth; a key is an item id, or an item id with a span."""
     weight: float = 1.0
+    """The weight of the list in the fusion."""
     background: Background | None = None
+    """The distribution of the query's scores by chance; None if nothing is stored."""
     query: QueryVector | None = None
+    """None for the lexical list."""
     completed: list[tuple[Any, float]] = field(default_factory=list)
+    """Scores of keys that are missing in this ranking, but present in another's."""
     first_scores: dict[Any, float] = field(default_factory=dict)
+    """Scores before reranking, if there was any."""
 
     @cached_property
     def ranks(self) -> dict[Any, int]:
@@ -79,17 +75,14 @@ class RankedList:
 
 @dataclass
 class WordList(RankedList):
-    """The lexical list: items ranked by BM25.
-
-    Attributes:
-        terms: How many words were searched for.
-        complete_matches: The items that contain every word.
-        rarity: How few items contain every word: 1 if one does, 0 if all do.
-    """
+    """The lexical list: items ranked by BM25."""
 
     terms: int = 1
+    """How many words were searched for."""
     complete_matches: frozenset[int] = frozenset()
+    """The items that contain every word."""
     rarity: float = 0.0
+    """How few items contain every word: 1 if one does, 0 if all do."""
 
     def standard_score(self, key: Any) -> float:
         """The standardised score of an item, bounded.
@@ -124,16 +117,10 @@ def rank(
     excluded: frozenset[int] = frozenset(),
     pool: int | None = None,
 ) -> list[RankedList]:
-    """A ranked list for each query vector, and the lexical one.
+    """A ranked list for each query vector, and the lexical one if words are looked up literally.
 
-    Args:
-        index: What is searched.
-        queries: The query vectors.
-        settings: The settings of the search.
-        words: Text that is also looked up literally.
-        allowed: The only items that may be found; any if None.
-        excluded: Items that may not be found.
-        pool: How many candidates are ranked; by default what the settings say.
+    Each has `pool` candidates, by default as many as the settings say: allowed items (None allows
+    all), except the excluded ones.
     """
     fuses = len(queries) + (words is not None) > 1
     pool = pool or settings.pool

@@ -15,7 +15,6 @@ from mmsearch.search.ranking import RankedList
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.encoder_pool import tokens_are_current
 from mmsearch.spaces.open_index import OpenIndex
-from mmsearch.storage import Space
 from mmsearch.types import Modality, Part, Ranking
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def _compared(index: OpenIndex, ranked: RankedList) -> RankedList | None:
     modalities = query.part.modality, query.modality
     if encoder is None or modalities not in COMPARABLE:
         return None
-    if not set(modalities) <= encoder.token_modalities:
+    if not encoder.token_modalities.issuperset(modalities):
         return None
     if not tokens_are_current(index.store, query.space, encoder):
         return None
@@ -130,7 +129,7 @@ def group_copies(index: OpenIndex, ranking: Ranking, settings: Settings) -> dict
     if not settings.collapses:
         return {item_id: [item_id] for item_id in ids}
     hashes = index.store.items.hashes(ids)
-    space = _preferred(index)
+    space = index.preferred_space()
     # measuring the threshold of a model would take longer than a search may
     threshold = threshold_of(index.store, space) if space else 2.0
     groups = collapse(
@@ -147,7 +146,7 @@ def _picture_vectors(index: OpenIndex, ids: Sequence[int]) -> Vectors:
     """
     import numpy as np
 
-    space = _preferred(index)
+    space = index.preferred_space()
     found = np.zeros((len(ids), space.dim if space else 1), np.float32)
     row_of = {item_id: row for row, item_id in enumerate(ids)}
     if space is None:
@@ -157,8 +156,3 @@ def _picture_vectors(index: OpenIndex, ids: Sequence[int]) -> Vectors:
     for item_id, vector in zip(owners[first].tolist(), matrix[first], strict=True):
         found[row_of[item_id]] = vector
     return found
-
-
-def _preferred(index: OpenIndex) -> Space | None:
-    """The preferred space that answers queries."""
-    return next((space for space in index.store.spaces.all() if space.serves), None)

@@ -15,19 +15,16 @@ from mmsearch.search.fusion import WEIGHTS
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The values that a setting can have.
-
-    Attributes:
-        check: Takes the setting's name and a value; returns the value as a search uses it.
-        read: Parses a text; raises ValueError or KeyError. None: the setting has no text form.
-        written: What such a text looks like: "on|off".
-        collect: Combines the values of several texts, if the setting can be given several times.
-    """
+    """The values that a setting can have."""
 
     check: Callable[[str, Any], Any]
+    """Takes the setting's name and a value; returns the value as a search uses it."""
     read: Callable[[str], Any] | None = None
+    """Parses a text; raises ValueError or KeyError. None: the setting has no text form."""
     written: str = ""
+    """What such a text looks like: "on|off"."""
     collect: Callable[[Iterable[Any]], Any] | None = None
+    """Combines the values of several texts, if the setting can be given several times."""
 
     def value_of(self, texts: Sequence[str]) -> Any:
         """The value of one text, or of several if the form collects them."""
@@ -63,11 +60,16 @@ def _count(name: str, value: Any) -> int:
     return number
 
 
-def _share(name: str, value: Any) -> float:
+def _float(value: Any) -> float:
+    """The number that a value is; NaN if it is none."""
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
-        number = math.nan
+        return math.nan
+
+
+def _share(name: str, value: Any) -> float:
+    number = _float(value)
     if not 0 <= number <= 1:
         raise InvalidOption(f"{name} is a number from 0 to 1, not {value!r}")
     return number
@@ -100,10 +102,7 @@ def _weight(ranking: str, value: Any) -> float:
     if ranking not in WEIGHTS:
         names = ", ".join(sorted(WEIGHTS))
         raise InvalidOption(f"there is no ranking {ranking!r} to weigh; there are: {names}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _float(value)
     if not (math.isfinite(number) and number >= 0):
         raise InvalidOption(f"a weight is a number of at least 0, not {value!r}")
     return number

@@ -52,25 +52,18 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The declaration of a setting. Its name, default and type are those of the field.
-
-    Attributes:
-        form: The values it can have.
-        help: What it does, in a sentence.
-        flag: Its flag; by default "--" and its name.
-        metavar: What stands for the value in `--help`; by default what the form says.
-        shown: The default in words; derived from the default unless given.
-        in_eval: Whether `eval --with` takes it.
-        default: The default, filled in from the field.
-        type: The type, filled in from the field.
-    """
+    """The declaration of a setting. Its name, default and type are those of the field."""
 
     form: Form
     help: str
     flag: str = ""
+    """By default "--" and its name."""
     metavar: str = ""
+    """What stands for the value in `--help`; by default what the form says."""
     shown: str = ""
+    """The default in words; derived from the default unless given."""
     in_eval: bool = True
+    """Whether `eval --with` takes it."""
     default: Any = None
     type: Any = None
 
