@@ -22,17 +22,14 @@ EXPECTED = '{"query": "a dog", "relevant": ["a.jpg", "b.jpg"]}, or "image" or "a
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One query, and the files that are relevant to it.
-
-    Attributes:
-        query: The path of an example in it may be relative, or a bare name.
-        relevant: Files, as written, and the gain of finding each: 1, or a grade.
-        folder: What relative names are relative to; the working folder if it is empty.
-    """
+    """One query, and the files that are relevant to it."""
 
     query: Query
+    """The path of an example in it may be relative, or a bare name."""
     relevant: Mapping[str, float]
+    """Files, as written, and the gain of finding each: 1, or a grade."""
     folder: str = ""
+    """What relative names are relative to; the working folder if it is empty."""
 
 
 @dataclass(frozen=True, slots=True)

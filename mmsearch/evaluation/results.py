@@ -33,69 +33,58 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one query found.
-
-    Attributes:
-        key: Identifies the query, the same in every index.
-        query: The query, for people.
-        paths: Of the relevant items.
-        rank: Of the first relevant item, from 1; infinity if none was found.
-        ndcg: nDCG@10.
-    """
+    """What one query found."""
 
     key: tuple[Way, int | str]
+    """Identifies the query, the same in every index."""
     query: str
+    """For people to read."""
     paths: tuple[str, ...]
+    """Of the relevant items."""
     rank: float
+    """Of the first relevant item, from 1; infinity if none was found."""
     ndcg: float
+    """nDCG@10."""
 
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """The queries of one modality that search for items of another, or of the same.
-
-    Attributes:
-        name: "text→image", say.
-        way: Whether queries search for their files, or files for their queries.
-        groups: How many independent groups its queries form: those that share relevant items,
-            such as the captions of a photo, are one.
-        measures: By name; recall as papers on image–text retrieval report it: whether anything
-            relevant is among the first K.
-        outcomes: Of each query, in order.
-    """
+    """The queries of one modality that search for items of another, or of the same."""
 
     name: str
+    """Such as "text→image"."""
     way: Way
+    """Whether queries search for their files, or files for their queries."""
     groups: int
+    """How many independent groups its queries form: those that share relevant items, such as the
+    captions of a photo, are one."""
     measures: Mapping[str, Figure]
+    """By name; recall as papers on image–text retrieval report it: whether anything relevant is
+    among the first K."""
     outcomes: tuple[Outcome, ...] = field(repr=False)
+    """Of each query, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well an index answers queries whose relevant items are known.
-
-    Attributes:
-        directions: One for each pair of modalities.
-        index: The folder of the index.
-        settings: Of the searches.
-        depth: How many ranks count; a relevant item below them counts as not found.
-        items: How many the index holds.
-        verbatim: Queries whose very words a relevant item holds, so that its text finds it.
-        missing: Files that are not in the index, as written.
-        ambiguous: Bare names of several files.
-        left_out: Queries that could not be searched, and why.
-    """
+    """How well an index answers queries whose relevant items are known."""
 
     directions: tuple[Direction, ...]
+    """One for each pair of modalities."""
     index: str
     settings: Mapping[str, Any]
     depth: int
+    """How many ranks count; a relevant item below them counts as not found."""
     items: int
+    """How many the index holds."""
     verbatim: int = 0
+    """Queries whose very words a relevant item holds, so that its text finds it."""
     missing: tuple[str, ...] = ()
+    """Files that are not in the index, as written."""
     ambiguous: tuple[str, ...] = ()
+    """Bare names of several files."""
     left_out: Mapping[str, str] = field(default_factory=dict)
+    """Queries that could not be searched, and why."""
 
     def __getitem__(self, name: str) -> Direction:
         """The first direction of a name, "text→image"."""

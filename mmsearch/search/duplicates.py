@@ -119,8 +119,7 @@ class _Finder:
                 self._ids.setdefault(quality.kind, []).append(id_)
 
     def _order(self, item_id: int) -> tuple[float, ...]:
-        order: tuple[float, ...] = self._quality[item_id].order
-        return order
+        return self._quality[item_id].order
 
     def ids_of(self, kind: Kind) -> list[int]:
         """The items of a kind, one of each content."""
