@@ -297,8 +297,6 @@ def _picture(content: Any, encoder: Encoder) -> Any:
 
 def _encode_sound(content: Any, encoder: Encoder) -> Vectors:
     """The mean (dim,) over a sound's windows."""
-    import numpy as np
-
     from mmsearch.media.audio import windows
 
     path = _file(content, "a sound query is a path", "sound")
@@ -308,7 +306,7 @@ def _encode_sound(content: Any, encoder: Encoder) -> Vectors:
     except UnreadableFile as error:
         raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
     encoded = encoder.encode("audio", batch)
-    return combined(encoded, np.ones(len(encoded)).tolist())
+    return combined(encoded, [1.0] * len(encoded))
 
 
 def _file(content: Any, expected: str, kind: str) -> str:

@@ -50,10 +50,8 @@ class Searcher:
         """The items of the best hits for each query with their scores, and nothing else of them."""
         encoded = self._encode(queries, settings)
         with self._index.store.snapshot():
-            return [
-                list(fuse_lists(self._index, lists, settings).ranking)
-                for lists in self._rank(encoded, settings)
-            ]
+            ranked = self._rank(encoded, settings)
+            return [fuse_lists(self._index, lists, settings).ranking for lists in ranked]
 
     def search_vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
         """The best hits for unit vectors (n, dim) of the preferred encoder."""
