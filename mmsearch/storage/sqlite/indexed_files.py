@@ -44,7 +44,8 @@ class Files:
     def known(self, source_id: int, folder: str) -> dict[str, KnownFile]:
         """The stored files that lie directly in a folder, by name."""
         rows = self._database.driver_rows(_KNOWN, (source_id, path_bytes(folder)))
-        return {row[0]: KnownFile._make(row) for row in rows}
+        make = tuple.__new__  # a quarter of the time of KnownFile._make: a scan needs all files
+        return {row[0]: make(KnownFile, row) for row in rows}
 
     def readings(self, item_id: int) -> frozenset[str]:
         """What was read from an item besides its pixels and samples: "ocr", "speech"."""
