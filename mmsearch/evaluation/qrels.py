@@ -6,19 +6,19 @@ Files and texts that pairs name are resolved to items by one pass over the index
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mmsearch.errors import InvalidOption, InvalidQuery, UnreadableFile
 from mmsearch.evaluation.pairs import Pair
 from mmsearch.media.kinds import kind_of
+from mmsearch.media.tables import normal_path
 from mmsearch.media.text import read_text
+from mmsearch.storage.resolver import spellings
 from mmsearch.types import Kind, Modality, Part, Query
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def build_qrels(collection: Collection, pairs: Sequence[Pair], direction: Ways) 
     names = {name for pair in pairs for name in pair.relevant}
     names |= {os.fspath(part.content) for part in parts if _is_file(part)}
     texts = {part.content for part in parts if part.modality == "text"}
-    builder = _Builder(ItemResolver(collection, names, texts))
+    folders = {pair.folder for pair in pairs}
+    builder = _Builder(ItemResolver(collection, names, folders, texts))
     if direction != "backward":
         for number, pair in enumerate(pairs):
             builder.forward(number, pair)
@@ -298,16 +299,24 @@ class ItemResolver:
         size: How many items the collection holds.
     """
 
-    def __init__(self, collection: Collection, names: Iterable[str], texts: Iterable[str]) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        names: Iterable[str],
+        folders: Iterable[str],
+        texts: Iterable[str],
+    ) -> None:
         """Read the items.
 
         Args:
             collection: Where they are.
             names: Every name that `find` will be called with.
+            folders: Every folder that `find` will be called with.
             texts: Every text that `with_text` will be called with.
         """
         self.size = 0
-        self._roots = [root for source in collection.status()["sources"] for root in _both(source)]
+        roots = [root for source in collection.status()["sources"] for root in spellings(source)]
+        self._tops = {folder: [*spellings(folder), *roots] for folder in folders}
         self._by_path: dict[str, ItemRef] = {}
         self._by_name: dict[str, list[ItemRef]] = {_base(name): [] for name in names}
         self._by_text: dict[str, list[ItemRef]] = {_words(text): [] for text in texts}
@@ -316,7 +325,7 @@ class ItemResolver:
             ref = ItemRef(item.id, item.path, MODALITIES[item.modality])
             if (namesakes := self._by_name.get(_base(item.path))) is not None:
                 namesakes.append(ref)
-                self._by_path[_normal(item.path)] = ref
+                self._by_path[normal_path(item.path)] = ref
             for words in {_words(part.text) for part in item.texts} & self._by_text.keys():
                 self._by_text[words].append(ref)
 
@@ -328,29 +337,18 @@ class ItemResolver:
                 without a folder may also be that of a file anywhere in the index.
             folder: The folder of the file that `name` was read from.
         """
-        for root in (*_both(folder), *self._roots):
-            if found := self._by_path.get(_normal(os.path.join(root, name))):
+        for top in self._tops[folder]:
+            if found := self._by_path.get(normal_path(os.path.join(top, name))):
                 return [found]
-        return self._by_name[_normal(name)] if os.path.basename(name) == name else []
+        return self._by_name[normal_path(name)] if os.path.basename(name) == name else []
 
     def with_text(self, text: str) -> list[ItemRef]:
         """The items that hold a text word for word, by id; white space makes no difference."""
         return sorted(self._by_text[_words(text)], key=lambda ref: ref.id)
 
 
-@cache
-def _both(folder: str) -> tuple[str, ...]:
-    """A folder as written, and with its links resolved: the path of an item may be either."""
-    return tuple(dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))))
-
-
 def _base(path: str) -> str:
-    return os.path.basename(_normal(path))
-
-
-def _normal(path: str) -> str:
-    # macOS returns names decomposed (e + ´), editors write them composed (é).
-    return unicodedata.normalize("NFC", os.path.normpath(path))
+    return os.path.basename(normal_path(path))
 
 
 def _words(text: str) -> str:

@@ -141,18 +141,18 @@ class FileNames:
         self._absolute: dict[str, str] = {}
         self._written: dict[str, str] = {}
         for name in names:
-            self._written.setdefault(_normal(name), name)
+            self._written.setdefault(normal_path(name), name)
             # both, since links in a file's path may be resolved or not
             for top in (os.path.abspath(folder), self._folder):
-                self._absolute.setdefault(_normal(os.path.join(top, name)), name)
+                self._absolute.setdefault(normal_path(os.path.join(top, name)), name)
 
     def by_path(self, absolute: str, relative: str) -> str | None:
         """The name, as written, of the file at a path (absolute; relative to the index root)."""
-        return self._absolute.get(_normal(absolute)) or self._written.get(_normal(relative))
+        return self._absolute.get(normal_path(absolute)) or self._written.get(normal_path(relative))
 
     def by_name(self, name: str) -> str | None:
         """The name, as written, that equals `name`; None if a file beside the table is meant."""
-        written = self._written.get(_normal(name))
+        written = self._written.get(normal_path(name))
         if written is None or os.path.lexists(os.path.join(self._folder, written)):
             return None
         return written
@@ -163,7 +163,8 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _normal(path: str) -> str:
+def normal_path(path: str) -> str:
+    """The one spelling of a path that users and file systems may write in several."""
     # macOS returns decomposed names (e + ´), editors write composed ones (é)
     return unicodedata.normalize("NFC", os.path.normpath(path))
 
