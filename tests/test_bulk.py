@@ -18,7 +18,7 @@ from mmsearch.collection import Collection
 from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
 from mmsearch.filters.values import number_in
 from mmsearch.indexing.bulk.rows import metadata_columns
-from mmsearch.indexing.bulk.sources import chunks_of, unit_rows
+from mmsearch.indexing.bulk.sources import chunks_of, in_batches, unit_rows
 from mmsearch.storage.records import split_path
 from mmsearch.storage.sqlite.loader import Checkpoints
 
@@ -465,8 +465,12 @@ def test_rows_of_metadata_come_in_whatever_portions_are_asked_for(rows: Any, por
         start = sum(map(len, wanted))
         if start + size <= len(rows):
             wanted.append(rows[start : start + size])
-    taken = chunks_of([unit(len(some)) for some in wanted], chain.from_iterable(wanted))
-    assert [chunk.rows for chunk in taken] == wanted
+    taken = chunks_of([unit(len(some)) for some in wanted], in_batches(chain.from_iterable(wanted)))
+    for chunk, some in zip(taken, wanted, strict=True):
+        assert len(chunk.rows) == len(some)
+        for key in "ab":
+            values = chunk.rows.columns.get(key, [None] * len(some))
+            assert values == [row.get(key) for row in some]
 
 
 def test_what_is_removed_after_an_import_takes_all_that_belongs_to_it_along(library: Collection):

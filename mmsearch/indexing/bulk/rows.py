@@ -23,9 +23,8 @@ from mmsearch.indexing.bulk.sources import (
     TAGS,
     TEXTS,
     Chunk,
-    Row,
+    Columns,
     named,
-    path_of,
     unit_rows,
 )
 from mmsearch.media.file_state import stat_of
@@ -45,9 +44,6 @@ PathKey = tuple[int, str, str]
 
 HubsOf = Callable[[Modality, "NDArray[np.float16]"], "Mapping[Modality, Hubs]"]
 """Gives the hubs of vectors (n, dim) of a modality, by query modality."""
-
-Columns = dict[str, list[Any]]
-"""By key, the value of each item; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,7 @@ def modalities_in(chunk: Chunk, modality: Modality) -> set[Modality]:
         modality: Of the vectors, unless the rows name it themselves.
     """
     if chunk.placed:
-        return {row[PLACE]["facet"] for row in chunk.rows if row.get(PLACE) is not None}
+        return {place["facet"] for _, place in _places(chunk)}
     return {modality} if chunk.text_vectors is None else {modality, "text"}
 
 
@@ -122,24 +118,28 @@ def batch_of(
     Raises:
         InvalidOption: a vector has no direction, or another number of dimensions.
     """
-    rows = chunk.rows
-    keys = list(dict.fromkeys(chain.from_iterable(rows)))
-    path = named(keys, PATHS)
-    path_keys, on_disk = filing.path_keys([path_of(row, path) for row in rows])
+    columns = chunk.rows.columns
+    path_keys, on_disk = filing.path_keys(chunk.rows.paths())
     number_of = {key: number for number, key in enumerate(dict.fromkeys(path_keys))}
     items = [number_of[key] for key in path_keys]  # of each row
-    numbered = list(zip(items, range(len(rows)), strict=True))
-    of_item = dict(reversed(numbered) if chunk.placed else numbered)  # the first row, or the last
-    chosen = [of_item[item] for item in range(len(number_of))]
+    chosen: Sequence[int] = range(len(items))  # the row of each item that counts
+    if len(number_of) < len(items):
+        rows = reversed(chosen) if chunk.placed else chosen  # the first row, or the last
+        of_item = {items[row]: row for row in rows}
+        chosen = [of_item[item] for item in range(len(number_of))]
+        columns, on_disk = (
+            {name: [values[row] for row in chosen] for name, values in some.items()}
+            for some in (columns, on_disk)
+        )
     sources, folders, names = map(list, zip(*number_of, strict=True))
     batch = ItemBatch(sources, folders, names, kind=modality)
-    columns = _columns([rows[row] for row in chosen], [k for k in keys if k != path])
+    used = {PLACE, PATH_BYTES, named(columns, PATHS)}
+    columns = {name: values for name, values in columns.items() if name not in used}
     batch.texts = _texts(columns, "passage" if modality == "text" else "caption")
     batch.tags = _tags(columns)
     batch.columns, batch.metadata = _known_and_own(columns)
-    for name, values in on_disk.items():
+    for name, found in on_disk.items():
         given = batch.columns.get(name) or [None] * len(chosen)
-        found = [values[row] for row in chosen]
         batch.columns[name] = [
             one if one is not None else other for one, other in zip(found, given, strict=True)
         ]
@@ -147,21 +147,13 @@ def batch_of(
         _add_placed_vectors(batch, chunk, items, dim, hubs_of)
     for one, matrix in ((modality, chunk.vectors), ("text", chunk.text_vectors)):
         if matrix is not None and not (chunk.placed and one == modality):
-            halves = unit_rows(matrix, dim, chunk.first)[chosen]
+            halves = unit_rows(matrix, dim, chunk.first)
+            halves = halves[list(chosen)] if len(chosen) < len(halves) else halves
             _add_vectors(batch, one, halves, hubs_of, list(range(len(chosen))))
     return batch
 
 
 # ---------------------------------------------------------------------- texts and metadata
-
-
-def _columns(rows: Sequence[Row], keys: Iterable[Any]) -> Columns:
-    columns = {}
-    for key in keys:
-        if key not in (PLACE, PATH_BYTES):
-            values = [row.get(key) for row in rows]
-            columns[str(key)] = [None if v != v else v for v in values]  # noqa: PLR0124 - NaN
-    return columns
 
 
 def _texts(columns: Columns, origin: str) -> RowColumns | None:
@@ -176,9 +168,10 @@ def _texts(columns: Columns, origin: str) -> RowColumns | None:
         return _transposed(rows, 7)
     if (key := named(columns, CAPTIONS)) is None:
         return None
-    captions = enumerate(columns.pop(key))
-    found = ((i, n, text) for i, value in captions for n, text in enumerate(_captions(value)))
-    items, positions, written = _transposed(found, 3)
+    captions = [_captions(value) for value in columns.pop(key)]
+    items = [item for item, several in enumerate(captions) for _ in several]
+    positions = [position for several in captions for position in range(len(several))]
+    written = _cleaned(list(chain.from_iterable(captions)))
     return [items, positions, origin, written, None, None, None]
 
 
@@ -209,41 +202,49 @@ def _known_and_own(columns: Columns) -> tuple[Columns, RowColumns | None]:
                     if value is not None:
                         own.setdefault(clean(str(key)), {})[item] = value
         else:
-            there = ((item, value) for item, value in enumerate(rest) if value is not None)
-            own.setdefault(clean(name), {}).update(there)
+            own.setdefault(clean(name), {}).update(
+                (item, value) for item, value in enumerate(rest) if value is not None
+            )
     return known, metadata_columns(own) if columns else None
 
 
 _SPAN = ("start", "end", "unit")
 
+_LARGE = 2**63
+"""Numbers below this are the same as Python numbers and read from their texts."""
+
 
 def metadata_columns(own: Mapping[str, Mapping[int, Any]]) -> RowColumns:
     """Item, key, text, number of each value, by key and item; bytes and None are left out."""
-    items: list[int] = []
-    keys: list[str] = []
-    texts: list[str] = []
+    columns: RowColumns = [[], [], [], []]
     for key, values in own.items():
         there = {i: v for i, v in values.items() if v is not None and type(v) is not bytes}
-        items += there
-        keys += [key] * len(there)
-        texts += map(as_text, there.values())
+        texts, numbers = _written(list(there.values()))
+        for all_of, some in zip(columns, (there, [key] * len(there), texts, numbers), strict=True):
+            all_of.extend(some)
+    return columns
+
+
+def _written(values: list[Any]) -> tuple[list[str], list[float | None]]:
+    """Values as texts and, where they read so, as numbers."""
+    if set(map(type, values)) <= {int, float} and all(-_LARGE < value < _LARGE for value in values):
+        return list(map(str, values)), list(map(float, values))
+    texts = _cleaned([value if type(value) is str else as_text(value) for value in values])
     numbers = {text: number_in(text) for text in set(texts)}
-    return [items, keys, texts, [numbers[text] for text in texts]]
+    return texts, [numbers[text] for text in texts]
 
 
 def as_text(value: Any) -> str:
     """A value as text, as a metadata file's are stored."""
-    if type(value) in (int, float):
-        return str(value)
     if isinstance(value, str):
-        return clean(value)
+        return value
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
         return ", ".join(as_text(one) for one in value if one is not None)
     if isinstance(value, Mapping):
-        return clean(json.dumps(value, ensure_ascii=False, default=str))
-    return value.isoformat() if isinstance(value, (datetime, date)) else clean(str(value))
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value.isoformat() if isinstance(value, (datetime, date)) else str(value)
 
 
 def clean(text: str) -> str:
@@ -255,6 +256,12 @@ def clean(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
 
 
+def _cleaned(texts: list[str]) -> list[str]:
+    """Texts as `clean` makes them; nearly always these are as they were."""
+    whole = "".join(texts)
+    return texts if clean(whole) == whole else list(map(clean, texts))
+
+
 def pairs(value: Any) -> Iterable[tuple[Any, Any]]:
     """What is in a mapping; pyarrow gives one as a list of pairs."""
     return value.items() if isinstance(value, Mapping) else value or ()
@@ -262,9 +269,10 @@ def pairs(value: Any) -> Iterable[tuple[Any, Any]]:
 
 def _captions(value: Any) -> list[str]:
     """A cell has one caption, or a list of them, or none."""
+    if isinstance(value, str):
+        return [value] if value.strip() else []
     several = value if isinstance(value, (list, tuple)) else [value]
-    texts = [clean(str(one)) for one in several if one is not None]
-    return [text for text in texts if text.strip()]
+    return [str(one) for one in several if one is not None and str(one).strip()]
 
 
 def _is_texts(value: Any) -> bool:
@@ -355,15 +363,17 @@ metadata like any other."""
 # ---------------------------------------------------------------------- vectors
 
 
+def _places(chunk: Chunk) -> list[tuple[int, dict[str, Any]]]:
+    """The rows that have a place in their item, and it."""
+    places = chunk.rows.columns.get(PLACE, ())
+    return [(row, place) for row, place in enumerate(places) if place is not None]
+
+
 def _add_placed_vectors(
     batch: ItemBatch, chunk: Chunk, items: Sequence[int], dim: int, hubs_of: HubsOf
 ) -> None:
     """Add the vectors of rows that have a place in their item."""
-    placed = [
-        (item, row[PLACE])
-        for item, row in zip(items, chunk.rows, strict=True)
-        if row.get(PLACE) is not None
-    ]
+    placed = [(items[row], place) for row, place in _places(chunk)]
     if chunk.vectors is None or not placed:
         return
     if len(chunk.vectors) != len(placed):
@@ -390,10 +400,15 @@ def _add_vectors(
     *columns: Any,
 ) -> None:
     """Add vectors with their items and, unless they are of whole items, positions and spans."""
-    width = halves.shape[1] * 2
-    raw = halves.tobytes()
-    blobs = [raw[start : start + width] for start in range(0, len(raw), width)]
+    import numpy as np
+
+    raw = np.ascontiguousarray(halves).view(f"V{halves.shape[1] * 2}")
     hubs = hubs_of(modality, halves)
     query_modalities: tuple[Modality, Modality] = ("text", "image")
     by_query = [hubs[one].tolist() if one in hubs else None for one in query_modalities]
-    batch.vectors[modality] = [items, *(columns or (0, None, None, None)), blobs, *by_query]
+    batch.vectors[modality] = [
+        items,
+        *(columns or (0, None, None, None)),
+        raw[:, 0].tolist(),
+        *by_query,
+    ]

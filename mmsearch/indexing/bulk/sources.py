@@ -1,11 +1,11 @@
-"""Vectors and what is known of each, in step and a part at a time."""
+"""Vectors and what is known of each, read in step, some rows at a time."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidOption
@@ -54,9 +54,47 @@ PATH_BYTES, TEXTS, TAGS, META = "path_bytes", "texts", "tags", "metadata"
 metadata by key."""
 
 
+Columns = dict[str, list[Any]]
+"""By key, the value of each row; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is known of some rows, column by column."""
+
+    count: int
+    columns: Columns
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice) -> Rows:
+        columns = {name: values[part] for name, values in self.columns.items()}
+        return Rows(len(range(*part.indices(self.count))), columns)
+
+    @staticmethod
+    def joined(parts: Iterable[Rows]) -> Rows:
+        """The rows of all parts; what a part has no column for is None in its rows."""
+        count, columns = 0, Columns()
+        for part in parts:
+            for name in dict.fromkeys(chain(columns, part.columns)):
+                before = columns.get(name, [None] * count)
+                columns[name] = before + part.columns.get(name, [None] * part.count)
+            count += part.count
+        return Rows(count, columns)
+
+    def paths(self) -> list[str]:
+        """The path or address of each row; "" if it has none."""
+        nothing = [None] * self.count
+        written = self.columns.get(named(self.columns, PATHS) or "", nothing)
+        in_bytes = self.columns.get(PATH_BYTES, nothing)
+        pairs = zip(written, in_bytes, strict=True)
+        return [_path(one if raw is None else raw) for one, raw in pairs]
+
+
 @dataclass(slots=True)
 class Chunk:
-    """Some rows.
+    """Some rows with their vectors.
 
     Attributes:
         first: The number of the first row.
@@ -67,7 +105,7 @@ class Chunk:
     """
 
     first: int
-    rows: Sequence[Row]
+    rows: Rows
     vectors: Numbers | None
     text_vectors: Numbers | None = None
     placed: bool = False
@@ -98,14 +136,17 @@ def array_chunks(
         counts = length_of(vectors), _rows_of(given)
         if None not in counts and counts[0] != counts[1]:
             raise InvalidOption(f"there are {counts[0]} vectors, and {counts[1]} rows of {what}")
-    rows = None if metadata is None else rows_in(metadata)
-    if captions is not None:
-        rows = with_captions(rows, captions)
+    rows: Iterable[Rows] | None = None
+    if metadata is not None:
+        rows = rows_in(metadata)
+        rows = rows if captions is None else _with_captions(rows, captions)
+    elif captions is not None:
+        rows = in_batches({CAPTIONS[0]: caption} for caption in captions)
     return chunks_of(vectors, rows, text_vectors)
 
 
 def chunks_of(
-    vectors: Any, rows: Iterable[Row] | None, text_vectors: Any = None, what: str = "metadata"
+    vectors: Any, rows: Iterable[Rows] | None, text_vectors: Any = None, what: str = "metadata"
 ) -> Iterator[Chunk]:
     """Chunks of vectors and what is known of them; no item whose rows follow one another is parted.
 
@@ -119,16 +160,17 @@ def chunks_of(
         InvalidOption: there are not as many of the one as of the other.
     """
     waiting = iter(rows or ())
-    head = list(islice(waiting, ROWS_AT_ONCE))
-    waiting = chain(head, waiting)
-    if any(PLACE in row for row in head):
+    head = next(waiting, Rows(0, {}))
+    waiting = chain([head], waiting)
+    if PLACE in head.columns:
         yield from _placed_chunks(vectors, waiting)
         return
-    texts = None if text_vectors is None else _Portions(text_vectors)
+    known = _Portions(waiting, Rows.joined)
+    texts = None if text_vectors is None else _Portions(pieces(text_vectors), _concatenated)
     first = 0
     for piece in pieces(vectors):
         count = len(piece)
-        some: list[Row] = [{}] * count if rows is None else list(islice(waiting, count))
+        some = Rows(count, {}) if rows is None else known.take(count)
         if len(some) < count:
             raise InvalidOption(
                 f"{what}: {first + len(some)} rows where there are more vectors, {first + count} "
@@ -142,44 +184,56 @@ def chunks_of(
             )
         yield Chunk(first, some, piece, beside)
         first += count
-    if next(waiting, None) is not None:
+    if len(known.take(1)):
         raise InvalidOption(
             f"{what}: more rows than vectors, of which there are {first}: give one row a vector, "
             "in the same order. Those are stored"
         )
 
 
-def _placed_chunks(vectors: Any, rows: Iterable[Row]) -> Iterator[Chunk]:
-    portions = _Portions(vectors)
+def _placed_chunks(vectors: Any, batches: Iterable[Rows]) -> Iterator[Chunk]:
+    portions = _Portions(pieces(vectors), _concatenated)
     first = 0
-    some: list[Row] = []
-    for row in chain(rows, [None]):
-        full = len(some) >= ROWS_AT_ONCE
-        if row is None or (full and _path_in(row) != _path_in(some[-1])):
-            there = sum(one.get(PLACE) is not None for one in some)
-            yield Chunk(first, some, portions.take(there) if there else None, placed=True)
-            first += len(some)
-            some = []
-        if row is not None:
-            some.append(row)
+    rest = Rows(0, {})  # of the last item, which may go on in the next batch
+    for batch in chain(batches, [None]):
+        rows = rest if batch is None else Rows.joined([rest, batch])
+        end = len(rows)
+        paths = rows.paths() if batch is not None else []
+        while end and paths and paths[end - 1] == paths[-1]:
+            end -= 1
+        rows, rest = rows[:end], rows[end:]
+        if end:
+            there = sum(place is not None for place in rows.columns.get(PLACE, ()))
+            yield Chunk(first, rows, portions.take(there) if there else None, placed=True)
+            first += end
 
 
 class _Portions:
-    """Arrays one after the other, taken in portions of any size."""
+    """Arrays or rows that come in pieces, taken in portions of any size.
 
-    def __init__(self, vectors: Any) -> None:
-        self._pieces = pieces(vectors)
-        self._held: list[Any] = []
+    Args:
+        parts: The pieces.
+        join: Makes one of several pieces, or of none.
+    """
 
-    def take(self, rows: int) -> Any:
+    def __init__(self, parts: Iterator[Any], join: Callable[[list[Any]], Any]) -> None:
+        self._parts = parts
+        self._join = join
+        self._read: list[Any] = []
+
+    def take(self, count: int) -> Any:
         """The next rows; fewer if there are no more."""
-        import numpy as np
+        while sum(map(len, self._read)) < count and (more := next(self._parts, None)) is not None:
+            self._read.append(more)
+        whole = self._read[0] if len(self._read) == 1 else self._join(self._read)
+        self._read = [whole[count:]]
+        return whole[:count]
 
-        while sum(map(len, self._held)) < rows and (more := next(self._pieces, None)) is not None:
-            self._held.append(more)
-        whole = self._held[0] if len(self._held) == 1 else np.concatenate(self._held or [[]])
-        self._held = [whole[rows:]]
-        return whole[:rows]
+
+def _concatenated(arrays: list[Any]) -> Any:
+    import numpy as np
+
+    return np.concatenate(arrays or [[]])
 
 
 def pieces(vectors: Any) -> Iterator[Any]:
@@ -211,8 +265,9 @@ def unit_rows(rows: Any, dim: int, first: int = 0) -> NDArray[np.float16]:
             f"row {first} of the vectors has {rows.shape[1]} dimensions where {dim} are due"
         )
     wide = np.asarray(rows, dtype=np.float32)
-    # in float64 no square is too large or too small
-    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide, dtype=np.float64))
+    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide), dtype=np.float64)
+    extreme = ~((lengths > 1e-15) & (lengths < 1e15))  # float32 cannot hold their squares
+    lengths[extreme] = np.linalg.norm(wide[extreme].astype(np.float64), axis=1)
     bad = ~(np.isfinite(lengths) & (lengths > 0))
     if bad.any():
         row = int(np.argmax(bad))
@@ -235,50 +290,67 @@ def unit_rows(rows: Any, dim: int, first: int = 0) -> NDArray[np.float16]:
 # ---------------------------------------------------------------------- what is known of rows
 
 
-def rows_in(metadata: Any) -> Iterator[Row]:
-    """The rows of what `add_vectors` was given as metadata.
+def rows_in(metadata: Any) -> Iterator[Rows]:
+    """The rows of what `add_vectors` was given as metadata, in batches.
 
     Raises:
         InvalidOption: the columns are not of one length, or a row is not a mapping.
     """
+    columns: Mapping[Any, Any]
     if isinstance(metadata, Mapping):
-        lengths = {name: len(values) for name, values in metadata.items()}
+        columns, lengths = metadata, {name: len(values) for name, values in metadata.items()}
         if len(set(lengths.values())) > 1:
             raise InvalidOption(f"the columns of the metadata are not of one length: {lengths}")
-        for start in range(0, max(lengths.values(), default=0), ROWS_AT_ONCE):
-            parts = [_plain(v[start : start + ROWS_AT_ONCE]) for v in metadata.values()]
-            for values in zip(*parts, strict=True):
-                yield dict(zip(metadata, values, strict=True))
-    elif hasattr(metadata, "to_pylist"):  # pyarrow's
-        for start in range(0, metadata.num_rows, ROWS_AT_ONCE):
-            yield from metadata.slice(start, ROWS_AT_ONCE).to_pylist()
+        count = max(lengths.values(), default=0)
+    elif hasattr(metadata, "num_rows"):  # pyarrow's
+        columns = dict(zip(metadata.schema.names, metadata.columns, strict=True))
+        count = metadata.num_rows
     elif hasattr(metadata, "iloc"):  # pandas'
-        for start in range(0, len(metadata), ROWS_AT_ONCE):
-            yield from metadata.iloc[start : start + ROWS_AT_ONCE].to_dict("records")
+        columns, count = {name: series.iloc for name, series in metadata.items()}, len(metadata)
     else:
-        for row in metadata:
+        yield from in_batches(metadata)
+        return
+    for start in range(0, count, ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, count)
+        yield Rows(stop - start, _plain({key: v[start:stop] for key, v in columns.items()}))
+
+
+def in_batches(rows: Iterable[Row]) -> Iterator[Rows]:
+    """Mappings, one a row, in batches.
+
+    Raises:
+        InvalidOption: a row is not a mapping.
+    """
+    waiting = iter(rows)
+    while some := list(islice(waiting, ROWS_AT_ONCE)):
+        for row in some:
             if not isinstance(row, Mapping):
                 raise InvalidOption(
                     "metadata has a mapping a row, like {'path': 'a.jpg', 'stars': 5}, not "
                     f"{row!r:.80}"
                 )
-            yield row
+        keys = dict.fromkeys(chain.from_iterable(some))
+        yield Rows(len(some), _plain({key: [row.get(key) for row in some] for key in keys}))
 
 
-def _plain(values: Any) -> Sequence[Any]:
-    """A column of any kind as plain values."""
-    for name in ("to_pylist", "tolist"):  # of pyarrow; of NumPy and pandas
-        if hasattr(values, name):
-            found: list[Any] = getattr(values, name)()
-            return found
-    return list(values)
+def _plain(columns: Mapping[Any, Any]) -> Columns:
+    """Columns of any kind as lists of plain values, in which NaN is None."""
+    found = {}
+    for key, values in columns.items():
+        to_list = getattr(values, "to_pylist", None) or getattr(values, "tolist", None)
+        listed = values if to_list is None else to_list()  # of pyarrow; of NumPy and pandas
+        found[str(key)] = [None if value != value else value for value in listed]  # noqa: PLR0124
+    return found
 
 
-def with_captions(rows: Iterable[Row] | None, captions: Iterable[Any]) -> Iterator[Row]:
+def _with_captions(batches: Iterable[Rows], captions: Iterable[Any]) -> Iterator[Rows]:
     """Rows with captions in place of those they have."""
-    for row, caption in zip(repeat({}) if rows is None else rows, captions, strict=False):
-        own = named(row, CAPTIONS)
-        yield {CAPTIONS[0]: caption, **{key: value for key, value in row.items() if key != own}}
+    texts = iter(captions)
+    for rows in batches:
+        given = list(islice(texts, len(rows)))
+        own = named(rows.columns, CAPTIONS)
+        others = {key: v for key, v in rows[: len(given)].columns.items() if key != own}
+        yield Rows(len(given), _plain({CAPTIONS[0]: given}) | others)
 
 
 def length_of(vectors: Any) -> int | None:
@@ -303,17 +375,9 @@ def named(keys: Iterable[str], names: Iterable[str]) -> str | None:
     return next((lowered[name] for name in names if name in lowered), None)
 
 
-def path_of(row: Row, key: str | None) -> str:
-    """The path or address of a row, which is under a key; "" if there is none."""
-    value = row.get(PATH_BYTES)
-    if value is None and key is not None:
-        value = row.get(key)
+def _path(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if value is None or value != value:  # noqa: PLR0124 - NaN alone
+    if value is None:
         return ""
     return os.fsdecode(value) if isinstance(value, bytes) else str(value)
-
-
-def _path_in(row: Row) -> str:
-    return path_of(row, named(row, PATHS))

@@ -19,9 +19,12 @@ from mmsearch.indexing.bulk.sources import (
     ROWS_AT_ONCE,
     Chunk,
     Row,
+    Rows,
     chunks_of,
+    in_batches,
     named,
     pieces,
+    rows_in,
     unit_rows,
 )
 
@@ -116,9 +119,9 @@ class Shard:
             found = chunks_of(_array(self.vectors), table, texts, what)
         place = os.path.abspath(self.vectors)
         for chunk in found:
-            if named(dict.fromkeys(chain.from_iterable(chunk.rows)), PATHS) is None:
-                numbered = enumerate(chunk.rows, chunk.first)
-                chunk.rows = [{**row, "path": f"{place}/{number}"} for number, row in numbered]
+            if named(chunk.rows.columns, PATHS) is None:
+                numbers = range(chunk.first, chunk.first + len(chunk.rows))
+                chunk.rows.columns["path"] = [f"{place}/{number}" for number in numbers]
             yield chunk
 
 
@@ -309,13 +312,13 @@ def _parquet(path: Path) -> Any:
         raise InvalidOption(f"{str(path)!r} cannot be read as parquet: {error}") from error
 
 
-def _vectors_and_rows(path: Path) -> tuple[Iterator[Any], Iterator[Row]]:
+def _vectors_and_rows(path: Path) -> tuple[Iterator[Any], Iterator[Rows]]:
     """The vectors in a parquet file that has them in one of its columns, and its rows."""
     file = _parquet(path)
     column = _vector_column(file.schema_arrow, path)
     others = [name for name in file.schema_arrow.names if name != column]
     ahead, behind = tee(file.iter_batches(batch_size=ROWS_AT_ONCE))
-    rows = (row for batch in ahead for row in batch.select(others).to_pylist())
+    rows = chain.from_iterable(rows_in(batch.select(others)) for batch in ahead)
 
     def vectors() -> Iterator[Any]:
         first = 0
@@ -353,18 +356,19 @@ def _vector_column(schema: Any, path: Path) -> str:
     return str(known[0])
 
 
-def _table(path: Path) -> Iterator[Row]:
-    """The rows of a table."""
+def _table(path: Path) -> Iterator[Rows]:
+    """The rows of a table, in batches."""
     ending = path.suffix.lower()
     if ending == ".parquet":
         for batch in _parquet(path).iter_batches(batch_size=ROWS_AT_ONCE):
-            yield from batch.to_pylist()
+            yield from rows_in(batch)
         return
     if ending not in TABLES:
         raise InvalidOption(f"{str(path)!r}: a table ends in {', '.join(TABLES)}")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _objects(path, file) if "json" in ending else _cells(path, file, ending)
+            rows = _objects(path, file) if "json" in ending else _cells(path, file, ending)
+            yield from in_batches(rows)
     except UnicodeDecodeError as error:
         raise InvalidMetadata(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
