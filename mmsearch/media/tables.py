@@ -7,7 +7,8 @@ import io
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +50,8 @@ class Table:
             PathNotFound: There is no such file.
         """
         path = Path(path)
-        text = _read_utf8(path, what, invalid)
+        with reading_utf8(path, what, invalid):
+            text = path.read_text(encoding="utf-8-sig")
         ending = path.suffix.lower()
         if ending == ".txt":
             ending = ".tsv" if "\t" in text.lstrip().partition("\n")[0] else ".csv"
@@ -116,16 +118,7 @@ class Table:
         Args:
             expected: What an object should look like, for the error.
         """
-        for number, line in enumerate(self.text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise self.error(number, f"expected {expected}") from error
-            if not isinstance(row, dict):
-                raise self.error(number, f"expected {expected}")
-            yield number, row
+        return json_objects(self.text.split("\n"), expected, self.error)
 
 
 class FileNames:
@@ -158,6 +151,28 @@ class FileNames:
         return written
 
 
+def json_objects(
+    lines: Iterable[str], expected: str, error_at: Callable[[int, str], MMSearchError]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, JSON object) of each line that is not blank.
+
+    Args:
+        lines: Of a file.
+        expected: What an object should look like, for the error.
+        error_at: The error to raise for a line (its number; what is wrong).
+    """
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise error_at(number, f"expected {expected}") from error
+        if not isinstance(row, dict):
+            raise error_at(number, f"expected {expected}")
+        yield number, row
+
+
 def without_surrogates(text: str) -> str:
     """A text without lone surrogates, which JSON can spell but no file name can hold."""
     return text.encode("utf-8", "replace").decode()
@@ -169,9 +184,11 @@ def normal_path(path: str) -> str:
     return unicodedata.normalize("NFC", os.path.normpath(path))
 
 
-def _read_utf8(path: Path, what: str, invalid: type[MMSearchError]) -> str:
+@contextmanager
+def reading_utf8(path: Path, what: str, invalid: type[MMSearchError]) -> Iterator[None]:
+    """A context in which a file is read, whose errors it raises as ours; see `Table.read`."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        yield
     except FileNotFoundError as error:
         raise PathNotFound(f"there is no {what} file {path}") from error
     except UnicodeDecodeError as error:

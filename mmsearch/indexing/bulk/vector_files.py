@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, tee
 from pathlib import Path
@@ -27,6 +27,7 @@ from mmsearch.indexing.bulk.sources import (
     rows_in,
     unit_rows,
 )
+from mmsearch.media.tables import json_objects, reading_utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,21 +140,21 @@ def shards_in(files: Files, metadata: Files = (), texts: Files = ()) -> list[Sha
     """
     arrays: list[Path] = []
     tables: list[Path | None] = []
-    beside: list[Path | None] = []
+    text_vectors: list[Path | None] = []
     for path in _existing(files):
         vectors, about, of_texts = _files_of(path)
         arrays += vectors
         tables += _paired(vectors, about, "metadata")
-        beside += _paired(vectors, of_texts, "vectors of texts")
+        text_vectors += _paired(vectors, of_texts, "vectors of texts")
     if not arrays:
         raise InvalidOption("no file of vectors was given: name .npy or .parquet files, or folders")
     if given := _files_in(_existing(metadata)):
         tables = _paired(arrays, given, "metadata")
     if given := _files_in(_existing(texts)):
-        beside = _paired(arrays, given, "vectors of texts")
+        text_vectors = _paired(arrays, given, "vectors of texts")
     shards = [
         Shard(array, _count(array), table, text)
-        for array, table, text in zip(arrays, tables, beside, strict=True)
+        for array, table, text in zip(arrays, tables, text_vectors, strict=True)
     ]
     for shard in shards:
         for other in (shard.metadata, shard.texts):
@@ -327,12 +328,12 @@ def _vectors_and_rows(path: Path) -> tuple[Iterator[Any], Iterator[Rows]]:
             if cells.null_count and PLACE not in others:
                 row = first + cells.is_null().to_pylist().index(True)
                 raise InvalidOption(f"row {row} of {path} has no vector: leave it out")
-            there = len(cells) - cells.null_count
+            filled = len(cells) - cells.null_count
             flat = cells.flatten().to_numpy(zero_copy_only=False)
-            if there and len(flat) % there:
+            if filled and len(flat) % filled:
                 raise InvalidOption(f"{str(path)!r}: the vectors are not of one length")
-            if there:
-                yield flat.reshape(there, -1)
+            if filled:
+                yield flat.reshape(filled, -1)
             first += len(cells)
 
     return vectors(), rows
@@ -349,9 +350,9 @@ def _vector_column(schema: Any, path: Path) -> str:
     ]
     known = [name for name in lists if name.lower() in VECTOR_NAMES] or lists
     if len(known) != 1:
-        there = " and ".join(map(repr, known)) or "none"
+        names = " and ".join(map(repr, known)) or "none"
         raise InvalidOption(
-            f"{str(path)!r}: which column holds the vectors? There is {there}; call it 'vector'"
+            f"{str(path)!r}: which column holds the vectors? There is {names}; call it 'vector'"
         )
     return str(known[0])
 
@@ -365,30 +366,24 @@ def _table(path: Path) -> Iterator[Rows]:
         return
     if ending not in TABLES:
         raise InvalidOption(f"{str(path)!r}: a table ends in {', '.join(TABLES)}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _objects(path, file) if "json" in ending else _cells(path, file, ending)
-            yield from in_batches(rows)
-    except UnicodeDecodeError as error:
-        raise InvalidMetadata(f"{path} is not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise InvalidMetadata(f"{path} cannot be read: {error.strerror or error}") from error
+
+    def error_at(line: int, what: str) -> InvalidMetadata:
+        return InvalidMetadata(f"{path}, line {line}: {what}")
+
+    with (
+        reading_utf8(path, "metadata", InvalidMetadata),
+        path.open(encoding="utf-8-sig", newline="") as file,
+    ):
+        if "json" in ending:
+            objects = json_objects(file, "a JSON object", error_at)
+            yield from in_batches(row for _, row in objects)
+        else:
+            yield from in_batches(_cells(file, ending, error_at))
 
 
-def _objects(path: Path, file: Iterable[str]) -> Iterator[Row]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InvalidMetadata(f"{path}, line {number}: expected a JSON object") from error
-        if not isinstance(row, dict):
-            raise InvalidMetadata(f"{path}, line {number}: expected a JSON object")
-        yield row
-
-
-def _cells(path: Path, file: Iterable[str], ending: str) -> Iterator[Row]:
+def _cells(
+    file: Iterable[str], ending: str, error_at: Callable[[int, str], InvalidMetadata]
+) -> Iterator[Row]:
     how: dict[str, Any] = {"strict": True}
     if ending == ".tsv":
         how = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
@@ -396,7 +391,7 @@ def _cells(path: Path, file: Iterable[str], ending: str) -> Iterator[Row]:
     try:
         for row in rows:
             if None in row:
-                raise InvalidMetadata(f"{path}, line {rows.line_num}: more cells than columns")
+                raise error_at(rows.line_num, "more cells than columns")
             yield {key: value or None for key, value in row.items()}
     except csv.Error as error:
-        raise InvalidMetadata(f"{path}, line {rows.line_num}: {error}") from error
+        raise error_at(rows.line_num, str(error)) from error
