@@ -20,7 +20,6 @@ SMALL: dict[str, Any] = {
     "mmsearch.indexing.pipeline.PICTURES_A_BATCH": 8,
     "mmsearch.indexing.pipeline.TEXTS_A_BATCH": 6,
     "mmsearch.indexing.pipeline.FILES_AHEAD": 16,
-    "mmsearch.indexing.backfill.FILES_A_BATCH": 9,
     "mmsearch.indexing.backfill.ITEMS_A_BATCH": 9,
     "mmsearch.storage.sqlite.words.BATCH": 25,
     "mmsearch.indexing.bulk.sources.ROWS_AT_ONCE": 10,

@@ -18,9 +18,8 @@ from mmsearch.spaces.targets import KINDS_WITH, EncodingTarget
 from mmsearch.storage import Store
 from mmsearch.types import Kind, Modality, Progress
 
-FILES_A_BATCH = 64
 ITEMS_A_BATCH = 64
-"""Items whose texts are encoded in one call."""
+"""Items whose files, or texts, are encoded in one call."""
 
 WITH_REGIONS: frozenset[Kind] = frozenset({"image"})
 """The kinds of files that have token embeddings of pictures; videos and documents have none."""
@@ -35,13 +34,8 @@ class Backfill:
     Batches are stored as they are made, so an interrupted backfill goes on where it stopped. Texts
     come from the store; photos, sounds and so on are read again.
 
-    Args:
-        store: What is stored.
-        target: The space.
-        query_banks: The query banks of its spaces, which tell hubs.
-        options: How files are read.
-        progress: Called with (items done, items in all).
-        tokens: Also encode items that have a vector, but no token embeddings.
+    With `tokens`, items that have a vector but no token embeddings are encoded as well. `progress`
+    is called with (items done, items in all).
     """
 
     def __init__(
@@ -93,15 +87,15 @@ class Backfill:
         return sorted({one[0]: one for one in found}.values())
 
     def _encode_texts(self, missing: Sequence[Missing]) -> None:
-        for batch in _batches(missing, ITEMS_A_BATCH):
+        for batch in _batches(missing):
             items = self._store.items.get([item_id for item_id, _, _ in batch])
-            there = [(item_id, hash_) for item_id, _, hash_ in batch if item_id in items]
+            stored = [(item_id, hash_) for item_id, _, hash_ in batch if item_id in items]
             found = encode(
-                [self._target], [(None, items[id_].texts) for id_, _ in there], self._query_banks
+                [self._target], [(None, items[id_].texts) for id_, _ in stored], self._query_banks
             )
             texts = {item_id: [part.text for part in item.texts] for item_id, item in items.items()}
-            self._store.vectors.backfill(dict(zip(there, found, strict=True)), texts)
-            self._count(len(there), of=len(batch))
+            self._store.vectors.backfill(dict(zip(stored, found, strict=True)), texts)
+            self._count(len(stored), of=len(batch))
 
     def _encode_files(self, missing: Sequence[Missing]) -> None:
         reader = Reader([self._target], self._options)
@@ -110,10 +104,10 @@ class Backfill:
         try:
             ahead: deque[Future[Contents | Away | None]] = deque()
             waiting = iter(missing)
-            for batch in _batches(missing, FILES_A_BATCH):
+            for batch in _batches(missing):
                 contents = []
                 for _ in batch:
-                    while len(ahead) <= FILES_A_BATCH + workers and (one := next(waiting, None)):
+                    while len(ahead) <= ITEMS_A_BATCH + workers and (one := next(waiting, None)):
                         ahead.append(pool.submit(_read, reader, one))
                     contents.append(ahead.popleft().result())
                 self._put_batch(batch, contents)
@@ -164,6 +158,6 @@ def _read(reader: Reader, missing: Missing) -> Contents | Away | None:
         return Away()
 
 
-def _batches(missing: Sequence[Missing], size: int) -> Iterator[Sequence[Missing]]:
-    for start in range(0, len(missing), size):
-        yield missing[start : start + size]
+def _batches(missing: Sequence[Missing]) -> Iterator[Sequence[Missing]]:
+    for start in range(0, len(missing), ITEMS_A_BATCH):
+        yield missing[start : start + ITEMS_A_BATCH]

@@ -26,7 +26,7 @@ class DecodedFile:
         scanned: The file.
         hash: Of its content.
         duplicate_of: A stored item of the same content, itself if it has not changed.
-        duplicate_is_gone: Whether that item's own file is gone.
+        duplicate_is_deleted: Whether that item's own file no longer exists.
         renamed: Whether this is that item under a new name.
         contents: None if everything stored of the duplicate is reused.
         texts: None if those of the duplicate are reused.
@@ -38,7 +38,7 @@ class DecodedFile:
     scanned: ScannedFile
     hash: bytes = b""
     duplicate_of: int | None = None
-    duplicate_is_gone: bool = False
+    duplicate_is_deleted: bool = False
     renamed: bool = False
     contents: Contents | None = None
     texts: list[TextPart] | None = None
@@ -48,13 +48,7 @@ class DecodedFile:
 
 
 class Decoder:
-    """Decodes files; callable from many threads at once.
-
-    Args:
-        store: Knows stored files of the same content.
-        targets: The encoders that contents are prepared for.
-        options: How files are read.
-    """
+    """Decodes files, unless the store knows their content; callable from many threads at once."""
 
     def __init__(
         self, store: Store, targets: Sequence[EncodingTarget], options: ReadOptions
@@ -113,12 +107,12 @@ class Decoder:
         for item_id, root, device, path in self._store.files.duplicates_of(
             decoded.hash, scanned.file.kind
         ):
-            gone = not os.path.lexists(path) or _is_other_spelling(path, scanned.path)
-            if decoded.duplicate_of is None or gone:
-                decoded.duplicate_of, decoded.duplicate_is_gone = item_id, gone
+            deleted = not os.path.lexists(path) or _is_other_spelling(path, scanned.path)
+            if decoded.duplicate_of is None or deleted:
+                decoded.duplicate_of, decoded.duplicate_is_deleted = item_id, deleted
                 # a source that is away altogether is an unmounted drive, not a move
-                decoded.renamed = gone and not is_away(root, device)
-            if gone:
+                decoded.renamed = deleted and not is_away(root, device)
+            if deleted:
                 return
 
     def _texts(self, decoded: DecodedFile, own: list[TextPart] | None) -> list[TextPart] | None:
@@ -127,8 +121,8 @@ class Decoder:
         known_id = scanned.known.id if scanned.known else None
         duplicate = self._item(decoded.duplicate_of)
         # captions of a lost file go to where its content is found again, but not to each copy
-        keeps_captions = known_id is not None or decoded.duplicate_is_gone
-        from_duplicate = known_id in (None, decoded.duplicate_of) or decoded.duplicate_is_gone
+        keeps_captions = known_id is not None or decoded.duplicate_is_deleted
+        from_duplicate = known_id in (None, decoded.duplicate_of) or decoded.duplicate_is_deleted
         before = duplicate if from_duplicate else self._item(known_id)
         captions = [part for part in before.texts if part.origin in _CAPTIONS] if before else []
         if own is None:

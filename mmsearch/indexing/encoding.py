@@ -27,14 +27,11 @@ FileParts = tuple[Contents | None, Sequence[TextPart] | None]
 def encode(
     targets: Sequence[EncodingTarget],
     files: Sequence[FileParts],
-    query_banks: QueryBanks | None = None,
+    query_banks: QueryBanks,
 ) -> list[FileVectors]:
-    """The vectors of each file; the pictures, and the texts, of all are encoded together.
+    """The vectors of each file, and by the query banks how much of a hub each is.
 
-    Args:
-        targets: The encoders and their spaces.
-        files: The contents and texts of each.
-        query_banks: By these it is computed how much of a hub each vector is.
+    The pictures, and the texts, of all files are encoded together.
     """
     found = [dict(contents.rows) if contents else {} for contents, _ in files]
     for target in targets:
@@ -51,8 +48,7 @@ def encode(
             if parts and "text" in target.modalities
         ]
         _encode_all(target, "text", texts)
-        if query_banks is not None:
-            _add_hubs(target, query_banks, found)
+        _add_hubs(target, query_banks, found)
     return found
 
 

@@ -82,12 +82,7 @@ class Contents:
 
 
 class Reader:
-    """Reads files of all kinds; callable from many threads at once.
-
-    Args:
-        targets: The encoders to read for.
-        options: How files are read.
-    """
+    """Reads files of all kinds for some encoders; callable from many threads at once."""
 
     def __init__(self, targets: Sequence[EncodingTarget], options: ReadOptions) -> None:
         self._targets = targets

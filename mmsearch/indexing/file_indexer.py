@@ -32,14 +32,8 @@ if TYPE_CHECKING:
 class FileIndexer:
     """Scans, decodes, encodes and stores files, once.
 
-    Args:
-        store: Where they are stored.
-        targets: The encoders, and their spaces in that store.
-        query_banks: By these it is computed how much of a hub each vector is.
-        options: How files are read.
-        report: What is done is counted there; it is right at every moment.
-        caption_file: Captions from a file, if any.
-        progress: Called with (files done, files in all or None).
+    What is done is counted in `report`, which is right at every moment; `progress` is called with
+    (files done, files in all or None).
     """
 
     def __init__(
@@ -85,9 +79,9 @@ class FileIndexer:
             for batch, vectors in batches:
                 with self._report.busy("store"):
                     self._put(batch, vectors)
-        gone = set(scan.missing) - self._renamed
-        self._store.items.remove(sorted(gone))
-        self._report.removed += len(gone)
+        missing = set(scan.missing) - self._renamed
+        self._store.items.remove(sorted(missing))
+        self._report.removed += len(missing)
         self._warn_of_missing_sources()
         return scan.others
 

@@ -42,15 +42,7 @@ class IndexRun:
         caption_file: CaptionFile | None = None,
         metadata: MetadataFile | None = None,
     ) -> None:
-        """A run that is ready: the encoders that were requested for it are in place.
-
-        Args:
-            index: The index, which nobody else writes to meanwhile.
-            options: How files are read.
-            media: What is taken in.
-            caption_file: Captions from a file, if any.
-            metadata: What the user knows of files, if anything.
-        """
+        """Put the encoders that were requested for the index in place; nobody else writes to it."""
         self._index = index
         self._store = index.store
         index.encoders.serve_requested()
@@ -170,11 +162,11 @@ class IndexRun:
     def _derive(self) -> None:
         """Bring metadata, hubs and the word index in line with what is stored."""
         if self._metadata is not None:
-            applied = apply_metadata(self._store, self._metadata)
-            if applied.unmatched:
-                first = ", ".join(applied.examples)
+            unmatched = apply_metadata(self._store, self._metadata)
+            if unmatched:
+                first = ", ".join(unmatched[:5])
                 self.report.warnings.append(
-                    f"the metadata file names {applied.unmatched} files that were not found, or "
+                    f"the metadata file names {len(unmatched)} files that were not found, or "
                     f"not one alone: {first}"
                 )
         encoders = {target.space.id: target.encoder for target in self._index.encoders.targets()}

@@ -49,13 +49,8 @@ class ScannedFile:
 class Scan:
     """Compares some scopes with the store.
 
-    Args:
-        store: What was known.
-        scopes: Where to look.
-        options: How files are read.
-        caption_file: Captions from a file, if any.
-        report: Counts files that are unchanged or known to be bad, and takes the scan's failures.
-        step: Called with how many files more need no further work.
+    `report` counts files that are unchanged or known to be bad, and takes the scan's failures;
+    `step` is called with how many files more need no further work.
     """
 
     def __init__(
@@ -125,28 +120,28 @@ class Scan:
     def _all_files(self, scope: Scope) -> Iterator[ScannedFile]:
         seen: set[str] = set()
         unlisted: list[str] = []
-        for folder in () if self._is_gone(scope) else scope.tree(self._endings).walk():
+        for folder in () if self._is_deleted(scope) else scope.tree(self._endings).walk():
             seen.add(folder.path)
             self.others.update(folder.others)
             if not folder.complete:
                 unlisted.append(folder.path)
             yield from self._changed(scope, folder)
         if scope.recursive or not seen:
-            self._note_gone_folders(scope, seen, unlisted)
+            self._miss_deleted_folders(scope, seen, unlisted)
 
     def _named_files(self, scope: Scope, only: frozenset[str]) -> Iterator[ScannedFile]:
         """Scan a folder as if it held only these files, which are indexed even if hidden."""
         known = self._store.files.known(scope.source_id, scope.below)
         named = {name: known[name] for name in only & known.keys()}
-        if self._is_gone(scope):
+        if self._is_deleted(scope):
             self._miss(scope, scope.below, named)
             return
         folder = next(scope.tree(self._endings).walk(), None)
         if folder is None:
             return
         for name, stored in named.items():
-            gone = not os.path.lexists(os.path.join(scope.folder, name))
-            if gone or kind_of(name) in self._options.removed_kinds:
+            deleted = not os.path.lexists(os.path.join(scope.folder, name))
+            if deleted or kind_of(name) in self._options.removed_kinds:
                 self.missing.append(stored.id)
         files = [
             file
@@ -262,12 +257,12 @@ class Scan:
         """
         for name, row in known.items():
             path = os.path.join(folder, name)
-            there = os.path.lexists(os.path.join(scope.root, path))
+            exists = os.path.lexists(os.path.join(scope.root, path))
             unread = not self._is_wanted(name) and kind_of(name) not in self._options.removed_kinds
-            if not (there and (is_passed_over(path) or unread)):
+            if not (exists and (is_passed_over(path) or unread)):
                 self.missing.append(row.id)
 
-    def _note_gone_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
+    def _miss_deleted_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
         """Items of folders that were not met are gone; not below those that cannot be listed."""
         for folder in self._store.files.folders(scope.source_id, scope.top) - seen:
             if not any(is_in(folder, one) for one in unlisted):
@@ -275,7 +270,7 @@ class Scan:
                 failed = self._store.failures.known(scope.source_id, folder)
                 self._store.failures.remove(scope.source_id, folder, failed)
 
-    def _is_gone(self, scope: Scope) -> bool:
+    def _is_deleted(self, scope: Scope) -> bool:
         """Whether a folder is gone from a source that is there: then so is everything in it."""
         return bool(scope.top) and not os.path.isdir(os.path.join(scope.root, scope.top))
 

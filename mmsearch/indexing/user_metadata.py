@@ -6,14 +6,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmsearch.errors import InvalidMetadata
 from mmsearch.media.tables import FILE_COLUMNS, FileNames, Table, without_surrogates
 from mmsearch.storage import Store
-
-EXAMPLES = 5
-"""Names without an item that the caller is shown."""
 
 _EXPECTED = '{"file": "a.jpg", "rating": 5, …}'
 
@@ -49,22 +46,14 @@ class MetadataFile:
         self.names = FileNames(Path(path).parent, self.metadata)
 
 
-class Applied(NamedTuple):
-    """The outcome of applying a metadata file."""
-
-    matched: int
-    """Items that have their metadata now."""
-    unmatched: int
-    """Names in the file that match no item, or several that cannot be told apart."""
-    examples: list[str]
-    """A few of those names."""
-
-
-def apply_metadata(store: Store, file: MetadataFile) -> Applied:
+def apply_metadata(store: Store, file: MetadataFile) -> list[str]:
     """Store what a metadata file says, in place of what was stored of the same items.
 
     A name in the file is a path, as `FileNames` reads it. A name without a folder matches the
     item that is called so; when several items in different folders are, it matches none.
+
+    Returns:
+        The names that match no item, or several that cannot be told apart.
     """
     found: dict[int, str] = {}
     bare: dict[str, list[int]] = {}
@@ -81,8 +70,7 @@ def apply_metadata(store: Store, file: MetadataFile) -> Applied:
             found[ids[0]] = written
             used.add(written)
     store.metadata.set((item_id, file.metadata[written]) for item_id, written in found.items())
-    unused = [name for name in file.metadata if name not in used]
-    return Applied(len(found), len(unused), unused[:EXAMPLES])
+    return [name for name in file.metadata if name not in used]
 
 
 _Row = tuple[int, str, dict[str, Any]]

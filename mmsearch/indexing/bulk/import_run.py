@@ -192,8 +192,8 @@ class ImportRun:
         known = get_args(Modality)
         if strange := [one for one in modalities if one not in known]:
             raise InvalidOption(f"a vector is of one of {', '.join(known)}, not {strange[0]!r}")
-        there = self._space.encodes_for if self._space is not None else frozenset[Modality]()
-        if chunk.vectors is not None and set(modalities) - there:
+        encoded = self._space.encodes_for if self._space is not None else frozenset[Modality]()
+        if chunk.vectors is not None and set(modalities) - encoded:
             self._space = self._space_of(sorted(set(modalities)), chunk.vectors.shape[1])
 
     def _space_of(self, modalities: list[Modality], dim: int) -> Space:

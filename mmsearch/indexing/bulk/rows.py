@@ -90,12 +90,7 @@ _FILE_COLUMNS = ("kind", "size", "mtime_ns", "sidecar_size", "sidecar_mtime_ns")
 
 
 def modalities_in(chunk: Chunk, modality: Modality) -> set[Modality]:
-    """The modalities that rows have vectors of.
-
-    Args:
-        chunk: Rows.
-        modality: Of the vectors, unless the rows name it themselves.
-    """
+    """The modalities that rows have vectors of: this one, unless the rows name it themselves."""
     if chunk.placed:
         return {place["facet"] for _, place in _places(chunk)}
     return {modality} if chunk.text_vectors is None else {modality, "text"}
@@ -211,17 +206,18 @@ def _known_and_own(columns: Columns) -> tuple[Columns, RowColumns | None]:
 _SPAN = ("start", "end", "unit")
 
 _LARGE = 2**63
-"""Numbers below this are the same as Python numbers and read from their texts."""
+"""Larger numbers, infinite ones and NaN are read from their texts, as `number_in` does."""
 
 
 def metadata_columns(own: Mapping[str, Mapping[int, Any]]) -> RowColumns:
     """Item, key, text, number of each value, by key and item; bytes and None are left out."""
     columns: RowColumns = [[], [], [], []]
     for key, values in own.items():
-        there = {i: v for i, v in values.items() if v is not None and type(v) is not bytes}
-        texts, numbers = _written(list(there.values()))
-        for all_of, some in zip(columns, (there, [key] * len(there), texts, numbers), strict=True):
-            all_of.extend(some)
+        items = [i for i, v in values.items() if v is not None and type(v) is not bytes]
+        texts, numbers = _written([values[item] for item in items])
+        own_columns = items, [key] * len(items), texts, numbers
+        for column, some in zip(columns, own_columns, strict=True):
+            column.extend(some)
     return columns
 
 
@@ -280,11 +276,11 @@ def _is_texts(value: Any) -> bool:
 
 
 def _are_mappings(values: Sequence[Any]) -> bool:
-    there = [value for value in values if value is not None]
-    return bool(there) and all(
+    present = [value for value in values if value is not None]
+    return bool(present) and all(
         isinstance(value, Mapping)
         or (isinstance(value, list) and all(isinstance(o, tuple) and len(o) == 2 for o in value))
-        for value in there
+        for value in present
     )
 
 

@@ -176,13 +176,13 @@ def chunks_of(
                 f"{what}: {first + len(some)} rows where there are more vectors, {first + count} "
                 "at least: give one row a vector, in the same order"
             )
-        beside = None if texts is None else texts.take(count)
-        if beside is not None and len(beside) < count:
+        of_texts = None if texts is None else texts.take(count)
+        if of_texts is not None and len(of_texts) < count:
             raise InvalidOption(
-                f"{first + len(beside)} vectors of texts where there are more of the rows they "
+                f"{first + len(of_texts)} vectors of texts where there are more of the rows they "
                 f"belong to, {first + count} at least"
             )
-        yield Chunk(first, some, piece, beside)
+        yield Chunk(first, some, piece, of_texts)
         first += count
     if len(known.take(1)):
         raise InvalidOption(
@@ -203,8 +203,8 @@ def _placed_chunks(vectors: Any, batches: Iterable[Rows]) -> Iterator[Chunk]:
             end -= 1
         rows, rest = rows[:end], rows[end:]
         if end:
-            there = sum(place is not None for place in rows.columns.get(PLACE, ()))
-            yield Chunk(first, rows, portions.take(there) if there else None, placed=True)
+            placed = sum(place is not None for place in rows.columns.get(PLACE, ()))
+            yield Chunk(first, rows, portions.take(placed) if placed else None, placed=True)
             first += end
 
 
@@ -298,18 +298,18 @@ def rows_in(metadata: Any) -> Iterator[Rows]:
     """
     columns: Mapping[Any, Any]
     if isinstance(metadata, Mapping):
-        columns, lengths = metadata, {name: len(values) for name, values in metadata.items()}
+        columns = metadata
+        lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) > 1:
             raise InvalidOption(f"the columns of the metadata are not of one length: {lengths}")
-        count = max(lengths.values(), default=0)
     elif hasattr(metadata, "num_rows"):  # pyarrow's
         columns = dict(zip(metadata.schema.names, metadata.columns, strict=True))
-        count = metadata.num_rows
     elif hasattr(metadata, "iloc"):  # pandas'
-        columns, count = {name: series.iloc for name, series in metadata.items()}, len(metadata)
+        columns = {name: series.iloc for name, series in metadata.items()}
     else:
         yield from in_batches(metadata)
         return
+    count = _rows_of(metadata) or 0
     for start in range(0, count, ROWS_AT_ONCE):
         stop = min(start + ROWS_AT_ONCE, count)
         yield Rows(stop - start, _plain({key: v[start:stop] for key, v in columns.items()}))
