@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.filters import parse_where
-from mmsearch.indexing.bulk.rows import clean
+from mmsearch.indexing.bulk.rows import SPAN, clean
 from mmsearch.indexing.bulk.sources import META, PATH_BYTES, PLACE, TAGS, TEXTS
 from mmsearch.indexing.bulk.vector_files import (
     FINGERPRINT,
@@ -32,8 +32,6 @@ FORMATS = ("parquet", "npy")
 
 ROWS_A_GROUP = 8_192
 """Rows of a parquet file that are written together: 8 MiB of vectors of 512 dimensions."""
-
-_SPAN = ("start", "end", "unit")
 
 Pages = Iterable[Sequence[CompleteItem]]
 
@@ -57,16 +55,9 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write everything, as it is at one moment, whole or not at all.
+    """Write everything, as it is at one moment, whole or not at all: see `Collection.export`.
 
-    Args:
-        store: What is stored.
-        dest: A file, for "parquet"; a folder, for "npy".
-        form: Which; None is "parquet" unless `dest` is a folder.
-        where: Only items that pass.
-        space: Whose vectors are written too; None: only the items.
-        overwrite: Put the files in the place of those that are there.
-        progress: Called with (items done, items in all).
+    The vectors are those of `space`; without one, only the items are written.
 
     Raises:
         InvalidOption: there is no such format; there is a file already.
@@ -230,7 +221,7 @@ def rows_of(page: Iterable[CompleteItem], *, with_vectors: bool) -> Iterator[dic
 
 def _text(part: tuple[Any, ...]) -> dict[str, Any]:
     origin, text, *span = part
-    found = {"text": clean(text), "origin": origin, **dict(zip(_SPAN, span, strict=True))}
+    found = {"text": clean(text), "origin": origin, **dict(zip(SPAN, span, strict=True))}
     return {key: value for key, value in found.items() if value is not None}
 
 

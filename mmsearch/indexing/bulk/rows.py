@@ -99,16 +99,9 @@ def modalities_in(chunk: Chunk, modality: Modality) -> set[Modality]:
 def batch_of(
     chunk: Chunk, filing: Filing, modality: Modality, dim: int, hubs_of: HubsOf
 ) -> ItemBatch:
-    """The items in a chunk.
+    """The items in a chunk, whose vectors are of a modality unless the rows name it themselves.
 
     Of several rows of one path the last counts, unless each has its own place in the item.
-
-    Args:
-        chunk: Rows.
-        filing: Where they go.
-        modality: Of the vectors, unless the rows name it themselves.
-        dim: Dimensions of the space.
-        hubs_of: Computes how much of a hub vectors are.
 
     Raises:
         InvalidOption: a vector has no direction, or another number of dimensions.
@@ -143,7 +136,7 @@ def batch_of(
     for one, matrix in ((modality, chunk.vectors), ("text", chunk.text_vectors)):
         if matrix is not None and not (chunk.placed and one == modality):
             halves = unit_rows(matrix, dim, chunk.first)
-            halves = halves[list(chosen)] if len(chosen) < len(halves) else halves
+            halves = halves if len(chosen) == len(halves) else halves[list(chosen)]
             _add_vectors(batch, one, halves, hubs_of, list(range(len(chosen))))
     return batch
 
@@ -156,7 +149,7 @@ def _texts(columns: Columns, origin: str) -> RowColumns | None:
     texts = columns.get(TEXTS, ())
     if texts and all(value is None or _is_texts(value) for value in texts):
         rows = (
-            (item, n, p.get("origin") or "caption", clean(p["text"]), *map(p.get, _SPAN))
+            (item, n, p.get("origin") or "caption", clean(p["text"]), *map(p.get, SPAN))
             for item, value in enumerate(columns.pop(TEXTS))
             for n, p in enumerate(value or ())
         )
@@ -203,7 +196,7 @@ def _known_and_own(columns: Columns) -> tuple[Columns, RowColumns | None]:
     return known, metadata_columns(own) if columns else None
 
 
-_SPAN = ("start", "end", "unit")
+SPAN = ("start", "end", "unit")
 
 _LARGE = 2**63
 """Larger numbers, infinite ones and NaN are read from their texts, as `number_in` does."""
@@ -381,7 +374,7 @@ def _add_placed_vectors(
     for modality in dict.fromkeys(place["facet"] for _, place in placed):
         chosen = [n for n, (_, place) in enumerate(placed) if place["facet"] == modality]
         places = [placed[n][1] for n in chosen]
-        spans = ([place.get(name) for place in places] for name in _SPAN)
+        spans = ([place.get(name) for place in places] for name in SPAN)
         positions = [int(place["position"]) for place in places]
         numbers = [placed[n][0] for n in chosen]
         _add_vectors(batch, modality, halves[chosen], hubs_of, numbers, positions, *spans)

@@ -120,13 +120,7 @@ def array_chunks(
     captions: Sequence[Any] | None = None,
     text_vectors: Any = None,
 ) -> Iterator[Chunk]:
-    """Arrays of vectors with what is known of each row, in chunks.
-
-    Args:
-        vectors: (n, dim) numbers, or arrays of them one after the other.
-        metadata: Of each row, or None; see `Collection.add_vectors`.
-        captions: Of each row, or None.
-        text_vectors: (n, dim) of the captions, or None.
+    """What `Collection.add_vectors` is given, in chunks.
 
     Raises:
         InvalidOption: they are known not to have the same number of rows.
@@ -211,9 +205,7 @@ def _placed_chunks(vectors: Any, batches: Iterable[Rows]) -> Iterator[Chunk]:
 class _Portions:
     """Arrays or rows that come in pieces, taken in portions of any size.
 
-    Args:
-        parts: The pieces.
-        join: Makes one of several pieces, or of none.
+    `join` makes one of several pieces, or of none.
     """
 
     def __init__(self, parts: Iterator[Any], join: Callable[[list[Any]], Any]) -> None:
