@@ -8,52 +8,28 @@ imports apart.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
+from timing import machine, median_seconds, stages
 
 import mmsearch
 
 LOAD = """
-import time
-start = time.perf_counter()
 import numpy, onnxruntime, tokenizers
 from PIL import Image
 from mmsearch.encoders.mini.encoder import load_mini
-imported = time.perf_counter()
-encoder = load_mini()
-encoder.encode({modality!r}, [{thing}])
-print(imported - start, time.perf_counter() - imported)
+mark("import")
+load_mini().encode({modality!r}, [{thing}])
+mark("load")
 """
-
-
-def seconds(work: Callable[[], object], rounds: int) -> float:
-    """The median of some runs, in seconds."""
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
 
 
 def load_seconds(modality: str, thing: str, rounds: int) -> tuple[float, float]:
     """Median seconds to import what a tower needs, and to load it and encode one thing."""
-    code = LOAD.format(modality=modality, thing=thing)
-    runs = [
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        for _ in range(rounds)
-    ]
-    pairs = [[float(part) for part in run.stdout.split()] for run in runs]
-    imports, loads = zip(*pairs, strict=True)
-    return statistics.median(imports), statistics.median(loads)
+    taken = stages(LOAD.format(modality=modality, thing=thing), rounds)
+    return taken["import"], taken["load"]
 
 
 def main() -> None:
@@ -62,20 +38,20 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=128, help="how many, default %(default)s")
     parser.add_argument("--texts", type=int, default=512, help="how many, default %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (asked.photos, 224, 224, 3), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (options.photos, 224, 224, 3), dtype=np.uint8)
     photos = [Image.fromarray(one) for one in pixels]
     words = ["dog", "boy", "red", "two", "people", "runs", "on", "grass", "near", "mountain"]
-    texts = [" ".join(rng.choice(words, rng.integers(5, 18))) for _ in range(asked.texts)]
+    texts = [" ".join(rng.choice(words, rng.integers(5, 18))) for _ in range(options.texts)]
     encoder = mmsearch.load_encoder("mini")
     few = photos[:16]
     prepared = [encoder.prepare("image", photo) for photo in photos]
     encoder.encode("image", prepared[:16])
     encoder.encode("text", texts[:32])
 
-    print(f"{platform.machine()}, {os.cpu_count()} cores, median of {asked.rounds} rounds\n")
+    print(f"{machine()}, median of {options.rounds} rounds\n")
     jobs: list[tuple[str, int, Callable[[], object]]] = [
         ("photos/s, resized and encoded", len(photos), lambda: encoder.encode("image", photos)),
         ("photos/s, resized before", len(photos), lambda: encoder.encode("image", prepared)),
@@ -84,9 +60,9 @@ def main() -> None:
         ("texts/s, one at a time", 64, lambda: [encoder.encode("text", [t]) for t in texts[:64]]),
     ]
     for what, count, work in jobs:
-        print(f"{what:32} {count / seconds(work, asked.rounds):8.0f}")
+        print(f"{what:32} {count / median_seconds(work, options.rounds):8.0f}")
     for modality, thing in (("text", "'a dog'"), ("image", "Image.new('RGB', (224, 224))")):
-        imports, load = load_seconds(modality, thing, asked.rounds)
+        imports, load = load_seconds(modality, thing, options.rounds)
         print(f"{modality + ' tower, load + first':32} {1000 * load:8.0f} ms", end="")
         print(f"  (after {1000 * imports:.0f} ms of imports)")
 

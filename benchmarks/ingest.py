@@ -1,4 +1,4 @@
-"""How fast photos are taken in, and an unchanged folder looked through.
+"""How fast photos are indexed, and how fast an unchanged folder is scanned again.
 
     python benchmarks/ingest.py [--work FOLDER] [--rounds N] [--files N]
 
@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from typing import Any
 import numpy as np
 from photos import LARGE, SMALL, crops
 from PIL import Image
+from timing import Cost, cost, machine, median, table
 
 import mmsearch
 from mmsearch.media.image import load_image
@@ -36,37 +33,6 @@ FILES_A_FOLDER = 100
 FOLDERS_A_FOLDER = 50
 CONTENTS = 8
 """Files that all others are hard links to."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one photo or file, in seconds."""
-
-    wall: float
-    cpu: float
-
-
-def cost(work: Callable[[], Any], count: int) -> Cost:
-    began, used = time.perf_counter(), time.process_time()
-    work()
-    return Cost((time.perf_counter() - began) / count, (time.process_time() - used) / count)
-
-
-def median(costs: list[Cost]) -> Cost:
-    return Cost(*(statistics.median(column) for column in zip(*map(_pair, costs), strict=True)))
-
-
-def _pair(cost: Cost) -> tuple[float, float]:
-    return cost.wall, cost.cpu
-
-
-def table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    print(f"\n{title}")
-    for row in (head, *rows):
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        print("  " + "  ".join([row[0].ljust(widths[0]), *cells[1:]]))
-
 
 # ---------------------------------------------------------------------- photos
 
@@ -87,7 +53,7 @@ def encoder_alone(encoder: Any, pixels: list[Any], *, details: bool) -> Cost:
 
 
 def eighths_alone(folder: Path) -> Cost:
-    """What no reader of JPEGs can do without: the files, decoded to an eighth of each side."""
+    """A lower bound for any reader of JPEGs: the files, decoded to an eighth of each side."""
     files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
 
     def decode() -> None:
@@ -108,10 +74,10 @@ def whole_run(folder: Path, warm: list[Any], *, details: bool) -> tuple[Cost, di
     ):
         encoder: Any = library.encoder
         (encoder.encode_with_tokens if details else encoder.encode)("image", warm[:4])
-        found = cost(lambda: library.add(folder, details=details), count)
+        spent = cost(lambda: library.add(folder, details=details), count)
         report: Any = library.report
         assert report.added == count
-        return found, {name: spent / report.seconds for name, spent in report.stages.items()}
+        return spent, {name: busy / report.seconds for name, busy in report.stages.items()}
 
 
 def photos(work: Path, rounds: int) -> None:
@@ -128,8 +94,8 @@ def photos(work: Path, rounds: int) -> None:
             alone = encoder_alone(encoder, pixels, details=details)
             costs.setdefault(("encoder alone, decoded pixels", details), []).append(alone)
             for name, folder in (("224-px JPEGs, all of it", small), ("12-MP JPEGs", large)):
-                found, share = whole_run(folder, pixels, details=details)
-                costs.setdefault((name, details), []).append(found)
+                spent, share = whole_run(folder, pixels, details=details)
+                costs.setdefault((name, details), []).append(spent)
                 shares.setdefault((name, details), []).append(share)
     rows = []
     for (name, details), several in costs.items():
@@ -140,25 +106,25 @@ def photos(work: Path, rounds: int) -> None:
         figures = f"{1 / each.wall:.0f}", f"{wall:.2f}", f"{each.cpu * 1000:.1f}", f"{cpu:.2f}"
         rows.append((name if details else f"{name}, --no-details", *figures))
     head = ("", "photos/s", "x encoder", "CPU ms", "x encoder")
-    table(f"Taking in photos, median of {rounds}, alternating", head, rows)
+    table(f"Indexing photos, median of {rounds}, alternating", rows, head)
     decoding = median(eighths).cpu
     floor = 1 + decoding / median(costs["encoder alone, decoded pixels", True]).cpu
     print(f"  12-MP JPEGs decoded to an eighth alone: {decoding * 1000:.1f} CPU ms")
-    print(f"  so no fewer than {floor:.2f} x encoder, whatever else is done")
+    print(f"  which makes {floor:.2f} x encoder a lower bound")
     names = ("scan", "read", "decode", "encode", "store")
     busy = []
     for (name, details), some in shares.items():
         medians = [statistics.median(one.get(stage, 0) for one in some) for stage in names]
         title = name if details else f"{name}, --no-details"
         busy.append((title, *(f"{share:.0%}" for share in medians)))
-    table("Share of the run that each stage was busy", ("", *names), busy)
+    table("Share of the run that each stage was busy", busy, ("", *names))
 
 
 # ---------------------------------------------------------------------- re-scan
 
 
 def many_files(folder: Path, number: int) -> Path:
-    """Nested folders of links to a few small files; made once and kept."""
+    """Nested folders of links to a few small files, made by the first run."""
     if (folder / "made").exists():
         return folder / "tree"
     seeds = folder / "seeds"
@@ -175,36 +141,36 @@ def many_files(folder: Path, number: int) -> Path:
     return folder / "tree"
 
 
-def indexed(tree: Path, place: Path) -> None:
-    """An index that knows the tree; its vectors are made up, for no photo is looked at."""
+def make_index(tree: Path, place: Path) -> None:
+    """Make an index of the tree with invented vectors, since no photo is read again."""
     seed = crops(place.parent / "one", 1, SMALL)
     with mmsearch.Collection(place, model="mini", create=True) as library:
         library.add(seed, details=False)
         catalog = library.catalog
-        filed = catalog.spaces.all()[0].id, "image"
+        place_of_vectors = catalog.spaces.all()[0].id, "image"
         rows = np.random.default_rng(0).standard_normal((FILES_A_FOLDER, 512)).astype(np.float16)
         source = catalog.sources.add(os.path.realpath(tree), os.stat(tree).st_dev)
         for folder, _, names in os.walk(tree):
-            entries = []
+            records = []
             for name, row in zip(sorted(names), rows, strict=False):
                 status = os.stat(os.path.join(folder, name))
                 stat = status.st_size, status.st_mtime_ns
                 below = os.path.relpath(folder, tree)
-                entry = ItemRecord(source, below, name, "image", stat, os.urandom(16))
-                entry.vectors[filed] = ItemVectors(row[None])
-                entries.append(entry)
-            if entries:
-                catalog.put(entries)
+                record = ItemRecord(source, below, name, "image", stat, os.urandom(16))
+                record.vectors[place_of_vectors] = ItemVectors(row[None])
+                records.append(record)
+            if records:
+                catalog.put(records)
         library.add(tree)
 
 
-def bare(folder: str) -> int:
-    """How many files there are, each asked for its size: what no re-scan can do without."""
+def scan_alone(folder: str) -> int:
+    """The number of files; the size of each is read, which is a lower bound for any re-scan."""
     number = 0
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                number += bare(entry.path)
+                number += scan_alone(entry.path)
             else:
                 entry.stat()
                 number += 1
@@ -215,12 +181,12 @@ def rescan(work: Path, number: int, rounds: int) -> None:
     tree = many_files(work / f"many-{number}", number)
     index = work / f"many-{number}" / "index"
     if not (index / "catalog.db").exists():
-        indexed(tree, index)
+        make_index(tree, index)
     costs: dict[str, list[Cost]] = {"scandir and stat alone": [], "mmsearch": []}
     with mmsearch.open(index) as library:
         library.add(tree)
         for _ in range(rounds):
-            costs["scandir and stat alone"].append(cost(lambda: bare(str(tree)), number))
+            costs["scandir and stat alone"].append(cost(lambda: scan_alone(str(tree)), number))
             costs["mmsearch"].append(cost(lambda: library.add(tree), number))
             assert library.report is not None
             assert library.report.unchanged == number
@@ -229,22 +195,26 @@ def rescan(work: Path, number: int, rounds: int) -> None:
         for name, some in costs.items()
     ]
     head = ("", "files/s", "files per CPU second")
-    table(f"{number:,} unchanged files, warm, median of {rounds}", head, rows)
+    table(f"{number:,} unchanged files, warm, median of {rounds}", rows, head)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path(".cache/benchmarks"), help="kept files")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".cache/benchmarks"), help="files to keep"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
-    parser.add_argument("--files", type=int, default=100_000, help="to scan, default %(default)s")
+    parser.add_argument(
+        "--files", type=int, default=100_000, help="to re-scan, default %(default)s"
+    )
     parser.add_argument("--only", choices=["photos", "rescan"], help="one of the parts")
-    asked = parser.parse_args()
-    work = asked.work.absolute()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    if asked.only != "rescan":
-        photos(work, asked.rounds)
-    if asked.only != "photos":
-        rescan(work, asked.files, asked.rounds + 2)
+    options = parser.parse_args()
+    work = options.work.absolute()
+    print(machine())
+    if options.only != "rescan":
+        photos(work, options.rounds)
+    if options.only != "photos":
+        rescan(work, options.files, options.rounds + 2)
 
 
 if __name__ == "__main__":

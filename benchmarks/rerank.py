@@ -1,19 +1,18 @@
-"""What a closer look costs: `python benchmarks/rerank.py`.
+"""What reranking costs: `python benchmarks/rerank.py`.
 
 Times are of the processor, not of the clock, so other programs hardly change them; medians of some
-rounds. What is compared is what was encoded before, as in a search.
+rounds. The token embeddings that are compared were made before, as in a search.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
+from timing import cost, median
 
 import mmsearch
 
@@ -23,12 +22,7 @@ CAPTION = "a man in a red jacket climbs a steep rock above the sea while others 
 
 def milliseconds(work: Callable[[], object], rounds: int) -> float:
     """The median of some runs, in milliseconds of the processor."""
-    found = []
-    for _ in range(rounds):
-        start = time.process_time()
-        work()
-        found.append(1000 * (time.process_time() - start))
-    return statistics.median(found)
+    return 1000 * median(cost(work) for _ in range(rounds)).cpu
 
 
 def main() -> None:
@@ -36,11 +30,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="default %(default)s")
     parser.add_argument("--photos", type=int, default=20, help="default %(default)s")
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     encoder = mmsearch.load_encoder("mini")
-    dice = np.random.default_rng(0)
-    noise = dice.integers(0, 256, (asked.photos, 9, 9, 3), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (options.photos, 9, 9, 3), dtype=np.uint8)
     photos = [encoder.prepare("image", Image.fromarray(one)) for one in noise]
     regions = encoder.encode_with_tokens("image", photos)[1]
     texts = [f"{CAPTION} {number}" for number in range(CANDIDATES)]
@@ -50,9 +44,9 @@ def main() -> None:
     encoder.encode("image", photos[:2])
     encoder.encode("text", texts[:2])
 
-    print(f"{platform.machine()}, median of {asked.rounds} rounds, one core\n")
-    for what, held in (("photo", regions[0]), ("caption", words[0]), ("longest text", longest)):
-        print(f"{f'bytes kept of a {what}':48} {held.nbytes:8}")
+    print(f"{platform.machine()}, median of {options.rounds} rounds, one core\n")
+    for what, tokens in (("photo", regions[0]), ("caption", words[0]), ("longest text", longest)):
+        print(f"{f'bytes stored of a {what}':50} {tokens.nbytes:8}")
     jobs = [
         ("a text against 100 photos, ms", lambda: encoder.match("text", words[0], shown)),
         ("the longest text against 100 photos, ms", lambda: encoder.match("text", longest, shown)),
@@ -61,13 +55,14 @@ def main() -> None:
          lambda: encoder.match("image", shown[0], [longest] * CANDIDATES)),
     ]  # fmt: skip
     for what, work in jobs:
-        print(f"{what:48} {milliseconds(work, asked.rounds):8.1f}")
+        print(f"{what:50} {milliseconds(work, options.rounds):8.1f}")
     for modality, things in (("image", photos), ("text", texts)):
-        few = max(3, asked.rounds // 4)
+        few = max(3, options.rounds // 4)
         plain = milliseconds(lambda: encoder.encode(modality, things), few)  # noqa: B023
-        closer = milliseconds(lambda: encoder.encode_with_tokens(modality, things), few)  # noqa: B023
-        each = f"{plain / len(things):.1f} and {closer / len(things):.1f} ms each"
-        print(f"{f'{modality}: time with rows / without':48} {closer / plain:8.2f}  ({each})")
+        with_tokens = milliseconds(lambda: encoder.encode_with_tokens(modality, things), few)  # noqa: B023
+        name = f"{modality}: time with token embeddings / without"
+        each = f"{plain / len(things):.1f} and {with_tokens / len(things):.1f} ms each"
+        print(f"{name:50} {with_tokens / plain:8.2f}  ({each})")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""How fast the built-in model hears: `python benchmarks/sounds.py`.
+"""How fast the built-in model encodes sounds: `python benchmarks/sounds.py`.
 
 Windows of five seconds are cut out of a file of noise that is written first, so decoding and
-resampling are timed on their own. Each figure is the median of some rounds. How well it hears is
-printed by `python -m mmsearch.training evaluate` (see the model card).
+resampling are timed on their own. Each figure is the median of some rounds. How good it is with
+sounds is printed by `python -m mmsearch.training evaluate` (see the model card).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from encode import seconds
+from timing import machine, median_seconds
 
 import mmsearch
 from mmsearch.media.audio import windows
@@ -30,13 +29,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=int, default=4, help="of sound, default %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     encoder = mmsearch.load_encoder("mini")
-    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (60 * asked.minutes * RATE, 2))
-    cores = os.cpu_count() or 1
-    print(f"{platform.machine()}, {cores} cores, median of {asked.rounds} rounds\n")
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores) as pool:
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (60 * options.minutes * RATE, 2))
+    print(f"{machine()}, median of {options.rounds} rounds\n")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs: list[tuple[str, Callable[[], object]]] = []
         for ending in ("wav", "flac", "ogg", "mp3"):
             path = Path(folder) / f"noise.{ending}"
@@ -54,7 +52,7 @@ def main() -> None:
             ("windows/s, encoded", lambda: encoder.encode("audio", pictures)),
         ]
         for what, work in jobs:
-            print(f"{what:48} {len(waves) / seconds(work, asked.rounds):8.0f}")
+            print(f"{what:48} {len(waves) / median_seconds(work, options.rounds):8.0f}")
 
 
 if __name__ == "__main__":
