@@ -1,13 +1,22 @@
 """What a filter costs: finding which items pass, and searching among them.
 
-    python benchmarks/filters.py [--items 1000000] [--dim 520] [--folder FOLDER] [--only PART]
+    python benchmarks/filters.py [--sizes 10000,100000,1000000] [--dim 520] [--folder FOLDER]
+                                 [--only vectors|catalog]
 
 The first table is why `FaissIndex` copies few rows out and gives FAISS a bitmap for many; the last
-column is the search without a filter. The others time one filter each, over 10,000 items and so on
-up to the number given: by SQL; in an open process, by columns that were not asked for these values
-before, and again; in a new process, by columns that an earlier one built; and how long it took to
-build them. Paths, tags and `has` are always answered by SQL, which an open process remembers. All
-are times of one processor, whatever else runs, and all answers are checked to be the same.
+column is the search without a filter. It is of the largest size.
+
+The others are of each size and have filters of every kind of key, and how many items pass. All are
+milliseconds of the processor, whatever else runs, and all answers are checked to be the same:
+
+SQL        answered by SQL, as the first filter over an index is
+first use  in an open process, by columns that have to be built of the filter's keys
+later use  in that process, of values that it has not been asked for
+again      the same filter, remembered
+new proc.  by columns that an earlier process built, in one that has not read them yet
+
+Paths, folders, tags and `has` are always answered by SQL, which an open process remembers. The
+three conditions come last, when the columns of their keys are there.
 """
 
 from __future__ import annotations
@@ -18,11 +27,13 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+from timing import cost
 
 from mmsearch.filters import Filter, from_options
 from mmsearch.storage.sqlite import Catalog
@@ -38,12 +49,7 @@ MOST_COPIED = 0.04  # of a million rows of 520 numbers, 40 MB
 def fastest_ms(run: Callable[[], Any], times: int = 5) -> float:
     """The processor's time, in which other programs have no part, of the best of some runs."""
     run()
-    taken = []
-    for _ in range(times):
-        began = time.process_time()
-        run()
-        taken.append(time.process_time() - began)
-    return min(taken) * 1000
+    return min(cost(run).cpu for _ in range(times)) * 1000
 
 
 # ---------------------------------------------------------------------- vectors
@@ -98,8 +104,9 @@ def time_vectors(number: int, dim: int) -> None:
 
 COLUMNS = (
     "source_id, folder, name, kind, size, mtime_ns, hash, width, height, taken_at, camera, "
-    "latitude, longitude"
+    "latitude, longitude, seconds"
 )
+KINDS = ("image", "image", "image", "image", "video")
 TAGS = ("beach", "car", "cat", "city", "dog", "tree")
 
 
@@ -108,11 +115,12 @@ def items_of(number: int, source: int) -> Iterator[tuple[Any, ...]]:
     for id_ in range(1, number + 1):
         year, month, here = dice.randrange(2005, 2025), dice.randrange(1, 13), dice.random() < 0.3
         second = f"{dice.randrange(28) + 1:02}T{dice.randrange(24):02}:{dice.randrange(60):02}:20"
+        kind = KINDS[id_ % len(KINDS)]
         yield (
             source,
             f"{year}/{month:02}-{dice.choice(['beach', 'city', 'été'])}",
             f"IMG_{id_:07}.{dice.choice(['jpg', 'JPG', 'png'])}",
-            "image",
+            kind,
             dice.randrange(10_000_000),
             dice.randrange(10**18, 2 * 10**18),
             id_.to_bytes(16, "big"),
@@ -122,57 +130,72 @@ def items_of(number: int, source: int) -> Iterator[tuple[Any, ...]]:
             dice.choice(["Canon EOS 5D", "NIKON D90", "Größe 1", None]),
             dice.uniform(-90, 90) if here else None,
             dice.uniform(-180, 180) if here else None,
+            id_ % 600 if kind == "video" else None,
         )
 
 
-def attributes_of(number: int) -> Iterator[tuple[Any, ...]]:
+def metadata_of(number: int) -> Iterator[tuple[Any, ...]]:
     dice = random.Random(1)
     for id_ in range(1, number + 1):
         share, score = dice.randrange(10_000), dice.random()
         yield id_, "rating", str(id_ % 5), id_ % 5
         yield id_, "share", str(share), share
+        yield id_, "place", f"place {share % 500}", None
         yield id_, "score", repr(score), score
 
 
 def catalog_of(number: int, path: Path) -> Catalog:
-    made, dice = Catalog(path), random.Random(2)
-    source = made.sources.add("/photos")
+    catalog, dice = Catalog(path), random.Random(2)
+    source = catalog.sources.add("/photos")
     rows: dict[str, Iterator[tuple[Any, ...]]] = {
         f"items ({COLUMNS})": items_of(number, source),
         "texts (item_id, position, origin, text)": (
             (id_, 0, "caption", "a dog runs on a beach " * 3) for id_ in range(1, number, 2)
         ),
-        "metadata (item_id, key, text, number)": attributes_of(number),
+        "metadata (item_id, key, text, number)": metadata_of(number),
         "tags (item_id, tag, score)": (
             (id_, tag, 0.5) for id_ in range(1, number + 1) for tag in dice.sample(TAGS, 2)
         ),
     }
-    with made.database.write() as connection:
+    with catalog.database.write() as connection:
         driver: Any = connection.connection.dbapi_connection
         for table, some in rows.items():
             marks = ", ".join("?" * (table.count(",") + 1))
             driver.executemany(f"INSERT INTO {table} VALUES ({marks})", some)
-    return made
+    return catalog
 
 
 FILTERS: dict[str, dict[str, Any]] = {
     "no filter": {},
+    "--modality video": {"modality": ["video"]},
+    "--after 2020 --before 2021": {"after": "2020", "before": "2021"},
+    "--where 'taken = 2019-03'": {"where": ["taken = 2019-03"]},
+    "--where 'modified < 2010'": {"where": ["modified < 2010"]},
+    "--camera canon": {"camera": "canon"},
+    "--where 'camera = NIKON D90'": {"where": ["camera = NIKON D90"]},
     "--path '*.jpg'": {"path": ["*.jpg"]},
     "--path 2019": {"path": ["2019"]},
     "--path '2019/*beach/*'": {"path": ["2019/*beach/*"]},
     "--path '/photos/2019/'": {"path": ["/photos/2019/"]},
     "--path '*[0-4].png'": {"path": ["*[0-4].png"]},
     "--path '*/été'": {"path": ["*/été"]},
-    "--after 2020 --before 2021": {"after": "2020", "before": "2021"},
-    "--camera canon": {"camera": "canon"},
+    "--where 'folder = 2019/03-city'": {"where": ["folder = 2019/03-city"]},
+    "--where 'name ~ 0077'": {"where": ["name ~ 0077"]},
+    "--tag dog": {"tag": ["dog"]},
+    "--tag dog --tag cat": {"tag": ["dog", "cat"]},
+    "--has caption": {"has": ["caption"]},
+    "--has gps": {"has": ["gps"]},
+    "--has sound": {"has": ["sound"]},
     "--near 48.2,16.37,50": {"near": "48.2,16.37,50"},
     "--near 48.2,16.37,5000": {"near": "48.2,16.37,5000"},
     "--min-size 1920x1080": {"min_size": "1920x1080"},
-    "--has caption": {"has": ["caption"]},
-    "--has gps": {"has": ["gps"]},
-    "--where 'rating >= 4'": {"where": ["rating >= 4"]},
+    "--where 'size > 9MB'": {"where": ["size > 9MB"]},
+    "--where 'megapixels > 10'": {"where": ["megapixels > 10"]},
+    "--where 'seconds < 60'": {"where": ["seconds < 60"]},
+    "--where 'place = place 77', a text": {"where": ["place = place 77"]},
+    "--where 'place ~ 77', a text": {"where": ["place ~ 77"]},
+    "--where 'rating >= 4', a number": {"where": ["rating >= 4"]},
     "--where '!rating'": {"where": ["!rating"]},
-    "--tag dog --tag cat": {"tag": ["dog", "cat"]},
     "--where 'share < 5000' (50 %)": {"where": ["share < 5000"]},
     "--where 'share < 100' (1 %)": {"where": ["share < 100"]},
     "--where 'share = 77' (0.01 %)": {"where": ["share = 77"]},
@@ -183,56 +206,64 @@ FILTERS: dict[str, dict[str, Any]] = {
 }
 
 
-def time_filter(made: Catalog, filters: Filters, folder: Path, filter_: Filter, name: str) -> None:
-    def unseen() -> IdSet:
-        filters._answers.clear()  # noqa: SLF001 - as a filter that was never asked
+def time_filter(catalog: Catalog, filters: Filters, folder: Path, filter_: Filter) -> list[float]:
+    """Milliseconds by SQL, of the first use, later, again, in a new process; and how many pass."""
+
+    def later() -> IdSet:
+        filters._answers.clear()  # noqa: SLF001 - as a filter of values that are not remembered
         return filters.passing(filter_)
 
-    def by_new_process() -> IdSet:
-        return Filters(made.database, folder).passing(filter_)
-
+    by_sql = fastest_ms(lambda: IdSet.of(catalog.filters.matching(filter_)), 2)
     began = time.process_time()
-    first = filters.passing(filter_)
-    building = time.process_time() - began
-    if not np.array_equal(first.ids, made.filters.matching(filter_)):
-        raise SystemExit(f"the columns answer {name} otherwise than SQL")
-    by_sql = fastest_ms(lambda: IdSet.of(made.filters.matching(filter_)), 2)
-    by_columns = fastest_ms(unseen)
-    again = fastest_ms(lambda: filters.passing(filter_))
-    new = fastest_ms(by_new_process, 2)
-    cells = f"{by_sql:9.1f} {by_columns:9.2f} {again:8.2f} {new:9.1f} {building:9.2f}"
-    print(f"{cells} {len(first):11,}  {name}", flush=True)
+    found = filters.passing(filter_)
+    first_use = (time.process_time() - began) * 1000
+    if not np.array_equal(found.ids, catalog.filters.matching(filter_)):
+        raise SystemExit(f"the columns answer {filter_} otherwise than SQL")
+    return [
+        by_sql,
+        first_use,
+        fastest_ms(later),
+        fastest_ms(lambda: filters.passing(filter_)),
+        fastest_ms(lambda: Filters(catalog.database, folder).passing(filter_), 2),
+        len(found),
+    ]
 
 
 def time_catalog(number: int, folder: Path) -> None:
-    made = catalog_of(number, folder / "catalog.db")
-    filters = Filters(made.database, folder / "cache")
-    filters.passing(from_options(where=["share"]))  # the first is answered by SQL
-    print(f"\n{number:,} items, ms of one processor; seconds of building")
-    print("      SQL   columns    again  new proc.  building  items pass")
-    for name, options in FILTERS.items():
-        time_filter(made, filters, folder / "cache", from_options(**options), name)
-    held = sum(path.stat().st_size for path in (folder / "cache").glob("*"))
-    print(f"{fastest_ms(made.metadata.keys):9.2f}  the keys of the metadata, by SQL")
-    print(f"{held / 2**20:9.1f}  MiB of columns, {held / number:.0f} bytes an item")
-    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:9.0f}  MiB at most, SQL's")
-    made.close()
+    cache = folder / "cache"
+    with closing(catalog_of(number, folder / "catalog.db")) as catalog:
+        filters = Filters(catalog.database, cache)
+        filters.passing(from_options(where=["share"]))  # the first is answered by SQL
+        print(f"\n{number:,} items, ms of one processor")
+        print("      SQL  first use  later use    again  new proc.  items pass")
+        for name, options in FILTERS.items():
+            times = time_filter(catalog, filters, cache, from_options(**options))
+            sql, first_use, later, again, new, passing = times
+            cells = f"{sql:9.1f} {first_use:10.1f} {later:10.2f} {again:8.2f} {new:10.1f}"
+            print(f"{cells} {passing:11,}  {name}", flush=True)
+        size = sum(path.stat().st_size for path in cache.glob("*"))
+        print(f"{size / 2**20:9.1f}  MiB of columns, {size / number:.0f} bytes an item")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(f"{peak:9.0f}  MiB, the peak of this process")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=int, default=1_000_000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", default="10000,100000,1000000", help="default %(default)s")
     parser.add_argument("--dim", type=int, default=520, help="512 numbers and 8 of the hubs'")
-    parser.add_argument("--folder", type=Path, help="where the catalog is made for the while")
+    parser.add_argument("--folder", type=Path, help="where the catalogs are made for the while")
     parser.add_argument("--only", choices=["vectors", "catalog"])
-    given = parser.parse_args()
-    if given.folder is not None:
-        given.folder.mkdir(parents=True, exist_ok=True)
-    if given.only != "catalog":
-        time_vectors(given.items, given.dim)
-    for number in (10_000, 100_000, 1_000_000):
-        if given.only != "vectors" and number <= given.items:
-            with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+    options = parser.parse_args()
+    sizes = sorted(int(size) for size in options.sizes.split(","))
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    if options.only != "catalog":
+        time_vectors(sizes[-1], options.dim)
+    if options.only != "vectors":
+        for number in sizes:
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 time_catalog(number, Path(folder))
 
 

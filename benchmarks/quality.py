@@ -12,11 +12,15 @@ text→captioned  each photo's last caption asks for it, the photos being indexe
                 pixels, captions and words together
 
 Settings (--with, --compare) are those of `mmsearch eval`; --work keeps the indexes for next time.
+--json FILE also writes each measure with its interval to six decimals, and the rank of each query's
+answer: two runs agree exactly if their files are the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -82,8 +86,28 @@ def measured(task: Task, written: str, depth: int) -> Evaluation:
         return evaluate(library, pairs, depth=depth, settings=own | parse_settings(written))
 
 
+def exact(found: Evaluation) -> dict[str, Any]:
+    """By direction: measures with the bounds of their intervals, and ranks; infinite ones None."""
+
+    def rounded(value: float) -> float | None:
+        return round(value, 6) if math.isfinite(value) else None
+
+    return {
+        direction.name: {
+            "measures": {
+                name: [rounded(value) for value in (figure.value, figure.low, figure.high)]
+                for name, figure in direction.measures.items()
+            },
+            "ranks": [rounded(outcome.rank) for outcome in direction.outcomes],
+        }
+        for direction in found.directions
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--split", default="dev")
@@ -93,6 +117,7 @@ def main() -> None:
     parser.add_argument("--with", dest="settings", default="default", metavar="S")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"))
     parser.add_argument("--work", type=Path, help="folder to keep the indexes in")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="exact figures, to be compared")
     options = parser.parse_args()
     chosen = (options.data / f"{options.split}.txt").read_text(encoding="utf-8").split()
     captions = read_captions(options.data / "captions.tsv")
@@ -101,15 +126,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
+        figures: dict[str, dict[str, Any]] = {}
         for name in options.task or TASKS:
             task = TASKS[name](photos, work.absolute(), options.model)
+            settings = options.compare or [options.settings]
+            found = [measured(task, one, options.depth) for one in settings]
+            figures[name] = dict(zip(settings, map(exact, found), strict=True))
             if options.compare:
-                print(f"{name}, {options.model}: A {options.compare[0]}, B {options.compare[1]}")
-                found = [measured(task, one, options.depth) for one in options.compare]
+                print(f"{name}, {options.model}: A {settings[0]}, B {settings[1]}")
                 print(as_table(compare(*found)))
             else:
-                print(f"{name}, {options.model}, {options.settings}")
-                print(as_table(measured(task, options.settings, options.depth)))
+                print(f"{name}, {options.model}, {settings[0]}")
+                print(as_table(found[0]))
+        if options.json:
+            written = json.dumps(figures, ensure_ascii=False, indent=1)
+            options.json.write_text(written + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
