@@ -4,8 +4,8 @@
 
 The loop is PIL, open_clip's preprocessing and `encode_image`: batches of 32, fp32, all cores. It
 runs in turns with `Collection.add`, which also stores what it finds, on the same photos and the
-same ViT-B/32 of random weights. Figures are photos a second (medians of the rounds) and ratios:
-of the first, other machines have others.
+same ViT-B/32 of random weights. Figures are photos a second (medians of the rounds) and ratios;
+on other machines, only the ratios are likely to hold.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PRECISIONS = ("fp32", "int8")
 
 
 def untrained(work: Path) -> Path:
-    """A checkpoint of random weights, made once and kept."""
+    """A checkpoint of random weights, made by the first run."""
     import open_clip
     import torch
 
@@ -57,13 +57,13 @@ def usual_loop(weights: Path) -> Callable[[list[Path]], Any]:
     model.eval()
 
     def run(paths: list[Path]) -> Any:
-        found = []
+        batches = []
         for start in range(0, len(paths), BATCH):
-            some = paths[start : start + BATCH]
-            photos = torch.stack([preprocess(Image.open(path)) for path in some])
+            batch = paths[start : start + BATCH]
+            photos = torch.stack([preprocess(Image.open(path)) for path in batch])
             with torch.no_grad():
-                found.append(model.encode_image(photos, normalize=True))
-        return torch.cat(found).numpy()
+                batches.append(model.encode_image(photos, normalize=True))
+        return torch.cat(batches).numpy()
 
     return run
 
@@ -91,19 +91,19 @@ def encoding(name: str, precision: str, paths: list[Path]) -> float:
 
 
 def product_rate(precision: str) -> float:
-    """GFLOP/s of ONNX Runtime's matrix product on all cores: what no model here can go beyond."""
+    """GFLOP/s of ONNX Runtime's matrix product on all cores: an upper bound for any model here."""
     from onnx import TensorProto, helper, numpy_helper
 
     rows, inner, columns, runs = 400, 768, 3072, 20
-    chance = np.random.default_rng(0)
-    weights = chance.standard_normal((inner, columns)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((inner, columns)).astype(np.float32)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     constants = [numpy_helper.from_array(weights, "w")]
     if precision == "int8":
         node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain=ORT_DOMAIN)
         scales = np.full(columns, 0.01, np.float32)
-        whole = (weights * 30).clip(-127, 127).astype(np.int8)
-        constants = [numpy_helper.from_array(whole, "w"), numpy_helper.from_array(scales, "s")]
+        integers = (weights * 30).clip(-127, 127).astype(np.int8)
+        constants = [numpy_helper.from_array(integers, "w"), numpy_helper.from_array(scales, "s")]
     shapes = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in (("x", [rows, inner]), ("y", [rows, columns]))
@@ -112,12 +112,12 @@ def product_rate(precision: str) -> float:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(ORT_DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     product = session(model.SerializeToString(), optimise=True, threads=1)
-    given = {"x": chance.standard_normal((rows, inner)).astype(np.float32)}
+    inputs = {"x": rng.standard_normal((rows, inner)).astype(np.float32)}
     times = []
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for _ in range(7):
             began = time.perf_counter()
-            list(threads.map(lambda _: product.run(None, given), range(runs)))
+            list(threads.map(lambda _: product.run(None, inputs), range(runs)))
             times.append(time.perf_counter() - began)
     return runs * 2 * rows * inner * columns / statistics.median(times[2:]) / 1e9
 
@@ -133,20 +133,22 @@ def report(title: str, count: int, taken: dict[str, list[float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path(".cache/benchmarks"), help="kept files")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".cache/benchmarks"), help="files to keep"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--small", type=int, default=256, help="photos of 224 pixels")
     parser.add_argument("--large", type=int, default=48, help="photos of 12 megapixels")
-    given = parser.parse_args()
-    work = given.work.absolute()
+    options = parser.parse_args()
+    work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     os.environ["MMSEARCH_CACHE"] = str(work / "cache")
     weights = untrained(work)
     name = f"clip:{ARCH}@{weights}"
     warm = crops(work / "clip-warm", 64, SMALL, seed=8)
     folders = {
-        "224-pixel JPEGs": crops(work / "clip-small", given.small, SMALL, seed=9),
-        "12-megapixel JPEGs": crops(work / "large", given.large, LARGE),
+        "224-pixel JPEGs": crops(work / "clip-small", options.small, SMALL, seed=9),
+        "12-megapixel JPEGs": crops(work / "large", options.large, LARGE),
     }
     loop = usual_loop(weights)
     print(f"{platform.machine()}, {os.cpu_count()} cores, {ARCH} of random weights")
@@ -158,7 +160,7 @@ def main() -> None:
         paths = sorted(folder.glob("*.jpg"))
         loop(paths[:BATCH])
         taken: dict[str, list[float]] = {"the usual loop": []}
-        for _ in range(given.rounds):
+        for _ in range(options.rounds):
             began = time.perf_counter()
             loop(paths)
             taken["the usual loop"].append(time.perf_counter() - began)

@@ -1,8 +1,8 @@
-"""Does confidence tell a query whose photo is there from one whose photo was taken out?
+"""Whether confidence separates queries whose photo is in the index from those whose photo is not.
 
     python benchmarks/confidence.py --data FLICKR8K [--model mini]
 
-Every dev caption is asked twice, once with its photo in the index and once without. AUROC is the
+Every dev caption is a query twice, once with its photo in the index and once without. AUROC is the
 chance that the best score of a query with its photo is above that of a query without (of any
 query, not of the same). Intervals: 95 %, bootstrap over photos. 50 is no better than tossing a
 coin; when most captions do not find their photo first, the best score is the same with it and
@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from dev_vectors import options, photos_of
+from datasets import options, photos_of
 
 import mmsearch
 from mmsearch.encoders.query_bank import QueryBank, shipped_bank, typical_texts
@@ -23,14 +23,14 @@ from mmsearch.vectors.hubness import WEIGHTS_WITHOUT, augmented, augmented_query
 
 RESAMPLES = 1_000
 
-THERE = """a dog|a dog running|a dog in the snow|a dog in water|a dog on the beach|two dogs playing
+FOUND = """a dog|a dog running|a dog in the snow|a dog in water|a dog on the beach|two dogs playing
 a person climbing|rock climbing|a climber|a child|children playing|a boy|a girl|a baby|a man|a woman
 a crowd of people|people on a street|a swimming pool|a child in a swimming pool|swimming|surfing
 a surfer on a wave|skateboarding|a skateboarder|snowboarding|skiing|a bicycle|a cyclist|a motorcycle
 motocross|a race|football players|soccer|basketball|baseball|tennis|a football player|a beach|snow
 the ocean|a lake|a mountain|grass|a field|a forest|a playground|a slide|a swing|jumping|running
 a man on a bench|a horse|a fountain|a car|a boat|a red shirt|a street at night|a ball|a frisbee"""
-"""Of each there are several on Flickr8k."""
+"""Flickr8k has several photos of each."""
 
 ABSURD = """a submarine|quarterly tax report|zxqv|a nuclear reactor|a jellyfish|a bowl of ramen
 an MRI scan of a brain|a bar chart of sales|the periodic table|a circuit board|sushi on a plate
@@ -41,7 +41,7 @@ handwritten equations|open heart surgery|a bouquet of roses|a cactus|a peacock|a
 lorem ipsum dolor sit amet|the quick inflation of prices|constitutional law|quantum mechanics
 invoice number 4711|def main(): return 0|select * from users|42|stock market crash|a passport
 a crocodile|a lobster|a plate of spaghetti|a container ship|stained glass window|a tornado"""
-"""Of these there is nothing, as far as its captions say."""
+"""Flickr8k has no photo of these, as far as its captions say."""
 
 
 def lines(block: str) -> list[str]:
@@ -50,12 +50,12 @@ def lines(block: str) -> list[str]:
 
 @dataclass
 class Space:
-    """What a query is asked of, and what is known beforehand."""
+    """The rows that a query is compared with, and what its scores are calibrated by."""
 
     rows: np.ndarray
-    """(n, dim + 8), hubs behind."""
+    """(n, dim + 8), augmented by hubs."""
     weight: float
-    typical: np.ndarray | None
+    bank: np.ndarray | None
     reference: Reference
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
@@ -67,54 +67,54 @@ class Space:
 
     def confidence(self, query: np.ndarray, scores: np.ndarray) -> float:
         """Of the best of a query's scores."""
-        wide = augmented_query(query, "text", self.weight)
-        typical = None if self.typical is None else self.typical @ wide
-        background = Background.of(scores, len(scores), bank=typical, reference=self.reference)
+        augmented_one = augmented_query(query, "text", self.weight)
+        of_bank = None if self.bank is None else self.bank @ augmented_one
+        background = Background.of(scores, len(scores), bank=of_bank, reference=self.reference)
         return background.confidence(float(scores.max())) or 0.0
 
 
 def with_bank(images: np.ndarray, bank: QueryBank) -> Space:
-    typical = augmented(bank.rows["image"], bank.hubs["text", "image"])
+    items = augmented(bank.rows["image"], bank.hubs["text", "image"])
     numbers = bank.references["text", "image"].tolist()
     rows = augmented(images, hubs(images, bank.rows["text"]))
-    return Space(rows, hub_weight("text", "image"), typical, Reference(*numbers))
+    return Space(rows, hub_weight("text", "image"), items, Reference(*numbers))
 
 
 def without_bank(images: np.ndarray, sentences: np.ndarray) -> Space:
-    """As for a model that ships none: sentences, and a sample of the index."""
+    """For a model without a shipped bank: sentences, and a sample of the index."""
     weight = WEIGHTS_WITHOUT["text", "image"]
     rows = augmented(images, hubs(images, sentences))
-    asked = np.stack([augmented_query(query, "text", weight) for query in sentences[:500]])
+    queries = np.stack([augmented_query(query, "text", weight) for query in sentences[:500]])
     sample = rows[:: max(1, len(rows) // 2_000)]
-    return Space(rows, weight, None, Reference.of(asked @ sample.T))
+    return Space(rows, weight, None, Reference.of(queries @ sample.T))
 
 
 def best(scores: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The best score of each query with its own item, and without."""
-    left = scores.copy()
-    left[np.arange(len(own)), own] = -np.inf
-    return scores.max(axis=1), left.max(axis=1)
+    without = scores.copy()
+    without[np.arange(len(own)), own] = -np.inf
+    return scores.max(axis=1), without.max(axis=1)
 
 
 def statistics(
-    queries: np.ndarray, own: np.ndarray, images: np.ndarray, space: Space, made: Space
+    queries: np.ndarray, own: np.ndarray, images: np.ndarray, space: Space, any_model: Space
 ) -> dict[str, np.ndarray]:
-    """By name (2, queries): with the photo, and without."""
+    """By name, (2, queries): with the photo, and without it."""
     cosines, scores = queries @ images.T, space.scores(queries)
-    wide = np.stack([augmented_query(query, "text", space.weight) for query in queries])
-    taken_off = np.array([expected(row) for row in wide @ space.typical.T])
+    rows = np.stack([augmented_query(query, "text", space.weight) for query in queries])
+    by_chance = np.array([expected(row) for row in rows @ space.bank.T])
     corrected = np.stack(best(scores, own))
     others = np.ones(scores.shape, bool)
     others[np.arange(len(own)), own] = False
-    left = scores[others].reshape(len(scores), -1)
-    outstanding = [in_background(part) for part in (scores, left)]
+    without = scores[others].reshape(len(scores), -1)
+    outstanding = [in_background(each) for each in (scores, without)]
     return {
         "cosine": np.stack(best(cosines, own)),
         "cosine - hub/2": corrected,
-        "confidence": corrected - taken_off,
-        "standardised": np.stack([found for found, _ in outstanding]),
-        "tail above the 90th": np.stack([found for _, found in outstanding]),
-        "confidence, any model": np.stack(best(made.scores(queries), own)),
+        "confidence": corrected - by_chance,
+        "standardised": np.stack([deviations for deviations, _ in outstanding]),
+        "tail above the 90th": np.stack([tails for _, tails in outstanding]),
+        "confidence, any model": np.stack(best(any_model.scores(queries), own)),
     }
 
 
@@ -134,13 +134,13 @@ def auroc(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """AUROC in per cent of each row of weights (resamples, queries); ties count half."""
     with_photo, without = values.round(6)
     levels, where = np.unique(np.concatenate([with_photo, without]), return_inverse=True)
-    found = np.empty(len(weights))
+    areas = np.empty(len(weights))
     for row, weight in enumerate(weights):
         above = np.bincount(where[: len(weight)], weight, len(levels))
         below = np.bincount(where[len(weight) :], weight, len(levels))
         wins = (above * (np.cumsum(below) - below / 2)).sum()
-        found[row] = 100 * wins / (above.sum() * below.sum())
-    return found
+        areas[row] = 100 * wins / (above.sum() * below.sum())
+    return areas
 
 
 def resamples(owner: np.ndarray) -> np.ndarray:
@@ -152,9 +152,9 @@ def resamples(owner: np.ndarray) -> np.ndarray:
     return np.concatenate([np.ones((1, len(photos))), drawn[:, photos]])
 
 
-def show(title: str, found: dict[str, np.ndarray], owner: np.ndarray) -> None:
+def show(title: str, values_of: dict[str, np.ndarray], owner: np.ndarray) -> None:
     weights = resamples(owner)
-    areas = {name: auroc(values, weights) for name, values in found.items()}
+    areas = {name: auroc(values, weights) for name, values in values_of.items()}
     print(f"{title}, {len(owner)} queries: AUROC, and its difference to the cosine's")
     for name, area in areas.items():
         gain = area - areas["cosine"]
@@ -170,17 +170,17 @@ def show(title: str, found: dict[str, np.ndarray], owner: np.ndarray) -> None:
 def reliability(
     title: str, queries: np.ndarray, own: np.ndarray, space: Space, others: dict[str, np.ndarray]
 ) -> None:
-    """Who passes a threshold; and of those that do, whose best hit is the photo itself."""
+    """Print which queries pass a threshold, and how many of those have their photo first."""
     right, with_photo, without = [], [], []
     for query, owner, scores in zip(queries, own, space.scores(queries), strict=True):
         right.append(scores.argmax() == owner)
         with_photo.append(space.confidence(query, scores))
         without.append(space.confidence(query, np.delete(scores, owner)))
-    groups = {"with its photo": np.array(with_photo), "photo taken out": np.array(without)}
+    groups = {"with its photo": np.array(with_photo), "without its photo": np.array(without)}
     for name, vectors in others.items():
         pairs = zip(vectors, space.scores(vectors), strict=True)
         groups[name] = np.array([space.confidence(query, scores) for query, scores in pairs])
-    print(f"{title}: % at or above a confidence; of those with their photo, % right at rank 1")
+    print(f"{title}: % at or above a confidence; of those with their photo, % with it at rank 1")
     print(f"  {'':<24}" + "".join(f"{level:>8}" for level in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)))
     for name, values in groups.items():
         cells = [100 * (values >= level).mean() for level in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)]
@@ -193,12 +193,12 @@ def reliability(
 
 
 def main() -> None:
-    asked = options(__doc__.splitlines()[0]).parse_args()
-    dev, train = photos_of(asked, "dev"), photos_of(asked, "train")
-    encoder = mmsearch.load_encoder(asked.model)
-    bank = shipped_bank(asked.model, encoder.fingerprint)
+    given = options(__doc__.splitlines()[0]).parse_args()
+    dev, train = photos_of(given, "dev"), photos_of(given, "train")
+    encoder = mmsearch.load_encoder(given.model)
+    bank = shipped_bank(given.model, encoder.fingerprint)
     if bank is None:
-        raise SystemExit(f"{asked.model} ships no bank")
+        raise SystemExit(f"{given.model} ships no bank")
     sentences = encoder.encode("text", typical_texts())
     parts = []
     for start in range(0, len(dev.images), 200):
@@ -210,15 +210,15 @@ def main() -> None:
     small = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     show("200 photos", small, dev.owner[order])
     space = with_bank(dev.images, bank)
-    found = statistics(dev.texts, dev.owner, dev.images, space, without_bank(dev.images, sentences))
-    show("1,000 photos", found, dev.owner)
+    any_model = without_bank(dev.images, sentences)
+    show("1,000 photos", statistics(dev.texts, dev.owner, dev.images, space, any_model), dev.owner)
     every = np.concatenate([dev.images, train.images])
     large = with_bank(every, bank)
-    found = statistics(dev.texts, dev.owner, every, large, without_bank(every, sentences))
-    show(f"{len(every):,} photos", found, dev.owner)
+    values = statistics(dev.texts, dev.owner, every, large, without_bank(every, sentences))
+    show(f"{len(every):,} photos", values, dev.owner)
     print(f"a hit below {NO_GOOD_MATCH} is no good match")
     others = {
-        "short words, many match": encoder.encode("text", lines(THERE)),
+        "short words, many match": encoder.encode("text", lines(FOUND)),
         "absurd": encoder.encode("text", lines(ABSURD)),
     }
     first = dev.texts[dev.first()]
@@ -229,8 +229,7 @@ def main() -> None:
     reliability("200 photos", first[:200], owners[:200], fewer, others)
     reliability("1,000 photos", first, owners, space, others)
     reliability(f"{len(every):,} photos", first, owners, large, others)
-    made = without_bank(dev.images, sentences)
-    reliability("1,000 photos, any model", first, owners, made, others)
+    reliability("1,000 photos, any model", first, owners, any_model, others)
 
 
 if __name__ == "__main__":

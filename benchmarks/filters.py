@@ -11,12 +11,12 @@ milliseconds of the processor, whatever else runs, and all answers are checked t
 
 SQL        answered by SQL, as the first filter over an index is
 first use  in an open process, by columns that have to be built of the filter's keys
-later use  in that process, of values that it has not been asked for
+later use  in that process, of values that are not remembered
 again      the same filter, remembered
-new proc.  by columns that an earlier process built, in one that has not read them yet
+new proc.  by columns that an earlier process built, in a process that has not read them yet
 
-Paths, folders, tags and `has` are always answered by SQL, which an open process remembers. The
-three conditions come last, when the columns of their keys are there.
+Paths, folders, tags and `has` are always answered by SQL, whose answers an open process remembers.
+The three conditions come last, when the columns of their keys are there.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def fastest_ms(run: Callable[[], Any], times: int = 5) -> float:
 # ---------------------------------------------------------------------- vectors
 
 
-def filled(number: int, dim: int) -> FaissIndex:
-    dice = np.random.default_rng(0)
+def index_of(number: int, dim: int) -> FaissIndex:
+    rng = np.random.default_rng(0)
     index = FaissIndex.empty(dim)
-    rows = dice.standard_normal((number, dim), dtype=np.float32)
+    rows = rng.standard_normal((number, dim), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     index.add(np.arange(1, number + 1), rows)
     return index
@@ -79,21 +79,21 @@ def among(index: FaissIndex, query: np.ndarray, allowed: IdSet, few: int) -> flo
 
 def time_vectors(number: int, dim: int) -> None:
     faiss.omp_set_num_threads(1)
-    index, dice = filled(number, dim), np.random.default_rng(1)
+    index, rng = index_of(number, dim), np.random.default_rng(1)
     query = index.sample(1)[0]
     few = vector_index.FEW
-    whole = fastest_ms(lambda: index.search(query, 10))
+    unfiltered = fastest_ms(lambda: index.search(query, 10))
     print(f"{number:,} vectors of {dim}, ms of one processor")
     print("  allowed   copied   bitmap  id array  id batch     all")
     for share in SHARES:
-        rows = np.sort(dice.choice(number, int(number * share), replace=False))
+        rows = np.sort(rng.choice(number, int(number * share), replace=False))
         allowed = IdSet.of(rows + 1)
         copied = among(index, query, allowed, 1) if share <= MOST_COPIED else float("nan")
         bitmap = among(index, query, allowed, number + 1)
         batch = by_selector(index, query, faiss.IDSelectorBatch(rows))
         slow = share > SHARES[0]  # it looks through the whole array for each row
         array = float("nan") if slow else by_selector(index, query, faiss.IDSelectorArray(rows))
-        cells = f"{copied:8.2f} {bitmap:8.2f} {array:9.2f} {batch:9.2f} {whole:7.2f}"
+        cells = f"{copied:8.2f} {bitmap:8.2f} {array:9.2f} {batch:9.2f} {unfiltered:7.2f}"
         print(f"  {share:7.2%} {cells}")
     vector_index.FEW = few
     print(f"a sample of 8,192: {fastest_ms(lambda: index.sample(8192)):.1f}")
@@ -111,33 +111,33 @@ TAGS = ("beach", "car", "cat", "city", "dog", "tree")
 
 
 def items_of(number: int, source: int) -> Iterator[tuple[Any, ...]]:
-    dice = random.Random(0)
+    rng = random.Random(0)
     for id_ in range(1, number + 1):
-        year, month, here = dice.randrange(2005, 2025), dice.randrange(1, 13), dice.random() < 0.3
-        second = f"{dice.randrange(28) + 1:02}T{dice.randrange(24):02}:{dice.randrange(60):02}:20"
+        year, month, here = rng.randrange(2005, 2025), rng.randrange(1, 13), rng.random() < 0.3
+        second = f"{rng.randrange(28) + 1:02}T{rng.randrange(24):02}:{rng.randrange(60):02}:20"
         kind = KINDS[id_ % len(KINDS)]
         yield (
             source,
-            f"{year}/{month:02}-{dice.choice(['beach', 'city', 'été'])}",
-            f"IMG_{id_:07}.{dice.choice(['jpg', 'JPG', 'png'])}",
+            f"{year}/{month:02}-{rng.choice(['beach', 'city', 'été'])}",
+            f"IMG_{id_:07}.{rng.choice(['jpg', 'JPG', 'png'])}",
             kind,
-            dice.randrange(10_000_000),
-            dice.randrange(10**18, 2 * 10**18),
+            rng.randrange(10_000_000),
+            rng.randrange(10**18, 2 * 10**18),
             id_.to_bytes(16, "big"),
-            dice.choice([640, 1920, 4000]),
-            dice.choice([480, 1080, 3000]),
+            rng.choice([640, 1920, 4000]),
+            rng.choice([480, 1080, 3000]),
             f"{year}-{month:02}-{second}",
-            dice.choice(["Canon EOS 5D", "NIKON D90", "Größe 1", None]),
-            dice.uniform(-90, 90) if here else None,
-            dice.uniform(-180, 180) if here else None,
+            rng.choice(["Canon EOS 5D", "NIKON D90", "Größe 1", None]),
+            rng.uniform(-90, 90) if here else None,
+            rng.uniform(-180, 180) if here else None,
             id_ % 600 if kind == "video" else None,
         )
 
 
 def metadata_of(number: int) -> Iterator[tuple[Any, ...]]:
-    dice = random.Random(1)
+    rng = random.Random(1)
     for id_ in range(1, number + 1):
-        share, score = dice.randrange(10_000), dice.random()
+        share, score = rng.randrange(10_000), rng.random()
         yield id_, "rating", str(id_ % 5), id_ % 5
         yield id_, "share", str(share), share
         yield id_, "place", f"place {share % 500}", None
@@ -145,7 +145,7 @@ def metadata_of(number: int) -> Iterator[tuple[Any, ...]]:
 
 
 def catalog_of(number: int, path: Path) -> Catalog:
-    catalog, dice = Catalog(path), random.Random(2)
+    catalog, rng = Catalog(path), random.Random(2)
     source = catalog.sources.add("/photos")
     rows: dict[str, Iterator[tuple[Any, ...]]] = {
         f"items ({COLUMNS})": items_of(number, source),
@@ -154,14 +154,14 @@ def catalog_of(number: int, path: Path) -> Catalog:
         ),
         "metadata (item_id, key, text, number)": metadata_of(number),
         "tags (item_id, tag, score)": (
-            (id_, tag, 0.5) for id_ in range(1, number + 1) for tag in dice.sample(TAGS, 2)
+            (id_, tag, 0.5) for id_ in range(1, number + 1) for tag in rng.sample(TAGS, 2)
         ),
     }
     with catalog.database.write() as connection:
         driver: Any = connection.connection.dbapi_connection
-        for table, some in rows.items():
+        for table, values in rows.items():
             marks = ", ".join("?" * (table.count(",") + 1))
-            driver.executemany(f"INSERT INTO {table} VALUES ({marks})", some)
+            driver.executemany(f"INSERT INTO {table} VALUES ({marks})", values)
     return catalog
 
 
@@ -210,7 +210,7 @@ def time_filter(catalog: Catalog, filters: Filters, folder: Path, filter_: Filte
     """Milliseconds by SQL, of the first use, later, again, in a new process; and how many pass."""
 
     def later() -> IdSet:
-        filters._answers.clear()  # noqa: SLF001 - as a filter of values that are not remembered
+        filters._answers.clear()  # noqa: SLF001 - the answer is not to be remembered
         return filters.passing(filter_)
 
     by_sql = fastest_ms(lambda: IdSet.of(catalog.filters.matching(filter_)), 2)
@@ -253,7 +253,7 @@ def main() -> None:
     )
     parser.add_argument("--sizes", default="10000,100000,1000000", help="default %(default)s")
     parser.add_argument("--dim", type=int, default=520, help="512 numbers and 8 of the hubs'")
-    parser.add_argument("--folder", type=Path, help="where the catalogs are made for the while")
+    parser.add_argument("--folder", type=Path, help="where to make the catalogs, which are removed")
     parser.add_argument("--only", choices=["vectors", "catalog"])
     options = parser.parse_args()
     sizes = sorted(int(size) for size in options.sizes.split(","))

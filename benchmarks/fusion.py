@@ -2,11 +2,12 @@
 
     python benchmarks/fusion.py --data FLICKR8K [--model mini]
 
-Each dev photo keeps its first caption; captions 2 to 5 ask for it (one of them for each photo,
-unless --every says more). Three rankings are fused: by picture, by caption, by words (BM25). In the
-mixed index half of the photos have no caption at all: there the recall of photos with and without
-one is told apart, and how many of the first ten hits have one. Fusion and weights were chosen on
-these figures. Differences are to the default, with 95 % bootstrap intervals over photos.
+Each dev photo keeps its first caption; captions 2 to 5 are its queries (every fourth of them is
+used, unless --every says otherwise). Three rankings are fused: by picture, by caption, by words
+(BM25). In the mixed index half of the photos have no caption: there the recall of photos with and
+without one is also printed apart, and how many of the first ten hits have one. Fusion and weights
+were chosen on these figures. Differences are to the default, with 95 % bootstrap intervals over
+photos.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from dev_vectors import Photos, by_group, options, photos_of
+from datasets import Photos, by_group, options, photos_of
 
 import mmsearch
 from mmsearch.encoders.query_bank import shipped_bank
@@ -42,7 +43,7 @@ DEPTH = 100
 
 @dataclass
 class Query:
-    """One caption and what each facet says of all photos."""
+    """One caption and its scores with all photos, by ranking."""
 
     owner: int
     words: int
@@ -54,19 +55,19 @@ class Query:
 def queries_of(dev: Photos, bank: dict[str, np.ndarray]) -> list[Query]:
     first = dev.first()
     stored = dev.texts[first]
-    picture_off = hub_weight("text", "image") * hubs(dev.images, bank["text"])
-    caption_off = hub_weight("text", "text") * hubs(stored, bank["text"])
+    image_penalty = hub_weight("text", "image") * hubs(dev.images, bank["text"])
+    caption_penalty = hub_weight("text", "text") * hubs(stored, bank["text"])
     words = Words([dev.captions[row] for row in first])
-    found = []
+    queries = []
     for row in np.setdiff1d(np.arange(len(dev.texts)), first).tolist():
         vector, terms = dev.texts[row], terms_of(dev.captions[row])
-        image, text = dev.images @ vector - picture_off, stored @ vector - caption_off
-        found.append(Query(int(dev.owner[row]), len(terms), image, text, words.scores(terms)))
-    return found
+        image, text = dev.images @ vector - image_penalty, stored @ vector - caption_penalty
+        queries.append(Query(int(dev.owner[row]), len(terms), image, text, words.scores(terms)))
+    return queries
 
 
 def terms_of(text: str) -> set[str]:
-    """Words without their endings, more or less."""
+    """Roughly stemmed words."""
     words = set(re.findall(r"[a-z0-9]+", text.lower())) - STOP
     return {re.sub(r"(?<=...)(ing|es|s|ed)$", "", word) for word in words}
 
@@ -75,30 +76,30 @@ class Words:
     """BM25 over captions (k1 1.2, b 0.75)."""
 
     def __init__(self, captions: list[str]) -> None:
-        held = [Counter(terms_of(caption)) for caption in captions]
-        lengths = np.array([sum(one.values()) for one in held])
-        self._size = len(held)
-        self._found: dict[str, list[tuple[int, float]]] = {}
+        counters = [Counter(terms_of(caption)) for caption in captions]
+        lengths = np.array([sum(counts.values()) for counts in counters])
+        self._size = len(counters)
+        self._postings: dict[str, list[tuple[int, float]]] = {}
         norms = 1.2 * (0.25 + 0.75 * lengths / lengths.mean())
-        for row, counts in enumerate(held):
+        for row, counts in enumerate(counters):
             for word, times in counts.items():
                 part = times * 2.2 / (times + norms[row])
-                self._found.setdefault(word, []).append((row, part))
+                self._postings.setdefault(word, []).append((row, part))
 
     def scores(self, terms: set[str]) -> np.ndarray:
-        """(captions,); 0 where none of the words is."""
+        """(captions,); 0 for captions without any of the words."""
         scores = np.zeros(self._size)
-        for word in terms & self._found.keys():
-            held = self._found[word]
-            rarity = math.log(1 + (self._size - len(held) + 0.5) / (len(held) + 0.5))
-            for row, part in held:
-                scores[row] += rarity * part
+        for word in terms & self._postings.keys():
+            postings = self._postings[word]
+            idf = math.log(1 + (self._size - len(postings) + 0.5) / (len(postings) + 0.5))
+            for row, part in postings:
+                scores[row] += idf * part
         return scores
 
 
 @dataclass
-class Asked:
-    """One query of an index: standardised rankings of all candidates."""
+class RankedQuery:
+    """A query of one index: standardised rankings of all candidates."""
 
     owner: int
     words: int
@@ -115,54 +116,54 @@ class Asked:
         return [row for row, _ in FUSIONS[method](rankings, list(counts.values()), absent)]
 
 
-def asked_of(query: Query, captioned: np.ndarray) -> Asked:
-    """Candidates are the best DEPTH of each ranking, and each ranking scores all that it knows."""
+def rank(query: Query, captioned: np.ndarray) -> RankedQuery:
+    """Candidates are the best DEPTH of each ranking; each scores all candidates that it has."""
     rows = np.flatnonzero(captioned)
-    held = rows[query.bm25[rows] > 0]
-    known = {
+    matching = rows[query.bm25[rows] > 0]
+    scored = {
         "image": (query.image, np.arange(len(captioned))),
         "text": (query.text, rows),
-        "words": (query.bm25, held),
+        "words": (query.bm25, matching),
     }
     backgrounds = {
-        name: Background.of(scores[there], len(there))
-        for name, (scores, there) in known.items()
+        name: Background.of(scores[among], len(among))
+        for name, (scores, among) in scored.items()
         if name != "words"
     }
-    backgrounds["words"] = Background.of_words(query.bm25[held].tolist(), len(captioned))
+    backgrounds["words"] = Background.of_words(query.bm25[matching].tolist(), len(captioned))
     candidates = {
-        row for scores, there in known.values() for row in best_of(scores, there)[:DEPTH].tolist()
+        row for scores, among in scored.values() for row in best_of(scores, among)[:DEPTH].tolist()
     }
     rankings = {}
-    for name, (scores, there) in known.items():
-        ordered = best_of(scores, np.intersect1d(there, sorted(candidates)))
+    for name, (scores, among) in scored.items():
+        ordered = best_of(scores, np.intersect1d(among, sorted(candidates)))
         rankings[name] = [
             (row, backgrounds[name].standardised(scores[row])) for row in ordered.tolist()
         ]
     absent = {"image": None, "text": None, "words": backgrounds["words"].standardised(0.0)}
-    return Asked(query.owner, query.words, rankings, absent)
+    return RankedQuery(query.owner, query.words, rankings, absent)
 
 
-def best_of(scores: np.ndarray, there: np.ndarray) -> np.ndarray:
-    return there[np.argsort(-scores[there], kind="stable")]
+def best_of(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return rows[np.argsort(-scores[rows], kind="stable")]
 
 
 def measured(
-    queries: list[Asked], captioned: np.ndarray, method: str, weights: dict[str, float]
+    queries: list[RankedQuery], captioned: np.ndarray, method: str, weights: dict[str, float]
 ) -> tuple[np.ndarray, float]:
     """R@1, R@5, R@10 of each photo in per cent (photos, 3), and captioned among the first ten."""
     values, share = [], 0
     for query in queries:
         order = query.fused(method, weights)
-        rank = order.index(query.owner) + 1 if query.owner in order else math.inf
-        values.append([100.0 * (rank <= k) for k in (1, 5, 10)])
+        rank_ = order.index(query.owner) + 1 if query.owner in order else math.inf
+        values.append([100.0 * (rank_ <= k) for k in (1, 5, 10)])
         share += int(captioned[order[:10]].sum())
     owners = np.array([query.owner for query in queries])
     return by_group(np.array(values), owners), share / (10 * len(queries))
 
 
 def tables(every: list[Query], captioned: np.ndarray) -> None:
-    queries = [asked_of(query, captioned) for query in every]
+    queries = [rank(query, captioned) for query in every]
     chosen = dict(WEIGHTS)
     without = chosen | {"words": 0.0}
     runs = [
@@ -192,12 +193,12 @@ def tables(every: list[Query], captioned: np.ndarray) -> None:
 def main() -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=4, help="take every n-th query")
-    asked = parser.parse_args()
-    dev = photos_of(asked, "dev")
-    bank = shipped_bank(asked.model, mmsearch.load_encoder(asked.model).fingerprint)
+    given = parser.parse_args()
+    dev = photos_of(given, "dev")
+    bank = shipped_bank(given.model, mmsearch.load_encoder(given.model).fingerprint)
     if bank is None:
-        raise SystemExit(f"{asked.model} ships no bank")
-    queries = queries_of(dev, dict(bank.rows))[:: asked.every]
+        raise SystemExit(f"{given.model} ships no bank")
+    queries = queries_of(dev, dict(bank.rows))[:: given.every]
     print(f"{len(dev.images)} photos, {len(queries)} queries, default {DEFAULT}, {dict(WEIGHTS)}")
     print("every photo has a caption: R@1 R@5 R@10, and differences of R@1 and R@10")
     tables(queries, np.ones(len(dev.images), bool))

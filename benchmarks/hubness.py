@@ -3,8 +3,9 @@
     python benchmarks/hubness.py --data FLICKR8K [--stamps TUXPAINT] [--model mini]
 
 FLICKR8K holds captions.tsv, images/, train.txt and dev.txt; TUXPAINT captions.tsv and images/.
-Weights were chosen on the dev split, so its figures are slightly optimistic; banks contain nothing
-of it. Differences are to the plain cosine, in points, with 95 % bootstrap intervals over photos.
+Weights were chosen on the dev split, so its figures are slightly optimistic; the banks contain
+nothing of it. Differences are to the plain cosine, in points, with 95 % bootstrap intervals over
+photos.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from dev_vectors import Photos, options, photos_of, pictures, recalls, show
+from datasets import Photos, encode_images, options, photos_of, recalls, show
 
 import mmsearch
 from mmsearch.encoders.query_bank import shipped_bank, typical_texts
@@ -21,18 +22,18 @@ from mmsearch.media.captions import read_captions
 from mmsearch.vectors.hubness import hubs
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""Returns recalls, given what is subtracted (items,) from the scores."""
+"""Returns recalls, given the penalties (items,) that are subtracted from the scores."""
 
 
 def text_to_image(photos: Photos) -> Run:
     right = [[row] for row in photos.owner.tolist()]
-    return lambda off: recalls(photos.texts @ photos.images.T - off, right, photos.owner)
+    return lambda penalty: recalls(photos.texts @ photos.images.T - penalty, right, photos.owner)
 
 
 def image_to_text(photos: Photos) -> Run:
     right = [np.flatnonzero(photos.owner == row).tolist() for row in range(len(photos.images))]
     groups = np.arange(len(photos.images))
-    return lambda off: recalls(photos.images @ photos.texts.T - off, right, groups)
+    return lambda penalty: recalls(photos.images @ photos.texts.T - penalty, right, groups)
 
 
 def text_to_text(photos: Photos) -> Run:
@@ -40,7 +41,7 @@ def text_to_text(photos: Photos) -> Run:
     queries = np.setdiff1d(np.arange(len(photos.texts)), first)
     owner = photos.owner[queries]
     scores = photos.texts[queries] @ photos.texts[first].T
-    return lambda off: recalls(scores - off, [[row] for row in owner.tolist()], owner)
+    return lambda penalty: recalls(scores - penalty, [[row] for row in owner.tolist()], owner)
 
 
 def inverted_softmax(matrix: np.ndarray, bank: np.ndarray, sharpness: float) -> np.ndarray:
@@ -49,9 +50,9 @@ def inverted_softmax(matrix: np.ndarray, bank: np.ndarray, sharpness: float) -> 
     Source: Smith et al., ICLR 2017; Bogolin et al., CVPR 2022.
     """
     products = sharpness * (matrix @ bank.T)
-    widest = products.max(axis=1, keepdims=True)
-    sums = np.exp(products - widest).sum(axis=1)
-    return (widest[:, 0] + np.log(sums)) / sharpness
+    largest = products.max(axis=1, keepdims=True)
+    sums = np.exp(products - largest).sum(axis=1)
+    return (largest[:, 0] + np.log(sums)) / sharpness
 
 
 def forms(title: str, run: Run, matrix: np.ndarray, bank: np.ndarray) -> None:
@@ -59,11 +60,11 @@ def forms(title: str, run: Run, matrix: np.ndarray, bank: np.ndarray) -> None:
     show(f"{title}: plain cosine", before)
     for nearest in (5, 20, 50, 300):
         for weight in (0.25, 0.5, 0.75):
-            off = weight * hubs(matrix, bank, nearest)
-            show(f"  {weight} · mean of {nearest} nearest of {len(bank)}", run(off), before)
+            penalty = weight * hubs(matrix, bank, nearest)
+            show(f"  {weight} · mean of {nearest} nearest of {len(bank)}", run(penalty), before)
     for sharpness in (10.0, 20.0, 40.0):
-        off = inverted_softmax(matrix, bank, sharpness)
-        show(f"  inverted softmax, sharpness {sharpness:.0f}", run(off), before)
+        penalty = inverted_softmax(matrix, bank, sharpness)
+        show(f"  inverted softmax, sharpness {sharpness:.0f}", run(penalty), before)
 
 
 def sizes(title: str, run: Run, matrix: np.ndarray, bank: np.ndarray) -> None:
@@ -71,7 +72,7 @@ def sizes(title: str, run: Run, matrix: np.ndarray, bank: np.ndarray) -> None:
     print(title)
     for size in (250, 500, 1_000, 2_000, 4_000):
         if size <= len(bank):
-            show(f"  0.5 · hub, {size} typical", run(0.5 * hubs(matrix, bank[:size])), before)
+            show(f"  0.5 · hub, bank of {size}", run(0.5 * hubs(matrix, bank[:size])), before)
 
 
 def any_model(dev: Photos, sentences: np.ndarray) -> None:
@@ -80,18 +81,18 @@ def any_model(dev: Photos, sentences: np.ndarray) -> None:
     run = text_to_image(dev)
     before = run(np.zeros(len(dev.images)))
     for weight in (0.25, 0.5):
-        off = weight * hubs(dev.images, sentences)
-        show(f"  text→image, {len(sentences)} sentences, {weight}", run(off), before)
+        penalty = weight * hubs(dev.images, sentences)
+        show(f"  text→image, {len(sentences)} sentences, {weight}", run(penalty), before)
     for weight in (0.25, 0.5):
-        parts = []
+        halves = []
         for turn in (0, 1):  # queried with the other half of the photos
             queries = np.arange(turn, len(dev.images), 2)
             half = dev.images[1 - turn :: 2]
             right = [np.flatnonzero(dev.owner == row).tolist() for row in queries]
             scores = dev.images[queries] @ dev.texts.T
             plain = recalls(scores, right, queries)
-            parts.append((recalls(scores - weight * hubs(dev.texts, half), right, queries), plain))
-        after, plain = (np.concatenate(part) for part in zip(*parts, strict=True))
+            halves.append((recalls(scores - weight * hubs(dev.texts, half), right, queries), plain))
+        after, plain = (np.concatenate(part) for part in zip(*halves, strict=True))
         show(f"  image→text, {len(dev.images) // 2} own images, {weight}", after, plain)
 
 
@@ -113,16 +114,16 @@ def stamps(folder: Path, model: str, dev: Photos, bank: dict[str, np.ndarray]) -
     """Clip art queried by its captions, alone and mixed with photos."""
     pairs = [(name, texts[0]) for name, texts in read_captions(folder / "captions.tsv").items()]
     encoder = mmsearch.load_encoder(model)
-    art = pictures(encoder, [folder / "images" / name for name, _ in pairs])
+    art = encode_images(encoder, [folder / "images" / name for name, _ in pairs])
     texts = encoder.encode("text", [text for _, text in pairs])
     alone = Photos(art, texts, np.arange(len(art)), [])
     both = np.concatenate([art, dev.images])
     mixed = Photos(both, texts, np.arange(len(art)), [])
-    behind = Photos(both, dev.texts, dev.owner + len(art), [])
+    photos_among_art = Photos(both, dev.texts, dev.owner + len(art), [])
     for title, photos in (
         (f"caption→clip art, {len(art)}", alone),
         (f"caption→clip art among {len(both)}", mixed),
-        (f"caption→photo among {len(both)}", behind),
+        (f"caption→photo among {len(both)}", photos_among_art),
     ):
         run = text_to_image(photos)
         before = run(np.zeros(len(photos.images)))
@@ -133,26 +134,26 @@ def stamps(folder: Path, model: str, dev: Photos, bank: dict[str, np.ndarray]) -
 def main() -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--stamps", type=Path)
-    arguments = parser.parse_args()
-    dev, train = photos_of(arguments, "dev"), photos_of(arguments, "train")
-    encoder = mmsearch.load_encoder(arguments.model)
+    given = parser.parse_args()
+    dev, train = photos_of(given, "dev"), photos_of(given, "train")
+    encoder = mmsearch.load_encoder(given.model)
     print(f"{'':<48} {'R@1':>5} {'R@5':>5} {'R@10':>5} {'MRR':>5}   and differences")
-    drawn = np.random.default_rng(0).permutation(len(train.texts))
-    captions, photos = train.texts[drawn], train.images[np.unique(drawn % len(train.images))]
+    order = np.random.default_rng(0).permutation(len(train.texts))
+    captions, photos = train.texts[order], train.images[np.unique(order % len(train.images))]
     sizes(
         "text→image by size of the bank (train captions)", text_to_image(dev), dev.images, captions
     )
     sizes("image→text by size of the bank (train photos)", image_to_text(dev), dev.texts, photos)
     any_model(dev, encoder.encode("text", typical_texts()))
-    shipped = shipped_bank(arguments.model, encoder.fingerprint)
+    shipped = shipped_bank(given.model, encoder.fingerprint)
     if shipped is None:
         return
     bank = dict(shipped.rows)
     forms("text→image, shipped bank", text_to_image(dev), dev.images, bank["text"])
     forms("image→text, shipped bank", image_to_text(dev), dev.texts, bank["image"])
     within(dev, bank)
-    if arguments.stamps:
-        stamps(arguments.stamps, arguments.model, dev, bank)
+    if given.stamps:
+        stamps(given.stamps, given.model, dev, bank)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kinds of FAISS index compared: what `mmsearch.vectors.index_choice` chooses from, and why.
+"""Kinds of FAISS index compared: the reasons for the choice in `mmsearch.vectors.index_choice`.
 
     python benchmarks/kinds.py [--rows 100000] [--work FOLDER] [--kind FACTORY]...
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from million import made
+from million import make_data
 
 from mmsearch.vectors import EXACT, FaissIndex, Segment
 from mmsearch.vectors.index_choice import AUTO
@@ -28,66 +28,71 @@ KINDS = (EXACT, AUTO, "RaBitQ", "HNSW32", "IVF1024,RaBitQ", "IVF1024,PQ64")
 AT_ONCE = 20_000
 
 
-def built(source: Path, folder: Path, kind: str) -> tuple[Segment, float]:
+def build(source: Path, folder: Path, kind: str) -> tuple[Segment, float]:
     """A segment of a kind, and the seconds it took to build its index."""
     rows = np.load(source / "pictures.npy", mmap_mode="r")
     queries = {
-        side: np.load(source / f"asked-{side}s.npy")[::2].astype(np.float32)
+        side: np.load(source / f"queries-{side}s.npy")[::2].astype(np.float32)
         for side in ("picture", "text")
     }
     ids = np.arange(len(rows)) + 1
-    parts = [slice(start, start + AT_ONCE) for start in range(0, len(rows), AT_ONCE)]
-    batches = ((rows[part], ids[part], ids[part]) for part in parts)
+    slices = [slice(start, start + AT_ONCE) for start in range(0, len(rows), AT_ONCE)]
+    batches = ((rows[each], ids[each], ids[each]) for each in slices)
     began = time.perf_counter()
     write_segment(folder, rows.shape[1], batches, {}, lambda: queries, kind=kind, recall=0.98)
     return Segment.open(folder), time.perf_counter() - began
 
 
-def timed(index: FaissIndex, query: Any) -> float:
+def milliseconds(index: FaissIndex, query: Any) -> float:
     began = time.perf_counter()
     index.search(query, 10)
     return (time.perf_counter() - began) * 1000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "million")
     parser.add_argument("--kind", action="append", help="instead of the default ones; repeatable")
-    given = parser.parse_args()
-    source = made(given.work, given.rows)
+    options = parser.parse_args()
+    source = make_data(options.work, options.rows)
     sides = ("picture", "text")
-    # the ones that the index was not tuned with
-    queries = {side: np.load(source / f"asked-{side}s.npy")[1::2] for side in sides}
+    # not those that the index is tuned with
+    queries = {side: np.load(source / f"queries-{side}s.npy")[1::2] for side in sides}
     truth: dict[tuple[str, int], set[int]] = {}
-    with tempfile.TemporaryDirectory(dir=given.work) as place:
-        exact = FaissIndex(built(source, Path(place), EXACT)[0])
-        print(f"{given.rows:,} vectors; ms: median, alternating with the exact search of all rows")
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        exact = FaissIndex(build(source, Path(folder), EXACT)[0])
+        print(
+            f"{options.rows:,} vectors; ms: median, alternating with the exact search of all rows"
+        )
         print(
             f"{'kind':16}{'build s':>9}{'bytes':>7}{'cand.':>7}{'effort':>7}"
             f"{'recall, pictures/texts':>24}{'ms':>8}{'exact':>8}"
         )
-        for kind in given.kind or KINDS:
-            with tempfile.TemporaryDirectory(dir=given.work) as own:
-                segment, seconds = built(source, Path(own), kind)
+        for kind in options.kind or KINDS:
+            with tempfile.TemporaryDirectory(dir=options.work) as folder_of_kind:
+                segment, seconds = build(source, Path(folder_of_kind), kind)
                 index = FaissIndex(segment)
                 recalls, times = [], []
                 for side in sides:
                     shares = []
                     for number, query in enumerate(queries[side]):
                         vector = query.astype(np.float32)
-                        times.append((timed(index, vector), timed(exact, vector)))
+                        times.append((milliseconds(index, vector), milliseconds(exact, vector)))
                         if (key := (side, number)) not in truth:
                             truth[key] = {item for item, _ in exact.search(vector, 10)}
-                        ours = {item for item, _ in index.search(vector, 10)}
-                        shares.append(len(truth[key] & ours) / 10)
+                        found = {item for item, _ in index.search(vector, 10)}
+                        shares.append(len(truth[key] & found) / 10)
                     recalls.append(statistics.mean(shares))
-                size = (Path(own) / ANN_INDEX).stat().st_size if segment.ann_index else 0
-                own_ms, all_ms = (statistics.median(some) for some in zip(*times, strict=True))
+                size = (segment.folder / ANN_INDEX).stat().st_size if segment.ann_index else 0
+                choice = segment.choice
+                own_ms, exact_ms = (statistics.median(each) for each in zip(*times, strict=True))
                 print(
-                    f"{kind:16}{seconds:9.1f}{size / given.rows:7.0f}{segment.choice.candidates:7}"
-                    f"{segment.choice.effort:7}{recalls[0]:18.3f}/{recalls[1]:.3f}"
-                    f"{own_ms:8.2f}{all_ms:8.2f}",
+                    f"{kind:16}{seconds:9.1f}{size / options.rows:7.0f}{choice.candidates:7}"
+                    f"{choice.effort:7}{recalls[0]:18.3f}/{recalls[1]:.3f}"
+                    f"{own_ms:8.2f}{exact_ms:8.2f}",
                     flush=True,
                 )
 

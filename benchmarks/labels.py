@@ -1,14 +1,14 @@
-"""How well labels given by words alone fit: photos by what their captions name, sounds by class.
+"""How well zero-shot labels fit: of photos by what their captions name, of sounds by class.
 
     python benchmarks/labels.py --flickr8k FOLDER --esc10 FOLDER [--model mini]
 
 Flickr8k dev: a photo has a label if at least two of its five captions name it (by the words in
-NAMED). Captions name only some of what is to be seen, so precision is an under-estimate; the share
-of tags that at least one caption bears out stands beside it. Scores are compared by average
-precision within each label, and over all labels and photos together, which is what one threshold
-for all of them has to live with. dev is split at random: the curve from scores to confidence is
-fitted on the first half and checked on the second; forms and templates were chosen on all of it.
-ESC-10: `mini` was trained on these sounds.
+NAMED). Captions name only some of what a photo shows, so precision is an underestimate; the share
+of tags that at least one caption confirms is printed too. Scores are compared by average precision
+within each label, and over all labels and photos together, which is what matters to a threshold for
+all labels. dev is split at random: the curve from scores to confidence is fitted on the first half
+and checked on the second; forms and templates were chosen on all of it. ESC-10: `mini` was trained
+on these sounds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from datasets import encode_images, labelled_sounds, split_of
 
 import mmsearch
 from mmsearch.media.audio import windows
@@ -88,9 +88,9 @@ def both(scores: np.ndarray, right: np.ndarray) -> str:
     return f"{100 * np.mean(each):10.1f}{100 * pooled:14.1f}"
 
 
-def forms(items: np.ndarray, right: np.ndarray, encoder, facet, labels: list[str]) -> None:
-    """Prints what each way of scoring is worth."""
-    everyday = encoder.encode("text", [PLAIN[facet].format(word) for word in EVERYDAY[facet]])
+def forms(items: np.ndarray, right: np.ndarray, encoder, modality, labels: list[str]) -> None:
+    """Print the average precision of each way of scoring."""
+    everyday = encoder.encode("text", [PLAIN[modality].format(word) for word in EVERYDAY[modality]])
     others = items @ everyday.T
     mean, spread = others.mean(axis=1), others.std(axis=1)
 
@@ -100,56 +100,56 @@ def forms(items: np.ndarray, right: np.ndarray, encoder, facet, labels: list[str
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors @ items.T
 
-    raw = label_vectors(encoder, facet, labels) @ items.T
+    raw = label_vectors(encoder, modality, labels) @ items.T
     middle = np.median(raw, axis=1, keepdims=True)
     width = np.median(np.abs(raw - middle), axis=1, keepdims=True)
     among = np.exp((raw - raw.max(axis=0)) / 0.08)
     print(f"\n{'average precision, %':<52}{'each label':>10}{'all together':>14}")
     print(f"{'cosine':<52}{both(raw, right)}")
     print(f"{'against the other items (median, MAD)':<52}{both((raw - middle) / width, right)}")
-    print(f"{'softmax among the labels asked for':<52}{both(among / among.sum(axis=0), right)}")
+    print(f"{'softmax over the given labels':<52}{both(among / among.sum(axis=0), right)}")
     print(f"{'against everyday words, by the item (used)':<52}{both((raw - mean) / spread, right)}")
-    for template in TEMPLATES[facet]:
+    for template in TEMPLATES[modality]:
         shown = both((cosines([template]) - mean) / spread, right)
         print(f"{f'  the same, by {template!r} alone':<52}{shown}")
 
 
 def photos(folder: Path, encoder) -> None:
-    names = (folder / "dev.txt").read_text(encoding="utf-8").split()
+    paths = split_of(folder, "dev")
     captions = read_captions(folder / "captions.tsv")
-    items = encoder.encode("image", [Image.open(folder / "images" / name) for name in names])
+    texts = [captions[path.name] for path in paths]
+    items = encode_images(encoder, paths)
     labels = list(NAMED)
-    times = np.array(
-        [
-            [
-                sum(
-                    bool(re.search(rf"\b({NAMED[label]})\b", text, re.I)) for text in captions[name]
-                )
-                for name in names
-            ]
-            for label in labels
-        ]
+    patterns = [re.compile(rf"\b({NAMED[label]})\b", re.IGNORECASE) for label in labels]
+    counts = np.array(
+        [[sum(bool(each.search(text)) for text in own) for own in texts] for each in patterns]
     )
-    print(f"Flickr8k dev: {len(names)} photos, {len(labels)} labels, {(times >= 2).sum()} true")
-    forms(items, times >= 2, encoder, "image", labels)
+    print(f"Flickr8k dev: {len(paths)} photos, {len(labels)} labels, {(counts >= 2).sum()} true")
+    forms(items, counts >= 2, encoder, "image", labels)
     scores = Labeller(encoder, "image", labels).standardised(items).T
-    order = np.random.default_rng(0).permutation(len(names))
+    order = np.random.default_rng(0).permutation(len(paths))
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
-    slope, middle = fitted(scores[:, first].ravel(), times[:, first].ravel() >= 2)
+    slope, middle = fitted(scores[:, first].ravel(), counts[:, first].ravel() >= 2)
     print(f"\nfitted on the first half: slope {slope:.2f}, middle {middle:.2f}", end="; ")
     print(f"shipped {SLOPE}, {MIDPOINT}")
-    sure = confidence_of(scores[:, second])
-    for title, some in (("each item by itself", sure), ("by how common labels are", common(sure))):
-        print(f"\nsecond half, {title}; average precision, %: {both(some, times[:, second] >= 2)}")
-        reliability(some, times[:, second])
-        precision(some, times[:, second])
-    by_label(labels, common(sure), times[:, second])
+    confidence = confidence_of(scores[:, second])
+    shifted_too = common(confidence)
+    for title, each in (
+        ("each item by itself", confidence),
+        ("by how common labels are", shifted_too),
+    ):
+        print(f"\nsecond half, {title}; average precision, %: {both(each, counts[:, second] >= 2)}")
+        reliability(each, counts[:, second])
+        precision(each, counts[:, second])
+    by_label(labels, shifted_too, counts[:, second])
 
 
-def common(sure: np.ndarray) -> np.ndarray:
+def common(confidence: np.ndarray) -> np.ndarray:
     """Confidences (labels, items) shifted by how common each label seems, as `tag` does."""
-    spread = [np.histogram(row, bins=BINS, range=(0, 1))[0] for row in sure]
-    return np.stack([shifted(r, frequency_odds(n)) for r, n in zip(sure, spread, strict=True)])
+    spread = [np.histogram(row, bins=BINS, range=(0, 1))[0] for row in confidence]
+    return np.stack(
+        [shifted(r, frequency_odds(n)) for r, n in zip(confidence, spread, strict=True)]
+    )
 
 
 def fitted(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:
@@ -157,68 +157,66 @@ def fitted(scores: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     design = np.stack([scores.astype(float), np.ones(len(scores))])
     weights = np.array([1.0, -3.0])
     for _ in range(50):
-        sure = 1 / (1 + np.exp(-weights @ design))
-        weights += np.linalg.solve((design * sure * (1 - sure)) @ design.T, design @ (right - sure))
+        predicted = 1 / (1 + np.exp(-weights @ design))
+        hessian = (design * predicted * (1 - predicted)) @ design.T
+        weights += np.linalg.solve(hessian, design @ (right - predicted))
     return weights[0], -weights[1] / weights[0]
 
 
-def reliability(sure: np.ndarray, times: np.ndarray) -> None:
+def reliability(confidence: np.ndarray, counts: np.ndarray) -> None:
     print("confidence              pairs       mean named twice named once")
     for low in np.arange(0, 1, 0.1):
-        some = (sure >= low) & (sure < low + 0.1)
-        shares = (sure[some].mean(), (times[some] >= 2).mean(), (times[some] >= 1).mean())
+        within = (confidence >= low) & (confidence < low + 0.1)
+        times = counts[within]
+        shares = (confidence[within].mean(), (times >= 2).mean(), (times >= 1).mean())
         cells = "".join(f"{share:11.2f}" for share in shares)
-        print(f"{low:.1f} to {low + 0.1:.1f}{some.sum():19,}{cells}")
+        print(f"{low:.1f} to {low + 0.1:.1f}{within.sum():19,}{cells}")
 
 
-def precision(sure: np.ndarray, times: np.ndarray) -> None:
+def precision(confidence: np.ndarray, counts: np.ndarray) -> None:
     print("from       tags  precision [interval]   named once   recall")
-    for least in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9):
-        given = sure >= least
-        right = bootstrap_interval((times[given] >= 2).astype(float))
+    relevant = counts >= 2
+    for threshold in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9):
+        tagged = confidence >= threshold
+        right = bootstrap_interval(relevant[tagged].astype(float))
         shown = f"{100 * right.mean:.0f} % [{100 * right.low:.0f}, {100 * right.high:.0f}]"
-        once, recall = (times[given] >= 1).mean(), (given & (times >= 2)).sum() / (times >= 2).sum()
-        print(f"{least:4.1f}{given.sum():11}{shown:>22}{100 * once:11.0f} %{100 * recall:8.0f} %")
+        once = 100 * (counts[tagged] >= 1).mean()
+        recall = 100 * (tagged & relevant).sum() / relevant.sum()
+        print(f"{threshold:4.1f}{tagged.sum():11}{shown:>22}{once:11.0f} %{recall:8.0f} %")
 
 
-def by_label(labels: list[str], sure: np.ndarray, times: np.ndarray) -> None:
+def by_label(labels: list[str], confidence: np.ndarray, counts: np.ndarray) -> None:
     print(f"\nat {MIN_CONFIDENCE}:".ljust(20) + "tags   precision   named once   recall   AP")
-    for label, row, named in zip(labels, sure, times, strict=True):
-        given, right = row >= MIN_CONFIDENCE, named >= 2
+    for label, row, named in zip(labels, confidence, counts, strict=True):
+        tagged, right = row >= MIN_CONFIDENCE, named >= 2
         if not right.any():
             continue
         precise = [
-            f"{100 * (named[given] >= n).mean():.0f} %" if given.any() else "" for n in (2, 1)
+            f"{100 * (named[tagged] >= n).mean():.0f} %" if tagged.any() else "" for n in (2, 1)
         ]
-        recall = f"{100 * (given & right).sum() / right.sum():.0f} %"
+        recall = f"{100 * (tagged & right).sum() / right.sum():.0f} %"
         print(
-            f"  {label:<16}{given.sum():5}{precise[0]:>12}{precise[1]:>13}{recall:>9}"
+            f"  {label:<16}{tagged.sum():5}{precise[0]:>12}{precise[1]:>13}{recall:>9}"
             f"{100 * average_precision(row, right):7.0f}"
         )
 
 
 def sounds(folder: Path, encoder) -> None:
-    lines = (folder / "labels.tsv").read_text(encoding="utf-8").splitlines()
-    named = [line.split("\t")[:2] for line in lines if "\t" in line]
-    named = [(name, label) for name, label in named if (folder / "audio" / name).is_file()]
-    heard = [
-        encoder.prepare(
-            "audio", next(iter(windows(folder / "audio" / name, encoder.sample_rate)))[1]
-        )
-        for name, _ in named
-    ]
-    items = encoder.encode("audio", heard)
-    kinds = sorted({label for _, label in named})
-    right = np.array([[label == kind for _, label in named] for kind in kinds])
-    labels = [kind.lower() for kind in kinds]
-    print(f"\nESC-10: {len(items)} sounds, {len(kinds)} labels")
+    labelled = labelled_sounds(folder)
+    first_windows = [next(iter(windows(path, encoder.sample_rate)))[1] for path, _ in labelled]
+    waves = [encoder.prepare("audio", wave) for wave in first_windows]
+    items = encoder.encode("audio", waves)
+    classes = sorted({label for _, label in labelled})
+    right = np.array([[label == each for _, label in labelled] for each in classes])
+    labels = [each.lower() for each in classes]
+    print(f"\nESC-10: {len(items)} sounds, {len(classes)} labels")
     forms(items, right, encoder, "audio", labels)
-    sure = common(Labeller(encoder, "audio", labels).confidence(items).T)
-    for least in (0.5, MIN_CONFIDENCE, 0.8):
-        given = sure >= least
+    confidence = common(Labeller(encoder, "audio", labels).confidence(items).T)
+    for threshold in (0.5, MIN_CONFIDENCE, 0.8):
+        tagged = confidence >= threshold
         print(
-            f"at {least}: {given.sum()} tags, precision {100 * right[given].mean():.0f} %, "
-            f"recall {100 * (given & right).sum() / right.sum():.0f} %"
+            f"at {threshold}: {tagged.sum()} tags, precision {100 * right[tagged].mean():.0f} %, "
+            f"recall {100 * (tagged & right).sum() / right.sum():.0f} %"
         )
 
 
@@ -227,12 +225,12 @@ def main() -> None:
     parser.add_argument("--flickr8k", type=Path)
     parser.add_argument("--esc10", type=Path)
     parser.add_argument("--model", default="mini")
-    asked = parser.parse_args()
-    encoder = mmsearch.load_encoder(asked.model)
-    if asked.flickr8k:
-        photos(asked.flickr8k, encoder)
-    if asked.esc10:
-        sounds(asked.esc10, encoder)
+    options = parser.parse_args()
+    encoder = mmsearch.load_encoder(options.model)
+    if options.flickr8k:
+        photos(options.flickr8k, encoder)
+    if options.esc10:
+        sounds(options.esc10, encoder)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,27 @@
-"""How fast words are looked up among a million captions, and what their tables take.
+"""How fast words are looked up among a million captions, and how large their tables are.
 
     python benchmarks/lexical.py [--items N] [--work FOLDER]
 
 Makes an index of captions of invented words, as unevenly common as those of a language are (the
-n-th of them turns up in proportion to 1/n), in a folder that is removed at the end; then prints how
-many items a second their words are written at, the bytes an item, and milliseconds a query. Those
-are of processor time, which what else the machine does changes least; nothing here waits for disks.
+frequency of the n-th is proportional to 1/n), in a folder that is removed at the end; then prints
+how many items per second are written, bytes per item, and milliseconds per query. Those are of
+processor time, which other programs disturb least; nothing here waits for disks.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+from timing import cost, machine
 
 from mmsearch.storage.lexical import tokens
 from mmsearch.storage.sqlite import Catalog
@@ -49,53 +47,51 @@ def invented(number: int) -> str:
     return f"{syllables}k"
 
 
-class Speech:
-    """Words drawn as a language has them."""
+class Language:
+    """Words with the frequencies of a natural language."""
 
     def __init__(self, seed: int = 0) -> None:
         self.words = np.array([*FUNCTION_WORDS, *map(invented, range(INVENTED))])
         shares = 1 / np.arange(1, len(self.words) + 1)
-        self._summed = np.cumsum(shares / shares.sum())
-        self._numbers = np.random.default_rng(seed)
+        self._cumulative = np.cumsum(shares / shares.sum())
+        self._rng = np.random.default_rng(seed)
 
     def captions(self, count: int) -> list[str]:
-        """So many captions."""
-        lengths = self._numbers.integers(SHORTEST, LONGEST + 1, count)
+        lengths = self._rng.integers(SHORTEST, LONGEST + 1, count)
         ends = np.cumsum(lengths)
-        drawn = self.words[np.searchsorted(self._summed, self._numbers.random(ends[-1]))].tolist()
+        words = self.words[np.searchsorted(self._cumulative, self._rng.random(ends[-1]))].tolist()
         starts = ends - lengths
-        return [" ".join(drawn[a:b]) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return [" ".join(words[a:b]) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     def han(self, length: int) -> str:
-        """So many characters."""
-        return "".join(HAN[n] for n in (len(HAN) * self._numbers.random(length) ** 2).astype(int))
+        return "".join(HAN[n] for n in (len(HAN) * self._rng.random(length) ** 2).astype(int))
 
 
-def items(count: int, speech: Speech) -> Iterator[tuple[list[tuple], list[tuple]]]:
+def items(count: int, language: Language) -> Iterator[tuple[list[tuple], list[tuple]]]:
     """Rows of items and of texts, a batch at a time."""
     began = datetime(2005, 1, 1)  # noqa: DTZ001
     for start in range(0, count, BATCH):
         ids = range(start + 1, min(start + BATCH, count) + 1)
-        said = speech.captions(len(ids))
+        captions = language.captions(len(ids))
         rows = []
         texts = []
-        for id_, caption in zip(ids, said, strict=True):
+        for id_, caption in zip(ids, captions, strict=True):
             taken = began + timedelta(minutes=8 * id_)
             folder = f"Photos/{taken:%Y}/{taken:%Y-%m}"
             row = (id_, folder, f"IMG_{id_:07}.jpg", id_.to_bytes(16, "little"), taken.isoformat())
             rows.append((*row, CAMERAS[id_ % len(CAMERAS)]))
-            texts.append((id_, speech.han(12) if id_ % HAN_SHARE == 0 else caption))
+            texts.append((id_, language.han(12) if id_ % HAN_SHARE == 0 else caption))
         yield rows, texts
 
 
-def fill(catalog: Catalog, count: int, speech: Speech) -> None:
+def fill(catalog: Catalog, count: int, language: Language) -> None:
     source = catalog.sources.add("/photos")
     item = (
         "INSERT INTO items(id, source_id, folder, name, hash, taken_at, camera, kind, size, "
         f"mtime_ns) VALUES (?, {source}, ?, ?, ?, ?, ?, 'image', 1, 1)"
     )
     text = "INSERT INTO texts(item_id, position, origin, text) VALUES (?, 0, 'caption', ?)"
-    for rows, texts in items(count, speech):
+    for rows, texts in items(count, language):
         with catalog.database.write() as connection:
             connection.exec_driver_sql(item, rows)
             connection.exec_driver_sql(text, texts)
@@ -111,47 +107,45 @@ def size(catalog: Catalog) -> int:
     return (pages - free) * page
 
 
-def questions(speech: Speech) -> dict[str, Callable[[], str]]:
-    """By what it is, makes one query after another."""
-    draw = random.Random(1)
+def query_makers(language: Language) -> dict[str, Callable[[], str]]:
+    """By kind of query, a function that makes another one at each call."""
+    rng = random.Random(1)
     first = len(FUNCTION_WORDS)
 
     def word(low: int, high: int) -> str:
-        return str(speech.words[first + draw.randrange(low, high)])
+        return str(language.words[first + rng.randrange(low, high)])
 
     return {
         "a rare word": lambda: word(5000, 30_000),
         "a word in some thousand items": lambda: word(50, 500),
         "one of the ten commonest words": lambda: word(0, 10),
-        "what every item holds": lambda: "jpg",
+        "a word of every item": lambda: "jpg",
         "two words": lambda: f"{word(20, 2000)} {word(20, 2000)}",
         "two of the ten commonest": lambda: f"{word(0, 10)} {word(0, 10)}",
-        "a whole caption": lambda: speech.captions(1)[0],
+        "a whole caption": lambda: language.captions(1)[0],
         "32 words": lambda: " ".join(word(0, 1000) for _ in range(32)),
         "a quoted phrase": lambda: f'"{word(0, 100)} {word(0, 100)}"',
         "a quoted phrase with a stop word": lambda: f'"the {word(0, 30)}"',
-        "a month and a year": lambda: draw.choice(["march 2019", "july 2012", "2010-05"]),
-        "one character": lambda: speech.han(1),
-        "two characters": lambda: speech.han(2),
-        "eight characters": lambda: speech.han(8),
+        "a month and a year": lambda: rng.choice(["march 2019", "july 2012", "2010-05"]),
+        "one character": lambda: language.han(1),
+        "two characters": lambda: language.han(2),
+        "eight characters": lambda: language.han(8),
         "stop words alone": lambda: "who is this with the",
-        "nonsense": lambda: "".join(map(chr, draw.choices(range(33, 0x3000), k=40))),
+        "nonsense": lambda: "".join(map(chr, rng.choices(range(33, 0x3000), k=40))),
     }
 
 
 def milliseconds(
-    call: Callable[[str], object], ask: Callable[[], str], queries: int = QUERIES
+    call: Callable[[str], object], make_query: Callable[[], str], queries: int = QUERIES
 ) -> list[float]:
     times = []
     for _ in range(queries):
-        query = ask()
-        began = time.process_time()
-        call(query)
-        times.append(1000 * (time.process_time() - began))
+        query = make_query()
+        times.append(1000 * cost(lambda query=query: call(query)).cpu)
     return sorted(times)
 
 
-def look_up(catalog: Catalog, count: int, speech: Speech) -> None:
+def look_up(catalog: Catalog, count: int, language: Language) -> None:
     half = np.arange(1, count + 1, 2)
     kinds = {
         "": lambda query: catalog.words.search(query, K),
@@ -159,13 +153,13 @@ def look_up(catalog: Catalog, count: int, speech: Speech) -> None:
         ", of 300 items": lambda query: catalog.words.search(query, K, half[::-1][:300]),
     }
     for kind, call in kinds.items():
-        print(f"\nMilliseconds a query, k={K}{kind}: median, 99th percentile, longest")
-        for name, ask in questions(speech).items():
-            row(name, milliseconds(call, ask))
-    print("\nThe same by SQLite's own ranking of all items that hold any of the words")
-    asks = questions(speech)
+        print(f"\nMilliseconds per query, k={K}{kind}: median, 99th percentile, longest")
+        for name, make_query in query_makers(language).items():
+            row(name, milliseconds(call, make_query))
+    print("\nThe same by SQLite's own ranking of all items with any of the words")
+    makers = query_makers(language)
     for name in ("a rare word", "one of the ten commonest words", "a whole caption"):
-        row(name, milliseconds(lambda query: sqlite_alone(catalog, query), asks[name], 10))
+        row(name, milliseconds(lambda query: sqlite_alone(catalog, query), makers[name], 10))
 
 
 def row(name: str, times: list[float]) -> None:
@@ -174,7 +168,7 @@ def row(name: str, times: list[float]) -> None:
 
 
 def sqlite_alone(catalog: Catalog, query: str) -> None:
-    """What SQLite itself takes to rank all items that hold any of the words."""
+    """SQLite's own ranking of all items with any of the words."""
     words = " OR ".join(f'"{token}"' for token in tokens(query))
     statement = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank LIMIT ?"
     with catalog.database.read() as connection:
@@ -185,24 +179,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--work", type=Path, default=None, help="where to make the index")
-    given = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    speech = Speech()
+    options = parser.parse_args()
+    print(machine())
+    language = Language()
     with (
-        tempfile.TemporaryDirectory(dir=given.work) as folder,
+        tempfile.TemporaryDirectory(dir=options.work) as folder,
         closing(Catalog(Path(folder) / "catalog.db")) as catalog,
     ):
-        fill(catalog, given.items, speech)
+        fill(catalog, options.items, language)
         before = size(catalog)
-        began, busy = time.perf_counter(), time.process_time()
-        catalog.words.refresh()
-        seconds, busy = time.perf_counter() - began, time.process_time() - busy
-        print(
-            f"\n{given.items:,} items: their words written in {seconds:.0f} s, {busy:.0f} of work"
-        )
-        print(f"  items/s of work {given.items / busy:,.0f}")
-        print(f"  bytes an item   {(size(catalog) - before) / given.items:.0f}")
-        look_up(catalog, given.items, speech)
+        spent = cost(catalog.words.refresh)
+        times = f"{spent.wall:.0f} s, {spent.cpu:.0f} of the processor"
+        print(f"\n{options.items:,} items: their words written in {times}")
+        print(f"  items per CPU second {options.items / spent.cpu:,.0f}")
+        print(f"  bytes per item       {(size(catalog) - before) / options.items:.0f}")
+        look_up(catalog, options.items, language)
 
 
 if __name__ == "__main__":

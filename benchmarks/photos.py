@@ -1,4 +1,4 @@
-"""Photos to measure with: crops of the real ones that ship inside scikit-image's wheel."""
+"""Photos for benchmarks: crops of the real ones that ship in scikit-image's wheel."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ LARGE = (4000, 3000)  # 12 megapixels
 
 
 def crops(folder: Path, count: int, size: tuple[int, int], seed: int = 0) -> Path:
-    """`count` JPEGs of `size`, each another crop; made once and kept."""
+    """A folder of `count` JPEGs of `size`, each a different crop; made by the first run."""
     folder.mkdir(parents=True, exist_ok=True)
     if len(list(folder.glob("*.jpg"))) == count:
         return folder
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     sources = [Image.open(path).convert("RGB") for path in _wheel_photos()]
     for number in range(count):
-        source = chance.choice(sources)
-        side = chance.uniform(0.4, 1.0)
+        source = rng.choice(sources)
+        side = rng.uniform(0.4, 1.0)
         width, height = int(source.width * side), int(source.height * side)
-        left = chance.randint(0, source.width - width)
-        top = chance.randint(0, source.height - height)
+        left = rng.randint(0, source.width - width)
+        top = rng.randint(0, source.height - height)
         crop = source.crop((left, top, left + width, top + height))
-        if chance.random() < 0.5:
+        if rng.random() < 0.5:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         crop.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:05}.jpg", quality=90)
     return folder
