@@ -20,7 +20,7 @@ if not BENCHMARKS.is_dir():
     pytest.skip("the benchmarks beside the tests", allow_module_level=True)
 sys.path.append(str(BENCHMARKS))
 
-older = pytest.importorskip("killing.older")
+old_schemas = pytest.importorskip("killing.old_schemas")
 
 
 class Encoder:
@@ -91,7 +91,7 @@ def test_an_index_of_version_6_opens_with_everything_in_it(tmp_path: Path):
     with closing(Catalog(tmp_path / "catalog.db")) as catalog:
         fill(catalog)
         before = contents(catalog)
-    older.make_sixth(tmp_path / "catalog.db")
+    old_schemas.to_version_6(tmp_path / "catalog.db")
     with closing(Catalog(tmp_path / "catalog.db")) as catalog:
         assert contents(catalog) == before
         assert catalog.words.due() == 2
@@ -104,7 +104,7 @@ def test_changes_are_numbered_on_so_that_segments_of_version_6_can_be_followed(t
         space = fill(catalog)
         _, last = catalog.changes.deleted_vectors(space, "image", 0)
         catalog.changes.forget(last)
-    older.make_sixth(tmp_path / "catalog.db")
+    old_schemas.to_version_6(tmp_path / "catalog.db")
     with closing(Catalog(tmp_path / "catalog.db")) as catalog:
         assert catalog.changes.last() >= last
         catalog.items.remove([1])
@@ -112,12 +112,12 @@ def test_changes_are_numbered_on_so_that_segments_of_version_6_can_be_followed(t
         assert deleted.tolist() == [1]
 
 
-@pytest.mark.parametrize("make", ["make_fourth", "make_third", "make_second", "make_first"])
+@pytest.mark.parametrize("make", ["to_version_4", "to_version_3", "to_version_2", "to_version_1"])
 def test_items_of_an_older_catalog_are_found_by_their_words(tmp_path: Path, make: str):
     with closing(Catalog(tmp_path / "catalog.db")) as catalog:
         space = fill(catalog)
         vectors = catalog.vectors.of(space, "text")[1].tolist()
-    getattr(older, make)(tmp_path / "catalog.db")
+    getattr(old_schemas, make)(tmp_path / "catalog.db")
     with closing(Catalog(tmp_path / "catalog.db")) as catalog:
         assert catalog.words.due() == 2
         catalog.words.refresh()
@@ -129,7 +129,7 @@ def test_items_of_an_older_catalog_are_found_by_their_words(tmp_path: Path, make
 def test_a_catalog_that_was_brought_up_logs_changes(tmp_path: Path):
     with closing(Catalog(tmp_path / "catalog.db")) as catalog:
         fill(catalog)
-    older.make_fourth(tmp_path / "catalog.db")
+    old_schemas.to_version_4(tmp_path / "catalog.db")
     with closing(sqlite3.connect(tmp_path / "catalog.db")) as raw:
         raw.execute("CREATE TRIGGER words_of_old AFTER INSERT ON texts BEGIN SELECT 1; END")
     with closing(Catalog(tmp_path / "catalog.db")) as catalog:

@@ -1,6 +1,6 @@
-"""What an index holds, ids aside: two that were made by other ways can be compared.
+"""The content of an index apart from ids, so that indexes made in different ways can be compared.
 
-It is read by the driver alone, not by what it is to judge.
+It is read by sqlite3 alone, not by the code under test.
 """
 
 from __future__ import annotations
@@ -15,52 +15,52 @@ from pathlib import Path
 from typing import Any
 
 import mmsearch
-from killing.world import Site
+from killing.files import Site
 from mmsearch import Query
 from mmsearch.errors import MMSearchError
 
-DUE = """
+UNINDEXED_WORDS = """
     SELECT item_id FROM changes, followers WHERE what = 'words' AND seq > words_change
     UNION SELECT items.id FROM items, followers WHERE items.id > words_item
 """
-PASSING = {"catalog_id", "revision", "columns upto", "hubs epoch", "changes forgotten"}
-"""Settings that count what happened, and say nothing of what is held."""
+COUNTERS = {"catalog_id", "revision", "columns upto", "hubs epoch", "changes forgotten"}
+"""Settings that count events, and say nothing about the content."""
 
-SCORES = 5e-4
-"""How far scores may lie apart: the background depends a little on the segment at hand."""
+SCORE_TOLERANCE = 5e-4
+"""The background of scores depends slightly on the segment."""
 
-HUBS = 1e-4
-"""How far hubs may lie apart: they are means over other pictures, in whatever order these came."""
+HUB_TOLERANCE = 1e-4
+"""Hubs are means over other pictures, which depend on the order in which these were stored."""
 
-NOWHERE = "nowhere"
-"""The path of an item that is not there, though something is stored of it."""
+ORPHAN = "orphan"
+"""The path for rows whose item does not exist."""
 
 Key = tuple[Any, ...]
 
 
 @dataclass
 class Content:
-    """What one catalog holds.
+    """The content of one catalog.
 
     Attributes:
-        items: By path and part ("row", "texts", "vectors toy", …), what is stored.
-        whole: Of an index: settings, spaces, failures, what was asked for, words.
+        items: The rows of an item, by path and part: "row", "texts", "vectors toy image", …
+        index: What belongs to no single item: settings, spaces, failures, index roots, words.
         hubs: By path, space, modality and position.
-        doubled: Paths that more than one item has.
+        repeated: Paths of more than one item.
     """
 
     items: dict[tuple[str, str], Any] = field(default_factory=dict)
-    whole: dict[str, Any] = field(default_factory=dict)
+    index: dict[str, Any] = field(default_factory=dict)
     hubs: dict[Key, tuple[float | None, ...]] = field(default_factory=dict)
-    doubled: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
 
     def paths(self) -> set[str]:
-        """Where the items are."""
+        """The paths of the items."""
         return {path for path, part in self.items if part == "row"}
 
 
 def content_of(catalog: Path) -> Content:
-    """What a catalog holds at this moment, whoever writes."""
+    """The content of a catalog at this moment, even while it is written."""
     uri = f"file:{catalog}?mode=rw"
     with closing(sqlite3.connect(uri, uri=True, timeout=20, isolation_level=None)) as driver:
         driver.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
@@ -69,7 +69,7 @@ def content_of(catalog: Path) -> Content:
 
 
 def _read(driver: sqlite3.Connection) -> Content:
-    found = Content()
+    content = Content()
     sources = dict(driver.execute("SELECT id, path FROM sources"))
     spaces = {row[0]: row[1] for row in driver.execute("SELECT id, name FROM spaces")}
     paths: dict[int, str] = {}
@@ -78,19 +78,22 @@ def _read(driver: sqlite3.Connection) -> Content:
         "sidecar_mtime_ns, hash, width, height, taken_at, seconds, pages, readings FROM items"
     ):
         path = paths[id_] = os.path.join(sources[source], folder, name)
-        if (path, "row") in found.items:
-            found.doubled.append(path)
-        found.items[path, "row"] = tuple(row)
-    _parts(driver, found, paths, spaces)
-    _whole(driver, found, sources, spaces, paths)
-    return found
+        if (path, "row") in content.items:
+            content.repeated.append(path)
+        content.items[path, "row"] = tuple(row)
+    _read_items(driver, content, paths, spaces)
+    _read_index(driver, content, sources, spaces, paths)
+    return content
 
 
-def _parts(
-    driver: sqlite3.Connection, found: Content, paths: Mapping[int, str], spaces: Mapping[int, str]
+def _read_items(
+    driver: sqlite3.Connection,
+    content: Content,
+    paths: Mapping[int, str],
+    spaces: Mapping[int, str],
 ) -> None:
-    def file(item_id: int, part: str, row: Key) -> None:
-        found.items.setdefault((paths.get(item_id, NOWHERE), part), []).append(row)
+    def add(item_id: int, part: str, row: Key) -> None:
+        content.items.setdefault((paths.get(item_id, ORPHAN), part), []).append(row)
 
     for table, columns in (
         ("texts", "position, origin, text, start, end, unit"),
@@ -100,22 +103,22 @@ def _parts(
         for item_id, *row in driver.execute(
             f"SELECT item_id, {columns} FROM {table} ORDER BY 1, 2"
         ):
-            file(item_id, table, tuple(row))
+            add(item_id, table, tuple(row))
     for item_id, space, modality, position, start, end, unit, vector, *hubs in driver.execute(
         "SELECT item_id, space_id, modality, position, start, end, unit, vector, hub_text, "
         "hub_image FROM vectors ORDER BY 1, 2, 3, 4"
     ):
         name = spaces[space]
-        file(item_id, f"vectors {name} {modality}", (position, start, end, unit, vector))
-        found.hubs[paths.get(item_id, NOWHERE), name, modality, position] = tuple(hubs)
+        add(item_id, f"vectors {name} {modality}", (position, start, end, unit, vector))
+        content.hubs[paths.get(item_id, ORPHAN), name, modality, position] = tuple(hubs)
     absent = "SELECT item_id, space_id, modality FROM absent_modalities"
     for item_id, space, modality in driver.execute(absent):
-        file(item_id, f"absent {spaces[space]}", (modality,))
+        add(item_id, f"absent {spaces[space]}", (modality,))
 
 
-def _whole(
+def _read_index(
     driver: sqlite3.Connection,
-    found: Content,
+    content: Content,
     sources: Mapping[int, str],
     spaces: Mapping[int, str],
     paths: Mapping[int, str],
@@ -123,8 +126,8 @@ def _whole(
     def rows(sql: str) -> list[Any]:
         return driver.execute(sql).fetchall()
 
-    found.whole = {
-        "settings": {k: v for k, v in rows("SELECT key, value FROM settings") if k not in PASSING},
+    content.index = {
+        "settings": {k: v for k, v in rows("SELECT key, value FROM settings") if k not in COUNTERS},
         "sources": sorted(sources.values()),
         "spaces": sorted(
             rows("SELECT name, fingerprint, dim, modalities, serves, backfills FROM spaces")
@@ -140,75 +143,77 @@ def _whole(
         ),
         "banks": sorted((spaces[row[0]], row[1]) for row in rows("SELECT * FROM query_banks")),
         "words": sorted(
-            (paths.get(row[0], NOWHERE), *row[1:])
+            (paths.get(row[0], ORPHAN), *row[1:])
             for row in rows("SELECT rowid, texts, names, facts FROM words")
         ),
-        "words due": len(rows(DUE)),
+        "unindexed words": len(rows(UNINDEXED_WORDS)),
     }
 
 
-# ---------------------------------------------------------------------- compared
+# ---------------------------------------------------------------------- comparison
 
 
-def differences(is_: Content, should_be: Content) -> list[str]:
-    """In what two contents differ, in words."""
-    told = [f"doubled: {path}" for path in is_.doubled]
-    told += [
-        f"{name}: {_short(is_.whole[name], wanted)}"
-        for name, wanted in should_be.whole.items()
-        if is_.whole[name] != wanted
+def differences(actual: Content, expected: Content) -> list[str]:
+    """A line for each difference of two contents."""
+    found = [f"repeated: {path}" for path in actual.repeated]
+    found += [
+        f"{name}: {_short(actual.index[name], wanted)}"
+        for name, wanted in expected.index.items()
+        if actual.index[name] != wanted
     ]
-    for key in sorted(is_.items.keys() | should_be.items.keys()):
-        now, wanted = is_.items.get(key), should_be.items.get(key)
-        if now != wanted:
-            told.append(f"{key}: {_short(now, wanted)}")
-    if is_.hubs.keys() == should_be.hubs.keys():
-        told += [
-            f"hubs of {key}" for key in is_.hubs if not _near(is_.hubs[key], should_be.hubs[key])
+    for key in sorted(actual.items.keys() | expected.items.keys()):
+        one, other = actual.items.get(key), expected.items.get(key)
+        if one != other:
+            found.append(f"{key}: {_short(one, other)}")
+    if actual.hubs.keys() == expected.hubs.keys():
+        found += [
+            f"hubs of {key}"
+            for key in actual.hubs
+            if not _close(actual.hubs[key], expected.hubs[key])
         ]
-    return told
+    return found
 
 
-def _near(one: tuple[float | None, ...], other: tuple[float | None, ...]) -> bool:
+def _close(one: tuple[float | None, ...], other: tuple[float | None, ...]) -> bool:
     return all(
-        a is b or (a is not None and b is not None and math.isclose(a, b, abs_tol=HUBS))
+        a is b or (a is not None and b is not None and math.isclose(a, b, abs_tol=HUB_TOLERANCE))
         for a, b in zip(one, other, strict=True)
     )
 
 
-def _short(now: Any, wanted: Any) -> str:
-    if isinstance(now, list) and isinstance(wanted, list):
-        more = [row for row in now if row not in wanted]
-        less = [row for row in wanted if row not in now]
-        return f"too much {str(more)[:300]}, lacking {str(less)[:300]}"
-    return f"{str(now)[:300]}, not {str(wanted)[:300]}"
+def _short(actual: Any, expected: Any) -> str:
+    if isinstance(actual, list) and isinstance(expected, list):
+        extra = [row for row in actual if row not in expected]
+        missing = [row for row in expected if row not in actual]
+        return f"unexpected {str(extra)[:300]}, missing {str(missing)[:300]}"
+    return f"{str(actual)[:300]}, not {str(expected)[:300]}"
 
 
-def halves(now: Content, seen: Content | None, before: Content, final: Content) -> list[str]:
-    """What is neither as it was nor as it is to be, or was stored and is not there any more.
+def half_done(content: Content, seen: Content | None, before: Content, final: Content) -> list[str]:
+    """What is neither as before nor as in the end, and what was committed and is lost.
 
     Args:
-        now: After the kill.
-        seen: What a reader saw last before it, if one was reading.
-        before: What was stored when the killed process began.
+        content: After the kill.
+        seen: What a reader saw last before the kill, if one was reading.
+        before: When the killed process began.
         final: What an undisturbed process leaves.
     """
-    told = [f"doubled: {path}" for path in now.doubled]
-    for path in sorted(now.paths() | before.paths() | final.paths()):
-        is_, was, will = (_joint(one, path) for one in (now, before, final))
-        for part, value in is_.items():
+    found = [f"repeated: {path}" for path in content.repeated]
+    for path in sorted(content.paths() | before.paths() | final.paths()):
+        now, was, will = (_transactions(each, path) for each in (content, before, final))
+        for part, value in now.items():
             if value not in (was[part], will[part]):
-                told.append(f"{path}: its {part} are neither as before nor as they are to be")
+                found.append(f"{path}: its {part} are neither as before nor as in the end")
             if seen is None:
                 continue
-            was_seen = _joint(seen, path)[part]
+            was_seen = _transactions(seen, path)[part]
             if was_seen == will[part] != was[part] and value != was_seen:
-                told.append(f"{path}: its {part} were seen stored, and are not any more")
-    return told
+                found.append(f"{path}: its {part} were committed, and are lost")
+    return found
 
 
-def _joint(content: Content, path: str) -> dict[str, Any]:
-    """What is stored of one path: together, what is stored together."""
+def _transactions(content: Content, path: str) -> dict[str, Any]:
+    """What is stored of one path; what one transaction writes is one value."""
     get = content.items.get
     together = ("row", "texts", "vectors toy image", "vectors toy text")
     alone = ("metadata", "tags", "vectors second image", "vectors second text")
@@ -218,7 +223,7 @@ def _joint(content: Content, path: str) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------- asked
+# ---------------------------------------------------------------------- queries
 
 QUERIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("red", {"target": "image"}),
@@ -234,7 +239,7 @@ QUERIES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def answers(library: mmsearch.Collection) -> dict[str, Any]:
-    """What an index answers to some queries, in full, in order of path."""
+    """All hits of `QUERIES`, in order of path."""
     found: dict[str, Any] = {}
     for query, settings in QUERIES:
         try:
@@ -250,25 +255,25 @@ def answers(library: mmsearch.Collection) -> dict[str, Any]:
     return found
 
 
-def other_answers(is_: Mapping[str, Any], should_be: Mapping[str, Any]) -> list[str]:
-    """Queries that are answered otherwise than they should be."""
+def answer_differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """A line for each query that is not answered as expected."""
     return [
-        f"query {name}: {_short(is_.get(name), should_be[name])}"
-        for name in should_be
-        if not _alike(is_.get(name), should_be[name])
+        f"query {name}: {_short(actual.get(name), expected[name])}"
+        for name in expected
+        if not _same_hits(actual.get(name), expected[name])
     ]
 
 
-def _alike(is_: Any, should_be: Any) -> bool:
-    if isinstance(is_, str) or isinstance(should_be, str) or is_ is None:
-        return bool(is_ == should_be)
-    return len(is_) == len(should_be) and all(
-        one[:-1] == other[:-1] and math.isclose(one[-1], other[-1], abs_tol=SCORES)
-        for one, other in zip(is_, should_be, strict=True)
+def _same_hits(actual: Any, expected: Any) -> bool:
+    if isinstance(actual, str) or isinstance(expected, str) or actual is None:
+        return bool(actual == expected)
+    return len(actual) == len(expected) and all(
+        one[:-1] == other[:-1] and math.isclose(one[-1], other[-1], abs_tol=SCORE_TOLERANCE)
+        for one, other in zip(actual, expected, strict=True)
     )
 
 
-def asked_of(site: Site) -> dict[str, Any]:
-    """The answers of an index that is opened for it."""
+def answers_of(site: Site) -> dict[str, Any]:
+    """The answers of the index, opened for this."""
     with mmsearch.open(site.index) as library:
         return answers(library)

@@ -1,4 +1,4 @@
-"""What writes to an index: how it is before, and what is done to it."""
+"""Operations that write to an index: the index before, and what is done to it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 
 import mmsearch
-from killing import world
+from killing import files
 from killing.content import Content, answers, content_of, differences
-from killing.older import make_first, make_sixth, make_third
-from killing.world import Site
+from killing.files import Site
+from killing.old_schemas import to_version_1, to_version_3, to_version_6
 from mmsearch.collection.doctor import examine
 from mmsearch.errors import InvalidOption, PathNotFound
 from mmsearch.storage import backups
 
-PATIENCE = 60
-"""Seconds to wait for a reader that has the lock for a moment, to keep what it has worked out."""
+LOCK_TIMEOUT = 60
+"""Seconds to wait for a reader that holds the lock for a moment, to save an index it has built."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,25 @@ class Operation:
     """Something that writes to an index.
 
     Attributes:
-        prepare: Makes the files, and the index as it is before.
-        run: Does it; done again, it brings to its end what was begun.
-        readable: Whether the index is sound before, and of this version.
-        look: What else is to be looked at after a kill; tells what is wrong.
+        prepare: Makes the files and the index before the operation.
+        run: Does it; run again, it completes what an interrupted run began.
+        readable: Whether the index before is undamaged, and of this version.
+        check: A further check after a kill; returns what is wrong.
     """
 
     prepare: Callable[[Site], None]
     run: Callable[[Site], None]
     readable: bool = True
-    look: Callable[[Site, Content], list[str]] = lambda _site, _before: []
+    check: Callable[[Site, Content], list[str]] = lambda _site, _before: []
 
 
 @contextmanager
 def _writing(site: Site, model: str | None = None) -> Iterator[mmsearch.Collection]:
     new = not (site.index / "catalog.db").exists()
-    named = model or ("toy" if new else None)
+    model = model or ("toy" if new else None)
     with (
-        mmsearch.Collection(site.index, model=named, create=True) as library,
-        library.writing("being killed", wait=PATIENCE),
+        mmsearch.Collection(site.index, model=model, create=True) as library,
+        library.writing("being killed", wait=LOCK_TIMEOUT),
     ):
         yield library
 
@@ -59,18 +59,18 @@ def _index(site: Site) -> None:
         library.add([site.photos], captions=site.captions, metadata=site.metadata)
 
 
-def _indexed(site: Site) -> None:
-    world.before(site)
+def _prepare_index(site: Site) -> None:
+    files.make_files(site)
     _index(site)
 
 
-def _changed(site: Site) -> None:
-    _indexed(site)
-    world.after(site)
+def _prepare_changes(site: Site) -> None:
+    _prepare_index(site)
+    files.change_files(site)
 
 
 def _refresh(site: Site) -> None:
-    changed = [site.photos / name for name in ("", "deep/04.png", "texts", "new/80.png", "gone")]
+    changed = [site.photos / name for name in ("", "deep/04.png", "texts", "new/80.png", "nowhere")]
     with _writing(site) as library:
         library.refresh(changed[1:])
         library.refresh(changed[:1])
@@ -79,27 +79,27 @@ def _refresh(site: Site) -> None:
 def _remove(site: Site) -> None:
     with _writing(site) as library:
         for name in ("deep", "texts/long.txt", "00.png"):
-            with suppress(PathNotFound):  # done before
+            with suppress(PathNotFound):  # an interrupted run did it
                 library.remove(site.photos / name)
 
 
-def _second(site: Site) -> None:
+def _add_model(site: Site) -> None:
     with _writing(site, "second") as library:
         library.add([site.photos])
 
 
-def _filled(site: Site) -> None:
-    _indexed(site)
-    _second(site)
+def _prepare_two_models(site: Site) -> None:
+    _prepare_index(site)
+    _add_model(site)
 
 
 def _drop(site: Site) -> None:
-    with _writing(site) as library, suppress(InvalidOption):  # done before
+    with _writing(site) as library, suppress(InvalidOption):  # an interrupted run did it
         library.drop_space("toy")
 
 
-def _tagged(site: Site) -> None:
-    _indexed(site)
+def _prepare_tags(site: Site) -> None:
+    _prepare_index(site)
     with _writing(site) as library:
         library.tag(["grey", "red"], min_confidence=0.3)
 
@@ -115,137 +115,137 @@ def _untag(site: Site) -> None:
         library.untag(["grey"])
 
 
-def _first(site: Site) -> None:
-    _tagged(site)
-    make_first(site.index / "catalog.db")
+def _prepare_schema_1(site: Site) -> None:
+    _prepare_tags(site)
+    to_version_1(site.index / "catalog.db")
 
 
-def _sixth(site: Site) -> None:
-    _tagged(site)
-    make_sixth(site.index / "catalog.db")
+def _prepare_schema_6(site: Site) -> None:
+    _prepare_tags(site)
+    to_version_6(site.index / "catalog.db")
 
 
-def _third(site: Site) -> None:
-    _tagged(site)
-    make_third(site.index / "catalog.db")
+def _prepare_schema_3(site: Site) -> None:
+    _prepare_tags(site)
+    to_version_3(site.index / "catalog.db")
 
 
 def _open_and_add(site: Site) -> None:
-    with mmsearch.open(site.index) as library, library.writing("being killed", wait=PATIENCE):
+    with mmsearch.open(site.index) as library, library.writing("being killed", wait=LOCK_TIMEOUT):
         library.add([site.photos])
 
 
-def _many(site: Site) -> None:
-    _imported(site)
-    _fill(site)
+def _prepare_caches(site: Site) -> None:
+    _prepare_import(site)
+    _backfill(site)
     shutil.rmtree(site.index / "cache")
 
 
-def _caches(site: Site) -> None:
+def _rebuild_caches(site: Site) -> None:
     with _writing(site) as library:
         for kind in ("RaBitQ", "auto"):
             library.add([site.photos], kind=kind)
             answers(library)
 
 
-def _old_backup(site: Site) -> None:
-    _indexed(site)
+def _prepare_backup(site: Site) -> None:
+    _prepare_index(site)
     for backup in backups.all_of(site.index):
-        os.utime(backup, (world.LONG_AGO, world.LONG_AGO))
-    world.words(site.photos / "fresh.md", 90)
+        os.utime(backup, (files.LONG_AGO, files.LONG_AGO))
+    files.write_text(site.photos / "fresh.md", 90)
 
 
 def _backup(site: Site) -> None:
     with _writing(site) as library:
         library.add([site.photos], backups=2)
-        backups.roll(site.index, 2)  # also when it was killed after the last commit
+        backups.roll(site.index, 2)  # in case it was killed after the last commit
 
 
-def _are_whole(site: Site, before: Content) -> list[str]:
-    told = []
+def _check_backups(site: Site, before: Content) -> list[str]:
+    found = []
     for backup in backups.all_of(site.index):
         if fault := backups.fault_of(backup):
-            told.append(f"{backup.name}: {fault}")
+            found.append(f"{backup.name}: {fault}")
         elif lost := before.paths() - content_of(backup).paths():
-            told.append(f"{backup.name} lacks {sorted(lost)}")
-    return told if backups.all_of(site.index) else ["there is no backup any more"]
+            found.append(f"{backup.name} lacks {sorted(lost)}")
+    return found if backups.all_of(site.index) else ["all backups are lost"]
 
 
 def _copy(site: Site) -> None:
-    if site.elsewhere.exists():  # at once: half of it would be taken for a copy that is not whole
-        gone = site.elsewhere.with_name(f"gone-{uuid.uuid4().hex}")
-        site.elsewhere.rename(gone)
-        shutil.rmtree(gone)
+    if site.elsewhere.exists():  # at once, since half of it would be an incomplete copy
+        old = site.elsewhere.with_name(f"old-{uuid.uuid4().hex}")
+        site.elsewhere.rename(old)
+        shutil.rmtree(old)
     with mmsearch.open(site.index) as library:
         library.backup(site.elsewhere)
 
 
-def _is_whole(site: Site, before: Content) -> list[str]:
+def _check_copy(site: Site, before: Content) -> list[str]:
     copy = site.elsewhere / "catalog.db"
     if not site.elsewhere.exists():
         return []
     if not copy.exists():
         return ["the copy has no catalog"]
-    return [f"copy: {told}" for told in differences(content_of(copy), before)]
+    return [f"copy: {difference}" for difference in differences(content_of(copy), before)]
 
 
-def _truncated(site: Site) -> None:
-    _indexed(site)
+def _prepare_truncated_catalog(site: Site) -> None:
+    _prepare_index(site)
     catalog = site.index / "catalog.db"
     os.truncate(catalog, catalog.stat().st_size * 6 // 10)
 
 
-def _moved(site: Site) -> None:
-    _indexed(site)
+def _prepare_move(site: Site) -> None:
+    _prepare_index(site)
     shutil.copytree(site.photos, site.elsewhere)
 
 
 def _relocate(site: Site) -> None:
-    with _writing(site) as library, suppress(PathNotFound):  # done before
+    with _writing(site) as library, suppress(PathNotFound):  # an interrupted run did it
         library.relocate(site.photos, site.elsewhere)
 
 
-def _half_of_vectors(site: Site) -> None:
-    _indexed(site)
+def _prepare_vectors(site: Site) -> None:
+    _prepare_index(site)
     rows = np.random.default_rng(1).standard_normal((30, 16)).astype(np.float32)
     with _writing(site) as library:
         library.add_vectors(rows, [{"path": f"/far/{n}.jpg"} for n in range(30)], model="toy")
 
 
-def _vectors(site: Site) -> None:
+def _import_vectors(site: Site) -> None:
     rows = np.random.default_rng(2).standard_normal((120, 16)).astype(np.float32)
-    said = (
-        {"path": f"/far/{n}.jpg", "caption": f"a {world.THINGS[n % 7]} far away", "rating": n % 5}
+    metadata = (
+        {"path": f"/far/{n}.jpg", "caption": f"a {files.THINGS[n % 7]} far away", "rating": n % 5}
         for n in range(len(rows))
     )
     with _writing(site) as library:
-        parts = (rows[start : start + 10] for start in range(0, len(rows), 10))
-        library.add_vectors(parts, said, model="toy")
+        batches = (rows[start : start + 10] for start in range(0, len(rows), 10))
+        library.add_vectors(batches, metadata, model="toy")
 
 
-def _imported(site: Site) -> None:
-    _indexed(site)
-    _vectors(site)
+def _prepare_import(site: Site) -> None:
+    _prepare_index(site)
+    _import_vectors(site)
 
 
-def _fill(site: Site) -> None:
+def _backfill(site: Site) -> None:
     with _writing(site) as library:
         library.add([site.photos])
 
 
-def _unworded(site: Site) -> None:
-    _tagged(site)
-    _run(site, "UPDATE followers SET words_item = 0")
+def _prepare_unindexed_words(site: Site) -> None:
+    _prepare_tags(site)
+    _execute(site, "UPDATE followers SET words_item = 0")
 
 
-def _words(site: Site) -> None:
+def _index_words(site: Site) -> None:
     with _writing(site) as library:
         library.catalog.words.refresh()
 
 
-def _damaged(site: Site) -> None:
-    _tagged(site)
-    _run(
+def _prepare_damage(site: Site) -> None:
+    _prepare_tags(site)
+    _execute(
         site,
         "DELETE FROM words WHERE rowid < 9",
         "DELETE FROM vectors WHERE id < 4",
@@ -260,47 +260,47 @@ def _repair(site: Site) -> None:
     _index(site)
 
 
-def _run(site: Site, *statements: str) -> None:
+def _execute(site: Site, *statements: str) -> None:
     with closing(sqlite3.connect(site.index / "catalog.db")) as catalog, catalog:
         for statement in statements:
             catalog.execute(statement)
 
 
 OPERATIONS: dict[str, Operation] = {
-    "index": Operation(world.before, _index),
-    "update": Operation(_changed, _index),
-    "refresh": Operation(_changed, _refresh),
-    "remove": Operation(_indexed, _remove),
-    "second model": Operation(_indexed, _second),
-    "drop model, VACUUM": Operation(_filled, _drop),
-    "migrate 1 → now": Operation(_first, _open_and_add, readable=False),
-    "migrate 3 → now": Operation(_third, _open_and_add, readable=False),
-    "migrate 6 → now": Operation(_sixth, _open_and_add, readable=False),
-    "caches": Operation(_many, _caches),
-    "rolling backup": Operation(_old_backup, _backup, look=_are_whole),
-    "backup DEST": Operation(_indexed, _copy, look=_is_whole),
-    "restore": Operation(_truncated, _index, readable=False),
-    "relocate": Operation(_moved, _relocate),
-    "add_vectors": Operation(_half_of_vectors, _vectors),
-    "captions filled": Operation(_imported, _fill),
-    "tag": Operation(_tagged, _tag),
-    "untag": Operation(_tagged, _untag),
-    "words": Operation(_unworded, _words),
-    "doctor --repair": Operation(_damaged, _repair, readable=False),
+    "index": Operation(files.make_files, _index),
+    "update": Operation(_prepare_changes, _index),
+    "refresh": Operation(_prepare_changes, _refresh),
+    "remove": Operation(_prepare_index, _remove),
+    "second model": Operation(_prepare_index, _add_model),
+    "drop model, VACUUM": Operation(_prepare_two_models, _drop),
+    "migrate 1 → now": Operation(_prepare_schema_1, _open_and_add, readable=False),
+    "migrate 3 → now": Operation(_prepare_schema_3, _open_and_add, readable=False),
+    "migrate 6 → now": Operation(_prepare_schema_6, _open_and_add, readable=False),
+    "caches": Operation(_prepare_caches, _rebuild_caches),
+    "rolling backup": Operation(_prepare_backup, _backup, check=_check_backups),
+    "backup DEST": Operation(_prepare_index, _copy, check=_check_copy),
+    "restore": Operation(_prepare_truncated_catalog, _index, readable=False),
+    "relocate": Operation(_prepare_move, _relocate),
+    "add_vectors": Operation(_prepare_vectors, _import_vectors),
+    "captions filled": Operation(_prepare_import, _backfill),
+    "tag": Operation(_prepare_tags, _tag),
+    "untag": Operation(_prepare_tags, _untag),
+    "words": Operation(_prepare_unindexed_words, _index_words),
+    "doctor --repair": Operation(_prepare_damage, _repair, readable=False),
 }
 
 
-def as_it_was(site: Site) -> None:
-    """Put the index back to how it is before."""
+def reset(site: Site) -> None:
+    """Restore the index before the operation."""
     shutil.rmtree(site.index, ignore_errors=True)
-    for left in site.root.glob("elsewhere.*"):
-        shutil.rmtree(left)
+    for incomplete in site.root.glob("elsewhere.*"):
+        shutil.rmtree(incomplete)
     if site.template.exists():
         shutil.copytree(site.template, site.index)
 
 
-def made(operation: Operation, root: Path) -> Site:
-    """A place where an operation is ready to be run."""
+def prepared(operation: Operation, root: Path) -> Site:
+    """A site where an operation is ready to be run."""
     site = Site(root)
     root.mkdir(parents=True)
     operation.prepare(site)

@@ -1,19 +1,19 @@
-"""What a process was doing when it was killed, told of its last step."""
+"""What a process was doing when it was killed, by its last step."""
 
 from __future__ import annotations
 
 WORDS = {"", "words", "followers", "words_counts", "common_words"}
 CHANGES = {"INSERT", "UPDATE", "DELETE", "REPLACE"}
 OTHERS = {
-    "begun": "starting",
-    "BEGIN": "beginning",
+    "started": "starting",
+    "BEGIN": "begin",
     "COMMIT": "commit",
     "ROLLBACK": "commit",
     "CREATE": "tables",
     "ALTER": "tables",
     "DROP": "tables",
-    "SELECT": "asking",
-    "PRAGMA": "asking",
+    "SELECT": "query",
+    "PRAGMA": "query",
     "VACUUM": "vacuum",
     "fsync": "fsync",
 }
@@ -21,7 +21,7 @@ FILES = {"open", "rename", "unlink", "mkdir", "rmdir", "truncate", "copy"}
 
 
 def phase_of(step: str) -> str:
-    """One of a dozen words: "commit", "rows", "words", "cache", …"""
+    """The phase of a step: "commit", "rows", "words", "cache", …"""
     first, _, rest = step.partition(" ")
     if first in FILES:
         return "reading" if rest in ("photos", "list") else rest

@@ -1,7 +1,7 @@
 """Counts what a process does to files and to the catalog, and kills it at one of these steps.
 
-Steps of Python are seen by an audit hook and by SQLite's own trace; a shared library that stands
-before the system's, if there is a compiler to make it, sees each call that writes.
+Steps of Python are observed by an audit hook and by SQLite's own trace; a preloaded shared library,
+if there is a compiler for it, observes each system call that writes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILES = {
     "os.truncate": "truncate",
     "shutil.copyfile": "copy",
 }
-"""Events of Python's, and what they are called here."""
+"""Audit events of Python, and what they are called here."""
 
 SOURCE = Path(__file__).with_name("steps.c")
 
@@ -38,20 +38,23 @@ class Steps:
 
     Args:
         below: Only files below this folder count.
-        told: Where the last step is written to, as that is all that a killed process leaves.
-        fatal: The number of the step at which the process is killed; None: at none.
+        last_step: Shared memory for the last step, which outlives the killed process.
+        kill_at: The number of the step at which the process is killed; None: at none.
+
+    Attributes:
+        seen: The steps so far.
     """
 
-    def __init__(self, below: Path, told: Any, fatal: int | None = None) -> None:
+    def __init__(self, below: Path, last_step: Any, kill_at: int | None = None) -> None:
         self.seen: list[str] = []
         self._below = os.fspath(below) + os.sep
-        self._told = told
-        self._fatal = fatal
-        self._turn = threading.Lock()
-        self._open = True
+        self._last_step = last_step
+        self._kill_at = kill_at
+        self._lock = threading.Lock()
+        self._is_counting = True
 
-    def watch(self) -> None:
-        """Begin; there is no end to it, as hooks cannot be taken away."""
+    def start(self) -> None:
+        """Start to count; the hooks stay, as Python cannot remove them."""
         sys.addaudithook(self._audit)
         flush, connect = os.fsync, sqlite3.connect
 
@@ -59,33 +62,35 @@ class Steps:
             flush(handle)
             self.step("fsync")
 
-        def connected(*given: Any, **named: Any) -> sqlite3.Connection:
-            made = connect(*given, **named)
-            made.set_trace_callback(self._statement)
-            return made
+        def traced_connect(*arguments: Any, **named: Any) -> sqlite3.Connection:
+            connection = connect(*arguments, **named)
+            connection.set_trace_callback(self._statement)
+            return connection
 
         os.fsync = fsync  # type: ignore[assignment]
-        sqlite3.connect = sqlite3.dbapi2.connect = connected  # type: ignore[assignment,misc]
+        sqlite3.connect = sqlite3.dbapi2.connect = traced_connect  # type: ignore[assignment,misc]
 
-    def rest(self) -> None:
-        """What comes now does not count."""
-        self._open = False
+    def stop(self) -> None:
+        """Stop to count."""
+        self._is_counting = False
 
-    def step(self, what: str) -> None:
-        """One step; it may be the last."""
-        if not self._open:
+    def step(self, name: str) -> None:
+        """Count one step; the process may be killed at it."""
+        if not self._is_counting:
             return
-        with self._turn:
-            self.seen.append(what)
-            said = what.encode("utf-8", "replace")[: len(self._told) - 1]
-            self._told[: len(said) + 1] = said + b"\0"
-            if self._fatal is not None and len(self.seen) >= self._fatal:
+        with self._lock:
+            self.seen.append(name)
+            text = name.encode("utf-8", "replace")[: len(self._last_step) - 1]
+            self._last_step[: len(text) + 1] = text + b"\0"
+            if self._kill_at is not None and len(self.seen) >= self._kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def _audit(self, event: str, given: tuple[Any, ...]) -> None:
-        if (name := FILES.get(event)) is None or not self._open:
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if (name := FILES.get(event)) is None or not self._is_counting:
             return
-        path = os.fsdecode(given[0]) if isinstance(given[0], (str, bytes, os.PathLike)) else ""
+        path = (
+            os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes, os.PathLike)) else ""
+        )
         if path.startswith(self._below):
             self.step(f"{name} {_part(path[len(self._below) :])}")
 
@@ -94,7 +99,7 @@ class Steps:
 
 
 def _part(path: str) -> str:
-    """Which part of an index, or of what is around it, a path is of."""
+    """The part of an index, or of the folders around it, that a path belongs to."""
     first, _, rest = path.partition(os.sep)
     if first != "index":
         return first if first in ("photos", "elsewhere") else "list"
@@ -110,7 +115,7 @@ _TABLE = re.compile(r"\b(?:INTO|FROM|UPDATE|TABLE|ON|TRIGGER|INDEX)\s+\"?(\w+)",
 
 
 def _shape(sql: str) -> str:
-    """A statement in two words."""
+    """A statement as its verb and table."""
     verb = sql.lstrip("- \n").split(None, 1)
     first = (verb[0] if verb else "?").upper().rstrip(";")
     if first in ("BEGIN", "COMMIT", "ROLLBACK", "VACUUM"):
@@ -121,11 +126,11 @@ def _shape(sql: str) -> str:
     return f"{first} {found.group(1).lower()}" if found else first
 
 
-# ---------------------------------------------------------------------- the calls of the system
+# ---------------------------------------------------------------------- system calls
 
 
-def compiled(folder: Path) -> Path | None:
-    """The library that counts calls of the system, if it can be made here."""
+def compile_library(folder: Path) -> Path | None:
+    """The library that counts system calls, if it can be compiled here."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or not sys.platform.startswith("linux"):
         return None
@@ -135,11 +140,11 @@ def compiled(folder: Path) -> Path | None:
     return library if done.returncode == 0 else None
 
 
-def calls() -> Callable[..., Any] | None:
-    """Sets at which call to be killed, and whether half of what that would write is written."""
+def call_killer() -> Callable[..., Any] | None:
+    """Sets at which call to be killed, and whether half of what it would write is written."""
     return getattr(ctypes.CDLL(None), "kill_at_call", None)
 
 
 def calls_made() -> int:
-    """How many there were since."""
+    """The number of calls since then."""
     return int(ctypes.CDLL(None).calls_made())

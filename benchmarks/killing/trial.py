@@ -1,4 +1,4 @@
-"""One kill, and all that is asked of what is left."""
+"""One kill, and all checks after it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import sqlite3
-import tempfile
 import time
 from collections import defaultdict
 from contextlib import closing, suppress
@@ -21,43 +20,43 @@ from unittest.mock import patch
 import mmsearch
 from killing.content import (
     Content,
+    answer_differences,
     answers,
-    asked_of,
+    answers_of,
     content_of,
     differences,
-    halves,
-    other_answers,
+    half_done,
 )
-from killing.operations import OPERATIONS, as_it_was, made
+from killing.files import Site
+from killing.killed_process import STEP_BYTES, Finished, KillPoint, run_operation
+from killing.operations import OPERATIONS, prepared, reset
 from killing.phases import phase_of
-from killing.steps import compiled
-from killing.victim import TOLD, Fate, Lived, live
-from killing.world import Site
+from killing.steps import compile_library
 from mmsearch.collection.doctor import examine
 from mmsearch.errors import MMSearchError
 
-AGAIN = 0.25
-"""How often what goes on with the work of a killed process is killed, too."""
+KILL_AGAIN = 0.25
+"""The share of continuations of a killed process's work that are killed, too."""
 
-STUCK = 120
-"""Seconds after which a process that does not come to its end is taken for one that never will."""
+TIMEOUT = 120
+"""Seconds after which a process is taken to hang."""
 
 MOMENT, STEP, CALL = "moment", "step", "call"
-"""Ways to be killed: any time, after a step of Python's or SQLite's, at a call of the system."""
+"""Ways to kill: at a random time, after a step of Python or SQLite, at a system call."""
 
 
 class Reader:
-    """Who has the index open and reads it all the time, while others are killed."""
+    """Keeps the index open and reads it all the time, while others are killed."""
 
     def __init__(self, site: Site, *, is_reading: bool) -> None:
         self._site = site
         self.is_reading = is_reading
         self._library: mmsearch.Collection | None = None
         self.seen: Content | None = None
-        self.trouble: list[str] = []
+        self.defects: list[str] = []
 
-    def look(self) -> None:
-        """Read once; an index that is just being made may be none yet."""
+    def read(self) -> None:
+        """Read once; an index that is being made may not be openable yet."""
         if not self.is_reading:
             return
         try:
@@ -69,15 +68,15 @@ class Reader:
             self._library.search("red", k=3)
             len(self._library)
             self.seen = content_of(self._site.index / "catalog.db")
-        except Exception as error:  # whatever it is, a reader is not to see it
-            self.trouble.append(f"a reader: {type(error).__name__}: {error}")
+        except Exception as error:  # no error may reach a reader
+            self.defects.append(f"a reader: {type(error).__name__}: {error}")
 
     def answers(self) -> dict[str, Any] | None:
-        """What it finds; None if it has nothing open."""
+        """Its answers to the queries; None if it has no index open."""
         return None if self._library is None else answers(self._library)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the index."""
         if self._library is not None:
             self._library.close()
 
@@ -87,14 +86,15 @@ class Kill:
     """One kill.
 
     Attributes:
-        where: The last step before it.
-        trouble: What is wrong with what was left; nothing is expected.
-        seconds: What it took, with all that was asked after it.
+        way: One of `MOMENT`, `STEP`, `CALL`.
+        step: The last step before it.
+        defects: What is wrong after it.
+        seconds: The time it took, checks included.
     """
 
     way: str
-    where: str
-    trouble: list[str] = field(default_factory=list)
+    step: str
+    defects: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -111,17 +111,17 @@ class Series:
         self.name = name
         self._seed = seed
         self._operation = OPERATIONS[name]
-        self.site = made(self._operation, work / f"{list(OPERATIONS).index(name):02}")
-        self._told = work / "told"
-        self._told.write_bytes(bytes(TOLD))
+        self.site = prepared(self._operation, work / f"{list(OPERATIONS).index(name):02}")
+        self._last_step = work / "last-step"
+        self._last_step.write_bytes(bytes(STEP_BYTES))
         self.before = self._content_before()
         began = time.perf_counter()
-        self.lived = self._undisturbed()
-        self.lasts = time.perf_counter() - began
+        self.undisturbed = self._run_undisturbed()
+        self.duration = time.perf_counter() - began
         self.final = content_of(self._catalog)
-        self.answers = asked_of(self.site)
+        self.answers = answers_of(self.site)
         self._by_phase: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for number, step in enumerate(self.lived.steps, 1):
+        for number, step in enumerate(self.undisturbed.steps, 1):
             self._by_phase[phase_of(step)][step].append(number)
 
     @property
@@ -134,195 +134,197 @@ class Series:
         return content_of(self.site.template / "catalog.db")
 
     def check_repeats(self) -> list[str]:
-        """In what two undisturbed runs differ, which would make all that follows worthless."""
-        self._undisturbed()
-        told = differences(content_of(self._catalog), self.final)
-        return told + other_answers(asked_of(self.site), self.answers)
+        """Differences of two undisturbed runs, which would make all other checks meaningless."""
+        self._run_undisturbed()
+        found = differences(content_of(self._catalog), self.final)
+        return found + answer_differences(answers_of(self.site), self.answers)
 
-    def _undisturbed(self) -> Lived:
-        as_it_was(self.site)
-        lived = self._finish()
-        if isinstance(lived, str):
-            raise RuntimeError(f"{self.name}: {lived}")  # noqa: TRY004 - it says what went wrong
-        return lived
+    def _run_undisturbed(self) -> Finished:
+        reset(self.site)
+        finished = self._run_in_process()
+        if isinstance(finished, str):
+            raise RuntimeError(f"{self.name}: {finished}")  # noqa: TRY004 - it says what went wrong
+        return finished
 
     # ------------------------------------------------------------------ one kill
 
     def kill(self, number: int) -> list[Kill]:
-        """Kill the operation; several times, if who goes on with it is killed as well."""
-        chance = random.Random(f"{self._seed} {self.name} {number}")
-        as_it_was(self.site)
+        """Kill the operation; several times, if the process that continues it is killed as well."""
+        rng = random.Random(f"{self._seed} {self.name} {number}")
+        reset(self.site)
         kills: list[Kill] = []
-        while not kills or chance.random() < AGAIN:
+        while not kills or rng.random() < KILL_AGAIN:
             began = time.perf_counter()
-            kill = self._one(chance)
-            if kill is None:  # it came to its end first
+            kill = self._kill_once(rng)
+            if kill is None:  # it finished first
                 if not kills:
-                    as_it_was(self.site)
+                    reset(self.site)
                     continue
                 break
             kill.seconds = time.perf_counter() - began
             kills.append(kill)
-            if kill.trouble:
+            if kill.defects:
                 break
         began = time.perf_counter()
-        if not kills[-1].trouble:
-            kills[-1].trouble += self._continued(chance)
+        if not kills[-1].defects:
+            kills[-1].defects += self._complete(rng)
         kills[-1].seconds += time.perf_counter() - began
         return kills
 
-    def _one(self, chance: random.Random) -> Kill | None:
-        way, fate, moment = self._fate(chance)
+    def _kill_once(self, rng: random.Random) -> Kill | None:
+        way, kill_point, moment = self._kill_point(rng)
         reader = Reader(self.site, is_reading=self._operation.readable)
-        reader.look()
+        reader.read()
         try:
-            if self._lived(fate, moment, reader) is not None:
+            if self._run(kill_point, moment, reader) is not None:
                 return None
-            where = self._told.read_bytes().partition(b"\0")[0].decode() or "begun"
-            kill = Kill(way, where)
-            kill.trouble = self._left(reader, chance)
+            step = self._last_step.read_bytes().partition(b"\0")[0].decode() or "started"
+            kill = Kill(way, step)
+            kill.defects = self._check_after_kill(reader, rng)
         finally:
             reader.close()
         return kill
 
-    def _fate(self, chance: random.Random) -> tuple[str, Fate, float | None]:
-        ways = [MOMENT, STEP, STEP] + [CALL] * (self.lived.calls > 0)
-        way = chance.choice(ways)
+    def _kill_point(self, rng: random.Random) -> tuple[str, KillPoint, float | None]:
+        """The way to kill, where, and, for `MOMENT`, after how many seconds."""
+        ways = [MOMENT, STEP, STEP] + [CALL] * (self.undisturbed.calls > 0)
+        way = rng.choice(ways)
         if way == MOMENT:
-            return way, Fate(), chance.uniform(0, self.lasts)
-        if way == STEP:  # each kind is as likely, so that rare ones are met as well
-            kinds = self._by_phase[chance.choice(list(self._by_phase))]
-            return way, Fate(step=chance.choice(kinds[chance.choice(list(kinds))])), None
-        half = chance.random() < 0.5
-        return way, Fate(call=chance.randint(1, self.lived.calls), half=half), None
+            return way, KillPoint(), rng.uniform(0, self.duration)
+        if way == STEP:  # each kind is equally likely, so that rare ones are hit too
+            kinds = self._by_phase[rng.choice(list(self._by_phase))]
+            numbers = kinds[rng.choice(list(kinds))]
+            return way, KillPoint(step=rng.choice(numbers)), None
+        half = rng.random() < 0.5
+        return way, KillPoint(call=rng.randint(1, self.undisturbed.calls), half=half), None
 
-    def _lived(self, fate: Fate, moment: float | None, reader: Reader) -> Lived | None:
-        """How a process went on that came to its end; None if it was killed."""
-        process, pipe = self._begin(fate)
+    def _run(self, kill_point: KillPoint, moment: float | None, reader: Reader) -> Finished | None:
+        """Run the operation in a process, and read meanwhile; None if it was killed, or failed."""
+        process, pipe = self._start(kill_point)
         began = time.perf_counter()
-        told: Any = None
+        message: Any = None
         with suppress(EOFError, ConnectionResetError):
-            while told is None:
+            while message is None:
                 left = 0.01 if moment is None else moment - (time.perf_counter() - began)
                 if moment is not None and left <= 0:
-                    with suppress(ProcessLookupError):  # it came to its end just now
+                    with suppress(ProcessLookupError):  # it finished just now
                         os.kill(process.pid, signal.SIGKILL)
                     moment = None
                 if pipe.poll(min(max(left, 0), 0.01)):
-                    told = pipe.recv()
+                    message = pipe.recv()
                 elif reader.is_reading:
-                    reader.look()
-                if time.perf_counter() - began > STUCK:
+                    reader.read()
+                if time.perf_counter() - began > TIMEOUT:
                     process.kill()
-                    reader.trouble.append("a process did not come to its end")
-        process.join(STUCK)
+                    reader.defects.append("a process did not finish")
+        process.join(TIMEOUT)
         pipe.close()
-        if isinstance(told, Lived) and told.trouble:
-            reader.trouble.append(told.trouble)
+        if isinstance(message, Finished) and message.error:
+            reader.defects.append(message.error)
             return None
-        return told
+        return message
 
-    def _begin(self, fate: Fate) -> tuple[Any, Any]:
+    def _start(self, kill_point: KillPoint) -> tuple[Any, Any]:
         context = multiprocessing.get_context("forkserver")
         pipe, other = context.Pipe(duplex=False)
-        self._told.write_bytes(bytes(TOLD))
+        self._last_step.write_bytes(bytes(STEP_BYTES))
         process = context.Process(
-            target=live, args=(self.site.root, self.name, fate, self._told, other)
+            target=run_operation,
+            args=(self.site.root, self.name, kill_point, self._last_step, other),
         )
         process.start()
         other.close()
         with suppress(EOFError):
-            pipe.recv()  # it has begun
+            pipe.recv()  # it has started
         return process, pipe
 
-    # ------------------------------------------------------------------ what is left
+    # ------------------------------------------------------------------ checks
 
-    def _left(self, reader: Reader, chance: random.Random) -> list[str]:
+    def _check_after_kill(self, reader: Reader, rng: random.Random) -> list[str]:
         """What is wrong right after the kill."""
-        shutil.rmtree(self.site.left, ignore_errors=True)
+        shutil.rmtree(self.site.after_kill, ignore_errors=True)
         if self.site.index.exists():
-            shutil.copytree(self.site.index, self.site.left)
-        told = reader.trouble[:]
+            shutil.copytree(self.site.index, self.site.after_kill)
+        found = reader.defects[:]
         if not self._operation.readable:
-            return told
-        now = Content()
+            return found
+        content = Content()
         if _has_tables(self._catalog):
-            now = content_of(self._catalog)
-            found = reader.answers()
-            fresh = asked_of(self.site) if chance.random() < 0.5 else None
-            if found and fresh:
-                told += [f"open before: {one}" for one in other_answers(found, fresh)]
-            told += self._wrong()
-        told += halves(now, reader.seen, self.before, self.final)
-        return told + self._operation.look(self.site, self.before)
+            content = content_of(self._catalog)
+            of_reader = reader.answers()
+            expected = answers_of(self.site) if rng.random() < 0.5 else None
+            if of_reader and expected:
+                found += _of_reader(of_reader, expected)
+            found += self._doctor()
+        found += half_done(content, reader.seen, self.before, self.final)
+        return found + self._operation.check(self.site, self.before)
 
-    def _wrong(self) -> list[str]:
+    def _doctor(self) -> list[str]:
         return [
             f"doctor: {one.check}: {one.what} {list(one.examples)}"
             for one in examine(self.site.index)
             if one.state == "wrong"
         ]
 
-    def _continued(self, chance: random.Random) -> list[str]:
-        """What is wrong once the work is done by another process, or by this one."""
+    def _complete(self, rng: random.Random) -> list[str]:
+        """What is wrong once another process, or this one, has completed the work."""
         reader = Reader(self.site, is_reading=self._operation.readable)
-        reader.look()
-        told: list[str] = []
+        reader.read()
+        found: list[str] = []
         try:
-            if chance.random() < 0.5:
+            if rng.random() < 0.5:
                 self._operation.run(self.site)
-            elif isinstance(failed := self._finish(), str):
-                told.append(failed)
-            told += differences(content_of(self._catalog), self.final)
-            told += other_answers(asked_of(self.site), self.answers)
-            if (found := reader.answers()) is not None:
-                told += [f"open before: {one}" for one in other_answers(found, self.answers)]
-            told += self._wrong() + reader.trouble + self._cleared()
-        except Exception as error:  # whatever it is, it is a finding
-            told.append(f"going on: {type(error).__name__}: {error}")
+            elif isinstance(failed := self._run_in_process(), str):
+                found.append(failed)
+            found += differences(content_of(self._catalog), self.final)
+            found += answer_differences(answers_of(self.site), self.answers)
+            if (of_reader := reader.answers()) is not None:
+                found += _of_reader(of_reader, self.answers)
+            found += self._doctor() + reader.defects + self._leftovers()
+        except Exception as error:  # any error is a defect
+            found.append(f"continuing: {type(error).__name__}: {error}")
         finally:
             reader.close()
-        return told
+        return found
 
-    def _finish(self) -> Lived | str:
-        """Have another process do all that is left to be done."""
+    def _run_in_process(self) -> Finished | str:
+        """Run the operation to its end in another process; what went wrong, if it failed."""
         reader = Reader(self.site, is_reading=False)
-        lived = self._lived(Fate(), None, reader)
-        return "; ".join(reader.trouble) or "it ended early" if lived is None else lived
+        finished = self._run(KillPoint(), None, reader)
+        return "; ".join(reader.defects) or "it ended early" if finished is None else finished
 
-    def _cleared(self) -> list[str]:
-        """What is left behind for good: half-written files that are old are to be cleared away."""
+    def _leftovers(self) -> list[str]:
+        """Half-written files that are not removed although they are old."""
         for part in self.site.index.rglob("*.part*"):
             os.utime(part, (0, 0))
         examine(self.site.index, repair=True, sample=10)
-        left = [str(path) for path in self.site.index.rglob("*.part*")]
-        return [f"left behind: {left}"] if left else []
+        paths = [str(path) for path in self.site.index.rglob("*.part*")]
+        return [f"left behind: {paths}"] if paths else []
+
+
+def _of_reader(actual: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    return [f"reader: {difference}" for difference in answer_differences(actual, expected)]
 
 
 def _has_tables(catalog: Path) -> bool:
-    """Whether there is a catalog by now: its tables are made in one transaction."""
+    """Whether the catalog has tables, which are made in one transaction."""
     if not catalog.exists():
         return False
     with closing(sqlite3.connect(catalog, timeout=20)) as driver:
         return bool(driver.execute("PRAGMA user_version").fetchone()[0])
 
 
-def nursery(work: Path) -> bool:
-    """Start the process that all others are forked from; whether it counts calls of the system."""
-    library = compiled(work)
+def start_fork_server(work: Path) -> bool:
+    """Start the process that all others are forked from; whether it counts system calls."""
+    library = compile_library(work)
     here = str(Path(__file__).parent.parent)
-    surroundings = {
+    environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": "1",
     }
     if library is not None:
-        surroundings["LD_PRELOAD"] = str(library)
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["killing.victim"])
-    with patch.dict(os.environ, surroundings):
+        environment["LD_PRELOAD"] = str(library)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["killing.killed_process"])
+    with patch.dict(os.environ, environment):
         forkserver.ensure_running()
     return library is not None
-
-
-def workplace() -> Path:
-    """A folder of its own."""
-    return Path(tempfile.mkdtemp(prefix="mmsearch-kills-"))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from killing.toys import COLOURS
+from killing.toy_encoders import COLOURS
 
 LONG_AGO = 1_600_000_000
-"""Seconds: when the files were written."""
+"""Seconds since 1970: the modification time of the first file."""
 
 NAMES = tuple(COLOURS)
 THINGS = ("harbour", "meadow", "bicycle", "lantern", "orchard", "railway", "violin")
@@ -20,7 +20,7 @@ THINGS = ("harbour", "meadow", "bicycle", "lantern", "orchard", "railway", "viol
 
 @dataclass(frozen=True)
 class Site:
-    """Where one operation takes place.
+    """The folders and files of one operation.
 
     Attributes:
         root: A folder for all of it.
@@ -30,7 +30,7 @@ class Site:
 
     @property
     def photos(self) -> Path:
-        """The files."""
+        """The files that are indexed."""
         return self.root / "photos"
 
     @property
@@ -40,13 +40,13 @@ class Site:
 
     @property
     def template(self) -> Path:
-        """The index as it is before."""
+        """A copy of the index before the operation."""
         return self.root / "template"
 
     @property
-    def left(self) -> Path:
-        """The index as a killed process left it."""
-        return self.root / "left"
+    def after_kill(self) -> Path:
+        """A copy of the index after a kill."""
+        return self.root / "after-kill"
 
     @property
     def elsewhere(self) -> Path:
@@ -64,18 +64,18 @@ class Site:
         return self.root / "metadata.csv"
 
 
-def picture(path: Path, number: int) -> None:
-    """A photo that is like no other."""
+def write_picture(path: Path, number: int) -> None:
+    """Write a photo, different for each number."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = Image.new("RGB", (8, 8), COLOURS[NAMES[number % len(NAMES)]])
-    for place in range(8):
-        made.putpixel((place, number % 8), (number * 5 % 256, place * 30, 255 - number))
-    made.save(path)
+    image = Image.new("RGB", (8, 8), COLOURS[NAMES[number % len(NAMES)]])
+    for at in range(8):
+        image.putpixel((at, number % 8), (number * 5 % 256, at * 30, 255 - number))
+    image.save(path)
     _date(path, number)
 
 
-def words(path: Path, number: int, passages: int = 1) -> None:
-    """A text that is like no other."""
+def write_text(path: Path, number: int, passages: int = 1) -> None:
+    """Write a text, different for each number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = [
         f"A {NAMES[(number + part) % len(NAMES)]} {THINGS[(number + part) % len(THINGS)]}, "
@@ -86,19 +86,19 @@ def words(path: Path, number: int, passages: int = 1) -> None:
     _date(path, number)
 
 
-def before(site: Site) -> None:
-    """Photos, texts, sidecars, copies, files that cannot be read, odd names."""
+def make_files(site: Site) -> None:
+    """Make photos, texts, sidecars, copies, files that cannot be read, unusual names."""
     photos = site.photos
     for number in range(72):
-        picture(photos / ("", "deep", "deep/deeper")[number % 3] / f"{number:02}.png", number)
+        write_picture(photos / ("", "deep", "deep/deeper")[number % 3] / f"{number:02}.png", number)
     for number in range(6):
-        words(photos / "texts" / f"note{number}.md", number)
-    words(photos / "texts" / "long.txt", 7, passages=9)
+        write_text(photos / "texts" / f"note{number}.md", number)
+    write_text(photos / "texts" / "long.txt", 7, passages=9)
     for number in (0, 3, 6, 9):
-        words(photos / f"{number:02}.txt", 40 + number)
+        write_text(photos / f"{number:02}.txt", 40 + number)
     _copy(photos / "deep/01.png", photos / "copy.png", 160)
     _copy(photos / "00.png", photos / "other.png", 161)
-    picture(Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png")), 162)
+    write_picture(Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png")), 162)
     for name in ("bad.png", "deep/bad.png"):
         (photos / name).write_bytes(b"no picture")
         _date(photos / name, 163)
@@ -108,23 +108,23 @@ def before(site: Site) -> None:
     site.metadata.write_text("file,rating,place\n" + "\n".join(rows) + "\n")
 
 
-def after(site: Site) -> None:
-    """The same: changed, renamed, swapped, removed and added; other captions, other metadata."""
+def change_files(site: Site) -> None:
+    """Change, rename, swap, remove and add files, captions and metadata."""
     photos = site.photos
     for number in (0, 4):
-        picture(photos / ("", "deep")[number % 3] / f"{number:02}.png", 100 + number)
-    words(photos / "texts" / "note1.md", 31, passages=3)
-    words(photos / "texts" / "long.txt", 32, passages=4)
+        write_picture(photos / ("", "deep")[number % 3] / f"{number:02}.png", 100 + number)
+    write_text(photos / "texts" / "note1.md", 31, passages=3)
+    write_text(photos / "texts" / "long.txt", 32, passages=4)
     (photos / "03.png").rename(photos / "moved.png")
     (photos / "deep/deeper").rename(photos / "further")
     _swap(photos / "06.png", photos / "09.png")
     for name in ("12.png", "texts/note2.md", "00.txt", "bad.png"):
         (photos / name).unlink()
     for number in range(80, 86):
-        picture(photos / "new" / f"{number}.png", number)
-    words(photos / "new" / "fresh.md", 87, passages=3)
-    words(photos / "15.txt", 88)
-    picture(photos / "deep/bad.png", 89)
+        write_picture(photos / "new" / f"{number}.png", number)
+    write_text(photos / "new" / "fresh.md", 87, passages=3)
+    write_text(photos / "15.txt", 88)
+    write_picture(photos / "deep/bad.png", 89)
     (photos / "18.png").write_bytes(b"damaged")
     _date(photos / "18.png", 90)
     os.utime(photos / "21.png", (LONG_AGO + 999, LONG_AGO + 999))

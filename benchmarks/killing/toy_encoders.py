@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "mmsearch.spaces.index_cache.SAMPLE_QUERIES": 8,
     "mmsearch.storage.backups.PAGES_AT_ONCE": 4,
 }
-"""What is made so small that a folder of some hundred files is stored in a dozen transactions."""
+"""Sizes so small that a folder of some hundred files is stored in a dozen transactions."""
 
 COLOURS = {
     "red": (220, 20, 20),
@@ -39,9 +39,9 @@ COLOURS = {
 
 
 class Toy(Encoder):
-    """Sees the colours of a picture's corners, and reads words for them.
+    """Encodes the colours of a picture, and the words for them.
 
-    Each row is made by itself, so that it has the same bits in whatever batch it comes.
+    Each row is computed by itself, so that its bits do not depend on its batch.
     """
 
     name = "toy"
@@ -51,11 +51,11 @@ class Toy(Encoder):
     image_size = 4
 
     def prepare(self, modality: str, thing: Any) -> Any:
-        """A picture, small."""
+        """The pixels of a small picture; a text as it is."""
         return np.asarray(thing.resize((4, 4))) if modality == "image" else thing
 
     def encode(self, modality: str, batch: Any) -> Any:
-        """Rows of unit length."""
+        """Unit vectors (n, 16)."""
         rows = np.zeros((len(batch), self.dim), np.float32)
         for row, thing in zip(rows, batch, strict=True):
             self._encode(modality, thing, row)
@@ -75,32 +75,31 @@ class Toy(Encoder):
 
 
 class Second(Toy):
-    """Sees the same in other numbers, as another model would."""
+    """Encodes the same otherwise, as another model would."""
 
     name = "second"
     fingerprint = "second-1"
 
     def encode(self, modality: str, batch: Any) -> Any:
-        """Rows of unit length."""
+        """Unit vectors (n, 16)."""
         return super().encode(modality, batch)[:, ::-1].copy()
 
 
 class Preferred(SingleModel):
-    """A model that `auto` stands for."""
+    """The model that `auto` stands for."""
 
     def best_here(self) -> str:
-        """Its name."""
         return self.forms[0]
 
 
 @contextmanager
 def small_steps(home: Path) -> Iterator[None]:
-    """Within it there are the toys, and small batches, in the place of the real ones."""
-    made = {"toy": Preferred("toy", Toy), "second": SingleModel("second", Second)}
-    surroundings = {"MMSEARCH_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    with ExitStack() as held:
-        held.enter_context(patch.dict(REGISTRY, made))
-        held.enter_context(patch.dict(os.environ, surroundings))
+    """Replace the models by the toys, and the sizes of batches by small ones."""
+    models = {"toy": Preferred("toy", Toy), "second": SingleModel("second", Second)}
+    environment = {"MMSEARCH_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    with ExitStack() as patches:
+        patches.enter_context(patch.dict(REGISTRY, models))
+        patches.enter_context(patch.dict(os.environ, environment))
         for name, value in SMALL.items():
-            held.enter_context(patch(name, value))
+            patches.enter_context(patch(name, value))
         yield

@@ -1,4 +1,4 @@
-"""Catalogs as older versions made them, of one that this version made."""
+"""Downgrades: a catalog of this version, turned into one of an older version."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-FIRST = """
+SCHEMA_1 = """
 CREATE TABLE state (key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key));
 CREATE TABLE sources (id INTEGER NOT NULL, path TEXT NOT NULL, device BIGINT NOT NULL,
   PRIMARY KEY (id), UNIQUE (path));
@@ -36,7 +36,7 @@ CREATE TABLE failures (source_id INTEGER NOT NULL, folder TEXT NOT NULL, name TE
 """The tables of version 1."""
 
 
-SIXTH = """
+DOWN_TO_6 = """
 ALTER TABLE settings RENAME TO state;
 ALTER TABLE index_roots RENAME TO asked;
 ALTER TABLE spaces RENAME COLUMN serves TO keeps;
@@ -81,7 +81,7 @@ UPDATE state SET "key" = 'holes' WHERE "key" = 'incomplete';
 PRAGMA user_version=6;
 """
 
-FOURTH = """
+DOWN_TO_4 = """
 DROP TRIGGER IF EXISTS texts_insert;
 INSERT OR IGNORE INTO unworded SELECT id FROM items WHERE id > (SELECT words FROM followed);
 DROP TABLE followed;
@@ -89,30 +89,30 @@ PRAGMA user_version=4;
 """
 
 
-def make_sixth(catalog: Path) -> None:
-    """Bring a catalog of this version down to version 6: before there was one log of changes."""
+def to_version_6(catalog: Path) -> None:
+    """Turn a catalog of this version into one of version 6: before the one log of changes."""
     with closing(sqlite3.connect(catalog)) as driver:
         drop_triggers(driver)
-        driver.executescript(SIXTH)
+        driver.executescript(DOWN_TO_6)
 
 
-def make_fourth(catalog: Path) -> None:
-    """Bring a catalog of this version down to version 4: before new items were told by their id."""
-    make_sixth(catalog)
+def to_version_4(catalog: Path) -> None:
+    """Turn a catalog of this version into one of version 4: before new items were found by id."""
+    to_version_6(catalog)
     with closing(sqlite3.connect(catalog)) as driver:
-        driver.executescript(FOURTH)
+        driver.executescript(DOWN_TO_4)
 
 
-def make_third(catalog: Path) -> None:
-    """Bring a catalog of this version down to version 3: before changes were logged."""
-    make_fourth(catalog)
+def to_version_3(catalog: Path) -> None:
+    """Turn a catalog of this version into one of version 3: before changes were logged."""
+    to_version_4(catalog)
     with closing(sqlite3.connect(catalog)) as driver:
         driver.execute("PRAGMA foreign_keys=OFF")
         drop_triggers(driver)
-        (made,) = driver.execute("SELECT sql FROM sqlite_master WHERE name = 'vectors'").fetchone()
+        (sql,) = driver.execute("SELECT sql FROM sqlite_master WHERE name = 'vectors'").fetchone()
         driver.executescript(
             "DROP TABLE gone; DROP TABLE altered; DROP INDEX vectors_by_item;"
-            f"{made.replace('vectors', 'vectors_old', 1).replace('AUTOINCREMENT', '')};"
+            f"{sql.replace('vectors', 'vectors_old', 1).replace('AUTOINCREMENT', '')};"
             "INSERT INTO vectors_old SELECT * FROM vectors; DROP TABLE vectors;"
             "ALTER TABLE vectors_old RENAME TO vectors;"
             "CREATE INDEX vectors_by_item ON vectors (item_id);"
@@ -121,9 +121,9 @@ def make_third(catalog: Path) -> None:
         )
 
 
-def make_second(catalog: Path) -> None:
-    """Bring a catalog of this version down to version 2: before words, metadata and tags."""
-    make_third(catalog)
+def to_version_2(catalog: Path) -> None:
+    """Turn a catalog of this version into one of version 2: before words, metadata and tags."""
+    to_version_3(catalog)
     with closing(sqlite3.connect(catalog)) as driver:
         for table in ("words_counts", "words", "common_words", "unworded"):
             driver.execute(f"DROP TABLE {table}")
@@ -134,12 +134,14 @@ def make_second(catalog: Path) -> None:
         driver.execute("PRAGMA user_version=2")
 
 
-def make_first(catalog: Path) -> None:
-    """Bring a catalog of this version down to version 1: what that did not know of is lost."""
-    make_sixth(catalog)
+def to_version_1(catalog: Path) -> None:
+    """Turn a catalog of this version into one of version 1; what that did not have is lost."""
+    to_version_6(catalog)
     old = catalog.with_name("old.db")
     with closing(sqlite3.connect(old)) as driver:
-        driver.executescript(f"PRAGMA journal_mode=WAL; PRAGMA application_id=1835889522; {FIRST}")
+        driver.executescript(
+            f"PRAGMA journal_mode=WAL; PRAGMA application_id=1835889522; {SCHEMA_1}"
+        )
         driver.execute("ATTACH ? AS now", (str(catalog),))
         with driver:
             for table in ("state", "sources", "spaces", "items", "texts", "vectors", "failures"):
