@@ -12,9 +12,10 @@ made      A's and B's own of the same files; scores may lie 1e-5 apart, since th
 vectors   A's of --rows vectors with metadata, so many that an approximate index and columns answer,
           with some added and removed after that; a copy is opened by each
 
-Compared are all hits with scores, confidences and signals to six decimals, items, failures, status,
-copies, descriptions, and what commands print with their exit codes. Of an error, its type is.
-Prints the number of comparisons, and each difference; the exit code is 1 if there is any.
+All hits are compared, with scores, confidences and signals to six decimals; items, failures,
+status, near-duplicates, descriptions; and what commands print, with their exit codes. Of an error,
+only its type counts. Prints the number of comparisons and the first differences of each pair; the
+exit code is 1 if there is any.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ def all_queries(library: Any, files: Path) -> Queries:
     for words in ("", "   ", "zxqv", "ein Hund am Strand", "3" * 500, "IMG.jpg", "the of a"):
         yield f"{words[:20]!r}", partial(search, words)
     for settings in ({"k": 0}, {"k": 1.5}, {"target": "smell"}, {"fusion": "none"}, {"like": [0]}):
-        yield f"what is no setting, {settings}", partial(search, "a dog", **settings)
+        yield f"invalid setting, {settings}", partial(search, "a dog", **settings)
     photo = files / "photos" / "copy.jpg"
     sound = min((files / "sounds").iterdir())
     text = files / "texts" / "dog.md"
@@ -313,7 +314,10 @@ def printed(tree: Tree, index: Path, files: Path) -> Answers:
     found: Answers = []
     for command in commands:
         process = tree.command(*command, "-i", f"{index}/", check=False)
-        found.append((" ".join(map(str, command)), [process.code, *process.output.splitlines()]))
+        lines = process.output.splitlines()
+        if command[0] == "errors":  # the last column is the time of the run
+            lines = [line.rpartition("\t")[0] for line in lines]
+        found.append((" ".join(map(str, command)), [process.code, *lines]))
     return found
 
 

@@ -10,8 +10,8 @@ cold     whole processes: `mmsearch --help`, and `mmsearch query` on a copy each
          is made by A of --photos small photos, unless --index names one.
 load     `Collection.add_vectors` of vectors of --dim numbers with metadata into a new index, for
          each of --sizes, in milliseconds per 1,000 rows: preparing them (in a thread beside the one
-         that stores: processor's time of that thread), storing them, and all of it, words and
-         vector index included.
+         that stores: processor's time of that thread), storing them with the database's indexes,
+         and all of it, words and vector index included.
 migrate  opening an index that A made, in B, in ms: for the first time, which migrates it if the
          version of the schema has changed, for the second time, and the first search. There is no
          pair here: each run is given a fresh copy.
@@ -19,6 +19,7 @@ migrate  opening an index that A made, in B, in ms: for the first time, which mi
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 import statistics
@@ -92,7 +93,8 @@ def load(folder: str, rows: str, dim: str) -> dict[str, tuple[float, float]]:
     given, known = vectors(int(rows), int(dim)), metadata(int(rows))
     mmsearch.Collection(Path(folder, "first"), create=True).close()  # all is imported by now
     prepared: list[float] = []  # by the pool's thread, the only one that there is meanwhile
-    stored: list[Cost] = []
+    stages: list[Cost] = []  # when the rows were stored, then when their words were indexed
+    last = math.inf
     submit = ThreadPoolExecutor.submit
 
     def timed_submit(pool: ThreadPoolExecutor, work: Any, /, *given: Any, **named: Any) -> Future:
@@ -106,14 +108,18 @@ def load(folder: str, rows: str, dim: str) -> dict[str, tuple[float, float]]:
         return submit(pool, timed)
 
     def progress(done: int, total: int | None) -> None:
-        if done == total and not stored:  # what follows are words and the vector index
-            stored.append(Cost(time.perf_counter() - began[0], time.process_time() - began[1]))
+        nonlocal last
+        del total
+        if done < last:  # a new stage counts from the beginning
+            stages.append(Cost(0, 0))
+        stages[-1] = Cost(time.perf_counter() - began[0], time.process_time() - began[1])
+        last = done
 
     with mmsearch.Collection(Path(folder, "index"), create=True) as library:
         began = time.perf_counter(), time.process_time()
         with patch.object(ThreadPoolExecutor, "submit", timed_submit):
             whole = cost(lambda: library.add_vectors(given, known, progress=progress))
-    each = {"prepared": Cost(sum(prepared), sum(prepared)), "stored": stored[0], "all of it": whole}
+    each = {"prepared": Cost(sum(prepared), sum(prepared)), "stored": stages[0], "all of it": whole}
     return {name: (spent.wall, spent.cpu) for name, spent in each.items()}
 
 

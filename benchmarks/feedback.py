@@ -88,12 +88,12 @@ def measured(data: Collection, variants: list[dict]) -> np.ndarray:
 def table(title: str, data: Collection, variants: list[dict]) -> None:
     values = 100 * measured(data, variants)
     print(f"\n{title}: {len(values)} groups of queries, average precision in %")
-    print(f"{'before':<34}{values[:, 0].mean():6.1f}")
+    print(f"{'before':<36}{values[:, 0].mean():6.1f}")
     for number, variant in enumerate(variants, start=1):
         gain = bootstrap_interval(values[:, number] - values[:, 0])
         name = ", ".join(f"{key}={value}" for key, value in variant.items())
         shown = f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
-        print(f"{name:<34}{values[:, number].mean():6.1f}  {shown}")
+        print(f"{name:<36}{values[:, number].mean():6.1f}  {shown}")
 
 
 def by_words(captions: list[list[str]]) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""The time of a search of 10,000 rows on one thread and on all, while other programs idle or work.
+"""The time of a search of 10,000 rows on one thread and on all, on an idle and on a busy machine.
 
     python benchmarks/threads.py
 
-Prints medians. They are why `FaissIndex` keeps small searches on the calling thread.
+Prints medians, the reason why `FaissIndex` keeps small searches on the calling thread.
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import statistics
@@ -34,6 +35,7 @@ def median_ms(index: faiss.Index, query: np.ndarray, threads: int) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rows = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     half = faiss.ScalarQuantizer.QT_fp16
@@ -47,11 +49,11 @@ def main() -> None:
         ]
         for process in busy:
             process.start()
-        found = {threads: median_ms(index, rows[:1], threads) for threads in (1, cores)}
+        times = {threads: median_ms(index, rows[:1], threads) for threads in (1, cores)}
         for process in busy:
             process.terminate()
             process.join()
-        cells = ", ".join(f"{ms:.2f} ms on {threads}" for threads, ms in found.items())
+        cells = ", ".join(f"{ms:.2f} ms on {threads}" for threads, ms in times.items())
         print(f"other programs {state}: {cells} threads")
 
 
