@@ -104,7 +104,10 @@ class ItemStore(Protocol):
         """Every item in order of id."""
 
     def listed(self, ids: Any = None, limit: int | None = None) -> Iterator[ListedItem]:
-        """Items in order of id: only these (sorted ids), at most so many."""
+        """Items in order of id: only these (sorted ids), at most so many.
+
+        They are read a page at a time; each page is as the store then is.
+        """
 
     def complete(self, space: Space | None, ids: Any = None) -> Iterator[list[CompleteItem]]:
         """Pages of items in order of id, with their vectors in a space (None: without vectors)."""
@@ -213,7 +216,10 @@ class MetadataStore(Protocol):
     """The user's own metadata of the items."""
 
     def set(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Replace the metadata of some items, all or none; None is as if not there."""
+        """Replace the metadata of some items, all or none; None is as if not there.
+
+        An item that is gone is left out.
+        """
 
 
 class TagStore(Protocol):
@@ -222,7 +228,10 @@ class TagStore(Protocol):
     def set(
         self, found: Mapping[str, Mapping[int, float]], among: Iterable[int] | None = None
     ) -> None:
-        """Replace tags by the scores of the items that have them, among some items or all."""
+        """Replace tags by the scores of the items that have them, among some items or all.
+
+        Items that are gone are left out. All or none.
+        """
 
     def clear(self, names: Iterable[str] | None = None) -> int:
         """Delete some tags, or all; returns of how many items each, in all."""
@@ -235,10 +244,18 @@ class WordStore(Protocol):
         """How many items have changed since the index was last brought up to date."""
 
     def refresh(self, at_most: int | None = None, progress: Progress | None = None) -> int:
-        """Bring the index up to date for at most so many items; returns how many it were."""
+        """Bring the index up to date for at most so many items; returns how many it were.
+
+        Args:
+            at_most: Leave the rest for later, so that a search need not wait long.
+            progress: Called with (items done, items in all) after each batch.
+        """
 
     def search(self, query: str, k: int, allowed: IdSet | None = None) -> Ranking:
-        """The k best items for a query's words, by BM25; fewer if fewer hold any of them."""
+        """The k best items for a query's words, by BM25; fewer if fewer hold any of them.
+
+        Any text is a query; only "quotes" have a meaning in it.
+        """
 
     def holding(self, query: str, ids: Sequence[int]) -> set[int]:
         """Those of some items that hold every word of a query."""
@@ -272,7 +289,10 @@ class SpaceStore(Protocol):
         """The space of an encoder, made if it is new; it serves nothing yet."""
 
     def add_imported(self, name: str, dim: int, modalities: Iterable[Modality]) -> Space:
-        """The space of vectors whose encoder is not here, made if need be; it serves modalities."""
+        """The space of vectors whose encoder is not here, made if need be; it serves modalities.
+
+        It has no modalities of its own: nothing can be encoded for it.
+        """
 
     def adopt(self, encoder: Encoder) -> None:
         """Let an encoder serve vectors that were imported without it, under its name."""
@@ -280,7 +300,8 @@ class SpaceStore(Protocol):
     def serve_with(self, encoders: Sequence[Encoder]) -> None:
         """Have encoders serve the modalities they can encode; where two can, the later one.
 
-        At once if the store is empty, else once their spaces are backfilled. All or none.
+        At once if the store is empty, else once their spaces are backfilled. All or none: later
+        runs would encode nothing for a space that was made and is to serve nothing.
         """
 
     def switch_to(self, space: Space) -> None:
@@ -345,7 +366,7 @@ class VectorStore(Protocol):
         """(item id, path, hash) of the items of some kinds that lack a vector.
 
         For "text": the items of any kind that have texts. Imported items, which cannot be read
-        again, lack only the vectors of texts.
+        again, lack only the vectors of texts. With `token_embeddings`, those that lack these.
         """
 
     def any_missing(self, space: Space, modality: Modality, kinds: Iterable[Kind]) -> bool:

@@ -11,24 +11,19 @@ from sqlalchemy import Connection, delete, insert, select
 from mmsearch.filters.values import number_in
 from mmsearch.storage.sqlite.database import Database, chunks
 from mmsearch.storage.sqlite.schema import items, metadata, tags
+from mmsearch.storage.store import MetadataStore, TagStore
 
 ITEMS_AT_ONCE = 2_000
 """Items whose metadata are written by one statement."""
 
 
-class Metadata:
+class Metadata(MetadataStore):
     """The user's own metadata of the items."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def set(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Replace the metadata of some items, all or none.
-
-        Args:
-            rows: (item id, its metadata); None is as if not there. An item that is gone is left
-                out.
-        """
         with self._database.write() as connection:
             waiting = iter(rows)
             while some := dict(islice(waiting, ITEMS_AT_ONCE)):
@@ -63,7 +58,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-class Tags:
+class Tags(TagStore):
     """The tags of the items, each with a score in [0, 1]."""
 
     def __init__(self, database: Database) -> None:
@@ -72,12 +67,6 @@ class Tags:
     def set(
         self, found: Mapping[str, Mapping[int, float]], among: Iterable[int] | None = None
     ) -> None:
-        """Replace tags by the scores of the items that have them, all or none.
-
-        Args:
-            found: By tag, the score of each item that has it; items that are gone are left out.
-            among: Only these items are changed; None changes all.
-        """
         looked_at = None if among is None else sorted(set(among))
         with self._database.write() as connection:
             for tag, scores in found.items():
@@ -95,7 +84,6 @@ class Tags:
                         connection.execute(insert(tags).prefix_with("OR REPLACE"), rows)
 
     def clear(self, names: Iterable[str] | None = None) -> int:
-        """Delete some tags, or all; returns of how many items each, in all."""
         parts = [None] if names is None else list(chunks(sorted(set(names))))
         with self._database.write() as connection:
             return sum(

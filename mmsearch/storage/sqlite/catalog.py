@@ -28,7 +28,7 @@ from mmsearch.storage.store import VectorIndexes
 
 
 class Catalog:
-    """One index's SQLite file, by its parts. Reads are consistent; each write is one transaction.
+    """The `mmsearch.storage.Store` in one SQLite file; what its methods promise is said there.
 
     Args:
         path: The file, made if it is missing.
@@ -75,12 +75,6 @@ class Catalog:
         }
 
     def put(self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()) -> None:
-        """Store a batch, all or none; a file that is stored loses its earlier failure.
-
-        Args:
-            records: Items to make or change.
-            failures: Files that could not be used.
-        """
         with self.database.write() as connection:
             put_records(connection, records)
             put_failures(connection, failures)
@@ -88,25 +82,17 @@ class Catalog:
                 next_revision(connection)
 
     def state(self) -> StoreState:
-        """How far the catalog is: what caches that follow it compare."""
         return self.settings.state()
 
     def moment(self) -> Hashable:
-        """Equal for two calls between which nothing can have changed; cheaper than any reading."""
         with self.filters.view() as view:
             return view.moment
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Everything this thread reads within it is the state of one moment, whoever writes.
-
-        Raises:
-            RuntimeError: this thread writes within it; it could not see what it wrote.
-        """
         return self.database.snapshot()
 
     @property
     def in_snapshot(self) -> bool:
-        """Whether this thread is within a snapshot, where it may not write."""
         return self.database.in_snapshot
 
     def shrink(self) -> None:
@@ -114,5 +100,4 @@ class Catalog:
         self.database.shrink()
 
     def close(self) -> None:
-        """Close the file; the catalog cannot be used afterwards."""
         self.database.close()

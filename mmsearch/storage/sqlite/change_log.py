@@ -16,6 +16,7 @@ from mmsearch.storage.records import Space
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.index_settings import CHANGES_FORGOTTEN, put_setting
 from mmsearch.storage.sqlite.schema import VECTOR, changes
+from mmsearch.storage.store import ChangeStore
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
@@ -26,21 +27,19 @@ LAST_CHANGE = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'c
 """The number of the last change; those that were dropped count, too."""
 
 
-class Changes:
+class Changes(ChangeStore):
     """What was deleted of the vectors, in order."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def last(self) -> int:
-        """The number of the last change."""
         with self._database.read() as connection:
             return int(connection.exec_driver_sql(LAST_CHANGE).scalar_one())
 
     def deleted_vectors(
         self, space: Space, modality: Modality, after: int
     ) -> tuple[NDArray[np.int64], int]:
-        """The ids (n,) of vectors that were deleted after a change, and the last change."""
         import numpy as np
 
         c = changes.c
@@ -51,7 +50,6 @@ class Changes:
             return np.fromiter(found, np.int64), last
 
     def forget(self, upto: int) -> None:
-        """Drop deletions of vectors up to a change: every index has applied them."""
         c = changes.c
         with self._database.write() as connection:
             connection.execute(delete(changes).where(c.seq <= upto, c.what == VECTOR))

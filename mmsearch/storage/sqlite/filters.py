@@ -14,6 +14,7 @@ from mmsearch.storage.sqlite.change_log import LAST_CHANGE
 from mmsearch.storage.sqlite.columns import GenerationColumns, Unfit, remember
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.view import GENERATION, Generation, View
+from mmsearch.storage.store import FilterStore
 from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ CHANGED, CHANGED_SHARE = 2_000, 0.005
 altered since it began: SQL answers for each of them."""
 
 
-class Filters:
+class Filters(FilterStore):
     """Answers filters.
 
     The first filter over a generation of items is answered by SQL. From the second one on, columns
@@ -56,21 +57,11 @@ class Filters:
             yield View(connection)
 
     def matching(self, filter_: Filter, most: int | None = None) -> NDArray[np.int64]:
-        """The ids (n,) of the items that pass, sorted; at most so many. By SQL alone.
-
-        Raises:
-            InvalidFilter: it names a key that no item has, or is too long.
-        """
         with self.view() as view:
             view.check(filter_)
             return view.passing(filter_, most)
 
     def passing(self, filter_: Filter) -> IdSet:
-        """The items that pass, as quickly as possible.
-
-        Raises:
-            InvalidFilter: it names a key that no item has, or is too long.
-        """
         with self.view() as view:
             known = self._answers.get((view.moment, filter_))
             if known is not None:

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.sqlite import insert
 from mmsearch.storage.records import StoreState
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.schema import settings
+from mmsearch.storage.store import SettingStore
 
 REVISION = "revision"
 """Counts the transactions that changed vectors."""
@@ -19,20 +20,18 @@ CHANGES_FORGOTTEN = "changes forgotten"
 """Up to which number the deletions of vectors have been dropped from the log of changes."""
 
 
-class Settings:
+class Settings(SettingStore):
     """The settings of one index."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def get(self, key: str) -> str | None:
-        """The text of a key, if any."""
         chosen = select(settings.c.value).where(settings.c.key == key)
         found: list[str] = self._database.scalars(chosen)
         return found[0] if found else None
 
     def set(self, key: str, value: str) -> None:
-        """Store the text of a key."""
         with self._database.write() as connection:
             put_setting(connection, key, value)
 

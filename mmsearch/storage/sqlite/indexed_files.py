@@ -29,31 +29,29 @@ from mmsearch.storage.sqlite.schema import (
     path_bytes,
     sources,
 )
+from mmsearch.storage.store import FailureStore, FileStore, IndexRootStore, SourceStore
 from mmsearch.types import Failure, Kind
 
 MAX_DUPLICATES = 20
 """Files of one content that are looked at to find one that is gone from the disk."""
 
 
-class Files:
+class Files(FileStore):
     """Finds the files of the items by folder, path and content."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def known(self, source_id: int, folder: str) -> dict[str, KnownFile]:
-        """The stored files that lie directly in a folder, by name."""
         rows = self._database.driver_rows(_KNOWN, (source_id, path_bytes(folder)))
         make = tuple.__new__  # a quarter of the time of KnownFile._make: a scan needs all files
         return {row[0]: make(KnownFile, row) for row in rows}
 
     def readings(self, item_id: int) -> frozenset[str]:
-        """What was read from an item besides its pixels and samples: "ocr", "speech"."""
         found = self._database.scalars(select(items.c.readings).where(items.c.id == item_id))
         return frozenset(found[0].split() if found else ())
 
     def folders(self, source_id: int, below: str) -> set[str]:
-        """The folders at and below a folder of a source that hold items or failures."""
         found: set[str] = set()
         for table in (items, failures):
             where = [table.c.source_id == source_id]
@@ -63,7 +61,6 @@ class Files:
         return found
 
     def duplicates_of(self, hash_: bytes, kind: Kind) -> list[tuple[int, str, int, str]]:
-        """(item id, source path, source device, file path) of a few files of a content."""
         rows = self._database.driver_rows(_DUPLICATES, (hash_, kind, MAX_DUPLICATES))
         return [
             (id_, root, device, os.path.join(root, folder, name))
@@ -71,11 +68,9 @@ class Files:
         ]
 
     def at(self, source_id: int, folder: str, name: str) -> StoredFile | None:
-        """The item of a file in a source."""
         return self._one(items.c.source_id == source_id, folder, name)
 
     def imported(self, path: str) -> StoredFile | None:
-        """The imported item of a path or address."""
         return self._one(sources.c.path == IMPORTED_SOURCE, *split_path(path))
 
     def _one(self, source: Any, folder: str, name: str) -> StoredFile | None:
@@ -87,7 +82,6 @@ class Files:
         return None
 
     def all(self, page: int = 20_000) -> Iterator[tuple[int, str, str, str]]:
-        """(id, source path, folder below it, name) of every item in order of id, page by page."""
         c = items.c
         base = select(c.id, sources.c.path, c.folder, c.name).join(sources).order_by(c.id)
         last = 0
@@ -107,33 +101,28 @@ _DUPLICATES = (
 )
 
 
-class Sources:
+class Sources(SourceStore):
     """The indexed folders, none inside another."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def all(self) -> list[tuple[int, str]]:
-        """(id, absolute path) of each."""
         return [tuple(row) for row in self._database.rows(_SOURCES)]
 
     def device(self, source_id: int) -> int:
-        """The device (st_dev) that a source was on when it was last read."""
         chosen = select(sources.c.device).where(sources.c.id == source_id)
         return int(self._database.scalars(chosen)[0])
 
     def set_device(self, source_id: int, device: int) -> None:
-        """Store the device that a source is on."""
         with self._database.write() as connection:
             changed = update(sources).where(sources.c.id == source_id)
             connection.execute(changed.values(device=device))
 
     def of(self, path: str) -> tuple[int, str, str] | None:
-        """(source id, source path, path below it) of the source that an absolute path lies in."""
         return _source_of(path, self.all())
 
     def add(self, root: str, device: int = 0) -> int:
-        """The source that a folder is or lies in, made if need be; it takes in those inside it."""
         inside = root.rstrip(os.sep) + os.sep
         with self._database.write() as connection:
             there = [tuple(row) for row in connection.execute(_SOURCES).all()]
@@ -153,7 +142,6 @@ class Sources:
         return source_id
 
     def imported(self) -> int:
-        """The id of the source of imported items, made if need be."""
         with self._database.write() as connection:
             made = insert(sources).values(path=IMPORTED_SOURCE, device=0)
             connection.execute(made.on_conflict_do_nothing())
@@ -189,14 +177,13 @@ def folder_below(table: Any, below: str) -> Any:
     return case((table.c.folder == "", place), else_=place.concat(os.sep).concat(table.c.folder))
 
 
-class IndexRoots:
+class IndexRoots(IndexRootStore):
     """The paths that the user gave to `index`, and how they are walked."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def all(self) -> list[IndexRoot]:
-        """All of them, by path; an index of 0.1.0 did not keep them."""
         c = index_roots.c
         chosen = select(c.path, c.folder, c.exclude, c.include_hidden).order_by(c.path)
         return [
@@ -205,7 +192,6 @@ class IndexRoots:
         ]
 
     def add(self, given: Sequence[IndexRoot]) -> None:
-        """Add paths; a folder replaces the paths inside it."""
         with self._database.write() as connection:
             for one in given:
                 if one.folder:
@@ -219,7 +205,6 @@ class IndexRoots:
                 connection.execute(insert(index_roots).prefix_with("OR REPLACE").values(row))
 
     def remove(self, path: str) -> None:
-        """Forget a path and those below it."""
         with self._database.write() as connection:
             connection.execute(_remove_root(path))
 
@@ -231,7 +216,7 @@ def _remove_root(path: str) -> Any:
     return delete(index_roots).where(or_(c.path == path, deeper & (c.path != inside)))
 
 
-class Failures:
+class Failures(FailureStore):
     """Files that could not be used, and why."""
 
     def __init__(self, database: Database) -> None:
@@ -241,25 +226,21 @@ class Failures:
         return int(self._database.scalars(select(func.count()).select_from(failures))[0])
 
     def known(self, source_id: int, folder: str) -> dict[str, Stat | None]:
-        """The failures in a folder by name: the file's stat, or None if it is worth another try."""
         c = failures.c
         chosen = select(c.name, c.size, c.mtime_ns, c.retry)
         rows = self._database.rows(chosen.where(c.source_id == source_id, c.folder == folder))
         return {name: None if retry else (size, mtime) for name, size, mtime, retry in rows}
 
     def folders(self, source_id: int) -> set[str]:
-        """The folders of a source in which some file could not be used."""
         c = failures.c
         chosen = select(c.folder).where(c.source_id == source_id).distinct()
         return set(self._database.scalars(chosen))
 
     def add(self, records: Sequence[FailureRecord]) -> None:
-        """Store failures, each in place of an earlier one of the same file."""
         with self._database.write() as connection:
             put_failures(connection, records)
 
     def remove(self, source_id: int, folder: str, names: Iterable[str]) -> None:
-        """Delete the failures of some files of a folder."""
         if not (names := list(names)):
             return
         c = failures.c
@@ -269,7 +250,6 @@ class Failures:
                 connection.execute(delete(failures).where(*where))
 
     def all(self) -> list[Failure]:
-        """All of them, by path."""
         c = failures.c
         chosen = select(sources.c.path, c.folder, c.name, c.reason, c.seen_at).join(sources)
         found = (

@@ -50,13 +50,14 @@ from mmsearch.storage.sqlite.schema import (
     texts,
     vectors,
 )
+from mmsearch.storage.store import ItemStore
 from mmsearch.types import Item, TextPart
 
 LIST_PAGE = 5_000
 """Items that a list reads at once."""
 
 
-class Items:
+class Items(ItemStore):
     """Reads and deletes items."""
 
     def __init__(self, database: Database) -> None:
@@ -66,21 +67,18 @@ class Items:
         return int(self._database.scalars(select(func.count()).select_from(items))[0])
 
     def counts(self) -> dict[str, int]:
-        """How many items there are of each kind."""
         counted = select(items.c.kind, func.count()).group_by(items.c.kind)
         return dict(map(tuple, self._database.rows(counted)))
 
     # ------------------------------------------------------------------ reading
 
     def get(self, ids: Sequence[int]) -> dict[int, Item]:
-        """Items by id, with their texts; ids that are gone are left out."""
         if not len(ids):
             return {}
         with self._database.read() as connection:
             return _items(connection, _BY_ID, ids=id_list(ids))
 
     def all(self, page: int = 500) -> Iterator[Item]:
-        """Every item in order of id, read page by page."""
         last = 0
         while True:
             with self._database.read() as connection:
@@ -91,12 +89,6 @@ class Items:
             last = max(some)
 
     def listed(self, ids: Any = None, limit: int | None = None) -> Iterator[ListedItem]:
-        """Items in order of id, a page at a time; each page is as the catalog then is.
-
-        Args:
-            ids: Only these, sorted.
-            limit: At most so many.
-        """
         c = items.c
         base = select(
             c.id, sources.c.path, c.folder, c.name, c.kind, c.size, c.mtime_ns, c.taken_at
@@ -109,12 +101,6 @@ class Items:
         return islice(found, limit)
 
     def complete(self, space: Space | None, ids: Any = None) -> Iterator[list[CompleteItem]]:
-        """Items in order of id with everything stored of them, page by page.
-
-        Args:
-            space: The space of their vectors; None leaves vectors out.
-            ids: Only these, sorted.
-        """
         c = items.c
         names = ("size", "mtime_ns", *MEDIA_COLUMNS)
         base = select(c.id, sources.c.path, c.folder, c.name, c.kind)
@@ -166,7 +152,6 @@ class Items:
     # ------------------------------------------------------------------ duplicates
 
     def hashes(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """The BLAKE2b-128 of some items' files by id; imported items have none."""
         base = select(items.c.id, items.c.hash).where(items.c.hash != b"")
         return {
             item_id: hash_
@@ -175,7 +160,6 @@ class Items:
         }
 
     def same_content(self) -> list[list[int]]:
-        """The ids of the items of each content that several items have."""
         c = items.c
         several = select(c.hash, c.kind).where(c.hash != b"").group_by(c.hash, c.kind)
         wanted = several.having(func.count() > 1).subquery()
@@ -190,7 +174,6 @@ class Items:
         return list(found.values())
 
     def quality(self) -> dict[int, ItemQuality]:
-        """Of each item, what decides which of several copies is worth keeping."""
         c = items.c
         pixels, seconds = func.coalesce(c.width * c.height, 0), func.coalesce(c.seconds, 0.0)
         wanted = select(c.id, c.kind, c.size, c.mtime_ns, pixels, seconds, c.hash)
@@ -199,7 +182,6 @@ class Items:
     # ------------------------------------------------------------------ deleting
 
     def remove(self, ids: Sequence[int]) -> None:
-        """Delete items with their texts and vectors, all or none."""
         if not ids:
             return
         with self._database.write() as connection:
@@ -208,7 +190,6 @@ class Items:
             next_revision(connection)
 
     def remove_below(self, source_id: int, below: str) -> int:
-        """Delete a file, or all at and below a folder; returns how many items and failures."""
         with self._database.write() as connection:
             removed = 0
             for table in (failures, items):
@@ -224,7 +205,6 @@ class Items:
         return removed
 
     def remove_imported(self, path: str) -> int:
-        """Delete the imported item of a path, or those below it; returns how many."""
         folder, name = split_path(path)
         c = items.c
         chosen = and_(c.folder == folder, c.name == name)

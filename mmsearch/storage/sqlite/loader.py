@@ -20,7 +20,7 @@ from mmsearch.storage.sqlite.database import Database, driver_of, storage_errors
 from mmsearch.storage.sqlite.index_settings import Settings, next_revision, put_setting
 from mmsearch.storage.sqlite.schema import items, metadata, tags
 from mmsearch.storage.sqlite.writer import put_batch
-from mmsearch.storage.store import PutBatch
+from mmsearch.storage.store import LoaderStore, PutBatch
 
 _FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 0, "foreign_keys": 0}
 """256 MiB of pages in memory, where indexes grow. Foreign keys need no check: nothing that others
@@ -40,7 +40,7 @@ _NUMBERED = "numbered items"
 """The setting that holds the next number for items that came without a name."""
 
 
-class Loader:
+class Loader(LoaderStore):
     """Writes many items at once."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
@@ -49,17 +49,9 @@ class Loader:
 
     @contextmanager
     def loading(self, total: int | None = None) -> Iterator[PutBatch]:
-        """A context that gives a function which writes a batch, all or none.
-
-        What it has written is as safe as ever. Where more rows are coming than there are, indexes
-        with keys in random order are made at the end: sorting is several times as fast as putting
-        each row in its place.
-
-        Args:
-            total: How many rows are coming, if that is known.
-        """
         there = self._database.rows(select(func.max(items.c.id)))[0][0] or 0
         if total is not None and total > max(MANY_ROWS, there):
+            # sorting all keys at the end is several times as fast as putting each in its place
             with self._database.write() as connection:
                 for name in _RANDOM:
                     connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
@@ -109,7 +101,6 @@ class Loader:
                 _RANDOM[name].create(connection)
 
     def next_numbers(self, number: int) -> range:
-        """So many numbers, none of which was given before: names of items without one."""
         with self._database.write() as connection:
             first = int(self._settings.get(_NUMBERED) or 0)
             put_setting(connection, _NUMBERED, str(first + number))

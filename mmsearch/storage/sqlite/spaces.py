@@ -18,30 +18,25 @@ from mmsearch.storage.records import (
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.index_settings import next_revision
 from mmsearch.storage.sqlite.schema import items, query_banks, spaces
+from mmsearch.storage.store import QueryBankStore, SpaceStore
 from mmsearch.types import Modality
 
 
-class Spaces:
+class Spaces(SpaceStore):
     """The spaces, and the modalities that each serves."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def all(self) -> list[Space]:
-        """All of them: those that serve images first, then sounds, then the others."""
         with self._database.read() as connection:
             return _spaces(connection)
 
     def add(self, encoder: Encoder) -> Space:
-        """The space of an encoder, made if it is new; it serves nothing yet."""
         with self._database.write() as connection:
             return _add(connection, encoder)
 
     def add_imported(self, name: str, dim: int, modalities: Iterable[Modality]) -> Space:
-        """The space of vectors whose encoder is not here, made if need be; it serves modalities.
-
-        It has no modalities of its own: nothing can be encoded for it.
-        """
         c = spaces.c
         key = {"name": name, "fingerprint": IMPORTED_FINGERPRINT}
         mine = and_(c.name == name, c.fingerprint == IMPORTED_FINGERPRINT)
@@ -54,7 +49,6 @@ class Spaces:
             return _find(connection, name, IMPORTED_FINGERPRINT)
 
     def adopt(self, encoder: Encoder) -> None:
-        """Let an encoder serve vectors that were imported without it, under its name."""
         c = spaces.c
         known = {"fingerprint": encoder.fingerprint, "modalities": _joined(encoder.modalities)}
         here = select(c.id).where(c.name == encoder.name, c.fingerprint == encoder.fingerprint)
@@ -64,11 +58,6 @@ class Spaces:
                 connection.execute(update(spaces).where(imported).values(**known))
 
     def serve_with(self, encoders: Sequence[Encoder]) -> None:
-        """Have encoders serve the modalities they can encode; where two can, the later one.
-
-        At once if the index is empty, else once their spaces are backfilled. All or none: later
-        runs would encode nothing for a space that was made and is to serve nothing.
-        """
         with self._database.write() as connection:
             space_of: dict[Modality, int] = {}
             for encoder in encoders:
@@ -78,25 +67,21 @@ class Spaces:
                 _assign(connection, space_of)
 
     def switch_to(self, space: Space) -> None:
-        """Let a backfilled space serve in place of the one that did."""
         with self._database.write() as connection:
             now = next((one for one in _spaces(connection) if one.id == space.id), None)
             if now is not None and now.backfills == space.backfills:
                 _switch(connection, now)
 
     def cancel_backfill(self, space: Space) -> None:
-        """Backfill a space no further."""
         with self._database.write() as connection:
             _put(connection, space, space.serves, NO_MODALITIES)
 
     def set_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
-        """Store what a newer version of a space's encoder can encode."""
         changed = update(spaces).where(spaces.c.id == space.id)
         with self._database.write() as connection:
             connection.execute(changed.values(modalities=_joined(modalities)))
 
     def drop(self, space: Space) -> None:
-        """Delete a space and all vectors in it."""
         with self._database.write() as connection:
             connection.execute(delete(spaces).where(spaces.c.id == space.id))
             next_revision(connection)
@@ -169,20 +154,18 @@ def _split(modalities: str) -> Modalities:
     return frozenset(modalities.split())  # type: ignore[arg-type]
 
 
-class QueryBanks:
+class QueryBanks(QueryBankStore):
     """The query banks that were made for the spaces of this index."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def get(self, space: Space) -> bytes | None:
-        """The stored query bank of a space."""
         chosen = select(query_banks.c.bank).where(query_banks.c.space_id == space.id)
         found = self._database.scalars(chosen)
         return found[0] if found else None
 
     def set(self, space: Space, version: str, bank: bytes) -> None:
-        """Store the query bank of a space."""
         row = {"space_id": space.id, "version": version, "bank": bank}
         with self._database.write() as connection:
             connection.execute(insert(query_banks).prefix_with("OR REPLACE").values(row))

@@ -43,6 +43,7 @@ from mmsearch.storage.sqlite.schema import (
     vectors,
 )
 from mmsearch.storage.sqlite.writer import put_vectors, unpack
+from mmsearch.storage.store import HubStore, TokenEmbeddingStore, VectorStore
 from mmsearch.types import Kind, Modality, Span
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ SHARE_OF = 4
 """New vectors are read in order of id if one in so many, at least, is of the modality."""
 
 
-class StoredVectors:
+class StoredVectors(VectorStore):
     """Reads vectors, and stores those that items lack."""
 
     def __init__(self, database: Database) -> None:
@@ -66,7 +67,6 @@ class StoredVectors:
     # ------------------------------------------------------------------ counting
 
     def counts(self) -> dict[int, dict[str, int]]:
-        """How many vectors there are, by space id and modality."""
         c = vectors.c
         counted = select(c.space_id, c.modality, func.count()).group_by(c.space_id, c.modality)
         found: dict[int, dict[str, int]] = {}
@@ -77,7 +77,6 @@ class StoredVectors:
     def count(
         self, space: Space, modality: Modality | None = None, ids: Iterable[int] | None = None
     ) -> int:
-        """How many vectors a space has, of one modality or all, of some items or all."""
         c = vectors.c
         counted = select(func.count()).select_from(vectors).where(c.space_id == space.id)
         if modality is not None:
@@ -90,7 +89,6 @@ class StoredVectors:
         )
 
     def modalities(self, space: Space) -> list[Modality]:
-        """The modalities that have vectors in a space, sorted."""
         with self._database.read() as connection:
             there = connection.execute(_HAS_MODALITIES, {"space": space.id}).one()
         return [one for one, is_there in zip(_MODALITIES, there, strict=True) if is_there]
@@ -100,10 +98,6 @@ class StoredVectors:
     def of(
         self, space: Space, modality: Modality, ids: Sequence[int] | None = None
     ) -> tuple[NDArray[np.int64], Vectors, NDArray[np.int64]]:
-        """Item ids (n,), vectors (n, dim) float32 and positions (n,) of some items or all.
-
-        In order of (item id, position).
-        """
         import numpy as np
 
         given = {"space": space.id, "modality_": modality}
@@ -119,10 +113,6 @@ class StoredVectors:
     def pages(
         self, space: Space, modality: Modality, rows: int = 8192
     ) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-        """Item ids (n,) and vectors (n, dim) float32, about `rows` at a time, in order of item id.
-
-        All vectors of an item are in one page.
-        """
         import numpy as np
 
         c = vectors.c
@@ -143,7 +133,6 @@ class StoredVectors:
             last = edge[0]
 
     def sample(self, space: Space, modality: Modality, number: int) -> Vectors:
-        """At most `number` vectors (n, dim) float32, of items spread over all ids."""
         c = vectors.c
         there = (c.space_id == space.id, c.modality == modality)
         found: dict[int, bytes] = {}
@@ -160,7 +149,6 @@ class StoredVectors:
     def spans(
         self, space: Space, modality: Modality, ids: Sequence[int]
     ) -> dict[tuple[int, int], Span | None]:
-        """By (item id, position), the stretch of the file that each vector of some items is of."""
         c = texts.c if modality == "text" else vectors.c
         base = select(c.item_id, c.position, c.start, c.end, c.unit)
         if modality != "text":
@@ -183,16 +171,6 @@ class StoredVectors:
         *,
         token_embeddings: bool = False,
     ) -> list[tuple[int, str, bytes]]:
-        """(item id, path, hash) of the items of some kinds that lack a vector.
-
-        Imported items, which cannot be read again, lack only the vectors of texts.
-
-        Args:
-            space: The space.
-            modality: The vector's modality; for "text", items of any kind that have texts.
-            kinds: The kinds of items that should have one, for the other modalities.
-            token_embeddings: Those without token embeddings, not without a vector.
-        """
         table = _TOKEN_EMBEDDINGS if token_embeddings else vectors
         due = _should_have(modality, kinds)
         if modality != "text":
@@ -213,12 +191,10 @@ class StoredVectors:
         ]
 
     def any_missing(self, space: Space, modality: Modality, kinds: Iterable[Kind]) -> bool:
-        """Whether some item, imported or not, lacks a vector."""
         where = (_should_have(modality, kinds), ~_has(vectors, space, modality))
         return bool(self._database.rows(select(items.c.id).where(*where).limit(1)))
 
     def missing_of_imported(self, space: Space, modality: Modality, kinds: Iterable[Kind]) -> int:
-        """How many imported items lack a vector."""
         imported = (sources.c.path == IMPORTED_SOURCE, items.c.kind.in_(list(kinds)))
         counted = select(func.count(items.c.id)).join(sources)
         lacking = counted.where(*imported, ~_has(vectors, space, modality))
@@ -229,12 +205,6 @@ class StoredVectors:
         vectors: Mapping[tuple[int, bytes], Mapping[VectorField, ItemVectors]],
         texts: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
-        """Store vectors of items that are stored already, all or none.
-
-        Args:
-            vectors: By (item id, hash); an item whose content has changed meanwhile is left out.
-            texts: By item id, the texts that were encoded; an item that has others now is left out.
-        """
         if not vectors:
             return
         ids = id_list(id_ for id_, _ in vectors)
@@ -255,7 +225,6 @@ class StoredVectors:
     def new(
         self, space: Space, modality: Modality, after: int = 0, page: int = ROWS_AT_ONCE
     ) -> Iterator[NewVectors]:
-        """The vectors whose id is above `after`, in order of it, some at a time."""
         import numpy as np
 
         with self._database.read() as connection:
@@ -349,7 +318,7 @@ def _are_many(driver: Any, space: Space, modality: str, after: int) -> bool:
     return found >= enough
 
 
-class Hubs:
+class Hubs(HubStore):
     """How much of a hub each vector is, by query modality."""
 
     def __init__(self, database: Database) -> None:
@@ -362,7 +331,6 @@ class Hubs:
         query_modality: Modality,
         ids: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
-        """The hub (n,) of each vector, in the order of `StoredVectors.of`; NaN where not known."""
         import numpy as np
 
         c = vectors.c
@@ -377,7 +345,6 @@ class Hubs:
     def missing(
         self, space: Space, modality: Modality, query_modality: Modality, most: int
     ) -> tuple[list[int], Vectors]:
-        """Ids (n,) and vectors (n, dim) of at most `most` vectors whose hub is not known."""
         c = vectors.c
         mine = (c.space_id == space.id, c.modality == modality)
         chosen = select(c.id, c.vector).where(*mine, _HUBS[query_modality].is_(None))
@@ -387,7 +354,6 @@ class Hubs:
     def set(
         self, query_modality: Modality, vector_ids: Sequence[int], hubs: NDArray[np.float32]
     ) -> None:
-        """Store the hubs (n,) of vectors, by the ids that `missing` gave."""
         changed = update(vectors).where(vectors.c.id == bindparam("id_"))
         changed = changed.values({_HUBS[query_modality]: bindparam("hub")})
         rows = [
@@ -402,7 +368,7 @@ class Hubs:
 _HUBS = {"text": vectors.c.hub_text, "image": vectors.c.hub_image}
 
 
-class TokenEmbeddings:
+class TokenEmbeddings(TokenEmbeddingStore):
     """Small vectors of a text's words or a picture's regions, for reranking."""
 
     def __init__(self, database: Database) -> None:
@@ -411,7 +377,6 @@ class TokenEmbeddings:
     def of(
         self, space: Space, modality: Modality, ids: Sequence[int]
     ) -> dict[tuple[int, int], NDArray[np.int8]]:
-        """By (item id, position), the token embeddings (n, d) of some items' vectors."""
         c = token_embeddings.c
         base = select(c.item_id, c.position, c.embeddings)
         base = base.where(c.space_id == space.id, c.modality == modality)
@@ -422,7 +387,6 @@ class TokenEmbeddings:
         }
 
     def clear(self, space: Space) -> None:
-        """Delete all of a space."""
         mine = token_embeddings.c.space_id == space.id
         with self._database.write() as connection:
             connection.execute(delete(token_embeddings).where(mine))

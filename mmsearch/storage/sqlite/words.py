@@ -15,6 +15,7 @@ from mmsearch.storage.sqlite.bm25 import Matching
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE, drop_applied
 from mmsearch.storage.sqlite.database import IDS, Database, Prepared, chunks, id_list
 from mmsearch.storage.sqlite.schema import WORDS, items, metadata, sources, tags, texts
+from mmsearch.storage.store import WordStore
 from mmsearch.types import Progress, Ranking
 from mmsearch.vectors.id_set import IdSet
 
@@ -31,24 +32,17 @@ GROWTH = 1.2
 """Words are counted again once the number of items has grown or shrunk by this factor."""
 
 
-class Words:
+class Words(WordStore):
     """The full-text index over texts, names and facts of the items."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def due(self) -> int:
-        """How many items have changed since the index was last brought up to date."""
         with self._database.read() as connection:
             return int(connection.exec_driver_sql(_DUE).scalar_one())
 
     def refresh(self, at_most: int | None = None, progress: Progress | None = None) -> int:
-        """Bring the index up to date; returns how many items it were.
-
-        Args:
-            at_most: Leave the rest for later, so that a search need not wait long.
-            progress: Called with (items done, items in all) after each batch.
-        """
         due = self.due()
         due = due if at_most is None else min(due, at_most)
         done = 0
@@ -73,13 +67,6 @@ class Words:
             return bool(connection.exec_driver_sql(_POSITION).one().words_change < last)
 
     def search(self, query: str, k: int, allowed: IdSet | None = None) -> Ranking:
-        """The k best items for a query's words, by BM25; fewer if fewer hold any of them.
-
-        Args:
-            query: Any text; only "quotes" have a meaning in it.
-            k: How many items.
-            allowed: Only these items; None allows all.
-        """
         terms = query_terms(query)
         if not terms or k < 1 or (allowed is not None and not len(allowed)):
             return []
@@ -93,7 +80,6 @@ class Words:
         return best[:k]
 
     def holding(self, query: str, ids: Sequence[int]) -> set[int]:
-        """Those of some items that hold every word of a query."""
         match = " AND ".join(term.match for term in query_terms(query))
         if not match:
             return set()
