@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, true
 
 from mmsearch.filters.values import number_in
-from mmsearch.storage.sqlite.database import Database, chunks
+from mmsearch.storage.sqlite.database import Database, is_one_of
 from mmsearch.storage.sqlite.schema import items, metadata, tags
 from mmsearch.storage.store import MetadataStore, TagStore
 
@@ -31,10 +31,8 @@ class Metadata(MetadataStore):
 
 
 def _replace(connection: Connection, some: Mapping[int, Mapping[str, Any]]) -> None:
-    there: set[int] = set()
-    for part in chunks(list(some)):
-        there.update(connection.execute(select(items.c.id).where(items.c.id.in_(part))).scalars())
-        connection.execute(delete(metadata).where(metadata.c.item_id.in_(part)))
+    there = _ids_there(connection, some)
+    connection.execute(delete(metadata).where(is_one_of(metadata.c.item_id, some)))
     rows = [
         {"item_id": item_id, "key": key, "text": text, "number": number_in(text)}
         for item_id, own in some.items()
@@ -43,6 +41,11 @@ def _replace(connection: Connection, some: Mapping[int, Mapping[str, Any]]) -> N
     ]
     if rows:
         connection.execute(insert(metadata), rows)
+
+
+def _ids_there(connection: Connection, ids: Iterable[int]) -> set[int]:
+    """Those of some ids that are of an item."""
+    return set(connection.execute(select(items.c.id).where(is_one_of(items.c.id, ids))).scalars())
 
 
 def _texts(own: Mapping[str, Any]) -> dict[str, str]:
@@ -67,28 +70,20 @@ class Tags(TagStore):
     def set(
         self, found: Mapping[str, Mapping[int, float]], among: Iterable[int] | None = None
     ) -> None:
-        looked_at = None if among is None else sorted(set(among))
+        changed = true() if among is None else is_one_of(tags.c.item_id, among)
         with self._database.write() as connection:
             for tag, scores in found.items():
-                same = delete(tags).where(tags.c.tag == tag)
-                for part in [None] if looked_at is None else chunks(looked_at):
-                    which = same if part is None else same.where(tags.c.item_id.in_(part))
-                    connection.execute(which)
-                for part in chunks(sorted(scores)):
-                    there = select(items.c.id).where(items.c.id.in_(part))
-                    rows = [
-                        {"item_id": id_, "tag": tag, "score": float(scores[id_])}
-                        for (id_,) in connection.execute(there).all()
-                    ]
-                    if rows:
-                        connection.execute(insert(tags).prefix_with("OR REPLACE"), rows)
+                connection.execute(delete(tags).where(tags.c.tag == tag, changed))
+                rows = [
+                    {"item_id": id_, "tag": tag, "score": float(scores[id_])}
+                    for id_ in sorted(_ids_there(connection, scores))
+                ]
+                if rows:
+                    connection.execute(insert(tags).prefix_with("OR REPLACE"), rows)
 
     def clear(self, names: Iterable[str] | None = None) -> int:
-        parts = [None] if names is None else list(chunks(sorted(set(names))))
+        chosen = delete(tags)
+        if names is not None:
+            chosen = chosen.where(tags.c.tag.in_(list(names)))
         with self._database.write() as connection:
-            return sum(
-                connection.execute(
-                    delete(tags) if part is None else delete(tags).where(tags.c.tag.in_(part))
-                ).rowcount
-                for part in parts
-            )
+            return connection.execute(chosen).rowcount

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from mmsearch.storage.lexical import Term
+from mmsearch.storage.sqlite.database import JSON_LIST
 from mmsearch.storage.sqlite.schema import WEIGHTS
 from mmsearch.vectors.id_set import IdSet
 
@@ -152,7 +153,7 @@ class Matching:
         if ids is None:
             return dict(self._driver.execute(statement, (match,)))
         # the plus keeps SQLite from looking up each id on its own
-        where = " AND rowid BETWEEN ? AND ? AND +rowid IN (SELECT value FROM json_each(?))"
+        where = " AND rowid BETWEEN ? AND ? AND +rowid IN " + JSON_LIST
         given = (match, ids[0], ids[-1], json.dumps(ids))
         return dict(self._driver.execute(statement + where, given))
 
@@ -176,7 +177,7 @@ class Matching:
         high = self._low + math.ceil((self._high - self._low) * share)
         where, given = "words MATCH ? AND rowid BETWEEN ? AND ?", [match, self._low, high]
         if self._few is not None:
-            where += " AND +rowid IN (SELECT value FROM json_each(?))"
+            where += f" AND +rowid IN {JSON_LIST}"
             given.append(self._few)
         statement = f"SELECT rowid FROM words WHERE {where} LIMIT ?"  # noqa: S608
         given.append(MOST_SCORED if cost else MOST_SEEN)
@@ -200,7 +201,7 @@ class Matching:
 
     def _counts(self, tokens: Iterable[str]) -> dict[str, int]:
         wanted = sorted(tokens)
-        kept = "SELECT word, items FROM common_words WHERE word IN (SELECT value FROM json_each(?))"
+        kept = f"SELECT word, items FROM common_words WHERE word IN {JSON_LIST}"  # noqa: S608
         counts = dict(self._driver.execute(kept, (json.dumps(wanted),)))
         for token in wanted:
             if token and token not in counts:

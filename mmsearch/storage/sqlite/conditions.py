@@ -25,17 +25,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from mmsearch.filters import (
-    KEYS,
-    META,
-    AnyOf,
-    Circle,
-    Condition,
-    Filter,
-    Key,
-    MetadataValue,
-    Not,
-)
+from mmsearch.filters import KEYS, META, AnyOf, Circle, Condition, Filter, Key, MetadataValue, Not
 from mmsearch.filters.match import EXACT, bounding_box, folded, readings, time_ranges
 from mmsearch.filters.values import number_in
 from mmsearch.storage.records import split_path

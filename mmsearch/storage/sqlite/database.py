@@ -8,7 +8,7 @@ import sqlite3
 import struct
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,20 +33,11 @@ TIMEOUT = 30
 MIGRATION_TIMEOUT = 600
 """Seconds to wait for another process that migrates an older catalog."""
 
-MAX_PARAMETERS = 500
-"""Ids in one IN list; SQLite's oldest bound is 999 variables."""
-
 
 class Database:
-    """One SQLite file. Reads are consistent; each write is one transaction.
+    """One SQLite file, opened, made or migrated as `Catalog` says.
 
-    Args:
-        path: The file, made if it is missing.
-
-    Raises:
-        CatalogDamaged: the file is cut short, or is no database any more.
-        IndexUnusable: it is no catalog, or was made by a newer mmsearch.
-        IndexBusy: it is older than this mmsearch, and another process is writing to it.
+    Reads are consistent; each write is one transaction.
     """
 
     def __init__(self, path: Path) -> None:
@@ -161,12 +152,6 @@ READ_SOMETHING = "SELECT 1 FROM sqlite_master LIMIT 1"
 """Begins a transaction's snapshot."""
 
 
-def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Values in parts that one IN list can take."""
-    for start in range(0, len(values), MAX_PARAMETERS):
-        yield values[start : start + MAX_PARAMETERS]
-
-
 class Prepared:
     """A statement that each search makes, compiled once and run by the driver: for ten rows,
     SQLAlchemy's part takes longer than SQLite's.
@@ -192,6 +177,15 @@ class Prepared:
 
 IDS = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
 """Any number of ids as one parameter, which `id_list` makes."""
+
+
+JSON_LIST = "(SELECT value FROM json_each(?))"
+"""The values of a JSON list, for statements of the driver."""
+
+
+def is_one_of(column: Any, ids: Iterable[int]) -> Any:
+    """Whether a column has one of any number of ids."""
+    return column.in_(IDS.params(ids=id_list(ids)))
 
 
 def id_list(ids: Iterable[int]) -> str:
@@ -279,7 +273,7 @@ def _engine(path: Path) -> Engine:
 
 
 def _unusable(path: Path, said: BaseException | None) -> IndexUnusable:
-    """What to tell the user of what SQLite said."""
+    """The error for a message of SQLite's."""
     code = getattr(said, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return CatalogDamaged(path, str(said))

@@ -36,8 +36,8 @@ class Filters(FilterStore):
     """Answers filters.
 
     The first filter over a generation of items is answered by SQL. From the second one on, columns
-    are built of the keys that are asked for, and kept for later processes; what has changed since
-    is still asked of SQL.
+    of the keys that filters name are built, and kept for later processes; SQL answers for items
+    that have changed since.
 
     Args:
         database: The catalog's.
@@ -107,7 +107,7 @@ class Filters(FilterStore):
         """
         pooled = self._database.engine.raw_connection()
         driver: Any = pooled.dbapi_connection
-        patience = driver.execute("PRAGMA busy_timeout").fetchone()[0]
+        timeout = driver.execute("PRAGMA busy_timeout").fetchone()[0]
         driver.execute("PRAGMA busy_timeout = 0")
         try:
             driver.execute("BEGIN IMMEDIATE")
@@ -116,7 +116,7 @@ class Filters(FilterStore):
         except sqlite3.Error:
             return False
         finally:
-            driver.execute(f"PRAGMA busy_timeout = {patience}")
+            driver.execute(f"PRAGMA busy_timeout = {timeout}")
             pooled.close()
 
 

@@ -8,7 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.media.file_state import Stat
@@ -20,7 +31,7 @@ from mmsearch.storage.records import (
     StoredFile,
     split_path,
 )
-from mmsearch.storage.sqlite.database import Database, chunks
+from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.schema import (
     PathText,
     failures,
@@ -56,7 +67,7 @@ class Files(FileStore):
         for table in (items, failures):
             where = [table.c.source_id == source_id]
             if below:
-                where.append(at_or_below(table, below))
+                where.append(at_or_below(table.c.folder, below))
             found.update(self._database.scalars(select(table.c.folder).where(*where).distinct()))
         return found
 
@@ -154,19 +165,25 @@ _SOURCES = select(sources.c.id, sources.c.path).where(sources.c.path != IMPORTED
 
 def _source_of(path: str, known: Iterable[tuple[int, str]]) -> tuple[int, str, str] | None:
     for source_id, root in known:
-        if path == root:
-            return source_id, root, ""
-        if path.startswith(root.rstrip(os.sep) + os.sep):
-            return source_id, root, os.path.relpath(path, root)
+        if (rest := path_below(path, root)) is not None:
+            return source_id, root, rest
     return None
 
 
-def at_or_below(table: Any, folder: str) -> Any:
-    """The condition that a row of items or failures lies in a folder, to any depth."""
+def path_below(path: str, folder: str) -> str | None:
+    """The part of a path below a folder, "" for the folder itself; None if it lies elsewhere."""
+    if path == folder:
+        return ""
+    inside = folder.rstrip(os.sep) + os.sep
+    return path[len(inside) :] if path.startswith(inside) else None
+
+
+def at_or_below(column: ColumnElement[str], folder: str) -> ColumnElement[bool]:
+    """Whether a column has the path of a folder, or one below it."""
     # a range, not LIKE: the index serves it, and no character is special in it
-    end = folder + chr(ord(os.sep) + 1)
-    below = table.c.folder.between(folder + os.sep, end) & (table.c.folder != end)
-    return or_(table.c.folder == folder, below)
+    base = folder.rstrip(os.sep)
+    first, end = base + os.sep, base + chr(ord(os.sep) + 1)
+    return or_(column == folder, (column >= first) & (column < end))
 
 
 def folder_below(table: Any, below: str) -> Any:
@@ -195,7 +212,7 @@ class IndexRoots(IndexRootStore):
         with self._database.write() as connection:
             for one in given:
                 if one.folder:
-                    connection.execute(_remove_root(one.path))
+                    connection.execute(_delete_roots(one.path))
                 row = {
                     "path": one.path,
                     "folder": int(one.folder),
@@ -206,14 +223,11 @@ class IndexRoots(IndexRootStore):
 
     def remove(self, path: str) -> None:
         with self._database.write() as connection:
-            connection.execute(_remove_root(path))
+            connection.execute(_delete_roots(path))
 
 
-def _remove_root(path: str) -> Any:
-    inside = path.rstrip(os.sep) + os.sep
-    c = index_roots.c
-    deeper = c.path.between(inside, inside[:-1] + chr(ord(os.sep) + 1))
-    return delete(index_roots).where(or_(c.path == path, deeper & (c.path != inside)))
+def _delete_roots(path: str) -> Any:
+    return delete(index_roots).where(at_or_below(index_roots.c.path, path))
 
 
 class Failures(FailureStore):
@@ -241,13 +255,11 @@ class Failures(FailureStore):
             put_failures(connection, records)
 
     def remove(self, source_id: int, folder: str, names: Iterable[str]) -> None:
-        if not (names := list(names)):
-            return
         c = failures.c
-        with self._database.write() as connection:
-            for chunk in chunks(names):
-                where = (c.source_id == source_id, c.folder == folder, c.name.in_(chunk))
-                connection.execute(delete(failures).where(*where))
+        one = (c.source_id == source_id, c.folder == folder, c.name == bindparam("name_"))
+        if rows := [{"name_": name} for name in names]:
+            with self._database.write() as connection:
+                connection.execute(delete(failures).where(*one), rows)
 
     def all(self) -> list[Failure]:
         c = failures.c

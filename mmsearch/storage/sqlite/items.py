@@ -8,18 +8,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Select,
-    Table,
-    and_,
-    bindparam,
-    delete,
-    func,
-    or_,
-    select,
-)
+from sqlalchemy import Column, Connection, Select, Table, and_, bindparam, delete, func, or_, select
 
 from mmsearch.storage.records import (
     IMPORTED_SOURCE,
@@ -30,14 +19,7 @@ from mmsearch.storage.records import (
     Space,
     split_path,
 )
-from mmsearch.storage.sqlite.database import (
-    IDS,
-    MAX_PARAMETERS,
-    Database,
-    Prepared,
-    chunks,
-    id_list,
-)
+from mmsearch.storage.sqlite.database import IDS, Database, Prepared, id_list, is_one_of
 from mmsearch.storage.sqlite.index_settings import next_revision
 from mmsearch.storage.sqlite.indexed_files import at_or_below
 from mmsearch.storage.sqlite.schema import (
@@ -55,6 +37,9 @@ from mmsearch.types import Item, TextPart
 
 LIST_PAGE = 5_000
 """Items that a list reads at once."""
+
+COMPLETE_PAGE = 500
+"""Items that are read at once with all that is stored of them."""
 
 
 class Items(ItemStore):
@@ -105,7 +90,7 @@ class Items(ItemStore):
         names = ("size", "mtime_ns", *MEDIA_COLUMNS)
         base = select(c.id, sources.c.path, c.folder, c.name, c.kind)
         base = base.add_columns(*(c[name] for name in names))
-        for rows in self._pages(base, ids, MAX_PARAMETERS):
+        for rows in self._pages(base, ids, COMPLETE_PAGE):
             page = {
                 id_: CompleteItem(
                     id_, os.path.join(root, folder, name), kind, dict(zip(names, rest, strict=True))
@@ -118,7 +103,7 @@ class Items(ItemStore):
     def _complete(self, page: dict[int, CompleteItem], space: Space | None) -> None:
         def rows_of(table: Table, *columns: str, order: str) -> list[Any]:
             chosen = select(table.c.item_id, *(table.c[column] for column in columns))
-            chosen = chosen.where(table.c.item_id.in_(list(page)))
+            chosen = chosen.where(is_one_of(table.c.item_id, page))
             if table is vectors and space is not None:
                 chosen = chosen.where(vectors.c.space_id == space.id)
             return self._database.rows(
@@ -141,8 +126,9 @@ class Items(ItemStore):
         """Pages of items joined with their sources, in order of id."""
         base = base.join(sources).order_by(items.c.id)
         if ids is not None:
-            for part in chunks([int(id_) for id_ in ids]):
-                yield self._database.rows(base.where(items.c.id.in_(part)))
+            for start in range(0, len(ids), size):
+                some = is_one_of(items.c.id, ids[start : start + size])
+                yield self._database.rows(base.where(some))
             return
         last = 0
         while rows := self._database.rows(base.where(items.c.id > last).limit(size)):
@@ -152,12 +138,9 @@ class Items(ItemStore):
     # ------------------------------------------------------------------ duplicates
 
     def hashes(self, ids: Sequence[int]) -> dict[int, bytes]:
-        base = select(items.c.id, items.c.hash).where(items.c.hash != b"")
-        return {
-            item_id: hash_
-            for part in chunks(sorted(set(ids)))
-            for item_id, hash_ in self._database.rows(base.where(items.c.id.in_(part)))
-        }
+        c = items.c
+        chosen = select(c.id, c.hash).where(c.hash != b"", is_one_of(c.id, ids))
+        return dict(map(tuple, self._database.rows(chosen)))
 
     def same_content(self) -> list[list[int]]:
         c = items.c
@@ -185,8 +168,7 @@ class Items(ItemStore):
         if not ids:
             return
         with self._database.write() as connection:
-            for chunk in chunks(ids):
-                connection.execute(delete(items).where(items.c.id.in_(chunk)))
+            connection.execute(delete(items).where(is_one_of(items.c.id, ids)))
             next_revision(connection)
 
     def remove_below(self, source_id: int, below: str) -> int:
@@ -197,7 +179,7 @@ class Items(ItemStore):
                 if below:
                     folder, name = os.path.split(below)
                     file = (table.c.folder == folder) & (table.c.name == name)
-                    where.append(or_(file, at_or_below(table, below)))
+                    where.append(or_(file, at_or_below(table.c.folder, below)))
                 removed += connection.execute(delete(table).where(*where)).rowcount
             if not below:
                 connection.execute(delete(sources).where(sources.c.id == source_id))
@@ -209,7 +191,7 @@ class Items(ItemStore):
         c = items.c
         chosen = and_(c.folder == folder, c.name == name)
         if below := path.rstrip(os.sep):
-            chosen = or_(chosen, at_or_below(items, below))
+            chosen = or_(chosen, at_or_below(c.folder, below))
         imported = select(sources.c.id).where(sources.c.path == IMPORTED_SOURCE)
         with self._database.write() as connection:
             removed = connection.execute(delete(items).where(c.source_id.in_(imported), chosen))

@@ -21,9 +21,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from mmsearch.storage.sqlite.database import Database, chunks
+from mmsearch.storage.sqlite.database import Database, is_one_of
 from mmsearch.storage.sqlite.index_settings import next_revision
-from mmsearch.storage.sqlite.indexed_files import at_or_below, folder_below
+from mmsearch.storage.sqlite.indexed_files import at_or_below, folder_below, path_below
 from mmsearch.storage.sqlite.schema import (
     PathText,
     failures,
@@ -83,7 +83,7 @@ class Relocation:
             moving = [
                 (id_, root, rest)
                 for id_, root in _sources(connection)
-                if (rest := _rest(root, old)) is not None
+                if (rest := path_below(root, old)) is not None
             ]
             counted = select(func.count()).where(_below(connection, old, items))
             count = int(connection.execute(counted).scalar_one())
@@ -102,28 +102,17 @@ class Relocation:
 # ---------------------------------------------------------------------- paths
 
 
-def _rest(path: str, folder: str) -> str | None:
-    """The part of a path below a folder, "" for the folder itself; None if it lies elsewhere."""
-    if path == folder:
-        return ""
-    inside = folder.rstrip(os.sep) + os.sep
-    return path[len(inside) :] if path.startswith(inside) else None
-
-
 def _joined(folder: str, rest: str) -> str:
     return os.path.join(folder, rest) if rest else folder
 
 
 def _below(connection: Connection, folder: str, table: Any) -> Any:
     """The condition that a row of items or failures lies at or below an absolute folder."""
-    path = sources.c.path
-    inside = folder.rstrip(os.sep) + os.sep
-    deeper = path.between(inside, inside[:-1] + chr(ord(os.sep) + 1))
-    whole = select(sources.c.id).where(or_(path == folder, deeper))
+    whole = select(sources.c.id).where(at_or_below(sources.c.path, folder))
     found = [table.c.source_id.in_(whole)]
     for id_, root in _sources(connection):
-        if rest := _rest(folder, root):
-            found.append((table.c.source_id == id_) & at_or_below(table, rest))
+        if rest := path_below(folder, root):
+            found.append((table.c.source_id == id_) & at_or_below(table.c.folder, rest))
     return or_(*found)
 
 
@@ -152,7 +141,7 @@ def _log_words(connection: Connection, source_id: int) -> None:
 def _make_source(connection: Connection, folder: str) -> None:
     """Make a folder that lies in a source a source of its own."""
     for id_, root in _sources(connection):
-        if not (below := _rest(folder, root)):
+        if not (below := path_below(folder, root)):
             continue
         new = insert(sources).values(path=folder, device=0).returning(sources.c.id)
         own = connection.execute(new).scalar_one()
@@ -161,7 +150,7 @@ def _make_source(connection: Connection, folder: str) -> None:
         for table in _TABLES:
             tail = func.substr(cast(table.c.folder, LargeBinary), start)
             rest = case((table.c.folder == below, literal("", PathText())), else_=cast(tail, Text))
-            some = update(table).where(table.c.source_id == id_, at_or_below(table, below))
+            some = update(table).where(table.c.source_id == id_, at_or_below(table.c.folder, below))
             connection.execute(some.values(source_id=own, folder=rest))
 
 
@@ -173,11 +162,11 @@ def _place(connection: Connection, source_id: int, path: str) -> int:
     """
     others = [(id_, root) for id_, root in _sources(connection) if id_ != source_id]
     for other, root in others:
-        if (rest := _rest(path, root)) is not None:
+        if (rest := path_below(path, root)) is not None:
             return _merge(connection, source_id, other, rest, moved=source_id)
     dropped = 0
     for other, root in others:
-        if rest := _rest(root, path):
+        if rest := path_below(root, path):
             dropped += _merge(connection, other, source_id, rest, moved=source_id)
     _set_path(connection, source_id, path)
     return dropped
@@ -212,8 +201,7 @@ def _drop_doubles(connection: Connection, inner: int, outer: int, below: str, *,
         old, new = (in_inner, in_outer) if moved == inner else (in_outer, in_inner)
         doubles.append(new if same else old)
         dropped += not same
-    for some in chunks(doubles):
-        connection.execute(delete(items).where(items.c.id.in_(some)))
+    connection.execute(delete(items).where(is_one_of(items.c.id, doubles)))
     return dropped
 
 
@@ -222,11 +210,12 @@ def _drop_doubles(connection: Connection, inner: int, outer: int, below: str, *,
 
 def _move_roots(connection: Connection, old: str, new: str) -> None:
     rows = [dict(row) for row in connection.execute(select(index_roots)).mappings()]
-    inside = [row for row in rows if _rest(row["path"], old) is not None]
-    around = [row for row in rows if row["folder"] and _rest(old, row["path"])]
+    inside = [row for row in rows if path_below(row["path"], old) is not None]
+    around = [row for row in rows if row["folder"] and path_below(old, row["path"])]
     others = [row for row in rows if row not in inside]
-    moved = [row | {"path": _joined(new, _rest(row["path"], old) or "")} for row in inside]
-    if around and not any(row["folder"] and _rest(new, row["path"]) is not None for row in rows):
+    moved = [row | {"path": _joined(new, path_below(row["path"], old) or "")} for row in inside]
+    is_covered = any(row["folder"] and path_below(new, row["path"]) is not None for row in rows)
+    if around and not is_covered:
         moved.append(around[0] | {"path": new})
     now = {row["path"]: row for row in [*moved, *others]}  # of two at one path, the one there was
     connection.execute(delete(index_roots))
@@ -239,7 +228,7 @@ def _is_covered(row: dict[str, Any], others: Iterable[dict[str, Any]]) -> bool:
     """Whether a folder around a path is an index root that is walked as this one is."""
     return any(
         other["folder"]
-        and _rest(row["path"], other["path"])
+        and path_below(row["path"], other["path"])
         and all(row[key] == other[key] for key in ("exclude", "include_hidden"))
         for other in others
     )

@@ -8,13 +8,7 @@ from sqlalchemy import Connection, and_, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.encoders import Encoder
-from mmsearch.storage.records import (
-    IMPORTED_FINGERPRINT,
-    NO_MODALITIES,
-    TEXT,
-    Modalities,
-    Space,
-)
+from mmsearch.storage.records import IMPORTED_FINGERPRINT, NO_MODALITIES, TEXT, Modalities, Space
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.index_settings import next_revision
 from mmsearch.storage.sqlite.schema import items, query_banks, spaces

@@ -6,32 +6,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Table,
-    and_,
-    bindparam,
-    delete,
-    exists,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, exists, func, select, update
 
-from mmsearch.storage.records import (
-    IMPORTED_SOURCE,
-    ItemVectors,
-    NewVectors,
-    Space,
-    VectorField,
-)
-from mmsearch.storage.sqlite.database import (
-    IDS,
-    Database,
-    Prepared,
-    chunks,
-    id_list,
-)
+from mmsearch.storage.records import IMPORTED_SOURCE, ItemVectors, NewVectors, Space, VectorField
+from mmsearch.storage.sqlite.database import IDS, Database, Prepared, id_list, is_one_of
 from mmsearch.storage.sqlite.index_settings import next_epoch, next_revision
 from mmsearch.storage.sqlite.schema import (
     absent_modalities,
@@ -81,12 +59,9 @@ class StoredVectors(VectorStore):
         counted = select(func.count()).select_from(vectors).where(c.space_id == space.id)
         if modality is not None:
             counted = counted.where(c.modality == modality)
-        if ids is None:
-            return int(self._database.scalars(counted)[0])
-        return sum(
-            int(self._database.scalars(counted.where(c.item_id.in_(part)))[0])
-            for part in chunks([int(id_) for id_ in ids])
-        )
+        if ids is not None:
+            counted = counted.where(is_one_of(c.item_id, ids))
+        return int(self._database.scalars(counted)[0])
 
     def modalities(self, space: Space) -> list[Modality]:
         with self._database.read() as connection:
@@ -150,15 +125,13 @@ class StoredVectors(VectorStore):
         self, space: Space, modality: Modality, ids: Sequence[int]
     ) -> dict[tuple[int, int], Span | None]:
         c = texts.c if modality == "text" else vectors.c
-        base = select(c.item_id, c.position, c.start, c.end, c.unit)
+        chosen = select(c.item_id, c.position, c.start, c.end, c.unit)
+        chosen = chosen.where(is_one_of(c.item_id, ids))
         if modality != "text":
-            base = base.where(c.space_id == space.id, c.modality == modality)
+            chosen = chosen.where(c.space_id == space.id, c.modality == modality)
         return {
             (item_id, position): span_of(start, end, unit)
-            for part in chunks(sorted(set(ids)))
-            for item_id, position, start, end, unit in self._database.rows(
-                base.where(c.item_id.in_(part))
-            )
+            for item_id, position, start, end, unit in self._database.rows(chosen)
         }
 
     # ------------------------------------------------------------------ what is missing
@@ -334,12 +307,11 @@ class Hubs(HubStore):
         import numpy as np
 
         c = vectors.c
-        base = select(_HUBS[query_modality])
-        base = base.where(c.space_id == space.id, c.modality == modality)
-        found: list[float | None] = []
-        for part in [None] if ids is None else chunks(sorted(set(ids))):
-            chosen = base if part is None else base.where(c.item_id.in_(part))
-            found += self._database.scalars(chosen.order_by(c.item_id, c.position))
+        chosen = select(_HUBS[query_modality])
+        chosen = chosen.where(c.space_id == space.id, c.modality == modality)
+        if ids is not None:
+            chosen = chosen.where(is_one_of(c.item_id, ids))
+        found = self._database.scalars(chosen.order_by(c.item_id, c.position))
         return np.array(found, np.float32)  # None becomes NaN
 
     def missing(
@@ -378,13 +350,10 @@ class TokenEmbeddings(TokenEmbeddingStore):
         self, space: Space, modality: Modality, ids: Sequence[int]
     ) -> dict[tuple[int, int], NDArray[np.int8]]:
         c = token_embeddings.c
-        base = select(c.item_id, c.position, c.embeddings)
-        base = base.where(c.space_id == space.id, c.modality == modality)
-        return {
-            (item_id, position): unpack(blob)
-            for part in chunks(sorted(set(ids)))
-            for item_id, position, blob in self._database.rows(base.where(c.item_id.in_(part)))
-        }
+        chosen = select(c.item_id, c.position, c.embeddings)
+        chosen = chosen.where(c.space_id == space.id, c.modality == modality)
+        rows = self._database.rows(chosen.where(is_one_of(c.item_id, ids)))
+        return {(item_id, position): unpack(blob) for item_id, position, blob in rows}
 
     def clear(self, space: Space) -> None:
         mine = token_embeddings.c.space_id == space.id

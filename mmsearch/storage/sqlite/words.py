@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table, select
 from mmsearch.storage.lexical import Document, date_words, query_terms, split_terms
 from mmsearch.storage.sqlite.bm25 import Matching
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE, drop_applied
-from mmsearch.storage.sqlite.database import IDS, Database, Prepared, chunks, id_list
+from mmsearch.storage.sqlite.database import IDS, JSON_LIST, Database, Prepared, id_list
 from mmsearch.storage.sqlite.schema import WORDS, items, metadata, sources, tags, texts
 from mmsearch.storage.store import WordStore
 from mmsearch.types import Progress, Ranking
@@ -83,13 +83,12 @@ class Words(WordStore):
         match = " AND ".join(term.match for term in query_terms(query))
         if not match:
             return set()
-        found: set[int] = set()
         with self._database.read() as connection:
-            for part in chunks(ids):
-                marks = ", ".join("?" * len(part))
-                statement = f"SELECT rowid FROM words WHERE words MATCH ? AND rowid IN ({marks})"  # noqa: S608
-                found.update(connection.exec_driver_sql(statement, (match, *part)).scalars())
-        return found
+            found = connection.exec_driver_sql(_HOLDING, (match, id_list(ids)))
+            return set(found.scalars())
+
+
+_HOLDING = f"SELECT rowid FROM words WHERE words MATCH ? AND rowid IN {JSON_LIST}"  # noqa: S608
 
 
 _POSITION = "SELECT words_item, words_change FROM followers"

@@ -24,7 +24,7 @@ from mmsearch.storage.records import (
     Space,
     VectorField,
 )
-from mmsearch.storage.sqlite.database import chunks
+from mmsearch.storage.sqlite.database import JSON_LIST, id_list
 from mmsearch.storage.sqlite.schema import path_bytes
 from mmsearch.types import Span, TextPart
 
@@ -167,12 +167,11 @@ class _Writer:
 
     def clear(self, tables: Iterable[str], ids: Iterable[int], more: str = "", *given: Any) -> None:
         """Delete the rows of items from tables, as far as they fulfil another condition."""
-        listed = list(ids)
-        for table in tables if listed else ():
-            for part in chunks(listed):
-                marks = ", ".join("?" * len(part))
-                statement = f"DELETE FROM {table} WHERE item_id IN ({marks}){more}"  # noqa: S608
-                self._run(statement, (*part, *given))
+        if not (listed := list(ids)):
+            return
+        for table in tables:
+            statement = f"DELETE FROM {table} WHERE item_id IN {JSON_LIST}{more}"  # noqa: S608
+            self._run(statement, (id_list(listed), *given))
 
     def clear_field(self, ids: Iterable[int], field: VectorField) -> None:
         """Delete what was encoded of items in a vector field."""
@@ -216,10 +215,9 @@ class _Writer:
                 given[row[0]].append(row)
         stored: dict[int, list[tuple[Any, ...]]] = {id_: [] for id_ in ids}
         names = ", ".join(f'"{name}"' for name in _TEXTS)
-        for part in chunks(list(ids)):
-            where = f"item_id IN ({', '.join('?' * len(part))}) ORDER BY item_id, position"
-            for row in self._run(f"SELECT {names} FROM texts WHERE {where}", part):  # noqa: S608
-                stored[row[0]].append(tuple(row))
+        chosen = f"SELECT {names} FROM texts WHERE item_id IN {JSON_LIST}"  # noqa: S608
+        for row in self._run(f"{chosen} ORDER BY item_id, position", (id_list(ids),)):
+            stored[row[0]].append(tuple(row))
         same = {id_ for id_ in ids if given[id_] == stored[id_]}
         return same, [id_ for id_ in ids - same if stored[id_]]
 
