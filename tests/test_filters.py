@@ -22,6 +22,7 @@ from mmsearch.filters import KEYS, from_options, parse_condition, parse_where
 from mmsearch.filters.match import bounding_box, kilometres
 from mmsearch.filters.model import Circle
 from mmsearch.storage import ItemRecord
+from mmsearch.storage.records import split_path
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.schema import tags, vectors
 from mmsearch.storage.sqlite.view import statement_of
@@ -650,6 +651,15 @@ TREE = (
 @of(*TREE)
 def test_a_path_is_matched_as_a_shell_does(world: Catalog, pattern: str, found: list[int]):
     assert matching(world, path=[pattern]) == found
+
+
+@of()
+@pytest.mark.parametrize("address", ["https://a.org", "https://a.org/b/c.jpg", "/x.jpg"])
+def test_what_was_imported_is_found_by_its_path(world: Catalog, address: str):
+    folder, name = split_path(address)
+    source = world.sources.imported()
+    world.put([ItemRecord(source, folder, name, "image", (1, 1), hash=b"")])
+    assert matching(world, path=[address]) == [1]
 
 
 @of(*TREE)
