@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -158,16 +159,20 @@ class Prepared:
     """
 
     def __init__(self, statement: Select[Any]) -> None:
-        compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
-        self._sql = str(compiled)
-        self._constants = compiled.params
         self._names = list(statement.selected_columns.keys())
+        self._statement = statement
+
+    @cached_property
+    def _compiled(self) -> tuple[str, dict[str, Any]]:
+        """The SQL and its constants, made at first use: a query needs five of thirteen."""
+        compiled = self._statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+        return str(compiled), dict(compiled.params)
 
     def of(self, connection: Connection, **given: Any) -> list[tuple[Any, ...]]:
         """The rows, given the values of its parameters."""
+        sql, constants = self._compiled
         driver: Any = connection.connection.driver_connection
-        cursor = driver.execute(self._sql, {**self._constants, **given})
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        rows: list[tuple[Any, ...]] = driver.execute(sql, {**constants, **given}).fetchall()
         return rows
 
     def named(self, connection: Connection, **given: Any) -> list[dict[str, Any]]:
