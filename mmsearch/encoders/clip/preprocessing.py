@@ -111,8 +111,16 @@ def _three(value: float | list[float] | tuple[float, ...]) -> tuple[float, ...]:
 
 # ---------------------------------------------------------------------- texts
 
-WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-"""What CLIP takes for a word, before cutting it into pieces (Radford et al., 2021)."""
+MARKS = "<start_of_text>", "<end_of_text>"
+WORDS = (
+    r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)"
+    r"|\p{L}+|\p{N}|[^\s\p{L}\p{N}\u0345]+"
+)
+"""What CLIP takes for a word, before cutting it into pieces (Radford et al., 2021).
+
+U+0345 is part of no word: ignoring case, it is a letter (an iota) to open_clip's negated class, and
+is none to the class of letters.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +155,6 @@ class Tokens:
 
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(file))
         self._recipe = recipe
-        self._specials = {"<start_of_text>", "<end_of_text>"}
 
     def __call__(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """The ids of each text, (tokens,): all of `context_length`, unless the model trims."""
@@ -174,17 +181,17 @@ class Tokens:
 
     def _with_specials(self, encoding: Encoding, text: str) -> list[int]:
         """The pieces; a mark that was typed in the text is that mark."""
-        if not any(mark in text.lower() for mark in self._specials):
+        if not any(mark in text.lower() for mark in MARKS):
             return encoding.ids
         pieces: list[int] = []
         last: int | None = None
         for piece, word in zip(encoding.ids, encoding.word_ids, strict=True):
             span = None if word is None else encoding.word_to_chars(word)
             typed = text[slice(*span)] if span else ""
-            if typed not in self._specials:
+            if typed not in MARKS:
                 pieces.append(piece)
             elif word != last:
-                pieces.append(self._recipe.marks[typed == "<end_of_text>"])
+                pieces.append(self._recipe.marks[MARKS.index(typed)])
             last = word
         return pieces
 
@@ -234,11 +241,9 @@ def clip_pieces(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> To
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
-    marks = "<start_of_text>|<end_of_text>"
-    words = Regex(f"(?i){marks}|{WORDS}")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(words, "removed", invert=True),
+            pre_tokenizers.Split(Regex(WORDS), "removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
