@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
@@ -38,6 +39,10 @@ FEWEST_PICTURES = 200
 
 SHIPPED: Mapping[str, Path] = {"mini": FOLDER / "bank.npz"}
 """The banks that come with encoders, by their names."""
+
+_LOADING = Lock()
+"""NumPy parses the headers of arrays by `ast`, which several threads may not do at the same time
+(Python 3.11, https://github.com/python/cpython/issues/106905)."""
 
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
 
@@ -106,10 +111,10 @@ def unpack_bank(packed: bytes, fingerprint: str) -> QueryBank | None:
     """What was packed, its rows of unit length again; None if other weights made it."""
     import numpy as np
 
-    with np.load(BytesIO(packed), allow_pickle=False) as held:
-        if str(held["fingerprint"]) != fingerprint:
+    with _LOADING, np.load(BytesIO(packed), allow_pickle=False) as file:
+        if str(file["fingerprint"]) != fingerprint:
             return None
-        arrays = {key: held[key].astype(np.float32) for key in held.files if key != "fingerprint"}
+        arrays = {key: file[key].astype(np.float32) for key in file.files if key != "fingerprint"}
 
     def of_pairs(what: str) -> Pairs:
         keys = {(one, other): f"{what} {one} {other}" for one in MODALITIES for other in MODALITIES}
