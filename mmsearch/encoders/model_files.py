@@ -57,8 +57,7 @@ class ModelFiles:
         """
         path = self.folder / name
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_sha256(path)
         except OSError as error:
             raise self.damaged(name, "cannot be read") from error
         if found != self.sha256.get(name):
@@ -118,10 +117,15 @@ def sha256_of(path: Path) -> str:
     known = read_json(record)
     if known is not None and {key: known.get(key) for key in stamp} == stamp:
         return str(known["sha256"])
-    with real.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_sha256(real)
     write_json(record, stamp | {"sha256": sha256})
     return sha256
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def short_hash(text: str) -> str:

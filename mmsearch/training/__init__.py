@@ -1,21 +1,21 @@
 """How the built-in model is made, and how a `clip:` model is tuned for reranking.
 
-    recipe            the hyperparameters
-    data              photos with captions, their views, ImageNet class names as prompts
-    towers            EfficientNet-lite2 and MiniLM as plain modules, and the heads above them
-    token_embeddings  region and word embeddings, and their late interaction
-    export            ONNX graphs: tracing, small weights, extensions of other graphs
-    features          outputs of the frozen lower layers, computed once and cached
-    fit               InfoNCE, distillation, and the two training loops of the towers
-    phrases, sounds   labelled sounds, phrases that describe them, and random changes of them
-    audio             features of spectrograms in the image tower, and the audio head
-    rerank            the training loop of token embeddings, on features of any encoder
-    build             the steps that write `models/mini`
-    evaluate          recall of the written files on the dev split, before and after reranking
-    evaluate_audio    how well the written files find sounds
-    tuning            the steps of `tune`: reranking for a `clip:` model, on a user's own pairs
-    clip_features     features of those pairs by open_clip's towers
-    tune_figures      the gain of tuning on held-out pairs
+    recipe                the hyperparameters
+    data                  photos with captions, their views, ImageNet class names as prompts
+    backbones             EfficientNet-lite2 and MiniLM as plain modules, and the heads above them
+    late_interaction      region and word embeddings, and their late interaction
+    onnx_graphs           ONNX graphs: tracing, small weights, extensions of other graphs
+    features              outputs of the frozen lower layers, computed once and cached
+    fit                   InfoNCE, distillation, and the two training loops of the towers
+    phrases, sounds       labelled sounds, phrases that describe them, random changes of them
+    audio_head            features of spectrograms in the image tower, and the audio head
+    fit_late_interaction  the training loop of token embeddings, on features of any encoder
+    build                 the steps that write `models/mini`
+    dev_figures           recall of the written files on the dev split, with and without reranking
+    evaluate_audio        how well the written files find sounds
+    tuning                the steps of `tune`: reranking for a `clip:` model, on a user's own pairs
+    clip_features         features of those pairs by open_clip's towers
+    tune_figures          the gain of tuning on held-out pairs
 
 Searches import nothing of this; it needs `pip install 'mmsearch[train]'`.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from mmsearch.encoders.mini.encoder import HEARD, MiniEncoder
+from mmsearch.encoders.model_files import file_sha256
 from mmsearch.training.backbones import DIM, moments, standardised
 from mmsearch.training.features import THREADS, Arrays, cached, draw_one, session_with_outputs
 from mmsearch.training.fit import add_noise, one_cycle
@@ -50,17 +50,17 @@ class SoundFeatures:
 
 
 def sound_features(
-    sounds: Sequence[Sound], tower: Path, *, views: int, seed: int, cache: Path
+    sounds: Sequence[Sound], tower: Path, recipe: Recipe, *, cache: Path
 ) -> SoundFeatures:
     """Features of sounds, from `cache` or computed and stored there.
 
     Args:
         sounds: Those of a fold are mixed only with sounds of that fold, or of none.
         tower: `image.onnx` of the model.
-        views: The number of random changes of each sound.
-        seed: Of the changes, together with the view and the row of the sound.
+        recipe: The number of random changes of each sound, and their seed.
         cache: A folder.
     """
+    views, seed = recipe.sound_views, recipe.seed
 
     def compute() -> Arrays:
         session = session_with_outputs(tower, list(AUDIO_TENSORS))
@@ -88,20 +88,16 @@ def sound_features(
         owners = np.repeat(np.arange(len(sounds)), [len(windows) for windows in plain])
         return {"plain": np.concatenate(plain), "owners": owners, "changed": np.stack(changed)}
 
-    weights = hashlib.sha256(tower.read_bytes()).hexdigest()
     files = [(sound.path.name, sound.fold) for sound in sounds]
-    arrays = cached(cache, "heard", (weights, AUDIO_TENSORS, files, views, seed), compute)
+    arrays = cached(
+        cache, "heard", (file_sha256(tower), AUDIO_TENSORS, files, views, seed), compute
+    )
     names = ("plain", "owners", "changed")
     return SoundFeatures(*(torch.from_numpy(arrays[name]) for name in names))
 
 
 def audio_features(session: Any, pictures: Iterable[Picture]) -> NDArray[np.float32]:
-    """(pictures, WIDTH) of spectrograms.
-
-    Args:
-        session: Of the image tower, with AUDIO_TENSORS as outputs.
-        pictures: The spectrograms.
-    """
+    """(pictures, WIDTH) of spectrograms, by the image tower with AUDIO_TENSORS as outputs."""
     rows = []
     for picture in pictures:
         pixels = np.repeat(picture[None, :, :, None], 3, axis=3)
@@ -171,7 +167,7 @@ def fit_audio(
 
     Args:
         features: Of all sounds.
-        concepts: Their phrases.
+        concepts: Of all sounds.
         rows: (n,) the sounds to train on.
         recipe: The hyperparameters.
     """
@@ -194,7 +190,7 @@ def fit_audio(
 
 
 def export_audio(head: AudioHead) -> bytes:
-    """The extension that adds the output "heard" to the image tower (see `export`)."""
+    """The extension that adds the output "heard" to the image tower (see `onnx_graphs`)."""
     with torch.no_grad():  # standardising is part of the first matrix
         inward = (head.inward.weight / head.spread).half()
         shift = head.inward.bias - inward.float() @ head.mean

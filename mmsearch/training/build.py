@@ -1,4 +1,8 @@
-"""The steps that make the built-in model, and its folder: graphs, weights, bank, manifest."""
+"""The steps that make the built-in model, and its folder: graphs, weights, bank, manifest.
+
+Each takes the captioned photos in `data` (`images/`, `captions.tsv`, `train.txt`), the model's
+folder `out`, and a folder `cache` that keeps features between runs (several GiB).
+"""
 
 from __future__ import annotations
 
@@ -62,14 +66,7 @@ MOST_BYTES = 46_500_000
 
 
 def build(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
-    """Train the towers of `mini` on the train split in `data` and write its folder.
-
-    Args:
-        data: Holds `images/`, `captions.tsv` and `train.txt`.
-        out: The folder; its files are replaced.
-        cache: A folder that keeps features between runs; several GiB.
-        recipe: The hyperparameters and the seed.
-    """
+    """Train the towers of `mini` on the train split, and write its folder."""
     torch.manual_seed(recipe.seed)
     image_trunk, text_trunk = ImageTrunk().eval(), TextTrunk().eval()
     print("features of the frozen layers")
@@ -102,15 +99,12 @@ def build_audio(esc10: Path, stamps: Path, out: Path, *, cache: Path, recipe: Re
         esc10: Holds `audio/` and `labels.tsv`.
         stamps: The same, of tuxpaint.
         out: The model's folder.
-        cache: A folder that keeps features between runs.
+        cache: Of features.
         recipe: The hyperparameters and the seed.
     """
     print("sounds")
     sounds = [*read_esc10(esc10), *read_stamps(stamps)]
-    tower = out / "image.onnx"
-    features = sound_features(
-        sounds, tower, views=recipe.sound_views, seed=recipe.seed, cache=cache
-    )
+    features = sound_features(sounds, out / "image.onnx", recipe, cache=cache)
     concepts = concepts_of(sounds, load_mini(out))
     print("audio head")
     head = fit_audio(features, concepts, torch.arange(len(sounds)), recipe)
@@ -118,13 +112,7 @@ def build_audio(esc10: Path, stamps: Path, out: Path, *, cache: Path, recipe: Re
 
 
 def build_bank(data: Path, out: Path, *, seed: int) -> None:
-    """Write the query bank `bank.npz` into a model's folder, from the train split.
-
-    Args:
-        data: Holds `images/`, `captions.tsv` and `train.txt`.
-        out: The model's folder; its towers encode.
-        seed: Of the draw.
-    """
+    """Write the query bank `bank.npz`: a draw from the train split, encoded by the model."""
     split, encoder = read_split(data, "train"), load_mini(out)
     drawn = np.random.default_rng(seed).permutation(len(split.files)).tolist()
     photos, others = drawn[:BANK_PHOTOS], drawn[BANK_PHOTOS : 2 * BANK_PHOTOS]
@@ -142,14 +130,7 @@ def build_bank(data: Path, out: Path, *, seed: int) -> None:
 
 
 def build_rerank(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
-    """Train the reranking of the model in `out` and add it; nothing else changes.
-
-    Args:
-        data: Holds `images/`, `captions.tsv` and `train.txt`.
-        out: The model's folder.
-        cache: A folder that keeps features between runs; 34 kB per photo and view.
-        recipe: The hyperparameters and the seed.
-    """
+    """Train the reranking of the model in `out` and add it; nothing else changes."""
     torch.manual_seed(recipe.seed)
     split = read_split(data, "train")
     text_trunk = TextTrunk().eval()
@@ -245,16 +226,10 @@ def add_files(
     entries: Mapping[str, Any] | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> None:
-    """Add files to a model's folder, whose other files stay as they are.
-
-    Args:
-        folder: The model's.
-        files: Contents by name.
-        entries: Further entries of the manifest.
-        most_bytes: The largest size of all files together.
+    """Add files to a model's folder, and entries to its manifest; all others stay as they are.
 
     Raises:
-        ValueError: they are larger than `most_bytes`.
+        ValueError: the files of the folder together are larger than `most_bytes`.
     """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     others = [folder / name for name in manifest["sha256"] if name not in files]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmsearch.encoders.clip.onnx_export import short_states
 from mmsearch.encoders.clip.torch_model import normalised, trims
+from mmsearch.encoders.onnx import padded_batches
 from mmsearch.errors import InvalidOption, PathNotFound, UnreadableFile
 from mmsearch.media.captions import CaptionFile
 from mmsearch.media.image import load_image
@@ -281,12 +282,7 @@ def pair_features(
 ) -> Pairs:
     """Features of captioned photos, in two views of each.
 
-    Args:
-        encoder: Prepares photos.
-        photos: The photos to train on.
-        tower: The image tower.
-        states_of: Texts to the states of their tokens.
-        scratch: An empty folder for the photos' features: 100 bytes per channel and photo.
+    Those of the photos are in files in `scratch`, an empty folder: 100 bytes a channel and photo.
     """
     shape = (len(photos), tower.width, GRID, GRID)
     grids = [
@@ -320,12 +316,10 @@ def token_states(
 
     Padding is removed, and special tokens come first.
     """
-    ids = [torch.from_numpy(ids_of_text) for ids_of_text in tokenize(texts)]
-    by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    ids = tokenize(texts)
     found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(ids)
-    for start in range(0, len(ids), BATCH):
-        rows = by_length[start : start + BATCH]
-        batch = torch.nn.utils.rnn.pad_sequence([ids[row] for row in rows], batch_first=True)
+    for rows, padded in padded_batches(ids, BATCH):
+        batch = torch.from_numpy(padded)
         with torch.no_grad():
             states = tower(batch)
         for row, states_of_text, kinds in zip(rows, states, special.kinds(batch), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from mmsearch.training.onnx_graphs import export_image
 from mmsearch.vectors.hubness import hub_weight, hubs
 
 if TYPE_CHECKING:
+    from mmsearch.encoders.clip.token_towers import TokenTowers
     from mmsearch.types import Modality, Vectors
 
     TokenRows = Sequence[NDArray[np.int8]]
@@ -140,12 +141,7 @@ def _text_of(at: Recalls) -> str:
 
 
 def evaluate_rerank(model: Path, data: Path) -> None:
-    """Print the recalls on the dev split at each stage, and the gain of the last stage.
-
-    Args:
-        model: The folder.
-        data: Captioned photos; their dev split is used.
-    """
+    """Print the recalls of a model's folder on the dev split at each stage, and the last's gain."""
     encoder, split = load_mini(model), read_split(data, "dev")
     if not encoder.token_modalities:
         return
@@ -166,21 +162,44 @@ def stage_ranks(
     positives: Sequence[Sequence[int]],
 ) -> dict[str, NDArray[np.int64]]:
     """The rank of each query's first relevant item, (queries,), at each stage."""
-    modality: Modality = "image" if query_modality == "text" else "text"
     cosines = queries[0] @ items[0].T
-    shipped = shipped_bank(encoder.name, encoder.fingerprint)
-    bank = shipped.rows if shipped else {}
-    corrected = cosines
-    if query_modality in bank:
-        weight = hub_weight(query_modality, modality)
-        corrected = cosines - weight * hubs(items[0], bank[query_modality])
+    bank = shipped_bank(encoder.name, encoder.fingerprint)
+    corrected = without_hubs(cosines, query_modality, items[0], bank.rows if bank else {})
     reranked = corrected - 100.0  # items that are not candidates come last
-    for row, scores in enumerate(corrected):
-        best = np.argsort(-scores, kind="stable")[:CANDIDATES]
-        match = encoder.match(query_modality, queries[1][row], [items[1][item] for item in best])
-        reranked[row, best] = rerank(scores[best], match, encoder.match_weight)
+    best_of_each = candidates(encoder, query_modality, corrected, queries[1], items[1])
+    for row, (best, match) in enumerate(best_of_each):
+        reranked[row, best] = rerank(corrected[row, best], match, encoder.match_weight)
     stages = {"cosine": cosines, "less hubs": corrected, "reranked": reranked}
     return {stage: ranks_from_scores(scores, positives) for stage, scores in stages.items()}
+
+
+def without_hubs(
+    cosines: NDArray[np.float32],
+    query_modality: Modality,
+    items: Vectors,
+    bank: Mapping[Modality, Vectors],
+    *,
+    shipped: bool = True,
+) -> NDArray[np.float32]:
+    """Cosines (queries, items) less the items' hubs, as far as the bank has queries like these."""
+    if query_modality not in bank:
+        return cosines
+    modality: Modality = "image" if query_modality == "text" else "text"
+    weight = hub_weight(query_modality, modality, shipped=shipped)
+    return cosines - weight * hubs(items, bank[query_modality])
+
+
+def candidates(
+    encoder: MiniEncoder | TokenTowers,
+    query_modality: Modality,
+    scores: NDArray[np.float32],
+    queries: TokenRows,
+    items: TokenRows,
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """For each query, its best items by `scores` (queries, items), and how well they match it."""
+    for row, tokens in zip(scores, queries, strict=True):
+        best = np.argsort(-row, kind="stable")[:CANDIDATES]
+        yield best, encoder.match(query_modality, tokens, [items[item] for item in best])
 
 
 def _print_stages(

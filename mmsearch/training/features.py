@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor
 
-from mmsearch.encoders.onnx import import_onnxruntime
+from mmsearch.encoders.model_files import file_sha256
+from mmsearch.encoders.onnx import import_onnxruntime, padded_batches
 from mmsearch.training.backbones import (
     ImageTrunk,
     TextTrunk,
@@ -83,15 +84,8 @@ def _below(trunk: ImageTrunk, split: Split, view: int, seed: int) -> Iterator[ND
 def tower_maps(
     tower: Path, split: Split, view: int, *, blocks: int, seed: int, cache: Path
 ) -> NDArray[np.float16]:
-    """Feature maps (photos, 208, 9, 9) inside a finished image tower, of one view of every photo.
-
-    Args:
-        tower: `image.onnx` of the model.
-        split: The photos.
-        view: As for `load_view`.
-        blocks: The number of the tower's blocks below the maps.
-        seed: Of the random crop, together with the photo and the view.
-        cache: A folder; 34 kB per photo and view.
+    """Feature maps (photos, 208, 9, 9) after some blocks of a finished image tower (`image.onnx`),
+    of one view of every photo; 34 kB of the cache per photo and view.
     """
 
     def compute() -> Arrays:
@@ -108,8 +102,7 @@ def tower_maps(
         print(f"  view {view}: {len(maps)} photos", flush=True)
         return {"maps": maps}
 
-    weights = hashlib.sha256(tower.read_bytes()).hexdigest()
-    key = (weights, blocks, split.files, view, seed if view > MIRRORED else 0)
+    key = (file_sha256(tower), blocks, split.files, view, seed if view > MIRRORED else 0)
     return cached(cache, "grids", key, compute)["maps"]
 
 
@@ -165,14 +158,10 @@ def text_states(trunk: TextTrunk, texts: Sequence[str], *, cache: Path) -> TextS
 
     def compute() -> Arrays:
         ids = tokenize(texts)
-        by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         states: list[NDArray[np.float16]] = [np.empty((0, 384), np.float16)] * len(ids)
-        for start in range(0, len(ids), TEXTS_PER_BATCH):
-            rows = by_length[start : start + TEXTS_PER_BATCH]
-            batch = [torch.tensor(ids[row]) for row in rows]
+        for rows, batch in padded_batches(ids, TEXTS_PER_BATCH):
             with torch.no_grad():
-                padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
-                found = trunk.below(padded).half().numpy()
+                found = trunk.below(torch.from_numpy(batch)).half().numpy()
             for row, state in zip(rows, found, strict=True):
                 states[row] = state[: len(ids[row])]
         starts = np.cumsum([0, *map(len, ids)])

@@ -47,9 +47,9 @@ class RegionHead(nn.Module):
         """An untrained head.
 
         Args:
-            mean: (width,) mean of each channel, pooled over the grid.
+            mean: (width,) of each channel, pooled over the grid of side × side places.
             spread: (width,) its deviation.
-            side: The grid has side × side places.
+            side: Of the grid.
             recipe: Dropout and noise.
         """
         super().__init__()

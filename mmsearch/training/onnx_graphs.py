@@ -115,11 +115,8 @@ def _trace(
 
 
 def export_regions(regions: nn.Module, blocks: int) -> bytes:
-    """The extension that adds the output "regions" (photos, rows, TOKEN_DIM) to the image tower.
-
-    Args:
-        regions: Maps to region embeddings.
-        blocks: The number of the tower's blocks below the maps.
+    """The extension that adds the output "regions" (photos, rows, TOKEN_DIM) to the image tower,
+    after its first `blocks` blocks.
     """
     inputs: Inputs = {"maps": (torch.zeros(2, *MAP_SHAPE), {0: "photos"})}
     model = simplified(_trace_unshaped(_WithoutPooled(regions), inputs, "regions"), "BASIC")
@@ -209,14 +206,11 @@ def extension(model: onnx.ModelProto, inputs: Mapping[str, str], prefix: str) ->
 
 
 def simplified(model: bytes, level: str) -> onnx.ModelProto:
-    """The graph after ONNX Runtime's machine-independent optimisations, which loading then skips.
+    """The graph of an ONNX file after ONNX Runtime's machine-independent optimisations.
 
-    Args:
-        model: An ONNX file.
-        level: "BASIC" uses ONNX operators only, "EXTENDED" also those of ONNX Runtime.
+    Loading then skips them. "BASIC" keeps to ONNX's operators; "EXTENDED" adds ONNX Runtime's own.
     """
     onnxruntime = import_onnxruntime()
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "simple.onnx"
         options = onnxruntime.SessionOptions()

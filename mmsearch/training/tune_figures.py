@@ -13,8 +13,7 @@ from mmsearch.encoders.query_bank import FEWEST_PICTURES, MOST_PICTURES, typical
 from mmsearch.metrics import Interval, bootstrap_interval
 from mmsearch.search.rerank import rerank
 from mmsearch.training.clip_features import CaptionedPhoto, prepared_batches
-from mmsearch.training.dev_figures import CANDIDATES
-from mmsearch.vectors.hubness import hub_weight, hubs
+from mmsearch.training.dev_figures import candidates, without_hubs
 
 if TYPE_CHECKING:
     from mmsearch.encoders.clip.encoder import ClipEncoder
@@ -102,14 +101,7 @@ def measure(
     held_out: Sequence[CaptionedPhoto],
     train: Sequence[CaptionedPhoto],
 ) -> TuneFigures:
-    """The figures of held-out pairs.
-
-    Args:
-        encoder: The first stage.
-        towers: The tuned towers and their matcher.
-        held_out: The pairs to measure on.
-        train: The pairs trained on: the first stage's hub correction uses their photos.
-    """
+    """The figures of held-out pairs; their hubs are measured by photos trained on."""
     rows, vectors, regions = _encode_photos(encoder, held_out, towers)
     captions = [text for row in rows for text in held_out[row].captions]
     owners = np.repeat(np.arange(len(rows)), [len(held_out[row].captions) for row in rows])
@@ -119,11 +111,13 @@ def measure(
     typical: dict[Modality, Vectors] = {"text": encoder.encode("text", typical_texts())}
     if len(train) >= FEWEST_PICTURES:  # as in an index
         typical["image"] = _encode_photos(encoder, train[:MOST_PICTURES])[1]
-    candidates = {
-        "text→image": _candidates(towers, "text", texts, photos, typical),
-        "image→text": _candidates(towers, "image", photos, texts, typical),
-    }
-    return choose_weight(candidates, len(captions))
+    return choose_weight(
+        {
+            "text→image": _candidates(towers, "text", texts, photos, typical),
+            "image→text": _candidates(towers, "image", photos, texts, typical),
+        },
+        len(captions),
+    )
 
 
 def choose_weight(candidates: Mapping[str, Candidates], captions: int) -> TuneFigures:
@@ -174,15 +168,11 @@ def _candidates(
     typical: Mapping[Modality, Vectors],
 ) -> Candidates:
     """The best items for each query in the first stage, scored by both stages."""
-    modality: Modality = "image" if query_modality == "text" else "text"
-    scores = queries.vectors @ items.vectors.T
-    if query_modality in typical:
-        weight = hub_weight(query_modality, modality, shipped=False)
-        scores -= weight * hubs(items.vectors, typical[query_modality])
-    first, match, relevant = [], [], []
-    for row, tokens, photo in zip(scores, queries.tokens, queries.photo, strict=True):
-        best = np.argsort(-row, kind="stable")[:CANDIDATES]
-        first.append(row[best])
-        match.append(towers.match(query_modality, tokens, [items.tokens[item] for item in best]))
-        relevant.append(items.photo[best] == photo)
+    cosines = queries.vectors @ items.vectors.T
+    scores = without_hubs(cosines, query_modality, items.vectors, typical, shipped=False)
+    best, match = zip(
+        *candidates(towers, query_modality, scores, queries.tokens, items.tokens), strict=True
+    )
+    first = [row[rows] for row, rows in zip(scores, best, strict=True)]
+    relevant = [items.photo[rows] == own for own, rows in zip(queries.photo, best, strict=True)]
     return Candidates(first, match, relevant, queries.photo)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import tempfile
@@ -26,7 +25,7 @@ from mmsearch.encoders.clip.token_towers import (
 )
 from mmsearch.encoders.clip.torch_model import TorchModel
 from mmsearch.encoders.clip.towers import TowerCache
-from mmsearch.encoders.model_files import MANIFEST
+from mmsearch.encoders.model_files import MANIFEST, file_sha256
 from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS
 from mmsearch.errors import InvalidOption, MMSearchError
 from mmsearch.training.backbones import moments
@@ -69,11 +68,7 @@ class Tuning:
     """The tuning of one model."""
 
     def __init__(self, model: str, recipe: Recipe) -> None:
-        """Load the model.
-
-        Args:
-            model: A `clip:` name.
-            recipe: The hyperparameters and the seed.
+        """Load the model of a `clip:` name.
 
         Raises:
             InvalidOption: it cannot be tuned.
@@ -168,13 +163,7 @@ def sized(recipe: Recipe, photos: int) -> Recipe:
 
 
 def learn(pairs: Pairs, width: int, recipe: Recipe) -> tuple[ClipRegions, ClipWords, Matcher]:
-    """Region and word embeddings and their matcher, trained on pairs.
-
-    Args:
-        pairs: The photos and captions to train on.
-        width: Of the states of tokens.
-        recipe: The hyperparameters.
-    """
+    """Region and word embeddings and their matcher, trained on pairs; `width` is of states."""
     grid = torch.from_numpy(pairs.grids[0][:MOMENTS_OF]).float()
     pooled = grid.flatten(2).transpose(1, 2).mean(1)
     regions = ClipRegions(RegionHead(*moments(pooled), GRID, recipe))
@@ -190,14 +179,9 @@ def learn(pairs: Pairs, width: int, recipe: Recipe) -> tuple[ClipRegions, ClipWo
 def write_graphs(
     folder: Path, model: TorchModel, photos: RegionTower, texts: WordTower, matcher: Matcher
 ) -> None:
-    """Write the three graphs that `read_token_towers` reads, with the weights of two as files.
+    """Write the three graphs that `read_token_towers` reads into an empty folder.
 
-    Args:
-        folder: An empty folder.
-        model: The model that both towers belong to.
-        photos: Pixels to region embeddings.
-        texts: Token ids to word embeddings.
-        matcher: Embeddings to scores.
+    The towers are those of `model`; their weights are files of their own.
     """
     towers: tuple[tuple[Modality, Any, str, str], ...] = (
         ("image", photos, REGIONS, REGIONS_WEIGHTS),
@@ -215,13 +199,13 @@ def write_graphs(
 def write_manifest(
     folder: Path, encoder: ClipEncoder, figures: TuneFigures | None = None, photos: int = 0
 ) -> None:
-    """Write the model that a folder's graphs belong to, their hashes, and their gain.
+    """Write which model a folder's graphs belong to, their hashes and, once known, their gain.
 
     Args:
         folder: The folder of the graphs.
         encoder: The model.
-        figures: On held-out pairs, once they are known.
-        photos: The number of photos they were trained on.
+        figures: On held-out pairs.
+        photos: The number of photos that they were trained on.
     """
     manifest: dict[str, Any] = {
         "name": encoder.name,
@@ -229,15 +213,10 @@ def write_manifest(
         "match_weight": figures.weight if figures else 0.0,
         "photos": photos,
         "figures": dataclasses.asdict(figures) if figures else None,
-        "sha256": {name: _sha256(folder / name) for name in FILES},
+        "sha256": {name: file_sha256(folder / name) for name in FILES},
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _publish(draft: Path, folder: Path) -> None:
