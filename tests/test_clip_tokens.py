@@ -24,7 +24,7 @@ TRICKY = st.sampled_from(
 
 
 def ours(tokenizer, folder: Path) -> Tokens:
-    """What `clip_torch` writes down of a tokenizer of open_clip's."""
+    """What `TorchModel.recipe` keeps of a tokenizer of open_clip's."""
     model = SimpleNamespace(tokenizer=tokenizer, model=None)
     recipe, backend = TorchModel.recipe(model)
     backend.save(str(folder / "tokenizer.json"))

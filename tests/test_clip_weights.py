@@ -87,7 +87,7 @@ def test_the_table_read_from_the_source_is_open_clips_own():
     for arch, listed in _PRETRAINED.items():
         assert names.tags(arch) == sorted(listed)
         for tag, config in listed.items():
-            found = names.places(arch, tag)
+            found = names.places(names.Source(arch, tag))
             assert {key: found.get(key, "") for key in ("url", "hf_hub")} == {
                 key: config.get(key, "") for key in ("url", "hf_hub")
             }

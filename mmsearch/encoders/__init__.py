@@ -1,4 +1,4 @@
-"""Encoders make vectors of photos, texts and sounds: everything that the engine asks of one."""
+"""The `Encoder` protocol: all that the engine needs of what makes vectors of media."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Encoder(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What its user may want to know of how it runs here, a line each."""
+        """How it runs here, where that may surprise its user; a line each."""
         return ()
 
     def prepare(self, modality: Modality, thing: Decoded) -> Prepared:
@@ -57,11 +57,19 @@ class Encoder(Protocol):
         Args:
             modality: One of `modalities`.
             thing: Of that modality.
+
+        Raises:
+            UnsupportedModality: it has no tower for the modality.
         """
         ...
 
     def encode(self, modality: Modality, batch: Sequence[Decoded | Prepared]) -> Vectors:
-        """Vectors (len(batch), dim) of things that `prepare` takes, or of what it returned."""
+        """Vectors (len(batch), dim) of things that `prepare` takes, or of what it returned.
+
+        Raises:
+            UnsupportedModality: it has no tower for the modality.
+            ModelDamaged: a file of the tower is missing, or not the one that was made.
+        """
         ...
 
 
@@ -84,6 +92,10 @@ class TokenEncoder(Encoder, Protocol):
         Args:
             modality: One of `token_modalities`.
             batch: As for `encode`.
+
+        Raises:
+            UnsupportedModality: it makes no token embeddings of the modality.
+            ModelDamaged: a file is missing, or not the one that was made.
         """
         ...
 

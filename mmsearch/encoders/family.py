@@ -1,4 +1,4 @@
-"""Families of models: everything that is asked of a model by its name, before it is loaded.
+"""Families of models: what can be done with a model's name before the model is loaded.
 
 A new family is a subclass of `Family` in a file of its own, and a line in
 `mmsearch.encoders.registry.REGISTRY`.
@@ -64,7 +64,7 @@ SOURCES = {
     "mobileclip": "https://github.com/apple/ml-mobileclip/tree/main/results",
     "clap": "https://github.com/LAION-AI/CLAP",
 }
-"""By what the table calls them."""
+"""By their names in the table."""
 
 
 @cache

@@ -1,8 +1,8 @@
 """The Hugging Face hub: what of it is on this machine, and downloading more.
 
 Its cache is read as files here, because importing huggingface_hub takes longer than a whole query.
-Whether the hub can be reached is tried before its client is asked, which would go on trying for
-most of a minute.
+Whether the hub can be reached is checked first, because its client would retry for most of a
+minute.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mmsearch.types import Progress
 
 REPOSITORY = re.compile(r"(?:[\w.-]+/)?[\w.-]+")
 """ORG/NAME, or NAME alone as the oldest repositories have it."""
-PATIENCE = 1.5
-"""Seconds to wait for a connection before taking the hub as out of reach."""
+CONNECT_TIMEOUT = 1.5
+"""Seconds after which the hub counts as out of reach."""
 
 
 def cache() -> Path:
@@ -57,7 +57,7 @@ def repositories() -> Iterator[tuple[str, Path]]:
 
 
 def first_of(folder: Path | None, *names: str) -> Path | None:
-    """The first of these files that is there (a link into the cache may lead nowhere)."""
+    """The first of these files that exists (a link into the cache may be broken)."""
     for name in names:
         if folder and (folder / name).is_file():
             return folder / name
@@ -118,7 +118,9 @@ def fetch(
     return Path(path).parents[len(Path(name).parts) - 1]
 
 
-def check_reachable(what: str, address: str | None = None, *, seconds: float = PATIENCE) -> None:
+def check_reachable(
+    what: str, address: str | None = None, *, seconds: float = CONNECT_TIMEOUT
+) -> None:
     """Return if the hub, or another site, takes connections.
 
     Args:
@@ -136,28 +138,30 @@ def check_reachable(what: str, address: str | None = None, *, seconds: float = P
     import socket
     import threading
 
-    host, port = _door(address or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    trouble: list[str] = ["no answer"]
+    host, port = _host_and_port(
+        address or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    )
+    problem: list[str] = ["no answer"]
 
-    def knock() -> None:
+    def connect() -> None:
         try:
             socket.create_connection((host, port), timeout=seconds).close()
-            trouble.clear()
+            problem.clear()
         except OSError as error:
-            trouble[:] = [error.strerror or _first_line(error)]
+            problem[:] = [error.strerror or _first_line(error)]
 
-    # in a thread, because looking a name up knows no time limit
-    thread = threading.Thread(target=knock, daemon=True)
+    # in a thread, because looking a name up has no time limit
+    thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(seconds)
-    if trouble:
+    if problem:
         raise ModelUnavailable(
-            f"{what} is not on this machine, and {host} cannot be reached ({trouble[0]}); "
+            f"{what} is not on this machine, and {host} cannot be reached ({problem[0]}); "
             "see docs/models.md for how to bring a model over by hand"
         )
 
 
-def _door(address: str) -> tuple[str, int]:
+def _host_and_port(address: str) -> tuple[str, int]:
     """Host and port that a connection begins with: the proxy's, where one is set."""
     import urllib.request
     from urllib.parse import urlsplit

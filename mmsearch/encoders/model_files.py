@@ -1,4 +1,4 @@
-"""Files of models: read if they are what was made, hashed once, written whole or not at all."""
+"""Files of models: checked by their hashes, hashed once, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ModelFiles:
         """The path of a file whose content is what the manifest says.
 
         Raises:
-            ModelDamaged: it is missing, or another.
+            ModelDamaged: it is missing, or its content differs.
         """
         path = self.folder / name
         try:
@@ -64,9 +64,10 @@ class ModelFiles:
             raise self.damaged(name, "is not the file that was made (its SHA-256 differs)")
         return path
 
-    def joined(self, *names: str) -> bytes:
-        """The content of several files, end to end, checked as above."""
-        return b"".join(self.checked(name).read_bytes() for name in names)
+    def joined(self, *names: str) -> Path | bytes:
+        """The path of a file; of several, their content, end to end. All are checked as above."""
+        paths = [self.checked(name) for name in names]
+        return paths[0] if len(paths) == 1 else b"".join(path.read_bytes() for path in paths)
 
     def damaged(self, name: str, problem: str) -> ModelDamaged:
         """The error for a file that cannot be used, with the cure."""
@@ -109,7 +110,7 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, read again only when its size or time of change is another."""
+    """The SHA-256 of a file, read again only when its size or modification time has changed."""
     real = path.resolve()
     stat = real.stat()
     stamp = {"path": str(real), "size": stat.st_size, "modified": stat.st_mtime_ns}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,11 @@ def import_onnxruntime() -> Any:
 
 
 def session(
-    graph: Path | bytes, *, optimise: bool, threads: int = 0, beside: Path | None = None
+    graph: Path | bytes,
+    *,
+    optimise: bool,
+    threads: int = 0,
+    weights_folder: Path | None = None,
 ) -> InferenceSession:
     """A graph ready to run; one that was optimised when it was made loads faster as it is.
 
@@ -42,7 +46,7 @@ def session(
         graph: The ONNX file, or its bytes.
         optimise: Whether ONNX Runtime is to optimise it first.
         threads: How many a run may use; 0 is as many as there are cores.
-        beside: The folder of the weights that a graph given as bytes keeps in files of their own.
+        weights_folder: Of the files with the weights of a graph that is given as bytes.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -51,9 +55,9 @@ def session(
     options.intra_op_num_threads = threads
     # idle threads that spin take the cores that decode the next photos
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if beside is not None:
+    if weights_folder is not None:
         key = "session.model_external_initializers_file_folder_path"
-        options.add_session_config_entry(key, str(beside))
+        options.add_session_config_entry(key, str(weights_folder))
     options.log_severity_level = 3  # errors only: warnings would land on the user's stderr
     loaded: InferenceSession = onnxruntime.InferenceSession(
         graph if isinstance(graph, bytes) else str(graph),
@@ -61,6 +65,32 @@ def session(
         providers=["CPUExecutionProvider"],
     )
     return loaded
+
+
+def write_optimised(
+    graph: Path | bytes, out: Path, level: str, entries: Mapping[str, str] | None = None
+) -> None:
+    """Write a graph after those optimisations of ONNX Runtime that suit every machine.
+
+    Args:
+        graph: The ONNX file, or its bytes.
+        out: The file to write.
+        level: "BASIC" keeps to ONNX's own operators, "EXTENDED" adds ONNX Runtime's.
+        entries: Of the session's configuration.
+    """
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = getattr(levels, f"ORT_ENABLE_{level}")
+    options.optimized_model_filepath = str(out)
+    options.log_severity_level = 3
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
+    onnxruntime.InferenceSession(
+        graph if isinstance(graph, bytes) else str(graph),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
 
 
 def in_threads(run: Callable[[Thing], Result], things: Sequence[Thing]) -> Iterator[Result]:

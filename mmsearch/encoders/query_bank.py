@@ -1,4 +1,4 @@
-"""Query banks: typical queries of a model, to tell the hubs among its vectors and calibrate scores.
+"""Query banks: typical queries of a model, to find the hubs among its vectors and calibrate scores.
 
 The built-in model ships with one. For another model the texts are `typical_texts()`, encoded when
 first needed, and the pictures are a sample of the index's own.
@@ -61,10 +61,10 @@ class QueryBank:
 
 @cache
 def shipped_bank(name: str, fingerprint: str) -> QueryBank | None:
-    """The bank that came with an encoder; None if none did, or other weights made it.
+    """The bank that is shipped with an encoder; None if there is none, or other weights made it.
 
     Raises:
-        ModelDamaged: the file is there, and cannot be read.
+        ModelDamaged: the file exists, and cannot be read.
     """
     path = SHIPPED.get(name)
     return load_bank(path, fingerprint) if path is not None and path.exists() else None

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from mmsearch.encoders.onnx import session
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
 
     from mmsearch.encoders import TokenEmbeddings
+    from mmsearch.encoders.model_files import ModelFiles
     from mmsearch.types import Modality
 
 REGIONS, WORDS, RERANK = "regions.onnx", "words.onnx", "rerank.onnx"
@@ -28,12 +28,12 @@ FULL = 127
 
 
 class Matcher:
-    """Compares the words of texts with the regions of photos."""
+    """Compares the words of texts with the regions of photos, by `rerank.onnx` of a folder."""
 
-    def __init__(self, graph: Path) -> None:
-        self._session = session(graph, optimise=True, threads=1)
+    def __init__(self, files: ModelFiles) -> None:
+        self._files = files
 
-    def scores(
+    def match(
         self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
     ) -> NDArray[np.float32]:
         """(n,) how well each candidate matches; see `mmsearch.encoders.TokenEncoder.match`."""
@@ -43,8 +43,14 @@ class Matcher:
             return np.empty(0, np.float32)
         own, others = ("words", "regions") if modality == "text" else ("regions", "words")
         inputs = {own: query[None], others: stacked(candidates)}
-        scores: NDArray[np.float32] = self._session.run([modality], inputs)[0]
+        scores: NDArray[np.float32] = self._session().run([modality], inputs)[0]
         return scores
+
+    def _session(self) -> InferenceSession:
+        def load() -> InferenceSession:
+            return session(self._files.checked(RERANK), optimise=True, threads=1)
+
+        return self._files.once(RERANK, load)
 
 
 def stacked(rows: Sequence[TokenEmbeddings]) -> TokenEmbeddings:
@@ -52,17 +58,17 @@ def stacked(rows: Sequence[TokenEmbeddings]) -> TokenEmbeddings:
     import numpy as np
 
     longest = max(map(len, rows))
-    together = np.zeros((len(rows), longest, rows[0].shape[1]), np.int8)
-    for one, place in zip(rows, together, strict=True):
+    padded = np.zeros((len(rows), longest, rows[0].shape[1]), np.int8)
+    for one, place in zip(rows, padded, strict=True):
         place[: len(one)] = one
-    return together
+    return padded
 
 
 def quantised(rows: NDArray[np.float32]) -> TokenEmbeddings:
     """What is stored of a thing's rows: a byte a number, no rows of zeros, at most MOST_ROWS."""
     import numpy as np
 
-    there = rows[np.any(rows != 0, axis=1)][:MOST_ROWS]
-    if not len(there):
-        there = rows[:1]  # a text without a word
-    return np.rint(there * FULL).astype(np.int8)
+    filled = rows[np.any(rows != 0, axis=1)][:MOST_ROWS]
+    if not len(filled):
+        filled = rows[:1]  # a text without a word
+    return np.rint(filled * FULL).astype(np.int8)

@@ -2,7 +2,7 @@
 
 kinds       the endings of the files that can be indexed, and the kind of each
 walk        finds the files below a folder
-files       opens a file, or its container of sound and pictures
+open_media  opens a file, or its container of sound and pictures
 image       photos, upright and in RGB; `exif` reads their EXIF
 audio       sounds in windows of five seconds
 video       a picture for each shot, which `shots` detects

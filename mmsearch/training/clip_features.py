@@ -169,7 +169,7 @@ class SpecialTokens:
 
 
 class ClipRegions(nn.Module):
-    """Features from `GridTower` to region embeddings."""
+    """Features of `GridTower` to region embeddings."""
 
     def __init__(self, rows: RegionHead) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class ClipRegions(nn.Module):
 
 
 class ClipWords(nn.Module):
-    """States from `StateTower` to word embeddings."""
+    """States of `StateTower` to word embeddings."""
 
     def __init__(self, rows: WordHead) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,22 +63,18 @@ def photo_maps(trunk: ImageTrunk, split: Split, view: int, *, seed: int, cache: 
     """Feature maps (n, 208, 9, 9) in float16 below the cut, of one view of every photo."""
 
     def compute() -> Arrays:
-        maps = np.concatenate(list(_below(trunk, split, view, seed)))
-        print(f"  view {view}: {len(maps)} photos")
-        return {"maps": maps.astype(np.float16)}
+        session = import_onnxruntime().InferenceSession(export_lower(trunk))
+        maps, paths = [], split.paths
+        with ThreadPoolExecutor(THREADS) as pool:
+            for start in range(0, len(paths), PHOTOS_PER_BATCH):
+                batch = paths[start : start + PHOTOS_PER_BATCH]
+                photos = list(pool.map(lambda path: load_view(path, view, seed), batch))
+                maps.append(session.run(None, {"pixels": np.stack(photos)})[0])
+        print(f"  view {view}: {len(paths)} photos")
+        return {"maps": np.concatenate(maps).astype(np.float16)}
 
     key = ("maps", split.files, trunk.cut, view, seed if view > MIRRORED else 0)
     return torch.from_numpy(cached(cache, "maps", key, compute)["maps"])
-
-
-def _below(trunk: ImageTrunk, split: Split, view: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    session = import_onnxruntime().InferenceSession(export_lower(trunk))
-    paths = split.paths
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(paths), PHOTOS_PER_BATCH):
-            batch = paths[start : start + PHOTOS_PER_BATCH]
-            photos = list(pool.map(lambda path: load_view(path, view, seed), batch))
-            yield session.run(None, {"pixels": np.stack(photos)})[0]
 
 
 def tower_maps(

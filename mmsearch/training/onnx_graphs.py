@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import logging
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from mmsearch.encoders.onnx import import_onnxruntime
+from mmsearch.encoders.clip.onnx_export import trace
+from mmsearch.encoders.onnx import write_optimised
 from mmsearch.encoders.token_embeddings import FULL, MOST_ROWS
 from mmsearch.training.backbones import IMAGE_SIZE, MAP_SHAPE, ImageTrunk
 from mmsearch.training.late_interaction import TOKEN_DIM, Matcher
-
-OPSET = 18
 
 QUANTISED_FROM = 4096
 """Arrays with fewer numbers stay float32."""
@@ -96,18 +94,9 @@ def _trace(
     module: nn.Module, inputs: Inputs, outputs: Sequence[str], output_axes: Mapping[str, Axes]
 ) -> bytes:
     file = io.BytesIO()
-    options: dict[str, Any] = {"f": file, "opset_version": OPSET, "dynamo": False}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(
-            module.eval(),
-            tuple(example for example, _ in inputs.values()),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes={name: axes for name, (_, axes) in inputs.items()} | dict(output_axes),
-            **options,
-        )
+    examples = {name: example for name, (example, _) in inputs.items()}
+    axes = {name: axes for name, (_, axes) in inputs.items()} | dict(output_axes)
+    trace(module, examples, outputs, axes, file)
     return file.getvalue()
 
 
@@ -206,18 +195,10 @@ def extension(model: onnx.ModelProto, inputs: Mapping[str, str], prefix: str) ->
 
 
 def simplified(model: bytes, level: str) -> onnx.ModelProto:
-    """The graph of an ONNX file after ONNX Runtime's machine-independent optimisations.
-
-    Loading then skips them. "BASIC" keeps to ONNX's operators; "EXTENDED" adds ONNX Runtime's own.
-    """
-    onnxruntime = import_onnxruntime()
+    """The graph of an ONNX file after `write_optimised`, which loading then skips."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "simple.onnx"
-        options = onnxruntime.SessionOptions()
-        levels = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = getattr(levels, f"ORT_ENABLE_{level}")
-        options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        write_optimised(model, path, level)
         return onnx.load(path)
 
 

@@ -29,7 +29,7 @@ class Clap(Family):
         """Whether all of its files are."""
         from mmsearch.encoders.clap import checkpoint
 
-        folder = checkpoint.folder_of(_what(name))
+        folder = checkpoint.folder_of(_after_prefix(name))
         return folder is not None and checkpoint.missing_from(folder) is None
 
     def pull(self, name: str, progress: Progress | None) -> Path:
@@ -37,7 +37,7 @@ class Clap(Family):
         from mmsearch.encoders import hub
         from mmsearch.encoders.clap import checkpoint
 
-        repository = _what(name)
+        repository = _after_prefix(name)
         folder = checkpoint.folder_of(repository)
         if folder is not None and checkpoint.missing_from(folder) is None:
             return folder
@@ -55,7 +55,7 @@ class Clap(Family):
 
     def absolute(self, name: str) -> str:
         """With the whole path of a folder."""
-        folder = os.path.expanduser(_what(name))
+        folder = os.path.expanduser(_after_prefix(name))
         return f"clap:{os.path.abspath(folder)}" if os.path.isdir(folder) else name
 
     def recognise(self, repository: str, folder: Path) -> ModelRow | None:
@@ -73,5 +73,5 @@ class Clap(Family):
         return ModelRow(f"clap:{repository}", "here", megabytes, None, "in the Hugging Face cache")
 
 
-def _what(name: str) -> str:
+def _after_prefix(name: str) -> str:
     return name.partition(":")[2]

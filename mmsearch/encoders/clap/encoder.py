@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mmsearch.encoders import Encoder, check_modality
 from mmsearch.encoders.clap.checkpoint import ClapFiles, find
@@ -21,10 +20,8 @@ if TYPE_CHECKING:
     from mmsearch.encoders import Runtime
     from mmsearch.types import Modality, Vectors
 
-Loaded = TypeVar("Loaded")
-
-WINDOWS_A_RUN = 8
-TEXTS_A_RUN = 32
+WINDOWS_PER_BATCH = 8
+TEXTS_PER_BATCH = 32
 _quiet = threading.RLock()
 """Held while transformers' own messages are off, which is a setting of the whole process."""
 
@@ -48,6 +45,31 @@ def load_clap(name: str, how: Runtime) -> ClapEncoder:
     return ClapEncoder(find(name), how.device)
 
 
+_CURE = "delete that folder and fetch or copy the model again"
+
+
+def _loaded_once(load: Callable[[ClapEncoder], Any]) -> property:
+    """A property of an encoder, loaded by the first thread that uses it."""
+    name = load.__name__
+
+    def loaded(self: ClapEncoder) -> Any:
+        with self._loading:
+            if name not in self._loaded:
+                try:
+                    with _silence():
+                        self._loaded[name] = load(self)
+                except (InvalidOption, ModelDamaged):
+                    raise
+                except Exception as error:  # transformers and torch raise all kinds
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    raise ModelDamaged(
+                        f"{self._files.folder} cannot be loaded ({reason}); {_CURE}"
+                    ) from error
+            return self._loaded[name]
+
+    return property(loaded)
+
+
 class ClapEncoder(Encoder):
     """Unit vectors of sounds and texts that can be compared with each other.
 
@@ -62,6 +84,7 @@ class ClapEncoder(Encoder):
         self._files = files
         self._wanted_device = device
         self._loading = threading.RLock()
+        self._loaded: dict[str, Any] = {}
         self._reading = threading.Lock()
         self.name = files.name
         self.fingerprint = files.fingerprint()
@@ -69,11 +92,7 @@ class ClapEncoder(Encoder):
         self.sample_rate = int(files.preprocessing.get("sampling_rate", 48_000))
 
     def prepare(self, modality: Modality, thing: Any) -> Any:
-        """The log-mel picture (frames, mels) float32 of a sound, or the string.
-
-        Raises:
-            UnsupportedModality: CLAP has no tower for it.
-        """
+        """The log-mel picture (frames, mels) float32 of a sound, or the string."""
         check_modality(self, modality)
         return self._picture(thing) if modality == "audio" else str(thing)
 
@@ -81,9 +100,7 @@ class ClapEncoder(Encoder):
         """Unit rows (len(batch), dim) float32.
 
         Raises:
-            UnsupportedModality: CLAP has no tower for it.
             InvalidOption: the wanted device is not there.
-            ModelDamaged: the weights cannot be loaded, or are incomplete.
         """
         import numpy as np
 
@@ -97,8 +114,8 @@ class ClapEncoder(Encoder):
     def _sound_runs(self, windows: Sequence[Any]) -> Iterator[tuple[Any, Vectors]]:
         import numpy as np
 
-        for start in range(0, len(windows), WINDOWS_A_RUN):
-            part = windows[start : start + WINDOWS_A_RUN]
+        for start in range(0, len(windows), WINDOWS_PER_BATCH):
+            part = windows[start : start + WINDOWS_PER_BATCH]
             pictures = np.stack([one if np.ndim(one) == 2 else self._picture(one) for one in part])
             yield slice(start, start + len(part)), self._hear(pictures)
 
@@ -123,7 +140,7 @@ class ClapEncoder(Encoder):
         tokens = self._tokens([str(text) for text in texts])
         model, device = self._model
         padding = model.config.text_config.pad_token_id or 0
-        for rows, padded in padded_batches(tokens, TEXTS_A_RUN, padding):
+        for rows, padded in padded_batches(tokens, TEXTS_PER_BATCH, padding):
             ids = torch.from_numpy(padded).to(device)
             lengths = torch.tensor([len(tokens[row]) for row in rows], device=device)
             mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
@@ -153,33 +170,24 @@ class ClapEncoder(Encoder):
 
     # ------------------------------------------------------------------ loaded when first used
 
-    @cached_property
+    @_loaded_once
     def _extractor(self) -> Any:
-        def load() -> Any:
-            from transformers import ClapFeatureExtractor
+        from transformers import ClapFeatureExtractor
 
-            return ClapFeatureExtractor.from_dict(self._files.preprocessing)
+        return ClapFeatureExtractor.from_dict(self._files.preprocessing)
 
-        return self._once("_extractor", load)
-
-    @cached_property
+    @_loaded_once
     def _tokenizer(self) -> tuple[Any, int]:
-        def load() -> tuple[Any, int]:
-            from transformers import AutoTokenizer
+        from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(self._files.folder, local_files_only=True)
-            text = self._model[0].config.text_config
-            # RoBERTa counts positions from behind the padding's id
-            places = text.max_position_embeddings - (text.pad_token_id or 0) - 1
-            return tokenizer, min(tokenizer.model_max_length, places)
+        tokenizer = AutoTokenizer.from_pretrained(self._files.folder, local_files_only=True)
+        text = self._model[0].config.text_config
+        # RoBERTa counts positions from behind the padding's id
+        places = text.max_position_embeddings - (text.pad_token_id or 0) - 1
+        return tokenizer, min(tokenizer.model_max_length, places)
 
-        return self._once("_tokenizer", load)
-
-    @cached_property
+    @_loaded_once
     def _model(self) -> tuple[Any, str]:
-        return self._once("_model", self._load_model)
-
-    def _load_model(self) -> tuple[Any, str]:
         import torch
         from transformers import ClapModel
 
@@ -191,34 +199,13 @@ class ClapEncoder(Encoder):
             dtype=torch.float32,
         )
         # transformers fills weights that a file lacks with random numbers
-        lacking = set(found["missing_keys"]) & {key for key, _ in model.named_parameters()}
-        if lacking or found["mismatched_keys"]:
+        missing = set(found["missing_keys"]) & {key for key, _ in model.named_parameters()}
+        if missing or found["mismatched_keys"]:
             raise ModelDamaged(
                 f"{self._files.weights} does not hold all weights of the model "
-                f"({min(lacking, default='of another shape')}, for one); {self._cure}"
+                f"({min(missing, default='of another shape')}, for one); {_CURE}"
             )
         return model.eval().to(device), device
-
-    def _once(self, name: str, load: Callable[[], Loaded]) -> Loaded:
-        """What `load` returned, in whatever thread."""
-        with self._loading:
-            if name not in self.__dict__:
-                with _silence():
-                    try:
-                        self.__dict__[name] = load()
-                    except (InvalidOption, ModelDamaged):
-                        raise
-                    except Exception as error:  # transformers and torch raise all kinds
-                        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                        raise ModelDamaged(
-                            f"{self._files.folder} cannot be loaded ({reason}); {self._cure}"
-                        ) from error
-            loaded: Loaded = self.__dict__[name]
-            return loaded
-
-    @property
-    def _cure(self) -> str:
-        return "delete that folder and fetch or copy the model again"
 
 
 def _unit(features: Any) -> Vectors:
@@ -233,14 +220,14 @@ def _unit(features: Any) -> Vectors:
 def _device(wanted: str, name: str) -> str:
     import torch
 
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if wanted == "auto":
-        return next(device for device, available in there.items() if available)
-    if not there[wanted]:
+        return next(device for device, usable in available.items() if usable)
+    if not available[wanted]:
         raise InvalidOption(f"{name} cannot run on {wanted}: torch finds none here")
     return wanted
 

@@ -79,9 +79,6 @@ class ClipEncoder(TokenEncoder):
     def prepare(self, modality: Modality, thing: Any) -> Any:
         """Pixels (height, width, 3) uint8 of a photo, resized and cropped as the model's own
         preprocessing does, or the string.
-
-        Raises:
-            UnsupportedModality: there is no tower for it.
         """
         check_modality(self, modality)
         return self._pixels(thing) if modality == "image" else str(thing)
@@ -92,8 +89,7 @@ class ClipEncoder(TokenEncoder):
         A model's very first batch may take a minute: its towers are made, and checked on it.
 
         Raises:
-            UnsupportedModality: there is no tower for it.
-            ModelUnavailable: the weights have gone since the encoder was loaded.
+            ModelUnavailable: the weights were removed after the encoder was loaded.
             MissingExtra: torch is needed, and not installed.
             InvalidOption: the wanted runtime cannot run this model.
         """
@@ -110,10 +106,6 @@ class ClipEncoder(TokenEncoder):
     ) -> tuple[Vectors, list[TokenEmbeddings]]:
         """Unit rows (len(batch), dim) float32, and of each thing (rows, 128) int8, at most 32 rows,
         from a second run through a tower of their own.
-
-        Raises:
-            UnsupportedModality: it was not tuned to rerank.
-            ModelDamaged: what was tuned is not as it was made.
         """
         towers = self._tuned(modality)
         ready = [self.prepare(modality, thing) for thing in batch]
@@ -122,12 +114,7 @@ class ClipEncoder(TokenEncoder):
     def match(
         self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
     ) -> NDArray[np.float32]:
-        """(n,) how well each candidate matches the query.
-
-        Raises:
-            UnsupportedModality: it was not tuned to rerank.
-            ModelDamaged: what was tuned is not as it was made.
-        """
+        """(n,) how well each candidate matches the query."""
         return self._tuned(modality).match(modality, query, candidates)
 
     def _tuned(self, modality: str) -> TokenTowers:

@@ -7,6 +7,7 @@ must take one photo, or its vector would depend on its neighbours. Or both have 
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ class _Quantiser:
                 nodes.extend(self._lookup(node))
             else:
                 nodes.append(node)
-        kept = [_copy(node) for node in nodes]
+        kept = [copy.deepcopy(node) for node in nodes]
         del self.graph.node[:]
         self.graph.node.extend(kept)
         used = {name for node in kept for name in node.input}
@@ -112,10 +113,10 @@ class _Quantiser:
 
     def _is_plain_gemm(self, node: Any) -> bool:
         flags = {one.name: one for one in node.attribute}
-        plain = all(flags[name].f == 1.0 for name in ("alpha", "beta") if name in flags)
-        turned = "transA" in flags and flags["transA"].i
-        flat = len(node.input) < 3 or self._is_bias(node.input[2])
-        return plain and not turned and flat and self._is_big(node.input[1])
+        unscaled = all(flags[name].f == 1.0 for name in ("alpha", "beta") if name in flags)
+        transposed = "transA" in flags and flags["transA"].i
+        with_bias = len(node.input) < 3 or self._is_bias(node.input[2])
+        return unscaled and not transposed and with_bias and self._is_big(node.input[1])
 
     def _is_bias(self, name: str) -> bool:
         one = self.weights.get(name)
@@ -128,10 +129,10 @@ class _Quantiser:
         return values
 
     def _gemm(self, node: Any) -> Any:
-        turned = any(one.name == "transB" and one.i for one in node.attribute)
+        transposed = any(one.name == "transB" and one.i for one in node.attribute)
         values = self._array(node.input[1])
         bias = node.input[2] if len(node.input) > 2 else ""
-        return self._node(node, values.T if turned else values, bias, node.output[0])
+        return self._node(node, values.T if transposed else values, bias, node.output[0])
 
     def _product(self, node: Any, values: NDArray[np.float32], merged: set[str]) -> Any:
         """A product, together with its bias if nothing else uses the product without."""
@@ -149,13 +150,13 @@ class _Quantiser:
         name = node.input[1]
         options: dict[str, Any] = {"name": f"{out}_8bit", "domain": "com.microsoft"}
         if not self.blocks:
-            given = [node.input[0], *self._stored(name, values, axis=0)]
-            given += ["", bias] if bias else []
-            return helper.make_node("DynamicQuantizeMatMul", given, [out], **options)
-        given = [node.input[0], *self._stored_in_blocks(name, values)]
-        given += ["", "", bias] if bias else []
+            inputs = [node.input[0], *self._stored(name, values, axis=0)]
+            inputs += ["", bias] if bias else []
+            return helper.make_node("DynamicQuantizeMatMul", inputs, [out], **options)
+        inputs = [node.input[0], *self._stored_in_blocks(name, values)]
+        inputs += ["", "", bias] if bias else []
         shape = {"K": values.shape[0], "N": values.shape[1], "bits": 8, "block_size": BLOCK}
-        return helper.make_node("MatMulNBits", given, [out], **options, **shape, accuracy_level=4)
+        return helper.make_node("MatMulNBits", inputs, [out], **options, **shape, accuracy_level=4)
 
     def _lookup(self, node: Any) -> list[Any]:
         """A lookup in an embedding table of 8 bits, with a scale per row."""
@@ -203,11 +204,3 @@ class _Quantiser:
             self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
             self.graph.initializer.append(self.weights[name])
         return name
-
-
-def _copy(node: Any) -> Any:
-    from onnx import NodeProto
-
-    copied = NodeProto()
-    copied.CopyFrom(node)
-    return copied

@@ -1,6 +1,6 @@
-"""Makes a model's towers for ONNX Runtime, and checks them against torch.
+"""Makes a model's towers for ONNX Runtime, and compares their vectors with torch's.
 
-Their vectors are compared on real photos, and on sentences.
+They are compared on photos that the user indexes, and on sentences.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def make_tower(
             try:
                 if not raw.exists():
                     export(model, modality, raw)
-                if _made(towers, modality, precision, raw, (things, wanted, distinct)).passed:
+                compared = (things, wanted, distinct)
+                if _make_and_check(towers, modality, precision, raw, compared).passed:
                     return
             except Exception as error:  # exporting an unknown network fails in all ways
                 log.info("no %s graph of the %s tower", precision, modality, exc_info=True)
@@ -116,15 +117,17 @@ def make_tower(
                     _write_check(place, {"passed": False, "error": why})
 
 
-Sample = tuple[Sequence["NDArray[Any]"], "Vectors", int]
+Compared = tuple[Sequence["NDArray[Any]"], "Vectors", int]
 """Things, their vectors by torch, and the number of distinct ones among them."""
 
 
-def _made(towers: TowerCache, modality: Modality, precision: str, raw: Path, on: Sample) -> Verdict:
+def _make_and_check(
+    towers: TowerCache, modality: Modality, precision: str, raw: Path, compared: Compared
+) -> Verdict:
     from mmsearch.encoders.clip.int8 import quantise
     from mmsearch.encoders.clip.onnx_export import simplified
 
-    things, wanted, distinct = on
+    things, wanted, distinct = compared
     with towers.making(f"{modality}-{precision}") as folder:
         graph = folder / "graph.onnx"
         if precision == "int8":

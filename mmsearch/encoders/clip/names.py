@@ -80,7 +80,7 @@ def check(source: Source) -> None:
         return
     if source.arch not in architectures():
         raise UnknownModel(_which_weights(source.arch))
-    if source.tag is not None and places(source.arch, source.tag) is None:
+    if source.tag is not None and not places(source):
         raise UnknownModel(f"{source.arch} has no weights called {source.tag!r}. {_tags(source)}")
 
 
@@ -102,9 +102,11 @@ def tags(arch: str) -> list[str]:
     return sorted(_table().get(arch, {}))
 
 
-def places(arch: str, tag: str) -> dict[str, str] | None:
-    """The places of weights: "hf_hub" (ORG/NAME/FILE), "url" or both; None if unknown."""
-    return _table().get(arch, {}).get(tag.lower().replace("-", "_"))
+def places(source: Source) -> dict[str, str]:
+    """Where a tag's weights are: "hf_hub" (ORG/NAME/FILE), "url" or both; {} if unknown."""
+    if source.tag is None:
+        return {}
+    return _table().get(source.arch, {}).get(source.tag.lower().replace("-", "_"), {})
 
 
 def _which_weights(arch: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.encoders.clip.torch_model import normalised, trims
-from mmsearch.encoders.onnx import import_onnxruntime
+from mmsearch.encoders.onnx import write_optimised
 
 if TYPE_CHECKING:
     from mmsearch.encoders.clip.torch_model import TorchModel
@@ -54,44 +54,52 @@ def write_graph(
 
     free = {0: "n", 1: "tokens"} if modality == "text" and trims(model.model) else {0: "n"}
     name = "ids" if modality == "text" else "pixels"
-    with ExitStack() as rewriting, warnings.catch_warnings():
+    with _plain_attention(), _rewritten(model.model), torch.no_grad():
+        example = {name: _example(model, modality)}
+        trace(module, example, list(output), {name: free, **output}, str(file))
+
+
+def trace(
+    module: Any,
+    inputs: Mapping[str, Any],
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+    file: str | BinaryIO,
+) -> None:
+    """Write what a torch module computes of example inputs as a graph.
+
+    Args:
+        module: Its arguments are `inputs`, in their order.
+        inputs: An example of each, by its name.
+        outputs: Their names.
+        axes: By the name of an input or output, the names of the axes of variable length.
+        file: The ONNX file to write.
+    """
+    import torch
+
+    with _quiet("torch.onnx"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rewriting.enter_context(_quiet("torch.onnx"))
-        rewriting.enter_context(_plain_attention())
-        rewriting.enter_context(_rewritten(model.model))
-        rewriting.enter_context(torch.no_grad())
         torch.onnx.export(
             module.eval(),
-            (_example(model, modality),),
-            str(file),
-            input_names=[name],
-            output_names=list(output),
-            dynamic_axes={name: free, **output},
+            tuple(inputs.values()),
+            file,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,  # the newer exporter makes slower graphs of these models
         )
 
 
 def simplified(graph: Path, out: Path, level: str, weights: str = WEIGHTS) -> None:
-    """Write a graph after the optimisations of ONNX Runtime that suit every machine.
-
-    Args:
-        graph: The ONNX file.
-        out: The file to write.
-        level: "BASIC" keeps to ONNX's own operators, "EXTENDED" does not.
-        weights: The name of the file beside it that holds its weights.
-    """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = getattr(levels, f"ORT_ENABLE_{level}")
-    options.optimized_model_filepath = str(out)
-    options.log_severity_level = 3
+    """Write a graph as `write_optimised` does, with its weights in a file beside it."""
     prefix = "session.optimized_model_external_initializers"
-    options.add_session_config_entry(f"{prefix}_file_name", weights)
-    options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    entries = {
+        f"{prefix}_file_name": weights,
+        f"{prefix}_min_size_in_bytes": "1024",
+        "session.disable_prepacking": "1",
+    }
+    write_optimised(graph, out, level, entries)
 
 
 # ---------------------------------------------------------------------- towers
@@ -190,8 +198,8 @@ def _rewritten(model: Any) -> Iterator[None]:
 
 
 def _cuts_patches(conv: Any) -> bool:
-    whole = conv.kernel_size == conv.stride and conv.dilation == (1, 1) and conv.groups == 1
-    return bool(conv.in_channels == 3 and whole and conv.padding in {(0, 0), "valid", 0})
+    tiles = conv.kernel_size == conv.stride and conv.dilation == (1, 1) and conv.groups == 1
+    return bool(conv.in_channels == 3 and tiles and conv.padding in {(0, 0), "valid", 0})
 
 
 def _patches(conv: Any) -> Any:
@@ -239,13 +247,13 @@ def _attention(old: Any) -> Any:
             count = query.shape[0]
             three = self.all_three(query).reshape(count, -1, 3, heads, size)
             queries, keys, values = three.permute(2, 0, 3, 1, 4)
-            looks = queries @ keys.transpose(-1, -2)
+            scores = queries @ keys.transpose(-1, -2)
             if attn_mask is not None:
                 if attn_mask.dim() == 3:
                     attn_mask = attn_mask.reshape(count, heads, *attn_mask.shape[1:])
-                looks = looks + attn_mask
-            seen = (looks.softmax(-1) @ values).permute(0, 2, 1, 3)
-            return (self.out(seen.reshape(count, -1, width)),)
+                scores = scores + attn_mask
+            attended = (scores.softmax(-1) @ values).permute(0, 2, 1, 3)
+            return (self.out(attended.reshape(count, -1, width)),)
 
     return SelfAttention()
 

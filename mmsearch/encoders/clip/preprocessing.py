@@ -163,17 +163,20 @@ class Tokens:
         cleaned = [clean(text, self._recipe.clean) for text in texts]
         bare = self._recipe.kind == "clips"
         found = self._tokenizer.encode_batch(cleaned, add_special_tokens=not bare)
-        make = {"clip": self._marked, "padded": self._padded, "clips": self._class_last}
-        rows = [
-            make[self._recipe.kind](encoding, text)
-            for encoding, text in zip(found, cleaned, strict=True)
-        ]
+        rows = (self._ids(*one) for one in zip(found, cleaned, strict=True))
         return [np.array(row, np.int64) for row in rows]
 
-    def _marked(self, encoding: Encoding, text: str) -> list[int]:
+    def _ids(self, encoding: Encoding, text: str) -> list[int]:
+        if self._recipe.kind == "clip":
+            return self._marked(self._with_specials(encoding, text))
+        if self._recipe.kind == "clips":
+            return self._class_last(encoding.ids)
+        blanked = self._recipe.blanked
+        return [0 if piece == blanked else piece for piece in encoding.ids]
+
+    def _marked(self, pieces: list[int]) -> list[int]:
         start, end = self._recipe.marks
         longest = self._recipe.context_length
-        pieces = self._with_specials(encoding, text)
         row = [start, *pieces, end]
         if len(row) > longest:
             row = [*row[: longest - 1], end]
@@ -195,16 +198,10 @@ class Tokens:
             last = word
         return pieces
 
-    def _padded(self, encoding: Encoding, text: str) -> list[int]:
-        del text
-        blanked = self._recipe.blanked
-        return [0 if piece == blanked else piece for piece in encoding.ids]
-
-    def _class_last(self, encoding: Encoding, text: str) -> list[int]:
-        del text
+    def _class_last(self, pieces: list[int]) -> list[int]:
         start, end, padding, last = self._recipe.marks
         longest = self._recipe.context_length
-        row = [start, *encoding.ids[: longest - 3], end]
+        row = [start, *pieces[: longest - 3], end]
         return [*row, *[padding] * (longest - 1 - len(row)), last]
 
 

@@ -19,7 +19,7 @@ from mmsearch.encoders.clip.make_towers import (
 )
 from mmsearch.encoders.clip.preprocessing import TokenRecipe, Tokens
 from mmsearch.encoders.clip.torch_model import (
-    A_RUN,
+    BATCH_SIZE,
     Device,
     TorchModel,
     best_device,
@@ -48,7 +48,7 @@ class Plan:
 
     graphs: tuple[str, ...] = ()
     """Precisions on ONNX Runtime, the best first."""
-    insists: bool = False
+    forces_last: bool = False
     """Whether the last graph is used even if it fails its check, because the user named it."""
     device: str | None = None
     """Of torch; None if torch may not run."""
@@ -60,10 +60,10 @@ ON_CPU: dict[tuple[str, str], Plan] = {
     ("auto", "auto"): Plan(("int8", "fp32"), device="cpu"),
     ("auto", "fp32"): Plan(("fp32",), device="cpu"),
     ("auto", "bf16"): Plan(device="cpu", precision="bf16"),
-    ("auto", "int8"): Plan(("int8",), insists=True),
-    ("onnx", "auto"): Plan(("int8", "fp32"), insists=True),
-    ("onnx", "fp32"): Plan(("fp32",), insists=True),
-    ("onnx", "int8"): Plan(("int8",), insists=True),
+    ("auto", "int8"): Plan(("int8",), forces_last=True),
+    ("onnx", "auto"): Plan(("int8", "fp32"), forces_last=True),
+    ("onnx", "fp32"): Plan(("fp32",), forces_last=True),
+    ("onnx", "int8"): Plan(("int8",), forces_last=True),
     ("torch", "auto"): Plan(device="cpu"),
     ("torch", "fp32"): Plan(device="cpu"),
     ("torch", "bf16"): Plan(device="cpu", precision="bf16"),
@@ -161,7 +161,7 @@ class Runners:
         for place, precision in enumerate(graphs):
             check = self._checked(modality, things, graphs[place:])
             fault = _fault(modality, precision, check)
-            forced = self._plan.insists and precision == graphs[-1] and "error" not in check
+            forced = self._plan.forces_last and precision == graphs[-1] and "error" not in check
             if fault and fault not in faults:
                 faults.append(fault)
             if check.get("passed") or forced:
@@ -218,8 +218,8 @@ class Runners:
 
         def run(things: Sequence[Any]) -> Vectors:
             found = []
-            for at in range(0, len(things), A_RUN):
-                some = things[at : at + A_RUN]
+            for at in range(0, len(things), BATCH_SIZE):
+                some = things[at : at + BATCH_SIZE]
                 batch = np.stack(some) if modality == "image" else model.tokens(some)
                 found.append(model.run(modality, batch, device))
             return np.concatenate(found)

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 REGIONS_WEIGHTS, WORDS_WEIGHTS = "regions.bin", "words.bin"
 FILES = (REGIONS, REGIONS_WEIGHTS, WORDS, WORDS_WEIGHTS, RERANK)
-TEXTS_A_RUN = 16
+TEXTS_PER_BATCH = 16
 
 
 def tuned_folder(fingerprint: str) -> Path:
@@ -86,6 +86,7 @@ class TokenTowers:
 
     def __init__(self, files: ModelFiles, tokens: Callable[[], Tokens]) -> None:
         self._files, self._read_tokens = files, tokens
+        self.match = Matcher(files).match
         self.fingerprint = str(files.manifest["fingerprint"])
         """Of the model's weights."""
         self.match_weight = float(files.manifest["match_weight"])
@@ -110,18 +111,10 @@ class TokenTowers:
             return [quantised(rows) for rows in runs]
         texts, tokens = self._word_graph()
         found = [np.empty((0, 0), np.int8)] * len(things)
-        for rows, ids in padded_batches(tokens(things), TEXTS_A_RUN):
+        for rows, ids in padded_batches(tokens(things), TEXTS_PER_BATCH):
             for row, words in zip(rows, _run(texts, ids), strict=True):
                 found[row] = quantised(words)
         return found
-
-    def match(
-        self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
-    ) -> NDArray[np.float32]:
-        """(n,) how well each candidate matches; see `mmsearch.encoders.TokenEncoder.match`."""
-        files = self._files
-        matcher = files.once("matcher", lambda: Matcher(files.checked(RERANK)))
-        return matcher.scores(modality, query, candidates)
 
     def _region_graph(self) -> InferenceSession:
         def load() -> InferenceSession:

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,39 @@ if TYPE_CHECKING:
     from mmsearch.encoders.clip.names import Source
     from mmsearch.types import Modality, Vectors
 
-A_RUN = 32
+BATCH_SIZE = 32
 """Photos or texts in a batch."""
 NEEDED = ("torch", "torchvision", "open_clip")
 
 _loading = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device, and the precision in which torch runs there."""
+
+    name: str = "cpu"
+    precision: str = "fp32"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A context that computes in bf16, if that is the precision; weights stay float32."""
+        import torch
+
+        if self.precision != "bf16":
+            return nullcontext()
+        context: AbstractContextManager[Any] = torch.autocast(self.name, dtype=torch.bfloat16)
+        return context
+
+    def moved(self, batch: NDArray[Any]) -> Any:
+        """A batch on the device; from pinned memory, so that copying overlaps with computing."""
+        import torch
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about read-only arrays: nothing writes to them
+            here = torch.from_numpy(batch)
+        if self.name == "cuda":
+            return here.pin_memory().to(self.name, non_blocking=True)
+        return here.to(self.name)
 
 
 class TorchModel:
@@ -61,13 +90,12 @@ class TorchModel:
 
         return int(self.run("text", np.stack(list(self.tokens(["a"])))).shape[1])
 
-    def run(self, modality: Modality, batch: NDArray[Any], how: Device | None = None) -> Vectors:
+    def run(self, modality: Modality, batch: NDArray[Any], how: Device = Device()) -> Vectors:
         """Unit vectors (n, dim) of pixels (n, height, width, 3) uint8 or token ids (n, tokens)."""
         import torch
 
-        how = how or Device("cpu", "fp32")
         with torch.no_grad(), how.autocast():  # inference_mode makes autocast far slower
-            vectors = self._tower(modality, how.there(batch))
+            vectors = self._tower(modality, how.moved(batch))
             found: Vectors = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
             return found
 
@@ -102,34 +130,6 @@ class TorchModel:
             return TokenRecipe("clips", cleaning, length, marks=marks_and_class), backend
         blanked = inner.sep_token_id if getattr(own, "strip_sep_token", False) else None
         return TokenRecipe("padded", cleaning or "canonicalize", length, blanked=blanked), backend
-
-
-class Device:
-    """A device, and the precision in which torch runs there."""
-
-    def __init__(self, name: str, precision: str) -> None:
-        self.name = name
-        self.precision = precision
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """A context that computes in bf16, if that is the precision; weights stay float32."""
-        import torch
-
-        if self.precision != "bf16":
-            return nullcontext()
-        context: AbstractContextManager[Any] = torch.autocast(self.name, dtype=torch.bfloat16)
-        return context
-
-    def there(self, batch: NDArray[Any]) -> Any:
-        """A batch on the device; from pinned memory, so that copying overlaps with computing."""
-        import torch
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about read-only arrays: nothing writes to them
-            here = torch.from_numpy(batch)
-        if self.name == "cuda":
-            return here.pin_memory().to(self.name, non_blocking=True)
-        return here.to(self.name)
 
 
 def normalised(pixels: Any, how: Pixels) -> Any:
@@ -219,10 +219,8 @@ def _create(source: Source, weights: Path) -> Any:
     address = _address(source)
     if address != source.arch:
         return open_clip.create_model(address, require_pretrained=True)
-    if source.path is None:
-        where = names.places(source.arch, source.tag or "") or {}
-        if weights != in_url_cache(where.get("url", "")):
-            return open_clip.create_model(address, source.tag, require_pretrained=True)
+    if source.path is None and weights != in_url_cache(names.places(source).get("url", "")):
+        return open_clip.create_model(address, source.tag, require_pretrained=True)
     preprocessing = {}
     if source.tag is not None:  # downloaded from its url, whereas open_clip prefers the hub
         config = open_clip.pretrained.get_pretrained_cfg(source.arch, source.tag)

@@ -4,7 +4,7 @@
     image-int8/  graph.onnx, weights.bin; check.json: how its vectors compare with torch's
     text-fp32/   the same of another tower and precision
 
-Each folder is made under another name and then renamed: it is whole, or not there.
+Each folder is made under another name and then renamed, so it is complete or absent.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class TowerCache:
 
 
 def _put_in_place(made: Path, place: Path) -> None:
-    with suppress(OSError):  # the usual case: nothing is there yet
+    with suppress(OSError):  # the usual case: `place` does not exist yet
         made.rename(place)
         return
     old = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=place.parent))
@@ -102,7 +102,7 @@ def _put_in_place(made: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-TEXTS_A_RUN = 16
+TEXTS_PER_BATCH = 16
 
 
 class Tower:
@@ -120,7 +120,7 @@ class Tower:
     def __init__(self, graph: Path, modality: Modality) -> None:
         self._graph = graph
         self._is_image = modality == "image"
-        self._a_run = 1 if self._is_image else TEXTS_A_RUN
+        self._batch_size = 1 if self._is_image else TEXTS_PER_BATCH
         self._loading = threading.Lock()
         self._sessions: dict[str, InferenceSession] = {}
 
@@ -142,7 +142,7 @@ class Tower:
         if self._is_image:
             batches = [([row], thing[None]) for row, thing in enumerate(things)]
         else:
-            batches = list(padded_batches(things, self._a_run))
+            batches = list(padded_batches(things, self._batch_size))
         parts = list(in_threads(run, batches))
         vectors = np.empty((len(things), parts[0].shape[1]), np.float32)
         for (rows, _), found in zip(batches, parts, strict=True):
@@ -154,7 +154,7 @@ class Tower:
         with self._loading:
             if "one core" in self._sessions:
                 return self._sessions["one core"]
-            alone = count <= self._a_run
+            alone = count <= self._batch_size
             wanted = "all cores" if alone else "one core"
             if wanted not in self._sessions:
                 self._sessions[wanted] = session(

@@ -1,4 +1,4 @@
-"""Where the weights of a `clip:` model are on this machine, and how they get there.
+"""Finds the weights of a `clip:` model on this machine, and downloads them.
 
 Finding them takes neither torch nor a network.
 """
@@ -58,7 +58,7 @@ def find(source: Source) -> Path | None:
     if source.repository is not None:
         folder = hub.snapshot(source.repository)
         return hub.first_of(folder, *_candidates("")) if hub.first_of(folder, CONFIG) else None
-    where = names.places(source.arch, source.tag or "") or {}
+    where = names.places(source)
     repository, _, file = where.get("hf_hub", "").rpartition("/")
     found = hub.first_of(hub.snapshot(repository), *_candidates(file)) if repository else None
     return found or in_url_cache(where.get("url", ""))
@@ -111,7 +111,7 @@ def fingerprint_of(source: Source) -> str | None:
     """The hash of a model's weights and of their architecture; None if it is not known here.
 
     The weights are read once: their hash is kept with their size and time of change. What was made
-    of a model is found by its name even where open_clip or the weights have gone since.
+    of a model is found by its name even after open_clip or the weights were removed.
     """
     record = towers_folder() / "names" / f"{short_hash(source.name)}.json"
     try:
@@ -173,12 +173,12 @@ def fetch(source: Source, progress: Progress | None = None) -> Path:
 
 def address_of(source: Source) -> str | None:
     """The site that a model is downloaded from; None for the hub."""
-    where = {} if source.repository else names.places(source.arch, source.tag or "") or {}
+    where = names.places(source)
     return None if where.get("hf_hub") else where.get("url")
 
 
 def _download(source: Source, progress: Progress | None) -> None:
-    where = {} if source.repository else names.places(source.arch, source.tag or "") or {}
+    where = names.places(source)
     repository, _, file = where.get("hf_hub", "").rpartition("/")
     repository = source.repository or repository
     if not repository:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmsearch.encoders import TokenEmbeddings
     from mmsearch.types import Modality, Vectors
 
-TEXTS_A_RUN = 32
+TEXTS_PER_BATCH = 32
 PADDING = 0
 """The token id that the text graph ignores."""
 
@@ -86,7 +86,7 @@ class MiniEncoder(TokenEncoder):
     name = "mini"
 
     def __init__(self, files: ModelFiles) -> None:
-        self._files = files
+        self._files, self._matcher = files, Matcher(files)
         names = set(files.sha256)
         self.dim = int(files.manifest["dim"])
         self.image_size = int(files.manifest["image_size"])
@@ -111,9 +111,6 @@ class MiniEncoder(TokenEncoder):
     def prepare(self, modality: Modality, thing: Any) -> Any:
         """Pixels (image_size, image_size, 3) uint8 of a photo, a sound's picture (image_size,
         image_size) uint8, or the string.
-
-        Raises:
-            UnsupportedModality: `mini` has no tower for it.
         """
         check_modality(self, modality)
         if modality == "audio":
@@ -121,12 +118,7 @@ class MiniEncoder(TokenEncoder):
         return self._pixels(thing) if modality == "image" else str(thing)
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Vectors:
-        """Unit rows (len(batch), 512) float32.
-
-        Raises:
-            UnsupportedModality: `mini` has no tower for it.
-            ModelDamaged: a file of the tower is missing or not the one that was shipped.
-        """
+        """Unit rows (len(batch), 512) float32."""
         import numpy as np
 
         check_modality(self, modality)
@@ -140,10 +132,6 @@ class MiniEncoder(TokenEncoder):
     ) -> tuple[Vectors, list[TokenEmbeddings]]:
         """Unit rows (len(batch), 512) float32, and of each thing (rows, 128) int8 from the same
         run, at most 32 rows.
-
-        Raises:
-            UnsupportedModality: `mini` has no token embeddings of it.
-            ModelDamaged: a file is missing or not the one that was shipped.
         """
         import numpy as np
 
@@ -159,18 +147,9 @@ class MiniEncoder(TokenEncoder):
     def match(
         self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
     ) -> NDArray[np.float32]:
-        """(n,) how well each candidate matches the query.
-
-        `mmsearch.search.rerank` blends it with the first scores.
-
-        Raises:
-            UnsupportedModality: `mini` has no token embeddings of it.
-            ModelDamaged: a file is missing or not the one that was shipped.
-        """
+        """(n,) how well each candidate matches the query."""
         self._check_tokens(modality)
-        files = self._files
-        matcher = files.once("matcher", lambda: Matcher(files.checked(RERANK)))
-        return matcher.scores(modality, query, candidates)
+        return self._matcher.match(modality, query, candidates)
 
     # ------------------------------------------------------------------ running
 
@@ -183,7 +162,7 @@ class MiniEncoder(TokenEncoder):
         loaded, outputs = self._session(graph), graph.outputs
         if modality == "text":
             tokens = [found.ids for found in self._tokenizer().encode_batch(list(batch))]
-            for rows, ids in padded_batches(tokens, TEXTS_A_RUN, PADDING):
+            for rows, ids in padded_batches(tokens, TEXTS_PER_BATCH, PADDING):
                 yield rows, loaded.run(outputs, {"ids": ids})
             return
         pixels = self._pixels if modality == "image" else self._sound_pixels
@@ -223,10 +202,9 @@ class MiniEncoder(TokenEncoder):
         def load() -> InferenceSession:
             for name in graph.weights:
                 files.checked(name)
-            one = len(graph.files) == 1
-            content = files.checked(*graph.files) if one else files.joined(*graph.files)
+            content = files.joined(*graph.files)
             if graph.weights:
-                return session(content, optimise=False, beside=files.folder)
+                return session(content, optimise=False, weights_folder=files.folder)
             return session(content, optimise=True, threads=1)
 
         return files.once("+".join(graph.files), load)
