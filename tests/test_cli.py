@@ -296,3 +296,17 @@ def test_closing_twice_does_no_harm(folder):
     library = opening.open_collection()
     library.close()
     library.close()
+
+
+def test_a_command_imports_no_module_of_other_commands():
+    script = (
+        "import contextlib, sys; from mmsearch.cli.app import app\n"
+        "with contextlib.suppress(SystemExit): app(['status', '--help'])\n"
+        "print(*(name for name in sys.modules if name.startswith('mmsearch.cli.')), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    own = {f"mmsearch.cli.{name}" for name in ("app", "console", "contents", "render")}
+    assert set(done.stderr.split()) == own
+    assert "Show what an index holds" in done.stdout

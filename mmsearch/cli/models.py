@@ -23,7 +23,9 @@ CHECKED_ON = 64
 """Photos that an image tower is checked on."""
 
 models = typer.Typer(
+    name="models",
     help="List, fetch and choose models.",
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

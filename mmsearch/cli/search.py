@@ -27,7 +27,6 @@ from mmsearch.collection import Collection
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidQuery
 from mmsearch.filters import from_options
-from mmsearch.indexing.bulk.vector_files import read_vector
 from mmsearch.search.settings import Setting, declared
 from mmsearch.spaces.calibration import no_good_match
 from mmsearch.types import Hit, Modality, Part, Query
@@ -202,6 +201,8 @@ def query(
     """
     plain = [" ".join(words)] if words else []
     if vector is not None:
+        from mmsearch.indexing.bulk.vector_files import read_vector
+
         if plain or text or image or audio or without:
             raise InvalidQuery("--vector stands alone: no words and no files with it")
         with open_collection(index) as library:
