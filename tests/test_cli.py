@@ -302,7 +302,8 @@ def test_a_command_imports_no_module_of_other_commands():
     script = (
         "import contextlib, sys; from mmsearch.cli.app import app\n"
         "with contextlib.suppress(SystemExit): app(['status', '--help'])\n"
-        "print(*(name for name in sys.modules if name.startswith('mmsearch.cli.')), file=sys.stderr)"
+        "names = [name for name in sys.modules if name.startswith('mmsearch.cli.')]\n"
+        "print(*names, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ import mmsearch
 from mmsearch.storage.sqlite import Catalog
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
+
+PATIENCE = 300
+"""Seconds after which a process hangs: far more than it takes on a machine that is busy."""
 
 SLOW_TOY = """
 import sys, time
@@ -39,26 +43,35 @@ main()
 def start(*arguments: str) -> subprocess.Popen[bytes]:
     script = SLOW_TOY.format(tests=str(Path(__file__).parent))
     return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
+        [sys.executable, "-X", "faulthandler", "-c", script, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
 
 
-def wait_for_items(folder: Path, at_least: int) -> None:
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit:
-        if (folder / "catalog.db").exists():
-            try:
-                catalog = Catalog(folder / "catalog.db")
-                found = len(catalog)
-                catalog.close()
-                if found >= at_least:
-                    return
-            except mmsearch.MMSearchError:
-                pass  # just being made
-        time.sleep(0.01)
-    pytest.fail("nothing was stored")
+def output_of(child: subprocess.Popen[bytes]) -> str:
+    """What a process wrote to stderr, once it has ended; if it hangs, the test fails with where."""
+    try:
+        _, said = child.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGABRT)
+        _, said = child.communicate()
+        pytest.fail(f"it hangs:\n{said.decode()}")
+    return said.decode()
+
+
+def wait_for_items(child: subprocess.Popen[bytes], folder: Path, at_least: int) -> None:
+    """Wait until a process has stored so many items; it fails if the process ends before."""
+    limit = time.monotonic() + PATIENCE
+    while child.poll() is None and time.monotonic() < limit:
+        with suppress(mmsearch.MMSearchError):  # there is no catalog yet, or it is just being made
+            if (folder / "catalog.db").exists():
+                with closing(Catalog(folder / "catalog.db")) as catalog:
+                    if len(catalog) >= at_least:
+                        return
+        time.sleep(0.1)  # opening the catalog all the time would take a processor from the child
+    child.kill()
+    pytest.fail(f"nothing was stored:\n{output_of(child)}")
 
 
 def content(library: mmsearch.Collection) -> list[tuple[str, bytes]]:
@@ -79,7 +92,7 @@ def many(tmp_path: Path) -> Path:
 
 def test_a_killed_run_loses_nothing_that_was_stored_and_is_continued(toy, many, tmp_path):
     child = start("index", str(many), "-i", f"{tmp_path}/idx/")
-    wait_for_items(tmp_path / "idx", 32)
+    wait_for_items(child, tmp_path / "idx", 32)
     child.kill()
     child.communicate()
     with mmsearch.open(tmp_path / "idx") as library:
@@ -97,11 +110,10 @@ def test_a_killed_run_loses_nothing_that_was_stored_and_is_continued(toy, many, 
 
 def test_ctrl_c_ends_with_130_one_line_and_what_was_stored(toy, many, tmp_path):
     child = start("index", str(many), "-i", f"{tmp_path}/idx/")
-    wait_for_items(tmp_path / "idx", 32)
+    wait_for_items(child, tmp_path / "idx", 32)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    (line,) = output_of(child).splitlines()
     assert child.returncode == 130
-    (line,) = said.decode().splitlines()
     assert line.startswith("interrupted: added ")
     with mmsearch.open(tmp_path / "idx") as library:
         assert f"added {len(library)}," in line
@@ -110,7 +122,7 @@ def test_ctrl_c_ends_with_130_one_line_and_what_was_stored(toy, many, tmp_path):
 
 def test_searching_goes_on_while_another_process_indexes(toy, many, tmp_path):
     child = start("index", str(many), "-i", f"{tmp_path}/idx/")
-    wait_for_items(tmp_path / "idx", 32)
+    wait_for_items(child, tmp_path / "idx", 32)
     with mmsearch.open(tmp_path / "idx") as library:
         while child.poll() is None:
             hits = library.search("red", k=5)
@@ -122,11 +134,10 @@ def test_searching_goes_on_while_another_process_indexes(toy, many, tmp_path):
 
 def test_of_two_runs_at_once_the_second_is_told_of_the_first(toy, many, tmp_path):
     first = start("index", str(many), "-i", f"{tmp_path}/idx/")
-    wait_for_items(tmp_path / "idx", 32)
+    wait_for_items(first, tmp_path / "idx", 32)
     second = start("index", str(many), "-i", f"{tmp_path}/idx/")
-    _, said = second.communicate(timeout=120)
-    assert (second.returncode, first.wait(timeout=120)) == (5, 0)
-    assert f"pid {first.pid} on " in said.decode()
-    first.communicate()
+    assert f"pid {first.pid} on " in output_of(second)
+    output_of(first)
+    assert (second.returncode, first.returncode) == (5, 0)
     with mmsearch.open(tmp_path / "idx") as library:
         assert len({item.path for item in library.items}) == len(library) == 200
