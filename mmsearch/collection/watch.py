@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mmsearch.collection.folder_changes import (
@@ -97,220 +97,205 @@ def watch(  # noqa: PLR0913 - keywords, all optional
     """
     if not poll:
         require_watchfiles()
-    callbacks = _Callbacks(on_update, on_trouble, progress)
-    watcher = Watcher(collection, PendingChanges(quiet, patience), stop, callbacks, poll=poll)
+    watcher = _Watcher(
+        collection,
+        PendingChanges(quiet, patience),
+        stop or threading.Event(),
+        poll,
+        on_update or _ignore,
+        on_trouble or _ignore,
+        progress or _ignore,
+    )
     return watcher.run(paths)
 
 
-@dataclass(frozen=True, slots=True)
-class _Callbacks:
-    update: Callable[[Report], None] | None
-    trouble: Callable[[str], None] | None
-    progress: Progress | None
+@dataclass
+class _Watcher:
+    """Keeps an index in step: the arguments of `watch`, and how things are."""
 
+    collection: Collection
+    pending: PendingChanges
+    stop: threading.Event
+    poll: bool
+    on_update: Callable[[Report], None]
+    on_trouble: Callable[[str], None]
+    progress: Progress
 
-class Watcher:
-    """Keeps an index in step.
-
-    Args:
-        collection: The index.
-        pending: What has changed.
-        stop: Ends it.
-        callbacks: Called when something happens.
-        poll: Whether to scan again and again instead of listening.
-    """
-
-    def __init__(
-        self,
-        collection: Collection,
-        pending: PendingChanges,
-        stop: threading.Event | None,
-        callbacks: _Callbacks,
-        *,
-        poll: bool,
-    ) -> None:
-        self._collection = collection
-        self._pending = pending
-        self._stop = stop or threading.Event()
-        self._callbacks = callbacks
-        self._poll = poll
-        self._given: Mapping[str, bool] | None = None  # to watch; None: all index roots
-        self._flat = False  # listen to each folder on its own, as some may not be read
-        self._listeners: list[ChangeListener] = []
-        self._there: dict[Folder, tuple[int, int]] = {}  # and their inodes
-        self._checked = float("-inf")
-        self._errors: list[float] = []
-        self._scanned = time.monotonic()
-        self._scan_took = 0.0
-        self._first = True
-        self._pause = 0.0
-        self._paused_until = float("-inf")
-        self._troubles: set[str] = set()
-        self._total = Report()
+    given: Mapping[str, bool] | None = None  # folders to watch; None: all index roots
+    flat: bool = False  # listen to each folder on its own, as some may not be read
+    listeners: list[ChangeListener] = field(default_factory=list)
+    inodes: dict[Folder, tuple[int, int]] = field(default_factory=dict)  # of the folders that exist
+    checked: float = float("-inf")
+    errors: list[float] = field(default_factory=list)  # when listening failed
+    scanned: float = field(default_factory=time.monotonic)
+    scan_took: float = 0.0
+    first: bool = True
+    pause: float = 0.0
+    paused_until: float = float("-inf")
+    troubles: set[str] = field(default_factory=set)
+    total: Report = field(default_factory=Report)
 
     def run(self, paths: Sequence[str | os.PathLike[str]] | None) -> Report:
         """Watch paths, or all index roots, until it is stopped; returns what was done in all."""
         began = time.monotonic()
         try:
-            self._given = None if paths is None else self._roots(paths)
-            while not self._stop.is_set():
+            self.given = None if paths is None else self._roots(paths)
+            while not self.stop.is_set():
                 self._check_folders()
                 self._check_time()
                 now = time.monotonic()
-                if now >= self._paused_until and (due := self._pending.take(now)):
+                if now >= self.paused_until and (due := self.pending.take(now)):
                     self._refresh(due)
                 else:
                     self._listen()
         finally:
             self._close_listeners()
-            self._total.seconds = time.monotonic() - began
-        return self._total
+            self.total.seconds = time.monotonic() - began
+        return self.total
 
     def _roots(self, paths: Sequence[str | os.PathLike[str]]) -> Mapping[str, bool]:
         """The folders to watch, once the paths are index roots; none if it is stopped before."""
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             try:
-                return self._collection.ask_for(paths)
+                return self.collection.ask_for(paths)
             except IndexBusy as error:
                 self._say(f"{error} (it is tried again)")
-                self._stop.wait(TRY_AGAIN)
+                self.stop.wait(TRY_AGAIN)
         return {}
 
     # ------------------------------------------------------------------ what happens
 
     def _listen(self) -> None:
         """Wait a little for changes."""
-        if not self._listeners:
-            self._stop.wait(SLEEP)
+        if not self.listeners:
+            self.stop.wait(SLEEP)
             return
         try:
-            heard = set().union(*(listener.changed() for listener in self._listeners))
+            changed = set().union(*(listener.changed() for listener in self.listeners))
         except (OSError, RuntimeError) as error:
             self._listen_otherwise(error)
             return
-        own = os.path.realpath(self._collection.folder)
-        paths = [path for path in heard if not is_in(path, own)]
-        self._pending.add(paths, time.monotonic(), self._folders())
-        if self._flat and any(map(os.path.isdir, paths)):
-            self._there.clear()
+        own = os.path.realpath(self.collection.folder)
+        paths = [path for path in changed if not is_in(path, own)]
+        self.pending.add(paths, time.monotonic(), self._folders())
+        if self.flat and any(map(os.path.isdir, paths)):
+            self.inodes.clear()
 
     def _listen_otherwise(self, error: Exception) -> None:
         """Listen again after an error, or poll if errors go on; then everything is scanned."""
         now = time.monotonic()
-        self._errors = [*(then for then in self._errors if now - then < ERRORS_WITHIN), now]
-        if isinstance(error, PermissionError) and not self._flat:
-            self._flat = True
+        self.errors = [*(then for then in self.errors if now - then < ERRORS_WITHIN), now]
+        if isinstance(error, PermissionError) and not self.flat:
+            self.flat = True
         elif "limit" in str(error) or "Too many open files" in str(error):
             self._give_up_listening(LIMITS)
-        elif len(self._errors) >= MOST_ERRORS:  # names that are not UTF-8 are such errors
+        elif len(self.errors) >= MOST_ERRORS:  # names that are not UTF-8 are such errors
             self._give_up_listening(f"the system does not report changes: {error}")
-        self._there.clear()  # so that they are listened to again, and scanned
-        self._checked = now
+        self.inodes.clear()  # so that they are listened to again, and scanned
+        self.checked = now
 
     def _give_up_listening(self, why: str) -> None:
-        self._poll = True
+        self.poll = True
         self._say(f"{why}; until then everything is looked at every few seconds, or minutes")
 
     def _check_folders(self) -> None:
-        """Listen to the folders that are there now; those that have come are scanned."""
+        """Listen to the folders that exist now; those that are new are scanned."""
         now = time.monotonic()
-        if now - self._checked < CHECK_FOLDERS:
+        if now - self.checked < CHECK_FOLDERS:
             return
-        self._checked = now
-        wanted = self._collection.asked_folders() if self._given is None else self._given
+        self.checked = now
+        wanted = self.collection.asked_folders() if self.given is None else self.given
         if not wanted:
             raise PathNotFound(
                 "nothing was indexed yet: say what to watch, `mmsearch watch FOLDER`"
             )
-        there = {folder: inode for folder in wanted.items() if (inode := _inode(folder[0]))}
-        if there == self._there:
+        inodes = {folder: inode for folder in wanted.items() if (inode := _inode(folder[0]))}
+        if inodes == self.inodes:
             return
-        come = [folder[0] for folder, inode in there.items() if self._there.get(folder) != inode]
-        for path, _ in self._there.keys() - there.keys():
+        new = [folder[0] for folder, inode in inodes.items() if self.inodes.get(folder) != inode]
+        for path, _ in self.inodes.keys() - inodes.keys():
             self._say(f"{path} is not there; what was found in it stays in the index for now")
-        self._there = there
-        self._pending.add_due(come)
+        self.inodes = inodes
+        self.pending.add_due(new)
         self._close_listeners()
         try:
-            self._open_listeners(there if not self._poll else ())
+            self._open_listeners(inodes if not self.poll else ())
         except (OSError, RuntimeError) as error:
             self._listen_otherwise(error)
 
     def _open_listeners(self, folders: Iterable[Folder]) -> None:
         deep = outermost(path for path, recursive in folders if recursive)
         flat = {path for path, _ in folders if not any(is_in(path, one) for one in deep)}
-        if self._flat:
+        if self.flat:
             flat.update(path for one in deep for path in readable_below(one))
             deep = set()
         for some, recursive in ((deep, True), (flat, False)):
             if some:
                 timeout = SLEEP / 2
                 listener = ChangeListener(sorted(some), recursive=recursive, timeout=timeout)
-                self._listeners.append(listener)
+                self.listeners.append(listener)
 
     def _close_listeners(self) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.close()
-        self._listeners = []
+        self.listeners = []
 
     def _check_time(self) -> None:
-        """Scan everything after a while, whatever was heard."""
-        pause = max(POLLING, POLLING_SHARE * self._scan_took) if self._poll else RESCAN_ALL
-        if time.monotonic() - self._scanned >= pause:
-            self._scanned = time.monotonic()
-            self._pending.add_due(self._folders())
+        """Scan everything after a while, whatever was reported."""
+        pause = max(POLLING, POLLING_SHARE * self.scan_took) if self.poll else RESCAN_ALL
+        if time.monotonic() - self.scanned >= pause:
+            self.scanned = time.monotonic()
+            self.pending.add_due(self._folders())
 
     def _folders(self) -> list[str]:
-        return [path for path, _ in self._there]
+        return [path for path, _ in self.inodes]
 
     # ------------------------------------------------------------------ what is done about it
 
     def _refresh(self, paths: set[str]) -> None:
-        if not (self._collection.folder / "catalog.db").is_file():
-            raise IndexNotFound(f"the index at {self._collection.folder} is gone")
+        if not (self.collection.folder / "catalog.db").is_file():
+            raise IndexNotFound(f"the index at {self.collection.folder} is gone")
         began, done = time.monotonic(), False
         try:
-            self._collection.refresh(paths, unsettled=self._pending.paths, progress=self._step)
+            self.collection.refresh(paths, unsettled=self.pending.paths, progress=self._step)
             done = True
         except _StopAskedForError:
-            self._total.interrupted = True
+            self.total.interrupted = True
         except (IndexBusy, StorageFailed, PathNotFound) as error:
             self._put_off(paths, error)
-        report = self._collection.report or Report()
+        report = self.collection.report or Report()
         if done or any(getattr(report, name) for name in _COUNTS):
             for name in _COUNTS:
-                setattr(self._total, name, getattr(self._total, name) + getattr(report, name))
-            if self._callbacks.update is not None:
-                self._callbacks.update(report)
+                setattr(self.total, name, getattr(self.total, name) + getattr(report, name))
+            self.on_update(report)
         if done:
-            self._pause = 0.0
-            self._troubles.clear()
-            self._first = False
+            self.pause = 0.0
+            self.troubles.clear()
+            self.first = False
         if paths.issuperset(self._folders()):
-            self._scanned = time.monotonic()
-            self._scan_took = self._scanned - began
+            self.scanned = time.monotonic()
+            self.scan_took = self.scanned - began
 
     def _put_off(self, paths: set[str], error: Exception) -> None:
         """Try again later; a folder that vanished while it was scanned is no trouble."""
         if not isinstance(error, PathNotFound):
             self._say(f"{error} (it is tried again)")
         longest = next(most for kind, most in LONGEST_PAUSE.items() if isinstance(error, kind))
-        self._pause = min(longest, max(1.0, 2 * self._pause))
+        self.pause = min(longest, max(1.0, 2 * self.pause))
         now = time.monotonic()
-        self._paused_until = now + self._pause
-        self._pending.add(paths, now, self._folders())
+        self.paused_until = now + self.pause
+        self.pending.add(paths, now, self._folders())
 
     def _step(self, done: int, total: int | None) -> None:
-        if self._callbacks.progress is not None and self._first:
-            self._callbacks.progress(done, total)
-        if self._stop.is_set():
+        if self.first:
+            self.progress(done, total)
+        if self.stop.is_set():
             raise _StopAskedForError
 
     def _say(self, trouble: str) -> None:
-        if trouble not in self._troubles:
-            self._troubles.add(trouble)
-            if self._callbacks.trouble is not None:
-                self._callbacks.trouble(trouble)
+        if trouble not in self.troubles:
+            self.troubles.add(trouble)
+            self.on_trouble(trouble)
 
 
 class _StopAskedForError(KeyboardInterrupt):
@@ -318,6 +303,10 @@ class _StopAskedForError(KeyboardInterrupt):
 
 
 _COUNTS = ("added", "updated", "renamed", "removed", "filled")
+
+
+def _ignore(*_: object) -> None:
+    """The callback of a caller who wants none."""
 
 
 def _inode(folder: str) -> tuple[int, int] | None:
