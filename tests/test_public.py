@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 from conftest import ToyEncoder
@@ -80,3 +81,33 @@ def test_an_encoder_runs_on_what_is_asked_for(monkeypatch):
     assert asked == [("toy:x", Runtime(device="cpu", precision="int8"))]
     with pytest.raises(mmsearch.MMSearchError, match="auto, fp32, bf16, int8"):
         mmsearch.load_encoder("toy:x", precision="int7")
+
+
+USES = """
+import mmsearch
+
+def use(library: mmsearch.Collection) -> list[mmsearch.Hit]:
+    library.search_many(queries=["a dog"], k=3)
+    library.similar(path="dog.jpg", target="image")
+    return library.search(query="a dog", k=3) + library.search("a dog", spans=True)
+"""
+MISUSES = [
+    'library.search("a dog", k="three")',
+    'library.search("a dog", number=3)',
+    'library.search("a dog", 3)',
+    'library.similar(query="a dog")',
+]
+
+
+def test_type_checkers_know_the_arguments_of_a_search(tmp_path):
+    api = pytest.importorskip("mypy.api")
+    calls = "".join(f"    {call}\n" for call in MISUSES)
+    (tmp_path / "uses.py").write_text(
+        f"{USES}\ndef misuse(library: mmsearch.Collection) -> None:\n{calls}"
+    )
+    config = Path(mmsearch.__file__).parent.parent / "pyproject.toml"  # shares the cache of a check
+    words = [f"--config-file={config}", "--no-error-summary", str(tmp_path / "uses.py")]
+    shown, _, _ = api.run(words)
+    errors = [line for line in shown.splitlines() if ": error: " in line]
+    wrong = [int(line.split(":")[1]) - USES.count("\n") - 2 for line in errors]
+    assert wrong == [1, 2, 3, 4], shown

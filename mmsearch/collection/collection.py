@@ -7,12 +7,12 @@ from collections.abc import Collection as SizedContainer
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from mmsearch.collection.search_methods import by_path, by_queries, by_query
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound
-from mmsearch.search.settings import Settings, takes_settings
+from mmsearch.search.settings import Settings
 from mmsearch.types import Failure, Hit, Item, Query, Ranking, Report
 
 if TYPE_CHECKING:
@@ -307,10 +307,11 @@ class Collection:
             InvalidOption: the index has none of this name, or no other to answer instead.
             IndexBusy: another process is writing to the index.
         """
-        from mmsearch.collection.upkeep import drop_space
-
         with self.index.writing("dropping vectors"):
-            drop_space(self.index, self.catalog, model)
+            for space in self.index.encoders.drop(model):
+                self.index.vector_indexes.drop(space)
+            self.index.vector_indexes.clear()
+            self.catalog.shrink()
 
     # ------------------------------------------------------------------ vectors made elsewhere
 
@@ -453,7 +454,7 @@ class Collection:
 
     # ------------------------------------------------------------------ searching
 
-    @takes_settings(Settings)
+    @by_query(Settings)
     def search(self, query: str | Query, settings: Settings) -> list[Hit]:
         """The k best hits for one query, best first; fewer when the collection is smaller.
 
@@ -471,12 +472,12 @@ class Collection:
         """
         return self._searcher().search([query], settings)[0]
 
-    @takes_settings(Settings)
+    @by_queries(Settings)
     def search_many(self, queries: Sequence[str | Query], settings: Settings) -> list[list[Hit]]:
         """`search` for each query, encoded in batches; a list of hits for each."""
         return self._searcher().search(_several(queries), settings)
 
-    @takes_settings(Settings)
+    @by_queries(Settings)
     def rank_many(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
         """The items that `search_many` finds, as (id, score) pairs.
 
@@ -485,12 +486,12 @@ class Collection:
         """
         return self._searcher().rank(_several(queries), settings)
 
-    @takes_settings(Settings)
+    @by_queries(Settings)
     def search_vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
         """`search` for queries that are encoded already: unit vectors (n, dim) of `encoder`."""
         return self._searcher().search_vectors(queries, settings)
 
-    @takes_settings(Settings)
+    @by_path(Settings)
     def similar(self, path: str | os.PathLike[str], settings: Settings) -> list[Hit]:
         """Items that resemble a file, the file itself left out; it need not be in the index."""
         return self._searcher().similar(os.fspath(path), settings)
@@ -662,12 +663,7 @@ class Collection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

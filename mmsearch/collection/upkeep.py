@@ -1,4 +1,4 @@
-"""What is done to an index as a whole: its status, removals, dropped models, moved folders."""
+"""What is done to an index as a whole: its status, removals, moved folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOUND = 0.5
 
 
 def status(index: OpenIndex) -> dict[str, Any]:
-    """What is stored: folder, models, sources, items, vectors, failures, bytes."""
+    """As `Collection.status`."""
     store, spaces = index.store, index.store.spaces.all()
     counts = store.vectors.counts()
     models = [
@@ -60,11 +60,7 @@ def _served_vectors(models: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def remove(index: OpenIndex, path: str) -> int:
-    """Take a file, or a folder with all below it, out of the index; returns how many items.
-
-    Raises:
-        PathNotFound: the index holds nothing there.
-    """
+    """As `Collection.remove`."""
     store, places = index.store, spellings(path)
     inside = os.path.realpath(path).rstrip(os.sep) + os.sep
     below = [(source_id, "") for source_id, root in store.sources.all() if root.startswith(inside)]
@@ -80,32 +76,8 @@ def remove(index: OpenIndex, path: str) -> int:
     return removed
 
 
-def drop_space(index: OpenIndex, catalog: Catalog, model: str) -> None:
-    """Delete the vectors of one of several models, and return their space to the disk.
-
-    Raises:
-        InvalidOption: the index has none of this name, or no other that could serve instead.
-    """
-    for space in index.encoders.drop(model):
-        index.vector_indexes.drop(space)
-    index.vector_indexes.clear()
-    catalog.shrink()
-
-
 def relocate(index: OpenIndex, catalog: Catalog, old: str, new: str, *, force: bool) -> int:
-    """Follow an indexed folder that was moved; returns how many items now have a new path.
-
-    Args:
-        index: The index.
-        catalog: Its catalog.
-        old: Where the folder was.
-        new: Where it is.
-        force: Do not check that the stored files are there.
-
-    Raises:
-        PathNotFound: there is no folder `new`, or the index holds nothing at `old`.
-        InvalidOption: most of the stored files are not in `new`.
-    """
+    """As `Collection.relocate`."""
     place = os.path.realpath(new)
     if not os.path.isdir(place):
         raise PathNotFound(f"there is no folder {new!r}")
