@@ -17,7 +17,7 @@ def home() -> Path:
     folder for the user's data.
     """
     if chosen := os.environ.get("MMSEARCH_HOME"):
-        return Path(os.path.abspath(os.path.expanduser(chosen)))
+        return _absolute(chosen)
     local = Path("indexes")
     if (local / MARKER).is_file():
         return local.absolute()
@@ -29,7 +29,7 @@ def home() -> Path:
 def cache_folder() -> Path:
     """The folder of what can be made or downloaded again: `$MMSEARCH_CACHE` or the platform's."""
     if chosen := os.environ.get("MMSEARCH_CACHE"):
-        return Path(os.path.abspath(os.path.expanduser(chosen)))
+        return _absolute(chosen)
     from platformdirs import user_cache_path
 
     return user_cache_path("mmsearch", appauthor=False)
@@ -46,7 +46,10 @@ def index_folder(index: str | os.PathLike[str] | None = None) -> Path:
         index = os.environ.get("MMSEARCH_INDEX") or DEFAULT_NAME
     if not isinstance(index, str):
         return Path(index).absolute()
-    separators = {os.sep, os.altsep} - {None}
-    if index in {".", ".."} or any(mark in index for mark in separators if mark):
-        return Path(os.path.abspath(os.path.expanduser(index)))
+    if index in {".", ".."} or os.path.dirname(index):
+        return _absolute(index)
     return home() / index
+
+
+def _absolute(folder: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(folder)))

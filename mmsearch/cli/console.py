@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,23 +114,14 @@ def say(text: str) -> None:
 # ---------------------------------------------------------------------- progress
 
 
-@contextmanager
-def library_messages() -> Iterator[None]:
-    """Show on stderr what the library logs about work that takes long."""
-    from tqdm import tqdm
+def library_messages() -> AbstractContextManager[None]:
+    """Show on stderr, above a bar, what the library logs about work that takes long."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
-    class Shown(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            tqdm.write(record.getMessage(), file=sys.stderr)  # above a bar, if there is one
-
-    logger, handler = logging.getLogger("mmsearch.progress"), Shown()
+    logger = logging.getLogger("mmsearch.progress")
     logger.setLevel(logging.INFO)
     logger.propagate = False  # some packages give the root logger a handler of their own
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
+    return logging_redirect_tqdm([logger])
 
 
 @contextmanager

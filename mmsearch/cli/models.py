@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import library_messages, out, progress_bar, say, terminal
+from mmsearch.cli.console import (
+    Quiet,
+    library_messages,
+    option,
+    out,
+    progress_bar,
+    say,
+    terminal,
+)
 from mmsearch.collection.opening import open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import IndexUnusable, InvalidOption, PathNotFound, UnreadableFile
@@ -38,7 +46,7 @@ Name = Annotated[
 def list_models(
     ctx: typer.Context,
     *,
-    json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    json: Annotated[bool, option("--json", "One JSON array.")] = False,
 ) -> None:
     """List the models that can be used: built in, on this machine, and to be fetched.
 
@@ -57,11 +65,7 @@ def list_models(
 
 
 @models.command()
-def pull(
-    name: Name,
-    *,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress bar.")] = False,
-) -> None:
+def pull(name: Name, *, quiet: Quiet = False) -> None:
     """Fetch a model's weights, once; then it works without a network."""
     from mmsearch.encoders.registry import pull as fetch
 
@@ -76,15 +80,14 @@ def export(
     *,
     photos: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--photos",
-            metavar="FOLDER",
-            help="Photos to check it on. [default: those of the default index]",
-            show_default=False,
+            "Photos to check it on. (default: those of the default index)",
+            "FOLDER",
         ),
     ] = None,
     precision: Annotated[
-        str, typer.Option("--precision", metavar="P", help="With what: auto, fp32, int8.")
+        str, option("--precision", "With what: auto, fp32, int8. (default: auto)", "P")
     ] = "auto",
 ) -> None:
     """Make a clip: model's ONNX files now, and check them, not at its first use.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.collection import Collection, Paths, existing
-from mmsearch.encoders import registry, runtime_of
+from mmsearch.encoders import runtime_of
 from mmsearch.home import index_folder
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def load_encoder(
         InvalidOption: it cannot run like this on this machine.
         ModelDamaged: its files are missing or damaged.
     """
+    from mmsearch.encoders import registry
+
     return registry.load_encoder(name, runtime_of(runtime, device, precision))
 
 
