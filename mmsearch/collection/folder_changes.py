@@ -1,12 +1,10 @@
-"""Changes in folders: a listener that hears of them, and those that are still to be read."""
+"""Changes in folders: a listener for them, and those that are still to be read."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 
-from mmsearch.errors import MissingExtra
 from mmsearch.indexing.scopes import is_in
 from mmsearch.media.kinds import kind_of
 
@@ -21,16 +19,6 @@ STILL_WRITTEN = 6
 
 FLOOD = 1_000
 """Changed paths from which whole folders are scanned, which takes a second for 100,000 files."""
-
-
-def require_watchfiles() -> None:
-    """Check that the system can be listened to.
-
-    Raises:
-        MissingExtra: watchfiles is not installed.
-    """
-    if importlib.util.find_spec("watchfiles") is None:
-        raise MissingExtra("being told of changes", "watch")
 
 
 class ChangeListener:

@@ -7,6 +7,7 @@ when a folder comes back, after a flood of changes, and every hour.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import threading
 import time
@@ -20,9 +21,8 @@ from mmsearch.collection.folder_changes import (
     ChangeListener,
     PendingChanges,
     readable_below,
-    require_watchfiles,
 )
-from mmsearch.errors import IndexBusy, IndexNotFound, PathNotFound, StorageFailed
+from mmsearch.errors import IndexBusy, IndexNotFound, MissingExtra, PathNotFound, StorageFailed
 from mmsearch.indexing.scopes import is_in, outermost
 from mmsearch.types import Report
 
@@ -95,8 +95,8 @@ def watch(  # noqa: PLR0913 - keywords, all optional
         PathNotFound: one of `paths` does not exist, or none were given and nothing was indexed yet.
         IndexNotFound: the index was deleted meanwhile.
     """
-    if not poll:
-        require_watchfiles()
+    if not poll and importlib.util.find_spec("watchfiles") is None:
+        raise MissingExtra("being told of changes", "watch")
     watcher = _Watcher(
         collection,
         PendingChanges(quiet, patience),

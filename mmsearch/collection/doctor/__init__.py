@@ -10,18 +10,12 @@ Nothing is encoded here: lost vectors are marked, and the next `mmsearch index` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
-from mmsearch.collection.doctor.catalog import FILE_CHECKS, TABLE_CHECKS
-from mmsearch.collection.doctor.check import Finding, Outcome, opened
-from mmsearch.collection.doctor.folder import (
-    CACHE_CHECKS,
-    FOLDER_CHECKS,
-    check_catalog_file,
-    check_integrity,
-    restore,
-)
+from mmsearch.collection.doctor import catalog
+from mmsearch.collection.doctor import folder as index_folder
+from mmsearch.collection.doctor.check import CheckContext, Finding, Outcome
 from mmsearch.errors import IndexNotFound
 from mmsearch.storage import backups
 from mmsearch.storage.lock import WriterLock
@@ -30,6 +24,23 @@ __all__ = ["SAMPLE", "Finding", "examine"]
 
 SAMPLE = 1_000
 """How many vectors and files are checked closely."""
+
+CHECKS: dict[str, Callable[[CheckContext], Outcome | None]] = {
+    "identity": catalog.check_identity,
+    "references": catalog.check_references,
+    "vectors": catalog.check_vectors,
+    "texts": catalog.check_texts,
+    "lacking": catalog.check_lacking,
+    "words": catalog.check_words,
+    "filters": catalog.check_filters,
+    "caches": index_folder.check_caches,
+    "stale caches": index_folder.check_stale_caches,
+    "folders": catalog.check_folders,
+    "files": catalog.check_files,
+    "content": catalog.check_content,
+    "failed files": catalog.check_failures,
+}
+"""The checks of a catalog that opens; None if one does not apply."""
 
 
 def examine(
@@ -67,29 +78,30 @@ def examine(
 
 def _outcomes(folder: Path, sample: int, *, repair: bool) -> Iterator[tuple[str, Outcome]]:
     """The name and outcome of each check; what is found is repaired before the next one."""
-    file = check_catalog_file(folder, repair=repair)
+    file = index_folder.check_catalog_file(folder, repair=repair)
     yield "catalog file", file
     if file.state != "wrong":
         yield from _outcomes_of_catalog(folder, sample, repair=repair)
-    for check, outcome_of in FOLDER_CHECKS.items():
-        yield check, outcome_of(folder)
+    yield "backups", index_folder.check_backups(folder)
+    yield "leftovers", index_folder.check_leftovers(folder)
 
 
 def _outcomes_of_catalog(
     folder: Path, sample: int, *, repair: bool
 ) -> Iterator[tuple[str, Outcome]]:
     """The same for a catalog that opens; if it is damaged and to be repaired, for its backup."""
-    integrity = check_integrity(folder, repair=repair)
+    integrity = index_folder.check_integrity(folder, repair=repair)
     if integrity.state == "wrong" and repair:
-        integrity = restore(folder, integrity.what)
+        integrity = index_folder.restore(folder, integrity.what)
         if integrity.state == "repaired":
             yield "integrity", integrity
-            integrity = check_integrity(folder, repair=repair)
+            integrity = index_folder.check_integrity(folder, repair=repair)
     yield "integrity", integrity
     if integrity.state == "wrong":
         return  # nothing that is read from it can be relied on
-    with opened(folder, sample, repair=repair) as context:
-        for check, outcome_of in (TABLE_CHECKS | CACHE_CHECKS | FILE_CHECKS).items():
+    context = CheckContext(folder, sample)
+    with closing(context.catalog), nullcontext() if repair else context.catalog.snapshot():
+        for check, outcome_of in CHECKS.items():
             outcome = outcome_of(context)
             if outcome is not None:
                 yield check, outcome

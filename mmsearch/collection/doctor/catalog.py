@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from mmsearch.collection.doctor.check import REPAIR, Check, CheckContext, Outcome
+from mmsearch.collection.doctor.check import REPAIR, CheckContext, Outcome
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing.index_run import INCOMPLETE
 from mmsearch.media.file_state import Stat, has_content, read_file, stat_of
@@ -375,20 +375,3 @@ def check_failures(context: CheckContext) -> Outcome:
     if number := context.count("failures"):
         return Outcome("note", number, f"{number} could not be used", "mmsearch errors")
     return Outcome("ok", 0, "none")
-
-
-TABLE_CHECKS: dict[str, Check] = {
-    "identity": check_identity,
-    "references": check_references,
-    "vectors": check_vectors,
-    "texts": check_texts,
-    "lacking": check_lacking,
-    "words": check_words,
-    "filters": check_filters,
-}
-FILE_CHECKS: dict[str, Check] = {
-    "folders": check_folders,
-    "files": check_files,
-    "content": check_content,
-    "failed files": check_failures,
-}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,10 +73,6 @@ class Outcome:
         return Finding(check, "repaired", self.number, what, self.then, examples)
 
 
-Check = Callable[["CheckContext"], Outcome | None]
-"""A check; None if it does not apply."""
-
-
 class CheckContext:
     """An open index that is checked.
 
@@ -122,12 +117,3 @@ class CheckContext:
         """The paths of a few items, for examples."""
         ids = list(dict.fromkeys(item_ids))[:EXAMPLES]
         return [item.path for item in self.catalog.items.get(ids).values()]
-
-
-@contextmanager
-def opened(folder: Path, sample: int, *, repair: bool) -> Iterator[CheckContext]:
-    """The context of checks; unless they repair, they see one moment of the index."""
-    context = CheckContext(folder, sample)
-    moment = nullcontext() if repair else context.catalog.snapshot()
-    with closing(context.catalog), moment:
-        yield context

@@ -9,21 +9,20 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, get_args
 
-from mmsearch.collection.doctor.check import REPAIR, Check, CheckContext, Outcome, State
+from mmsearch.collection.doctor.check import REPAIR, CheckContext, Outcome, State
 from mmsearch.errors import CatalogDamaged, IndexUnusable, StorageFailed
 from mmsearch.storage import Space, backups
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.columns import ENDING, read_column
 from mmsearch.storage.sqlite.database import driver_of
+from mmsearch.types import Modality
 from mmsearch.vectors import Segment, SegmentDamaged
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from mmsearch.types import Modality
 
 UNFINISHED = ".part"
 """The ending of a file or folder while it is written."""
@@ -33,6 +32,9 @@ ABANDONED = 3600
 
 MOST_FAULTS = 20
 """SQLite looks for so many faults at most."""
+
+Content = tuple[Space, Modality] | None
+"""The vectors that a cache holds; None if it holds columns."""
 
 START_ANEW = "no good backup is there: delete the index folder and index again"
 
@@ -149,9 +151,6 @@ def check_leftovers(folder: Path) -> Outcome:
     return Outcome("ok", 0, "nothing was left behind")
 
 
-FOLDER_CHECKS = {"backups": check_backups, "leftovers": check_leftovers}
-
-
 def _is_abandoned(path: Path) -> bool:
     """Whether no other process can be writing it any more."""
     with suppress(OSError):
@@ -174,7 +173,9 @@ def _delete(paths: Iterable[Path]) -> None:
 def check_caches(context: CheckContext) -> Outcome:
     """Whether each cache of this catalog holds what the catalog does."""
     caches, _ = _caches(context)
-    faults = {path: fault for path in caches if (fault := _fault(context, path))}
+    faults = {
+        path: fault for path, content in caches.items() if (fault := _fault(context, path, content))
+    }
     if not faults:
         return Outcome("ok", len(caches), f"{len(caches)}, as the catalog has it")
     what = f"{len(faults)} damaged, or other than the catalog"
@@ -189,18 +190,21 @@ def check_stale_caches(context: CheckContext) -> Outcome | None:
     return _deletable("note", what, stale, [path.name for path in stale]) if stale else None
 
 
-CACHE_CHECKS: dict[str, Check] = {"caches": check_caches, "stale caches": check_stale_caches}
-
-
-def _caches(context: CheckContext) -> tuple[list[Path], list[Path]]:
+def _caches(context: CheckContext) -> tuple[dict[Path, Content], list[Path]]:
     """The caches of this catalog, and stale ones; none if it lacks what tells them apart."""
-    settings = context.catalog.settings
+    settings, cache = context.catalog.settings, context.folder / "cache"
     if None in (settings.get("catalog_id"), settings.get("revision")):
-        return [], []
-    paths = sorted((context.folder / "cache").glob("*"))
-    finished = [path for path in paths if path.suffix != UNFINISHED]  # see check_leftovers
-    current = [path for path in finished if _is_current(context, path)]
-    return current, [path for path in finished if path not in current]
+        return {}, []
+    catalog_id = context.catalog.state().store_id
+    columns = cache.glob(f"columns-{catalog_id}-*{ENDING}")
+    contents: dict[Path, Content] = dict.fromkeys(columns)
+    for space in context.catalog.spaces.all():
+        for modality in get_args(Modality):
+            segments = cache.glob(f"{modality}-{space.id}-{catalog_id}-*")
+            contents |= dict.fromkeys(filter(Path.is_dir, segments), (space, modality))
+    finished = [path for path in sorted(cache.glob("*")) if path.suffix != UNFINISHED]
+    current = {path: contents[path] for path in finished if path in contents}
+    return current, [path for path in finished if path not in contents]
 
 
 def _deletable(state: State, what: str, paths: Sequence[Path], examples: Sequence[str]) -> Outcome:
@@ -215,32 +219,15 @@ def _deletable(state: State, what: str, paths: Sequence[Path], examples: Sequenc
     )
 
 
-def _is_current(context: CheckContext, path: Path) -> bool:
-    """Whether its name has the id of this catalog and, if it holds vectors, of a space in it."""
-    catalog_id = context.catalog.state().store_id
-    if path.suffix == ENDING:
-        return path.name.startswith(f"columns-{catalog_id}-")
-    return path.is_dir() and _space_of(context, path) is not None and f"-{catalog_id}-" in path.name
-
-
-def _space_of(context: CheckContext, path: Path) -> Space | None:
-    number = path.name.split("-")[1:2]
-    return next((one for one in context.catalog.spaces.all() if [str(one.id)] == number), None)
-
-
-def _fault(context: CheckContext, path: Path) -> str | None:
+def _fault(context: CheckContext, path: Path, content: Content) -> str | None:
     """What is wrong with a cache, if anything is."""
-    if path.suffix == ENDING:
+    if content is None:
         return None if read_column(path) is not None else "it is not complete"
-    space = _space_of(context, path)
     try:
         segment = Segment.open(path)
     except SegmentDamaged as error:
         return str(error).removeprefix(f"{path}: ")
-    if space is None:
-        return "it is of no model"
-    modality = cast("Modality", path.name.split("-")[0])
-    return _disagreement(context, segment, space, modality)
+    return _disagreement(context, segment, *content)
 
 
 def _disagreement(
