@@ -308,6 +308,6 @@ def test_a_command_imports_no_module_of_other_commands():
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    own = {f"mmsearch.cli.{name}" for name in ("app", "console", "contents", "render")}
+    own = {f"mmsearch.cli.{name}" for name in ("app", "console", "contents", "options", "render")}
     assert set(done.stderr.split()) == own
     assert "Show what an index holds" in done.stdout

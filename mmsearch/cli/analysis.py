@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import (
-    NOTHING_FOUND,
-    Index,
-    Json,
-    Quiet,
-    option,
-    out,
-    progress_bar,
-    say,
-    terminal,
-)
+from mmsearch.cli.console import NOTHING_FOUND, out, progress_bar, say, terminal
+from mmsearch.cli.options import Index, Json, Quiet, option
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidOption, PathNotFound
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mmsearch.cli.console import option, out, say
+from mmsearch.cli.console import out, say
+from mmsearch.cli.options import option
 from mmsearch.errors import IndexBusy, IndexUnusable, MMSearchError, ModelDamaged
 
 COMMANDS = {

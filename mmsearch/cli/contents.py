@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import (
-    NOTHING_FOUND,
-    Index,
-    Json,
-    Quiet,
-    Where,
-    option,
-    out,
-    progress_bar,
-    say,
-    terminal,
-)
+from mmsearch.cli.console import NOTHING_FOUND, out, progress_bar, say, terminal
+from mmsearch.cli.options import Index, Json, Quiet, Where, option
 from mmsearch.collection.opening import open_collection
 from mmsearch.filters import from_options
 

@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import (
-    Device,
-    Index,
-    Json,
-    Precision,
-    Quiet,
-    Runtime,
-    option,
-    out,
-    progress_bar,
-    say,
-    terminal,
-)
+from mmsearch.cli.console import out, progress_bar, say, terminal
+from mmsearch.cli.options import Device, Index, Json, Precision, Quiet, Runtime, option
 from mmsearch.collection.opening import open_collection
 
 if TYPE_CHECKING:

@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import (
-    Device,
-    Index,
-    Precision,
-    Quiet,
-    Runtime,
-    option,
-    progress_bar,
-    say,
-)
+from mmsearch.cli.console import progress_bar, say
+from mmsearch.cli.options import Device, Index, Precision, Quiet, Runtime, option
 from mmsearch.collection.opening import collection_for, open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption

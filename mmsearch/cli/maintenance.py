@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import Index, Json, option, out, say
+from mmsearch.cli.console import out, say
+from mmsearch.cli.options import Index, Json, option
 from mmsearch.collection.opening import open_collection
 from mmsearch.home import index_folder
 

@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import (
-    Quiet,
-    library_messages,
-    option,
-    out,
-    progress_bar,
-    say,
-    terminal,
-)
+from mmsearch.cli.console import library_messages, out, progress_bar, say, terminal
+from mmsearch.cli.options import Quiet, option
 from mmsearch.collection.opening import open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import IndexUnusable, InvalidOption, PathNotFound, UnreadableFile

@@ -12,17 +12,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import (
-    NOTHING_FOUND,
-    Device,
-    Index,
-    Precision,
-    Runtime,
-    option,
-    out,
-    say,
-    terminal,
-)
+from mmsearch.cli.console import NOTHING_FOUND, out, say, terminal
+from mmsearch.cli.options import Device, Index, Precision, Runtime, option
 from mmsearch.collection import Collection
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidQuery

@@ -1,0 +1,51 @@
+"""The options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def option(names: str, text: str, metavar: str = "", **more: Any) -> Any:
+    """An option of a command.
+
+    Args:
+        names: Its flags: "-q --quiet".
+        text: Its help, which says the default if there is one to say.
+        metavar: What stands for its value.
+        more: As `typer.Option` takes it.
+    """
+    given: dict[str, Any] = {"show_default": False, "metavar": metavar or None, **more}
+    return typer.Option(*names.split(), help=text, **given)
+
+
+Index = Annotated[
+    str | None,
+    option(
+        "-i --index",
+        "Which index: a name, or a folder if it has a path separator. (default: $MMSEARCH_INDEX, "
+        "else 'default')",
+        "NAME|DIR",
+    ),
+]
+Json = Annotated[bool, option("--json", "Print JSON.")]
+Quiet = Annotated[bool, option("-q --quiet", "No progress bar.")]
+Runtime = Annotated[
+    str, option("--runtime", "What runs models: auto, torch, onnx. (default: auto)", "R")
+]
+Device = Annotated[
+    str, option("--device", "Where they run: auto, cpu, cuda, mps. (default: auto)", "D")
+]
+Precision = Annotated[
+    str,
+    option("--precision", "With which numbers: auto, fp32, bf16, int8. (default: auto)", "P"),
+]
+Where = Annotated[
+    list[str] | None,
+    option(
+        "-w --where",
+        "Only files that pass, as for `query`: 'path ~ beach', 'stars > 3'; repeatable.",
+        "'KEY OP VALUE'",
+    ),
+]
