@@ -52,7 +52,7 @@ def evaluate(collection: Collection, pairs: Any, **options: Any) -> Evaluation:
         options: As `mmsearch.evaluation.evaluate` takes them: direction, depth, settings, progress.
 
     Raises:
-        InvalidQuery: nothing can be asked: no file is in the index, say.
+        InvalidQuery: no query can be evaluated: none of the files is in the index, say.
         InvalidOption: a setting or an argument has no sense.
         PathNotFound, InvalidCaptions: the file of pairs is not there, or cannot be parsed.
     """

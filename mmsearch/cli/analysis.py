@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -189,16 +190,12 @@ def _group(group: Group) -> dict[str, Any]:
     return {"keep": values(group.keep), "copies": copies, "wasted": group.wasted}
 
 
-def _rows(number: int, group: Group) -> list[list[str]]:
+def _rows(number: int, group: Group) -> Iterator[tuple[str, ...]]:
     """Number of the group, keep, same or near, cosine, bytes and path, a file a row."""
-    files = [("keep", "", group.keep)]
-    files += [
-        ("same" if copy.same else "near", f"{copy.cosine:.4f}", copy.item) for copy in group.copies
-    ]
-    return [
-        [str(number), how, cosine, str(item.metadata["size"]), item.path]
-        for how, cosine, item in files
-    ]
+    yield str(number), "keep", "", str(group.keep.metadata["size"]), group.keep.path
+    for copy in group.copies:
+        how, size = "same" if copy.same else "near", str(copy.item.metadata["size"])
+        yield str(number), how, f"{copy.cosine:.4f}", size, copy.item.path
 
 
 def _group_text(group: Group) -> str:

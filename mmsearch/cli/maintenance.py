@@ -1,4 +1,4 @@
-"""The commands that look after an index: `mmsearch doctor`, `backup`, `relocate`."""
+"""The commands that maintain an index: `mmsearch doctor`, `backup`, `relocate`."""
 
 from __future__ import annotations
 

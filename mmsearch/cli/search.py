@@ -265,15 +265,11 @@ def _why(library: Collection, settings: Mapping[str, Any]) -> str:
         return f" with a confidence of {least:g}; lower --min-confidence"
     from mmsearch.storage.records import IMPORTED_FINGERPRINT
 
-    given = [
-        model
-        for model in library.status()["models"]
-        if model["fingerprint"] == IMPORTED_FINGERPRINT
-    ]
-    if given:
-        name = given[0]["name"]
-        return (
-            f": no model here encodes words for the vectors of {name!r}, so words are only looked "
-            "up as written; import them with the --model that made them, or query by --vector"
-        )
+    for model in library.status()["models"]:
+        if model["fingerprint"] == IMPORTED_FINGERPRINT:
+            return (
+                f": no model here encodes words for the vectors of {model['name']!r}, so words are "
+                "only looked up as written; import them with the --model that made them, or query "
+                "by --vector"
+            )
     return ""

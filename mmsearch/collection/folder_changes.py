@@ -48,7 +48,7 @@ class ChangeListener:
             yield_on_timeout=True,
             recursive=recursive,
             force_polling=False,
-            # if they were ignored, nothing would be heard of any folder, and no error either
+            # if ignored, no folder would report changes, and no error would say so
             ignore_permission_denied=False,
         )
         self._early = self._next()  # it listens from here on
@@ -68,7 +68,7 @@ class ChangeListener:
 
 
 class PendingChanges:
-    """Changed paths, kept until nothing more happens to them, but not forever.
+    """Changed paths, until nothing more happens to them, but not forever.
 
     Args:
         quiet: Seconds without a change after which all of them are due.
@@ -136,5 +136,5 @@ def readable_below(folder: str) -> list[str]:
 
 
 def _may_matter(change: str, path: str) -> bool:
-    """Whether it is a file to index or a folder; of what is gone, nothing but the name is known."""
+    """Whether it is a file to index or a folder; of a deleted one, only the name is known."""
     return change == "deleted" or kind_of(os.path.basename(path)) is not None or os.path.isdir(path)

@@ -93,7 +93,7 @@ def relocate(index: OpenIndex, catalog: Catalog, old: str, new: str, *, force: b
 
 
 def _stored_folder(catalog: Catalog, folder: str) -> str:
-    """The path by which the index knows a folder that may be gone: with links, or without."""
+    """The path by which the index knows a folder, with links or without; it may not exist now."""
     for path in spellings(folder):
         if catalog.relocation.holds(path):
             return path

@@ -47,7 +47,7 @@ SLEEP = 0.2
 """Seconds within which a stop is noticed."""
 
 CHECK_FOLDERS = 2.0
-"""Seconds between two checks whether watched folders went away or came back."""
+"""Seconds between two checks which of the watched folders exist."""
 
 TRY_AGAIN = 1.0
 """Seconds until the paths to watch are tried again while another process writes."""

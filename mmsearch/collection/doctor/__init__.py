@@ -30,7 +30,7 @@ CHECKS: dict[str, Callable[[CheckContext], Outcome | None]] = {
     "references": catalog.check_references,
     "vectors": catalog.check_vectors,
     "texts": catalog.check_texts,
-    "lacking": catalog.check_lacking,
+    "lacking": catalog.check_missing_vectors,
     "words": catalog.check_words,
     "filters": catalog.check_filters,
     "caches": index_folder.check_caches,

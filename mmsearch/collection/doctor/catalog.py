@@ -28,7 +28,7 @@ LENGTH_ERROR = 0.01
 MOST_READ = 2 * 2**30
 """Bytes of files that are read again, at most."""
 
-FileState = Literal["gone", "changed", "same"]
+FileState = Literal["missing", "changed", "same"]
 """What became of a file, by its size and time."""
 
 Place = tuple[int, str, int]
@@ -72,7 +72,7 @@ def check_references(context: CheckContext) -> Outcome:
 
 
 def _orphans(context: CheckContext) -> list[tuple[str, int]]:
-    """(table, row id) of the rows that refer to one that is gone."""
+    """(table, row id) of the rows that refer to one that does not exist."""
     return [(str(row[0]), row[1]) for row in context.rows("PRAGMA foreign_key_check")]
 
 
@@ -190,7 +190,7 @@ def _lost_vectors(context: CheckContext, places: Sequence[Place], what: str) -> 
     )
 
 
-def check_lacking(context: CheckContext) -> Outcome:
+def check_missing_vectors(context: CheckContext) -> Outcome:
     """Which items lack a vector that they should have, and why."""
     reasons, unexplained = _missing_vectors(context)
     if unexplained:
@@ -307,14 +307,15 @@ def check_folders(context: CheckContext) -> Outcome:
 
 def check_files(context: CheckContext) -> Outcome:
     """Whether a sample of files has the size and time stored of them."""
-    paths: dict[FileState, list[str]] = {"gone": [], "changed": [], "same": []}
+    paths: dict[FileState, list[str]] = {"missing": [], "changed": [], "same": []}
     for path, state, _, _ in _sampled_files(context):
         paths[state].append(path)
-    gone, changed, checked = paths["gone"], paths["changed"], sum(map(len, paths.values()))
-    if not gone and not changed:
+    missing, changed = paths["missing"], paths["changed"]
+    checked = sum(map(len, paths.values()))
+    if not missing and not changed:
         return Outcome("ok", checked, f"{checked} checked, as they were when they were indexed")
-    what = f"of {checked} files checked, {len(gone)} are gone and {len(changed)} have changed"
-    return Outcome("note", len(gone) + len(changed), what, INDEX, [*gone, *changed])
+    what = f"of {checked} files checked, {len(missing)} are gone and {len(changed)} have changed"
+    return Outcome("note", len(missing) + len(changed), what, INDEX, [*missing, *changed])
 
 
 def check_content(context: CheckContext) -> Outcome:
@@ -360,7 +361,7 @@ def _state(path: str, stored: Stat) -> FileState:
     try:
         return "same" if stat_of(path) == stored else "changed"
     except OSError:
-        return "gone"
+        return "missing"
 
 
 _FILE = """

@@ -184,7 +184,7 @@ def check_caches(context: CheckContext) -> Outcome:
 
 
 def check_stale_caches(context: CheckContext) -> Outcome | None:
-    """Whether there are caches of other catalogs, or of spaces that are gone."""
+    """Whether there are caches of other catalogs, or of spaces that no longer exist."""
     _, stale = _caches(context)
     what = f"{len(stale)} belong to nothing that is there"
     return _deletable("note", what, stale, [path.name for path in stale]) if stale else None
