@@ -162,6 +162,21 @@ def test_similar_finds_the_others(folder):
     assert str(folder / "red.png") not in run("similar", str(folder / "red.png"), "-f").stdout
 
 
+EMPTIABLE = ("--after", "--before", "--camera", "--near", "--min-size", "--path", "--modality")
+"""Filters whose value can be an unset variable of a shell."""
+
+TAKES_PATH = (
+    ["remove"],
+    ["backup"],
+    ["import"],
+    ["index", "--captions"],
+    ["index", "--metadata"],
+    ["query", "--vector"],
+    ["query", "--image"],
+    ["tag", "--file"],
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -187,6 +202,13 @@ def test_similar_finds_the_others(folder):
         (["remove", "/nowhere"], "holds nothing"),
         (["index", ".", "--model", "nonsense"], "mmsearch models"),
         (["index", ".", "--model", "minni"], "did you mean mini?"),
+        (["query", "red", "--weight", "text"], "FACET=W"),
+        (["query", "-k"], "query --help"),
+        (["models", "pull"], "models pull --help"),
+        *((["query", "red", flag, ""], "") for flag in EMPTIABLE),
+        *(([*command, ""], "") for command in TAKES_PATH),
+        *(([*command, 300 * "x"], "") for command in TAKES_PATH),
+        (["relocate", "", ""], "no folder"),
     ],
 )
 def test_a_wrong_command_ends_with_2_and_one_line_of_why(folder, arguments, said):

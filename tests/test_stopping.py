@@ -141,3 +141,16 @@ def test_of_two_runs_at_once_the_second_is_told_of_the_first(toy, many, tmp_path
     assert (second.returncode, first.returncode) == (5, 0)
     with mmsearch.open(tmp_path / "idx") as library:
         assert len({item.path for item in library.items}) == len(library) == 200
+
+
+def test_ctrl_c_while_modules_are_imported_ends_with_130_and_one_line(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    child = subprocess.run(
+        [sys.executable, "-m", "mmsearch", "status"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 130
+    assert child.stderr == "mmsearch: interrupted\n"

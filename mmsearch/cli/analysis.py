@@ -11,7 +11,7 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import NOTHING_FOUND, out, progress_bar, say, terminal
-from mmsearch.cli.options import Index, Json, Quiet, option
+from mmsearch.cli.options import Index, Json, Quiet, as_path, option
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidOption, PathNotFound
 
@@ -30,7 +30,9 @@ def tag(
         ),
     ] = None,
     *,
-    file: Annotated[Path | None, option("--file", "More labels, one a line.", "FILE")] = None,
+    file: Annotated[
+        Path | None, option("--file", "More labels, one a line.", "FILE", parser=as_path)
+    ] = None,
     min_confidence: Annotated[
         float | None,
         option("--min-confidence", "How sure it must be, from 0 to 1. (default: 0.6)", "C"),

@@ -77,11 +77,16 @@ class _Main(TyperGroup):
         try:
             return super().invoke(ctx)
         except _UsageError as error:
-            say(f"mmsearch: {_usage(error)}")
+            say(f"mmsearch: {_usage(error, ctx)}")
             raise typer.Exit(USAGE) from error
         except MMSearchError as error:
             say(f"mmsearch: {error}")
             raise typer.Exit(_exit_code(error)) from error
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            if error.filename is None:
+                raise
+            say(f"mmsearch: {os.fsdecode(error.filename)!r}: {error.strerror}")
+            raise typer.Exit(USAGE) from error
         except KeyboardInterrupt as error:
             if ctx.invoked_subcommand not in _REPORTING:
                 say("mmsearch: interrupted")
@@ -94,10 +99,12 @@ def _exit_code(error: MMSearchError) -> int:
     return UNUSABLE if isinstance(error, (IndexUnusable, ModelDamaged)) else USAGE
 
 
-def _usage(error: Any) -> str:
+def _usage(error: Any, ctx: Any) -> str:
     """What was wrong with the command line, and what to type instead."""
     message = error.format_message().rstrip(".")
-    command = error.ctx.info_name if error.ctx is not None and error.ctx.parent else None
+    command = ctx.invoked_subcommand or ""
+    if error.ctx is not None:  # of `models pull`, both words
+        command = error.ctx.command_path.removeprefix(ctx.command_path).strip()
     if "No such command" in message and not command and len(sys.argv) > 1:
         word = sys.argv[1]
         if os.path.exists(word):

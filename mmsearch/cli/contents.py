@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import NOTHING_FOUND, out, progress_bar, say, terminal
-from mmsearch.cli.options import Index, Json, Quiet, Where, option
+from mmsearch.cli.options import Index, Json, Quiet, Where, as_path, option
 from mmsearch.collection.opening import open_collection
 from mmsearch.filters import from_options
 
@@ -88,7 +89,9 @@ def errors(*, index: Index = None, json: Json = False) -> None:
 
 
 def export(
-    dest: Annotated[str, typer.Argument(metavar="DEST", help="A file; for npy a folder.")],
+    dest: Annotated[
+        Path, typer.Argument(metavar="DEST", help="A file; for npy a folder.", parser=as_path)
+    ],
     *,
     form: Annotated[
         str | None,

@@ -9,7 +9,7 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import out, progress_bar, say, terminal
-from mmsearch.cli.options import Device, Index, Json, Precision, Quiet, Runtime, option
+from mmsearch.cli.options import Device, Index, Json, Precision, Quiet, Runtime, as_path, option
 from mmsearch.collection.opening import open_collection
 
 if TYPE_CHECKING:
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def evaluate(
     pairs: Annotated[
         Path,
-        typer.Argument(metavar="PAIRS", help="Queries and the files to be found: tsv, csv, jsonl."),
+        typer.Argument(
+            metavar="PAIRS",
+            help="Queries and the files to be found: tsv, csv, jsonl.",
+            parser=as_path,
+        ),
     ],
     *,
     index: Index = None,
@@ -66,7 +70,8 @@ def evaluate(
         int, option("-k --depth", "How many ranks count. (default: 1000)", "N")
     ] = 1000,
     plot: Annotated[
-        Path | None, option("--plot", "Draw recall against k: png, pdf, svg.", "FILE")
+        Path | None,
+        option("--plot", "Draw recall against k: png, pdf, svg.", "FILE", parser=as_path),
     ] = None,
     json: Json = False,
     per_query: Annotated[

@@ -14,7 +14,7 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import progress_bar, say
-from mmsearch.cli.options import Device, Index, Precision, Quiet, Runtime, option
+from mmsearch.cli.options import Device, Index, Precision, Quiet, Runtime, as_path, option
 from mmsearch.collection.opening import collection_for, open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption
@@ -54,7 +54,8 @@ def index_command(
         ),
     ] = None,
     captions: Annotated[
-        Path | None, option("--captions", "File names and captions: tsv, csv, jsonl.", "FILE")
+        Path | None,
+        option("--captions", "File names and captions: tsv, csv, jsonl.", "FILE", parser=as_path),
     ] = None,
     exclude: Annotated[
         list[str] | None,
@@ -78,7 +79,12 @@ def index_command(
     ] = None,
     metadata: Annotated[
         Path | None,
-        option("--metadata", "Your own metadata of files, for --where: csv, tsv, jsonl.", "FILE"),
+        option(
+            "--metadata",
+            "Your own metadata of files, for --where: csv, tsv, jsonl.",
+            "FILE",
+            parser=as_path,
+        ),
     ] = None,
     details: Annotated[
         bool | None,
@@ -178,23 +184,26 @@ def _report_shown(library: Collection) -> Iterator[None]:
 
 def import_command(
     vectors: Annotated[
-        list[str],
+        list[Path],
         typer.Argument(
             metavar="VECTORS...",
             help=".npy or .parquet files, or folders: shards of clip-retrieval, or an export.",
+            parser=as_path,
         ),
     ],
     *,
     metadata: Annotated[
-        list[str] | None,
+        list[Path] | None,
         option(
             "--metadata",
             "What is known of each row: parquet, csv, tsv, jsonl; one per file of vectors.",
             "FILE",
+            parser=as_path,
         ),
     ] = None,
     text_vectors: Annotated[
-        list[str] | None, option("--text-vectors", "Vectors of the captions: .npy.", "FILE")
+        list[Path] | None,
+        option("--text-vectors", "Vectors of the captions: .npy.", "FILE", parser=as_path),
     ] = None,
     model: Annotated[
         str | None,
@@ -205,7 +214,10 @@ def import_command(
         option("--facet", "What they are vectors of. (default: image)", "image|text|audio"),
     ] = "image",
     root: Annotated[
-        Path | None, option("--root", "The folder of the files that they were made from.", "DIR")
+        Path | None,
+        option(
+            "--root", "The folder of the files that they were made from.", "DIR", parser=as_path
+        ),
     ] = None,
     index: Index = None,
     quiet: Quiet = False,

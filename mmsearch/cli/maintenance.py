@@ -10,7 +10,7 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import out, say
-from mmsearch.cli.options import Index, Json, option
+from mmsearch.cli.options import Index, Json, as_path, option
 from mmsearch.collection.opening import open_collection
 from mmsearch.home import index_folder
 
@@ -58,7 +58,7 @@ def _show(finding: Finding) -> None:
 
 def backup(
     dest: Annotated[
-        Path, typer.Argument(metavar="DEST", help="A folder that is new or empty.", dir_okay=True)
+        Path, typer.Argument(metavar="DEST", help="A folder that is new or empty.", parser=as_path)
     ],
     *,
     index: Index = None,

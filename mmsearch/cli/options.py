@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,13 @@ def option(names: str, text: str, metavar: str = "", **more: Any) -> Any:
     """
     given: dict[str, Any] = {"show_default": False, "metavar": metavar or None, **more}
     return typer.Option(*names.split(), help=text, **given)
+
+
+def as_path(text: str) -> Path:
+    """A path as it is given; an empty one would be the current folder."""
+    if not text:
+        raise typer.BadParameter("it is empty")
+    return Path(text)
 
 
 Index = Annotated[

@@ -13,7 +13,7 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import NOTHING_FOUND, out, say, terminal
-from mmsearch.cli.options import Device, Index, Precision, Runtime, option
+from mmsearch.cli.options import Device, Index, Precision, Runtime, as_path, option
 from mmsearch.collection import Collection
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidQuery
@@ -64,7 +64,7 @@ def _parser(setting: Setting) -> Callable[[str], Any]:
         try:
             return read(text)
         except (ValueError, KeyError) as error:
-            raise typer.BadParameter(f"{text!r} is not {setting.form.written}") from error
+            raise typer.BadParameter(f"it takes {setting.metavar}, not {text!r}") from error
 
     return parse
 
@@ -137,7 +137,9 @@ def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], A
             forms = {one.name: given.pop(one.name) for one in FORMS}
             form = render.pick_format(forms, terminal=terminal())
             filters = {one.name: given.pop(one.name) for one in FILTERS}
-            where = from_options(**{name: value for name, value in filters.items() if value})
+            where = from_options(
+                **{name: value for name, value in filters.items() if value is not None}
+            )
             settings: dict[str, Any] = {"where": where}
             for name, one in chosen.items():
                 value = given.pop(name)
@@ -176,7 +178,8 @@ def query(
         list[str] | None, option("--not", "Words for what you do not want; repeatable.", "[W:]T")
     ] = None,
     vector: Annotated[
-        Path | None, option("--vector", "A query that is already encoded: .npy, alone.", "FILE")
+        Path | None,
+        option("--vector", "A query that is already encoded: .npy, alone.", "FILE", parser=as_path),
     ] = None,
     index: Index = None,
     runtime: Runtime = "auto",

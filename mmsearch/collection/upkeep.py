@@ -79,7 +79,7 @@ def remove(index: OpenIndex, path: str) -> int:
 def relocate(index: OpenIndex, catalog: Catalog, old: str, new: str, *, force: bool) -> int:
     """As `Collection.relocate`."""
     place = os.path.realpath(new)
-    if not os.path.isdir(place):
+    if not new or not os.path.isdir(place):
         raise PathNotFound(f"there is no folder {new!r}")
     known = _stored_folder(catalog, old)
     if known == place:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from mmsearch.errors import PathNotFound
 from mmsearch.media.file_state import is_unchanged
 from mmsearch.storage.records import StoredFile
 from mmsearch.storage.store import Store
@@ -15,7 +16,12 @@ def spellings(path: str) -> list[str]:
 
     As it was given; without the links on the way to it; and, if it is itself a link, where that
     leads.
+
+    Raises:
+        PathNotFound: it is empty, as an unset variable of a shell is.
     """
+    if not path:  # the current folder, to os.path
+        raise PathNotFound("an empty path names no file or folder")
     given = os.path.abspath(path)
     return list(dict.fromkeys((given, _without_links_above(given), os.path.realpath(given))))
 
