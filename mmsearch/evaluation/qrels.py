@@ -316,7 +316,7 @@ class ItemResolver:
         """
         self.size = 0
         roots = [root for source in collection.status()["sources"] for root in spellings(source)]
-        self._tops = {folder: [*spellings(folder), *roots] for folder in folders}
+        self._tops = {one: [*spellings(one or os.curdir), *roots] for one in folders}
         self._by_path: dict[str, ItemRef] = {}
         self._by_name: dict[str, list[ItemRef]] = {_base(name): [] for name in names}
         self._by_text: dict[str, list[ItemRef]] = {_words(text): [] for text in texts}
