@@ -36,7 +36,7 @@ from mmsearch.search.labels import (
     confidence_of,
     frequency_odds,
     label_vectors,
-    shifted,
+    scale_odds,
 )
 
 NAMED = {
@@ -145,10 +145,10 @@ def photos(folder: Path, encoder) -> None:
 
 
 def common(confidence: np.ndarray) -> np.ndarray:
-    """Confidences (labels, items) shifted by how common each label seems, as `tag` does."""
+    """Confidences (labels, items) adjusted by how common each label seems, as `tag` does."""
     spread = [np.histogram(row, bins=BINS, range=(0, 1))[0] for row in confidence]
     return np.stack(
-        [shifted(r, frequency_odds(n)) for r, n in zip(confidence, spread, strict=True)]
+        [scale_odds(r, frequency_odds(n)) for r, n in zip(confidence, spread, strict=True)]
     )
 
 

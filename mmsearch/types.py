@@ -1,4 +1,4 @@
-"""The data types that the whole engine speaks in: modalities, items, queries, hits, reports."""
+"""The data types of all layers: modalities, items, queries, hits, reports."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What one ranking says of an item."""
+    """An item's rank and score in one ranking."""
 
     rank: int | None
     """From 1; None if the item is below the depth of the ranking."""
@@ -155,7 +155,7 @@ class Hit:
     """The text that matched, else the first text of the item."""
     metadata: Mapping[str, Any]
     signals: Mapping[str, Signal]
-    """What each ranking says of this hit, by modality; "words" is the lexical ranking."""
+    """The hit's signal in each ranking, by modality; "words" is the lexical ranking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Failure:
 
 
 TURNS = (("scan", "store"), ("read", "decode"), ("encode",))
-"""Stages of indexing that take turns in the same threads, whose busy times therefore add up."""
+"""Groups of indexing stages that share threads, so that their busy times add up."""
 
 
 @dataclass(slots=True)
@@ -196,7 +196,7 @@ class Report:
 
     @property
     def limiting(self) -> str | None:
-        """The stage that the others wait for; None before any was busy."""
+        """The bottleneck stage, which the others wait for; None before any was busy."""
         if not self.stages:
             return None
         busiest = max(TURNS, key=lambda turn: sum(self.stages.get(stage, 0.0) for stage in turn))

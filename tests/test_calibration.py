@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.spaces.calibration import (
-    FEWEST,
-    HALF,
-    LARGEST,
+    EXPECTED_WEIGHT,
+    MAX_CONFIDENCE,
+    MIN_ITEMS,
     NEAREST,
     NO_GOOD_MATCH,
-    PRIOR,
+    PRIOR_ITEMS,
     Background,
     Reference,
     expected,
@@ -71,8 +71,8 @@ def test_typical_items_give_three_items_a_background():
 
 
 def test_typical_items_weigh_as_much_as_the_prior():
-    items, typical = np.full(PRIOR, 1.0), np.zeros(5000)
-    assert Background.of(items, PRIOR, bank=typical).center == pytest.approx(0.5)
+    items, typical = np.full(PRIOR_ITEMS, 1.0), np.zeros(5000)
+    assert Background.of(items, PRIOR_ITEMS, bank=typical).center == pytest.approx(0.5)
 
 
 def test_typical_items_hardly_change_the_background_of_a_large_index():
@@ -106,7 +106,7 @@ def test_words_in_no_item_have_a_background():
 def test_expected_is_half_the_mean_score_of_the_nearest_typical_items():
     typical = np.array([0.0] * 50 + [0.1, 0.2, 0.3, 0.4, 0.5])
     assert NEAREST == 5
-    assert expected(typical) == pytest.approx(HALF * 0.3)
+    assert expected(typical) == pytest.approx(EXPECTED_WEIGHT * 0.3)
 
 
 def test_nothing_is_expected_without_typical_items():
@@ -134,7 +134,7 @@ def test_what_the_query_shares_with_bank_items_is_subtracted():
     typical = np.full(100, 0.2)
     background = Background.of(normal(100), 1000, bank=typical, reference=REFERENCE)
     bare = Background.of(normal(100), 1000, reference=REFERENCE)
-    assert background.confidence(0.3) == pytest.approx(bare.confidence(0.3 - HALF * 0.2))
+    assert background.confidence(0.3) == pytest.approx(bare.confidence(0.3 - EXPECTED_WEIGHT * 0.2))
 
 
 def test_nothing_is_subtracted_for_a_reference_without_typical_items():
@@ -161,7 +161,7 @@ def test_the_same_score_has_no_higher_confidence_among_more_items(score, one, ot
 def test_confidence_is_between_zero_and_the_largest(score, items, modalities, known):
     background = Background(0.1, 0.05, items, REFERENCE if known else None)
     found = background.confidence(score, modalities)
-    assert found is None or 0 <= found <= LARGEST
+    assert found is None or 0 <= found <= MAX_CONFIDENCE
 
 
 def test_confidence_is_lower_if_several_modalities_could_give_the_score():
@@ -191,8 +191,8 @@ def test_without_a_reference_confidence_comes_from_many_items():
 
 
 def test_without_a_reference_few_items_give_no_confidence():
-    assert Background.of(normal(FEWEST - 1), FEWEST - 1).confidence(0.9) is None
-    assert Background.of(normal(FEWEST), FEWEST).confidence(0.9) is not None
+    assert Background.of(normal(MIN_ITEMS - 1), MIN_ITEMS - 1).confidence(0.9) is None
+    assert Background.of(normal(MIN_ITEMS), MIN_ITEMS).confidence(0.9) is not None
 
 
 # ---------------------------------------------------------------------- references

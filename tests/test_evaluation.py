@@ -291,7 +291,7 @@ def test_backward_a_file_that_words_and_a_picture_ask_for_asks_for_each(toy, pho
 
 def test_backward_a_query_of_several_parts_is_left_out(library, photos):
     rows = [("image", "text", "file"), ("red.png", "green", "green.png")]
-    with pytest.raises(InvalidQuery, match="1: no item is what a query of several parts"):
+    with pytest.raises(InvalidQuery, match="1: a query of several parts is not one item"):
         evaluate(library, pairs_file(photos, *rows), direction="backward")
 
 

@@ -27,7 +27,7 @@ from mmsearch.search.labels import (
     confidence_of,
     frequency_odds,
     label_vectors,
-    shifted,
+    scale_odds,
 )
 
 SURE = 0.999
@@ -105,7 +105,7 @@ def test_a_few_items_say_little_of_how_common_a_label_is():
 
 @given(st.floats(0.01, 0.99), st.floats(0.1, 10))
 def test_shifting_multiplies_the_odds(sure, odds):
-    after = float(shifted(sure, odds))
+    after = float(scale_odds(sure, odds))
     assert after / (1 - after) == pytest.approx(odds * sure / (1 - sure), rel=1e-6)
 
 

@@ -17,7 +17,7 @@ from mmsearch import Query
 from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.search.fusion import rrf
 from mmsearch.search.planning import parts_of
-from mmsearch.search.query_vectors import checked_vectors, combined
+from mmsearch.search.query_vectors import checked_vectors, unit_sum
 from mmsearch.types import Part
 
 
@@ -270,10 +270,10 @@ rows = arrays(np.float32, (4, 6), elements=st.floats(-1, 1, width=32))
 def test_adding_up_does_not_care_about_the_order(vectors, weights, order):
     shuffled = list(order)
     try:
-        one = combined(vectors, weights)
+        one = unit_sum(vectors, weights)
     except InvalidQuery:
         return
-    other = combined(vectors[shuffled], [weights[i] for i in shuffled])
+    other = unit_sum(vectors[shuffled], [weights[i] for i in shuffled])
     assert one.tolist() == other.tolist()
 
 
@@ -300,10 +300,10 @@ def test_weighted_fusion_does_not_care_about_the_order(rankings, seed):
 )
 def test_a_common_factor_makes_no_difference(vectors, weights, power):
     try:
-        one = combined(vectors, weights)
+        one = unit_sum(vectors, weights)
     except InvalidQuery:
         return
-    assert combined(vectors, [weight * 2.0**power for weight in weights]).tolist() == one.tolist()
+    assert unit_sum(vectors, [weight * 2.0**power for weight in weights]).tolist() == one.tolist()
 
 
 def test_fusion_takes_away_what_a_negative_ranking_holds():

@@ -121,7 +121,7 @@ def test_every_setting_has_its_flag_its_default_and_its_help_in_the_shell():
         if name != "where":
             assert f"{one.flag} {one.metavar}".strip() in shown
             assert one.help.removesuffix(".") in shown
-            assert not one.shown or f"(default: {one.shown})" in shown
+            assert not one.default_text or f"(default: {one.default_text})" in shown
 
 
 @pytest.mark.parametrize("name", sorted(declared().keys() - {"where"}))
@@ -130,7 +130,7 @@ def test_every_setting_is_documented_with_its_default(name):
     flag = f"`{one.flag} {one.metavar}".strip().replace("|", r"\|")
     rows = [line for line in COMMANDS.splitlines() if line.startswith("|") and flag in line]
     assert rows, flag
-    assert one.shown in rows[0].replace("`", "")
+    assert one.default_text in rows[0].replace("`", "")
 
 
 def test_every_setting_that_eval_takes_is_documented():
@@ -138,7 +138,7 @@ def test_every_setting_that_eval_takes_is_documented():
         parse_settings("nonsense=1")
     assert set(re.findall(r"(\w+)=", str(caught.value))) <= {"nonsense", "index", *declared()}
     for name, one in declared().items():
-        if one.form.read and one.in_eval:
+        if one.format.parse and one.in_eval:
             assert f"`{name}=" in COMMANDS
 
 

@@ -46,10 +46,10 @@ def _flag(
 
 def _setting_flag(name: str, setting: Setting) -> Parameter:
     """The flag of a setting. None, if it is not given, leaves the setting at its default."""
-    several = setting.form.collect is not None
+    several = setting.format.collect is not None
     text = f"{setting.help.removesuffix('.')}; repeatable." if several else setting.help
-    if setting.shown:
-        text += f" (default: {setting.shown})"
+    if setting.default_text:
+        text += f" (default: {setting.default_text})"
     more: Any = {"parser": _parser(setting)} if setting.metavar else {}
     return _flag(
         "Ranking", name, text, setting.metavar, several=several, flags=setting.flag, **more
@@ -57,7 +57,7 @@ def _setting_flag(name: str, setting: Setting) -> Parameter:
 
 
 def _parser(setting: Setting) -> Callable[[str], Any]:
-    read = setting.form.read
+    read = setting.format.parse
     assert read is not None
 
     def parse(text: str) -> Any:
@@ -69,7 +69,7 @@ def _parser(setting: Setting) -> Callable[[str], Any]:
     return parse
 
 
-SETTINGS = {name: one for name, one in declared().items() if one.form.read}
+SETTINGS = {name: one for name, one in declared().items() if one.format.parse}
 """Those that have a flag each; `where` has those of the filters."""
 
 _filter = partial(_flag, "Filters")
@@ -143,8 +143,8 @@ def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], A
             settings: dict[str, Any] = {"where": where}
             for name, one in chosen.items():
                 value = given.pop(name)
-                if one.form.collect is not None:
-                    settings[name] = one.form.collect(value or ())
+                if one.format.collect is not None:
+                    settings[name] = one.format.collect(value or ())
                 elif value is not None:
                     settings[name] = value
             command(**given, settings=settings, form=form)

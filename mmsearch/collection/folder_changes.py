@@ -1,4 +1,4 @@
-"""Changes in folders: a listener for them, and those that are still to be read."""
+"""A listener for changes in folders, and a debouncer of the changed paths."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from mmsearch.indexing.scopes import is_in
 from mmsearch.media.kinds import kind_of
 
 QUIET = 1.0
-"""Seconds without a change after which what has changed is read."""
+"""Seconds without any change after which changed paths are read."""
 
 PATIENCE = 10.0
-"""Seconds after which it is read although changes go on."""
+"""Seconds after which they are read even while other paths keep changing."""
 
-STILL_WRITTEN = 6
-"""Times the patience after which even a file that changes all the time is read."""
+MAX_PATIENCE = 6
+"""Times `patience` after which even a file that never stops changing is read."""
 
 FLOOD = 1_000
-"""Changed paths from which whole folders are scanned, which takes a second for 100,000 files."""
+"""With more changed paths than this, whole folders are scanned: a second for 100,000 files."""
 
 
 class ChangeListener:
@@ -64,11 +64,11 @@ class ChangeListener:
 
     def _next(self) -> set[str]:
         changes = next(self._changes, set())
-        return {path for change, path in changes if _may_matter(change.name, path)}
+        return {path for change, path in changes if _is_relevant(change.name, path)}
 
 
 class PendingChanges:
-    """Changed paths, until nothing more happens to them, but not forever.
+    """Debounces changed paths: they are due once they are quiet, or have waited long enough.
 
     Args:
         quiet: Seconds without a change after which all of them are due.
@@ -107,7 +107,7 @@ class PendingChanges:
                 self._folders[folder] = min(began, self._folders.get(folder, began))
 
     def add_due(self, paths: Iterable[str]) -> None:
-        """Keep paths that are due at once, whatever else happens."""
+        """Keep folders that are due at once, whatever else changes."""
         self._folders |= dict.fromkeys(paths, float("-inf"))
 
     def take(self, now: float) -> set[str]:
@@ -117,7 +117,7 @@ class PendingChanges:
         oldest = min([*(first for first, _ in self._paths.values()), *self._folders.values()])
         if now - self._last < self._quiet and now - oldest < self._patience:
             return set()
-        longest = STILL_WRITTEN * self._patience
+        longest = MAX_PATIENCE * self._patience
         due = {
             path
             for path, (first, last) in self._paths.items()
@@ -135,6 +135,6 @@ def readable_below(folder: str) -> list[str]:
     return [path for path, _, _ in os.walk(folder) if os.access(path, os.R_OK | os.X_OK)]
 
 
-def _may_matter(change: str, path: str) -> bool:
+def _is_relevant(change: str, path: str) -> bool:
     """Whether it is a file to index or a folder; of a deleted one, only the name is known."""
     return change == "deleted" or kind_of(os.path.basename(path)) is not None or os.path.isdir(path)

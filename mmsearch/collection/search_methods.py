@@ -13,38 +13,38 @@ from mmsearch.search.settings import Settings, takes_settings
 
 P = ParamSpec("P")
 Argument_contra = TypeVar("Argument_contra", contravariant=True)
-Found_co = TypeVar("Found_co", covariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
 
-Method = Callable[[Any, Argument_contra, Settings], Found_co]
-
-
-class _ByQuery(Protocol[Argument_contra, P, Found_co]):
-    def __call__(self, query: Argument_contra, *_: P.args, **settings: P.kwargs) -> Found_co: ...
+Method = Callable[[Any, Argument_contra, Settings], Result_co]
 
 
-class _ByQueries(Protocol[Argument_contra, P, Found_co]):
-    def __call__(self, queries: Argument_contra, *_: P.args, **settings: P.kwargs) -> Found_co: ...
+class _ByQuery(Protocol[Argument_contra, P, Result_co]):
+    def __call__(self, query: Argument_contra, *_: P.args, **settings: P.kwargs) -> Result_co: ...
 
 
-class _ByPath(Protocol[Argument_contra, P, Found_co]):
-    def __call__(self, path: Argument_contra, *_: P.args, **settings: P.kwargs) -> Found_co: ...
+class _ByQueries(Protocol[Argument_contra, P, Result_co]):
+    def __call__(self, queries: Argument_contra, *_: P.args, **settings: P.kwargs) -> Result_co: ...
+
+
+class _ByPath(Protocol[Argument_contra, P, Result_co]):
+    def __call__(self, path: Argument_contra, *_: P.args, **settings: P.kwargs) -> Result_co: ...
 
 
 if TYPE_CHECKING:
 
     def by_query(
         declaration: Callable[P, Settings],
-    ) -> Callable[[Method[Argument_contra, Found_co]], _ByQuery[Argument_contra, P, Found_co]]:
+    ) -> Callable[[Method[Argument_contra, Result_co]], _ByQuery[Argument_contra, P, Result_co]]:
         """`takes_settings` for a method of a `query`."""
 
     def by_queries(
         declaration: Callable[P, Settings],
-    ) -> Callable[[Method[Argument_contra, Found_co]], _ByQueries[Argument_contra, P, Found_co]]:
+    ) -> Callable[[Method[Argument_contra, Result_co]], _ByQueries[Argument_contra, P, Result_co]]:
         """`takes_settings` for a method of `queries`."""
 
     def by_path(
         declaration: Callable[P, Settings],
-    ) -> Callable[[Method[Argument_contra, Found_co]], _ByPath[Argument_contra, P, Found_co]]:
+    ) -> Callable[[Method[Argument_contra, Result_co]], _ByPath[Argument_contra, P, Result_co]]:
         """`takes_settings` for a method of a `path`."""
 
 else:

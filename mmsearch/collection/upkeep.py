@@ -12,10 +12,10 @@ from mmsearch.storage.resolver import spellings
 from mmsearch.storage.sqlite import Catalog
 
 SAMPLE = 200
-"""Stored files that are looked for in the folder that an indexed one is to have moved to."""
+"""How many stored files are looked for in the new folder."""
 
-FOUND = 0.5
-"""The share of them that must be there: some may have been changed or deleted on the way."""
+MIN_SHARE = 0.5
+"""The share of them that must exist there; the others may have been changed or deleted."""
 
 
 def status(index: OpenIndex) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _stored_folder(catalog: Catalog, folder: str) -> str:
 def _check_moved(catalog: Catalog, old: str, new: str) -> None:
     files = catalog.relocation.sample(old, SAMPLE)
     found = sum(_has_size(os.path.join(new, path), size) for path, size in files)
-    if found < FOUND * len(files):
+    if found < MIN_SHARE * len(files):
         raise InvalidOption(
             f"only {found} of {len(files)} stored files that were looked for are in {new}, with "
             "the size they had: is it the right folder? --force takes it all the same"

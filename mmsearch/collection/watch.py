@@ -1,8 +1,8 @@
-"""Keeps an index in step with the disk, until it is stopped.
+"""Keeps an index up to date with the disk until it is stopped.
 
-The system reports changes (inotify and its like, through watchfiles); they only tell where to
-scan. Those that it does not report are found all the same: everything is scanned in the beginning,
-when a folder comes back, after a flood of changes, and every hour.
+The system reports changes (through watchfiles: inotify and its equivalents), which only say where
+to scan. Changes that it misses are found by scans of everything: at the start, when a folder
+reappears, after an overflow, and every hour.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ RESCAN_ALL = 3600.0
 more folders, and network drives do not report changes by other machines."""
 
 POLLING = 5.0
-"""Seconds between two scans of everything where the system reports nothing, at least."""
+"""Seconds between two scans of everything when polling, at least."""
 
 POLLING_SHARE = 10
-"""Times as long as the last scan took, at least: polling takes a tenth of the time at most."""
+"""A poll waits at least this many times as long as the last scan took."""
 
 SLEEP = 0.2
 """Seconds within which a stop is noticed."""
 
 CHECK_FOLDERS = 2.0
-"""Seconds between two checks which of the watched folders exist."""
+"""Seconds between two checks of which watched folders exist."""
 
 TRY_AGAIN = 1.0
 """Seconds until the paths to watch are tried again while another process writes."""
 
 MOST_ERRORS, ERRORS_WITHIN = 5, 60.0
-"""Errors of listening, within so many seconds, after which it polls."""
+"""After this many errors of listening within so many seconds, it polls."""
 
 LONGEST_PAUSE = {IndexBusy: 5.0, PathNotFound: 5.0, StorageFailed: 60.0}
-"""Seconds until something is tried again, at most; the first pause is one, each the double."""
+"""The longest pause in seconds before a retry, by error; pauses start at one and double."""
 
 LIMITS = (
     "the system does not watch so many folders: raise fs.inotify.max_user_watches (`sysctl "
@@ -83,9 +83,9 @@ def watch(  # noqa: PLR0913 - keywords, all optional
         paths: Folders and files; left out, all that was ever indexed, also what is later on.
         poll: Do not rely on the system: scan everything again and again, which takes a tenth of the
             time. For network drives that other machines write to.
-        stop: Ends it, once the batch that is being encoded is stored.
-        on_update: Called with what each scan found, also if that is nothing.
-        on_trouble: Called with what is in the way, once; it is tried again.
+        stop: Set it to stop watching, once the current batch is stored.
+        on_update: Called with the report of each scan, even if nothing changed.
+        on_trouble: Called once with each problem; what failed is retried.
         progress: Of the first scan.
         quiet: Seconds without a change after which what has changed is read.
         patience: Seconds after which it is read although changes go on.
@@ -111,7 +111,7 @@ def watch(  # noqa: PLR0913 - keywords, all optional
 
 @dataclass
 class _Watcher:
-    """Keeps an index in step: the arguments of `watch`, and how things are."""
+    """The arguments of `watch`, and its state."""
 
     collection: Collection
     pending: PendingChanges
@@ -159,11 +159,11 @@ class _Watcher:
             try:
                 return self.collection.ask_for(paths)
             except IndexBusy as error:
-                self._say(f"{error} (it is tried again)")
+                self._warn(f"{error} (it is tried again)")
                 self.stop.wait(TRY_AGAIN)
         return {}
 
-    # ------------------------------------------------------------------ what happens
+    # ------------------------------------------------------------------ listening
 
     def _listen(self) -> None:
         """Wait a little for changes."""
@@ -173,7 +173,7 @@ class _Watcher:
         try:
             changed = set().union(*(listener.changed() for listener in self.listeners))
         except (OSError, RuntimeError) as error:
-            self._listen_otherwise(error)
+            self._recover_listening(error)
             return
         own = os.path.realpath(self.collection.folder)
         paths = [path for path in changed if not is_in(path, own)]
@@ -181,7 +181,7 @@ class _Watcher:
         if self.flat and any(map(os.path.isdir, paths)):
             self.inodes.clear()
 
-    def _listen_otherwise(self, error: Exception) -> None:
+    def _recover_listening(self, error: Exception) -> None:
         """Listen again after an error, or poll if errors go on; then everything is scanned."""
         now = time.monotonic()
         self.errors = [*(then for then in self.errors if now - then < ERRORS_WITHIN), now]
@@ -196,7 +196,7 @@ class _Watcher:
 
     def _give_up_listening(self, why: str) -> None:
         self.poll = True
-        self._say(f"{why}; until then everything is looked at every few seconds, or minutes")
+        self._warn(f"{why}; until then everything is looked at every few seconds, or minutes")
 
     def _check_folders(self) -> None:
         """Listen to the folders that exist now; those that are new are scanned."""
@@ -214,14 +214,14 @@ class _Watcher:
             return
         new = [folder[0] for folder, inode in inodes.items() if self.inodes.get(folder) != inode]
         for path, _ in self.inodes.keys() - inodes.keys():
-            self._say(f"{path} is not there; what was found in it stays in the index for now")
+            self._warn(f"{path} is not there; what was found in it stays in the index for now")
         self.inodes = inodes
         self.pending.add_due(new)
         self._close_listeners()
         try:
             self._open_listeners(inodes if not self.poll else ())
         except (OSError, RuntimeError) as error:
-            self._listen_otherwise(error)
+            self._recover_listening(error)
 
     def _open_listeners(self, folders: Iterable[Folder]) -> None:
         deep = outermost(path for path, recursive in folders if recursive)
@@ -241,7 +241,7 @@ class _Watcher:
         self.listeners = []
 
     def _check_time(self) -> None:
-        """Scan everything after a while, whatever was reported."""
+        """Scan everything when the interval for that has passed."""
         pause = max(POLLING, POLLING_SHARE * self.scan_took) if self.poll else RESCAN_ALL
         if time.monotonic() - self.scanned >= pause:
             self.scanned = time.monotonic()
@@ -250,7 +250,7 @@ class _Watcher:
     def _folders(self) -> list[str]:
         return [path for path, _ in self.inodes]
 
-    # ------------------------------------------------------------------ what is done about it
+    # ------------------------------------------------------------------ refreshing
 
     def _refresh(self, paths: set[str]) -> None:
         if not (self.collection.folder / "catalog.db").is_file():
@@ -259,10 +259,10 @@ class _Watcher:
         try:
             self.collection.refresh(paths, unsettled=self.pending.paths, progress=self._step)
             done = True
-        except _StopAskedForError:
+        except _StopRequestedError:
             self.total.interrupted = True
         except (IndexBusy, StorageFailed, PathNotFound) as error:
-            self._put_off(paths, error)
+            self._retry_later(paths, error)
         report = self.collection.report or Report()
         if done or any(getattr(report, name) for name in _COUNTS):
             for name in _COUNTS:
@@ -276,10 +276,10 @@ class _Watcher:
             self.scanned = time.monotonic()
             self.scan_took = self.scanned - began
 
-    def _put_off(self, paths: set[str], error: Exception) -> None:
-        """Try again later; a folder that vanished while it was scanned is no trouble."""
+    def _retry_later(self, paths: set[str], error: Exception) -> None:
+        """Schedule a retry; a folder that vanished while it was scanned needs no warning."""
         if not isinstance(error, PathNotFound):
-            self._say(f"{error} (it is tried again)")
+            self._warn(f"{error} (it is tried again)")
         longest = next(most for kind, most in LONGEST_PAUSE.items() if isinstance(error, kind))
         self.pause = min(longest, max(1.0, 2 * self.pause))
         now = time.monotonic()
@@ -290,23 +290,23 @@ class _Watcher:
         if self.first:
             self.progress(done, total)
         if self.stop.is_set():
-            raise _StopAskedForError
+            raise _StopRequestedError
 
-    def _say(self, trouble: str) -> None:
+    def _warn(self, trouble: str) -> None:
         if trouble not in self.troubles:
             self.troubles.add(trouble)
             self.on_trouble(trouble)
 
 
-class _StopAskedForError(KeyboardInterrupt):
-    """Ends a run of indexing where Ctrl-C would, after what is stored."""
+class _StopRequestedError(KeyboardInterrupt):
+    """Ends an indexing run as Ctrl-C does: the current batch is stored."""
 
 
 _COUNTS = ("added", "updated", "renamed", "removed", "filled")
 
 
 def _ignore(*_: object) -> None:
-    """The callback of a caller who wants none."""
+    """A callback that does nothing."""
 
 
 def _inode(folder: str) -> tuple[int, int] | None:

@@ -41,7 +41,7 @@ class Compared:
     queries: int
     """How many both have."""
     groups: int
-    """How many independent groups they form."""
+    """How many independent groups they format_."""
     measures: Mapping[str, Difference]
 
 
@@ -97,9 +97,9 @@ def _compared(name: str, both: Sequence[tuple[Outcome, Outcome]]) -> Compared:
         change = Figure(other - one, *bounds(drawn[:, at]))
         differing = _differing(means_a[:, at] != means_b[:, at], groups)
         measures[measure] = Difference(one, other, change, _verdict(change, differing))
-    medians = _minus(resampled_medians(ranks_b, groups), resampled_medians(ranks_a, groups))
+    medians = _difference(resampled_medians(ranks_b, groups), resampled_medians(ranks_a, groups))
     one, other = median_rank(ranks_a), median_rank(ranks_b)
-    change = Figure(float(_minus(other, one)), *bounds(medians))
+    change = Figure(float(_difference(other, one)), *bounds(medians))
     improvement = Figure(-change.value, -change.high, -change.low)  # lower ranks are better
     verdict = _verdict(improvement, _differing(ranks_a != ranks_b, groups))
     measures[MEDIAN] = Difference(one, other, change, verdict)
@@ -111,7 +111,7 @@ def _differing(differs: NDArray[np.bool_], groups: NDArray[np.int64]) -> int:
     return len(set(groups[differs].tolist()))
 
 
-def _minus(
+def _difference(
     one: NDArray[np.float64] | float, other: NDArray[np.float64] | float
 ) -> NDArray[np.float64]:
     """The difference; zero where both are infinite."""
@@ -137,7 +137,9 @@ def parse_settings(written: str) -> dict[str, Any]:
     Raises:
         InvalidOption: a name or a value is unknown; the message lists those there are.
     """
-    known = {name: one.form for name, one in declared().items() if one.form.read and one.in_eval}
+    known = {
+        name: one.format for name, one in declared().items() if one.format.parse and one.in_eval
+    }
     found: dict[str, Any] = {}
     for pair in written.split(",") if written.strip() != PLAIN else ():
         name, _, text = (part.strip() for part in pair.partition("="))
@@ -145,13 +147,13 @@ def parse_settings(written: str) -> dict[str, Any]:
             found[name] = text
             continue
         if name not in known or not text:
-            names = [f"{name}={form.written}" for name, form in known.items()]
-            there = ", ".join([PLAIN, "index=NAME|DIR", *names])
-            raise InvalidOption(f"{pair.strip()!r} is no setting; there is: {there}")
-        form = known[name]
+            names = [f"{name}={format_.syntax}" for name, format_ in known.items()]
+            choices = ", ".join([PLAIN, "index=NAME|DIR", *names])
+            raise InvalidOption(f"{pair.strip()!r} is no setting; there is: {choices}")
+        format_ = known[name]
         try:
-            found[name] = form.value_of(text.split("+") if form.collect else [text])
+            found[name] = format_.value_of(text.split("+") if format_.collect else [text])
         except (ValueError, KeyError) as error:
-            raise InvalidOption(f"{name} is {form.written}, not {text!r}") from error
+            raise InvalidOption(f"{name} is {format_.syntax}, not {text!r}") from error
     settings_of({name: value for name, value in found.items() if name != "index"})
     return found

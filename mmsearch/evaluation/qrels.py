@@ -30,7 +30,7 @@ Ways = Literal["forward", "backward", "both"]
 
 NOT_INDEXED = "none of their files is in the index"
 NO_EXAMPLE = "their example is not there"
-SEVERAL_PARTS = "no item is what a query of several parts asks with"
+SEVERAL_PARTS = "a query of several parts is not one item, so no file can search for it"
 NO_QUERY = "files of this kind cannot be queries"
 NO_TEXT = "the index holds none of their queries"
 
@@ -40,30 +40,30 @@ LISTED = 3
 
 @dataclass(frozen=True, slots=True)
 class JudgedQuery:
-    """One query and its relevant items.
+    """A query and its relevant items.
 
     Attributes:
         key: Identifies the query, the same in every index.
         query: What is searched for.
-        shown: The same, for people.
+        label: The same, for people to read.
         query_modality: The modalities of its parts, "text+image".
         item_modality: Those of its relevant items, "image".
         target: The modalities to search by default; None leaves the choice to the search.
         relevant: The gain of each relevant item, by id.
         paths: Of the relevant items.
-        own: The items that are its own examples: each would only find itself.
+        example_ids: The items that are its own examples, which are left out of its ranking.
         verbatim: Whether a relevant item holds the very words of the query.
     """
 
     key: tuple[Way, int | str]
     query: Query
-    shown: str
+    label: str
     query_modality: str
     item_modality: str
     target: tuple[Modality, ...] | None
     relevant: Mapping[int, float]
     paths: tuple[str, ...]
-    own: frozenset[int] = frozenset()
+    example_ids: frozenset[int] = frozenset()
     verbatim: bool = False
 
 
@@ -87,7 +87,7 @@ class Qrels:
 
 
 def build_qrels(collection: Collection, pairs: Sequence[Pair], direction: Ways) -> Qrels:
-    """Each query with its relevant items, and a list of what the index does not hold.
+    """Each query with its relevant items, and what the index does not contain.
 
     Args:
         collection: The index.
@@ -129,12 +129,12 @@ class _Builder:
 
     def forward(self, number: int, pair: Pair) -> None:
         """Judge a query that searches for files."""
-        shown = _shown(pair.query)
-        graded = self._graded(pair)
-        located = [self._located(part, pair.folder) for part in pair.query.parts]
+        label = _label(pair.query)
+        graded = self._relevant(pair)
+        located = [self._resolved(part, pair.folder) for part in pair.query.parts]
         parts = [part for part, _ in located if part is not None]
         if not graded or len(parts) < len(located):
-            self.qrels.left_out[shown] = NO_EXAMPLE if graded else NOT_INDEXED
+            self.qrels.left_out[label] = NO_EXAMPLE if graded else NOT_INDEXED
             return
         relevant = {item.id: gain for item, gain in graded}
         modalities = tuple(sorted({item.modality for item, _ in graded}))
@@ -143,13 +143,13 @@ class _Builder:
         judged = JudgedQuery(
             key=("forward", number),
             query=Query(tuple(parts)),
-            shown=shown,
+            label=label,
             query_modality="+".join(dict.fromkeys(part.modality for part in parts)),
             item_modality="+".join(modalities),
             target=None if words else modalities,
             relevant=relevant,
             paths=tuple(item.path for item, _ in graded),
-            own=frozenset(own for _, own in located if own is not None) - relevant.keys(),
+            example_ids=frozenset(own for _, own in located if own is not None) - relevant.keys(),
             verbatim=bool(holding & relevant.keys()),
         )
         self.qrels.queries.append(judged)
@@ -160,7 +160,7 @@ class _Builder:
         own: dict[str, int] = {}
         for pair in pairs:
             if len(pair.query.parts) > 1:
-                self.qrels.left_out[_shown(pair.query)] = SEVERAL_PARTS
+                self.qrels.left_out[_label(pair.query)] = SEVERAL_PARTS
                 continue
             part = pair.query.parts[0]
             for name, gain in pair.relevant.items():
@@ -168,7 +168,7 @@ class _Builder:
                 if path is None:
                     self.qrels.missing[name] = None
                 elif gain > 0:
-                    found = self._holding(part, pair.folder)
+                    found = self._matching(part, pair.folder)
                     answers.setdefault((path, part.modality), []).extend(
                         (item, gain) for item in found
                     )
@@ -187,17 +187,17 @@ class _Builder:
         judged = JudgedQuery(
             key=("backward", f"{path} → {modality}"),
             query=Query((part,)),
-            shown=path,
+            label=path,
             query_modality=part.modality,
             item_modality=modality,
             target=(modality,),
             relevant=relevant,
             paths=tuple(dict.fromkeys(item.path for item, _ in graded)),
-            own=frozenset(() if own is None else (own,)) - relevant.keys(),
+            example_ids=frozenset(() if own is None else (own,)) - relevant.keys(),
         )
         self.qrels.queries.append(judged)
 
-    def _graded(self, pair: Pair) -> list[tuple[ItemRef, float]]:
+    def _relevant(self, pair: Pair) -> list[tuple[ItemRef, float]]:
         """The relevant items of a pair and their gains; names without one item are noted."""
         graded = []
         for name, gain in pair.relevant.items():
@@ -210,8 +210,8 @@ class _Builder:
                 graded.append((items[0], gain))
         return graded
 
-    def _located(self, part: Part, folder: str) -> tuple[Part | None, int | None]:
-        """A part with the path of its example, None if that is not there, and its item's id."""
+    def _resolved(self, part: Part, folder: str) -> tuple[Part | None, int | None]:
+        """A part with the path of its example (None if that does not exist), and its item's id."""
         if not _is_file(part):
             return part, None
         path, item = self._path(os.fspath(part.content), folder)
@@ -225,7 +225,7 @@ class _Builder:
         path = os.path.join(os.path.abspath(folder), name)
         return (path if not items and os.path.isfile(path) else None), None
 
-    def _holding(self, part: Part, folder: str) -> list[ItemRef]:
+    def _matching(self, part: Part, folder: str) -> list[ItemRef]:
         """The items that hold the words of a query, or the item that is its example."""
         if part.modality == "text":
             return self._resolver.with_text(part.content)
@@ -237,7 +237,7 @@ def _is_file(part: Part) -> bool:
     return part.modality != "text" and isinstance(part.content, (str, os.PathLike))
 
 
-def _shown(query: Query) -> str:
+def _label(query: Query) -> str:
     return " + ".join(str(part.content) for part in query.parts)
 
 

@@ -25,22 +25,22 @@ PLOT_SIZE = (6.4, 4.4)
 """Inches."""
 
 
-def as_table(found: Evaluation | Comparison) -> str:
+def as_table(result: Evaluation | Comparison) -> str:
     """A block of lines per direction, a line per measure."""
-    if isinstance(found, Comparison):
-        return "\n".join(map(_comparison_block, found.directions))
-    return "\n".join(_block(direction, found) for direction in found.directions)
+    if isinstance(result, Comparison):
+        return "\n".join(map(_comparison_block, result.directions))
+    return "\n".join(_block(direction, result) for direction in result.directions)
 
 
-def _block(direction: Direction, found: Evaluation) -> str:
+def _block(direction: Direction, result: Evaluation) -> str:
     rows = [["", "value", "95 % interval"]]
     for measure, figure in direction.measures.items():
         bounds = f"{_value(measure, figure.low)} … {_value(measure, figure.high)}"
         rows.append([measure, _value(measure, figure.value), bounds])
-    depth = min(found.depth, found.items)
+    depth = min(result.depth, result.items)
     title = (
         f"{direction.name}: {len(direction.outcomes)} queries, {direction.groups} independent; "
-        f"{found.items} items, searched to rank {depth}"
+        f"{result.items} items, searched to rank {depth}"
     )
     return f"{title}\n{_aligned(rows)}"
 
@@ -78,10 +78,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "".join(line.rstrip() + "\n" for line in lines)
 
 
-def as_tsv(found: Evaluation | Comparison) -> str:
+def as_tsv(result: Evaluation | Comparison) -> str:
     """A line per measure: direction, measure, value (or A, B, B − A), low, high (and verdict)."""
     lines = []
-    for direction in found.directions:
+    for direction in result.directions:
         for measure, of in direction.measures.items():
             if isinstance(of, Figure):
                 numbers, verdict = [of.value, of.low, of.high], []
@@ -93,29 +93,29 @@ def as_tsv(found: Evaluation | Comparison) -> str:
     return "".join(lines)
 
 
-def as_dict(found: Evaluation | Comparison, *, per_query: bool = False) -> dict[str, Any]:
+def as_dict(result: Evaluation | Comparison, *, per_query: bool = False) -> dict[str, Any]:
     """Plain values for JSON; an infinite rank, or a median of those, is None."""
-    if isinstance(found, Comparison):
+    if isinstance(result, Comparison):
         return {
-            "a": as_dict(found.a, per_query=per_query),
-            "b": as_dict(found.b, per_query=per_query),
-            "differences": [_comparison_dict(direction) for direction in found.directions],
+            "a": as_dict(result.a, per_query=per_query),
+            "b": as_dict(result.b, per_query=per_query),
+            "differences": [_comparison_dict(direction) for direction in result.directions],
         }
     return {
-        "index": found.index,
-        "settings": dict(found.settings),
-        "depth": found.depth,
-        "items": found.items,
-        "directions": [_dict(direction, per_query=per_query) for direction in found.directions],
-        "verbatim": found.verbatim,
-        "missing": list(found.missing),
-        "ambiguous": list(found.ambiguous),
-        "left_out": dict(found.left_out),
+        "index": result.index,
+        "settings": dict(result.settings),
+        "depth": result.depth,
+        "items": result.items,
+        "directions": [_dict(direction, per_query=per_query) for direction in result.directions],
+        "verbatim": result.verbatim,
+        "missing": list(result.missing),
+        "ambiguous": list(result.ambiguous),
+        "left_out": dict(result.left_out),
     }
 
 
 def _dict(direction: Direction, *, per_query: bool) -> dict[str, Any]:
-    found = {
+    entry = {
         "direction": direction.name,
         "way": direction.way,
         "queries": len(direction.outcomes),
@@ -123,7 +123,7 @@ def _dict(direction: Direction, *, per_query: bool) -> dict[str, Any]:
         "measures": {name: _finite(asdict(of)) for name, of in direction.measures.items()},
     }
     if per_query:
-        found["per_query"] = [
+        entry["per_query"] = [
             {
                 "query": outcome.query,
                 "files": list(outcome.paths),
@@ -132,7 +132,7 @@ def _dict(direction: Direction, *, per_query: bool) -> dict[str, Any]:
             }
             for outcome in direction.outcomes
         ]
-    return found
+    return entry
 
 
 def _comparison_dict(direction: Compared) -> dict[str, Any]:
@@ -151,24 +151,24 @@ def _finite(value: Any) -> Any:
     return None if value in (math.inf, -math.inf) else value
 
 
-def notes(found: Evaluation) -> Iterator[str]:
-    """What to know before taking the figures at face value."""
-    if found.missing:
-        yield f"{_count(found.missing, 'file')} not in the index: {few(found.missing)}"
-    if found.ambiguous:
-        names = few(found.ambiguous)
-        yield f"{_count(found.ambiguous, 'name')} of several files, write their paths: {names}"
+def notes(result: Evaluation) -> Iterator[str]:
+    """Caveats about the figures, a line each."""
+    if result.missing:
+        yield f"{_count(result.missing, 'file')} not in the index: {few(result.missing)}"
+    if result.ambiguous:
+        names = few(result.ambiguous)
+        yield f"{_count(result.ambiguous, 'name')} of several files, write their paths: {names}"
     reasons: dict[str, list[str]] = defaultdict(list)
-    for query, reason in found.left_out.items():
+    for query, reason in result.left_out.items():
         reasons[reason].append(query)
     for reason, queries in reasons.items():
         yield f"{_count(queries, 'query', 'queries')} left out, {reason}: {few(queries)}"
-    if found.verbatim and "text" in (found.settings.get("target") or ["text"]):
+    if result.verbatim and "text" in (result.settings.get("target") or ["text"]):
         yield (
-            f"{found.verbatim} queries occur word for word in the texts of their relevant items, "
+            f"{result.verbatim} queries occur word for word in the texts of their relevant items, "
             "which makes them easy; to search without texts: --in image, say"
         )
-    for direction in found.directions:
+    for direction in result.directions:
         if direction.groups < FEW_GROUPS:
             yield f"{direction.name}: {direction.groups} independent queries say little"
 
@@ -178,7 +178,7 @@ def _count(things: Sized, one: str, several: str | None = None) -> str:
 
 
 def check_plot(path: str | os.PathLike[str]) -> None:
-    """Find out before a long run whether a plot could be written.
+    """Check before a long run that a plot can be written.
 
     Raises:
         MissingExtra: matplotlib is not installed.

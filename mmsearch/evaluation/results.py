@@ -33,7 +33,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one query found."""
+    """The measures of one query."""
 
     key: tuple[Way, int | str]
     """Identifies the query, the same in every index."""

@@ -97,28 +97,28 @@ def _rankings(
     settings: Mapping[str, Any],
 ) -> Iterator[tuple[JudgedQuery, list[int]]]:
     """The items that each query of a batch finds; one with an unreadable example is left out."""
-    own = max(len(judged.own) for judged in batch)
-    k = min(depth, qrels.size) + own
+    most_examples = max(len(judged.example_ids) for judged in batch)
+    k = min(depth, qrels.size) + most_examples
     queries = [judged.query for judged in batch]
     try:
-        found = collection.rank_many(queries, **{"target": batch[0].target, **settings, "k": k})
+        rankings = collection.rank_many(queries, **{"target": batch[0].target, **settings, "k": k})
     except (UnreadableFile, PathNotFound) as error:
         if len(batch) == 1:
-            qrels.left_out[batch[0].shown] = str(error)
+            qrels.left_out[batch[0].label] = str(error)
             return
         for judged in batch:
             yield from _rankings(collection, [judged], qrels, depth, settings)
         return
-    for judged, ranking in zip(batch, found, strict=True):
+    for judged, ranking in zip(batch, rankings, strict=True):
         yield judged, [item_id for item_id, _ in ranking]
 
 
 def _outcome(judged: JudgedQuery, found: Sequence[int], depth: int) -> Outcome:
     # an item counts once, even if several of its spans are hits
-    ranking = [item for item in dict.fromkeys(found) if item not in judged.own][:depth]
+    ranking = [item for item in dict.fromkeys(found) if item not in judged.example_ids][:depth]
     return Outcome(
         key=judged.key,
-        query=judged.shown,
+        query=judged.label,
         paths=judged.paths,
         rank=first_rank(ranking, judged.relevant),
         ndcg=ndcg(ranking, judged.relevant, NDCG_CUTOFF),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmsearch.errors import UnsupportedModality
 from mmsearch.media.kinds import kind_of
-from mmsearch.search.labels import best_labels, shifted
+from mmsearch.search.labels import best_labels, scale_odds
 from mmsearch.search.query_vectors import encode_parts
 from mmsearch.search.searcher import Searcher
 from mmsearch.search.settings import Settings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmsearch.types import Vectors
 
 OVERSAMPLING = 5
-"""Hits that are searched for each text to be returned: files often have the same text."""
+"""Hits searched per text to return, as several files often have the same text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def describe(
 
 
 def _distinct(hits: Sequence[Hit], k: int) -> tuple[MatchingText, ...]:
-    """The best k texts; only one of those that differ in nothing but spaces and case."""
+    """The best k texts; those that differ only in spaces and case count as one."""
     found: dict[str, MatchingText] = {}
     for hit in hits:
         if hit.caption is not None:
@@ -119,7 +119,7 @@ class _FileLabeller:
             encoder = self.index.encoder(space)
             for label, confidence in best_labels(vectors, encoder, modality, choice, k):
                 odds = tags[label].odds.get(modality, 1.0) if label in tags else 1.0
-                rounded = round(float(shifted(confidence, odds)), 4)
+                rounded = round(float(scale_odds(confidence, odds)), 4)
                 found[label] = max(found.get(label, 0.0), rounded)
         return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
 

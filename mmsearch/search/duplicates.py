@@ -73,7 +73,7 @@ def duplicate_groups(
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InvalidOption(f"a threshold is a cosine from 0 to 1, not {threshold}")
-    finder = _Finder(index.store)
+    finder = _CopyFinder(index.store)
     if not same:
         spaces = {
             modality: space
@@ -84,11 +84,11 @@ def duplicate_groups(
         total = sum(len(finder.ids_of(kind)) for _, kind in steps)
         done = 0
         for modality, kind in steps:
-            least = threshold
-            if least is None:
-                least = threshold_of(index.store, spaces[modality], index.encoder, modality)
+            cutoff = threshold
+            if cutoff is None:
+                cutoff = threshold_of(index.store, spaces[modality], index.encoder, modality)
             advance = _advance(progress, done, total) if progress else None
-            finder.compare(spaces[modality], modality, kind, least, advance)
+            finder.compare(spaces[modality], modality, kind, cutoff, advance)
             done += len(finder.ids_of(kind))
     return finder.groups()
 
@@ -98,7 +98,7 @@ def _advance(progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _: progress(before + done, total)
 
 
-class _Finder:
+class _CopyFinder:
     """The copies found in a store so far."""
 
     def __init__(self, store: Store) -> None:
@@ -134,7 +134,7 @@ class _Finder:
         progress: Progress | None,
     ) -> None:
         """Find the copies among the items of a kind, by their vectors of a modality in a space."""
-        # the most worth keeping first: the first of a group leads it
+        # sorted by quality, as the first of a group is the one to keep
         ids, matrix = self._means(space, modality, sorted(self.ids_of(kind), key=self._order))
         pairs = near_pairs(matrix, threshold, progress)
         if kind in TIMED:

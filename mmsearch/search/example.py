@@ -10,7 +10,7 @@ from mmsearch.errors import PathNotFound, UnreadableFile, UnsupportedModality
 from mmsearch.media.kinds import FORMATS, kind_of
 from mmsearch.media.text import passages, read_text
 from mmsearch.search.planning import PlannedQuery, plan
-from mmsearch.search.query_vectors import combined, encode_parts
+from mmsearch.search.query_vectors import encode_parts, unit_sum
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import Serving
 from mmsearch.storage import Space
@@ -94,7 +94,7 @@ class Example:
         matrix = self._vectors(space, modality)
         if not len(matrix):
             matrix = encode_parts(self._index.encoder(space), self._parts(modality))
-        return combined(matrix, [1.0] * len(matrix))
+        return unit_sum(matrix, [1.0] * len(matrix))
 
     def _plan(self, target: Modality) -> list[PlannedQuery]:
         refusals = []

@@ -9,7 +9,7 @@ from typing import Any
 from mmsearch.search.fusion import DEFAULT, FUSIONS, RRF_K
 from mmsearch.search.query_vectors import ScoredVector, VectorKey, score_vectors
 from mmsearch.search.ranking import WORDS, RankedList, WordList
-from mmsearch.search.rerank import compare_in_detail, diversify, group_copies
+from mmsearch.search.rerank import diversify, group_copies, rerank_by_tokens
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import NO_GOOD_MATCH
 from mmsearch.spaces.open_index import OpenIndex
@@ -43,13 +43,13 @@ class FusedList:
 def fuse_lists(index: OpenIndex, lists: Sequence[RankedList], settings: Settings) -> FusedList:
     """The best items of one query: reranked, fused, diversified, copies collapsed."""
     if settings.rerank == "fusion":
-        lists = compare_in_detail(index, lists)
+        lists = rerank_by_tokens(index, lists)
     fused = _fuse(lists, settings)
     if settings.spans:
         return FusedList(lists, fused[: max(settings.k, MIN_SPANNED_ITEMS)], {}, {})
     if settings.rerank == "diverse":
         fused = diversify(index, fused, settings)
-    if not settings.drops:
+    if not settings.may_drop:
         fused = fused[: settings.k]
     groups = group_copies(index, fused, settings)
     confidence = _confidences(lists, groups)
@@ -98,9 +98,10 @@ def _fusion_method(lists: Sequence[RankedList], settings: Settings) -> str:
 
 def _confidences(lists: Sequence[RankedList], keys: Iterable[Any]) -> dict[Any, float]:
     """By key, its highest confidence in any list."""
-    found: dict[Any, float] = {}
+    confidences: dict[Any, float] = {}
     compared = [
-        (ranked.scores | ranked.first_scores, ranked.background)  # the reference was not reranked
+        # the reference is of scores before reranking
+        (ranked.scores | ranked.first_stage_scores, ranked.background)
         for ranked in lists
         if ranked.query is not None and ranked.background is not None
     ]
@@ -109,8 +110,8 @@ def _confidences(lists: Sequence[RankedList], keys: Iterable[Any]) -> dict[Any, 
             if key in scores:
                 confidence = background.confidence(scores[key], len(compared))
                 if confidence is not None:
-                    found[key] = max(found.get(key, 0.0), confidence)
-    return found
+                    confidences[key] = max(confidences.get(key, 0.0), confidence)
+    return confidences
 
 
 # ---------------------------------------------------------------------- what matched in an item
@@ -150,7 +151,7 @@ class _MatchedItems:
         return best
 
     def matches(self) -> dict[int, Match]:
-        """For each item, what matched in the list that ranks it highest.
+        """By item, what matched in the list that ranks it highest.
 
         Photos have no span, unless one of their texts matched.
         """
@@ -173,7 +174,7 @@ class _MatchedItems:
         return best
 
     def _highest(self) -> list[tuple[RankedList, set[int]]]:
-        """Each list with the items that it ranks higher than the others do; the first if equal."""
+        """Each list with the items that it ranks highest of all; the first list if several do."""
         highest: dict[int, tuple[int, int]] = {}
         for number, ranked in enumerate(self.lists):
             for item_id in self.items:
@@ -185,7 +186,7 @@ class _MatchedItems:
         return [pair for pair in zip(self.lists, ids, strict=True) if pair[1]]
 
     def matching_text(self, item: Item) -> Match:
-        """The text of an item that contains most of the words, if any does."""
+        """The text of an item with the most query words, if any has one."""
         position = best_text(item, self.words) if self.words else None
         return _match(None if position is None else _text_at(item, position))
 
@@ -251,7 +252,7 @@ def _span_hits(matched: _MatchedItems, settings: Settings) -> list[Hit]:
             ranking = _words_by_span(matched, ranked, matches)
         else:
             ranking, cosines[ranked.name] = _by_span(matched, ranked, matches)
-        lists.append(replace(ranked, ranking=ranking, completed=[]))
+        lists.append(replace(ranked, ranking=ranking, extra_scores=[]))
     fused = _fuse(lists, settings)
     confidence = _confidences(lists, [key for key, _ in fused])
     best = [pair for pair in fused if confidence.get(pair[0], 0.0) >= settings.min_confidence]
@@ -287,7 +288,7 @@ def _by_span(
 def _words_by_span(
     matched: _MatchedItems, ranked: RankedList, matches: dict[SpanKey, Match]
 ) -> list[tuple[Any, float]]:
-    """The list by words: each item's score is given to its text that contains most words."""
+    """The lexical list by span: an item's score is given to its text with the most query words."""
     ranking = []
     for item_id, score in ranked.ranking:
         if (item := matched.items.get(item_id)) is not None:
@@ -311,21 +312,21 @@ def _signals(
     method: str,
     cosines: Mapping[str, Mapping[Any, float]],
 ) -> dict[str, Signal]:
-    """By list, an item's or span's rank, score, standardised score, and share of the whole."""
+    """By list, the signal of an item or span."""
     terms = {ranked.name: _term(ranked, key, method) for ranked in lists if key in ranked.scores}
     total = sum(map(abs, terms.values()))
-    found: dict[str, Signal] = {}
+    signals: dict[str, Signal] = {}
     for ranked in lists:
         if (score := ranked.scores.get(key)) is None:
             continue
         share = terms[ranked.name] / total if total else 0.0
-        found[ranked.name] = Signal(
+        signals[ranked.name] = Signal(
             ranked.ranks.get(key),
             cosines.get(ranked.name, {}).get(key, score),
             ranked.background.standardised(score) if ranked.background else None,
             round(share, 4) if len(lists) > 1 else 1.0,
         )
-    return found
+    return signals
 
 
 def _term(ranked: RankedList, key: Any, method: str) -> float:

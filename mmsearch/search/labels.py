@@ -144,14 +144,14 @@ def frequency_odds(counts: NDArray[np.int64]) -> float:
     prior = PRIOR_ITEMS + PRIOR_WEIGHT * total
     odds = 1.0
     for _ in range(50):
-        expected = float(counts @ shifted(middles, odds))
+        expected = float(counts @ scale_odds(middles, odds))
         share = (expected + prior * PRIOR_SHARE) / (total + prior)
         odds = share / (1 - share) / (PRIOR_SHARE / (1 - PRIOR_SHARE))
     return odds
 
 
-def shifted(confidence: Any, odds: float) -> Any:
-    """Confidences in [0, 1] whose odds are multiplied by a factor."""
+def scale_odds(confidence: Any, odds: float) -> Any:
+    """Confidences in [0, 1], their odds multiplied by a factor."""
     import numpy as np
 
     share = np.asarray(confidence, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Finds pairs of nearly equal vectors among many, without comparing all with all."""
+"""Finds pairs of nearly equal vectors: a self-join by range search, in an IVF if they are many."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ CANCELLED = "the parts of the query cancel each other out"
 EMPTY = "the query is empty: say in words what to look for"
 
 Encodable = Callable[[Space, Modality], bool]
-"""Whether a query part of a modality has a vector in a space, or can be given one."""
+"""Whether a query part of a modality has a vector in a space, or can be encoded for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class PlannedQuery:
     weight: float = 1.0
     """The weight of this ranking among those of the query."""
     bridged_from: Space | None = None
-    """The space that the part is encoded in, if that is another. The texts nearest to the query
-    there, which have vectors in both spaces, then stand in for it."""
+    """The space that the part is encoded in, if that is another one. The texts nearest to it there,
+    which have vectors in both spaces, then replace it: their mean is the query vector."""
 
     @property
     def encoded_in(self) -> Space:
@@ -73,7 +73,7 @@ def plan(
     """
     parts = parts_of(query)
     if len(parts) == 1:
-        parts = (replace(parts[0], weight=1.0),)  # the weight of a single part means nothing
+        parts = (replace(parts[0], weight=1.0),)  # the weight of a single part has no effect
     routes = _Routes(serving, encodable)
     routes.check_encodable(parts)
     groups = [parts] if combine == "early" else [(part,) for part in parts]
@@ -162,7 +162,7 @@ def _merged(parts: Sequence[Part]) -> list[Part]:
 
 
 def _identity(content: Any) -> str:
-    """A string that is equal for the same words, path or picture, and for nothing else."""
+    """A string that identifies the words, path or picture."""
     if isinstance(content, (str, os.PathLike)):
         return os.fsdecode(content)
     from PIL.Image import Image

@@ -34,7 +34,7 @@ BRIDGE_TEXTS = 10
 
 @dataclass(frozen=True, slots=True)
 class QueryVector:
-    """A query in the space that is searched; it makes one ranking."""
+    """A query encoded in the space that is searched: the input of one ranking."""
 
     modality: Modality
     """What is searched."""
@@ -47,7 +47,7 @@ class QueryVector:
     hub_weights: Mapping[Modality, float] = field(default_factory=dict)
     """By query modality, the weight of an item's hub value in its score."""
     query_modality: Modality | None = None
-    """What the query is made of, if of one modality."""
+    """The modality of the query's parts, if they have the same."""
     part: Part | None = None
     """The query part, if there is only one."""
 
@@ -65,7 +65,7 @@ class QueryVector:
 
 
 def encode(index: OpenIndex, plans: Sequence[Sequence[PlannedQuery]]) -> list[list[QueryVector]]:
-    """The query vectors of each query's plan; each encoder encodes all its parts together.
+    """The query vectors of each query's plan; each encoder gets all its parts in one call.
 
     Raises:
         InvalidQuery: a part is empty, or the parts cancel each other out.
@@ -81,7 +81,7 @@ def encode(index: OpenIndex, plans: Sequence[Sequence[PlannedQuery]]) -> list[li
     for space_id, (space, by_id) in parts.items():
         vectors = encode_parts(index.encoder(space), list(by_id.values()))
         encoded |= {(space_id, key): row for key, row in zip(by_id, vectors, strict=True)}
-    return [[_summed(index, planned, encoded) for planned in queries] for queries in plans]
+    return [[_sum_parts(index, planned, encoded) for planned in queries] for queries in plans]
 
 
 def query_vector(
@@ -120,7 +120,7 @@ def query_vector(
     )
 
 
-def _summed(
+def _sum_parts(
     index: OpenIndex, planned: PlannedQuery, encoded: Mapping[tuple[int, int], Vectors]
 ) -> QueryVector:
     import numpy as np
@@ -130,7 +130,7 @@ def _summed(
         return query_vector(index, planned, vectors[0])
     largest = max(abs(part.weight) for part in planned.parts)
     weights = [part.weight / largest for part in planned.parts]
-    total = combined(vectors, weights)
+    total = unit_sum(vectors, weights)
     length = float(np.linalg.norm(np.asarray(weights) @ vectors.astype(np.float64)))
     shares: dict[Modality, float] = {}
     for part, weight in zip(planned.parts, weights, strict=True):
@@ -159,7 +159,7 @@ def bridge_through_texts(
             f"no text has vectors of both {source.name!r} and {target.name!r}, so neither can "
             "search for the other: bring the index up to date (mmsearch index)"
         )
-    return combined(matrix[[row for row, _ in shared]], [score for _, score in shared])
+    return unit_sum(matrix[[row for row, _ in shared]], [score for _, score in shared])
 
 
 # ---------------------------------------------------------------------- exact scores
@@ -231,8 +231,8 @@ def encode_parts(encoder: Encoder, parts: Sequence[Part]) -> Vectors:
     return vectors
 
 
-def combined(vectors: Vectors, weights: Sequence[float]) -> Vectors:
-    """Σ wᵢ·vᵢ at unit length (dim,); neither order nor a common factor makes a difference.
+def unit_sum(vectors: Vectors, weights: Sequence[float]) -> Vectors:
+    """Σ wᵢ·vᵢ at unit length (dim,); independent of the order, and of a common factor of weights.
 
     Raises:
         InvalidQuery: the parts cancel each other out.
@@ -306,7 +306,7 @@ def _encode_sound(content: Any, encoder: Encoder) -> Vectors:
     except UnreadableFile as error:
         raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
     encoded = encoder.encode("audio", batch)
-    return combined(encoded, [1.0] * len(encoded))
+    return unit_sum(encoded, [1.0] * len(encoded))
 
 
 def _file(content: Any, expected: str, kind: str) -> str:

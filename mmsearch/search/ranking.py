@@ -21,8 +21,8 @@ DEPTH = 300
 MAX_DEVIATIONS_ALL, MAX_DEVIATIONS_SOME = 10.0, 12.0
 """The largest standardised scores of the lexical list, for items with all words and with some."""
 
-CHECKED_FOR_ALL = 100
-"""The first items of the lexical list, which are checked for whether they contain every word."""
+MAX_CHECKED = 100
+"""How many of the first items of the lexical list are checked for containing every word."""
 
 WORDS = "words"
 """The name of the lexical list, among those of the modalities."""
@@ -42,10 +42,10 @@ class RankedList:
     """The distribution of the query's scores by chance; None if nothing is stored."""
     query: QueryVector | None = None
     """None for the lexical list."""
-    completed: list[tuple[Any, float]] = field(default_factory=list)
-    """Scores of keys that are missing in this ranking, but present in another's."""
-    first_scores: dict[Any, float] = field(default_factory=dict)
-    """Scores before reranking, if there was any."""
+    extra_scores: list[tuple[Any, float]] = field(default_factory=list)
+    """(key, score) of keys that are missing in this ranking, but present in another list's."""
+    first_stage_scores: dict[Any, float] = field(default_factory=dict)
+    """Scores before reranking; empty without reranking."""
 
     @cached_property
     def ranks(self) -> dict[Any, int]:
@@ -55,12 +55,12 @@ class RankedList:
     @cached_property
     def scores(self) -> dict[Any, float]:
         """The score of each key."""
-        return dict(self.ranking + self.completed)
+        return dict(self.ranking + self.extra_scores)
 
     @cached_property
     def standardised(self) -> list[tuple[Any, float]]:
         """All keys with their standardised scores."""
-        return [(key, self.standard_score(key)) for key, _ in self.ranking + self.completed]
+        return [(key, self.standard_score(key)) for key, _ in self.ranking + self.extra_scores]
 
     def standard_score(self, key: Any) -> float:
         """How many standard deviations a key's score is above the query's scores by chance."""
@@ -82,7 +82,7 @@ class WordList(RankedList):
     complete_matches: frozenset[int] = frozenset()
     """The items that contain every word."""
     rarity: float = 0.0
-    """How few items contain every word: 1 if one does, 0 if all do."""
+    """The idf of the whole query, scaled: 1 if one item contains every word, 0 if all do."""
 
     def standard_score(self, key: Any) -> float:
         """The standardised score of an item, bounded.
@@ -122,9 +122,9 @@ def rank(
     Each has `pool` candidates, by default as many as the settings say: allowed items (None allows
     all), except the excluded ones.
     """
-    fuses = len(queries) + (words is not None) > 1
+    several = len(queries) + (words is not None) > 1
     pool = pool or settings.pool
-    depth = max(pool, DEPTH) if fuses else pool
+    depth = max(pool, DEPTH) if several else pool
     numbers: dict[str, int] = {}
     lists: list[RankedList] = []
     for query in queries:
@@ -135,13 +135,13 @@ def rank(
         weight = query.weight * settings.weight_of(query.modality)
         lists.append(replace(nearest, name=name, ranking=ranking, weight=weight))
     if words is not None:
-        found = index.store.words.search(words, depth + len(excluded), allowed)
-        ranking = [pair for pair in found if pair[0] not in excluded][:depth]
+        matches = index.store.words.search(words, depth + len(excluded), allowed)
+        ranking = [pair for pair in matches if pair[0] not in excluded][:depth]
         heaviest = max((abs(query.weight) for query in queries), default=1.0)
         weight = heaviest * settings.weight_of(WORDS)
         lists.append(_word_list(index, words, ranking, weight, allowed))
-    if fuses:
-        _complete(index, lists, words)
+    if several:
+        _score_in_all_lists(index, lists, words)
     return lists
 
 
@@ -170,9 +170,9 @@ def _word_list(
     allowed: IdSet | None,
 ) -> WordList:
     items = len(index.store) if allowed is None else len(allowed)
-    best = [item_id for item_id, _ in ranking[:CHECKED_FOR_ALL]]
+    best = [item_id for item_id, _ in ranking[:MAX_CHECKED]]
     complete = index.store.words.holding(words, best)
-    number = len(complete) if len(complete) < CHECKED_FOR_ALL else len(ranking)
+    number = len(complete) if len(complete) < MAX_CHECKED else len(ranking)
     rarity = math.log(max(items, 1) / max(number, 1)) / math.log(max(items, 2))
     return WordList(
         WORDS,
@@ -185,7 +185,7 @@ def _word_list(
     )
 
 
-def _complete(index: OpenIndex, lists: Sequence[RankedList], words: str | None) -> None:
+def _score_in_all_lists(index: OpenIndex, lists: Sequence[RankedList], words: str | None) -> None:
     """Score each list's items in the other lists too, so that no fused sum lacks a term."""
     candidates = {item_id for ranked in lists for item_id, _ in ranked.ranking}
     for ranked in lists:
@@ -196,6 +196,6 @@ def _complete(index: OpenIndex, lists: Sequence[RankedList], words: str | None) 
         if query is not None:
             neighbours = index.vector_index(query.space, query.modality)
             scores = neighbours.search(query.augmented, len(missing), missing)
-            ranked.completed = [(item_id, as_cosine(score)) for item_id, score in scores]
+            ranked.extra_scores = [(item_id, as_cosine(score)) for item_id, score in scores]
         elif words is not None:
-            ranked.completed = index.store.words.search(words, len(missing), missing)
+            ranked.extra_scores = index.store.words.search(words, len(missing), missing)

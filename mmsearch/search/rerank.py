@@ -1,4 +1,4 @@
-"""The best hits in a better order: compared in detail, made diverse, copies collapsed."""
+"""Reranking: late interaction of token embeddings, maximal marginal relevance, collapsed copies."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from mmsearch.types import Vectors
 
 CANDIDATES = 100
-"""Vectors that are compared by token embeddings, or hits that are diversified. The number is fixed,
-so that the order does not depend on k."""
+"""How many vectors are rescored by token embeddings, or hits diversified: a fixed number, so that
+the order does not depend on k."""
 
 COMPARABLE: frozenset[tuple[Modality, Modality]] = frozenset({("text", "image"), ("image", "text")})
 """The pairs (query modality, searched modality) whose token embeddings can be compared."""
@@ -36,8 +36,8 @@ def rerank(
 ) -> NDArray[np.float32]:
     """New scores of one query's best candidates: first + weight · (match − mean match).
 
-    The mean is the same for all candidates and so changes no order; subtracting it leaves the
-    scores about where the first stage had them.
+    Subtracting the mean does not change the order, but keeps the scores near those of the first
+    stage.
 
     Args:
         first: (n,) scores of the first stage: cosines, corrected for hubs.
@@ -50,13 +50,13 @@ def rerank(
     return scores
 
 
-def compare_in_detail(index: OpenIndex, lists: Sequence[RankedList]) -> list[RankedList]:
+def rerank_by_tokens(index: OpenIndex, lists: Sequence[RankedList]) -> list[RankedList]:
     """The lists, their best items reranked by the token embeddings of texts and pictures.
 
     Raises:
         InvalidOption: no list can be compared by token embeddings.
     """
-    reranked = [_compared(index, ranked) for ranked in lists]
+    reranked = [_reranked_list(index, ranked) for ranked in lists]
     if lists and all(ranked is None for ranked in reranked):
         raise InvalidOption(
             "--rerank fusion compares one text with pictures, or one picture with texts, by a "
@@ -67,8 +67,8 @@ def compare_in_detail(index: OpenIndex, lists: Sequence[RankedList]) -> list[Ran
     return [new or old for new, old in zip(reranked, lists, strict=True)]
 
 
-def _compared(index: OpenIndex, ranked: RankedList) -> RankedList | None:
-    """A reranked list; None if it cannot be compared by token embeddings."""
+def _reranked_list(index: OpenIndex, ranked: RankedList) -> RankedList | None:
+    """A list reranked by token embeddings; None if it cannot be."""
     query = ranked.query
     if query is None or query.part is None:
         return None
@@ -81,22 +81,22 @@ def _compared(index: OpenIndex, ranked: RankedList) -> RankedList | None:
     if not tokens_are_current(index.store, query.space, encoder):
         return None
     ids = [item_id for item_id, _ in ranked.ranking[:CANDIDATES]]
-    scores = _detailed_scores(index, query, query.part, encoder, ids)
+    scores = _token_scores(index, query, query.part, encoder, ids)
     if ranked.ranking and not scores:
         raise InvalidOption(
             "--rerank fusion needs what this index does not keep: run `mmsearch index --details`"
         )
-    # the other items follow, none of them with a higher score
+    # the other items follow, with scores no higher than the last of these
     best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
     ceiling = best[-1][1] if best else 1.0
     others = [(id_, min(score, ceiling)) for id_, score in ranked.ranking if id_ not in scores]
-    return replace(ranked, ranking=best + others, first_scores=dict(ranked.ranking))
+    return replace(ranked, ranking=best + others, first_stage_scores=dict(ranked.ranking))
 
 
-def _detailed_scores(
+def _token_scores(
     index: OpenIndex, query: QueryVector, part: Part, encoder: TokenEncoder, ids: Sequence[int]
 ) -> dict[int, float]:
-    """New scores of the items whose token embeddings are stored."""
+    """By item with stored token embeddings, its new score: that of its best vector."""
     import numpy as np
 
     tokens: dict[VectorKey, NDArray[np.int8]] = index.store.token_embeddings.of(
@@ -124,13 +124,13 @@ def diversify(index: OpenIndex, ranking: Ranking, settings: Settings) -> Ranking
 
 
 def group_copies(index: OpenIndex, ranking: Ranking, settings: Settings) -> dict[int, list[int]]:
-    """By its best item, each group of copies; without collapsing, each item is a group."""
+    """Groups of copies by their best items; without collapsing, each item is a group of its own."""
     ids = [item_id for item_id, _ in ranking]
     if not settings.collapses:
         return {item_id: [item_id] for item_id in ids}
     hashes = index.store.items.hashes(ids)
     space = index.preferred_space()
-    # measuring the threshold of a model would take longer than a search may
+    # the stored threshold, since measuring one takes too long for a search
     threshold = threshold_of(index.store, space) if space else 2.0
     groups = collapse(
         ids, [hashes.get(item_id) for item_id in ids], _picture_vectors(index, ids), threshold
@@ -139,7 +139,7 @@ def group_copies(index: OpenIndex, ranking: Ranking, settings: Settings) -> dict
 
 
 def _picture_vectors(index: OpenIndex, ids: Sequence[int]) -> Vectors:
-    """The vector (dim,) of each item's picture; zeros, which resemble nothing, without a picture.
+    """The first image vector (n, dim) of each item; zeros, which resemble nothing, if it has none.
 
     Texts and sounds count as copies only if their content is the same, since photos with similar
     captions may differ.

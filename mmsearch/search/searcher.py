@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _EncodedQuery:
-    """A query's vectors, its words if they are also looked up literally, and items left out."""
+    """A query's vectors, its words for the lexical search if any, and items to leave out."""
 
     vectors: Sequence[QueryVector]
     words: str | None = None
@@ -47,7 +47,7 @@ class Searcher:
         return self._search(self._encode(queries, settings), settings)
 
     def rank(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
-        """The items of the best hits for each query with their scores, and nothing else of them."""
+        """The best items for each query with their scores, without looking up hits."""
         encoded = self._encode(queries, settings)
         with self._index.store.snapshot():
             ranked = self._rank(encoded, settings)
@@ -111,7 +111,7 @@ class Searcher:
             ]
 
     def _hits(self, query: _EncodedQuery, lists: list[RankedList], settings: Settings) -> list[Hit]:
-        """The best hits; candidates are ranked ever deeper while copies leave too few of them."""
+        """The best hits; the lists are made deeper while collapsing copies leaves fewer than k."""
         pool = settings.pool
         hits = best_hits(self._index, lists, settings, query.words)
         while len(hits) < settings.k and settings.collapses:
@@ -159,11 +159,11 @@ class Searcher:
         return replace(query, vector=moved, query_modality=None, part=None)
 
     def _load_indexes(self, plans: Iterable[PlannedQuery]) -> threading.Thread:
-        """A thread that loads vector indexes beside the model: each takes half of a cold query."""
+        """A thread that loads vector indexes while the model loads: each is half a cold query."""
         needed = {(planned.space.id, planned.modality): planned.space for planned in plans}
 
         def load() -> None:
-            with suppress(Exception):  # an error comes up again when they are needed
+            with suppress(Exception):  # the search will raise the same error
                 for (_, modality), space in needed.items():
                     self._index.vector_index(space, modality).warm_up()
                     self._index.query_banks.augmented_rows(space, modality)

@@ -1,8 +1,8 @@
 """The settings of a search, each declared once.
 
-A field of `Settings` is a keyword of `Collection.search` and its kin, a flag of `mmsearch query`
-and `similar` with its help and default, and a name that `mmsearch eval --with` takes. To add a
-setting, add a field and use it.
+A field of `Settings` is a keyword of `Collection.search` and similar methods, a flag of
+`mmsearch query` and `similar` with its help and default, and a name that `mmsearch eval --with`
+takes. To add a setting, add a field and use it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import (
 from mmsearch.errors import InvalidOption, UnknownTarget
 from mmsearch.filters import Filter, Where, parse_where
 from mmsearch.search.fusion import DEFAULT, FUSIONS, WEIGHTS
-from mmsearch.search.setting_forms import (
+from mmsearch.search.setting_formats import (
     AUTO,
     COUNT,
     FILTER,
@@ -34,7 +34,7 @@ from mmsearch.search.setting_forms import (
     SWITCH,
     TARGET,
     WEIGHTS_OF_RANKINGS,
-    Form,
+    ValueFormat,
     choice,
 )
 from mmsearch.types import Modality
@@ -47,20 +47,20 @@ Duplicates = Literal["show", "collapse"]
 P = ParamSpec("P")
 Owner = TypeVar("Owner")
 Query = TypeVar("Query")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """The declaration of a setting. Its name, default and type are those of the field."""
 
-    form: Form
+    format: ValueFormat
     help: str
     flag: str = ""
     """By default "--" and its name."""
     metavar: str = ""
-    """What stands for the value in `--help`; by default what the form says."""
-    shown: str = ""
+    """What stands for the value in `--help`; by default the syntax of the format."""
+    default_text: str = ""
     """The default in words; derived from the default unless given."""
     in_eval: bool = True
     """Whether `eval --with` takes it."""
@@ -85,7 +85,7 @@ class Settings:
             "or heard), audio; several, separated by commas, are fused.",
             flag="--in",
             metavar="image|text|audio",
-            shown="all for a query in words, otherwise what is most like the query",
+            default_text="all for a query in words, otherwise what is most like the query",
         ),
     ] = None
     combine: Annotated[
@@ -126,7 +126,7 @@ class Settings:
         Setting(
             choice(*get_args(Duplicates)),
             "Show copies, or collapse each group of them to one hit with a count.",
-            shown="show; collapse with diverse",
+            default_text="show; collapse with diverse",
         ),
     ] = None
     lexical: Annotated[
@@ -134,7 +134,7 @@ class Settings:
         Setting(
             AUTO,
             "Also look words up as they are written.",
-            shown="auto: where texts are searched",
+            default_text="auto: where texts are searched",
         ),
     ] = None
     fusion: Annotated[
@@ -142,7 +142,7 @@ class Settings:
         Setting(
             choice(*FUSIONS),
             "How several rankings become one.",
-            shown=f"{DEFAULT}; rrf where parts are ranked on their own",
+            default_text=f"{DEFAULT}; rrf where parts are ranked on their own",
         ),
     ] = None
     weights: Annotated[
@@ -152,7 +152,7 @@ class Settings:
             "What each ranking counts in the fusion; words is the lexical one.",
             flag="--weight",
             metavar="FACET=W",
-            shown=", ".join(f"{ranking}={weight:g}" for ranking, weight in WEIGHTS.items()),
+            default_text=", ".join(f"{ranking}={weight:g}" for ranking, weight in WEIGHTS.items()),
         ),
     ] = None
     hubness: Annotated[
@@ -176,7 +176,7 @@ class Settings:
             if value is None and name != "k":  # left out
                 value = setting.default
             if value is not None or name == "k":
-                object.__setattr__(self, name, setting.form.check(name, value))
+                object.__setattr__(self, name, setting.format.check(name, value))
         if self.spans and (self.rerank != "none" or self.duplicates == "collapse"):
             raise InvalidOption("reranking and copies are of whole files: leave spans out, or them")
 
@@ -197,14 +197,14 @@ class Settings:
         )
 
     @property
-    def drops(self) -> bool:
-        """Whether candidates may be dropped after ranking."""
+    def may_drop(self) -> bool:
+        """Whether ranked candidates may be dropped, as copies or for lack of confidence."""
         return self.collapses or self.min_confidence > 0
 
     @property
     def pool(self) -> int:
         """How many candidates are ranked: more than k if some may be dropped or reranked."""
-        return max(4 * self.k, 100) if self.drops or self.rerank != "none" else self.k
+        return max(4 * self.k, 100) if self.may_drop or self.rerank != "none" else self.k
 
 
 @cache
@@ -218,8 +218,8 @@ def declared() -> dict[str, Setting]:
         settings[field.name] = replace(
             setting,
             flag=setting.flag or f"--{field.name.replace('_', '-')}",
-            metavar="" if is_switch else setting.metavar or setting.form.written,
-            shown=setting.shown or _in_words(field.default),
+            metavar="" if is_switch else setting.metavar or setting.format.syntax,
+            default_text=setting.default_text or _in_words(field.default),
             default=field.default,
             type=hints[field.name].__origin__,
         )
@@ -250,7 +250,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 def takes_settings(
     declaration: Callable[P, Settings],
 ) -> Callable[
-    [Callable[[Owner, Query, Settings], Found]], Callable[Concatenate[Owner, Query, P], Found]
+    [Callable[[Owner, Query, Settings], Result]], Callable[Concatenate[Owner, Query, P], Result]
 ]:
     """A decorator that replaces a method's last parameter, `settings`, by a keyword for each one.
 
@@ -259,15 +259,15 @@ def takes_settings(
     del declaration
 
     def decorate(
-        method: Callable[[Owner, Query, Settings], Found],
-    ) -> Callable[Concatenate[Owner, Query, P], Found]:
-        untyped: Callable[..., Found] = method
+        method: Callable[[Owner, Query, Settings], Result],
+    ) -> Callable[Concatenate[Owner, Query, P], Result]:
+        untyped: Callable[..., Result] = method
         signature = inspect.signature(method)
         *others, _ = signature.parameters.values()
         names = {parameter.name for parameter in others}
 
         @wraps(method)
-        def call(*args: Any, **given: Any) -> Found:
+        def call(*args: Any, **given: Any) -> Result:
             rest = {name: given.pop(name) for name in names & given.keys()}
             return untyped(*args, **rest, settings=settings_of(given))
 
@@ -292,7 +292,7 @@ def _keywords() -> tuple[list[inspect.Parameter], str]:
                 annotation=setting.type,
             )
         )
-        default = f" Default: {setting.shown}." if setting.shown else ""
+        default = f" Default: {setting.default_text}." if setting.default_text else ""
         lines.append(f"    {name}: {setting.help}{default}")
     return parameters, "\n".join(lines)
 

@@ -14,7 +14,7 @@ from mmsearch.search.labels import (
     Labeller,
     checked_labels,
     frequency_odds,
-    shifted,
+    scale_odds,
 )
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import Serving
@@ -59,13 +59,14 @@ def tag_items(
     Items are tagged again with labels used before; their other tags stay. Of a video or sound, the
     frame or window that fits a label best counts. `Collection.tag` describes the arguments.
     """
-    least = MIN_CONFIDENCE if min_confidence is None else min_confidence
-    if not 0 <= least <= 1:
-        raise InvalidOption(f"a confidence is from 0 to 1, not {least}")
+    if min_confidence is None:
+        min_confidence = MIN_CONFIDENCE
+    if not 0 <= min_confidence <= 1:
+        raise InvalidOption(f"a confidence is from 0 to 1, not {min_confidence}")
     modalities = tuple(modality for modality in LABELLED if target in (None, modality))
     if not modalities:
         raise UnknownTarget(f"labels are given to {' and '.join(LABELLED)}, not to {target!r}")
-    tags = [TagLabel(label, least, modalities) for label in checked_labels(labels)]
+    tags = [TagLabel(label, min_confidence, modalities) for label in checked_labels(labels)]
     if not label_spaces(index.serving(), modalities):
         missing = "pictures or sounds" if target is None else f"vectors of {target}"
         raise InvalidOption(f"the index has no {missing} that words can be compared with")
@@ -185,7 +186,7 @@ class _Tally:
             odds = frequency_odds(counts)
             tagged: list[tuple[int, float]] = []
             for ids, column in candidates:
-                confidence = shifted(column, odds)
+                confidence = scale_odds(column, odds)
                 fits = confidence >= tag.min_confidence
                 tagged += zip(ids[fits].tolist(), confidence[fits].round(4).tolist(), strict=True)
             yield tag, odds, tagged

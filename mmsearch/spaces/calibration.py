@@ -35,26 +35,26 @@ if TYPE_CHECKING:
     Scores = NDArray[np.float32]
     """Inner products of rows with one query, or with each of several."""
 
-PRIOR = 20
-"""The number of items that a query bank counts for in a background."""
+PRIOR_ITEMS = 20
+"""How many items a query bank counts as in a background."""
 
 NEAREST = 5
-"""Items of the bank that `expected` is the mean of; 20 separate matches a little less well."""
+"""The nearest items of the bank that `expected` averages; 20 separate matches slightly worse."""
 
-HALF = 0.5
+EXPECTED_WEIGHT = 0.5
 """The weight of `expected`, as in CSLS: the query's half."""
 
 NO_GOOD_MATCH = 0.5
 """A hit of lower confidence is shown as the nearest item, not as a match."""
 
-LARGEST = 0.999
-"""The highest confidence: a reference of some hundred queries supports no more."""
+MAX_CONFIDENCE = 0.999
+"""The highest confidence that a reference of some hundred queries can support."""
 
-FEWEST = 20
+MIN_ITEMS = 20
 """With fewer items than this and no reference, there is no confidence."""
 
-FLAT = 1e-6
-"""Scores are rounded to this, so a smaller spread counts as zero."""
+MIN_SPREAD = 1e-6
+"""Scores are rounded to this, so a smaller standard deviation counts as zero."""
 
 
 def no_good_match(hits: Iterable[Hit]) -> bool:
@@ -104,7 +104,7 @@ class Reference:
     def share_below(self, score: float, items: int) -> float:
         """The share, 0 to 1, of such queries whose best score among `items` items is lower."""
         level = self.level + self.growth * math.log(max(items, 1))
-        return _normal((score - level) / max(self.spread, FLAT))
+        return _normal((score - level) / max(self.spread, MIN_SPREAD))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Background:
     center: float
     spread: float
     items: int
-    """The number of items that the best one was chosen from."""
+    """How many items were searched."""
     reference: Reference | None = None
     expected: float = 0.0
     """What is subtracted from a score before it is compared with the reference."""
@@ -154,8 +154,8 @@ class Background:
             scores: (m,) of a fixed sample of the modality's rows, or of all; or their moments.
             items: How many items may be found.
             bank: (m,) the query's scores with the items of the query bank, if the space has one.
-                They count for PRIOR items. That hardly matters in a large index, but an index of
-                three captions has no background without it.
+                They count as PRIOR_ITEMS items, which hardly matters in a large index, but an
+                index of three captions has no background without them.
             reference: For confidence. One measured with a bank needs `bank`.
         """
         center, spread = _pooled(scores, bank)
@@ -174,14 +174,14 @@ class Background:
 
     def standardised(self, score: float) -> float:
         """How many standard deviations a score is above the mean; 0 if all scores are equal."""
-        return (score - self.center) / self.spread if self.spread > FLAT else 0.0
+        return (score - self.center) / self.spread if self.spread > MIN_SPREAD else 0.0
 
     def confidence(self, score: float, modalities: int = 1) -> float | None:
-        """The confidence, from 0 to LARGEST, that a score is not a match by chance.
+        """The confidence, from 0 to MAX_CONFIDENCE, that a score is not a match by chance.
 
         With a reference, it is the share of typical queries without a match whose best score is
         lower. Without one, it is the probability that all items score lower if their scores are
-        normally distributed; this is weaker evidence, and None with fewer than FEWEST items. A
+        normally distributed; this is weaker evidence, and None with fewer than MIN_ITEMS items. A
         match need not be the very item that the user means: two photos of the same dog both have a
         high confidence.
 
@@ -192,11 +192,11 @@ class Background:
         """
         if self.reference is not None:
             share = self.reference.share_below(score - self.expected, self.items)
-        elif self.items >= FEWEST:
+        elif self.items >= MIN_ITEMS:
             share = _normal(self.standardised(score)) ** self.items
         else:
             return None
-        return min(float(share ** max(modalities, 1)), LARGEST)
+        return min(float(share ** max(modalities, 1)), MAX_CONFIDENCE)
 
 
 def expected(bank: Scores) -> float:
@@ -206,14 +206,14 @@ def expected(bank: Scores) -> float:
     nearest = min(NEAREST, len(bank))
     if not nearest:
         return 0.0
-    return HALF * float(np.partition(bank, len(bank) - nearest)[-nearest:].mean())
+    return EXPECTED_WEIGHT * float(np.partition(bank, len(bank) - nearest)[-nearest:].mean())
 
 
 def _pooled(scores: Scores | Moments, bank: Scores | None) -> tuple[float, float]:
-    """The mean and standard deviation of all scores; the bank's have a total weight of PRIOR."""
+    """The mean and standard deviation of all scores; the bank counts as PRIOR_ITEMS of them."""
     samples = [scores if isinstance(scores, Moments) else Moments.of(scores)]
     if bank is not None and len(bank):
-        samples.append(replace(Moments.of(bank), number=PRIOR))
+        samples.append(replace(Moments.of(bank), number=PRIOR_ITEMS))
     total = sum(sample.number for sample in samples)
     if not total:
         return 0.0, 0.0

@@ -47,9 +47,9 @@ class EncoderPool:
 
     def __init__(self, store: Store, how: Runtime) -> None:
         self.requested: list[Encoder] = []
-        """Encoders that were named when the index was opened: the next run has them serve."""
+        """Encoders named when the index was opened: the next indexing run has them serve."""
         self.warnings: list[str] = []
-        """About models that cannot be loaded, for the report."""
+        """Warnings about models that cannot be loaded, for the report."""
         self._store = store
         self._how = how
         self._loaded: dict[tuple[str, str], Encoder] = {}
@@ -132,7 +132,7 @@ class EncoderPool:
             except (IndexUnusable, ModelUnavailable, MissingExtra, UnknownModel) as error:
                 self._leave_out(space, spaces, error)
                 continue
-            if encoder.modalities != space.modalities:  # a newer version of it can do more
+            if encoder.modalities != space.modalities:  # a newer version encodes more
                 self._store.spaces.set_modalities(space, encoder.modalities)
             found.append(
                 EncodingTarget(

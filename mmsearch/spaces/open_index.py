@@ -22,13 +22,13 @@ BACKUPS = "backups"
 """The setting that holds how many backups are kept, if not the default."""
 
 CATCH_UP = 2_000
-"""Items whose words a search files at most, if an interrupted run left some out."""
+"""How many items a search adds to the full-text index at most, after an interrupted run."""
 
 
 class OpenIndex:
     """The parts of an open index: store, encoders, query banks, vector indexes, lock.
 
-    The folder exists; caches, backups and the lock are there.
+    The folder exists; it contains caches, backups and the lock.
     """
 
     def __init__(self, folder: Path, store: Store, runtime: Runtime) -> None:
@@ -55,7 +55,7 @@ class OpenIndex:
     def serving(self) -> Serving:
         """The spaces that serve, the preferred one first, and the modalities they serve."""
         store, known = self.store, self._serving  # another thread may replace it
-        moment = store.moment()  # taken first, so that a change meanwhile is seen next time
+        moment = store.moment()  # read first, so that a concurrent change is seen next time
         if known is None or known[0] != moment:
             found = [
                 (space, [name for name in store.vectors.modalities(space) if name in space.serves])
@@ -122,10 +122,10 @@ class OpenIndex:
         return self._lock.writing(what, wait=wait)
 
     def catch_up_words(self) -> None:
-        """File some words that an interrupted run left out, unless another process writes."""
+        """Index some words that an interrupted run left out, unless another process writes."""
         if self.store.words.due():
-            with self._lock.may_write("filing words") as may, suppress(StorageFailed):
-                if may:
+            with self._lock.may_write("indexing words") as allowed, suppress(StorageFailed):
+                if allowed:
                     self.store.words.refresh(at_most=CATCH_UP)
 
     def keep_backup(self, *, changed: bool = True) -> list[str]:

@@ -59,7 +59,7 @@ def _open(
     encoders = [load_encoder(name, runtime, strict=len(names) == 1) for name in names]
     notices: list[str] = []
     if not exists:
-        encoders = encoders or _chosen(runtime, notices)
+        encoders = encoders or _default_encoders(runtime, notices)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -67,13 +67,13 @@ def _open(
     catalog = Catalog(path)
     index = OpenIndex(folder, catalog, runtime)
     if exists and not encoders and not any(space.encodes_for for space in catalog.spaces.all()):
-        encoders = _chosen(runtime, notices)
+        encoders = _default_encoders(runtime, notices)
     index.encoders.requested = encoders
     index.notices = notices
     return catalog, index
 
 
-def _chosen(runtime: Runtime, notices: list[str]) -> list[Encoder]:
+def _default_encoders(runtime: Runtime, notices: list[str]) -> list[Encoder]:
     """The encoders of a new index for which none was named; the preferred one is the last."""
     choice = choose()
     if choice.advice:

@@ -1,4 +1,4 @@
-"""The query banks of an index's spaces: typical queries, which reveal hubs and chance scores."""
+"""The query banks of an index's spaces: typical queries, to measure hubs and scores by chance."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEXTS_AT_ONCE = 64
 ROWS_AT_ONCE = 8_192
 
 FEWEST_SAMPLES = 32
-"""With fewer stored vectors than this, typical queries serve as sample queries."""
+"""With fewer stored vectors than this, sample queries come from the bank."""
 
 Pair = tuple[Modality, Modality]
 """The modality of the queries, and the one that is searched."""
@@ -91,13 +91,13 @@ class QueryBanks:
         if numbers is None:
             return None
         level, growth, spread = numbers.tolist()
-        return Reference(level, growth, spread, with_bank=_ships(space))
+        return Reference(level, growth, spread, with_bank=_has_shipped_bank(space))
 
     def hub_weight(self, space: Space, query_modality: Modality, modality: Modality) -> float:
         """The weight of hubs when queries of one modality search another; 0 without a bank."""
         if self.bank(space) is None:
             return 0.0
-        return hub_weight(query_modality, modality, shipped=_ships(space))
+        return hub_weight(query_modality, modality, shipped=_has_shipped_bank(space))
 
     def sample_queries(self, space: Space, modality: Modality, number: int) -> Vectors:
         """Up to `number` unit vectors (n, dim) like queries of a modality: stored, or typical."""
@@ -109,12 +109,12 @@ class QueryBanks:
     # ------------------------------------------------------------------ at indexing
 
     def update(self, encoder_of: Callable[[Space], Encoder]) -> None:
-        """Make the banks that are missing and possible, and compute the hubs that are missing."""
+        """Make missing banks where possible, and compute missing hubs."""
         for space in self._store.spaces.all():
             if not space.serves:
                 continue
             if self.bank(space) is None and space.modalities >= {"image", "text"}:
-                self._make(space, encoder_of)
+                self._make_bank(space, encoder_of)
             for modality in sorted(space.serves):
                 self.compute_missing_hubs(space, modality)
 
@@ -137,16 +137,16 @@ class QueryBanks:
                 self._store.hubs.set(query_modality, row_ids, hubs(matrix, rows))
 
     def _queries_for(self, space: Space, modality: Modality) -> BankRows:
-        """The typical queries, by modality, whose hubs count when a modality is searched."""
+        """By modality, the typical queries whose hubs are subtracted in searches of `modality`."""
         bank = self.bank(space)
         if bank is None:
             return {}
-        pairs = WEIGHTS if _ships(space) else WEIGHTS_WITHOUT
+        pairs = WEIGHTS if _has_shipped_bank(space) else WEIGHTS_WITHOUT
         queries = [query for query, searched in pairs if searched == modality]
         return {query: bank.rows[query] for query in queries if query in bank.rows}
 
-    def _make(self, space: Space, encoder_of: Callable[[Space], Encoder]) -> None:
-        """Make a bank of typical sentences and the index's own images, if they are enough."""
+    def _make_bank(self, space: Space, encoder_of: Callable[[Space], Encoder]) -> None:
+        """Make a bank of typical sentences and the index's own images, if it has enough."""
         import numpy as np
 
         count = self._store.vectors.count(space, "image")
@@ -161,8 +161,8 @@ class QueryBanks:
         )
         images = self._sample_images(space)
         rows: BankRows = {"text": encoded[::2], "image": images[::2]}
-        others: BankRows = {"text": encoded[1::2], "image": images[1::2]}
-        packed = pack_bank(space.fingerprint, calibrated_bank(rows, others, shipped=False))
+        heldout: BankRows = {"text": encoded[1::2], "image": images[1::2]}
+        packed = pack_bank(space.fingerprint, calibrated_bank(rows, heldout, shipped=False))
         self._store.query_banks.set(space, VERSION, packed)
 
     def _sample_images(self, space: Space) -> Vectors:
@@ -183,16 +183,16 @@ class QueryBanks:
         return found
 
 
-def _ships(space: Space) -> bool:
+def _has_shipped_bank(space: Space) -> bool:
     return shipped_bank(space.name, space.fingerprint) is not None
 
 
-def calibrated_bank(rows: BankRows, others: BankRows, *, shipped: bool = True) -> QueryBank:
+def calibrated_bank(rows: BankRows, heldout: BankRows, *, shipped: bool = True) -> QueryBank:
     """A bank with the hubs of its rows, and a reference for each pair of its modalities.
 
     Args:
         rows: Of the bank.
-        others: Similar rows, which match neither those nor each other, except by chance.
+        heldout: Similar rows, not of the bank, that match it and each other only by chance.
         shipped: Whether the bank belongs to the model, not to one index. Then none of the index's
             images is among its rows, so a query's scores with them may be subtracted.
     """
@@ -201,19 +201,19 @@ def calibrated_bank(rows: BankRows, others: BankRows, *, shipped: bool = True) -
     row_hubs = {pair: hubs(rows[pair[1]], rows[pair[0]]) for pair in pairs if weights[pair]}
     bank = QueryBank(rows, row_hubs)
     references = {
-        pair: _reference(pair, weights[pair], bank, others, shipped=shipped) for pair in pairs
+        pair: _reference(pair, weights[pair], bank, heldout, shipped=shipped) for pair in pairs
     }
     return QueryBank(rows, row_hubs, references)
 
 
 def _reference(
-    pair: Pair, weight: float, bank: QueryBank, others: BankRows, *, shipped: bool
+    pair: Pair, weight: float, bank: QueryBank, heldout: BankRows, *, shipped: bool
 ) -> NDArray[np.float32]:
     """A pair's `Reference` as an array (3,)."""
     import numpy as np
 
     query_modality, modality = pair
-    queries, items = others[query_modality], others[modality]
+    queries, items = heldout[query_modality], heldout[modality]
     if query_modality == modality:
         queries, items = queries[::2], queries[1::2]
     item_hubs = {pair: hubs(items, bank.rows[query_modality])} if weight else {}

@@ -32,5 +32,5 @@ class EncodingTarget:
 
 
 def modalities_of(targets: Sequence[EncodingTarget]) -> frozenset[Modality]:
-    """What some target takes."""
+    """The modalities that any target encodes."""
     return frozenset[Modality]().union(*(target.modalities for target in targets))

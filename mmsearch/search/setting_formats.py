@@ -1,4 +1,4 @@
-"""Forms: what values a setting of a search can have, in Python and as text."""
+"""The values that a setting of a search can have, in Python and as text."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from mmsearch.search.fusion import WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ValueFormat:
     """The values that a setting can have."""
 
     check: Callable[[str, Any], Any]
     """Takes the setting's name and a value; returns the value as a search uses it."""
-    read: Callable[[str], Any] | None = None
-    """Parses a text; raises ValueError or KeyError. None: the setting has no text form."""
-    written: str = ""
-    """What such a text looks like: "on|off"."""
+    parse: Callable[[str], Any] | None = None
+    """Parses a text; raises ValueError or KeyError. None: the setting cannot be given as text."""
+    syntax: str = ""
+    """How such a text is written: "on|off"."""
     collect: Callable[[Iterable[Any]], Any] | None = None
     """Combines the values of several texts, if the setting can be given several times."""
 
     def value_of(self, texts: Sequence[str]) -> Any:
-        """The value of one text, or of several if the form collects them."""
-        assert self.read is not None
-        values = [self.read(text) for text in texts]
+        """The value of one text, or of several if the setting can be given several times."""
+        assert self.parse is not None
+        values = [self.parse(text) for text in texts]
         return self.collect(values) if self.collect else values[-1]
 
 
-def choice(*values: str) -> Form:
+def choice(*values: str) -> ValueFormat:
     """One of a few words."""
 
     def check(name: str, value: Any) -> Any:
@@ -41,7 +41,7 @@ def choice(*values: str) -> Form:
             raise InvalidOption(f"{name} is one of {', '.join(values)}, not {value!r}")
         return value
 
-    return Form(check, str, "|".join(values))
+    return ValueFormat(check, str, "|".join(values))
 
 
 def _switch(name: str, value: Any) -> bool:
@@ -61,7 +61,7 @@ def _count(name: str, value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    """The number that a value is; NaN if it is none."""
+    """A value as a number; NaN if it is not one."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -117,13 +117,13 @@ def _read_target(text: str) -> list[str] | None:
     return None if text == "any" else [name.strip() for name in text.replace("+", ",").split(",")]
 
 
-SWITCH = Form(_switch, {"on": True, "off": False}.__getitem__, "on|off")
-AUTO = Form(_switch, {"on": True, "off": False, "auto": None}.__getitem__, "on|off|auto")
-COUNT = Form(_count, int, "a whole number")
-SHARE = Form(_share, float, "0…1")
-IDS = Form(_ids, int, "ID", tuple)
-WEIGHTS_OF_RANKINGS = Form(_weights, _read_weight, "image:1+text:0.5", dict)
-TARGET = Form(  # checked by `targets_of`, against what there is
+SWITCH = ValueFormat(_switch, {"on": True, "off": False}.__getitem__, "on|off")
+AUTO = ValueFormat(_switch, {"on": True, "off": False, "auto": None}.__getitem__, "on|off|auto")
+COUNT = ValueFormat(_count, int, "a whole number")
+SHARE = ValueFormat(_share, float, "0…1")
+IDS = ValueFormat(_ids, int, "ID", tuple)
+WEIGHTS_OF_RANKINGS = ValueFormat(_weights, _read_weight, "image:1+text:0.5", dict)
+TARGET = ValueFormat(  # checked by `targets_of`, against what there is
     lambda _, value: value, _read_target, "image|text|audio|any, or several: image+text"
 )
-FILTER = Form(lambda _, value: parse_where(value))
+FILTER = ValueFormat(lambda _, value: parse_where(value))
