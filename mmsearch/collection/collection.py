@@ -223,7 +223,7 @@ class Collection:
         return run.report
 
     def ask_for(self, paths: Iterable[str | os.PathLike[str]]) -> dict[str, bool]:
-        """Have paths indexed from the next `refresh` on; others stay as they are.
+        """Add index roots: paths that are indexed from the next `refresh` on.
 
         Returns:
             The folders to watch for changes, by absolute path: True with all below.
@@ -249,14 +249,14 @@ class Collection:
         unsettled: SizedContainer[str] = (),
         progress: Progress | None = None,
     ) -> Report:
-        """Bring the index in line with what changed of all that was ever indexed.
+        """Update the index for what changed on disk, among everything that was ever indexed.
 
         `report` holds the result as well.
 
         Args:
             paths: Absolute paths of files and folders that were added, changed or removed: the
                 folders of files are scanned, and folders with all below; left out, everything.
-                Paths outside of what was ever indexed are passed over.
+                Paths outside of what was ever indexed are ignored.
             unsettled: Absolute paths of files that are still being written, to be left as they
                 were.
             progress: Called with (files done, files in all or None).
@@ -286,7 +286,7 @@ class Collection:
         return self.report
 
     def remove(self, path: str | os.PathLike[str]) -> int:
-        """Take a file, or all of a folder, out of the index; the disk is not touched.
+        """Remove a file, or everything in a folder, from the index; the disk is not touched.
 
         Returns:
             How many items were removed.
@@ -379,7 +379,7 @@ class Collection:
         root: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> Report:
-        """`add_vectors` from files, which are read a part at a time.
+        """`add_vectors` from files, which are read in chunks.
 
         Args:
             files: `.npy` files of vectors, `.parquet` files with a column of them, or folders: of
@@ -422,8 +422,8 @@ class Collection:
     ) -> Exported:
         """Write all that is known of the items, and their vectors, to files others can read.
 
-        The files hold the index of one moment, even if it is written to, and are written whole or
-        not at all. `import_files` reads them.
+        The files are a snapshot of the index, and are written whole or not at all.
+        `import_files` reads them.
 
         Args:
             dest: A file, for "parquet"; a folder, for "npy": `vectors.npy` and `items.jsonl`.
@@ -511,14 +511,14 @@ class Collection:
         target: str | None = None,
         progress: Progress | None = None,
     ) -> dict[str, int]:
-        """Give items the labels they show or sound like; by label, how many have it.
+        """Tag items with the labels that fit them; by label, how many have it.
 
         A filter on `tag` then finds them. Labels are remembered for `tag_new`.
 
         Args:
             labels: Words, such as "dog" or "a birthday party".
             min_confidence: The confidence from which an item gets a label; left out, 0.6.
-            target: "image" only looks, "audio" only listens; None does both.
+            target: "image" labels by what items show, "audio" by sound; None by both.
             progress: Called with (vectors compared, vectors in all).
 
         Raises:
@@ -542,7 +542,7 @@ class Collection:
         return counts
 
     def tag_new(self, *, progress: Progress | None = None) -> dict[str, int]:
-        """Give the remembered labels to what was added or changed since.
+        """Tag items that were added or changed since with the remembered labels.
 
         Raises:
             IndexBusy: another process is writing to the index.
@@ -556,7 +556,7 @@ class Collection:
         return counts
 
     def untag(self, labels: Sequence[str] | None = None) -> int:
-        """Take labels off all items, all labels if none is named; returns how many there were.
+        """Remove labels from all items, or all labels; returns how many tags that removed.
 
         Raises:
             IndexBusy: another process is writing to the index.
@@ -607,9 +607,9 @@ class Collection:
     # ------------------------------------------------------------------ the folder itself
 
     def backup(self, target: str | os.PathLike[str]) -> int:
-        """Copy the index, in use or not, to a new folder that opens as one; returns its bytes.
+        """Copy the index to a new folder, even while it is in use; returns its size in bytes.
 
-        Writers need not wait: the copy is the index of one moment.
+        Writers need not wait: the copy is a snapshot.
 
         Raises:
             InvalidOption: `target` exists already, or lies in the index.
@@ -644,7 +644,7 @@ class Collection:
             return relocate(self.index, self.catalog, os.fspath(old), os.fspath(new), force=force)
 
     def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
-        """The right to write, for as long as a `with` lasts; methods that write take it themselves.
+        """A context that holds the writer lock; methods that write acquire it themselves.
 
         Args:
             what: What is being done, to tell those who find the index busy: "indexing".

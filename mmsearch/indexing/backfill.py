@@ -29,7 +29,7 @@ Missing = tuple[int, str, bytes]
 
 
 class Backfill:
-    """Encodes for one space whatever it lacks.
+    """Encodes the vectors that a space lacks.
 
     Batches are stored as they are made, so an interrupted backfill goes on where it stopped. Texts
     come from the store; photos, sounds and so on are read again.

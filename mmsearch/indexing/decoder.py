@@ -99,7 +99,7 @@ class Decoder:
         return self._reader.read_texts(kind, content, path)
 
     def _find_duplicate(self, decoded: DecodedFile) -> None:
-        """A stored item of the same content: itself, else one whose file is gone, else any."""
+        """A stored item of the same content: itself, else one whose file was deleted, else any."""
         scanned = decoded.scanned
         if scanned.known is not None and scanned.known.hash == decoded.hash:
             decoded.duplicate_of = scanned.known.id

@@ -29,7 +29,7 @@ def encode(
     files: Sequence[FileParts],
     query_banks: QueryBanks,
 ) -> list[FileVectors]:
-    """The vectors of each file, and by the query banks how much of a hub each is.
+    """The vectors of each file, with their hubs if the space has a query bank.
 
     The pictures, and the texts, of all files are encoded together.
     """
@@ -85,7 +85,7 @@ def _encoded(
 def _add_hubs(
     target: EncodingTarget, query_banks: QueryBanks, files: Iterable[FileVectors]
 ) -> None:
-    """Compute how much of a hub each vector of a target's space is."""
+    """Add the hubs of the vectors in a target's space."""
     import numpy as np
 
     for modality in target.modalities:

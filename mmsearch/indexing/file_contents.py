@@ -74,7 +74,7 @@ class Contents:
     pictures: dict[int, Any] = field(default_factory=dict)
     """By space, the photo as its encoder wants it."""
     rows: dict[VectorField, ItemVectors] = field(default_factory=dict)
-    """Of sounds, videos and documents: encoded while they are read, so never held whole."""
+    """Of sounds, videos and documents: encoded as they are read, so never in memory as a whole."""
     texts: list[TextPart] = field(default_factory=list)
     """The file's own: not its captions."""
     columns: dict[str, Any] = field(default_factory=dict)
@@ -230,7 +230,7 @@ class Reader:
         modality: Modality,
         pieces: Iterable[tuple[Span, Any]],
     ) -> dict[VectorField, ItemVectors]:
-        """The vectors of a stream of pieces, of which a few are held at a time."""
+        """The vectors of a stream of pieces, PIECES of which are in memory at a time."""
         import numpy as np
 
         matrices = [[np.zeros((0, target.space.dim), np.float16)] for target in targets]

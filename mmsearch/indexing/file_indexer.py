@@ -61,7 +61,7 @@ class FileIndexer:
         self._failed: set[str] = set()
 
     def run(self, scopes: Sequence[Scope]) -> Counter[Kind]:
-        """Index what is new or changed and remove what is gone; what was stored survives Ctrl-C.
+        """Index new and changed files, then remove missing items; stored batches survive Ctrl-C.
 
         Returns:
             How many files of kinds that are not indexed here there were.
@@ -109,7 +109,7 @@ class FileIndexer:
                 return self._put_once(batch, vectors)
             except DuplicateGone as error:
                 # two photos have swapped names, or another process has removed the item: files that
-                # would have reused it are decoded themselves, so this comes to an end
+                # would have reused it are decoded themselves, so this terminates
                 places = [n for n, one in enumerate(batch) if one.duplicate_of == error.item_id]
                 again = [self._decoder(batch[n].scanned, reuse=False) for n in places]
                 for n, decoded, found in zip(places, again, self._encode(again), strict=True):

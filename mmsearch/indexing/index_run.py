@@ -1,4 +1,4 @@
-"""One run of indexing: a scan of the disk, a backfill, and what is derived from what is stored."""
+"""One run of indexing: scan, encode and store files, backfill spaces, update derived data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class IndexRun:
         caption_file: CaptionFile | None = None,
         metadata: MetadataFile | None = None,
     ) -> None:
-        """Put the encoders that were requested for the index in place; nobody else writes to it."""
+        """Have the requested encoders serve; the caller holds the writer lock."""
         self._index = index
         self._store = index.store
         index.encoders.serve_requested()
@@ -157,7 +157,7 @@ class IndexRun:
             )
         return bool(backfill.unreadable or backfill.away)
 
-    # ------------------------------------------------------------------ what is derived
+    # ------------------------------------------------------------------ derived data
 
     def _derive(self) -> None:
         """Bring metadata, hubs and the word index in line with what is stored."""

@@ -2,8 +2,8 @@
 
     scanned files ─▶ decode, in threads ─▶ batches ─▶ encode, in a thread ─▶ the caller stores them
 
-What waits between two stages is bounded, so a slow stage holds up those before it and nothing
-piles up. Files are scanned, and batches handed out, in the caller's thread.
+Queues between stages are bounded, so a slow stage blocks those before it. Files are scanned, and
+batches handed out, in the caller's thread.
 """
 
 from __future__ import annotations
@@ -91,8 +91,7 @@ class Batch:
 class Pipeline:
     """Turns scanned files into batches of decoded files and their vectors.
 
-    Files keep their order, except that one which takes so long that the threads would have to wait
-    for it is overtaken by others.
+    Files keep their order, but a slow file is overtaken by others once the queue behind it is full.
 
     Args:
         decode: Decodes a file; called in several threads.

@@ -1,4 +1,4 @@
-"""What changed on disk since the store was last brought in line with it."""
+"""Finds the files that are new, changed or deleted since the last run."""
 
 from __future__ import annotations
 
@@ -247,10 +247,10 @@ class Scan:
     def _is_wanted(self, name: str) -> bool:
         return os.path.splitext(name)[1].lower() in self._endings
 
-    # ------------------------------------------------------------------ what is gone
+    # ------------------------------------------------------------------ deleted files
 
     def _miss(self, scope: Scope, folder: str, known: dict[str, KnownFile]) -> None:
-        """Items of a folder that were not met are gone, unless they may stay.
+        """Items of a folder whose files were not found are missing, unless they may stay.
 
         A walk leaves out hidden files, which may have been named, and files of kinds that cannot be
         read now, for example because a package is missing: those stay while they exist.
@@ -263,7 +263,7 @@ class Scan:
                 self.missing.append(row.id)
 
     def _miss_deleted_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
-        """Items of folders that were not met are gone; not below those that cannot be listed."""
+        """Items of folders that were not found are missing, unless one above was not listed."""
         for folder in self._store.files.folders(scope.source_id, scope.top) - seen:
             if not any(is_in(folder, one) for one in unlisted):
                 self._miss(scope, folder, self._store.files.known(scope.source_id, folder))
@@ -271,11 +271,11 @@ class Scan:
                 self._store.failures.remove(scope.source_id, folder, failed)
 
     def _is_deleted(self, scope: Scope) -> bool:
-        """Whether a folder is gone from a source that is there: then so is everything in it."""
+        """Whether the scope's folder was deleted, with all files in it, and the source exists."""
         return bool(scope.top) and not os.path.isdir(os.path.join(scope.root, scope.top))
 
     def _is_away(self, scope: Scope) -> bool:
-        """Whether a whole source is an empty mount point now: then nothing in it was deleted."""
+        """Whether the source is an empty mount point, so that nothing in it counts as deleted."""
         device = self._store.sources.device(scope.source_id)
         if is_away(scope.root, device):
             warning = (

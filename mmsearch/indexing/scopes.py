@@ -52,7 +52,7 @@ class Scope:
         return self.below if self.start is None else self.start
 
     def tree(self, endings: Collection[str] = FORMATS) -> Tree:
-        """The files to scan; those that are named are met whether they are hidden or not."""
+        """The files to scan; those that are named are included even if they are hidden."""
         named = self.only is not None
         return Tree(
             self.root,
@@ -135,13 +135,13 @@ def previous_scopes(store: Store, warnings: list[str]) -> list[Scope]:
 def touched_scopes(
     store: Store, changed: Iterable[str], unsettled: Collection[str] = ()
 ) -> list[Scope]:
-    """The parts of the known scopes to scan so that the store is in line with what changed.
+    """The parts of the known scopes to scan to bring the store up to date with changed paths.
 
     Of a changed file that is its folder, of a changed folder all below it as well.
 
     Args:
-        store: What was known.
-        changed: Absolute paths of files and folders that came, changed or went.
+        store: With the index roots.
+        changed: Absolute paths of files and folders that were added, changed or removed.
         unsettled: Paths of files that are still being written, to be left as they were.
     """
     flat: set[str] = set()
@@ -177,7 +177,7 @@ def add_index_roots(index: OpenIndex, paths: Iterable[str | os.PathLike[str]]) -
     """Make index roots of paths that lie in none; how others were given stays.
 
     Returns:
-        The folders that changes of them happen in, as `root_folders` returns them.
+        The folders to watch for their changes, as `root_folders` returns them.
 
     Raises:
         PathNotFound: there is nothing at one of them.

@@ -39,12 +39,12 @@ def rrf(
 
     Source: Cormack, Clarke & Büttcher, SIGIR 2009.
     """
-    counts, scale = _scaled(weights, len(rankings))
+    scaled, scale = _scale_weights(weights, len(rankings))
     terms: defaultdict[Key, list[float]] = defaultdict(list)
-    for ranking, weight in zip(rankings, counts, strict=True):
+    for ranking, weight in zip(rankings, scaled, strict=True):
         for rank, (key, _) in enumerate(ranking, start=1):
             terms[key].append(weight / (k + rank))
-    fused = {key: math.fsum(terms[key]) for key in _fused_keys(rankings, counts)}
+    fused = {key: math.fsum(terms[key]) for key in _fused_keys(rankings, scaled)}
     return [(key, score * scale) for key, score in _sorted(fused)]
 
 
@@ -74,14 +74,14 @@ def wsum(
     the sum is CombANZ, Fox & Shaw, TREC-2, 1994; of standardised scores, Montague & Aslam,
     CIKM 2001.
     """
-    counts, _ = _scaled(weights, len(rankings))
+    scaled, _ = _scale_weights(weights, len(rankings))
     known: defaultdict[Key, list[tuple[float, float]]] = defaultdict(list)
     added: defaultdict[Key, list[float]] = defaultdict(list)
     floors = [None] * len(rankings) if absent is None else list(absent)
-    averaged = [w for w, floor in zip(counts, floors, strict=True) if w > 0 and floor is None]
-    total = math.fsum(averaged or (weight for weight in counts if weight > 0)) or 1.0
+    averaged = [w for w, floor in zip(scaled, floors, strict=True) if w > 0 and floor is None]
+    total = math.fsum(averaged or (weight for weight in scaled if weight > 0)) or 1.0
     largest = max(averaged, default=1.0)
-    for ranking, weight, floor in zip(rankings, counts, floors, strict=True):
+    for ranking, weight, floor in zip(rankings, scaled, floors, strict=True):
         for key, score in ranking:
             if weight < 0:
                 added[key].append(weight * max(score, 0.0) / total)
@@ -90,14 +90,14 @@ def wsum(
             else:
                 added[key].append(weight * (score - floor) / largest)
     means = {key: _mean(pairs) for key, pairs in known.items()}
-    keys = _fused_keys(rankings, counts)
+    keys = _fused_keys(rankings, scaled)
     return _sorted({key: math.fsum([means.get(key, 0.0), *added[key]]) for key in keys})
 
 
 def combmnz(
     rankings: Rankings[Key], weights: Sequence[float] | None = None
 ) -> list[tuple[Key, float]]:
-    """Fuse rankings by the sum of scores times the number of rankings that vouch for the key.
+    """Fuse rankings by the sum of scores times the number of rankings that score the key above 0.
 
     score(d) = |{r: s_r(d) > 0}| · Σ w·max(s(d), 0), over rankings of positive weight in the count.
 
@@ -107,15 +107,15 @@ def combmnz(
 
     Source: Fox & Shaw, Combination of Multiple Searches, TREC-2, 1994.
     """
-    counts, scale = _scaled(weights, len(rankings))
+    scaled, scale = _scale_weights(weights, len(rankings))
     terms: defaultdict[Key, list[float]] = defaultdict(list)
-    vouching: defaultdict[Key, int] = defaultdict(int)
-    for ranking, weight in zip(rankings, counts, strict=True):
+    positive: defaultdict[Key, int] = defaultdict(int)
+    for ranking, weight in zip(rankings, scaled, strict=True):
         for key, score in ranking:
             terms[key].append(weight * max(score, 0.0))
-            vouching[key] += weight > 0 and score > 0
-    keys = _fused_keys(rankings, counts)
-    fused = {key: vouching[key] * math.fsum(terms[key]) for key in keys}
+            positive[key] += weight > 0 and score > 0
+    keys = _fused_keys(rankings, scaled)
+    fused = {key: positive[key] * math.fsum(terms[key]) for key in keys}
     return [(key, score * scale) for key, score in _sorted(fused)]
 
 
@@ -129,11 +129,11 @@ FUSIONS: Mapping[str, Callable[..., list[tuple[Any, float]]]] = {
 DEFAULT = "wsum"
 
 
-def _scaled(weights: Sequence[float] | None, rankings: int) -> tuple[list[float], float]:
-    """The weights as shares of the largest, and the largest: tiny weights rank as large ones do."""
-    counts = list(weights or [1.0] * rankings)
-    scale = max(map(abs, counts), default=0.0) or 1.0
-    return [weight / scale for weight in counts], scale
+def _scale_weights(weights: Sequence[float] | None, rankings: int) -> tuple[list[float], float]:
+    """The weights divided by the largest, and the largest; so tiny weights lose no precision."""
+    given = list(weights or [1.0] * rankings)
+    scale = max(map(abs, given), default=0.0) or 1.0
+    return [weight / scale for weight in given], scale
 
 
 def _fused_keys(rankings: Rankings[Key], weights: Sequence[float]) -> set[Key]:

@@ -1,6 +1,6 @@
-"""What indexing writes and search reads: a protocol a part, and nothing of any engine.
+"""The `Store` protocol and its parts: what indexing writes and search reads, whatever the engine.
 
-`mmsearch.storage.sqlite.Catalog` is the store that everybody has. Another one needs batched writes
+`mmsearch.storage.sqlite.Catalog` is the default implementation. Another one needs batched writes
 and upserts, filters as predicate trees (`mmsearch.filters.Filter`), and reads by id, by page and by
 revision. No method hands out a cursor: a stream is read page by page.
 
@@ -98,7 +98,7 @@ class ItemStore(Protocol):
         """How many items there are of each kind."""
 
     def get(self, ids: Sequence[int]) -> dict[int, Item]:
-        """Items by id, with their texts; ids that are gone are left out."""
+        """Items by id, with their texts; ids of deleted items are left out."""
 
     def all(self, page: int = 500) -> Iterator[Item]:
         """Every item in order of id."""
@@ -392,7 +392,7 @@ class VectorStore(Protocol):
 
 
 class ChangeStore(Protocol):
-    """The log of what was deleted, by which indexes of vectors follow the store."""
+    """The log of deletions, by which vector indexes follow the store."""
 
     def last(self) -> int:
         """The number of the last change."""
@@ -419,7 +419,7 @@ class TokenEmbeddingStore(Protocol):
 
 
 class HubStore(Protocol):
-    """How much of a hub each vector is, by query modality."""
+    """The hubs of vectors: mean cosines to the nearest typical queries of each modality."""
 
     def of(
         self,
@@ -452,7 +452,7 @@ class QueryBankStore(Protocol):
 
 
 class SettingStore(Protocol):
-    """Texts by key: what was chosen for an index, and how far things are."""
+    """The settings and the progress of an index, as texts by key."""
 
     def get(self, key: str) -> str | None:
         """The text of a key, if any."""
@@ -472,7 +472,7 @@ class LoaderStore(Protocol):
         """
 
     def next_numbers(self, number: int) -> range:
-        """So many numbers, none of which was given before: names of items without one."""
+        """Numbers that were never returned before, to name items without a path."""
 
 
 class Store(Protocol):
@@ -527,10 +527,10 @@ class Store(Protocol):
         """
 
     def state(self) -> StoreState:
-        """How far the store has come."""
+        """The state of the store, which indexes that follow it compare with theirs."""
 
     def moment(self) -> Hashable:
-        """Equal for two calls between which nothing can have changed; cheaper than any reading."""
+        """Equal for two calls if the store cannot have changed between; cheaper than any read."""
 
     def close(self) -> None:
         """Close the store; calling it twice does no harm."""

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SMALLEST = 5_000
-"""Items from which on columns pay: SQL goes through fewer in 5 ms, mostly."""
+"""With fewer items, columns do not pay: SQL mostly compares these in 5 ms."""
 
 ANSWERS = 16
-"""Answers that are remembered until something changes."""
+"""How many results are cached until the store changes."""
 
 CHANGED, CHANGED_SHARE = 2_000, 0.005
 """A generation ends when more items than both, one by number and one by share, were added or
@@ -52,7 +52,7 @@ class Filters(FilterStore):
 
     @contextmanager
     def view(self) -> Iterator[View]:
-        """One moment of what filters are answered from."""
+        """A consistent view of the catalog."""
         with self._database.read() as connection:
             yield View(connection)
 
@@ -96,8 +96,8 @@ class Filters(FilterStore):
     def begin_generation(self, seen: Generation | None) -> bool:
         """Let columns be built of the items there are, and log alterations of these from now on.
 
-        The log of the generation before is dropped. Nothing is waited for, so that no search is:
-        while another process writes, and where nothing can be written, nothing happens.
+        The log of the previous generation is dropped. So that no search waits, nothing happens
+        while another process writes, or if the catalog cannot be written.
 
         Args:
             seen: The generation to replace; if there is another one by now, that one goes on.

@@ -1,8 +1,8 @@
 """The one writer of items: the records of a scan, and batches of many items.
 
-Both come down to the same rows, given column by column, of which one statement inserts hundreds. A
-row a statement, SQLite keeps copies of the pages that triggers may have to put back, which takes
-ten times as long as the writing; and for each statement SQLAlchemy takes longer than SQLite.
+Both insert rows, given column by column, hundreds by one statement. With one statement per row,
+SQLite would copy the pages that triggers may have to roll back, which takes ten times as long as
+the writing, and SQLAlchemy takes longer per statement than SQLite.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def put_records(connection: Connection, records: Sequence[ItemRecord]) -> None:
         else:
             writer.change(record)
     fresh = []
-    for record in new.values():  # now that those items have moved that this batch moves
+    for record in new.values():  # after the renames in this batch, which may free or take paths
         if (item_id := writer.item_at(record)) is None:
             fresh.append(record)
         else:
@@ -86,7 +86,7 @@ def put_vectors(
 
 
 def put_batch(connection: Connection, batch: ItemBatch, space: Space | None) -> tuple[int, int]:
-    """Write a batch; returns how many items are new, and how many were there.
+    """Write a batch; returns how many items are new, and how many existed before.
 
     Args:
         connection: In a transaction.
