@@ -406,7 +406,7 @@ def test_indexes_missing_after_a_killed_import_are_a_note_and_rebuilt_by_a_repai
     assert states(examine(index))["filters"] == "ok"
 
 
-def test_words_still_to_be_filed_are_a_note_and_filed_by_a_repair(index):
+def test_words_that_are_not_indexed_yet_are_a_note_and_indexed_by_a_repair(index):
     run(index, "UPDATE texts SET text = 'a crimson square' WHERE text = 'a red square'")
     (found,) = [one for one in examine(index) if one.check == "words"]
     assert (found.state, found.number) == ("note", 1)

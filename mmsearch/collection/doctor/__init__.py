@@ -1,8 +1,8 @@
 """Checks an index, and repairs what can be repaired.
 
-folder      the files of the index folder: the catalog's, its backups, leftovers, caches
-catalog     what the catalog holds, and the files that it is about
-check       what a check works on, and what it finds
+folder      checks of the index folder: the catalog's file, backups, leftovers, caches
+catalog     checks of the catalog, and of the indexed files
+check       the input and the results of checks
 
 Nothing is encoded here: lost vectors are marked, and the next `mmsearch index` makes them.
 """
@@ -50,7 +50,7 @@ def examine(
     sample: int = SAMPLE,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> list[Finding]:
-    """What is right and what is wrong with an index, a finding for each check.
+    """A finding for each check of an index.
 
     Args:
         folder: The index folder.
@@ -77,7 +77,7 @@ def examine(
 
 
 def _outcomes(folder: Path, sample: int, *, repair: bool) -> Iterator[tuple[str, Outcome]]:
-    """The name and outcome of each check; what is found is repaired before the next one."""
+    """The name and outcome of each check; faults are repaired before the next check."""
     file = index_folder.check_catalog_file(folder, repair=repair)
     yield "catalog file", file
     if file.state != "wrong":
@@ -98,7 +98,7 @@ def _outcomes_of_catalog(
             integrity = index_folder.check_integrity(folder, repair=repair)
     yield "integrity", integrity
     if integrity.state == "wrong":
-        return  # nothing that is read from it can be relied on
+        return  # nothing that is read from it is reliable
     context = CheckContext(folder, sample)
     with closing(context.catalog), nullcontext() if repair else context.catalog.snapshot():
         for check, outcome_of in CHECKS.items():

@@ -1,4 +1,4 @@
-"""What a catalog holds: rows, vectors, texts, words; and the files that it is about."""
+"""Checks of the catalog: rows, vectors, texts, words, and the indexed files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_READ = 2 * 2**30
 """Bytes of files that are read again, at most."""
 
 FileState = Literal["missing", "changed", "same"]
-"""What became of a file, by its size and time."""
+"""Whether a file is as it was indexed, by its size and time."""
 
 Place = tuple[int, str, int]
 """(space id, modality, item id) of the vectors that an item has in a space."""
@@ -45,7 +45,9 @@ def check_identity(context: CheckContext) -> Outcome:
         return Outcome("ok", 2, "the catalog has its id and revision")
     what = f"the catalog lacks its {' and '.join(missing)}"
     renew = partial(_renew_identity, context, missing)
-    return Outcome("wrong", len(missing), what, REPAIR, repair=renew, done="they were made anew")
+    return Outcome(
+        "wrong", len(missing), what, REPAIR, repair=renew, done="they were created again"
+    )
 
 
 def _renew_identity(context: CheckContext, missing: Collection[str]) -> None:
@@ -56,14 +58,14 @@ def _renew_identity(context: CheckContext, missing: Collection[str]) -> None:
 
 
 def check_references(context: CheckContext) -> Outcome:
-    """Whether every row belongs to one that is there."""
+    """Whether every foreign key refers to an existing row."""
     orphans = Counter(table for table, _ in _orphans(context))
     if not orphans:
-        return Outcome("ok", 1, "every row belongs to one that is there")
+        return Outcome("ok", 1, "every row refers to existing rows")
     return Outcome(
         "wrong",
         orphans.total(),
-        f"{orphans.total()} rows belong to nothing",
+        f"{orphans.total()} rows refer to deleted ones",
         REPAIR,
         [f"{number} of {table}" for table, number in orphans.most_common()],
         repair=lambda: _delete_orphans(context),
@@ -87,7 +89,7 @@ def check_filters(context: CheckContext) -> Outcome:
     loader = context.catalog.loader
     missing = loader.missing_indexes()
     if not missing:
-        return Outcome("ok", 1, "their indexes are there")
+        return Outcome("ok", 1, "their indexes exist")
     what = f"{len(missing)} indexes are missing, without which filters take longer"
     build, done = loader.restore_indexes, "they were built"
     return Outcome("note", len(missing), what, INDEX, missing, repair=build, done=done)
@@ -101,7 +103,7 @@ def check_vectors(context: CheckContext) -> Outcome:
     sampled, wrong_length = _sampled_lengths(context)
     faults = {
         "are of the wrong size": context.rows(_WRONG_SIZE),
-        "are there twice": context.rows(_REPEATED),
+        "are duplicated": context.rows(_REPEATED),
         "are not of unit length": wrong_length,
     }
     places = [tuple(row) for rows in faults.values() for row in rows]
@@ -197,7 +199,7 @@ def check_missing_vectors(context: CheckContext) -> Outcome:
         return Outcome(
             "wrong",
             len(unexplained),
-            f"{len(unexplained)} items lack vectors, and nothing says why",
+            f"{len(unexplained)} items lack vectors for no known reason",
             REPAIR,
             context.paths(sorted(unexplained)),
             repair=context.mark_incomplete,
@@ -238,7 +240,7 @@ def _reason(
 ) -> str | None:
     """Why an item lacks a vector, if anything explains it."""
     if modality in space.backfills:
-        return f"of {space.name!r}, which is being filled"
+        return f"of {space.name!r}, which is being backfilled"
     (file,) = context.rows("SELECT source_id, folder, name FROM items WHERE id = ?", item_id)
     if tuple(file) in failed:
         return "could not be read (`mmsearch errors` says why)"
@@ -257,15 +259,15 @@ def check_words(context: CheckContext) -> Outcome:
         return Outcome(
             "wrong",
             deleted + unknown,
-            f"{unknown} items cannot be found by their words, {deleted} that are gone can",
+            f"{unknown} items cannot be found by their words, {deleted} deleted ones can",
             REPAIR,
-            repair=lambda: _file_words(context),
-            done="their words were filed again",
+            repair=lambda: _index_words(context),
+            done="their words were indexed again",
         )
     words = context.catalog.words
     if due := words.due():
-        what, cure = f"{due} items have words still to be filed", "any search files them"
-        return Outcome("note", due, what, cure, repair=words.refresh, done="filed")
+        what, cure = f"the words of {due} items are not indexed yet", "any search indexes them"
+        return Outcome("note", due, what, cure, repair=words.refresh, done="indexed")
     number = len(context.catalog)
     return Outcome("ok", number, f"of {number:,} items, all can be found by their words")
 
@@ -284,7 +286,7 @@ _LOG_UNKNOWN = f"""
 """  # noqa: S608
 
 
-def _file_words(context: CheckContext) -> None:
+def _index_words(context: CheckContext) -> None:
     with context.catalog.database.write() as connection:
         connection.exec_driver_sql(_DELETE_WORDS)
         connection.exec_driver_sql(_LOG_UNKNOWN)
@@ -295,12 +297,12 @@ def _file_words(context: CheckContext) -> None:
 
 
 def check_folders(context: CheckContext) -> Outcome:
-    """Whether the folders that were indexed are there."""
+    """Whether the indexed folders exist."""
     rows = context.rows("SELECT path, device FROM sources WHERE path <> ''")
     away = [root for root, device in rows if is_away(root, device)]
     if not away:
-        return Outcome("ok", len(rows), f"{len(rows)}, all there")
-    what = f"{len(away)} are not there; what was found in them is kept"
+        return Outcome("ok", len(rows), f"{len(rows)}, all exist")
+    what = f"{len(away)} are missing; their items are kept"
     cure = "mount them; or mmsearch relocate OLD NEW; or mmsearch remove FOLDER"
     return Outcome("note", len(away), what, cure, away)
 
@@ -313,8 +315,8 @@ def check_files(context: CheckContext) -> Outcome:
     missing, changed = paths["missing"], paths["changed"]
     checked = sum(map(len, paths.values()))
     if not missing and not changed:
-        return Outcome("ok", checked, f"{checked} checked, as they were when they were indexed")
-    what = f"of {checked} files checked, {len(missing)} are gone and {len(changed)} have changed"
+        return Outcome("ok", checked, f"{checked} checked, unchanged since they were indexed")
+    what = f"of {checked} files checked, {len(missing)} are missing and {len(changed)} have changed"
     return Outcome("note", len(missing) + len(changed), what, INDEX, [*missing, *changed])
 
 
@@ -344,7 +346,7 @@ def check_content(context: CheckContext) -> Outcome:
 
 
 def _sampled_files(context: CheckContext) -> Iterator[tuple[str, FileState, int, bytes]]:
-    """(path, state, size, hash) of some files whose folder is there; other ones in each run."""
+    """(path, state, size, hash) of a sample of files in existing folders, another in each run."""
     ids = [id_ for (id_,) in context.rows("SELECT id FROM items")]
     chosen = random.Random(context.seed)  # noqa: S311 - not for secrets
     away: dict[str, bool] = {}

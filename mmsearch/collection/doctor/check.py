@@ -1,4 +1,4 @@
-"""What a check works on, and what it finds."""
+"""The input and the results of checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.index_settings import next_revision
 
 State = Literal["ok", "wrong", "repaired", "note"]
-"""A note is nothing wrong, but worth knowing, or to be done."""
+"""A note is no fault, but worth knowing."""
 
 EXAMPLES = 5
 """How many examples a finding has at most."""
@@ -28,11 +28,11 @@ class Finding:
 
     Attributes:
         check: The name of the check.
-        state: How things are.
-        number: How many things are so; for "ok", how many were checked.
-        what: In words.
+        state: The result.
+        number: How many cases were found; for "ok", how many things were checked.
+        what: The result in words.
         next: What to do, if anything is left to be done.
-        examples: A few of the things.
+        examples: A few of the cases.
     """
 
     check: str
@@ -49,8 +49,8 @@ class Outcome:
 
     Attributes:
         next: What to do, unless it is repaired.
-        repair: Repairs it; None if nothing here can.
-        done: What that does, in words.
+        repair: Repairs it; None if that is impossible.
+        done: The effect of the repair, in words.
         then: What is left to be done after it.
     """
 
@@ -81,8 +81,7 @@ class CheckContext:
         sample: How many vectors and files are checked closely.
 
     Attributes:
-        seed: What chooses the sample of files: other ones each time, so that in the end all are
-            checked.
+        seed: Of the sample of files: random, so that repeated runs check all of them.
     """
 
     def __init__(self, folder: Path, sample: int) -> None:

@@ -1,4 +1,4 @@
-"""The files of an index folder: the catalog's, its backups, leftovers, and the caches."""
+"""Checks of the index folder: the catalog's file, backups, leftovers and caches."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, get_args
 
 from mmsearch.collection.doctor.check import REPAIR, CheckContext, Outcome, State
 from mmsearch.errors import CatalogDamaged, IndexUnusable, StorageFailed
+from mmsearch.spaces.index_cache import LAST_CHANGE
 from mmsearch.storage import Space, backups
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.columns import ENDING, read_column
 from mmsearch.storage.sqlite.database import driver_of
 from mmsearch.types import Modality
 from mmsearch.vectors import Segment, SegmentDamaged
+from mmsearch.vectors.segment import UPTO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,15 +30,15 @@ UNFINISHED = ".part"
 """The ending of a file or folder while it is written."""
 
 ABANDONED = 3600
-"""Seconds after which an unfinished file is taken for left behind."""
+"""Seconds after which an unfinished file counts as abandoned."""
 
 MOST_FAULTS = 20
-"""SQLite looks for so many faults at most."""
+"""How many faults SQLite lists at most."""
 
 Content = tuple[Space, Modality] | None
 """The vectors that a cache holds; None if it holds columns."""
 
-START_ANEW = "no good backup is there: delete the index folder and index again"
+START_ANEW = "there is no good backup: delete the index folder and index again"
 
 # ---------------------------------------------------------------------- the catalog's file
 
@@ -76,7 +78,7 @@ def restore(folder: Path, why: str) -> Outcome:
     except IndexUnusable:
         return Outcome("wrong", 1, f"{backups.CATALOG}: {why}", START_ANEW)
     what = f"{why}; restored from the backup of {backups.time_of(backup)}"
-    return Outcome("repaired", 1, what, "mmsearch index, to read again what came since")
+    return Outcome("repaired", 1, what, "mmsearch index, to read newer files again")
 
 
 def _cure(folder: Path) -> str:
@@ -177,8 +179,8 @@ def check_caches(context: CheckContext) -> Outcome:
         path: fault for path, content in caches.items() if (fault := _fault(context, path, content))
     }
     if not faults:
-        return Outcome("ok", len(caches), f"{len(caches)}, as the catalog has it")
-    what = f"{len(faults)} damaged, or other than the catalog"
+        return Outcome("ok", len(caches), f"{len(caches)}, the same as the catalog")
+    what = f"{len(faults)} are damaged, or differ from the catalog"
     examples = [f"{path.name}: {fault}" for path, fault in faults.items()]
     return _deletable("wrong", what, list(faults), examples)
 
@@ -186,12 +188,12 @@ def check_caches(context: CheckContext) -> Outcome:
 def check_stale_caches(context: CheckContext) -> Outcome | None:
     """Whether there are caches of other catalogs, or of spaces that no longer exist."""
     _, stale = _caches(context)
-    what = f"{len(stale)} belong to nothing that is there"
+    what = f"{len(stale)} belong to another catalog or a deleted model"
     return _deletable("note", what, stale, [path.name for path in stale]) if stale else None
 
 
 def _caches(context: CheckContext) -> tuple[dict[Path, Content], list[Path]]:
-    """The caches of this catalog, and stale ones; none if it lacks what tells them apart."""
+    """The caches of this catalog, and stale ones; none if the catalog lacks its id or revision."""
     settings, cache = context.catalog.settings, context.folder / "cache"
     if None in (settings.get("catalog_id"), settings.get("revision")):
         return {}, []
@@ -233,14 +235,14 @@ def _fault(context: CheckContext, path: Path, content: Content) -> str | None:
 def _disagreement(
     context: CheckContext, segment: Segment, space: Space, modality: Modality
 ) -> str | None:
-    """What a segment holds that the catalog does not, or the other way round."""
+    """How the vectors of a segment and of the catalog differ, if they do."""
     import numpy as np
 
-    last_vector = int(segment.about.get("upto", 0))
-    last_deletion = int(segment.about.get("gone", 0))
+    last_vector = int(segment.about.get(UPTO, 0))
+    last_deletion = int(segment.about.get(LAST_CHANGE, 0))
     state = context.catalog.state()
     if segment.about.get("epoch") != state.epoch or last_deletion < state.forgotten:
-        return None  # out of date: a search passes it over and builds another
+        return None  # out of date: a search ignores it and builds another
     deleted, _ = context.catalog.changes.deleted_vectors(space, modality, last_deletion)
     in_segment = np.setdiff1d(np.asarray(segment.vector_ids), deleted)
     rows = context.rows(_VECTOR_IDS, space.id, modality, last_vector)
@@ -248,7 +250,7 @@ def _disagreement(
     if unknown := len(np.setdiff1d(in_segment, in_catalog)):
         return f"{unknown} of its vectors are not in the catalog, whose log has no deletion of them"
     if missing := len(np.setdiff1d(in_catalog, in_segment)):
-        return f"{missing} vectors are not in it"
+        return f"{missing} vectors of the catalog are missing"
     return _difference(context, segment, in_segment)
 
 
@@ -256,7 +258,7 @@ _VECTOR_IDS = "SELECT id FROM vectors WHERE space_id = ? AND modality = ? AND id
 
 
 def _difference(context: CheckContext, segment: Segment, ids: NDArray[np.int64]) -> str | None:
-    """Whether a sample of rows is other than the catalog's, bit for bit."""
+    """How many of a sample of rows differ from the catalog's, bit for bit, if any does."""
     import numpy as np
 
     chosen = random.Random(0)  # noqa: S311 - the same each time
@@ -267,7 +269,7 @@ def _difference(context: CheckContext, segment: Segment, ids: NDArray[np.int64])
         ((item, vector),) = context.rows(_VECTOR, int(segment.vector_ids[row]))
         stored = np.asarray(segment.rows[row])[: len(vector) // 2].astype("<f2").tobytes()
         other += stored != vector or int(segment.ids[row]) != item
-    return f"{other} of {len(sample)} rows are other than the catalog's" if other else None
+    return f"{other} of {len(sample)} rows differ from the catalog's" if other else None
 
 
 _VECTOR = "SELECT item_id, vector FROM vectors WHERE id = ?"
