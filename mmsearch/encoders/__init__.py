@@ -1,4 +1,4 @@
-"""The `Encoder` protocol: all that the engine needs of what makes vectors of media."""
+"""The `Encoder` protocol: what the engine needs of a model that encodes media as vectors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     """An upright RGB photo, a text, or a window of mono sound: samples (5 s · sample_rate,) in
     [-1, 1]."""
     Prepared = NDArray[np.generic] | str
-    """The same, made ready for an encoder: pixels, a text or a spectrogram, say."""
+    """The preprocessed input of an encoder, such as pixels, a text or a spectrogram."""
     TokenEmbeddings = NDArray[np.int8]
     """(tokens, width) int8: a text's words or a picture's regions, a row each; 127 stands for 1."""
 
 
 class Encoder(Protocol):
-    """Turns media into unit vectors of one space. Safe to use from several threads.
+    """Encodes media as unit vectors of one space. Thread-safe.
 
-    A class that inherits from it gets the defaults that are given here.
+    Classes that inherit from it get the defaults given here.
     """
 
     name: str
@@ -40,19 +40,19 @@ class Encoder(Protocol):
     image_size: int = 0
     """Side in pixels of the picture the image tower sees; 0 without an image tower."""
     decode_scale: float = 2.0
-    """How many times `image_size` each side of a JPEG keeps at least when it is decoded smaller
-    than it is, which takes a fraction of the time: at 2, cosines to the vector of the whole photo
-    stay above 0.999 for any model."""
+    """A JPEG may be decoded at a reduced size, which is several times as fast, but each side stays
+    at least this many times `image_size`: at 2, cosines to the vector of the whole photo stay above
+    0.999 for any model."""
     sample_rate: int = 0
     """Samples a second of the sound that `prepare` takes; 0 without an audio tower."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """How it runs here, where that may surprise its user; a line each."""
+        """What may surprise the user about how it runs here, a line each."""
         return ()
 
     def prepare(self, modality: Modality, thing: Decoded) -> Prepared:
-        """One photo, text or sound, made ready for `encode` (resized, say).
+        """One photo, text or sound, preprocessed for `encode`: resized, for example.
 
         Args:
             modality: One of `modalities`.
@@ -82,7 +82,7 @@ class TokenEncoder(Encoder, Protocol):
     tokens_version: str = "1"
     """Token embeddings of different versions are never compared."""
     match_weight: float
-    """How much a match counts beside a cosine of the vectors."""
+    """The weight of a match relative to a cosine of the vectors."""
 
     def encode_with_tokens(
         self, modality: Modality, batch: Sequence[Decoded | Prepared]
@@ -137,7 +137,7 @@ Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What an encoder is to run on; "auto" leaves the choice to it."""
+    """What an encoder runs on; "auto" leaves the choice to it."""
 
     runtime: RuntimeName = "auto"
     device: Device = "auto"

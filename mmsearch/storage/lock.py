@@ -1,8 +1,8 @@
-"""One writer at a time: the lock of an index folder, and who holds it.
+"""One writer at a time: the lock of an index folder, and its holder.
 
-The operating system's own lock decides: it goes with its process, however that ends, so a lock file
-that is left behind never blocks anybody. A file beside it names the writer, for the message to
-those who find the index busy. Reading takes no lock.
+The operating system's own lock decides: it is released when its process ends, in whatever way, so a
+lock file that is left behind never blocks anybody. A file beside it describes the writer, for the
+message that the index is busy. Reading takes no lock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a path, as a user writes it, to what an index knows by it."""
+"""From a path, as a user writes it, to the item or folder of an index."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def current_item_at(store: Store, path: str) -> int | None:
 
 
 def is_current(stored: StoredFile, path: str) -> bool:
-    """Whether what is stored of a file holds still; of what was imported, it does."""
+    """Whether a file is as it was stored; an imported item counts as current."""
     with suppress(OSError):
         return stored.imported or is_unchanged(path, stored.stat, stored.hash)
     return False

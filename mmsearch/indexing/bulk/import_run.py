@@ -1,4 +1,4 @@
-"""One import of vectors that were made elsewhere: their space, their batches, what is derived."""
+"""One import of vectors that were made elsewhere: chooses their space, stores them in batches."""
 
 from __future__ import annotations
 
