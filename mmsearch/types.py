@@ -111,11 +111,11 @@ class Query:
         """A query by example: the path of a sound file."""
         return cls((Part("audio", sound, weight),))
 
-    def __add__(self, other: Query) -> Query:
-        return Query(self.parts + other.parts)
+    def __add__(self, other: object) -> Query:
+        return Query(self.parts + other.parts) if isinstance(other, Query) else NotImplemented
 
-    def __sub__(self, other: Query) -> Query:
-        return self + -other
+    def __sub__(self, other: object) -> Query:
+        return self + -other if isinstance(other, Query) else NotImplemented
 
     def __neg__(self) -> Query:
         return Query(tuple(replace(part, weight=-part.weight) for part in self.parts))

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound, UnreadableFile
+from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile
 from mmsearch.evaluation.pairs import Pair, read_pairs
 from mmsearch.evaluation.qrels import JudgedQuery, Qrels, Way, Ways, build_qrels
 from mmsearch.evaluation.results import NDCG_CUTOFF, Evaluation, Outcome, direction_of
 from mmsearch.metrics import first_rank, ndcg
+from mmsearch.search.setting_formats import whole
 
 if TYPE_CHECKING:
     from mmsearch.collection import Collection
@@ -50,8 +51,7 @@ def evaluate(
         PathNotFound, InvalidCaptions: the file of pairs does not exist, or cannot be parsed.
         KeyboardInterrupt: passed on.
     """
-    if depth < 1:
-        raise InvalidOption(f"the depth is a number of ranks, at least 1, not {depth}")
+    depth = whole("depth", depth, least=1)
     if isinstance(pairs, (str, os.PathLike)):
         pairs = read_pairs(pairs)
     settings = dict(settings or {})

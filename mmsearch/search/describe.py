@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from mmsearch.errors import UnsupportedModality
 from mmsearch.media.kinds import kind_of
-from mmsearch.search.labels import best_labels, scale_odds
+from mmsearch.search.labels import best_labels, checked_labels, scale_odds
 from mmsearch.search.query_vectors import encode_parts
 from mmsearch.search.searcher import Searcher
+from mmsearch.search.setting_formats import whole
 from mmsearch.search.settings import Settings
 from mmsearch.search.tagging import LABELLED, TagLabel, label_spaces, tag_labels
 from mmsearch.spaces.open_index import OpenIndex
@@ -50,7 +51,7 @@ class Description:
 
 
 def describe(
-    index: OpenIndex, path: str, *, k: int = 5, labels: Sequence[str] | None = None
+    index: OpenIndex, path: str, *, k: int = 5, labels: str | Sequence[str] | None = None
 ) -> Description:
     """A file described by up to k texts of the index, and up to k labels.
 
@@ -59,8 +60,10 @@ def describe(
 
     Raises:
         PathNotFound, UnreadableFile: the file does not exist, or cannot be used.
-        InvalidOption: a label is empty.
+        InvalidOption: `k` is not a whole number from 1 on; a label is empty, or not text.
     """
+    k = whole("k", k, least=1)
+    choice = None if labels is None else checked_labels(labels)
     item_id = current_item_at(index.store, path)
     item = None if item_id is None else index.store.items.get([item_id]).get(item_id)
     try:
@@ -69,8 +72,8 @@ def describe(
     except UnsupportedModality:
         texts = ()  # no text of the index can be compared with it
     labeller = _FileLabeller(index, path, item_id)
-    found = labeller.tags() if labels is None else labeller.best(labels, k)
-    if not texts and labels is None:
+    found = labeller.tags() if choice is None else labeller.best(choice, k)
+    if not texts and choice is None:
         found += labeller.best(None, k)
     best = sorted(dict(reversed(found)).items(), key=lambda pair: (-pair[1], pair[0]))
     own_texts = tuple(dict.fromkeys(part.text for part in item.texts)) if item else ()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmsearch.errors import InvalidOption
 from mmsearch.search.duplicate_threshold import threshold_of
 from mmsearch.search.near_pairs import Pairs, leader_groups, near_pairs
+from mmsearch.search.setting_formats import SHARE
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import Space, Store
 from mmsearch.types import Item, Kind, Modality, Progress
@@ -71,8 +71,8 @@ def duplicate_groups(
     Raises:
         InvalidOption: the threshold is not from 0 to 1.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InvalidOption(f"a threshold is a cosine from 0 to 1, not {threshold}")
+    if threshold is not None:
+        threshold = SHARE.check("the threshold, a cosine,", threshold)
     finder = _CopyFinder(index.store)
     if not same:
         spaces = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.encoders import Encoder
 from mmsearch.errors import InvalidOption
 from mmsearch.search.everyday_words import EVERYDAY
+from mmsearch.search.setting_formats import one_or_several
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
@@ -63,13 +64,16 @@ MAX_LENGTH = 100
 _ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 
 
-def checked_labels(labels: str | Sequence[str]) -> list[str]:
+def checked_labels(labels: str | Iterable[str]) -> list[str]:
     """Labels in canonical form: spaces collapsed, each once; a string is one label.
 
     Raises:
-        InvalidOption: there is no label, or one is empty or too long.
+        InvalidOption: there is no label, or one is not text, empty or too long.
     """
-    listed = [labels] if isinstance(labels, str) else labels
+    listed = one_or_several(labels)
+    for label in listed:
+        if not isinstance(label, str):
+            raise InvalidOption(f"a label is text, not {label!r}")
     tidy = list(dict.fromkeys(" ".join(label.split()) for label in listed))
     if not tidy or not all(tidy):
         raise InvalidOption("a label is a word or a few: mmsearch tag dog 'birthday cake' beach")

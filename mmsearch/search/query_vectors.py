@@ -28,6 +28,9 @@ BATCH = 64
 MAX_WINDOWS = 240
 """Windows of a query sound that are encoded at most: ten minutes."""
 
+ROUNDING = 1e-6
+"""How far from 1 the length of a float32 unit vector may be."""
+
 BRIDGE_TEXTS = 10
 """Texts that bridge one model's space to another's."""
 
@@ -249,28 +252,46 @@ def unit_sum(vectors: Vectors, weights: Sequence[float]) -> Vectors:
     return unit
 
 
-def checked_vectors(queries: Any, dim: int) -> Vectors:
-    """Query vectors that were encoded elsewhere, as rows (n, dim) of float32.
+def checked_vectors(queries: Any, dim: int | None = None) -> Vectors:
+    """Query vectors that were encoded elsewhere, brought to unit length: (n, dim) float32.
+
+    Args:
+        queries: Real numbers (n, dim).
+        dim: How many a row should have; None takes any number.
 
     Raises:
-        InvalidQuery: they are anything else.
+        InvalidQuery: they are anything else, or a row has no direction.
     """
     import numpy as np
 
+    expected = "n" if dim is None else dim
     try:
-        with np.errstate(over="ignore"):
-            rows: Vectors = np.asarray(queries, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidQuery(f"query vectors are numbers, {dim} a row: {error}") from error
+        given = np.asarray(queries)
+        rows = given.astype(np.float64) if given.dtype.kind in "fiuO" else None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidQuery(f"query vectors are real numbers, {expected} a row: {error}") from error
+    if rows is None:
+        raise InvalidQuery(f"query vectors are real numbers, {expected} a row, not {given.dtype}")
     if rows.shape == (0,):
-        return rows.reshape(0, dim)
-    if rows.ndim != 2 or rows.shape[1] != dim:
+        return np.zeros((0, dim or 0), np.float32)
+    if rows.ndim != 2 or dim not in (None, rows.shape[1]):
         raise InvalidQuery(
-            f"query vectors come in rows of {dim} numbers, an array (n, {dim}), not {rows.shape}"
+            f"query vectors come in rows of {expected} numbers, an array (m, {expected}), "
+            f"not {rows.shape}"
         )
     if not np.isfinite(rows).all():
         raise InvalidQuery("query vectors hold NaN or infinity")
-    return rows
+    if not (nonzero := rows.any(axis=1)).all():
+        raise InvalidQuery(
+            f"row {int(np.argmin(nonzero))} of the query vectors is all zeros: it has no direction"
+        )
+    scaled = rows / np.abs(rows).max(axis=1, keepdims=True)  # squares neither overflow nor vanish
+    unit = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    is_unit = np.abs(lengths - 1) < ROUNDING
+    found: Vectors = np.where(is_unit, rows, unit).astype(np.float32)
+    return found
 
 
 def prepare_part(part: Part, encoder: Encoder) -> Any:

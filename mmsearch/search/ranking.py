@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from mmsearch.errors import InvalidOption
 from mmsearch.search.query_vectors import QueryVector, as_cosine
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import Background, Moments
@@ -140,6 +141,8 @@ def rank(
         heaviest = max((abs(query.weight) for query in queries), default=1.0)
         weight = heaviest * settings.weight_of(WORDS)
         lists.append(_word_list(index, words, ranking, weight, allowed))
+    if several and not any(ranked.weight > 0 for ranked in lists):
+        raise InvalidOption("the rankings of this query all have weight 0: give one of them more")
     if several:
         _score_in_all_lists(index, lists, words)
     return lists

@@ -22,7 +22,7 @@ from mmsearch.types import Hit, Query, Ranking
 from mmsearch.vectors.hubness import EXTRA_DIMS
 
 if TYPE_CHECKING:
-    from mmsearch.types import Vectors
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,16 @@ class Searcher:
 
     def rank(self, queries: Sequence[str | Query], settings: Settings) -> list[Ranking]:
         """The best items for each query with their scores, without looking up hits."""
+        settings = replace(settings, spans=False)
         encoded = self._encode(queries, settings)
         with self._index.store.snapshot():
             ranked = self._rank(encoded, settings)
             return [fuse_lists(self._index, lists, settings).ranking for lists in ranked]
 
-    def search_vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
-        """The best hits for unit vectors (n, dim) of the preferred encoder."""
+    def search_vectors(self, queries: ArrayLike, settings: Settings) -> list[list[Hit]]:
+        """The best hits for vectors (n, dim) of the preferred encoder."""
         if not self._serving:
-            return [[] for _ in queries]
+            return [[] for _ in checked_vectors(queries)]
         space, stored = self._serving[0]
         targets = [target for target in targets_of(settings.target, stored, ()) if target in stored]
         encoded = [

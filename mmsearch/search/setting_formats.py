@@ -10,6 +10,7 @@ from typing import Any
 
 from mmsearch.errors import InvalidOption, InvalidQuery
 from mmsearch.filters import parse_where
+from mmsearch.filters.values import shown
 from mmsearch.search.fusion import WEIGHTS
 
 
@@ -37,8 +38,8 @@ def choice(*values: str) -> ValueFormat:
     """One of a few words."""
 
     def check(name: str, value: Any) -> Any:
-        if value not in values:
-            raise InvalidOption(f"{name} is one of {', '.join(values)}, not {value!r}")
+        if not isinstance(value, str) or value not in values:
+            raise InvalidOption(f"{name} is one of {', '.join(values)}, not {shown(value)}")
         return value
 
     return ValueFormat(check, str, "|".join(values))
@@ -46,39 +47,61 @@ def choice(*values: str) -> ValueFormat:
 
 def _switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise InvalidOption(f"{name} is True or False, not {value!r}")
+        raise InvalidOption(f"{name} is True or False, not {shown(value)}")
     return value
 
 
 def _count(name: str, value: Any) -> int:
     try:
+        return whole(name, value, least=1)
+    except InvalidOption as error:
+        raise InvalidQuery(str(error)) from error
+
+
+def whole(name: str, value: Any, *, least: int) -> int:
+    """A whole number from `least` on, of 63 bits, as SQLite and FAISS take them.
+
+    Raises:
+        InvalidOption: the value is none.
+    """
+    try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1:
-        raise InvalidQuery(f"{name} is a whole number of hits, at least 1, not {value!r}")
+        number = -1
+    if not least <= number < 2**63:
+        raise InvalidOption(f"{name} is a whole number, at least {least}, not {shown(value)}")
     return number
+
+
+def one_or_several(value: Any) -> list[Any]:
+    """The values of an iterable, in order; a text, or what is no iterable, is one value."""
+    single = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
+    return [value] if single else list(value)
 
 
 def _float(value: Any) -> float:
     """A value as a number; NaN if it is not one."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
 def _share(name: str, value: Any) -> float:
     number = _float(value)
     if not 0 <= number <= 1:
-        raise InvalidOption(f"{name} is a number from 0 to 1, not {value!r}")
+        raise InvalidOption(f"{name} is a number from 0 to 1, not {shown(value)}")
     return number
 
 
 def _ids(name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise InvalidOption(f"{name} is a list of ids, not {value!r}")
+        raise InvalidOption(f"{name} is a list of ids, not {shown(value)}")
     return tuple(map(_id, value))
+
+
+def _target(_: str, value: Any) -> Any:
+    return value if isinstance(value, str) else tuple(one_or_several(value))
 
 
 def _id(value: Any) -> int:
@@ -86,15 +109,17 @@ def _id(value: Any) -> int:
     try:
         number = operator.index(value)
     except TypeError as error:
-        raise InvalidOption(f"an id is a whole number, not {value!r}") from error
+        raise InvalidOption(f"an id is a whole number, not {shown(value)}") from error
     if not 0 < number < 2**63:
-        raise InvalidQuery(f"no item of the index has the id {number}")
+        raise InvalidQuery(f"no item of the index has the id {shown(number)}")
     return number
 
 
 def _weights(name: str, value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
-        raise InvalidOption(f"{name} are numbers by modality, as in {{'text': 0.5}}, not {value!r}")
+        raise InvalidOption(
+            f"{name} are numbers by modality, as in {{'text': 0.5}}, not {shown(value)}"
+        )
     return {ranking: _weight(ranking, weight) for ranking, weight in value.items()}
 
 
@@ -104,7 +129,7 @@ def _weight(ranking: str, value: Any) -> float:
         raise InvalidOption(f"there is no ranking {ranking!r} to weigh; there are: {names}")
     number = _float(value)
     if not (math.isfinite(number) and number >= 0):
-        raise InvalidOption(f"a weight is a number of at least 0, not {value!r}")
+        raise InvalidOption(f"a weight is a number of at least 0, not {shown(value)}")
     return number
 
 
@@ -124,6 +149,6 @@ SHARE = ValueFormat(_share, float, "0…1")
 IDS = ValueFormat(_ids, int, "ID", tuple)
 WEIGHTS_OF_RANKINGS = ValueFormat(_weights, _read_weight, "image:1+text:0.5", dict)
 TARGET = ValueFormat(  # checked by `targets_of`, against what there is
-    lambda _, value: value, _read_target, "image|text|audio|any, or several: image+text"
+    _target, _read_target, "image|text|audio|any, or several: image+text"
 )
 FILTER = ValueFormat(lambda _, value: parse_where(value))

@@ -36,6 +36,7 @@ from mmsearch.search.setting_formats import (
     WEIGHTS_OF_RANKINGS,
     ValueFormat,
     choice,
+    one_or_several,
 )
 from mmsearch.types import Modality
 
@@ -320,8 +321,7 @@ def targets_of(
             order = ["audio", "image", "text"]
         found = [modality for modality in order if modality in stored]
         return found if modalities == {"text"} else found[:1]
-    single = isinstance(target, str) or not isinstance(target, Iterable)
-    named = [target] if single else list(target)
+    named = one_or_several(target)
     choices = ", ".join(known)
     if not named:
         raise UnknownTarget(f"no modality to search is named; choose from: {choices}")

@@ -16,6 +16,7 @@ from mmsearch.search.labels import (
     frequency_odds,
     scale_odds,
 )
+from mmsearch.search.setting_formats import SHARE
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import Serving
 from mmsearch.storage import Space, Store
@@ -61,8 +62,7 @@ def tag_items(
     """
     if min_confidence is None:
         min_confidence = MIN_CONFIDENCE
-    if not 0 <= min_confidence <= 1:
-        raise InvalidOption(f"a confidence is from 0 to 1, not {min_confidence}")
+    min_confidence = SHARE.check("min_confidence", min_confidence)
     modalities = tuple(modality for modality in LABELLED if target in (None, modality))
     if not modalities:
         raise UnknownTarget(f"labels are given to {' and '.join(LABELLED)}, not to {target!r}")
