@@ -14,7 +14,7 @@
     │   └── TooLarge            it exceeds a limit that the caller can raise
     ├── PathNotFound            a path given to index or remove does not exist
     ├── InvalidCaptions         a captions file cannot be parsed
-    ├── InvalidMetadata         a metadata file cannot be parsed
+    ├── InvalidMetadata         metadata cannot be parsed or stored
     ├── IndexBusy               another process is writing to the index
     └── IndexUnusable           the index folder cannot be used
         ├── IndexNotFound       no index there
@@ -91,7 +91,7 @@ class InvalidCaptions(MMSearchError):
 
 
 class InvalidMetadata(MMSearchError):
-    """A metadata file cannot be parsed."""
+    """Metadata cannot be parsed or stored."""
 
 
 class IndexBusy(MMSearchError):

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+
+from mmsearch.errors import PathNotFound
 
 DEFAULT_NAME = "default"
 MARKER = ".mmsearch"
 """A file of this name in ./indexes makes that the folder of all named indexes."""
+
+
+def path_text(path: str | bytes | os.PathLike[Any]) -> str:
+    """A path as text, as `os.fsdecode` makes it.
+
+    Raises:
+        PathNotFound: no file can have such a name.
+    """
+    text = os.fsdecode(path)
+    if not is_possible(text):
+        raise PathNotFound(f"no file can be called {text!r}: it holds a NUL or half a character")
+    return text
+
+
+def is_possible(path: str) -> bool:
+    """Whether a file can have this path; names that are not UTF-8 hold surrogate escapes."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def home() -> Path:
@@ -45,7 +68,7 @@ def index_folder(index: str | os.PathLike[str] | None = None) -> Path:
     if index is None or index == "":
         index = os.environ.get("MMSEARCH_INDEX") or DEFAULT_NAME
     if not isinstance(index, str):
-        return Path(index).absolute()
+        return Path(path_text(index)).absolute()
     if index in {".", ".."} or os.path.dirname(index):
         return _absolute(index)
     return home() / index

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import COLOURS, ToyEncoder, paint
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mmsearch.collection import Collection
-from mmsearch.errors import InvalidOption, ModelUnavailable, UnsupportedModality
+from mmsearch.errors import (
+    InvalidMetadata,
+    InvalidOption,
+    MMSearchError,
+    ModelUnavailable,
+    UnsupportedModality,
+)
 from mmsearch.filters.values import number_in
-from mmsearch.indexing.bulk.rows import metadata_columns
+from mmsearch.indexing.bulk.rows import Losses, metadata_columns
 from mmsearch.indexing.bulk.sources import chunks_of, in_batches, unit_rows
 from mmsearch.storage.records import split_path
 from mmsearch.storage.sqlite.loader import Checkpoints
@@ -359,6 +368,105 @@ def test_a_row_without_a_direction_is_named(library: Collection, row: Any, why: 
     assert len(library) == 0
 
 
+@pytest.mark.parametrize("factor", [1e200, 1e-200])
+def test_rows_that_float32_cannot_hold_are_brought_to_unit_length(library: Collection, factor: Any):
+    library.add_vectors(unit(3).astype(np.float64) * factor)
+    assert np.abs(stored(library) - unit(3)).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "column", ["abc", b"abc", 5, None, {"a": 1}, {"a", "b", "c"}, np.array("abc")]
+)
+def test_a_column_that_is_no_list_is_refused(library: Collection, column: Any):
+    with pytest.raises(InvalidMetadata, match="column 'path'"):
+        library.add_vectors(unit(3), {"path": column})
+
+
+def test_a_column_may_be_any_iterable(library: Collection):
+    library.add_vectors(unit(3), {"path": iter("abc"), "stars": (n for n in range(3))})
+    assert [item.path for item in library.items] == ["a", "b", "c"]
+    assert [item.metadata["meta"] for item in library.items] == [{"stars": str(n)} for n in "012"]
+
+
+@pytest.mark.parametrize("captions", ["abc", b"abc", 5, {"a": 1}])
+def test_captions_are_a_list(library: Collection, captions: Any):
+    with pytest.raises(InvalidOption, match="captions are a list"):
+        library.add_vectors(unit(3), captions=captions)
+
+
+@pytest.mark.parametrize("path", ["\ud800", "a\0b"])
+def test_what_no_file_can_be_called_is_no_path(library: Collection, path: str):
+    with pytest.raises(InvalidMetadata, match="is no path"):
+        library.add_vectors(unit(1), [{"path": path}])
+
+
+def test_an_array_in_a_cell_is_stored_as_a_list_is(library: Collection):
+    rows = [{"tags": np.array(["a", "b"]), "caption": np.array(["red", "blue"]), "n": np.zeros(0)}]
+    library.add_vectors(unit(1), rows)
+    (item,) = library.items
+    assert item.metadata["meta"] == {"tags": "a, b", "n": ""}
+    assert [text.text for text in item.texts] == ["red", "blue"]
+
+
+def test_what_is_not_stored_as_it_was_given_is_in_the_warnings(library: Collection):
+    rows = [{"thumb": b"x", "note": "\ud800", "caption": "\ud800"}, {"thumb": bytearray(b"y")}]
+    warnings = library.add_vectors(unit(2), rows).warnings
+    assert any("'thumb': bytes are not stored (2 of them)" in one for one in warnings)
+    for key in ("note", "caption"):
+        assert any(f"{key!r}: halves of characters" in one for one in warnings)
+
+
+@pytest.mark.parametrize("model", [5, b"toy", "\ud800"])
+def test_a_model_is_named_by_a_text(library: Collection, model: Any):
+    with pytest.raises(InvalidOption, match="named by a text"):
+        library.add_vectors(unit(1), model=model)
+
+
+class Odd:
+    """Raises an error whatever is done with it."""
+
+    def _refuse(self, *_: Any) -> Any:
+        raise RuntimeError("odd")
+
+    __eq__ = __ne__ = __int__ = __float__ = __str__ = _refuse  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+circle: list[Any] = []
+circle.append(circle)
+
+ODD: list[Any] = [
+    *(np.array([1, 2]), np.zeros(0), np.array(5), np.zeros((2, 2)), np.float32(0.5)),
+    *(np.datetime64("NaT"), np.ma.masked, np.void(b"ab"), b"raw", bytearray(b"x")),
+    *("\ud800", "a\udcffb", "x\0y", object(), Odd(), circle, {1, 2}, {(1, 2): 3}, {b"k": 1}),
+    *(10**5000, -(10**400), float("nan"), float("inf"), 1j, Decimal("sNaN"), Path("a"), ...),
+    *(date.min, datetime.now(UTC), range(3), iter([1]), int, ValueError("x")),
+]
+odd_values = st.integers(0, len(ODD) - 1).map(lambda n: ODD[n])  # some have no repr
+cells = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | odd_values,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+known_keys = st.sampled_from(
+    ["path", "caption", "texts", "tags", "metadata", "vector_place", "modality", "taken", "width"]
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    metadata=st.lists(
+        st.dictionaries(known_keys | st.text(max_size=3), cells, max_size=3), min_size=2, max_size=2
+    )
+    | st.dictionaries(known_keys, st.lists(cells, min_size=2, max_size=2) | cells, max_size=3)
+    | cells
+)
+def test_metadata_of_any_kind_are_stored_or_refused(library: Collection, metadata: Any):
+    with suppress(MMSearchError):
+        library.add_vectors(unit(2), metadata)
+    assert len(list(library.items)) == len(library)
+
+
 def test_rows_before_a_bad_part_stay(library: Collection):
     bad = unit(4)
     bad[1] = 0
@@ -449,7 +557,7 @@ def test_unit_rows_point_where_the_rows_pointed(rows: Any):
 
 @given(st.lists(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), max_size=8))
 def test_metadata_are_kept_as_a_metadata_file_would_have_them(values: list[Any]):
-    items, keys, texts, numbers = metadata_columns({"k": dict(enumerate(values))})
+    items, keys, texts, numbers = metadata_columns({"k": dict(enumerate(values))}, Losses())
     assert items == [item for item, value in enumerate(values) if value is not None]
     assert set(keys) <= {"k"}
     assert numbers == [number_in(text) for text in texts]

@@ -18,7 +18,13 @@ from typer.testing import CliRunner
 from mmsearch.cli.app import app
 from mmsearch.collection import Collection
 from mmsearch.encoders.registry import REGISTRY
-from mmsearch.errors import InvalidMetadata, InvalidOption, PathNotFound, StorageFailed
+from mmsearch.errors import (
+    InvalidFilter,
+    InvalidMetadata,
+    InvalidOption,
+    PathNotFound,
+    StorageFailed,
+)
 
 DIM = 8
 
@@ -301,6 +307,17 @@ def test_an_export_that_fails_leaves_what_was_there_and_nothing_else(
         library.export(tmp_path / "out", overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["items.jsonl"]
     assert (tmp_path / "out" / "items.jsonl").read_text() == "old"
+
+
+def test_an_export_that_fails_leaves_no_folder_that_it_made(library: Collection, tmp_path: Path):
+    library.add_vectors(unit(2))
+    with pytest.raises(InvalidFilter):
+        library.export(tmp_path / "new" / "out", format="npy", where={"no such key": 1})
+    (tmp_path / "old").mkdir()
+    with pytest.raises(InvalidFilter):
+        library.export(tmp_path / "old", where={"no such key": 1})
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "old").is_dir()
 
 
 @pytest.mark.parametrize("form", ["parquet", "npy"])

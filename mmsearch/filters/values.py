@@ -32,6 +32,8 @@ def shown(value: Any) -> str:
         written = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return "that number"
+    except Exception:  # nested too deep, or whatever a type of the user's own raises
+        return f"that {type(value).__name__}"
     return written if len(written) <= 80 else f"{written[:79]}…"
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidOption
@@ -55,8 +56,9 @@ class ReadOptions:
     whisper: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.max_megapixels > 0:
-            raise InvalidOption(f"max_megapixels is a size above 0, not {self.max_megapixels}")
+        size: Any = self.max_megapixels
+        if not isinstance(size, Real) or not float(size) > 0:
+            raise InvalidOption(f"max_megapixels is a size above 0, not {size!r}")
 
     def readings_of(self, kind: Kind) -> frozenset[str]:
         """What to read from a file of some kind."""

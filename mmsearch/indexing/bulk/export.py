@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -81,7 +81,10 @@ def export(
             items = len(store.items) if ids is None else len(ids)
             rows = store.vectors.count(space, ids=ids) if space is not None else 0
             pages = _counted(store.items.complete(space, ids), items, progress)
-            with _written_whole(places) as files:
+            with (
+                _made(Path(dest)) if form == "npy" else nullcontext(),
+                _written_whole(places) as files,
+            ):
                 if form == "npy":
                     _write_npy(files, pages, space, rows)
                 else:
@@ -122,7 +125,6 @@ def _counted(pages: Pages, total: int, progress: Progress | None) -> Pages:
 def _places(dest: Path, form: str, space: Space | None) -> list[Path]:
     """The files to write."""
     if form == "npy":
-        dest.mkdir(parents=True, exist_ok=True)
         return [dest / name for name in ([ITEMS] if space is None else [ITEMS, VECTORS, MADE_BY])]
     require_parquet()
     if dest.is_dir():
@@ -138,6 +140,20 @@ def _places(dest: Path, form: str, space: Space | None) -> list[Path]:
 def part_of(place: Path) -> Path:
     """Where a file is written until it is whole."""
     return place.with_name(f"{place.name}.{os.getpid()}.part")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """A folder to write in; if that fails, no folder is left that was not there before."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for one in missing:
+            with suppress(OSError):
+                one.rmdir()
+        raise
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from mmsearch.errors import (
     PathNotFound,
     UnknownModel,
 )
-from mmsearch.indexing.bulk.rows import Filing, batch_of, modalities_in
+from mmsearch.filters.values import shown
+from mmsearch.home import path_text
+from mmsearch.indexing.bulk.rows import Filing, Losses, batch_of, clean, modalities_in
 from mmsearch.indexing.bulk.sources import Chunk
 from mmsearch.indexing.bulk.vector_files import Shard
 from mmsearch.indexing.index_run import INCOMPLETE
@@ -54,7 +56,7 @@ class ImportRun:
         report: What was done; right at every moment, also after an interruption.
 
     Raises:
-        InvalidOption: there is no such modality.
+        InvalidOption: there is no such modality, or `model` is not a name.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class ImportRun:
         modality: Modality,
         root: str | os.PathLike[str] | None,
     ) -> None:
-        if modality not in get_args(Modality):
-            raise InvalidOption(f"a facet is one of image, text, audio, not {modality!r}")
+        if not isinstance(modality, str) or modality not in get_args(Modality):
+            raise InvalidOption(f"a facet is one of image, text, audio, not {shown(modality)}")
+        if model is not None and (not isinstance(model, str) or clean(model) != model):
+            raise InvalidOption(f"a model is named by a text, not {shown(model)}")
         self.report = Report()
         self._index = index
         self._store = index.store
@@ -73,6 +77,7 @@ class ImportRun:
         self._modality = modality
         self._root = root
         self._encoder: Encoder | None = None
+        self._losses = Losses()
         self._space: Space | None = None  # of the vectors; None until there are some
 
     def run(self, chunks: Iterable[Chunk], total: int | None, progress: Progress | None) -> None:
@@ -102,6 +107,9 @@ class ImportRun:
                 raise
             finally:
                 self.report.seconds = time.monotonic() - began
+                self.report.warnings += [
+                    f"{what} ({count:,} of them)" for what, count in self._losses.items()
+                ]
 
     def _load_encoder(self) -> Encoder | None:
         """The encoder that made the vectors, if it is known and can be loaded here."""
@@ -119,9 +127,10 @@ class ImportRun:
     def _filing(self) -> Filing:
         store, folder = self._store, None
         if self._root is not None:
-            place = os.path.realpath(os.fspath(self._root))
+            root = path_text(self._root)
+            place = os.path.realpath(root)
             if not os.path.isdir(place):
-                raise PathNotFound(f"there is no folder {os.fspath(self._root)!r}")
+                raise PathNotFound(f"there is no folder {root!r}")
             store.sources.add(place, os.stat(place).st_dev)
             folder = store.sources.of(place)
         return Filing(store.sources.imported(), store.loader.next_numbers, folder)
@@ -175,7 +184,7 @@ class ImportRun:
         for chunk in chunks:
             if not dim and chunk.vectors is not None:
                 dim = chunk.vectors.shape[1]
-            yield chunk, batch_of(chunk, filing, self._modality, dim, self._hubs_of)
+            yield chunk, batch_of(chunk, filing, self._modality, dim, self._hubs_of, self._losses)
 
     def _hubs_of(self, modality: Modality, halves: NDArray[np.float16]) -> Mapping[Modality, Hubs]:
         import numpy as np

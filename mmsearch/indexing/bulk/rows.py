@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from datetime import date, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any, get_args
 
-from mmsearch.errors import InvalidOption
-from mmsearch.filters.values import number_in
+from mmsearch.errors import InvalidMetadata, InvalidOption
+from mmsearch.filters.values import number_in, shown
 from mmsearch.indexing.bulk.sources import (
     CAPTIONS,
     META,
@@ -24,6 +24,7 @@ from mmsearch.indexing.bulk.sources import (
     TEXTS,
     Chunk,
     Columns,
+    as_text,
     named,
     unit_rows,
 )
@@ -31,7 +32,7 @@ from mmsearch.media.file_state import stat_of
 from mmsearch.media.kinds import kind_of
 from mmsearch.storage import ItemBatch
 from mmsearch.storage.records import RowColumns, split_path
-from mmsearch.types import Kind, Modality
+from mmsearch.types import Kind, Modality, Unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,12 @@ PathKey = tuple[int, str, str]
 
 HubsOf = Callable[[Modality, "NDArray[np.float16]"], "Mapping[Modality, Hubs]"]
 """Gives the hubs of vectors (n, dim) of a modality, by query modality."""
+
+
+Losses = Counter[str]
+"""What could not be stored as it was given, with the number of values."""
+
+BYTES = (bytes, bytearray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +104,17 @@ def modalities_in(chunk: Chunk, modality: Modality) -> set[Modality]:
 
 
 def batch_of(
-    chunk: Chunk, filing: Filing, modality: Modality, dim: int, hubs_of: HubsOf
+    chunk: Chunk, filing: Filing, modality: Modality, dim: int, hubs_of: HubsOf, losses: Losses
 ) -> ItemBatch:
     """The items in a chunk, whose vectors are of a modality unless the rows name it themselves.
 
     Of several rows of one path the last counts, unless each has its own place in the item.
 
+    What is not stored as it was given is counted in `losses`.
+
     Raises:
         InvalidOption: a vector has no direction, or another number of dimensions.
+        InvalidMetadata: a path or a value cannot be stored.
     """
     columns = chunk.rows.columns
     path_keys, on_disk = filing.path_keys(chunk.rows.paths())
@@ -123,9 +133,9 @@ def batch_of(
     batch = ItemBatch(sources, folders, names, kind=modality)
     used = {PLACE, PATH_BYTES, named(columns, PATHS)}
     columns = {name: values for name, values in columns.items() if name not in used}
-    batch.texts = _texts(columns, "passage" if modality == "text" else "caption")
-    batch.tags = _tags(columns)
-    batch.columns, batch.metadata = _known_and_own(columns)
+    batch.texts = _texts(columns, "passage" if modality == "text" else "caption", losses)
+    batch.tags = _tags(columns, losses)
+    batch.columns, batch.metadata = _known_and_own(columns, losses)
     for name, found in on_disk.items():
         given = batch.columns.get(name) or [None] * len(chosen)
         batch.columns[name] = [
@@ -144,35 +154,46 @@ def batch_of(
 # ---------------------------------------------------------------------- texts and metadata
 
 
-def _texts(columns: Columns, origin: str) -> RowColumns | None:
+def _texts(columns: Columns, origin: str, losses: Losses) -> RowColumns | None:
     """Item, position, origin, text, start, end, unit of each text; their column is taken out."""
     texts = columns.get(TEXTS, ())
     if texts and all(value is None or _is_texts(value) for value in texts):
         rows = (
-            (item, n, p.get("origin") or "caption", clean(p["text"]), *map(p.get, SPAN))
+            (item, n, p.get("origin") or "caption", p["text"], *map(p.get, SPAN))
             for item, value in enumerate(columns.pop(TEXTS))
             for n, p in enumerate(value or ())
         )
-        return _transposed(rows, 7)
+        found = _transposed(rows, 7)
+        for column in (2, 3):
+            found[column] = _cleaned(found[column], TEXTS, losses)
+        return found
     if (key := named(columns, CAPTIONS)) is None:
         return None
-    captions = [_captions(value) for value in columns.pop(key)]
+    captions = [_captions(value, losses) for value in columns.pop(key)]
     items = [item for item, several in enumerate(captions) for _ in several]
     positions = [position for several in captions for position in range(len(several))]
-    written = _cleaned(list(chain.from_iterable(captions)))
+    written = _cleaned(list(chain.from_iterable(captions)), key, losses)
     return [items, positions, origin, written, None, None, None]
 
 
-def _tags(columns: Columns) -> RowColumns | None:
+def _tags(columns: Columns, losses: Losses) -> RowColumns | None:
     """Item, tag, score of each tag; their column is taken out."""
-    if not _are_mappings(columns.get(TAGS, ())):
+    values = columns.get(TAGS, ())
+    if not _are_mappings(values):
         return None
-    tags = enumerate(columns.pop(TAGS))
-    rows = ((i, clean(str(tag)), float(s)) for i, value in tags for tag, s in pairs(value))
-    return _transposed(rows, 3)
+    scores = [
+        (item, tag, _parsed(_number, score))
+        for item, value in enumerate(values)
+        for tag, score in pairs(value)
+    ]
+    if any(score is None for _, _, score in scores):
+        return None
+    del columns[TAGS]
+    tags = {(item, _key(tag, losses)): score for item, tag, score in scores}
+    return _transposed(((*key, score) for key, score in tags.items()), 3)
 
 
-def _known_and_own(columns: Columns) -> tuple[Columns, RowColumns | None]:
+def _known_and_own(columns: Columns, losses: Losses) -> tuple[Columns, RowColumns | None]:
     """The columns of items, and the user's own metadata; None if there is no column for them."""
     known: Columns = {}
     own: dict[str, dict[int, Any]] = {}  # a key may come twice, written otherwise or nested
@@ -180,20 +201,20 @@ def _known_and_own(columns: Columns) -> tuple[Columns, RowColumns | None]:
         rest = values
         if name.lower() in KNOWN:
             column, parse = KNOWN[name.lower()]
-            found = [None if value is None else parse(value) for value in values]
+            found = [None if value is None else _parsed(parse, value) for value in values]
             known[column] = found
             unparsed = (v if p is None else None for v, p in zip(values, found, strict=True))
-            rest = [None if value == "" else value for value in unparsed]
+            rest = [None if isinstance(v, str) and not v else v for v in unparsed]
         if name == META and _are_mappings(rest):
             for item, mapping in enumerate(rest):
                 for key, value in pairs(mapping):
                     if value is not None:
-                        own.setdefault(clean(str(key)), {})[item] = value
+                        own.setdefault(_key(key, losses), {})[item] = value
         else:
-            own.setdefault(clean(name), {}).update(
+            own.setdefault(_key(name, losses), {}).update(
                 (item, value) for item, value in enumerate(rest) if value is not None
             )
-    return known, metadata_columns(own) if columns else None
+    return known, metadata_columns(own, losses) if columns else None
 
 
 SPAN = ("start", "end", "unit")
@@ -202,38 +223,29 @@ _LARGE = 2**63
 """Larger numbers, infinite ones and NaN are read from their texts, as `number_in` does."""
 
 
-def metadata_columns(own: Mapping[str, Mapping[int, Any]]) -> RowColumns:
+def metadata_columns(own: Mapping[str, Mapping[int, Any]], losses: Losses) -> RowColumns:
     """Item, key, text, number of each value, by key and item; bytes and None are left out."""
     columns: RowColumns = [[], [], [], []]
     for key, values in own.items():
-        items = [i for i, v in values.items() if v is not None and type(v) is not bytes]
-        texts, numbers = _written([values[item] for item in items])
+        present = {item: value for item, value in values.items() if value is not None}
+        items = [item for item, value in present.items() if not isinstance(value, BYTES)]
+        if len(items) < len(present):
+            losses[f"{key!r}: bytes are not stored"] += len(present) - len(items)
+        texts, numbers = _written([values[item] for item in items], key, losses)
         own_columns = items, [key] * len(items), texts, numbers
         for column, some in zip(columns, own_columns, strict=True):
             column.extend(some)
     return columns
 
 
-def _written(values: list[Any]) -> tuple[list[str], list[float | None]]:
+def _written(values: list[Any], key: str, losses: Losses) -> tuple[list[str], list[float | None]]:
     """Values as texts and, where they read so, as numbers."""
     if set(map(type, values)) <= {int, float} and all(-_LARGE < value < _LARGE for value in values):
         return list(map(str, values)), list(map(float, values))
-    texts = _cleaned([value if type(value) is str else as_text(value) for value in values])
+    written = [value if type(value) is str else as_text(value) for value in values]
+    texts = _cleaned(written, key, losses)
     numbers = {text: number_in(text) for text in set(texts)}
     return texts, [numbers[text] for text in texts]
-
-
-def as_text(value: Any) -> str:
-    """A value as text, as a metadata file's are stored."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return ", ".join(as_text(one) for one in value if one is not None)
-    if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return value.isoformat() if isinstance(value, (datetime, date)) else str(value)
 
 
 def clean(text: str) -> str:
@@ -245,10 +257,20 @@ def clean(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
 
 
-def _cleaned(texts: list[str]) -> list[str]:
+def _cleaned(texts: list[str], key: str, losses: Losses) -> list[str]:
     """Texts as `clean` makes them; nearly always these are as they were."""
     whole = "".join(texts)
-    return texts if clean(whole) == whole else list(map(clean, texts))
+    if clean(whole) == whole:
+        return texts
+    cleaned = list(map(clean, texts))
+    changed = sum(one != other for one, other in zip(texts, cleaned, strict=True))
+    losses[f"{key!r}: halves of characters and NULs are replaced"] += changed
+    return cleaned
+
+
+def _key(name: Any, losses: Losses) -> str:
+    """The name of a key or tag as it is stored."""
+    return _cleaned([as_text(name)], "names of keys", losses)[0]
 
 
 def pairs(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -256,16 +278,33 @@ def pairs(value: Any) -> Iterable[tuple[Any, Any]]:
     return value.items() if isinstance(value, Mapping) else value or ()
 
 
-def _captions(value: Any) -> list[str]:
+def _captions(value: Any, losses: Losses) -> list[str]:
     """A cell has one caption, or a list of them, or none."""
     if isinstance(value, str):
         return [value] if value.strip() else []
     several = value if isinstance(value, (list, tuple)) else [value]
-    return [str(one) for one in several if one is not None and str(one).strip()]
+    texts = [one for one in several if not isinstance(one, BYTES)]
+    if len(texts) < len(several):
+        losses[f"{CAPTIONS[0]!r}: bytes are not stored"] += len(several) - len(texts)
+    return [text for one in texts if one is not None and (text := as_text(one)).strip()]
 
 
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(p, dict) and "text" in p for p in value)
+    return isinstance(value, list) and all(
+        isinstance(part, dict)
+        and isinstance(part.get("text"), str)
+        and isinstance(part.get("origin"), str | None)
+        and _is_span(part)
+        for part in value
+    )
+
+
+def _is_span(values: Mapping[str, Any]) -> bool:
+    """Whether `start`, `end` and `unit` are those of a span, or left out."""
+    *ends, unit = map(values.get, SPAN)
+    return (unit is None or (isinstance(unit, str) and unit in get_args(Unit))) and all(
+        end is None or (isinstance(end, (int, float)) and abs(end) < _LARGE) for end in ends
+    )
 
 
 def _are_mappings(values: Sequence[Any]) -> bool:
@@ -282,6 +321,14 @@ def _transposed(rows: Iterable[tuple[Any, ...]], width: int) -> RowColumns:
 
 
 # ---------------------------------------------------------------------- what filters know
+
+
+def _parsed(parse: Callable[[Any], Any], value: Any) -> Any:
+    """A value as a column takes it; None if it cannot be parsed."""
+    try:
+        return parse(value)
+    except Exception:  # whatever a type of the user's own raises
+        return None
 
 
 def _kind(value: Any) -> Any:
@@ -328,7 +375,7 @@ def _moment(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    return clean(value) if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value and clean(value) == value else None
 
 
 KNOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -353,9 +400,25 @@ metadata like any other."""
 
 
 def _places(chunk: Chunk) -> list[tuple[int, dict[str, Any]]]:
-    """The rows that have a place in their item, and it."""
+    """The rows that have a place in their item, and it.
+
+    Raises:
+        InvalidMetadata: a place is not one.
+    """
     places = chunk.rows.columns.get(PLACE, ())
-    return [(row, place) for row, place in enumerate(places) if place is not None]
+    found = [(row, place) for row, place in enumerate(places) if place is not None]
+    for row, place in found:
+        if not (
+            isinstance(place, Mapping)
+            and isinstance(place.get("facet"), str)
+            and _parsed(_whole, place.get("position")) is not None
+            and _is_span(place)
+        ):
+            raise InvalidMetadata(
+                f"row {chunk.first + row} of the metadata: {PLACE!r} is where a vector belongs, "
+                f"{{'facet': 'image', 'position': 0}} say, not {shown(place)}"
+            )
+    return found
 
 
 def _add_placed_vectors(

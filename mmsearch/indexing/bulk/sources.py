@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import date, datetime
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.errors import InvalidOption
+from mmsearch.errors import InvalidMetadata, InvalidOption
+from mmsearch.filters.values import shown
+from mmsearch.home import is_possible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,8 +128,13 @@ def array_chunks(
     """What `Collection.add_vectors` is given, in chunks.
 
     Raises:
-        InvalidOption: they are known not to have the same number of rows.
+        InvalidOption: they are known not to have the same number of rows, or are not of this form.
+        InvalidMetadata: a column of the metadata has no rows.
     """
+    if captions is not None and not _is_list(captions):
+        raise InvalidOption(f"captions are a list, with one entry a row, not {shown(captions)}")
+    if isinstance(metadata, Mapping):
+        metadata = {name: _column(name, values) for name, values in metadata.items()}
     others = {"metadata": metadata, "captions": captions, "text": text_vectors}
     for what, given in others.items():
         counts = length_of(vectors), _rows_of(given)
@@ -230,8 +240,9 @@ def _concatenated(arrays: list[Any]) -> Any:
 
 def pieces(vectors: Any) -> Iterator[Any]:
     """An array (n, dim), or arrays one after the other, in parts of at most ROWS_AT_ONCE rows."""
-    for array in [vectors] if hasattr(vectors, "shape") else vectors:
-        shape = getattr(array, "shape", None)
+    alone = hasattr(vectors, "shape") or not isinstance(vectors, Iterable)
+    for array in [vectors] if alone else vectors:
+        shape = getattr(array, "shape", None) if hasattr(array, "dtype") else None
         if shape is None or len(shape) != 2 or array.dtype.kind not in "fiu":
             what = type(array).__name__ if shape is None else f"{array.dtype} of shape {shape}"
             raise InvalidOption(f"vectors are numbers in an array (rows, dimensions), not {what}")
@@ -256,14 +267,21 @@ def unit_rows(rows: Any, dim: int, first: int = 0) -> NDArray[np.float16]:
         raise InvalidOption(
             f"row {first} of the vectors has {rows.shape[1]} dimensions where {dim} are due"
         )
-    wide = np.asarray(rows, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        wide = np.asarray(rows, dtype=np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide), dtype=np.float64)
-    extreme = ~((lengths > 1e-15) & (lengths < 1e15))  # float32 cannot hold their squares
-    lengths[extreme] = np.linalg.norm(wide[extreme].astype(np.float64), axis=1)
+    extreme = ~((lengths > 1e-15) & (lengths < 1e15))  # float32 cannot hold their squares, or them
+    if extreme.any():
+        exact = rows[extreme].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            exact /= np.abs(exact).max(axis=1, keepdims=True)
+        wide = np.array(wide, copy=True)
+        wide[extreme] = exact
+        lengths[extreme] = np.linalg.norm(exact, axis=1)
     bad = ~(np.isfinite(lengths) & (lengths > 0))
     if bad.any():
         row = int(np.argmax(bad))
-        what = "is all zeros" if not wide[row].any() else "holds NaN or infinity"
+        what = "is all zeros" if not rows[row].any() else "holds NaN or infinity"
         others = int(bad.sum()) - 1
         more = f", like {others} more of the {len(wide)} rows read with it" if others else ""
         raise InvalidOption(
@@ -307,19 +325,21 @@ def rows_in(metadata: Any) -> Iterator[Rows]:
         yield Rows(stop - start, _plain({key: v[start:stop] for key, v in columns.items()}))
 
 
-def in_batches(rows: Iterable[Row]) -> Iterator[Rows]:
+def in_batches(rows: Any) -> Iterator[Rows]:
     """Mappings, one a row, in batches.
 
     Raises:
         InvalidOption: a row is not a mapping.
     """
+    if not _is_list(rows):
+        raise InvalidOption(f"metadata are mappings, columns or a table, not {shown(rows)}")
     waiting = iter(rows)
     while some := list(islice(waiting, ROWS_AT_ONCE)):
         for row in some:
             if not isinstance(row, Mapping):
                 raise InvalidOption(
                     "metadata has a mapping a row, like {'path': 'a.jpg', 'stars': 5}, not "
-                    f"{row!r:.80}"
+                    f"{shown(row)}"
                 )
         keys = dict.fromkeys(chain.from_iterable(some))
         yield Rows(len(some), _plain({key: [row.get(key) for row in some] for key in keys}))
@@ -331,8 +351,47 @@ def _plain(columns: Mapping[Any, Any]) -> Columns:
     for key, values in columns.items():
         to_list = getattr(values, "to_pylist", None) or getattr(values, "tolist", None)
         listed = values if to_list is None else to_list()  # of pyarrow; of NumPy and pandas
-        found[str(key)] = [None if value != value else value for value in listed]  # noqa: PLR0124
+        if _SIMPLE.issuperset(map(type, listed)):
+            found[as_text(key)] = [None if one != one else one for one in listed]  # noqa: PLR0124
+        else:
+            found[as_text(key)] = list(map(_plain_value, listed))
     return found
+
+
+_SIMPLE = frozenset({str, int, float, bool, type(None)})
+
+
+def _plain_value(value: Any) -> Any:
+    """A value of any type; of an array its list, of NaN and the like None."""
+    if isinstance(value, memoryview):
+        return bytes(value)
+    if getattr(value, "ndim", 0) and hasattr(value, "tolist"):
+        return value.tolist()
+    try:
+        missing = bool(value != value)  # noqa: PLR0124
+    except Exception:  # whatever a type of the user's own raises
+        missing = type(value).__name__ == "NAType"  # of pandas, neither true nor false
+    return None if missing else value
+
+
+def _is_list(value: Any) -> bool:
+    """Whether it has values in an order."""
+    single = (str, bytes, bytearray, memoryview, Mapping, AbstractSet)
+    several = isinstance(value, Iterable) and getattr(value, "shape", None) != ()
+    return several and not isinstance(value, single)
+
+
+def _column(name: Any, values: Any) -> Any:
+    """A column that can be sliced.
+
+    Raises:
+        InvalidMetadata: it is one value, or its values have no order.
+    """
+    if not _is_list(values):
+        raise InvalidMetadata(f"column {name!r} of the metadata is not a list: {shown(values)}")
+    if hasattr(values, "iloc"):  # of pandas
+        return values.iloc
+    return values if hasattr(values, "shape") or hasattr(values, "to_pylist") else list(values)
 
 
 def _with_captions(batches: Iterable[Rows], captions: Iterable[Any]) -> Iterator[Rows]:
@@ -347,12 +406,13 @@ def _with_captions(batches: Iterable[Rows], captions: Iterable[Any]) -> Iterator
 
 def length_of(vectors: Any) -> int | None:
     """How many rows there are, if that is known without reading them."""
-    return len(vectors) if hasattr(vectors, "__len__") and hasattr(vectors, "shape") else None
+    return len(vectors) if hasattr(vectors, "__len__") and getattr(vectors, "shape", None) else None
 
 
 def _rows_of(given: Any) -> int | None:
     if isinstance(given, Mapping):
-        return len(next(iter(given.values()), []))
+        column = next(iter(given.values()), ())
+        return len(column) if hasattr(column, "__len__") else None
     if hasattr(given, "num_rows"):
         return int(given.num_rows)
     if isinstance(given, (list, tuple)):
@@ -368,8 +428,34 @@ def named(keys: Iterable[str], names: Iterable[str]) -> str | None:
 
 
 def _path(value: Any) -> str:
-    if isinstance(value, str):
-        return value
     if value is None:
         return ""
-    return os.fsdecode(value) if isinstance(value, bytes) else str(value)
+    path = os.fsdecode(value) if isinstance(value, (str, bytes)) else as_text(value)
+    if not is_possible(path):
+        raise InvalidMetadata(f"{path!r} is no path: it holds a NUL or half a character")
+    return path
+
+
+def as_text(value: Any) -> str:
+    """A value as text, as a metadata file's are stored.
+
+    Raises:
+        InvalidMetadata: it cannot be written as text.
+    """
+    try:
+        return _as_text(value)
+    except Exception as error:  # too deep, too long, or of a type of the user's own
+        kind = type(value).__name__
+        raise InvalidMetadata(f"a {kind} in the metadata cannot be stored: {error}") from error
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_as_text(one) for one in value if one is not None)
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value), ensure_ascii=False, default=str)
+    return value.isoformat() if isinstance(value, (datetime, date)) else str(value)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidMetadata, InvalidOption, MissingExtra, PathNotFound
+from mmsearch.home import path_text
 from mmsearch.indexing.bulk.sources import (
     PATHS,
     PLACE,
@@ -25,7 +26,6 @@ from mmsearch.indexing.bulk.sources import (
     named,
     pieces,
     rows_in,
-    unit_rows,
 )
 from mmsearch.media.tables import json_objects, reading_utf8
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.types import Vectors
+    from mmsearch.indexing.bulk.sources import Numbers
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -177,15 +177,13 @@ def chunks_in(shards: Iterable[Shard]) -> Iterator[Chunk]:
         first += shard.rows
 
 
-def read_vector(path: Path) -> Vectors:
-    """The unit vector (1, dim) float32 of a `.npy` file, which may hold it as (dim,).
+def read_vector(path: Path) -> Numbers:
+    """The vector (1, dim) of a `.npy` file, which may hold it as (dim,).
 
     Raises:
         PathNotFound: there is no such file.
         InvalidOption: it holds anything else, such as several vectors.
     """
-    import numpy as np
-
     if not path.exists():
         raise PathNotFound(f"there is no file {str(path)!r}")
     found = array_in(path)
@@ -193,19 +191,15 @@ def read_vector(path: Path) -> Vectors:
     next(pieces(rows), None)  # checks the shape
     if len(rows) != 1:
         raise InvalidOption(f"{str(path)!r} holds {len(rows)} vectors: a query is one, (dim,)")
-    unit_rows(rows, rows.shape[1])  # that it has a direction
-    wide = rows.astype(np.float64)
-    wide /= np.abs(wide).max()
-    unit: Vectors = (wide / np.linalg.norm(wide)).astype(np.float32)
-    return unit
+    return rows
 
 
 # ---------------------------------------------------------------------- which files
 
 
 def _existing(names: Files) -> list[Path]:
-    several = [names] if isinstance(names, (str, os.PathLike)) else names
-    paths = [Path(name) for name in several]
+    several = [names] if isinstance(names, (str, bytes, os.PathLike)) else names
+    paths = [Path(path_text(name)) for name in several]
     for path in paths:
         if not path.exists():
             raise PathNotFound(f"there is no file {str(path)!r}")
