@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 from mmsearch.collection.search_methods import by_path, by_queries, by_query
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound
+from mmsearch.home import path_text
+from mmsearch.search.setting_formats import one_or_several, whole
 from mmsearch.search.settings import Settings
 from mmsearch.types import Failure, Hit, Item, Query, Ranking, Report
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.indexing.bulk.export import Exported
     from mmsearch.indexing.bulk.vector_files import Files
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from mmsearch.search.duplicates import Group
     from mmsearch.search.searcher import Searcher
     from mmsearch.storage import ListedItem
-    from mmsearch.types import Modality, Progress, Vectors
+    from mmsearch.types import Modality, Progress
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -78,9 +82,9 @@ class Collection:
     ) -> None:
         from mmsearch.spaces.open_or_create import open_or_create  # SQLAlchemy takes long to import
 
-        self.folder = Path(folder)
+        self.folder = Path(path_text(folder))
         self.report: Report | None = None
-        models = [model] if isinstance(model, str) else list(model or [])
+        models = [] if model is None else one_or_several(model)
         self.catalog, self.index = open_or_create(
             self.folder, models, how or runtime_of(), create=create, restore=restore
         )
@@ -125,11 +129,13 @@ class Collection:
 
         Raises:
             InvalidFilter: the filter cannot be parsed, or names a key that no item has.
+            InvalidOption: `limit` is not a whole number from 0 on.
         """
         from mmsearch.filters import parse_where
 
         wanted = parse_where(where)
         ids = self.catalog.filters.matching(wanted) if wanted else None
+        limit = None if limit is None else whole("limit", limit, least=0)
         return self.catalog.items.listed(ids, limit)
 
     # ------------------------------------------------------------------ indexing
@@ -183,8 +189,8 @@ class Collection:
 
         Raises:
             PathNotFound: one of `paths`, or `captions`, does not exist.
-            InvalidOption: `max_megapixels` is not above 0, `backups` is below 0, or `kind` or
-                `recall` is not valid.
+            InvalidOption: `max_megapixels` is not above 0, `backups` is not a whole number from 0
+                on, or `kind` or `recall` is not valid.
             IndexBusy: another process is writing to the index.
             InvalidCaptions: the captions file cannot be parsed.
             MissingExtra: packages that an option needs are not installed.
@@ -200,8 +206,7 @@ class Collection:
         from mmsearch.media.captions import CaptionFile
 
         roots = None if paths is None else existing(paths)
-        if backups is not None and backups < 0:
-            raise InvalidOption(f"backups are a number from 0 on, not {backups}")
+        backups = None if backups is None else whole("backups", backups, least=0)
         options = ReadOptions(max_megapixels=max_megapixels)
         caption_file = None if captions is None else CaptionFile(os.fspath(captions))
         metadata_file = None if metadata is None else MetadataFile(metadata)
@@ -222,7 +227,7 @@ class Collection:
             run.run(scopes, progress)
         return run.report
 
-    def ask_for(self, paths: Iterable[str | os.PathLike[str]]) -> dict[str, bool]:
+    def ask_for(self, paths: Paths) -> dict[str, bool]:
         """Add index roots: paths that are indexed from the next `refresh` on.
 
         Returns:
@@ -234,7 +239,7 @@ class Collection:
         """
         from mmsearch.indexing.scopes import add_index_roots
 
-        return add_index_roots(self.index, paths)
+        return add_index_roots(self.index, existing(paths))
 
     def asked_folders(self) -> dict[str, bool]:
         """The folders of all that was ever indexed, by absolute path: True with all below."""
@@ -244,7 +249,7 @@ class Collection:
 
     def refresh(
         self,
-        paths: Iterable[str | os.PathLike[str]] | None = None,
+        paths: Paths | None = None,
         *,
         unsettled: SizedContainer[str] = (),
         progress: Progress | None = None,
@@ -278,7 +283,7 @@ class Collection:
             if paths is None:
                 scopes = known_scopes(store)
             else:
-                scopes = touched_scopes(store, map(os.fsdecode, paths), unsettled)
+                scopes = touched_scopes(store, _names(paths), unsettled)
             if scopes:
                 run = IndexRun(self.index, ReadOptions(), MediaOptions().resolve(store))
                 self.report = run.report
@@ -298,7 +303,7 @@ class Collection:
         from mmsearch.collection.upkeep import remove
 
         with self.index.writing("removing"):
-            return remove(self.index, os.fspath(path))
+            return remove(self.index, path_text(path))
 
     def drop_space(self, model: str) -> None:
         """Delete the vectors of one of several models.
@@ -329,8 +334,10 @@ class Collection:
     ) -> Report:
         """Store vectors that were made elsewhere, with what is known of each; `report` as well.
 
-        A row with the path of a stored item replaces it. After an interruption, or a row that
-        cannot be used, what was stored before stays: 20,000 rows are stored at a time.
+        A row with the path of a stored item updates it: its vectors of that facet are replaced; its
+        captions stay unless new ones are given, and its metadata unless the rows have any, which
+        then replace all that was stored. After an interruption, or a row that cannot be used, what
+        was stored before stays: 20,000 rows are stored at a time.
 
         Args:
             vectors: (n, dim) numbers, memory-mapped if need be, or arrays of them one after the
@@ -353,6 +360,7 @@ class Collection:
         Raises:
             InvalidOption: a row has no direction, or another number of dimensions; the arguments
                 differ in their number of rows; the vectors do not fit the index.
+            InvalidMetadata: a path, a column or a value cannot be stored.
             PathNotFound: there is no folder `root`.
             IndexBusy: another process is writing to the index.
             StorageFailed: the catalog cannot be written; what was stored before stays.
@@ -444,7 +452,7 @@ class Collection:
         chosen = space_to_export(self.index.store, space)
         return export(
             self.index.store,
-            os.fspath(dest),
+            path_text(dest),
             format,
             where=where,
             space=chosen if vectors else None,
@@ -488,13 +496,19 @@ class Collection:
 
     @by_queries(Settings)
     def search_vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
-        """`search` for queries that are encoded already: unit vectors (n, dim) of `encoder`."""
+        """`search` for queries that are encoded already: vectors (n, dim) of `encoder`.
+
+        They are brought to unit length.
+
+        Raises:
+            InvalidQuery: they are not numbers of this shape, or a row is all zeros or not finite.
+        """
         return self._searcher().search_vectors(queries, settings)
 
     @by_path(Settings)
     def similar(self, path: str | os.PathLike[str], settings: Settings) -> list[Hit]:
         """Items that resemble a file, the file itself left out; it need not be in the index."""
-        return self._searcher().similar(os.fspath(path), settings)
+        return self._searcher().similar(path_text(path), settings)
 
     def _searcher(self) -> Searcher:
         from mmsearch.search.searcher import Searcher
@@ -580,11 +594,12 @@ class Collection:
             labels: To choose from; left out, those of `tag`, else everyday words.
 
         Raises:
+            InvalidOption: `k` is not a whole number from 1 on; a label is empty, or not text.
             PathNotFound, UnreadableFile: the file cannot be used.
         """
         from mmsearch.search.describe import describe
 
-        return describe(self.index, os.fspath(path), k=k, labels=labels)
+        return describe(self.index, path_text(path), k=k, labels=labels)
 
     def duplicates(
         self,
@@ -617,7 +632,7 @@ class Collection:
         """
         from mmsearch.storage.backups import copy_index
 
-        return copy_index(self.folder, Path(os.path.abspath(os.fspath(target))))
+        return copy_index(self.folder, Path(os.path.abspath(path_text(target))))
 
     def relocate(
         self, old: str | os.PathLike[str], new: str | os.PathLike[str], *, force: bool = False
@@ -641,7 +656,7 @@ class Collection:
         from mmsearch.collection.upkeep import relocate
 
         with self.index.writing("relocating"):
-            return relocate(self.index, self.catalog, os.fspath(old), os.fspath(new), force=force)
+            return relocate(self.index, self.catalog, path_text(old), path_text(new), force=force)
 
     def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
         """A context that holds the writer lock; methods that write acquire it themselves.
@@ -673,8 +688,7 @@ def existing(paths: Paths) -> list[str]:
     Raises:
         PathNotFound: one of them does not exist.
     """
-    several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else paths
-    names = [os.fsdecode(path) for path in several]
+    names = _names(paths)
     for path in names:
         if not os.path.exists(path):
             where = "" if os.path.isabs(path) else f" in {os.getcwd()}"
@@ -682,7 +696,11 @@ def existing(paths: Paths) -> list[str]:
     return names
 
 
+def _names(paths: Paths) -> list[str]:
+    return [path_text(path) for path in one_or_several(paths)]
+
+
 def _several(queries: Sequence[str | Query]) -> list[str | Query]:
-    if isinstance(queries, str):
+    if isinstance(queries, (str, bytes)) or not isinstance(queries, Iterable):
         raise InvalidQuery("search_many takes a list of queries; for one there is search")
     return list(queries)
