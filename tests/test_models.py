@@ -742,3 +742,9 @@ def test_an_index_in_which_no_model_answers_is_given_one_by_the_next_run(toy, ph
     with Collection(tmp_path / "idx") as library:
         library.add(photos)
         assert library.search("red", k=1)
+
+
+@pytest.mark.parametrize("name", ["mini:x", "mini:", Path("mini"), 5, None])
+def test_what_no_model_is_called_is_refused(name):
+    with pytest.raises(UnknownModel):
+        registry.load_encoder(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 import mmsearch
 from mmsearch import Query
-from mmsearch.errors import InvalidQuery, UnsupportedModality
+from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound, UnsupportedModality
 from mmsearch.search.fusion import rrf
 from mmsearch.search.planning import parts_of
 from mmsearch.search.query_vectors import checked_vectors, unit_sum
@@ -236,6 +237,104 @@ def test_a_part_that_could_be_led_over_on_its_own_is_refused_among_others(mixed,
     assert mixed.search(query, target="image", combine="late")
 
 
+@pytest.mark.parametrize("other", ["text", None, 5])
+def test_only_queries_are_added_to_queries(other):
+    with pytest.raises(TypeError):
+        Query.text("red") + other
+    with pytest.raises(TypeError):
+        Query.text("red") - other
+
+
+# ---------------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize("combine", ["early", "late"])
+def test_a_target_may_be_an_iterator(library, combine):
+    for search in (library.search_many, library.rank_many):
+        found = search(["red", "blue"], target=iter(["image"]), combine=combine)
+        assert found == search(["red", "blue"], target=["image"], combine=combine)
+
+
+def test_a_ranking_has_at_most_k_items_also_with_spans(library):
+    ranked = library.rank_many(["red", "blue"], k=2, spans=True)
+    assert ranked == library.rank_many(["red", "blue"], k=2)
+    hits = library.search_many(["red", "blue"], k=2)
+    assert [[id_ for id_, _ in ranking] for ranking in ranked] == [
+        [h.id for h in hs] for hs in hits
+    ]
+
+
+@pytest.mark.parametrize("k", [0, -1, "2", None, 1.5, 2**70], ids=str)
+def test_a_number_of_hits_is_a_whole_number(library, k):
+    file = next(iter(library.items)).path
+    with pytest.raises(InvalidQuery, match="k is a whole number, at least 1, not"):
+        library.search("red", k=k)
+    with pytest.raises(InvalidOption, match="k is a whole number, at least 1, not"):
+        library.describe(file, k=k)
+
+
+@pytest.mark.parametrize("limit", [-1, "3", 1.5, 2**70], ids=str)
+def test_a_limit_is_a_whole_number(library, limit):
+    with pytest.raises(InvalidOption, match="limit is a whole number, at least 0, not"):
+        library.listed(limit=limit)
+
+
+@pytest.mark.parametrize("share", ["x", 10**400, [], np.nan, -0.1], ids=range(5))
+def test_a_threshold_or_confidence_is_a_share(library, share):
+    with pytest.raises(InvalidOption, match="a number from 0 to 1"):
+        library.duplicates(threshold=share)
+    with pytest.raises(InvalidOption, match="min_confidence is a number from 0 to 1"):
+        library.tag(["red"], min_confidence=share)
+
+
+def test_one_label_may_be_given_as_a_text(library):
+    file = next(iter(library.items)).path
+    alone = library.describe(file, labels="red")
+    assert [label for label, _ in alone.labels] == ["red"]
+    assert alone == library.describe(file, labels=iter(["red"]))
+
+
+@pytest.mark.parametrize("labels", [[None], 5, [b"red"]])
+def test_labels_are_texts(library, labels):
+    file = next(iter(library.items)).path
+    for call in (library.tag, library.untag, lambda given: library.describe(file, labels=given)):
+        with pytest.raises(InvalidOption, match="a label is text"):
+            call(labels)
+
+
+@pytest.mark.parametrize("queries", ["red", b"red", 5, Query.text("red")])
+def test_several_queries_are_a_list(library, queries):
+    with pytest.raises(InvalidQuery, match="a list of queries"):
+        library.search_many(queries)
+
+
+def test_rankings_that_all_weigh_nothing_are_refused(library):
+    nothing = {"image": 0, "text": 0, "words": 0}
+    with pytest.raises(InvalidOption, match="all have weight 0"):
+        library.search("red", weights=nothing, target=["image", "text"])
+    assert library.search("red", weights=nothing, target="image", lexical=False)
+    assert library.search("red", weights={"words": 0}, target=["image", "text"])
+
+
+def test_a_path_may_be_bytes(library):
+    path = next(iter(library.items)).path
+    assert library.similar(os.fsencode(path)) == library.similar(path)
+    assert library.describe(os.fsencode(path)) == library.describe(path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800"])
+def test_a_path_that_no_file_can_have_is_not_found(library, path):
+    for call in (library.similar, library.describe, library.remove):
+        with pytest.raises(PathNotFound):
+            call(path)
+
+
+def test_one_path_is_not_taken_for_a_list_of_its_letters(library, tmp_path):
+    library.ask_for(str(tmp_path))
+    assert str(tmp_path) in library.asked_folders()
+    assert "/" not in library.asked_folders()
+
+
 # ---------------------------------------------------------------------- vectors
 
 
@@ -248,10 +347,35 @@ def test_query_vectors_of_another_shape_are_refused(wrong):
         checked_vectors(wrong, 8)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_query_vectors_that_are_not_finite_are_refused(bad):
     with pytest.raises(InvalidQuery, match="infinity"):
         checked_vectors([[0.0, bad]], 2)
+
+
+@pytest.mark.parametrize("factor", [9, 1e-3, 1e300, 1e-300])
+def test_query_vectors_are_brought_to_unit_length(factor):
+    found = checked_vectors(np.array([[0.6, 0.8], [-1, 0]]) * factor, 2)
+    assert np.allclose(found, [[0.6, 0.8], [-1, 0]], atol=1e-7)
+
+
+@given(arrays(np.float32, (3, 4), elements=st.floats(-1, 1, width=32, allow_subnormal=False)))
+def test_unit_query_vectors_stay_as_they_are_to_the_bit(rows):
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    if lengths.all():
+        unit = (rows / lengths).astype(np.float32)
+        assert np.array_equal(checked_vectors(unit, 4), unit)
+
+
+def test_query_vectors_without_a_direction_are_refused():
+    with pytest.raises(InvalidQuery, match="row 1 of the query vectors is all zeros"):
+        checked_vectors([[1, 0], [0, 0]], 2)
+
+
+@pytest.mark.parametrize("kind", [complex, bool, str])
+def test_query_vectors_are_real_numbers(kind):
+    with pytest.raises(InvalidQuery, match="real numbers"):
+        checked_vectors(np.ones((1, 2), kind), 2)
 
 
 def test_query_vectors_may_be_lists_and_none_at_all():

@@ -18,8 +18,6 @@ from mmsearch.search.settings import Settings
 from mmsearch.types import Failure, Hit, Item, Query, Ranking, Report
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.indexing.bulk.export import Exported
     from mmsearch.indexing.bulk.vector_files import Files
@@ -495,7 +493,7 @@ class Collection:
         return self._searcher().rank(_several(queries), settings)
 
     @by_queries(Settings)
-    def search_vectors(self, queries: Vectors, settings: Settings) -> list[list[Hit]]:
+    def search_vectors(self, queries: ArrayLike, settings: Settings) -> list[list[Hit]]:
         """`search` for queries that are encoded already: vectors (n, dim) of `encoder`.
 
         They are brought to unit length.

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from mmsearch.errors import UnknownModel
+
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.types import Progress
@@ -205,7 +207,9 @@ class SingleModel(Family):
 
     def load(self, name: str, how: Runtime) -> Encoder:
         """The model, whatever it is to run on."""
-        del name, how
+        del how
+        if not self.accepts(name):
+            raise UnknownModel(f"no model is called {name!r}; did you mean {self._name!r}?")
         return self._make()
 
     def accepts(self, name: str) -> bool:

@@ -66,6 +66,8 @@ def family_of(name: str) -> Family:
     Raises:
         UnknownModel: it belongs to none.
     """
+    if not isinstance(name, str):
+        raise UnknownModel(f"a model is named by a string, not {name!r}")
     family = REGISTRY.get(name.partition(":")[0])
     if family is None:
         raise unknown(name)
