@@ -18,6 +18,8 @@ from mmsearch.search.settings import Settings
 from mmsearch.types import Failure, Hit, Item, Query, Ranking, Report
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.indexing.bulk.export import Exported
     from mmsearch.indexing.bulk.vector_files import Files
