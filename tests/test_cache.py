@@ -318,3 +318,20 @@ def test_a_large_collection_gets_codes_of_measured_recall(library, tmp_path, mon
     assert about["kind"].endswith("RaBitQ")
     assert about["recall"]["image"] >= 0.98
     assert "ten nearest" in about["why"]
+
+
+def test_a_recall_of_1_compares_all_vectors_although_an_earlier_version_made_codes(
+    library, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(index_choice, "EXACT_BYTES", 10)
+    library.add(recall=0.97)
+    before = [one for one in library.status()["indexes"] if one["facet"] == "image"]
+    assert before[0]["kind"].endswith("RaBitQ")
+    for path in (library.folder / "cache").glob("*/about.json"):
+        about = json.loads(path.read_text()) | {"recall": 1.0}
+        path.write_text(json.dumps(about | {"sum": checksum(about)}))
+    library.index.store.settings.set("recall", "1.0")
+    with mmsearch.open(tmp_path / "idx") as again:
+        assert found(again, "red", 1) == ["red.png"]
+        (after,) = [one for one in again.status()["indexes"] if one["facet"] == "image"]
+    assert after["kind"] == EXACT

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 
@@ -26,6 +27,7 @@ from mmsearch.vectors import (
 from mmsearch.vectors.ann_index import AnnIndex
 from mmsearch.vectors.index import CANDIDATES_PER_ID, LiveRows
 from mmsearch.vectors.index_choice import codes_in_cells, true_neighbours
+from mmsearch.vectors.segment import checksum
 
 DIM = 32
 
@@ -60,6 +62,7 @@ def made(rows: np.ndarray, folder=None, kind: str = AUTO, recall: float = 0.98) 
 def small_sizes(monkeypatch):
     """Make the sizes that matter small."""
     monkeypatch.setattr(index_choice, "EXACT_BYTES", 100_000)
+    monkeypatch.setattr("mmsearch.vectors.index.FEW_ROWS", 10)
 
 
 # ---------------------------------------------------------------------- which kind
@@ -80,7 +83,7 @@ def test_many_rows_get_one_bit_codes_with_the_recall_measured_for_each_modality(
     assert set(choice.recall) == {"image", "text"}
     for modality, some in sample_queries().items():
         truth = true_neighbours(rows, some)
-        found = codes.candidates_of_many(some, choice.candidates, choice.effort)
+        found, _ = codes.candidates_of_many(some, choice.candidates, choice.effort)
         share = np.mean([np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)])
         assert share == pytest.approx(choice.recall[modality], abs=1e-4)
         assert share >= target
@@ -186,10 +189,10 @@ def test_threads_that_divide_the_cells_find_what_one_thread_finds(monkeypatch, k
     bits = None if share == 1 else np.packbits(dice.random(5000) < share, bitorder="little")
     for effort, query in itertools.product((12, 32), sample_queries()["text"][:8]):
         monkeypatch.setattr(ann_index, "ROWS_PER_THREAD", 10**9)
-        one = whole.candidates(query, 200, effort, bits)
+        one, _ = whole.candidates(query, 200, effort, bits)
         monkeypatch.setattr(ann_index, "ROWS_PER_THREAD", 512)
         monkeypatch.setattr("os.cpu_count", lambda: 3)
-        several = whole.candidates(query, 200, effort, bits)
+        several, _ = whole.candidates(query, 200, effort, bits)
         assert len(one) == len(several) == len(set(several.tolist()))
         assert len(set(one.tolist()) & set(several.tolist())) >= 198  # but for equal scores
 
@@ -211,6 +214,143 @@ def test_a_kind_that_cannot_skip_rows_is_searched_exactly_with_a_filter():
     query = sample_queries()["text"][0]
     expected = oracle.search(query, 10, half)
     assert [i for i, _ in index.search(query, 10, half)] == [i for i, _ in expected]
+
+
+@pytest.fixture(scope="module")
+def hard_queries():
+    """Like the stored rows, across a gap that no sample query has, random, and opposite."""
+    dice = np.random.default_rng(5)
+    gap = 0.35 * clustered(16, 3) + 0.8 * clustered(1, 4) + 0.1 * dice.standard_normal((16, DIM))
+    rows = {
+        "like": clustered(16, 6),
+        "gap": gap,
+        "random": dice.standard_normal((16, DIM)),
+        "opposite": -clustered(16, 9),
+    }
+    return {name: some.astype(np.float32) for name, some in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def coded():
+    """An index of 1-bit codes whose nearest cells only are searched, and one of the same rows that
+    is exact; rows were deleted and added since."""
+    rows = clustered(24_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_choice, "EXACT_BYTES", 100_000)
+        patch.setattr(index_choice, "MIN_CODES", 4000)
+        segment = made(rows[:23_000], recall=0.98)
+    assert segment.choice.kind.endswith("RaBitQ")
+    assert segment.ann_index is not None
+    assert segment.choice.effort < segment.ann_index.cells
+    exact = FaissIndex(Segment(segment.rows, segment.ids, segment.vector_ids))
+    index = FaissIndex(segment)
+    for each in (index, exact):
+        each.add(np.arange(23_001, 24_001), rows[23_000:])
+        each.delete(np.arange(0, 46_000, 14))
+    return index, exact
+
+
+def nearest_clusters(rows: np.ndarray) -> np.ndarray:
+    centres = np.random.default_rng(7).standard_normal((40, DIM))
+    return np.argmax(rows.astype(np.float32) @ centres.T, axis=1)
+
+
+FILTERS = {
+    "none": None,
+    "half at random": lambda: np.random.default_rng(1).random(24_000) < 0.5,
+    "1 % at random": lambda: np.random.default_rng(2).random(24_000) < 0.01,
+    "half of the clusters": lambda: nearest_clusters(clustered(24_000)) < 20,
+    "one cluster": lambda: nearest_clusters(clustered(24_000)) == 7,
+}
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+@pytest.mark.parametrize("condition", FILTERS)
+@pytest.mark.parametrize("name", ["like", "gap", "random", "opposite"])
+def test_codes_find_the_nearest_for_every_query_and_filter(coded, hard_queries, name, condition, k):
+    index, exact = coded
+    mask = FILTERS[condition]
+    allowed = None if mask is None else IdSet.of(np.flatnonzero(mask()) + 1)
+    shares = []
+    for query in hard_queries[name]:
+        expected = exact.search(query, k, allowed)
+        found = index.search(query, k, allowed)
+        assert len(found) == len(expected)
+        shares.append(agree(found, expected, k))
+    assert np.mean(shares) >= 0.98
+
+
+def test_an_easy_query_scores_few_rows(coded, hard_queries, monkeypatch):
+    index, _ = coded
+    scored = []
+    read = Segment.read_rows
+    monkeypatch.setattr(
+        Segment, "read_rows", lambda self, rows: scored.append(len(rows)) or read(self, rows)
+    )
+    for query in hard_queries["like"]:
+        index.search(query, 1)
+    assert np.median(scored) <= index.segment.choice.candidates
+
+
+def test_rows_that_pass_only_in_the_farthest_cells_are_found(coded, hard_queries):
+    index, exact = coded
+    for query in hard_queries["like"]:
+        far = [id_ for id_, _ in exact.search(-query, 700)]
+        allowed = IdSet.of(far)
+        assert index.search(query, 10, allowed) == exact.search(query, 10, allowed)
+
+
+def test_the_few_rows_that_pass_a_filter_are_searched_exactly(coded, hard_queries, monkeypatch):
+    index, exact = coded
+    monkeypatch.setattr("mmsearch.vectors.index.FEW_ROWS", 4000)
+    monkeypatch.setattr(AnnIndex, "candidates", None)
+    allowed = IdSet.of(range(1, 24_000, 7))
+    for query in hard_queries["gap"]:
+        assert index.search(query, 10, allowed) == exact.search(query, 10, allowed)
+
+
+@pytest.mark.parametrize("kind", [AUTO, "RaBitQ"])
+def test_a_recall_of_1_is_an_exact_search(kind):
+    choice, codes = choose_index(clustered(5000), sample_queries, kind=kind, recall=1)
+    assert (choice.kind, codes) == (EXACT, None)
+    assert "recall of 1" in choice.why
+
+
+def test_a_higher_recall_takes_a_wider_margin():
+    rows = clustered(5000)
+    low, high = (choose_index(rows, sample_queries, recall=recall)[0] for recall in (0.5, 0.999))
+    assert 0 < low.margin < high.margin
+
+
+def test_the_margin_of_scores_covers_nearly_all_errors(hard_queries):
+    rows = clustered(5000)
+    segment = made(rows)
+    for queries in hard_queries.values():
+        for query in queries:
+            numbers, scores = segment.ann_index.candidates(query, 5000, segment.choice.effort)
+            errors = rows[numbers].astype(np.float32) @ query - scores
+            assert (errors > segment.score_margin(query)).mean() <= 0.005
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_segment_of_an_earlier_version_gets_its_margin_measured(
+    tmp_path, hard_queries, monkeypatch, writable
+):
+    measured = made(clustered(5000), tmp_path).choice.margin
+    about = json.loads((tmp_path / "about.json").read_text())
+    del about["choice"]["margin"]
+    about["sum"] = checksum(about)
+    (tmp_path / "about.json").write_text(json.dumps(about))
+    if not writable:
+        (tmp_path / "margin.f32").mkdir()
+    query = hard_queries["gap"][0]
+    expected = Segment.open(tmp_path).score_margin(query)
+    assert Segment.open(tmp_path).choice.margin is None
+    assert expected > 0
+    assert expected / measured < 10
+    if writable:  # measured once
+        monkeypatch.setattr("mmsearch.vectors.segment.score_margin", None)
+        assert Segment.open(tmp_path).score_margin(query) == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------------- the delta

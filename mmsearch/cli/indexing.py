@@ -109,7 +109,7 @@ def index_command(
         float | None,
         option(
             "--recall",
-            "The share of the ten nearest vectors that it must find. (default: 0.98)",
+            "The share of the nearest that each search must find; 1: all. (default: 0.98)",
             "R",
         ),
     ] = None,

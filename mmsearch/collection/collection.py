@@ -183,8 +183,8 @@ class Collection:
                 none and deletes none. Remembered, at first one.
             kind: The kind of vector index that answers searches: "auto" (by size, and only kinds
                 measured to be good enough), "exact", or a FAISS factory string; remembered.
-            recall: The share of the ten nearest that an index that is not exact is to find, for
-                queries of every modality; remembered, at first 0.98.
+            recall: The share of the nearest that each search is to find if the index is not
+                exact; 1 makes it exact. Remembered, at first 0.98.
             progress: Called with (files done, files in all or None).
 
         Raises:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mmsearch.types import Vectors
     from mmsearch.vectors.exact import Float16Rows
 
+    Candidates = tuple[NDArray[np.int64], NDArray[np.float32]]
+    """The numbers (n,) of rows, and their approximate scores (n,)."""
+
 ROWS_PER_THREAD = 2**16
 """A search uses one thread for every 65,536 codes that it compares."""
 
@@ -52,15 +55,26 @@ class AnnIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
+    @property
+    def cells(self) -> int:
+        """The number of cells; 0 if the rows are not divided into cells."""
+        return int(self._bare.nlist) if self._ivf else 0
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether a search can give every row a score, unlike that of a graph."""
+        import faiss
+
+        return isinstance(self._bare, faiss.IndexIVF | faiss.IndexFlatCodes)
+
     def efforts(self, min_rows: int = 0) -> list[int]:
         """Search effort levels, ascending: cells (nprobe of IVF) or nodes (efSearch of HNSW).
 
         If the index has cells, the lowest level visits cells with at least `min_rows` rows.
         """
         if self._ivf:
-            cells = int(self._bare.nlist)
-            least = math.ceil(cells * min_rows / max(len(self), 1))
-            return _doubled(max(least, 4), cells)
+            least = math.ceil(self.cells * min_rows / max(len(self), 1))
+            return _doubled(max(least, 4), self.cells)
         if self._hnsw:
             return _doubled(64, max(64, min(len(self), 16_384)))
         return [0]
@@ -71,8 +85,8 @@ class AnnIndex:
         wanted: int,
         effort: int,
         bits: NDArray[np.uint8] | None = None,
-    ) -> NDArray[np.int64]:
-        """The numbers of up to `wanted` rows that are likely nearest to a vector, unordered.
+    ) -> Candidates:
+        """Up to `wanted` rows that are likely nearest to a vector, unordered.
 
         Args:
             vector: (dim,) the query.
@@ -87,34 +101,68 @@ class AnnIndex:
 
         query = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
         if self._ivf:
-            compared = len(self) * min(effort / self._bare.nlist, 1)
-            threads = min(os.cpu_count() or 1, int(compared // ROWS_PER_THREAD))
-            if threads > 1:
-                return self._candidates_by_threads(query, wanted, effort, bits, threads)
+            found = self._search_cells(query, 0, self._nprobe(effort), bits, wanted=wanted)
+            return _best(*found, wanted)
         parameters = self._parameters(effort, wanted, bits)
         with one_thread():
-            rows = self._index.search(query, wanted, params=parameters)[1][0]
-        found: NDArray[np.int64] = rows[rows >= 0]
-        return found
+            scores, rows = self._index.search(query, wanted, params=parameters)
+        return rows[rows >= 0], scores[rows >= 0]
 
-    def candidates_of_many(self, queries: Vectors, wanted: int, effort: int) -> NDArray[np.int64]:
-        """The candidates (m, wanted) of each query (m, dim), likely best first, padded with -1."""
-        parameters = self._parameters(effort, wanted, None)
-        found: NDArray[np.int64] = self._index.search(queries, wanted, params=parameters)[1]
-        return found
+    def candidates_above(
+        self,
+        vector: Vectors,
+        floor: float,
+        first: int,
+        last: int,
+        bits: NDArray[np.uint8] | None = None,
+    ) -> Candidates:
+        """The rows whose approximate scores are above a floor, in a range of cells; unordered.
 
-    def _candidates_by_threads(
+        Args:
+            vector: (dim,) the query.
+            floor: Of the scores.
+            first: The first cell, counted from the one nearest to the query, 0.
+            last: The cell after the last one.
+            bits: A bitmap of the rows that may be found; None: all.
+
+        Raises:
+            RuntimeError: an index of this kind cannot skip rows, or not search by a floor (FAISS's
+                own error).
+        """
+        import numpy as np
+
+        query = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
+        return self._search_cells(query, first, min(last, self.cells), bits, floor=floor)
+
+    def candidates_of_many(
+        self, queries: Vectors, wanted: int, effort: int, bits: NDArray[np.uint8] | None = None
+    ) -> Candidates:
+        """The candidates of each query (m, dim), likely best first, padded with -1.
+
+        Returns:
+            Their numbers (m, wanted) and approximate scores (m, wanted).
+
+        Raises:
+            RuntimeError: an index of this kind cannot skip rows (FAISS's own error).
+        """
+        parameters = self._parameters(effort, wanted, bits)
+        scores, numbers = self._index.search(queries, wanted, params=parameters)
+        return numbers, scores
+
+    def _search_cells(
         self,
         query: Vectors,
-        wanted: int,
-        effort: int,
+        first: int,
+        last: int,
         bits: NDArray[np.uint8] | None,
-        threads: int,
-    ) -> NDArray[np.int64]:
-        """`candidates` of an index with cells, whose nearest cells are divided among threads.
+        *,
+        wanted: int | None = None,
+        floor: float = 0.0,
+    ) -> Candidates:
+        """The `wanted` rows of each thread's cells, or else all rows above a floor.
 
-        FAISS's own threads wait for each other by spinning, which is slow on a busy machine
-        (benchmarks/threads.py).
+        The cells are divided among threads of our own: FAISS's wait for each other by spinning,
+        which is slow on a busy machine (benchmarks/threads.py).
         """
         import faiss
         import numpy as np
@@ -122,32 +170,46 @@ class AnnIndex:
         with one_thread():
             for transform in self._transforms:
                 query = transform.apply(query)
-            distances, cells = self._bare.quantizer.search(query, self._nprobe(effort))
+            distances, cells = self._bare.quantizer.search(query, last)
+        compared = len(self) * (last - first) // self.cells
+        threads = max(min(os.cpu_count() or 1, compared // ROWS_PER_THREAD), 1)
 
-        def search_share(number: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            share = np.ascontiguousarray(cells[:, number::threads])
-            share_distances = np.ascontiguousarray(distances[:, number::threads])
-            scores, rows = np.empty((1, wanted), np.float32), np.empty((1, wanted), np.int64)
+        def search_share(number: int) -> Candidates:
+            share = np.ascontiguousarray(cells[:, first + number :: threads])
+            share_distances = np.ascontiguousarray(distances[:, first + number :: threads])
             selector = {} if bits is None else {"sel": faiss.IDSelectorBitmap(bits)}
             parameters = faiss.SearchParametersIVF(nprobe=share.shape[1], **selector)
-            arrays = query, share, share_distances, scores, rows
-            at, *others = map(faiss.swig_ptr, arrays)
+            at, keys, key_distances = map(faiss.swig_ptr, (query, share, share_distances))
             store_pairs = False
+            if wanted is None:
+                result = faiss.RangeSearchResult(1)
+                self._bare.range_search_preassigned_c(
+                    1, at, floor, keys, key_distances, result, store_pairs, parameters
+                )
+                number_found = int(faiss.rev_swig_ptr(result.lims, 2)[1])
+                return (
+                    faiss.rev_swig_ptr(result.labels, number_found).copy(),
+                    faiss.rev_swig_ptr(result.distances, number_found).copy(),
+                )
+            scores, rows = np.empty((1, wanted), np.float32), np.empty((1, wanted), np.int64)
             # the C++ function, as the Python one takes no parameters
-            self._bare.search_preassigned_c(1, at, wanted, *others, store_pairs, parameters)
+            self._bare.search_preassigned_c(
+                *(1, at, wanted, keys, key_distances),
+                *map(faiss.swig_ptr, (scores, rows)),
+                *(store_pairs, parameters),
+            )
             found = rows[0] >= 0
-            return scores[0][found], rows[0][found]
+            return rows[0][found], scores[0][found]
 
+        if threads == 1:
+            with one_thread():
+                return search_share(0)
         shares = list(_pool().map(search_share, range(threads)))
-        rows = np.concatenate([rows for _, rows in shares])
-        if len(rows) <= wanted:
-            return rows
-        scores = np.concatenate([scores for scores, _ in shares])
-        best: NDArray[np.int64] = rows[np.argpartition(-scores, wanted)[:wanted]]
-        return best
+        rows, scores = zip(*shares, strict=True)
+        return np.concatenate(rows), np.concatenate(scores)
 
     def _nprobe(self, effort: int) -> int:
-        return min(max(effort, 1), int(self._bare.nlist))
+        return min(max(effort, 1), self.cells)
 
     def _parameters(self, effort: int, wanted: int, bits: NDArray[np.uint8] | None) -> Any:
         import faiss
@@ -236,6 +298,16 @@ def _transforms(index: Any) -> Iterator[Any]:
     chain: Any = getattr(faiss.downcast_index(index), "chain", None)
     for number in range(chain.size() if chain is not None else 0):
         yield faiss.downcast_VectorTransform(chain.at(number))
+
+
+def _best(numbers: NDArray[np.int64], scores: NDArray[np.float32], wanted: int) -> Candidates:
+    """The `wanted` candidates of the highest scores, unordered."""
+    import numpy as np
+
+    if len(numbers) <= wanted:
+        return numbers, scores
+    best = np.argpartition(-scores, wanted)[:wanted]
+    return numbers[best], scores[best]
 
 
 def _doubled(first: int, last: int) -> list[int]:

@@ -6,22 +6,38 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmsearch.vectors.exact import as_float32, bitmap, exact_index, ranked, search_exactly
+from mmsearch.vectors.exact import (
+    DECIMALS,
+    as_float32,
+    bitmap,
+    exact_index,
+    ranked,
+    search_exactly,
+)
 from mmsearch.vectors.id_set import IdSet
-from mmsearch.vectors.index_choice import NEIGHBOURS
-from mmsearch.vectors.segment import SAMPLED, Segment
+from mmsearch.vectors.index_choice import NEIGHBOURS, SAMPLED
+from mmsearch.vectors.segment import Segment
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mmsearch.types import Ranking, Vectors
+    from mmsearch.vectors.ann_index import AnnIndex
     from mmsearch.vectors.exact import Float16Rows
 
 FEW = 250
 """If at most one row in 250 passes a filter, those rows are copied and searched alone. Copying
 1,000 rows of a million takes 0.2 ms, and having FAISS skip the others 2 ms; from one in 100 on,
 copying is slower (benchmarks/filters.py)."""
+
+FEW_ROWS = 4_000
+"""So many rows that pass a filter are searched alone, whatever share they are: under a filter that
+leaves out a query's neighbourhood, about as many would be scored after a search of the codes."""
+
+RESCORED_SHARE = 1 / 25
+"""If a larger share of the rows may be among the nearest, all are compared: to read and score a row
+alone takes 2 µs, and in the order of the file less than a twentieth of that."""
 
 CANDIDATES_PER_ID = 4
 """Additional candidates that are scored for each id beyond the ten of `index_choice`."""
@@ -76,8 +92,10 @@ class LiveRows:
         if mask is None:
             return self._search(vector, k, len(self.segment), None)
         count = int(np.count_nonzero(mask))
-        if count * FEW <= len(self.segment) or count <= self.candidates(k):
-            return self._rescored(np.flatnonzero(mask), vector, k)
+        if count * FEW <= len(self.segment) or (
+            self.segment.ann_index is not None and count <= max(self.candidates(k), FEW_ROWS)
+        ):
+            return self.rescored(np.flatnonzero(mask), vector, k)
         bits = self._live_bits if mask is self.live else bitmap(mask)
         return self._search(vector, k, count, bits)
 
@@ -99,41 +117,137 @@ class LiveRows:
     def _search_candidates(
         self, vector: Vectors, k: int, count: int, bits: NDArray[np.uint8] | None
     ) -> Ranking | None:
-        """The best of the candidates; None if these do not suffice."""
-        import numpy as np
-
-        segment = self.segment
-        if segment.ann_index is None:
+        """The best of the candidates; None if all rows must be compared, or sooner are."""
+        ann_index = self.segment.ann_index
+        if ann_index is None:
             return None
-        wanted = min(self.candidates(k), count)
         # each cell or node has only its share of the rows that pass a filter
-        effort = segment.choice.effort * max(1, round(len(segment) / count))
-        while wanted < len(segment):
-            try:
-                numbers = segment.ann_index.candidates(vector, wanted, effort, bits)
-            except RuntimeError:  # this kind of index cannot skip rows
-                return None
-            ranking = self._rescored(np.sort(numbers), vector, k)
-            if len(ranking) >= k:
-                return ranking
-            if wanted == count:
-                return ranking if len(numbers) == count else None
-            if len(numbers) < wanted:
-                effort *= 4
-            wanted = min(wanted * 4, count)
-        return None
+        effort = self.segment.choice.effort * max(1, round(len(self.segment) / count))
+        best = BestCandidates(self, vector, k, count)
+        try:
+            if ann_index.cells:
+                return best.of_cells(ann_index, effort, bits)
+            return best.of_all(ann_index, effort, bits)
+        except RuntimeError:  # FAISS's own: this kind of index cannot skip rows
+            return None
 
-    def _rescored(self, numbers: NDArray[np.int64], vector: Vectors, k: int) -> Ranking:
+    def rescored(self, numbers: NDArray[np.int64], vector: Vectors, k: int) -> Ranking:
         """The best of a few rows, whose numbers ascend, with exact scores."""
         rows = self.segment.read_rows(numbers)
         return search_exactly(exact_index(rows), self.segment.ids[numbers], vector, k, len(rows))
 
 
+class BestCandidates:
+    """The k best of the candidates of an approximate index, and whether there can be better ones.
+
+    A row is a candidate while its approximate score lies above the k-th exact score found so far,
+    less the margin that the error of approximate scores takes. So how many rows are scored exactly
+    depends on the query and on the filter: some hundred, or thousands if many rows score alike.
+
+    Args:
+        rows: Those that are searched.
+        vector: (dim,) the query.
+        k: The number of ids.
+        count: The number of rows that may be found.
+    """
+
+    def __init__(self, rows: LiveRows, vector: Vectors, k: int, count: int) -> None:
+        self._rows, self._vector, self._k, self._count = rows, vector, k, count
+        self._wanted = min(rows.candidates(k), count)
+        self._budget = max(int(count * RESCORED_SHARE), self._wanted)
+        self._margin = rows.segment.score_margin(vector) + 10**-DECIMALS
+        self._ranking: Ranking = []
+
+    @property
+    def floor(self) -> float:
+        """The approximate score below which a row cannot be among the k best."""
+        if len(self._ranking) < self._k:
+            return float("-inf")
+        return float(self._ranking[-1][1] - self._margin)
+
+    def of_all(
+        self, ann_index: AnnIndex, effort: int, bits: NDArray[np.uint8] | None
+    ) -> Ranking | None:
+        """The k best, by searches for more and more rows; None if these are too many."""
+        wanted = self._wanted
+        while wanted <= self._budget:
+            numbers, scores = ann_index.candidates(self._vector, wanted, effort, bits)
+            self._ranking = []
+            self._rescore(numbers)
+            if len(numbers) == self._count or (len(numbers) and scores.min() < self.floor):
+                return self._ranking
+            if len(numbers) < wanted:
+                effort *= 4
+            wanted *= 4
+        return None
+
+    def of_cells(
+        self, ann_index: AnnIndex, effort: int, bits: NDArray[np.uint8] | None
+    ) -> Ranking | None:
+        """The k best, from cells farther and farther away; None if these are too many.
+
+        The nearest cells give the first candidates. Then twice as many cells are searched, and
+        again, until those that were added have no row that could be among the best.
+        """
+        import numpy as np
+
+        first = max(min(effort, ann_index.cells) // 2, 1)
+        numbers, scores = ann_index.candidates(self._vector, self._wanted, first, bits)
+        self._rescore(numbers)
+        if len(numbers) == self._wanted and scores.min() >= self.floor:
+            found = ann_index.candidates_above(self._vector, self.floor, 0, first, bits)
+            new = ~np.isin(found[0], numbers)
+            if not self._rescore_best(found[0][new], found[1][new]):
+                return None
+        while first < ann_index.cells:
+            last = min(2 * first, ann_index.cells)
+            found = ann_index.candidates_above(self._vector, self.floor, first, last, bits)
+            if not self._rescore_best(*found):
+                return None
+            if len(self._ranking) == self._k and not (found[1] >= self.floor).any():
+                break
+            first = last
+        return self._ranking
+
+    def _rescore_best(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> bool:
+        """Score rows, the most likely first, while they are candidates; False: too many are."""
+        import numpy as np
+
+        size = self._wanted
+        while len(numbers):
+            order = np.argpartition(-scores, size) if len(numbers) > size else slice(None)
+            numbers, scores = numbers[order], scores[order]
+            self._rescore(numbers[:size])
+            left = scores[size:] >= self.floor
+            numbers, scores = numbers[size:][left], scores[size:][left]
+            if len(numbers) > self._budget:
+                return False
+            size *= 2
+        return True
+
+    def _rescore(self, numbers: NDArray[np.int64]) -> None:
+        """Add rows, with exact scores."""
+        import numpy as np
+
+        self._budget -= len(numbers)
+        found = self._rows.rescored(np.sort(numbers), self._vector, self._k)
+        self._ranking = merged(self._ranking, found)[: self._k]
+
+
+def merged(first: Ranking, second: Ranking) -> Ranking:
+    """One ranking of two that may have ids in common."""
+    if not first or not second:
+        return first or second
+    both = first + second
+    return ranked([id_ for id_, _ in both], [score for _, score in both])
+
+
 class FaissIndex:
     """Inner products with float16 rows, as the catalog stores them.
 
-    Scores are always exact. The ranking is exact if the segment is searched exactly, else its
-    recall is that of the segment's `IndexChoice`. The delta is always searched exactly.
+    Scores are always exact. The ranking is exact if the segment is searched exactly, else each
+    search finds the share of the nearest that its `IndexChoice` was made for, whatever the query
+    and the filter (`BestCandidates`). The delta is always searched exactly.
 
     An id may be added several times (the captions of one photo): its best row counts.
     """
@@ -204,10 +318,7 @@ class FaissIndex:
         """
         found = self._rows.search(vector, k, allowed)
         new = self._delta.search(vector, k, allowed) if len(self._delta.segment) else []
-        if not new:
-            return found
-        both = found + new
-        return ranked([id_ for id_, _ in both], [score for _, score in both])[:k]
+        return merged(found, new)[:k]
 
     def sample(self, n: int) -> Vectors:
         """At most n of the vectors (min(n, len), dim), evenly strided, always the same."""

@@ -5,6 +5,10 @@ candidates are needed depends on the vectors and on the queries. Text queries li
 images they match (the modality gap), so candidates that suffice for image queries may be too few
 for text. Therefore the true neighbours of sample queries of every modality are computed, and the
 search effort is raised until the index finds them.
+
+That holds on average, and for queries like the samples. For the others, and under filters, a search
+goes on until no row that is left can be among the nearest (`LiveRows`), by the error of approximate
+scores, which is measured here too.
 """
 
 from __future__ import annotations
@@ -12,11 +16,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mmsearch.vectors.ann_index import AnnIndex
-from mmsearch.vectors.exact import as_float32
+from mmsearch.vectors.exact import as_float32, bitmap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +39,7 @@ AUTO = "auto"
 """EXACT for few rows; for many, 1-bit codes if their recall suffices."""
 
 RECALL = 0.98
-"""The share of the ten nearest rows that a search should find on average."""
+"""The share of the nearest rows that each search should find."""
 
 EXACT_BYTES = 96 * 2**20
 """Up to this size all rows are compared: about 3 ms from memory (benchmarks/kinds.py)."""
@@ -49,6 +53,18 @@ CANDIDATES = (800, 3_200, 12_800)
 """The numbers of candidates that are tried."""
 
 MOST_CANDIDATES = CANDIDATES[-1]
+
+SAFETY = 100
+"""If errors are normal with the measured spread, a search misses this many times fewer neighbours
+than it may: the spread differs a little between rows (benchmarks/recall.py)."""
+
+SAMPLED = 4_096
+"""The number of sampled rows that statistics are computed from."""
+
+_ERROR_QUERIES = 16
+_TAIL, _TAIL_SPREADS = 0.9999, 3.719
+"""A normal distribution has this share of its values below so many standard deviations."""
+
 _CHUNK = 2**14
 
 
@@ -63,9 +79,12 @@ class IndexChoice:
     effort: int = 0
     """The search effort, as in `AnnIndex.efforts`."""
     recall: dict[str, float] = field(default_factory=dict)
-    """By query modality, the measured recall of the ten nearest rows."""
+    """By query modality, the recall of the ten nearest rows that the first candidates have."""
     why: str = ""
     """The reason, in words for the user."""
+    margin: float | None = None
+    """How far below its exact score a row's approximate one may lie, as `score_margin` measures it;
+    None: it was not measured, by an earlier version or since the index is exact."""
 
 
 def choose_index(
@@ -81,10 +100,11 @@ def choose_index(
         rows: (n, dim).
         sample_queries: Returns queries to measure the recall with; without any, EXACT is chosen.
         kind: AUTO, EXACT, or a factory string, which is then used whatever its recall.
-        recall: The recall to reach for queries of each modality.
+        recall: The recall to reach for queries of each modality; 1 means EXACT.
     """
-    if kind == EXACT or not len(rows):
-        return IndexChoice(why="as asked for" if kind == EXACT else "there is nothing yet"), None
+    if kind == EXACT or recall >= 1 or not len(rows):
+        asked = "as asked for" if kind == EXACT else "a recall of 1 takes every vector"
+        return IndexChoice(why=asked if len(rows) else "there is nothing yet"), None
     if kind == AUTO and rows.nbytes <= EXACT_BYTES:
         size = rows.nbytes / 2**20
         why = f"{len(rows):,} vectors ({size:.0f} MiB) are compared in a moment"
@@ -103,6 +123,7 @@ def choose_index(
         why = f"{name} cannot be made of {len(rows):,} vectors: {reason}"
         return IndexChoice(why=why), None
     choice = _tuned(name, ann_index, ann_index.efforts(min_codes), queries, truth, recall)
+    choice = replace(choice, margin=score_margin(rows, ann_index, recall))
     lowest = min(choice.recall.values())
     if lowest >= recall or kind != AUTO:
         return choice, ann_index
@@ -142,6 +163,61 @@ def true_neighbours(rows: Float16Rows, queries: Vectors, k: int = NEIGHBOURS) ->
     return numbers
 
 
+def spreads(recall: float) -> float:
+    """The standard deviations of an error that a search allows for, to find a share of neighbours.
+
+    It is 3.5 for 0.98, and 4.3 for 0.999.
+    """
+    missed = (1 - recall) / SAFETY
+    low, high = 0.0, 10.0
+    for _ in range(50):  # bisection, as the inverse in `statistics` is slow to import
+        middle = (low + high) / 2
+        if math.erfc(middle / math.sqrt(2)) / 2 > missed:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def score_margin(rows: Float16Rows, ann_index: AnnIndex, recall: float) -> float:
+    """How far below its exact score a row's approximate one may lie, as a share of a distance.
+
+    It is the standard deviation of the errors times `spreads`.
+
+    The distance is the root mean square of those from the query to the rows: the error of a code
+    grows with it. The errors are those of random directions and of stored rows as queries; the
+    larger spread of the two counts, or what their tail suggests if that is longer than a normal
+    distribution's.
+    """
+    import numpy as np
+
+    numbers = np.arange(min(SAMPLED, len(rows))) * len(rows) // min(SAMPLED, len(rows))
+    sample, row_of = as_float32(rows, numbers), np.full(len(rows), -1, np.int32)
+    row_of[numbers] = np.arange(len(numbers), dtype=np.int32)
+    directions = np.random.default_rng(0).standard_normal(sample[:_ERROR_QUERIES].shape)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    stored = sample[:: max(len(sample) // _ERROR_QUERIES, 1)][:_ERROR_QUERIES]
+    effort, measured = ann_index.efforts()[-1], []
+    for queries in (stored, directions.astype(np.float32)):
+        try:
+            found = ann_index.candidates_of_many(queries, len(sample), effort, bitmap(row_of >= 0))
+        except RuntimeError:  # this kind of index cannot skip rows
+            found = ann_index.candidates_of_many(queries, len(sample), effort)
+        distances = np.sqrt(
+            (queries**2).sum(axis=1)
+            + (sample**2).sum() / len(sample)
+            - 2 * queries @ sample.mean(axis=0)
+        )
+        errors = [
+            (as_float32(rows, of[of >= 0]) @ query - scores[of >= 0]) / max(distance, 1e-9)
+            for query, distance, of, scores in zip(queries, distances, *found, strict=True)
+        ]
+        joined = np.concatenate(errors)
+        tail = float(np.quantile(joined, _TAIL)) / _TAIL_SPREADS if len(joined) else 0.0
+        measured.append(max(float(np.sqrt((joined**2).mean())) if len(joined) else 0.0, tail))
+    return max(measured) * spreads(recall)
+
+
 def _tuned(
     kind: str,
     ann_index: AnnIndex,
@@ -160,7 +236,7 @@ def _tuned(
     for effort, most in itertools.chain.from_iterable(trials):
         wanted = min(most, MOST_CANDIDATES, len(ann_index))
         ranks = {
-            modality: _ranks(ann_index.candidates_of_many(rows, wanted, effort), truth[modality])
+            modality: _ranks(ann_index.candidates_of_many(rows, wanted, effort)[0], truth[modality])
             for modality, rows in queries.items()
         }
         if all((found < wanted).mean() >= aim for found in ranks.values()):
@@ -168,7 +244,14 @@ def _tuned(
     enough = max(_needed_candidates(found, aim, wanted) for found in ranks.values())
     recall = {name: round(float((found < enough).mean()), 4) for name, found in ranks.items()}
     shown = " and ".join(f"{share:.3f} for {name}" for name, share in recall.items())
-    why = f"finds {shown} of the ten nearest, measured on this index; {target} was asked for"
+    why = (
+        f"every search is to find {target} of the nearest, so candidates are scored, at worst all "
+        f"vectors, until none left can be among them, by the error of the codes measured on "
+        f"{min(SAMPLED, len(ann_index)):,} vectors; the first {enough:,} have {shown} of the ten "
+        "nearest, measured on this index"
+        if ann_index.scores_all
+        else f"finds {shown} of the ten nearest, measured on this index; {target} was asked for"
+    )
     return IndexChoice(kind, enough, effort, recall, why)
 
 

@@ -5,6 +5,7 @@
     vectors.i64     (n,) the catalog's id of each row's vector, ascending
     coarse.faiss    an approximate index of the rows, if one was chosen
     moments.f32     (dim + 1, dim) with it: the mean of sampled rows, and of their outer products
+    margin.f32      (1,) with an index of an earlier version: the margin that its scores take
     about.json      how many rows, of how many dimensions, which index was chosen and why, …
 
 Pages are read when they are needed, and the system may evict them.
@@ -28,7 +29,13 @@ from typing import TYPE_CHECKING, Any
 from mmsearch.errors import StorageFailed
 from mmsearch.vectors.ann_index import AnnIndex
 from mmsearch.vectors.exact import as_float32, exact_index
-from mmsearch.vectors.index_choice import IndexChoice, choose_index
+from mmsearch.vectors.index_choice import (
+    RECALL,
+    SAMPLED,
+    IndexChoice,
+    choose_index,
+    score_margin,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,11 +51,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The version of the files. Segments of another version are rebuilt."""
 
-SAMPLED = 4_096
-"""The number of sampled rows that statistics are computed from."""
-
 ROWS, IDS, VECTOR_IDS = "rows.f16", "ids.i64", "vectors.i64"
-ANN_INDEX, MOMENTS, ABOUT = "coarse.faiss", "moments.f32", "about.json"
+ANN_INDEX, MOMENTS, MARGIN, ABOUT = "coarse.faiss", "moments.f32", "margin.f32", "about.json"
 
 UPTO, HAS_ANN_INDEX, ANN_CHECKSUM, CHECKSUM = "upto", "coarse", "coarse sum", "sum"
 """Keys of ABOUT."""
@@ -118,6 +122,34 @@ class Segment:
         sample = as_float32(self.rows, np.arange(number) * len(self) // max(number, 1))
         products: Vectors = sample.T @ sample / np.float32(max(number, 1))
         return number, sample.mean(axis=0), products
+
+    def score_margin(self, vector: Vectors) -> float:
+        """How far below its exact score a row's approximate one may lie, for a query (dim,)."""
+        _, mean, products = self.moments
+        square = float(vector @ vector) + float(products.trace()) - 2 * float(mean @ vector)
+        return self._margin * math.sqrt(max(square, 0.0))
+
+    @cached_property
+    def _margin(self) -> float:
+        """The result of `score_margin`, which segments of earlier versions do not have yet."""
+        import numpy as np
+
+        if self.choice.margin is not None:
+            return self.choice.margin
+        if self.ann_index is None:
+            return 0.0
+        path = None if self.folder is None else self.folder / MARGIN
+        if path is not None:
+            with suppress(OSError):
+                stored = np.fromfile(path, np.float32)
+                if len(stored) == 1 and np.isfinite(stored[0]):
+                    return float(stored[0])
+        recall = float(self.about.get("recall", RECALL))
+        found = score_margin(self.rows, self.ann_index, recall)
+        if path is not None:
+            with suppress(OSError):  # read-only, say
+                np.array([found], np.float32).tofile(path)
+        return found
 
     def read_rows(self, numbers: NDArray[np.int64]) -> Float16Rows:
         """A copy of the rows of the given numbers.
