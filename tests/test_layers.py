@@ -28,7 +28,7 @@ SIDEWAYS = {("home", "errors"), ("cli", "evaluation"), ("__main__", "cli")}
 
 HEAVY = {"torch", "open_clip", "transformers", "faiss", "onnxruntime", "numpy", "PIL", "tokenizers"}
 HEAVY |= {"av", "soundfile", "soxr", "pypdfium2", "rapidocr", "faster_whisper", "huggingface_hub"}
-HEAVY |= {"filelock", "pyarrow", "watchfiles"}
+HEAVY |= {"chardet", "filelock", "pyarrow", "watchfiles"}
 
 
 def layer_of(name: str) -> int:

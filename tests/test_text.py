@@ -34,6 +34,75 @@ def test_bytes_that_windows_1252_leaves_out_are_latin_1():
     assert read_text(b"caf\xe9 \x81\x93x\x94") == "café \x81“x”"
 
 
+LETTERS = {
+    "gbk": "昨天我们去了北京的长城，天气非常好，山上的风很大。",
+    "gb18030": "一只狗在海滩上奔跑",
+    "big5": "昨天我們去了臺北的陽明山，山上開滿了櫻花。",
+    "shift_jis": "昨日は京都の金閣寺へ行きました。Tシャツを買った。",
+    "euc_jp": "昨日は京都の金閣寺へ行きました。",
+    "iso2022_jp": "昨日は京都の金閣寺へ行きました。",
+    "euc_kr": "어제 우리 가족은 비행기를 타고 제주도에 갔다.",
+    "koi8-r": "Собака на пляже",
+    "cp1251": "Прошлым летом мы ездили на озеро Байкал (Nikon D90).",
+    "cp866": "Собака бежит по пляжу",
+    "cp1250": "Żółta łódź płynie przez rzekę, a ja jestem głodny i zmęczony",
+    "cp1253": "Ο σκύλος τρέχει στην παραλία",
+    "cp1254": "Köpek sahilde koşuyor ve kedi güneşte uyuyor, çok güzel bir gün",
+    "cp1255": "הכלב רץ על החוף והחתול ישן בשמש",
+    "cp1256": "الكلب يجري على الشاطئ والقط ينام",
+    "cp874": "สุนัขวิ่งบนชายหาดและแมวนอนกลางแดด",
+    "cp1257": "Šuo bėga paplūdimiu, o katė miega saulėje, šiandien labai graži diena",
+}
+
+
+@pytest.mark.parametrize(("encoding", "text"), LETTERS.items(), ids=LETTERS)
+def test_texts_in_older_encodings_are_read_in_their_own_letters(encoding, text):
+    assert read_text(text.encode(encoding)) == text
+    assert read_text(b"photo taken in the morning\n" * 9000 + text.encode(encoding)).endswith(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Café",
+        "résumé, naïve, façade",
+        "It’s a “quoted” – dash, 5 €",
+        "© 2020 Müller, 20 °C, ½ cup, ±5 %",
+        "Der Hund läuft über die Straße und frißt Äpfel.",
+        "FRÄULEIN MÜLLER",
+        "AÇÃO E CORAÇÃO",
+        "L’été à la plage",
+        "På en ö i Östersjön",
+        "¿Dónde está el niño?",
+    ],
+)
+def test_texts_of_western_europe_are_not_taken_for_those_of_others(text):
+    assert read_text(text.encode("cp1252")) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["naïve café, déjà vu", "Привет, мир", "昨天我们去了北京", "Grüße aus Zürich"]
+)
+def test_utf_8_with_a_bad_byte_loses_that_byte_only(text):
+    data = text.encode()
+    for place in (0, len(data) // 2, len(data)):
+        start, end = data[:place], data[place:]
+        mended = (start + b"\xff" + end).decode(errors="replace")
+        assert read_text(start + b"\xff" + end) == mended
+        assert mended.count("\ufffd") <= 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_text_cut_inside_a_character_loses_that_character_only(encoding):
+    assert read_text("昨天我们去了北京".encode(encoding)[:-1]).rstrip("\ufffd") == "昨天我们去了北"
+    assert read_text("naïve and a dog é".encode()[:-1]) == "naïve and a dog \ufffd"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_told_by_its_zeros(encoding):
+    assert read_text("a dog on a beach".encode(encoding)) == "a dog on a beach"
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -43,7 +112,8 @@ def test_bytes_that_windows_1252_leaves_out_are_latin_1():
         (b"PK\x03\x04\0\0", "not a text file"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "not a text file"),
         (bytes(range(1, 256)) * 3, "not a text file"),
-        (b"\xff\xfea\0b", "damaged UTF-16 text"),
+        (b"\xff\xfe" + b"\0\xd8" * 99, "damaged UTF-16 text"),
+        (b"\0\0\xfe\xff" + b"\xff" * 99, "damaged UTF-32 text"),
     ],
 )
 def test_what_is_no_text_is_refused_with_its_reason(tmp_path, data, reason):

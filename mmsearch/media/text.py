@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +23,34 @@ MAX_MEBIBYTES = 64
 """Larger text files are logs and dumps, which nobody searches for a sentence."""
 
 _UNICODE_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_LATIN = ("cp1252", "cp1250", "iso8859-2", "cp1254", "cp1257", "mac_roman", "cp850", "cp437")
+_LEGACY = (
+    *_LATIN[:5],
+    *("cp1251", "koi8-r", "koi8-u", "cp866", "iso8859-5", "cp1253", "cp1255", "cp1256", "cp874"),
+    *("gb18030", "big5hkscs", "cp932", "shift_jis_2004", "euc-jp", "euc_jis_2004", "cp949"),
+    "iso2022-jp-2",
+)
+"""Encodings, by Python's names, that texts were and are written in. Only Latin texts can come from
+DOS and old Macs: for others these are too rare to be worth being taken for."""
+_MULTIBYTE = frozenset(
+    {"gb18030", "gbk", "gb2312", "big5hkscs", "big5", "cp932", "shift_jis_2004", "shift_jis"}
+    | {"euc_jp", "euc_jis_2004", "cp949", "euc_kr", "johab"}
+)
+_SAMPLE = 20_000
+"""Bytes of lines not in ASCII by which an encoding is told."""
+_ENOUGH = 6
+"""Bytes not in ASCII; from fewer, languages in Latin letters cannot be told apart."""
+_CLEARLY = 1.5
+"""Times as likely as Windows-1252 that another encoding of Latin letters has to be."""
+_FOREIGN = re.compile("[\u0370-\u1fff\u3040-\uffef]+")
+"""Letters of other scripts than Latin."""
+_ASCII_LETTER, _HIGH = re.compile(rb"[A-Za-z]"), re.compile(rb"[\x80-\xff]")
+_WESTERN = re.compile("[\u00a0-\u017f\u2010-\u20ac]")
 _LATIN1_TO_CP1252 = {
     byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte)  # five bytes are undefined
     for byte in range(0x80, 0xA0)
@@ -49,8 +72,9 @@ class Passage:
 def read_text(source: str | Path | bytes) -> str:
     """The text of a file, whatever its encoding.
 
-    UTF-8, or UTF-16 and UTF-32 with a byte order mark; anything else is read as Windows-1252, in
-    which all bytes are valid.
+    UTF-8, UTF-16 or UTF-32, in which bytes that are damaged or cut off become U+FFFD. Anything else
+    is read in the encoding that chardet finds most likely (GB 18030, Big5, Shift-JIS, EUC-KR,
+    KOI8-R, Windows-1251, …), or Windows-1252, in which all bytes are valid.
 
     Args:
         source: A path, or the bytes of the file.
@@ -75,17 +99,110 @@ def read_text(source: str | Path | bytes) -> str:
 
 
 def _decoded(data: bytes) -> str:
-    encoding = next((name for mark, name in _UNICODE_MARKS if data.startswith(mark)), "utf-8")
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        if encoding not in ("utf-8", "utf-8-sig"):
-            raise UnreadableFile(f"damaged {encoding.upper()} text") from error
-    text = data.decode("latin-1").translate(_LATIN1_TO_CP1252)
-    # a tenth of random bytes are control characters; a text contains hardly any
-    if len(_CONTROL.findall(text)) * 20 > len(text):
-        raise UnreadableFile("not a text file")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    for mark, encoding in _UNICODE_MARKS:
+        if data.startswith(mark):
+            return _mended(data[len(mark) :], encoding)
+    if utf16 := _utf16_without_mark(data):
+        return _mended(data, utf16)
+    with suppress(UnicodeDecodeError):
+        text = data.decode()
+        return _legacy(data) if "\x1b$" in text else text  # ISO 2022, in 7 bits
+    mended = data.decode(errors="replace")
+    return mended if _is_utf8(mended) else _legacy(data)
+
+
+def _mended(data: bytes, encoding: str) -> str:
+    """A Unicode text in which a few characters may be damaged, or the last one cut off."""
+    text = data.decode(encoding, "replace")
+    if text.count("\ufffd") * 20 > len(text) + 20:
+        raise UnreadableFile(f"damaged {encoding[:6].upper().rstrip('-')} text")
     return text
+
+
+def _utf16_without_mark(data: bytes) -> str | None:
+    """UTF-16, if every other byte is mostly 0 and the others are ASCII."""
+    even, odd = data[::2], data[1::2]
+    for encoding, low, high in (("utf-16-le", even, odd), ("utf-16-be", odd, even)):
+        if b"\0" not in low and high.count(0) * 2 > len(high) and low.isascii():
+            return encoding
+    return None
+
+
+def _is_utf8(mended: str) -> bool:
+    """Whether what was decoded as UTF-8 is a text with a few bad bytes, or cut inside a character.
+
+    Of a text in another encoding, some characters happen to be valid in UTF-8, but fewer.
+    """
+    bad = mended.count("\ufffd")
+    valid = sum(character > "\x7f" for character in mended) - bad
+    if mended.endswith("\ufffd"):
+        bad -= 1
+    western = len(_WESTERN.findall(mended))
+    return valid > 0 and valid >= (1 if western == valid else 4) * bad
+
+
+def _legacy(data: bytes) -> str:
+    """A text in the encoding that is most likely, Windows-1252 where nothing tells."""
+    from chardet import detect
+
+    western = data.decode("latin-1").translate(_LATIN1_TO_CP1252)
+    # a tenth of random bytes are control characters; a text contains hardly any
+    if len(_CONTROL.findall(western)) * 20 > len(western):
+        raise UnreadableFile("not a text file")
+    sample = _sample(data)
+    found = detect(sample, include_encodings=_LEGACY, prefer_superset=True, compat_names=False)
+    encoding = _codec(found["encoding"])
+    if not (sample.isascii() or _spells_words(sample, encoding)):
+        encoding = _latin_encoding(sample)
+    return western if encoding == "cp1252" else data.decode(encoding, "replace")
+
+
+def _sample(data: bytes) -> bytes:
+    """The lines that tell the encoding."""
+    size, lines = 0, []
+    for line in data.splitlines(keepends=True):
+        if size < _SAMPLE and not (line.isascii() and b"\x1b" not in line):
+            lines.append(line)
+            size += len(line)
+    return b"".join(lines)[:_SAMPLE]
+
+
+def _codec(encoding: str | None) -> str:
+    return codecs.lookup(encoding or "cp1252").name
+
+
+def _spells_words(sample: bytes, encoding: str) -> bool:
+    """Whether there are words in letters of another script than Latin.
+
+    There are none in a text of Latin letters whose accented ones were taken for those of the other
+    script, "Cafй", or for half of a Chinese character, "M軩LER".
+    """
+    many = encoding in _MULTIBYTE  # often of languages that put no spaces around Latin words
+    text = sample.decode(encoding, "replace")
+    words = lone = 0
+    for run in _FOREIGN.finditer(text):
+        beside = text[max(0, run.start() - 1) : run.start()] + text[run.end() : run.end() + 1]
+        touches = any(character.isalpha() for character in beside)
+        if len(run[0]) >= (2 if many else 3) and (many or not touches):
+            words += len(run[0])
+        elif touches:
+            lone += len(run[0])
+    return words > lone
+
+
+def _latin_encoding(sample: bytes) -> str:
+    """The encoding of a text in Latin letters."""
+    from chardet import detect_all
+
+    words = b" ".join(filter(_ASCII_LETTER.search, sample.split()))  # lone signs tell nothing
+    if len(_HIGH.findall(words)) < _ENOUGH:
+        return "cp1252"
+    defined = words.translate(None, b"\x81\x8d\x8f\x90\x9d")  # in Windows-1252
+    found = detect_all(defined, ignore_threshold=True, include_encodings=_LATIN, compat_names=False)
+    likely = {_codec(one["encoding"]): one["confidence"] for one in found}
+    best = max(likely, key=likely.__getitem__, default="cp1252")
+    return best if likely.get(best, 0) > _CLEARLY * likely.get("cp1252", 0) else "cp1252"
 
 
 # Scripts written without spaces: Thai, Lao, Burmese, Khmer, Chinese and Japanese, and the
