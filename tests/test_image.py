@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media.image import load_image
@@ -292,6 +292,249 @@ def test_odd_file_names_are_no_trouble(tmp_path, name):
     with open(path, "wb") as file:
         file.write(saved(photo(), "PNG"))
     assert load_image(path)[0].size == (96, 64)
+
+
+# ---------------------------------------------------------------------- colours
+
+
+def numbers(*values):
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def profile(red, green, blue, gamma):
+    """An ICC profile (version 2.4) of three primaries, as XYZ of D50, and a gamma."""
+    curve = b"curv" + struct.pack(">IIHxx", 0, 1, round(gamma * 256))
+    name = b"desc" + struct.pack(">II", 0, 5) + b"test\0" + bytes(78 + 1)
+    tags = {b"desc": name, b"cprt": b"text\0\0\0\0none\0\0\0\0"}
+    for letter, primary in zip((b"r", b"g", b"b"), (red, green, blue), strict=True):
+        tags |= {letter + b"XYZ": b"XYZ \0\0\0\0" + numbers(*primary), letter + b"TRC": curve}
+    tags[b"wtpt"] = b"XYZ \0\0\0\0" + numbers(0.9642, 1, 0.8249)
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(data), len(tag))
+        data += tag
+    head = b"lcms\2\x40\0\0mntrRGB XYZ " + struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp"
+    head += bytes(28) + numbers(0.9642, 1, 0.8249) + bytes(48)
+    return struct.pack(">I", 132 + 12 * len(tags) + len(data)) + head[:124] + table + data
+
+
+SRGB = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)
+WIDE = {
+    "Adobe RGB": profile(
+        (0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446), 2.2
+    ),
+    "Display P3": profile(
+        (0.5151, 0.2412, -0.0011), (0.292, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841), 2.2
+    ),
+    "ProPhoto RGB": profile((0.7977, 0.288, 0), (0.1352, 0.7119, 0), (0.0313, 0.0001, 0.8249), 1.8),
+    "channels swapped": profile(SRGB[2], SRGB[0], SRGB[1], 2.2),
+}
+
+
+def encoded_in(icc, picture):
+    """The same colours in other numbers."""
+    wide = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    srgb = ImageCms.createProfile("sRGB")
+    return ImageCms.profileToProfile(picture, srgb, wide, outputMode="RGB")
+
+
+def muted():
+    """Colours that every profile can hold."""
+    return Image.blend(photo(), Image.new("RGB", (96, 64), (128, 128, 128)), 0.4)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
+@pytest.mark.parametrize("name", WIDE)
+def test_colours_are_those_that_the_profile_in_the_file_says(name, kind):
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    data = saved(encoded_in(WIDE[name], muted()), kind, icc_profile=WIDE[name], quality=97)
+    picture, _ = load_image(data)
+    assert (picture.mode, picture.info) == ("RGB", {})
+    assert difference(picture, muted()) < (2 if kind in ("PNG", "TIFF") else 4)
+
+
+def test_a_profile_is_heeded_in_a_shrunk_and_turned_picture():
+    icc = WIDE["channels swapped"]
+    large = encoded_in(icc, muted().resize((960, 640)))
+    data = saved(turned(large, 6), "JPEG", icc_profile=icc, exif=tagged(main={ORIENTATION: 6}))
+    picture, _ = load_image(data, at_least=32)
+    assert difference(picture, muted().resize(picture.size)) < 6
+
+
+def test_what_is_transparent_stays_so_in_another_colour_space():
+    icc = WIDE["channels swapped"]
+    picture = encoded_in(icc, Image.new("RGB", (4, 4), (200, 60, 20)))
+    picture.putalpha(Image.new("L", (4, 4), 0))
+    assert load_image(saved(picture, "PNG", icc_profile=icc))[0].getpixel((0, 0)) == (255,) * 3
+    picture.putalpha(Image.new("L", (4, 4), 255))
+    found = load_image(saved(picture, "PNG", icc_profile=icc))[0].getpixel((0, 0))
+    assert np.abs(np.subtract(found, (200, 60, 20))).max() <= 2
+
+
+def test_a_palette_has_the_colours_of_its_profile():
+    icc = WIDE["channels swapped"]
+    palette = encoded_in(icc, Image.new("RGB", (4, 4), (200, 60, 20))).quantize(4)
+    found = load_image(saved(palette, "PNG", icc_profile=icc))[0].getpixel((0, 0))
+    assert np.abs(np.subtract(found, (200, 60, 20))).max() <= 3
+
+
+@pytest.mark.parametrize(
+    "icc",
+    [
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        WIDE["Display P3"][:200],
+        b"no profile at all",
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(),
+    ],
+    ids=["sRGB", "cut off", "senseless", "of other channels"],
+)
+def test_a_profile_that_says_nothing_new_leaves_every_pixel_as_it_is(icc):
+    assert load_image(saved(photo(), "PNG", icc_profile=icc))[0] == photo()
+    assert load_image(saved(photo().convert("L"), "PNG", icc_profile=icc))[0] == photo().convert(
+        "L"
+    ).convert("RGB")
+
+
+def test_a_picture_in_lab_is_read():
+    lab = ImageCms.profileToProfile(
+        muted(), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    assert difference(load_image(saved(lab, "TIFF"))[0], muted()) < 3
+
+
+# ---------------------------------------------------------------------- unusual pixels
+
+
+def tiff(pixels, photometric, order="<", planar=True):
+    """A TIFF of 16 bits a channel, from (channels, height, width); each channel a strip."""
+    channels, height, width = pixels.shape
+    strips = channels if planar else 1
+    stored = pixels if planar else np.moveaxis(pixels, 0, 2)
+    data = stored.astype(order + "u2").tobytes()
+    size = len(data) // strips
+    tags = {256: [width], 257: [height], 258: [16] * channels, 259: [1], 262: [photometric]}
+    tags |= {273: [8 + size * n for n in range(strips)], 277: [channels], 278: [height]}
+    tags |= {279: [size] * strips, 284: [2 if planar else 1]}
+    end = 8 + len(data) + 2 + 12 * len(tags) + 4
+    rows = tail = b""
+    for tag, values in tags.items():
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        if len(values) > 1:
+            packed, tail = struct.pack(order + "I", end + len(tail)), tail + packed
+        rows += struct.pack(order + "HHI", tag, 4, len(values)) + packed
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(data))
+    return head + data + struct.pack(order + "H", len(tags)) + rows + bytes(4) + tail
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", [True, False])
+def test_a_tiff_of_16_bits_may_store_its_channels_one_after_the_other(order, planar):
+    pixels = np.moveaxis(np.asarray(photo()), 2, 0).astype(np.uint16) * 257
+    picture, info = load_image(tiff(pixels, 2, order, planar))
+    assert (info.width, info.height) == (96, 64)
+    assert difference(picture, photo()) == 0
+
+
+def test_so_may_one_in_cmyk():
+    pixels = np.moveaxis(np.asarray(photo().convert("CMYK")), 2, 0).astype(np.uint16) * 257
+    assert difference(load_image(tiff(pixels, 5))[0], photo()) == 0
+
+
+def test_a_deep_grey_whose_least_value_is_white_is_no_negative():
+    ramp = np.array([[[0, 257, 32896, 65535]]], np.uint16)
+    assert np.asarray(load_image(tiff(ramp, 0, planar=False))[0])[0, :, 0].tolist() == [
+        255,
+        254,
+        127,
+        0,
+    ]
+    assert np.asarray(load_image(tiff(ramp, 1, planar=False))[0])[0, :, 0].tolist() == [
+        0,
+        1,
+        128,
+        255,
+    ]
+
+
+def bmp(alpha):
+    """A BMP of 32 bits a pixel with a mask for alpha (BITMAPV4HEADER)."""
+    pixels = np.asarray(photo().transpose(Image.Transpose.FLIP_TOP_BOTTOM))[:, :, ::-1]
+    pixels = np.concatenate([pixels, np.full((64, 96, 1), alpha, np.uint8)], axis=2).tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack("<IiiHHIIiiII", 108, 96, 64, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks
+    head += b"BGRs" + bytes(48)
+    return b"BM" + struct.pack("<IHHI", 14 + 108 + len(pixels), 0, 0, 122) + head + pixels
+
+
+def test_a_bmp_whose_alpha_was_never_filled_in_is_opaque():
+    assert difference(load_image(bmp(255))[0], photo()) == 0
+    assert difference(load_image(bmp(0))[0], photo()) == 0
+
+
+# ---------------------------------------------------------------------- faults that cost no pixel
+
+
+def chunk(kind, body, checksum=None):
+    right = struct.pack(">I", zlib.crc32(kind + body))
+    return struct.pack(">I", len(body)) + kind + body + (checksum or right)
+
+
+SIDE_CHUNKS = {
+    "a wrong checksum": chunk(b"tEXt", b"Comment\0hello", b"oops"),
+    "large text": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2 << 20))),
+    "large metadata": chunk(
+        b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"x" * (2 << 20))
+    ),
+    "a large profile": chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(2 << 20))),
+    "a damaged profile": chunk(b"iCCP", b"name\0\0oops"),
+    "a short gamma": chunk(b"gAMA", b"\0"),
+    "a short size": chunk(b"pHYs", b"\0\0"),
+    "short colours": chunk(b"cHRM", b"\0" * 7),
+    "an empty rendering intent": chunk(b"sRGB", b""),
+    "an unknown one": chunk(b"abCd", b"?", b"oops"),
+}
+
+
+@pytest.mark.parametrize("side", SIDE_CHUNKS.values(), ids=SIDE_CHUNKS)
+@pytest.mark.parametrize("place", [33, -12])
+def test_a_side_chunk_of_a_png_never_costs_the_picture(side, place):
+    exif = tagged(main={ORIENTATION: 6, 0x0110: "Phone 5"})
+    data = saved(turned(photo(), 6), "PNG", exif=exif)
+    picture, info = load_image(data[:place] + side + data[place:])
+    assert difference(picture, photo()) == 0
+    assert info.camera == "Phone 5"
+
+
+@pytest.mark.parametrize("lost", [4, 12, 16])
+def test_a_png_without_its_end_is_whole(lost):
+    assert load_image(saved(photo(), "PNG")[:-lost])[0] == photo()
+
+
+def test_a_png_that_lacks_one_of_several_pieces_is_refused():
+    data = saved(photo(), "PNG")
+    packed = data[41:-16]
+    first = chunk(b"IDAT", packed[: len(packed) // 2])
+    assert refused(data[:33] + first) == "truncated"
+    assert refused(data[:33] + first + chunk(b"tEXt", b"a", b"oops")) == "truncated"
+    rest = chunk(b"IDAT", packed[len(packed) // 2 :])
+    assert load_image(data[:33] + first + rest)[0] == photo()
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize("at_least", [None, 16])
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"restart_marker_blocks": 3}])
+def test_a_jpeg_that_lacks_nothing_but_its_end_marker_is_whole(lost, at_least, how):
+    data = saved(photo(200, 140), "JPEG", **how)
+    whole, _ = load_image(data, at_least=at_least)
+    assert load_image(data[:-lost], at_least=at_least)[0] == whole
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"restart_marker_blocks": 3}])
+def test_a_jpeg_that_lacks_pixels_is_refused(how):
+    data = saved(photo(200, 140), "JPEG", **how)
+    for lost in (*range(4, 40), 100, 500, 1000):
+        assert refused(data[:-lost]) == "truncated"
 
 
 # ---------------------------------------------------------------------- what is refused

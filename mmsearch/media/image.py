@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import warnings
@@ -11,10 +12,12 @@ from datetime import datetime
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
+from mmsearch.media.colour import to_srgb
+from mmsearch.media.image_repair import jpeg_ends, planes_of_tiff, png_without_side_chunks
 from mmsearch.media.open_media import damage_as_unreadable, open_file
 
 if TYPE_CHECKING:
@@ -69,7 +72,9 @@ def load_image(
 ) -> tuple[Image.Image, ImageInfo]:
     """An upright RGB picture, fully decoded, with its size and EXIF.
 
-    EXIF orientation is applied, transparency becomes white, an animation its first frame.
+    EXIF orientation is applied, colours are converted to sRGB by the profile in the file,
+    transparency becomes white, an animation its first frame. Faults that cost no pixel (side chunks
+    of a PNG, the end marker of a JPEG) do no harm.
 
     Args:
         source: A path, the bytes of a file, or a binary file object (which stays open).
@@ -91,24 +96,90 @@ def load_image(
     with open_file(source) as file, _damage_as_unreadable(max_megapixels):
         decoder = _decoder_of(file)
         _import_decoder(decoder)
-        opened = Image.open(file, formats=[decoder])
-        full_size = opened.size
-        megapixels = full_size[0] * full_size[1] / 1e6
-        if megapixels > max_megapixels:
-            raise _too_large(f"{math.ceil(megapixels * 10) / 10:g}", max_megapixels)
-        if at_least is not None and decoder == "JPEG":
-            opened.draft(None, (math.ceil(decode_scale * at_least),) * 2)
-        drafted = opened.size != full_size
+        limits = at_least, max_megapixels, decode_scale
+        try:
+            return _loaded(file, decoder, *limits)
+        except (UnreadableFile, Image.DecompressionBombError, MemoryError):
+            raise
+        except Exception:
+            if repaired := _repaired(file, decoder, *limits):
+                return repaired
+            raise
+
+
+def _loaded(
+    file: BinaryIO,
+    decoder: str,
+    at_least: int | None,
+    max_megapixels: float,
+    decode_scale: float,
+) -> tuple[Image.Image, ImageInfo]:
+    """As `load_image`; raises whatever Pillow does."""
+    from PIL import Image
+
+    file.seek(0)
+    opened = Image.open(file, formats=[decoder])
+    full_size = opened.size
+    megapixels = full_size[0] * full_size[1] / 1e6
+    if megapixels > max_megapixels:
+        raise _too_large(f"{math.ceil(megapixels * 10) / 10:g}", max_megapixels)
+    if at_least is not None and decoder == "JPEG":
+        opened.draft(None, (math.ceil(decode_scale * at_least),) * 2)
+    drafted = opened.size != full_size
+    picture = _joined_planes(file, opened) if decoder == "TIFF" else None
+    if picture is None:
         opened.load()
-        width, height = full_size if drafted else opened.size  # decoding may rotate a TIFF
-        tags = exif.tags_of(opened)
-        orientation = tags.get(exif.ORIENTATION, 1)  # 1 for HEIC too, which its decoder rotates
-        if orientation in (5, 6, 7, 8):
-            width, height = height, width
-        picture = _upright_rgb(opened, orientation, at_least)
+        picture = opened
+    width, height = full_size if drafted else picture.size  # decoding may rotate a TIFF
+    tags = exif.tags_of(opened)
+    orientation = tags.get(exif.ORIENTATION, 1)  # 1 for HEIC too, which its decoder rotates
+    if orientation in (5, 6, 7, 8):
+        width, height = height, width
+    if decoder == "BMP" and picture.mode == "RGBA" and not picture.getchannel("A").getbbox():
+        picture = picture.convert("RGB")  # four bytes a pixel, the last of them unused
+    picture = _upright_rgb(picture, orientation, at_least)
     return picture, ImageInfo(
         width, height, exif.taken_at(tags), exif.camera(tags), *exif.position(tags)
     )
+
+
+def _repaired(
+    file: BinaryIO,
+    decoder: str,
+    *limits: Any,
+) -> tuple[Image.Image, ImageInfo] | None:
+    """The picture of a file that Pillow refuses for a fault that costs no pixel."""
+    if decoder == "PNG":
+        file.seek(0)
+        return _loaded(io.BytesIO(png_without_side_chunks(file.read())), decoder, *limits)
+    if decoder == "JPEG":
+        file.seek(0)
+        found = (_loaded(io.BytesIO(data), decoder, *limits) for data in jpeg_ends(file.read()))
+        first = next(found, None)
+        if first and all(picture == first[0] for picture, _ in found):
+            return first
+    return None
+
+
+def _joined_planes(file: BinaryIO, opened: Image.Image) -> Image.Image | None:
+    """A TIFF of 16 bits whose channels lie one after the other; None of any other."""
+    from PIL import Image
+
+    planes = planes_of_tiff(file, opened)
+    if planes is None:
+        return None
+    channels = [
+        _grey_to_8_bits(Image.open(io.BytesIO(plane), formats=["TIFF"])) for plane in planes
+    ]
+    photometric = opened.tag_v2[_PHOTOMETRIC]  # type: ignore[attr-defined]
+    if photometric == 5:
+        return _with_profile(Image.merge("CMYK", channels[:4]), opened)
+    return _with_profile(Image.merge("RGBA"[: len(channels)], channels), opened)
+
+
+def _with_profile(picture: Image.Image, opened: Image.Image) -> Image.Image:
+    picture.info = {key: opened.info[key] for key in ("icc_profile",) if key in opened.info}
+    return picture
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -197,11 +268,14 @@ def _upright_rgb(opened: Image.Image, orientation: int, at_least: int | None) ->
     from PIL import Image
 
     picture = _with_8_bit_channels(opened)
+    profile = opened.info.get("icc_profile")
     factor = min(picture.size) // (2 * at_least) if at_least else 1
     if factor > 1:
         picture = picture.reduce(factor)
     if orientation in _TURNS:
         picture = picture.transpose(Image.Transpose[_TURNS[orientation]])
+    if profile or picture.mode == "LAB":
+        picture = to_srgb(picture, profile)
     if picture.has_transparency_data:
         transparent = picture.convert("RGBA")
         picture = Image.new("RGBA", transparent.size, "white")
@@ -226,11 +300,19 @@ _TURNS = {
 
 def _with_8_bit_channels(picture: Image.Image) -> Image.Image:
     """The picture in a mode whose pixels can be averaged."""
+    from PIL import ImageOps
+
     if picture.mode in ("1", "P", "PA"):
         return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return _grey_to_8_bits(picture)
+        grey = _grey_to_8_bits(picture)
+        tags = getattr(picture, "tag_v2", {})  # of a TIFF
+        return ImageOps.invert(grey) if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE else grey
     return picture
+
+
+_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0
+"""A tag of TIFF; Pillow heeds it where pixels have up to 8 bits."""
 
 
 def _grey_to_8_bits(grey: Image.Image) -> Image.Image:
