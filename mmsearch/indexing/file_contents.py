@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from numbers import Real
@@ -81,6 +81,12 @@ class Contents:
     """The file's own: not its captions."""
     columns: dict[str, Any] = field(default_factory=dict)
     """Of the item."""
+    breaks_off: bool = False
+    """Whether it is a sound or video that is truncated or damaged after its beginning."""
+
+    def break_off(self) -> None:
+        """Called by the readers of sounds and videos."""
+        self.breaks_off = True
 
 
 class Reader:
@@ -127,7 +133,7 @@ class Reader:
             "document": self._document,
         }[kind](found, source, path)
         if "speech" in readings:
-            found.texts += self._speech(path)
+            found.texts += self._speech(path, found.break_off)
         found.columns["readings"] = " ".join(sorted(readings))
         return found
 
@@ -175,9 +181,11 @@ class Reader:
         del path
         found.columns["seconds"] = round(probe(source).seconds, 3)
         for target in self._of("audio"):
-            found.rows |= self._encoded(
-                [target], "audio", windows(source, target.encoder.sample_rate)
-            )
+            sound = windows(source, target.encoder.sample_rate, breaks_off=found.break_off)
+            found.rows |= self._encoded([target], "audio", sound)
+            if found.breaks_off:  # the header states the length of the whole
+                ends = [span.end for span in found.rows[target.space.id, "audio"].spans if span]
+                found.columns["seconds"] = max(ends)
 
     def _video(self, found: Contents, source: str | bytes, path: str) -> None:
         from mmsearch.media import video
@@ -185,13 +193,14 @@ class Reader:
 
         found.columns |= _columns(video.info(path))
         if targets := self._of("image"):
-            frames = video.frames(path, at_least=self._side)
+            frames = video.frames(path, at_least=self._side, breaks_off=found.break_off)
             pictures = ((frame.span, frame.picture) for frame in frames)
             found.rows |= self._encoded(targets, "image", pictures)
         targets = self._of("audio")
         has_sound = bool(targets) and video.has_sound(path)
         for target in targets:
-            sound = windows(source, target.encoder.sample_rate) if has_sound else ()
+            rate = target.encoder.sample_rate
+            sound = windows(source, rate, breaks_off=found.break_off) if has_sound else ()
             found.rows |= self._encoded([target], "audio", sound)
 
     def _document(self, found: Contents, source: str | bytes, path: str) -> None:
@@ -213,13 +222,13 @@ class Reader:
 
         found.rows |= self._encoded(self._of("image"), "image", pages())
 
-    def _speech(self, path: str) -> list[TextPart]:
+    def _speech(self, path: str, breaks_off: Callable[[], None] | None = None) -> list[TextPart]:
         from mmsearch.media import speech, video
 
         if kind_of(path) == "video" and not video.has_sound(path):
             return []
         found = []
-        for part in speech.segments(path, self._options.whisper):
+        for part in speech.segments(path, self._options.whisper, breaks_off=breaks_off):
             self._check()
             found.append(part)
         return found

@@ -59,6 +59,7 @@ class FileIndexer:
         self._total: int | None = None
         self._renamed: set[int] = set()  # items that this run gave a new path
         self._failed: set[str] = set()
+        self._broken_off: list[str] = []
 
     def run(self, scopes: Sequence[Scope]) -> Counter[Kind]:
         """Index new and changed files, then remove missing items; stored batches survive Ctrl-C.
@@ -83,6 +84,7 @@ class FileIndexer:
         self._store.items.remove(sorted(missing))
         self._report.removed += len(missing)
         self._warn_of_missing_sources()
+        self._warn_of_what_breaks_off()
         return scan.others
 
     def _counted(self, scan: Scan) -> Iterator[ScannedFile]:
@@ -135,6 +137,8 @@ class FileIndexer:
         self._renamed |= renamed
         for record, decoded in records:
             self._count(record, decoded)
+            if decoded.contents is not None and decoded.contents.breaks_off:
+                self._broken_off.append(decoded.scanned.path)
         for decoded in batch:
             self._report_failures(decoded)
             self._step()
@@ -164,6 +168,14 @@ class FileIndexer:
                 self._failed.add(path)
                 self._report.failures.append(Failure(path, reason, now))
                 self._report.skipped += 1
+
+    def _warn_of_what_breaks_off(self) -> None:
+        if self._broken_off:
+            first, more = sorted(self._broken_off)[:3], len(self._broken_off) - 3
+            names = ", ".join(first) + (f" and {more} more" if more > 0 else "")
+            self._report.warnings.append(
+                f"truncated or damaged, and indexed as far as they can be read: {names}"
+            )
 
     def _warn_of_missing_sources(self) -> None:
         for _, root in self._store.sources.all():

@@ -1,22 +1,33 @@
 """Sounds, and the sound of videos, as overlapping windows in mono.
 
-libsndfile decodes what it knows (WAV, AIFF, FLAC, Ogg, MP3), FFmpeg the rest.
+libsndfile decodes what it knows (WAV, AIFF, FLAC, Ogg, MP3), FFmpeg the rest; `sound_files` says
+what a file is and where its sound lies.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from mmsearch.errors import UnreadableFile
+from mmsearch.media.file_state import may_pass
 from mmsearch.media.open_media import av_container, damage_as_unreadable, open_file
+from mmsearch.media.sound_files import (
+    FilePart,
+    container_of,
+    first_frame,
+    mp3_streams,
+    ogg_streams,
+    wav_with_sizes,
+    xing_header,
+)
 from mmsearch.types import Span
 
 if TYPE_CHECKING:
@@ -39,6 +50,8 @@ RATES = range(1000, 768_001)
 MOST_CHANNELS = 64
 BLOCK = 1 << 16
 """Samples decoded at a time, over all channels."""
+OPPOSITE = 0.05
+"""Of the channels' mean power; a mix that has less is of channels that cancel each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,9 @@ class _Sound(NamedTuple):
     blocks: Iterator[Samples]
 
 
-def windows(source: str | Path | bytes, rate: int) -> Iterator[tuple[Span, NDArray[np.float32]]]:
+def windows(
+    source: str | Path | bytes, rate: int, *, breaks_off: Callable[[], None] | None = None
+) -> Iterator[tuple[Span, NDArray[np.float32]]]:
     """Each window of a sound: its span, and its samples (5 s · rate,) in [-1, 1].
 
     Windows start at 0, 2.5, 5, … seconds, until one reaches the end; a file always gives the same
@@ -68,10 +83,12 @@ def windows(source: str | Path | bytes, rate: int) -> Iterator[tuple[Span, NDArr
     Args:
         source: A path, or the bytes of a file.
         rate: Sample rate of the windows, in Hz; the sound is resampled to it.
+        breaks_off: Called at the end of a sound that is truncated, or damaged after its beginning:
+            what can be heard before that is in the windows.
 
     Raises:
-        UnreadableFile: It cannot be opened, has no sound, or is damaged or truncated; possibly
-            raised after the first windows.
+        UnreadableFile: It cannot be opened, has no sound, or nothing of it can be decoded; or the
+            disk fails, possibly after the first windows.
         MissingExtra: It needs PyAV, which is not installed.
     """
     import numpy as np
@@ -79,13 +96,20 @@ def windows(source: str | Path | bytes, rate: int) -> Iterator[tuple[Span, NDArr
     length, hop, tail = round(WINDOW * rate), round(HOP * rate), round(TAIL * rate)
     start = 0.0
     buffer = np.empty(0, np.float32)  # the sound from `start` on
-    with _opened(source) as sound:
-        for block in _resampled(sound, rate):
-            buffer = np.concatenate([buffer, block])
-            while len(buffer) > length + tail:
-                yield Span(start, start + WINDOW, "second"), buffer[:length].copy()
-                buffer = buffer[hop:]
-                start += HOP
+    try:
+        with _opened(source) as sounds:
+            for sound in sounds:
+                for block in _resampled(sound, rate):
+                    buffer = np.concatenate([buffer, block])
+                    while len(buffer) > length + tail:
+                        yield Span(start, start + WINDOW, "second"), buffer[:length].copy()
+                        buffer = buffer[hop:]
+                        start += HOP
+    except UnreadableFile as error:
+        if not len(buffer) or may_pass(error):
+            raise
+        if breaks_off is not None:
+            breaks_off()
     if not len(buffer):
         raise UnreadableFile("0 seconds")
     end = start + min(WINDOW, len(buffer) / rate)
@@ -99,8 +123,9 @@ def probe(source: str | Path | bytes) -> SoundInfo:
         UnreadableFile: It cannot be opened, or has no sound.
         MissingExtra: It needs PyAV, which is not installed.
     """
-    with _opened(source) as sound:
-        return sound.info
+    with _opened(source) as (first, *others):
+        seconds = first.info.seconds + sum(sound.info.seconds for sound in others)
+        return SoundInfo(seconds, first.info.channels, first.info.sample_rate)
 
 
 def _resampled(sound: _Sound, rate: int) -> Iterator[Samples]:
@@ -113,84 +138,73 @@ def _resampled(sound: _Sound, rate: int) -> Iterator[Samples]:
     for block in sound.blocks:
         if not np.isfinite(block).all():
             raise UnreadableFile("damaged")
-        mono = block.mean(axis=1)
+        mono = _mono(block)
         yield np.clip(resampler.resample_chunk(mono) if resampler else mono, -1, 1)
     if resampler:
         yield np.clip(resampler.resample_chunk(np.empty(0, np.float32), last=True), -1, 1)
 
 
+def _mono(block: Samples) -> Samples:
+    """The mean of the channels; the first loud one, if they are of opposite phase (a bad cable)."""
+    import numpy as np
+
+    mean: Samples = block.mean(axis=1)
+    channels = block.shape[1]
+    if channels == 1 or np.vdot(mean, mean) >= OPPOSITE * np.vdot(block, block) / channels:
+        return mean
+    power = np.square(block).sum(axis=0)
+    first: Samples = block[:, (power >= power.max() / 2).argmax()]  # the same in each block
+    return first
+
+
 # ---------------------------------------------------------------------- files
 
-_MAGIC = {
-    b"fLaC": "flac",
-    b"OggS": "ogg",
-    b"\x1aE\xdf\xa3": "matroska",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
-    b"FLV\x01": "flv",
-    b"#!AMR": "amr",
-    b"\x00\x00\x01\xba": "mpeg",
-}
-"""First bytes of a file → its container, by FFmpeg's name; `_container_of` knows more.
-
-Nothing else is opened: left to guess, FFmpeg takes some texts for lists of files to fetch.
-"""
-_IFF_TYPES = {b"WAVE": "wav", b"AVI ": "avi", b"AIFF": "aiff", b"AIFC": "aiff"}
 _LIBSNDFILE_CONTAINERS = {"wav", "aiff", "flac", "ogg", "mp3"}
 
 
 @contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[_Sound]:
-    """The sound of a file; whatever decoding its blocks raises becomes UnreadableFile."""
+def _opened(source: str | Path | bytes) -> Iterator[list[_Sound]]:
+    """The sound of a file, in several parts if files were joined to one.
+
+    Whatever decoding its blocks raises becomes UnreadableFile.
+    """
     import soundfile  # noqa: F401 - a library that cannot be loaded is not a damaged file
 
     with open_file(source) as file, damage_as_unreadable(), ExitStack() as stack:
-        container = _container_of(file)
-        sound = None
-        if container == "ogg":
-            _check_last_ogg_page(file)
-        if container in _LIBSNDFILE_CONTAINERS:
-            sound = _open_with_libsndfile(file, container, stack)
-        sound = sound or _open_with_ffmpeg(file, container, stack)
-        if sound.info.sample_rate not in RATES:
-            raise UnreadableFile(f"{sound.info.sample_rate} samples a second")
-        if not 1 <= sound.info.channels <= MOST_CHANNELS:
-            raise UnreadableFile(f"{sound.info.channels} channels")
-        yield sound
+        sounds = _open_parts(file, stack)
+        for sound in sounds:
+            if sound.info.sample_rate not in RATES:
+                raise UnreadableFile(f"{sound.info.sample_rate} samples a second")
+            if not 1 <= sound.info.channels <= MOST_CHANNELS:
+                raise UnreadableFile(f"{sound.info.channels} channels")
+        yield sounds
 
 
-def _container_of(file: BinaryIO) -> str:
-    """FFmpeg's name for the format of a file, from its first bytes: endings are often wrong."""
-    head = _read_at(file, 0, 16)
-    if not head:
+def _open_parts(file: BinaryIO, stack: ExitStack) -> list[_Sound]:
+    if not (size := file.seek(0, os.SEEK_END)):
         raise UnreadableFile("0 bytes")
-    if head[:3] == b"ID3":
-        head = _read_at(file, _after_id3(file), 16)
-        head = head if head.startswith(b"fLaC") or head[:1] == b"\xff" else b"\xff\xfb\x90"
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in _IFF_TYPES:
-        return _IFF_TYPES[head[8:12]]
-    if head[4:8] == b"ftyp":
-        return "mp4"
-    for magic, container in _MAGIC.items():
-        if head.startswith(magic):
-            return container
-    if len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "mp3" if head[1] & 0x06 else "aac"  # the layer, which AAC does not have
-    if head[0] == 0x47 and _read_at(file, 188, 1) == b"\x47":
-        return "mpegts"
-    raise UnreadableFile("not a sound")
-
-
-def _after_id3(file: BinaryIO) -> int:
-    """Where the sound of an MP3 begins: after its tag, whose size is stored in 4 × 7 bits."""
-    head = _read_at(file, 0, 10)
-    if head[:3] != b"ID3" or len(head) < 10:
-        return 0
-    return 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-
-
-def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
-    file.seek(position)
-    return file.read(size)
+    try:
+        container = container_of(file)
+    except UnreadableFile:
+        container, start = first_frame(file)
+        file, size = cast("BinaryIO", FilePart(file, start)), size - start
+    if container not in _LIBSNDFILE_CONTAINERS:
+        return [_open_with_ffmpeg(file, container, stack)]
+    parts, truncated = [(0, size)], False
+    if container == "ogg":
+        parts, truncated = ogg_streams(file)
+    elif container == "mp3":
+        parts = mp3_streams(file)
+    elif container == "wav":
+        file = wav_with_sizes(file)
+    sounds: list[_Sound] = []
+    for number, (start, end) in enumerate(parts, start=1):
+        cut = truncated and number == len(parts)
+        sound = _open_with_libsndfile(file, container, stack, part=(start, end), truncated=cut)
+        if sound is None:
+            return [_open_with_ffmpeg(file, container, stack)]
+        sounds.append(sound)
+    return sounds
 
 
 # ---------------------------------------------------------------------- libsndfile
@@ -206,14 +220,19 @@ _TOLERANCE = 64
 _UNKNOWN_LENGTH = 0x7FFF0000
 """Sizes from here on mean that the length was unknown when writing began."""
 
+_NOT_STATED = 1 << 60
+"""Frames from here on mean the same; libsndfile then takes the end of a FLAC for an error."""
 
-def _open_with_libsndfile(file: BinaryIO, container: str, stack: ExitStack) -> _Sound | None:
-    """The sound, or None if libsndfile does not know its codec."""
+
+def _open_with_libsndfile(
+    file: BinaryIO, container: str, stack: ExitStack, *, part: tuple[int, int], truncated: bool
+) -> _Sound | None:
+    """The sound between two places of a file, or None if libsndfile does not know its codec."""
     import soundfile
 
-    states_length = container == "flac" or (container == "mp3" and _has_xing_header(file))
-    unnamed = _UnnamedFile(file)
-    file.seek(0)
+    unnamed = FilePart(file, *part)
+    states_length = container == "flac" or (container == "mp3" and xing_header(unnamed) is not None)
+    unnamed.seek(0)
     try:
         with _c_stderr_off:
             sound = stack.enter_context(soundfile.SoundFile(unnamed))
@@ -223,81 +242,45 @@ def _open_with_libsndfile(file: BinaryIO, container: str, stack: ExitStack) -> _
         raise
     # libsndfile reads a WAV or AIFF that is shorter than its header states, and only logs it
     for stated, actual in _SHORT_CHUNK.findall(sound.extra_info):
-        if int(actual) + _TOLERANCE < int(stated) < _UNKNOWN_LENGTH:
-            raise UnreadableFile("truncated")
-    frames = sound.frames if sound.frames < 1 << 60 else 0  # unknown in a stream
+        truncated |= int(actual) + _TOLERANCE < int(stated) < _UNKNOWN_LENGTH
+    frames = sound.frames if sound.frames < _NOT_STATED else 0
     info = SoundInfo(frames / max(1, sound.samplerate), sound.channels, sound.samplerate)
-    return _Sound(info, _libsndfile_blocks(sound, unnamed, frames if states_length else 0))
+    expected = frames if states_length else 0
+    return _Sound(info, _libsndfile_blocks(sound, unnamed, expected, truncated=truncated))
 
 
-def _check_last_ogg_page(file: BinaryIO) -> None:
-    """Refuse an Ogg file whose last page is cut off: libsndfile reads it without complaint.
+def _libsndfile_blocks(
+    sound: Any, file: FilePart, expected: int, *, truncated: bool
+) -> Iterator[Samples]:
+    """The samples; then UnreadableFile if there should be more.
 
-    A page is 26 bytes, a number of segments, the size of each, and the segments (RFC 3533).
+    That is if the file is known to be truncated, or there are fewer than the `expected` number, 0
+    if unknown.
     """
-    largest_page = 27 + 255 + 255 * 255
-    end = _read_at(file, max(0, file.seek(0, os.SEEK_END) - largest_page), largest_page)
-    start = end.rfind(b"OggS")
-    if start < 0:
-        return
-    page = end[start:]
-    segments = page[26] if len(page) > 26 else 255
-    sizes = page[27 : 27 + segments]
-    if len(sizes) < segments or 27 + segments + sum(sizes) > len(page) + _TOLERANCE:
-        raise UnreadableFile("truncated")
-
-
-def _has_xing_header(file: BinaryIO) -> bool:
-    """Whether an MP3 begins with a frame that states how many follow."""
-    head = _read_at(file, _after_id3(file), 256)
-    return b"Xing" in head or b"Info" in head
-
-
-def _libsndfile_blocks(sound: Any, file: _UnnamedFile, expected: int) -> Iterator[Samples]:
-    """The samples; UnreadableFile if there are fewer than the `expected` number, 0 if unknown."""
+    import numpy as np
     import soundfile
 
-    frames_per_block, decoded = BLOCK // sound.channels, 0
-    while True:
+    decoded = 0
+    failed: soundfile.LibsndfileError | None = None
+    while failed is None:
+        block = np.full((BLOCK // sound.channels, sound.channels), np.nan, np.float32)
         try:
             with _c_stderr_off:
-                block = sound.read(frames_per_block, dtype="float32", always_2d=True)
+                block = sound.read(out=block)
         except soundfile.LibsndfileError as error:
-            truncated = "seek" in error.error_string  # to where the sound should continue
-            raise UnreadableFile("truncated" if truncated else "damaged") from error
+            failed = error  # what it had decoded before is no longer NaN
+            block = block[: int(np.isnan(block[:, 0]).argmax())]
         if not len(block):
             break
         decoded += len(block)
         yield block
     if file.error:
         raise UnreadableFile((file.error.strerror or "cannot be read").lower()) from file.error
-    if decoded + 2 * _MP3_FRAME < expected:
+    if failed is not None and not (sound.frames >= _NOT_STATED and file.at_end):
+        cut = "seek" in failed.error_string  # to where the sound should continue
+        raise UnreadableFile("truncated" if cut else "damaged") from failed
+    if truncated or decoded + 2 * _MP3_FRAME < expected:
         raise UnreadableFile("truncated")
-
-
-class _UnnamedFile:
-    """A file without its name: soundfile would take a name in .raw for bare samples.
-
-    Its methods, libsndfile's callbacks, raise nothing: exceptions there end up on the terminal.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.tell = file.tell
-        self.error: OSError | None = None
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):  # a damaged header may point anywhere
-            return self._file.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
-        except OSError as error:  # of the disk
-            self.error = error
-            return 0
 
 
 class _CStderrOff:

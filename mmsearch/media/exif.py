@@ -49,7 +49,12 @@ def taken_at(tags: Mapping[int, Any]) -> datetime | None:
 
 def camera(tags: Mapping[int, Any]) -> str | None:
     """Make and model, the make not repeated."""
-    make, model = _clean_text(tags.get(_MAKE)), _clean_text(tags.get(_MODEL))
+    return camera_name(tags.get(_MAKE), tags.get(_MODEL))
+
+
+def camera_name(make: Any, model: Any) -> str | None:
+    """A make and a model as one name; what is no text counts as missing."""
+    make, model = _clean_text(make), _clean_text(model)
     # "Canon" + "Canon EOS 5D", "NIKON CORPORATION" + "NIKON D90"
     repeated = make and model and make.split()[0].lower() == model.split()[0].lower()
     return (model if repeated else f"{make} {model}".strip()) or None

@@ -19,11 +19,13 @@ class Format(NamedTuple):
 
 
 _TABLE: tuple[tuple[Kind, str | None, str], ...] = (
-    ("image", None, ".jpg .jpeg .png .webp .gif .bmp .tif .tiff .heic .heif .avif"),
-    ("text", None, ".txt .md"),
-    ("audio", None, ".wav .flac .ogg .oga .opus .mp3 .aif .aiff"),
-    ("audio", "av", ".m4a .m4b .aac .wma .amr"),
-    ("video", "av", ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .3gp"),
+    ("image", None, ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff"),
+    ("image", None, ".heic .heif .hif .avif"),
+    ("text", None, ".txt .text .md .markdown"),
+    ("audio", None, ".wav .wave .flac .ogg .oga .opus .mp3 .mp2 .mpga .aif .aiff .aifc"),
+    ("audio", "av", ".m4a .m4b .m4r .aac .wma .amr .3ga .mka .weba"),
+    ("video", "av", ".mp4 .m4v .mov .qt .mkv .webm .avi .divx .mpg .mpeg .mpe .m2v .vob .mod"),
+    ("video", "av", ".mts .m2ts .m2t .tod .wmv .asf .flv .f4v .ogv .3gp .3g2"),
     ("document", "pypdfium2", ".pdf"),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,12 +45,15 @@ def require() -> None:
         raise MissingExtra("--transcribe", "speech")
 
 
-def segments(source: str | Path, model: str | None = None) -> Iterator[TextPart]:
+def segments(
+    source: str | Path, model: str | None = None, *, breaks_off: Callable[[], None] | None = None
+) -> Iterator[TextPart]:
     """The speech in a sound, in passages of a few sentences with their times.
 
     Args:
         source: Path of a sound or video file.
         model: As for `model_folder`.
+        breaks_off: As for `windows`.
 
     Raises:
         ModelUnavailable: As `model_folder`.
@@ -58,7 +61,7 @@ def segments(source: str | Path, model: str | None = None) -> Iterator[TextPart]
     """
     require()
     whisper = _loaded(model_folder(model))
-    for start, samples in _stretches(windows(source, RATE)):
+    for start, samples in _stretches(windows(source, RATE, breaks_off=breaks_off)):
         yield from _passages(_transcribed(whisper, start, samples))
 
 

@@ -1,8 +1,9 @@
-"""Videos: one upright picture for each shot, and size, length and time from the file's header."""
+"""Videos: one upright picture for each shot, and what the file's header tells of the whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import MissingExtra, UnreadableFile
+from mmsearch.media import exif
 from mmsearch.media.open_media import av_container, open_file
 from mmsearch.media.shots import Shot, ShotFinder
 from mmsearch.types import Span
@@ -50,7 +52,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """Length, size and time of a video."""
+    """Length, size, time, camera and place of a video."""
 
     seconds: float
     width: int
@@ -59,6 +61,11 @@ class VideoInfo:
     taken_at: datetime | None
     """Local time without a zone, as of photos: the camera's if the file states it (Apple's do), or
     else this machine's, since other files state UTC."""
+    camera: str | None = None
+    latitude: float | None = None
+    """Degrees, north positive."""
+    longitude: float | None = None
+    """Degrees, east positive."""
 
 
 def require() -> None:
@@ -67,7 +74,9 @@ def require() -> None:
         raise MissingExtra("video", "av")
 
 
-def frames(source: str | Path, *, at_least: int) -> Iterator[Frame]:
+def frames(
+    source: str | Path, *, at_least: int, breaks_off: Callable[[], None] | None = None
+) -> Iterator[Frame]:
     """One frame for each shot, and at least one every 10 seconds, in order of time.
 
     The spans are contiguous, begin at 0 and reach the end. A truncated video gives the frames that
@@ -77,6 +86,7 @@ def frames(source: str | Path, *, at_least: int) -> Iterator[Frame]:
         source: Path of the file.
         at_least: The side in pixels the caller will scale pictures to. Their shorter side is twice
             this, or that of the video if it is smaller.
+        breaks_off: Called at the end of a truncated video.
 
     Raises:
         UnreadableFile: It cannot be opened, is not a video, or no frame of it can be decoded.
@@ -94,7 +104,10 @@ def frames(source: str | Path, *, at_least: int) -> Iterator[Frame]:
                 yield frame_of(shot)
         if finder.latest is None:
             raise UnreadableFile("damaged")
-        for shot in finder.finish(_end(container, stream, time)):
+        end, is_whole = _end(container, stream, time)
+        if not is_whole and breaks_off is not None:
+            breaks_off()
+        for shot in finder.finish(end):
             yield frame_of(shot)
 
 
@@ -109,7 +122,7 @@ def has_sound(source: str | Path) -> bool:
 
 
 def info(source: str | Path) -> VideoInfo:
-    """The length, size and time of a video, from its header and first frame.
+    """The length, size, time, camera and place of a video, from its header and first frame.
 
     Raises:
         UnreadableFile: It cannot be opened, is not a video, or no frame of it can be decoded.
@@ -126,7 +139,8 @@ def info(source: str | Path) -> VideoInfo:
             for time, _ in sampled:  # noqa: B007 - the last value is used below
                 pass
         seconds = container.duration / 1e6 if container.duration else time + _frame_time(stream)
-        return VideoInfo(seconds, *size, _taken_at({**stream.metadata, **container.metadata}))
+        tags = {**stream.metadata, **container.metadata}
+        return VideoInfo(seconds, *size, _taken_at(tags), _camera(tags), *_position(tags))
 
 
 # ---------------------------------------------------------------------- decoding
@@ -233,8 +247,8 @@ def _frame_time(stream: VideoStream) -> float:
     return min(1.0, float(1 / rate)) if rate else 0.04
 
 
-def _end(container: InputContainer, stream: VideoStream, last_frame: float) -> float:
-    """Where a video ends, in seconds, whose last decoded frame is at `last_frame`.
+def _end(container: InputContainer, stream: VideoStream, last_frame: float) -> tuple[float, bool]:
+    """Where a video ends, in seconds, whose last decoded frame is at `last_frame`; is it whole?
 
     That is the end that the file states, sound included; but a truncated file states what is
     missing as well, so it ends with its frames.
@@ -242,7 +256,8 @@ def _end(container: InputContainer, stream: VideoStream, last_frame: float) -> f
     end = last_frame + _frame_time(stream)
     stated = (container.duration or 0) / 1e6
     of_stream = float(stream.duration * (stream.time_base or 0)) if stream.duration else stated
-    return max(end, stated) if end > of_stream - TAIL else end
+    is_whole = end > of_stream - TAIL
+    return (max(end, stated) if is_whole else end), is_whole
 
 
 # ---------------------------------------------------------------------- pictures
@@ -285,3 +300,45 @@ def _taken_at(tags: dict[str, str]) -> datetime | None:
         if time.year > 1980:  # a camera whose clock was never set has the epoch
             return time.replace(tzinfo=None)
     return None
+
+
+_PLACE_TAGS = ("com.apple.quicktime.location.iso6709", "location", "location-eng")
+"""Apple's key; what FFmpeg calls ©xyz, and loci with its language."""
+_ISO_6709 = re.compile(r"\s*([+-])(\d+(?:\.\d+)?)([+-])(\d+(?:\.\d+)?)(?=[+-/\s]|CRS|$)")
+_MAKES = ("com.apple.quicktime.make", "com.android.manufacturer", "make", "manufacturer")
+_MODELS = ("com.apple.quicktime.model", "com.android.model", "model")
+
+
+def _position(tags: dict[str, str]) -> tuple[float, float] | tuple[None, None]:
+    """(latitude, longitude) in degrees, of the first place that makes sense."""
+    lower = {name.lower(): value for name, value in tags.items()}
+    names = [*_PLACE_TAGS, *(name for name in lower if name.startswith("location-"))]
+    for name in names:
+        if found := _ISO_6709.match(lower.get(name, "")):
+            south, latitude, west, longitude = found.groups()
+            place = _degrees(latitude, 2, south), _degrees(longitude, 3, west)
+            if abs(place[0]) <= 90 and abs(place[1]) <= 180 and any(place):
+                return place
+    return None, None
+
+
+def _degrees(written: str, digits: int, sign: str) -> float:
+    """Decimal degrees of DD.D, DDMM.M or DDMMSS.S; `digits` is the length of DD (ISO 6709, H.3)."""
+    whole = written.partition(".")[0]
+    if len(whole) <= digits:
+        degrees = float(written)
+    elif len(whole) <= digits + 2:
+        degrees = float(written[:digits]) + float(written[digits:]) / 60
+    else:
+        minutes = float(written[digits : digits + 2]) + float(written[digits + 2 :]) / 60
+        degrees = float(written[:digits]) + minutes / 60
+    return -degrees if sign == "-" else degrees
+
+
+def _camera(tags: dict[str, str]) -> str | None:
+    """Make and model, as of photos."""
+    lower = {name.lower(): value for name, value in tags.items()}
+    make, model = (
+        next((lower[name] for name in names if name in lower), "") for names in (_MAKES, _MODELS)
+    )
+    return exif.camera_name(make, model)
