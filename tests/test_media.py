@@ -106,6 +106,22 @@ def test_a_damaged_sound_is_a_failure_and_the_others_go_on(sounds, tmp_path):
         assert {Path(f.path).name: f.reason for f in library.failures}["empty.mp3"] == "0 bytes"
 
 
+def test_a_sound_that_breaks_off_is_found_by_what_is_left_and_it_is_said(toy, tmp_path):
+    path = tone(tmp_path / "s" / "cut.wav", "high", "low", "middle")  # 15 s
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    tone(tmp_path / "s" / "whole.wav", "low")
+    with mmsearch.index(tmp_path / "s", tmp_path / "i", model="ear") as library:
+        assert (library.report.added, library.report.skipped) == (2, 0)
+        (said,) = [one for one in library.report.warnings if "truncated" in one]
+        assert "cut.wav" in said
+        assert "whole.wav" not in said
+        hit = one(library.search("high"))
+        assert Path(hit.path).name == "cut.wav"
+        assert hit.metadata["seconds"] == pytest.approx(7.5, abs=0.1)
+        library.add()
+        assert library.report.unchanged == 2
+
+
 def test_ctrl_c_does_not_wait_for_a_long_sound_to_end(toy, tmp_path, monkeypatch):
     class Slow(Ear):
         windows = 0
@@ -131,6 +147,13 @@ def test_ctrl_c_does_not_wait_for_a_long_sound_to_end(toy, tmp_path, monkeypatch
     finally:
         signal.signal(signal.SIGALRM, before)
     assert 0 < Slow.windows < 400
+
+
+@pytest.mark.parametrize("ending", ["jfif", "jpe", "JFIF", "mpo", "hif", "dib"])
+def test_photos_with_rarer_endings_are_taken_in(toy, tmp_path, ending):
+    paint(tmp_path / "p" / "red.png", "red").rename(tmp_path / "p" / f"red.{ending}")
+    with mmsearch.index(tmp_path / "p", tmp_path / "i") as library:
+        assert one(library.search("red")).path.endswith(ending)
 
 
 # ---------------------------------------------------------------------- bringing it all up to date
@@ -200,6 +223,29 @@ def test_a_video_is_found_by_its_shots_and_by_its_sound(toy, tmp_path):
         assert hit.span.end == pytest.approx(9, abs=0.3)
         assert Path(one(library.search("low", target="audio")).path).name == "b.mp4"
         assert hit.metadata["seconds"] == pytest.approx(9, abs=0.3)
+
+
+@pytest.mark.parametrize("ending", [".mts", ".m2ts", ".wmv", ".flv", ".vob", ".ogv", ".3g2"])
+def test_videos_of_cameras_and_discs_are_taken_in(toy, tmp_path, ending):
+    codecs = {".wmv": "wmv2", ".flv": "flv1", ".ogv": "libtheora", ".vob": "mpeg2video"}
+    av = pytest.importorskip("av")
+    path = tmp_path / "v" / f"a{ending}"
+    path.parent.mkdir()
+    with av.open(str(path), "w") as out:
+        try:
+            picture = out.add_stream(codecs.get(ending, "mpeg4"), rate=25)
+        except (ValueError, av.error.FFmpegError, av.codec.codec.UnknownCodecError):
+            pytest.skip("no such encoder here")
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        frame = np.full((48, 64, 3), COLOURS["red"], np.uint8)
+        for _ in range(50):
+            out.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(picture.encode())
+    with mmsearch.index(
+        tmp_path / "v", tmp_path / "i", model=["toy", "ear"], video=True
+    ) as library:
+        assert Path(one(library.search("red")).path) == path
+        assert not library.report.failures
 
 
 def test_videos_are_passed_over_until_asked_for_and_then_remembered(toy, tmp_path):

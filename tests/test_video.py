@@ -275,6 +275,65 @@ def test_apples_local_time_goes_first():
     assert video._taken_at({"creation_time": "yesterday"}) is None
 
 
+VIENNA = (48.2082, 16.3738)
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "options"),
+    [
+        ("a.mp4", {"location": "+48.2082+016.3738/"}, {}),  # ©xyz and loci, as Android writes them
+        ("a.mov", {"location": "+48.2082+016.3738/"}, {}),
+        ("a.mkv", {"LOCATION": "+48.2082+016.3738+171.2/"}, {}),
+        (
+            "a.mov",
+            {"com.apple.quicktime.location.ISO6709": "+48.2082+016.3738+171.203/"},
+            {"movflags": "use_metadata_tags"},
+        ),
+    ],
+)
+def test_the_place_of_a_video_is_read(tmp_path, name, tags, options):
+    path = written(tmp_path / name, [(view(1), 5)], tags=tags, container=options)
+    info = video.info(path)
+    assert (info.latitude, info.longitude) == pytest.approx(VIENNA, abs=1e-4)
+    assert info.camera is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "camera"),
+    [
+        (
+            {"com.apple.quicktime.make": "Apple", "com.apple.quicktime.model": "iPhone 12"},
+            "Apple iPhone 12",
+        ),
+        ({"com.android.manufacturer": "Google", "com.android.model": "Pixel 7"}, "Google Pixel 7"),
+        ({"make": "Canon", "model": "Canon EOS R5"}, "Canon EOS R5"),
+        ({"com.apple.quicktime.model": "iPhone 12"}, "iPhone 12"),
+    ],
+)
+def test_the_camera_of_a_video_is_read(tmp_path, tags, camera):
+    options = {"movflags": "use_metadata_tags"}
+    path = written(tmp_path / "a.mov", [(view(1), 5)], tags=tags, container=options)
+    assert video.info(path).camera == camera
+
+
+@pytest.mark.parametrize(
+    ("written_as", "place"),
+    [
+        ("+48.2082+016.3738/", VIENNA),
+        ("-33.8583+151.2100+5/", (-33.8583, 151.21)),
+        ("+4812.49+01622.43/", (48.2082, 16.3738)),
+        ("+481229.5-0162225.7/", (48.2082, -16.3738)),
+        ("+48+016CRSWGS_84/", (48, 16)),
+        ("+00.0000+000.0000/", (None, None)),
+        ("+91.0000+016.0000/", (None, None)),
+        ("48.2082, 16.3738", (None, None)),
+        ("Vienna", (None, None)),
+    ],
+)
+def test_a_place_is_written_as_iso_6709_has_it(written_as, place):
+    assert video._position({"location": written_as}) == pytest.approx(place, abs=1e-3)
+
+
 def test_a_recording_that_does_not_say_its_length_is_looked_through(tmp_path):
     path = written(tmp_path / "a.mkv", [(view(1), 75)], container={"live": "1"})
     assert video.info(path).seconds == pytest.approx(3, abs=0.15)
@@ -314,9 +373,20 @@ def test_the_start_of_a_video_that_breaks_off_is_read(tmp_path):
     pictures = [(view(seed), 50) for seed in range(8)]
     path = written(tmp_path / "a.mkv", pictures)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    found = list(video.frames(path, at_least=20))
+    said = []
+    found = list(video.frames(path, at_least=20, breaks_off=lambda: said.append(path)))
     assert 2 <= len(found) < 8
     assert found[-1].span.end < 14
+    assert said == [path]
+
+
+def test_a_whole_video_is_not_said_to_break_off(tmp_path):
+    for name in ("a.mp4", "a.mkv", "a.avi", "a.mts"):
+        codec = "mpeg4" if name == "a.avi" else "libx264"
+        path = written(tmp_path / name, [(view(1), 50)], codec, sound=True)
+        said = []
+        list(video.frames(path, at_least=20, breaks_off=lambda: said.append(name)))  # noqa: B023
+        assert not said
 
 
 def test_sound_without_pictures_is_no_video(tmp_path):
