@@ -3,8 +3,9 @@
 kinds       the endings of the files that can be indexed, and the kind of each
 walk        finds the files below a folder
 open_media  opens a file, or its container of sound and pictures
-image       photos, upright and in RGB; `exif` reads their EXIF
-audio       sounds in windows of five seconds
+image       photos, upright and in sRGB: `exif` reads their EXIF, `colour` converts by the profile,
+            `image_repair` rewrites those with harmless faults
+audio       sounds in windows of five seconds; `sound_files` says where in a file they lie
 video       a picture for each shot, which `shots` detects
 text        text files, and passages of texts
 pdf         pages of PDFs

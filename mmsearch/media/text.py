@@ -122,6 +122,8 @@ def _mended(data: bytes, encoding: str) -> str:
 
 def _utf16_without_mark(data: bytes) -> str | None:
     """UTF-16, if every other byte is mostly 0 and the others are ASCII."""
+    if b"\0" not in data:
+        return None
     even, odd = data[::2], data[1::2]
     for encoding, low, high in (("utf-16-le", even, odd), ("utf-16-be", odd, even)):
         if b"\0" not in low and high.count(0) * 2 > len(high) and low.isascii():
