@@ -62,6 +62,7 @@ class ItemRow:
     sidecar: tuple[int, int] | None = None
     media: Mapping[str, Any] = field(default_factory=dict)
     texts: tuple[TextPart, ...] = ()
+    ctime_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class VectorRow:
 class Tables:
     items: dict[int, ItemRow] = field(default_factory=dict)
     sources: dict[int, tuple[str, int]] = field(default_factory=dict)
+    folder_devices: dict[tuple[int, str], int] = field(default_factory=dict)
     roots: dict[str, IndexRoot] = field(default_factory=dict)
     failures: dict[tuple[int, str, str], tuple[FailureRecord, str]] = field(default_factory=dict)
     spaces: dict[int, Space] = field(default_factory=dict)
@@ -279,12 +281,18 @@ class Files(Part):
                 id_,
                 *row.stat,
                 *(row.sidecar or (None, None)),
+                row.ctime_ns,
                 row.hash,
                 row.media.get("readings") or None,
             )
             for id_, row in self._t.items.items()
             if (row.source, row.folder) == (source_id, folder)
         }
+
+    def set_change_times(self, rows: Sequence[tuple[int, int]]) -> None:
+        with self._store.write() as tables:
+            for id_, ctime_ns in rows:
+                tables.items[id_] = replace(tables.items[id_], ctime_ns=ctime_ns)
 
     def readings(self, item_id: int) -> frozenset[str]:
         row = self._t.items.get(item_id)
@@ -296,9 +304,17 @@ class Files(Part):
         inside = f"{below}/" if below else ""
         return {f for source, f in places if source == source_id and f"{f}/".startswith(inside)}
 
-    def duplicates_of(self, hash_: bytes, kind: str) -> list[tuple[int, str, int, str]]:
+    def duplicates_of(self, hash_: bytes, kind: str) -> list[tuple[int, str, str, int, str]]:
         return [
-            (id_, *self._t.sources[row.source], self._t.path(row))
+            (
+                id_,
+                self._t.sources[row.source][0],
+                row.folder if (row.source, row.folder) in self._t.folder_devices else "",
+                self._t.folder_devices.get(
+                    (row.source, row.folder), self._t.sources[row.source][1]
+                ),
+                self._t.path(row),
+            )
             for id_, row in sorted(self._t.items.items())
             if (row.hash, row.kind) == (hash_, kind)
         ][:20]
@@ -315,7 +331,7 @@ class Files(Part):
         if id_ is None:
             return None
         row = self._t.items[id_]
-        return StoredFile(id_, row.kind, row.stat, row.hash, imported)  # type: ignore[arg-type]
+        return StoredFile(id_, row.kind, row.stat, row.hash, imported, row.ctime_ns)  # type: ignore[arg-type]
 
     def all(self, page: int = 20_000) -> Iterator[tuple[int, str, str, str]]:
         del page
@@ -338,6 +354,17 @@ class Sources(Part):
         with self._store.write() as tables:
             tables.sources[source_id] = tables.sources[source_id][0], device
 
+    def folder_devices(self, source_id: int) -> dict[str, int]:
+        there = self._t.folder_devices.items()
+        return {folder: device for (source, folder), device in there if source == source_id}
+
+    def set_folder_devices(self, source_id: int, devices: Mapping[str, int | None]) -> None:
+        with self._store.write() as tables:
+            for folder, device in devices.items():
+                tables.folder_devices.pop((source_id, folder), None)
+                if device is not None:
+                    tables.folder_devices[source_id, folder] = device
+
     def of(self, path: str) -> tuple[int, str, str] | None:
         for id_, root in self.all():
             if path == root:
@@ -356,6 +383,13 @@ class Sources(Part):
                 if other == new or not path.startswith(root.rstrip(os.sep) + os.sep):
                     continue
                 below = os.path.relpath(path, root)
+                noted = {r.folder: tables.sources[other][1] for r in tables.items.values()
+                         if r.source == other}  # fmt: skip
+                noted |= {f: d for (s, f), d in tables.folder_devices.items() if s == other}
+                for folder, its in noted.items():
+                    tables.folder_devices.pop((other, folder), None)
+                    place = os.path.join(below, folder).rstrip(os.sep)
+                    tables.folder_devices[new, place] = its
                 for id_, row in tables.items.items():
                     if row.source == other:
                         folder = os.path.join(below, row.folder).rstrip(os.sep)
@@ -1158,6 +1192,7 @@ def _put(tables: Tables, record: ItemRecord) -> None:  # noqa: PLR0912 - a case 
         record.stat,
         record.hash,
         record.sidecar,
+        ctime_ns=record.ctime_ns,
     )
     original = None if record.duplicate_of is None else tables.items.get(record.duplicate_of)
     if record.duplicate_of is not None and (original is None or original.hash != record.hash):

@@ -335,9 +335,21 @@ def test_other_content_at_the_same_size_and_time_is_wrong(index, photos):
     status = file.stat()
     file.write_text("gReen grass")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with closing(sqlite3.connect(index / "catalog.db")) as driver, driver:
+        now = (file.stat().st_ctime_ns, file.name)  # as if nobody had written to it
+        driver.execute("UPDATE items SET ctime_ns = ? WHERE name = ?", now)
     found = {finding.check: finding for finding in examine(index)}
     assert found["content"].state == "wrong"
     assert found["content"].examples == [str(file)]
+
+
+def test_a_file_that_was_changed_in_place_with_its_old_time_has_changed(index, photos):
+    file = photos / "note.md"
+    status = file.stat()
+    file.write_text("gReen grass")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    found = {finding.check: finding for finding in examine(index)}
+    assert (found["files"].examples, found["content"].state) == ([str(file)], "ok")
 
 
 def test_a_missing_folder_is_a_note(index, photos):

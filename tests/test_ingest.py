@@ -28,6 +28,10 @@ def names(library: mmsearch.Collection) -> list[str]:
     return sorted(os.path.basename(item.path) for item in library.items)
 
 
+def item_of(library: mmsearch.Collection, path: Path) -> mmsearch.Item:
+    return next(item for item in library.items if item.path == str(path))
+
+
 def counts(report: mmsearch.Report) -> dict[str, int]:
     fields = ("added", "updated", "renamed", "unchanged", "removed", "skipped")
     return {name: getattr(report, name) for name in fields if getattr(report, name)}
@@ -268,6 +272,167 @@ def test_an_empty_mount_point_loses_nothing_of_a_subfolder_asked_for_alone(libra
     report = library.add()
     assert {item.path for item in library.items} == before
     assert sum("is it mounted?" in warning for warning in report.warnings) == 1
+
+
+def on_another_disk(library: mmsearch.Collection, folder: str) -> None:
+    """Have the index believe that a folder was another disk's mount point."""
+    ((source_id, _),) = library.catalog.sources.all()
+    library.catalog.sources.set_folder_devices(source_id, {folder: -1})
+
+
+@pytest.mark.parametrize("mount_point", [None, "", ".hidden.png", "new.png"])
+def test_a_disk_that_was_mounted_below_a_folder_and_is_away_keeps_its_items(
+    library, photos, mount_point
+):
+    library.catalog.metadata.set(
+        [(item_of(library, photos / "deep" / "blue.png").id, {"stars": 5})]
+    )
+    on_another_disk(library, "deep")
+    shutil.rmtree(photos / "deep")
+    if mount_point is not None:
+        (photos / "deep").mkdir()
+        if mount_point:
+            paint(photos / "deep" / mount_point, "white")
+    for _ in range(2):  # the second run knows of the new file
+        report = library.add(photos)
+        assert str(photos / "deep") in report.warnings[0]
+        assert "is it mounted?" in report.warnings[0]
+        assert item_of(library, photos / "deep" / "blue.png").metadata["meta"] == {"stars": "5"}
+
+
+def test_a_disk_that_comes_back_under_another_number_is_there(library, photos):
+    paint(photos / "deep" / "white.png", "white")
+    paint(photos / "deep" / "black.png", "black")
+    library.add(photos)
+    on_another_disk(library, "deep")
+    (photos / "deep" / "white.png").unlink()
+    report = library.add(photos)
+    assert (counts(report), report.warnings) == ({"removed": 1, "unchanged": 4}, [])
+    shutil.rmtree(photos / "deep")  # it is on the disk of the folder above, the index has learnt
+    assert counts(library.add(photos)) == {"removed": 2, "unchanged": 2}
+
+
+def test_what_is_removed_by_its_folder_goes_though_its_disk_is_away(library, photos):
+    on_another_disk(library, "deep")
+    shutil.rmtree(photos / "deep")
+    library.remove(photos / "deep")
+    report = library.add(photos)
+    assert (len(library), report.warnings) == (2, [])
+
+
+def test_a_copy_of_what_is_on_a_disk_that_is_away_is_no_rename(library, photos):
+    on_another_disk(library, "deep")
+    shutil.copy(photos / "deep" / "blue.png", photos / "copy.png")
+    shutil.rmtree(photos / "deep")
+    assert counts(library.add(photos)) == {"added": 1, "unchanged": 2}
+    assert names(library) == ["blue.png", "copy.png", "green.png", "red.png"]
+
+
+def test_a_mount_point_with_hidden_files_keeps_its_items(library, photos, tmp_path):
+    ((source_id, _),) = library.catalog.sources.all()
+    library.catalog.sources.set_device(source_id, -1)
+    photos.rename(tmp_path / "away")
+    (photos / "lost+found").mkdir(parents=True)
+    (photos / ".not_mounted").touch()
+    report = library.add(photos)
+    assert "is it mounted?" in report.warnings[0]
+    assert len(library) == 3
+
+
+def test_a_folder_that_held_much_and_lists_nothing_keeps_its_items(library, photos):
+    for number in range(100):
+        (photos / f"{number}.md").write_text(f"note {number}")
+    library.add(photos)
+    shutil.rmtree(photos)
+    photos.mkdir()
+    report = library.add(photos)
+    assert (len(library), report.removed) == (103, 0)
+    assert f"mmsearch remove {photos}" in report.warnings[0]
+
+
+def test_a_large_removal_says_so_and_leaves_a_backup_from_before(library, photos, tmp_path):
+    for number in range(150):
+        (photos / f"{number}.md").write_text(f"note {number}")
+    library.add(photos)
+    for number in range(120):
+        (photos / f"{number}.md").unlink()
+    report = library.add(photos)
+    (warning,) = report.warnings
+    assert report.removed == 120
+    assert "the files of 120 of 153 items are gone, which is unusually many" in warning
+    catalog = tmp_path / "idx" / "catalog.db"
+    assert f"rename {catalog}" in warning
+    library.close()
+    catalog.rename(tmp_path / "aside.db")
+    for number in range(120):
+        (photos / f"{number}.md").write_text(f"note {number}")
+    with mmsearch.index(photos, into=tmp_path / "idx") as again:
+        assert len(again) == 153
+        assert again.report.added == 0
+
+
+def in_place(path: Path, write) -> None:
+    """Change a file and put its time stamp back."""
+    before = path.stat()
+    write()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+tells_changes = pytest.mark.skipif(os.name == "nt", reason="st_ctime is when the file was made")
+
+
+@tells_changes
+def test_a_file_changed_in_place_with_size_and_time_kept_is_read_again(library, photos):
+    note = photos / "note.md"
+    note.write_text("red roses")
+    library.add(photos)
+    in_place(note, lambda: note.write_text("red herbs"))
+    assert counts(library.add(photos)) == {"updated": 1, "unchanged": 3}
+    assert [part.text for part in item_of(library, note).texts] == ["red herbs"]
+
+
+@tells_changes
+def test_captions_changed_in_place_with_size_and_time_kept_are_read_again(library, photos):
+    captions = photos / "red.txt"
+    captions.write_text("a red square")
+    library.add(photos)
+    in_place(captions, lambda: captions.write_text("a red circle"))
+    library.add(photos)
+    assert [part.text for part in item_of(library, photos / "red.png").texts] == ["a red circle"]
+
+
+@tells_changes
+def test_a_file_whose_rights_changed_is_not_encoded_again(library, photos, toy):
+    (photos / "red.png").chmod(0o600)
+    os.link(photos / "green.png", photos / "deep" / "green.png")
+    assert counts(library.add(photos)) == {"added": 1, "unchanged": 3}
+    assert toy.encoded["image"] == 0
+
+
+@tells_changes
+def test_an_index_that_knows_no_change_times_reads_nothing_and_learns_them(
+    library, photos, monkeypatch
+):
+    with library.catalog.database.write() as connection:
+        connection.exec_driver_sql("UPDATE items SET ctime_ns = NULL")
+    monkeypatch.setattr(Decoder, "__call__", None)
+    assert counts(library.add(photos)) == {"unchanged": 3}
+    known = library.catalog.files.known(1, "")["red.png"]
+    assert known.ctime_ns == (photos / "red.png").stat().st_ctime_ns
+
+
+@pytest.mark.parametrize("year", [1500, 2300, 9000])
+def test_a_file_from_before_or_after_what_can_be_stored_is_indexed_once(library, photos, year):
+    seconds = (year - 1970) * 31_556_952
+    try:
+        os.utime(photos / "red.png", (seconds, seconds))
+    except OverflowError:
+        pytest.skip("the file system has no such time")
+    if abs((photos / "red.png").stat().st_mtime - seconds) > 1:
+        pytest.skip("the file system has no such time")
+    assert counts(library.add(photos)) == {"unchanged": 3}
+    assert counts(library.add(photos)) == {"unchanged": 3}
+    assert library.search("red", k=3)
 
 
 def test_an_empty_folder_on_the_same_disk_was_emptied(library, photos):

@@ -200,6 +200,31 @@ def test_a_source_takes_in_those_inside_it(store: Store):
     assert store.sources.device(outer) == 9
 
 
+def test_a_source_that_is_taken_in_leaves_its_device_to_its_folders(store: Store):
+    inner = store.sources.add("/photos/x", 7)
+    store.put([ItemRecord(inner, "deep", "a.jpg", "image", (1, 1), b"a")])
+    store.sources.set_folder_devices(inner, {"usb": 5})
+    outer = store.sources.add(ROOT, 8)
+    assert store.sources.folder_devices(outer) == {"x/deep": 7, "x/usb": 5}
+    (found,) = store.files.duplicates_of(b"a", "image")
+    assert found[1:] == (ROOT, "x/deep", 7, "/photos/x/deep/a.jpg")
+    store.sources.set_folder_devices(outer, {"x/deep": None, "x/usb": 6})
+    assert store.sources.folder_devices(outer) == {"x/usb": 6}
+    assert store.files.duplicates_of(b"a", "image")[0][2:4] == ("", 8)
+
+
+def test_change_times_are_stored_with_a_file_or_afterwards(store: Store):
+    made = [replace(record(store, "a.jpg"), ctime_ns=5), record(store, "b.jpg")]
+    _, second = put(store, *made)
+    source = store.sources.all()[0][0]
+    before = store.state()
+    store.files.set_change_times([(second, 6)])
+    known = store.files.known(source, "")
+    assert (known["a.jpg"].ctime_ns, known["b.jpg"].ctime_ns) == (5, 6)
+    assert store.files.at(source, "", "a.jpg").ctime_ns == 5
+    assert store.state() == before
+
+
 def test_a_root_replaces_those_inside_it(store: Store):
     store.index_roots.add([IndexRoot("/a/b", folder=True, exclude=("*.png",))])
     store.index_roots.add([IndexRoot("/a", folder=True, include_hidden=True)])

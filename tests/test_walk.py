@@ -56,9 +56,9 @@ def test_a_file_comes_with_its_modality_size_and_time(tmp_path):
     make(tmp_path, "a.jpg")
     os.utime(tmp_path / "a.jpg", ns=(1, 1_234_567_891))
     [folder] = walk(str(tmp_path))
-    assert folder == Folder(
-        "", [FileStat("a.jpg", "image", 5, 1_234_567_891, None, None)], [], complete=True, others={}
-    )
+    changed = os.stat(tmp_path / "a.jpg").st_ctime_ns
+    file = FileStat("a.jpg", "image", 5, 1_234_567_891, None, None, changed)
+    assert folder == Folder("", [file], [], complete=True, others={})
 
 
 def test_endings_are_told_in_any_case_and_other_kinds_are_left_out(tmp_path):

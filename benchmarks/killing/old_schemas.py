@@ -36,6 +36,12 @@ CREATE TABLE failures (source_id INTEGER NOT NULL, folder TEXT NOT NULL, name TE
 """The tables of version 1."""
 
 
+DOWN_TO_7 = """
+ALTER TABLE items DROP COLUMN ctime_ns;
+DROP TABLE folder_devices;
+PRAGMA user_version=7;
+"""
+
 DOWN_TO_6 = """
 ALTER TABLE settings RENAME TO state;
 ALTER TABLE index_roots RENAME TO asked;
@@ -89,8 +95,15 @@ PRAGMA user_version=4;
 """
 
 
+def to_version_7(catalog: Path) -> None:
+    """Turn a catalog of this version into one of version 7: before devices and change times."""
+    with closing(sqlite3.connect(catalog)) as driver:
+        driver.executescript(DOWN_TO_7)
+
+
 def to_version_6(catalog: Path) -> None:
     """Turn a catalog of this version into one of version 6: before the one log of changes."""
+    to_version_7(catalog)
     with closing(sqlite3.connect(catalog)) as driver:
         drop_triggers(driver)
         driver.executescript(DOWN_TO_6)

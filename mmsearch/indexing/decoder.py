@@ -104,14 +104,14 @@ class Decoder:
         if scanned.known is not None and scanned.known.hash == decoded.hash:
             decoded.duplicate_of = scanned.known.id
             return
-        for item_id, root, device, path in self._store.files.duplicates_of(
+        for item_id, root, below, device, path in self._store.files.duplicates_of(
             decoded.hash, scanned.file.kind
         ):
             deleted = not os.path.lexists(path) or _is_other_spelling(path, scanned.path)
             if decoded.duplicate_of is None or deleted:
                 decoded.duplicate_of, decoded.duplicate_is_deleted = item_id, deleted
-                # a source that is away altogether is an unmounted drive, not a move
-                decoded.renamed = deleted and not is_away(root, device)
+                # a file that is away with its disk has not moved
+                decoded.renamed = deleted and not is_away(root, device, below)
             if deleted:
                 return
 

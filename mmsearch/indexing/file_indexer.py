@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -61,8 +61,14 @@ class FileIndexer:
         self._failed: set[str] = set()
         self._broken_off: list[str] = []
 
-    def run(self, scopes: Sequence[Scope]) -> Counter[Kind]:
+    def run(
+        self, scopes: Sequence[Scope], before_removal: Callable[[int], None] | None = None
+    ) -> Counter[Kind]:
         """Index new and changed files, then remove missing items; stored batches survive Ctrl-C.
+
+        Args:
+            scopes: Where to look.
+            before_removal: Called with the number of items that are about to be removed.
 
         Returns:
             How many files of kinds that are not indexed here there were.
@@ -80,8 +86,10 @@ class FileIndexer:
             for batch, vectors in batches:
                 with self._report.busy("store"):
                     self._put(batch, vectors)
-        missing = set(scan.missing) - self._renamed
-        self._store.items.remove(sorted(missing))
+        missing = scan.deleted(self._renamed)
+        if missing and before_removal is not None:
+            before_removal(len(missing))
+        self._store.items.remove(missing)
         self._report.removed += len(missing)
         self._warn_of_missing_sources()
         self._warn_of_what_breaks_off()
@@ -203,6 +211,7 @@ def _record(decoded: DecodedFile, item_id: int | None, vectors: FileVectors) -> 
         texts=decoded.texts,
         vectors=vectors,
         duplicate_of=decoded.duplicate_of,
+        ctime_ns=file.ctime_ns,
     )
 
 

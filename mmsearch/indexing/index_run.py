@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmsearch.indexing.backfill import Backfill
+from mmsearch.indexing.disks import UNUSUAL
 from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.file_indexer import FileIndexer
 from mmsearch.indexing.media_options import ResolvedMedia
@@ -17,10 +18,14 @@ from mmsearch.indexing.user_metadata import MetadataFile, apply_metadata
 from mmsearch.spaces.encoder_pool import token_setting, tokens_version
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import EncodingTarget
+from mmsearch.storage import backups
 from mmsearch.types import Kind, Progress
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionFile
+
+UNUSUAL_SHARE = 0.25
+"""Of all items; a run that removes more of them, and not just a few, says so."""
 
 INCOMPLETE = "incomplete"
 """The setting that is "yes" while some item may lack a vector."""
@@ -98,7 +103,7 @@ class IndexRun:
             caption_file=self._caption_file,
             progress=self._progress,
         )
-        others = indexer.run(scopes)
+        others = indexer.run(scopes, self._warn_of_removal)
         unused = self._caption_file.unused if self._caption_file is not None else []
         if unused:
             first = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
@@ -106,6 +111,25 @@ class IndexRun:
                 f"the captions file names {len(unused)} files that were not found: {first}"
             )
         self._warn_of_others(others)
+
+    def _warn_of_removal(self, number: int) -> None:
+        """Say that so many items are unusually many, and back up what they are part of."""
+        stored = len(self._store)
+        if number < UNUSUAL or number < UNUSUAL_SHARE * stored:
+            return
+        warning = (
+            f"the files of {number} of {stored} items are gone, which is unusually many: they were "
+            "removed, with their captions, tags and metadata"
+        )
+        if trouble := self._index.keep_backup(now=True):
+            self.report.warnings += trouble
+        elif (backup := backups.newest(self._index.folder)) is not None:
+            catalog = self._index.folder / backups.CATALOG
+            warning += (
+                f". {backup} is from before: to undo it once the files are back, rename {catalog} "
+                "and run `mmsearch index`"
+            )
+        self.report.warnings.append(warning)
 
     # ------------------------------------------------------------------ backfill
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, get_args
 
 from mmsearch.errors import PathNotFound
+from mmsearch.indexing.disks import Disks
 from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.scopes import Scope, is_in
 from mmsearch.media.file_state import Stat, same_stats
 from mmsearch.media.kinds import endings_of, kind_of
-from mmsearch.media.walk import CAPTIONED, FileStat, Folder, is_away, is_passed_over
+from mmsearch.media.walk import CAPTIONED, FileStat, Folder, is_passed_over
 from mmsearch.storage import FailureRecord, KnownFile, Store
 from mmsearch.types import Failure, Kind, Report
 
@@ -63,8 +64,6 @@ class Scan:
         report: Report,
         step: Callable[[int], None],
     ) -> None:
-        self.missing: list[int] = []
-        """Items whose file is not where it was; complete when `files` has ended."""
         self.others: Counter[Kind] = Counter()
         """Files of kinds that are not indexed here; complete when `files` has ended."""
         self._store = store
@@ -81,6 +80,7 @@ class Scan:
             for other in scopes
         )
         self._met: set[int] = set()  # of nested scopes, one may leave out what another meets
+        self._disks: dict[int, Disks] = {}  # by source
         self._endings = endings_of(options.kinds)
         self._readings = {kind: options.readings_of(kind) for kind in get_args(Kind)}
         """By kind, what is to be read from a file besides its pixels and samples."""
@@ -101,14 +101,14 @@ class Scan:
         """Files that are new or may have changed, folder by folder."""
         for scope in self._scopes:
             self._folders_with_failures = self._store.failures.folders(scope.source_id)
-            if self._is_away(scope):
+            if not os.path.isdir(scope.root):
                 continue
+            if scope.source_id not in self._disks:
+                self._disks[scope.source_id] = Disks(self._store, scope.source_id, scope.root)
             if scope.only is not None:
                 yield from self._named_files(scope, scope.only)
             else:
                 yield from self._all_files(scope)
-        if self._met:
-            self.missing = [item_id for item_id in self.missing if item_id not in self._met]
         if self._unusable:
             shown = ", ".join(self._unusable[:3]) + (", …" if len(self._unusable) > 3 else "")
             kinds = " ".join(sorted(self._endings))
@@ -142,7 +142,7 @@ class Scan:
         for name, stored in named.items():
             deleted = not os.path.lexists(os.path.join(scope.folder, name))
             if deleted or kind_of(name) in self._options.removed_kinds:
-                self.missing.append(stored.id)
+                self._disks[scope.source_id].miss(scope.below, [stored.id])
         files = [
             file
             for file in folder.files
@@ -166,6 +166,8 @@ class Scan:
     def _changed(self, scope: Scope, folder: Folder) -> Iterator[ScannedFile]:
         """What is new or different in one folder; the rest is counted."""
         known = self._store.files.known(scope.source_id, folder.path)
+        stored = len(known)
+        new_times: list[tuple[int, int]] = []
         failed = self._failures_in(scope, folder.path)
         start = len(folder.path) + 1 if folder.path else 0
         for path, reason in folder.failures:
@@ -189,9 +191,11 @@ class Scan:
             row = known.pop(name, None)
             same = (
                 row is not None
-                and same_stats(row[2:6], file)
+                and same_stats(row[2:7], file)
                 and (not (wanted := readings[file.kind]) or wanted <= row.readings)
             )
+            if same and row is not None and row.ctime_ns is None and file.ctime_ns is not None:
+                new_times.append((row.id, file.ctime_ns))
             if same and plain:
                 unchanged += 1
                 continue
@@ -203,6 +207,9 @@ class Scan:
                 place = scope.source_id, scope.root, folder.path, name
                 yield ScannedFile(*place, file, row, captions.get(name))
         self._count_unchanged(unchanged)
+        if new_times:
+            self._store.files.set_change_times(new_times)
+        self._disks[scope.source_id].met(folder, stored - len(known))
         if folder.complete:
             self._miss(scope, folder.path, known)
             if not scope.recursive:  # folders in it that failed are not looked at
@@ -255,12 +262,14 @@ class Scan:
         A walk leaves out hidden files, which may have been named, and files of kinds that cannot be
         read now, for example because a package is missing: those stay while they exist.
         """
+        missing = []
         for name, row in known.items():
             path = os.path.join(folder, name)
             exists = os.path.lexists(os.path.join(scope.root, path))
             unread = not self._is_wanted(name) and kind_of(name) not in self._options.removed_kinds
             if not (exists and (is_passed_over(path) or unread)):
-                self.missing.append(row.id)
+                missing.append(row.id)
+        self._disks[scope.source_id].miss(folder, missing)
 
     def _miss_deleted_folders(self, scope: Scope, seen: set[str], unlisted: list[str]) -> None:
         """Items of folders that were not found are missing, unless one above was not listed."""
@@ -274,21 +283,23 @@ class Scan:
         """Whether the scope's folder was deleted, with all files in it, and the source exists."""
         return bool(scope.top) and not os.path.isdir(os.path.join(scope.root, scope.top))
 
-    def _is_away(self, scope: Scope) -> bool:
-        """Whether the source is an empty mount point, so that nothing in it counts as deleted."""
-        device = self._store.sources.device(scope.source_id)
-        if is_away(scope.root, device):
-            warning = (
-                f"{scope.root} is empty and was on another disk before: is it mounted? What was "
-                f"found in it stays in the index until `mmsearch remove {scope.root}`; if it was "
-                f"moved: `mmsearch relocate {scope.root} NEW`"
+    def deleted(self, renamed: Collection[int]) -> list[int]:
+        """The items whose files are gone, when `files` has ended; those stay that are away.
+
+        Args:
+            renamed: Items that were found under another path.
+        """
+        found: set[int] = set()
+        for disks in self._disks.values():
+            deleted, away = disks.settle({*self._met, *renamed})
+            found.update(deleted)
+            self._report.warnings += (
+                f"{folder} {why}: is it mounted? The {number} items found in it stay in the index "
+                f"until `mmsearch remove {folder}`; if it was moved: `mmsearch relocate {folder} "
+                "NEW`"
+                for folder, number, why in away
             )
-            if warning not in self._report.warnings:
-                self._report.warnings.append(warning)
-            return True
-        if not scope.below and (now := os.stat(scope.root).st_dev) != device:
-            self._store.sources.set_device(scope.source_id, now)
-        return False
+        return sorted(found)
 
     # ------------------------------------------------------------------ captions and failures
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmsearch.errors import PathNotFound
 from mmsearch.media.kinds import FORMATS, kind_of
-from mmsearch.media.walk import Tree, is_away
+from mmsearch.media.walk import Tree, device_of, is_away
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import IndexRoot, Store
 from mmsearch.storage.resolver import known_path, spellings
@@ -100,7 +100,7 @@ def add_scopes(
         for name in sorted(names)
     ]
     for folder in dict.fromkeys(os.path.dirname(o.path) if not o.folder else o.path for o in roots):
-        store.sources.add(folder, os.stat(folder).st_dev)
+        store.sources.add(folder, device_of(folder))
     store.index_roots.add(roots)
     return _scopes(store, roots)
 

@@ -20,8 +20,14 @@ PIECES, PIECE = 32, 64 * 2**10
 
 CHANGED = "changed while it was read"
 
+EARLIEST, LATEST = -(2**63), 2**63 - 1
+"""Times in ns that a database can hold: 1677-09-21 and 2262-04-11. Broken clocks go beyond."""
+
+CTIME_TELLS = os.name != "nt"
+"""Whether st_ctime is when a file last changed in any way; on Windows it is when it was made."""
+
 Stat = tuple[int, int]
-"""(size in bytes, mtime in ns) of a file."""
+"""(size in bytes, mtime in ns) of a file; the time between EARLIEST and LATEST."""
 
 
 class ChangedMeanwhile(UnreadableFile):
@@ -31,28 +37,48 @@ class ChangedMeanwhile(UnreadableFile):
 def stat_of(path: str) -> Stat:
     """A file's present size and time stamp; raises OSError if it is missing."""
     status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, storable_time(status.st_mtime_ns)
 
 
-def same_stats(stored: tuple[int, int, int | None, int | None], file: FileStat) -> bool:
-    """Whether a scanned file and the text beside it have the size and time that were stored.
+def storable_time(nanoseconds: int) -> int:
+    """A time, or the nearest one that a database can hold."""
+    return min(max(nanoseconds, EARLIEST), LATEST)
+
+
+def same_stats(stored: tuple[int, int, int | None, int | None, int | None], file: FileStat) -> bool:
+    """Whether a scanned file and the text beside it have the size and times that were stored.
 
     Args:
-        stored: size and mtime_ns of the file, then of the text beside it.
+        stored: size and mtime_ns of the file, then of the text beside it; ctime_ns, None if it is
+            not known.
         file: What the scan found.
     """
     if stored[0] != file.size or stored[1] != file.mtime_ns:
         return False
-    return stored[2] is None if file.sidecar is None else stored[2:] == file.sidecar
+    if stored[4] != file.ctime_ns and stored[4] is not None and CTIME_TELLS:
+        return False
+    return stored[2] is None if file.sidecar is None else stored[2:4] == file.sidecar
 
 
-def is_unchanged(path: str, stat: Stat, hash_: bytes) -> bool:
-    """Whether a file is as it was stored: by its size and time, or else by its content.
+def touched_since(path: str, ctime_ns: int | None) -> bool:
+    """Whether a file of the size and time that were stored may have other content by now.
+
+    Args:
+        path: The file.
+        ctime_ns: When it had last changed in any way when it was stored; None if not known.
+    """
+    if ctime_ns is None or not CTIME_TELLS:
+        return False
+    return storable_time(os.stat(path).st_ctime_ns) > ctime_ns
+
+
+def is_unchanged(path: str, stat: Stat, hash_: bytes, ctime_ns: int | None = None) -> bool:
+    """Whether a file is as it was stored: by its size and times, or else by its content.
 
     Raises:
         OSError: it cannot be read.
     """
-    if stat_of(path) == stat:
+    if stat_of(path) == stat and not touched_since(path, ctime_ns):
         return True
     try:
         return bool(hash_) and has_content(path, read_file(path)[1], hash_)

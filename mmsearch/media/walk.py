@@ -14,6 +14,7 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmsearch.errors import PathNotFound
+from mmsearch.media.file_state import EARLIEST, LATEST, storable_time
 from mmsearch.media.kinds import FORMATS, ending_of, kind_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class FileStat(NamedTuple):
     """(size, mtime_ns) of `photo.txt` beside `photo.jpg`; not of texts and documents."""
     sidecar_name: str | None
     """The name of that text: photo.txt, photo.TXT."""
+    ctime_ns: int | None = None
+    """When the file, or the text beside it, last changed in any way; None if nothing tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Folder:
     """False if listing the folder failed: nothing below it may be considered deleted."""
     others: Mapping[Kind, int]
     """How many files of each kind were skipped because `endings` lacks theirs."""
+    device: int | None = field(default=None, compare=False)
+    """The device that it lies on, as `device_of` has it; None if that cannot be read."""
 
 
 class Tree:
@@ -113,7 +118,10 @@ class Tree:
         for listing in self._listings():
             files, failures = _stat_files(listing.path, listing.media)
             failures = listing.failures + failures
-            yield Folder(listing.path, files, failures, not listing.failures, listing.others)
+            complete = not listing.failures
+            yield Folder(
+                listing.path, files, failures, complete, listing.others, device=listing.device
+            )
 
     def count(self) -> int:
         """The number of files in a walk, from names alone if the file system permits.
@@ -149,6 +157,7 @@ class Tree:
             if inode is not None:
                 visited.add(inode)
             listing = self._list(path)
+            listing.device = inode and inode[0]
             yield listing
             if not self._recursive:
                 return
@@ -210,25 +219,81 @@ class Tree:
         return not any(self._skips_folder(*step) for step in _steps(inside))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Listing:
     """One folder as the disk lists it, before the sizes and times of its files are known."""
 
     path: str
+    device: int | None = None
     media: list[Medium] = field(default_factory=list)
     subfolders: list[os.DirEntry[str]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     others: dict[Kind, int] = field(default_factory=dict)
 
 
-def is_away(root: str, device: int) -> bool:
-    """Whether a folder once on `device` (st_dev) is missing or an empty mount point now."""
+def device_of(path: str) -> int:
+    """The device (st_dev) that a path lies on, in 64 bits with a sign, as databases have them.
+
+    Raises:
+        OSError: there is nothing at the path, or it cannot be read.
+    """
+    return _signed(os.stat(path).st_dev)
+
+
+def _signed(device: int) -> int:
+    return device - 2**64 if device >= 2**63 else device  # Windows' serial numbers take 64 bits
+
+
+def is_away(root: str, device: int, below: str = "") -> bool:
+    """Whether a folder is away with its disk, rather than deleted.
+
+    Args:
+        root: The source that it is or lies in, which is away if it is missing or an empty mount
+            point; hidden files in that do not count.
+        device: That the folder was on.
+        below: The folder, relative to the root, if it was on another disk than that.
+    """
     if not os.path.isdir(root):
         return True
-    if os.stat(root).st_dev == device:
+    place = _nearest(root, below)
+    now = device_of(place)
+    if now == device:
         return False
-    with os.scandir(root) as entries:
-        return next(entries, None) is None
+    if below and now == device_of(root):
+        return True
+    return not lists_anything(place)
+
+
+def is_mounted(root: str, below: str, device: int) -> bool:
+    """Whether the disk that a folder was on is there: what is not on it has been deleted then.
+
+    A mount point that lists nothing at all may be one whose server does not answer.
+    """
+    place = _nearest(root, below)
+    try:
+        if device_of(place) != device:
+            return False
+        with os.scandir(place) as entries:
+            return next(entries, None) is not None or not os.path.ismount(place)
+    except OSError:
+        return False
+
+
+def _nearest(root: str, below: str) -> str:
+    """A folder below a root, or the nearest folder above it that is there."""
+    place = os.path.normpath(os.path.join(root, below)) if below else root
+    while len(place) > len(root) and not os.path.isdir(place):
+        place = os.path.dirname(place)
+    return place if len(place) > len(root) else root
+
+
+def lists_anything(folder: str) -> bool:
+    """Whether a folder lists more than hidden files and folders without files of the user."""
+    try:
+        with os.scandir(folder) as entries:
+            return not all(is_passed_over(entry.name) for entry in entries)
+    except OSError:
+        return True
 
 
 def is_passed_over(path: str) -> bool:
@@ -253,6 +318,7 @@ def _stat_files(
     failures: list[tuple[str, str]] = []
     prefix = f"{folder}/" if folder else ""
     has_texts = False
+    make = tuple.__new__
     for name, kind, entry in media:
         try:
             status = entry.stat()
@@ -262,8 +328,11 @@ def _stat_files(
         else:
             if stat.S_ISREG(status.st_mode):
                 has_texts = has_texts or kind == "text"
-                size, mtime_ns = status.st_size, status.st_mtime_ns
-                files.append(FileStat(prefix + name, kind, size, mtime_ns, None, None))
+                size, mtime_ns, ctime_ns = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+                if not (EARLIEST <= mtime_ns <= LATEST and ctime_ns <= LATEST):
+                    mtime_ns, ctime_ns = storable_time(mtime_ns), storable_time(ctime_ns)
+                found = prefix + name, kind, size, mtime_ns, None, None, ctime_ns
+                files.append(make(FileStat, found))
     return (_with_sidecars(files, len(prefix)) if has_texts else files), failures
 
 
@@ -278,8 +347,12 @@ def _with_sidecars(files: Sequence[FileStat], name_at: int) -> list[FileStat]:
     sidecars = _sidecars({name: file.kind for name, file in by_name.items()})
     for name, sidecar_name in sidecars.items():
         text = by_name[sidecar_name]
-        sidecar = text.size, text.mtime_ns
-        by_name[name] = by_name[name]._replace(sidecar=sidecar, sidecar_name=sidecar_name)
+        file = by_name[name]
+        by_name[name] = file._replace(
+            sidecar=(text.size, text.mtime_ns),
+            sidecar_name=sidecar_name,
+            ctime_ns=max(file.ctime_ns or 0, text.ctime_ns or 0),
+        )
     names_of_sidecars = set(sidecars.values())
     return [file for name, file in by_name.items() if name not in names_of_sidecars]
 
@@ -325,7 +398,7 @@ def _inode(place: str) -> tuple[int, int] | None:
         status = os.stat(place)
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return _signed(status.st_dev), status.st_ino
 
 
 def _normalised(root: str, below: str) -> str:

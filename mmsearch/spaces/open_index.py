@@ -128,15 +128,15 @@ class OpenIndex:
                 if allowed:
                     self.store.words.refresh(at_most=CATCH_UP)
 
-    def keep_backup(self, *, changed: bool = True) -> list[str]:
-        """Back the store up if it has changed and that is due; returns warnings."""
+    def keep_backup(self, *, changed: bool = True, now: bool = False) -> list[str]:
+        """Back the store up if it has changed and that is due, or now; returns warnings."""
         if not (self.folder / backups.CATALOG).exists():
             return []  # the store is not in this folder
         if not changed and backups.newest(self.folder) is not None:
             return []
         kept = self.store.settings.get(BACKUPS)
         try:
-            backups.roll(self.folder, backups.KEPT if kept is None else int(kept))
+            backups.roll(self.folder, backups.KEPT if kept is None else int(kept), now=now)
         except StorageFailed as error:
             return [str(error)]
         return []

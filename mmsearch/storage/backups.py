@@ -93,7 +93,7 @@ def check_there(folder: Path) -> None:
 # ---------------------------------------------------------------------- rolling backups
 
 
-def roll(folder: Path, keep: int = KEPT) -> Path | None:
+def roll(folder: Path, keep: int = KEPT, *, now: bool = False) -> Path | None:
     """Make a backup, if one is due, and then delete the oldest beyond `keep`.
 
     The caller holds the writer's lock.
@@ -101,12 +101,13 @@ def roll(folder: Path, keep: int = KEPT) -> Path | None:
     Args:
         folder: The index's folder.
         keep: How many backups to keep; 0 makes none and deletes none.
+        now: Whether to make one even if none is due.
 
     Raises:
         StorageFailed: it could not be made; the backups there are stay.
     """
     kept = all_of(folder)
-    if keep < 1 or not _is_due(folder, kept):
+    if keep < 1 or not (now or _is_due(folder, kept)):
         return None
     new = folder / FOLDER / _next_name(kept)
     with _failing("the backup of the index could not be made", "the index itself is kept"):

@@ -110,6 +110,7 @@ class ItemRecord:
     texts: Sequence[TextPart] | None = None  # None leaves them
     vectors: dict[VectorField, ItemVectors] = field(default_factory=dict)
     duplicate_of: int | None = None  # an item of the same content, itself if it has not changed
+    ctime_ns: int | None = None  # when it last changed in any way; None: not known
 
     @property
     def changes_vectors(self) -> bool:
@@ -159,6 +160,7 @@ class KnownFile(NamedTuple):
     mtime_ns: int
     sidecar_size: int | None
     sidecar_mtime_ns: int | None
+    ctime_ns: int | None
     hash: bytes
     read: str | None
     """What was read from it besides its pixels and samples: "ocr", "speech", with a space between.
@@ -183,6 +185,7 @@ class StoredFile:
     stat: Stat
     hash: bytes
     imported: bool = False
+    ctime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def current_item_at(store: Store, path: str) -> int | None:
 def is_current(stored: StoredFile, path: str) -> bool:
     """Whether a file is as it was stored; an imported item counts as current."""
     with suppress(OSError):
-        return stored.imported or is_unchanged(path, stored.stat, stored.hash)
+        return stored.imported or is_unchanged(path, stored.stat, stored.hash, stored.ctime_ns)
     return False
 
 

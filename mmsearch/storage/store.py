@@ -137,14 +137,20 @@ class FileStore(Protocol):
     def known(self, source_id: int, folder: str) -> dict[str, KnownFile]:
         """The stored files that lie directly in a folder of a source, by name."""
 
+    def set_change_times(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Store (item id, ctime_ns) of files of which that was not known."""
+
     def readings(self, item_id: int) -> frozenset[str]:
         """What was read from an item besides its pixels and samples: "ocr", "speech"."""
 
     def folders(self, source_id: int, below: str) -> set[str]:
         """The folders at and below a folder of a source that hold items or failures."""
 
-    def duplicates_of(self, hash_: bytes, kind: Kind) -> list[tuple[int, str, int, str]]:
-        """(item id, source path, source device, file path) of a few files of a content."""
+    def duplicates_of(self, hash_: bytes, kind: Kind) -> list[tuple[int, str, str, int, str]]:
+        """(item id, source path, folder, device, file path) of a few files of a content.
+
+        The folder is the file's, below the source, if that was on another device; else "".
+        """
 
     def at(self, source_id: int, folder: str, name: str) -> StoredFile | None:
         """The item of a file in a source."""
@@ -167,6 +173,12 @@ class SourceStore(Protocol):
 
     def set_device(self, source_id: int, device: int) -> None:
         """Store the device that a source is on."""
+
+    def folder_devices(self, source_id: int) -> dict[str, int]:
+        """The folders below a source that were on another device than it, and that device."""
+
+    def set_folder_devices(self, source_id: int, devices: Mapping[str, int | None]) -> None:
+        """Store the devices of such folders; None: a folder is on that of its source again."""
 
     def of(self, path: str) -> tuple[int, str, str] | None:
         """(source id, source path, path below it) of the source that an absolute path lies in."""

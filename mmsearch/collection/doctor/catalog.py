@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mmsearch.collection.doctor.check import REPAIR, CheckContext, Outcome
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing.index_run import INCOMPLETE
-from mmsearch.media.file_state import Stat, has_content, read_file, stat_of
+from mmsearch.media.file_state import has_content, read_file, stat_of, touched_since
 from mmsearch.media.walk import is_away
 from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage import Space
@@ -351,24 +351,30 @@ def _sampled_files(context: CheckContext) -> Iterator[tuple[str, FileState, int,
     chosen = random.Random(context.seed)  # noqa: S311 - not for secrets
     away: dict[str, bool] = {}
     for id_ in sorted(chosen.sample(ids, min(len(ids), context.sample))):
-        for root, device, folder, name, size, mtime_ns, hash_ in context.rows(_FILE, id_):
-            if root not in away:
-                away[root] = is_away(root, device)
-            if not away[root]:
+        for root, below, device, folder, name, *stored, hash_ in context.rows(_FILE, id_):
+            disk = os.path.join(root, below)
+            if disk not in away:
+                away[disk] = is_away(root, device, below)
+            if not away[disk]:
                 path = os.path.join(root, folder, name)
-                yield path, _state(path, (size, mtime_ns)), size, hash_
+                yield path, _state(path, *stored), stored[0], hash_
 
 
-def _state(path: str, stored: Stat) -> FileState:
+def _state(path: str, size: int, mtime_ns: int, ctime_ns: int | None) -> FileState:
     try:
-        return "same" if stat_of(path) == stored else "changed"
+        changed = stat_of(path) != (size, mtime_ns) or touched_since(path, ctime_ns)
     except OSError:
         return "missing"
+    return "changed" if changed else "same"
 
 
 _FILE = """
-    SELECT sources.path, sources.device, folder, name, size, mtime_ns, hash FROM items
-    JOIN sources ON sources.id = source_id
+    SELECT sources.path, coalesce(folder_devices.folder, ''),
+        coalesce(folder_devices.device, sources.device), items.folder, name,
+        size, mtime_ns, ctime_ns, hash
+    FROM items JOIN sources ON sources.id = items.source_id
+    LEFT JOIN folder_devices
+        ON folder_devices.source_id = items.source_id AND folder_devices.folder = items.folder
     WHERE items.id = ? AND mtime_ns <> 0 AND sources.path <> ''
 """
 

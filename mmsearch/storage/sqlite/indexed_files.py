@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,7 @@ from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.schema import (
     PathText,
     failures,
+    folder_devices,
     index_roots,
     items,
     path_bytes,
@@ -58,6 +59,11 @@ class Files(FileStore):
         make = tuple.__new__  # a quarter of the time of KnownFile._make: a scan needs all files
         return {row[0]: make(KnownFile, row) for row in rows}
 
+    def set_change_times(self, rows: Sequence[tuple[int, int]]) -> None:
+        with self._database.write() as connection:
+            changed = "UPDATE items SET ctime_ns = ? WHERE id = ?"
+            connection.exec_driver_sql(changed, [(ctime_ns, id_) for id_, ctime_ns in rows])
+
     def readings(self, item_id: int) -> frozenset[str]:
         found = self._database.scalars(select(items.c.readings).where(items.c.id == item_id))
         return frozenset(found[0].split() if found else ())
@@ -71,11 +77,17 @@ class Files(FileStore):
             found.update(self._database.scalars(select(table.c.folder).where(*where).distinct()))
         return found
 
-    def duplicates_of(self, hash_: bytes, kind: Kind) -> list[tuple[int, str, int, str]]:
+    def duplicates_of(self, hash_: bytes, kind: Kind) -> list[tuple[int, str, str, int, str]]:
         rows = self._database.driver_rows(_DUPLICATES, (hash_, kind, MAX_DUPLICATES))
         return [
-            (id_, root, device, os.path.join(root, folder, name))
-            for id_, root, device, folder, name in rows
+            (
+                id_,
+                root,
+                "" if device is None else folder,
+                source_device if device is None else device,
+                os.path.join(root, folder, name),
+            )
+            for id_, root, source_device, device, folder, name in rows
         ]
 
     def at(self, source_id: int, folder: str, name: str) -> StoredFile | None:
@@ -86,10 +98,11 @@ class Files(FileStore):
 
     def _one(self, source: Any, folder: str, name: str) -> StoredFile | None:
         c = items.c
-        query = select(c.id, c.kind, c.size, c.mtime_ns, c.hash, sources.c.path)
+        query = select(c.id, c.kind, c.size, c.mtime_ns, c.hash, sources.c.path, c.ctime_ns)
         query = query.join(sources).where(source, c.folder == folder, c.name == name)
-        for id_, kind, size, mtime_ns, hash_, root in self._database.rows(query):
-            return StoredFile(id_, kind, (size, mtime_ns), hash_, root == IMPORTED_SOURCE)
+        for id_, kind, size, mtime_ns, hash_, root, ctime_ns in self._database.rows(query):
+            imported = root == IMPORTED_SOURCE
+            return StoredFile(id_, kind, (size, mtime_ns), hash_, imported, ctime_ns)
         return None
 
     def all(self, page: int = 20_000) -> Iterator[tuple[int, str, str, str]]:
@@ -102,13 +115,17 @@ class Files(FileStore):
 
 
 _KNOWN = (
-    "SELECT name, id, size, mtime_ns, sidecar_size, sidecar_mtime_ns, hash, nullif(readings, '') "
+    "SELECT name, id, size, mtime_ns, sidecar_size, sidecar_mtime_ns, ctime_ns, hash, "
+    "nullif(readings, '') "
     "FROM items WHERE source_id = ? AND folder = CAST(? AS TEXT)"
 )
 
 _DUPLICATES = (
-    "SELECT items.id, sources.path, sources.device, folder, name FROM items JOIN sources "
-    "ON sources.id = source_id WHERE hash = ? AND kind = ? ORDER BY items.id LIMIT ?"
+    "SELECT items.id, sources.path, sources.device, folder_devices.device, "
+    "items.folder, name FROM items JOIN sources ON sources.id = items.source_id "
+    "LEFT JOIN folder_devices ON folder_devices.source_id = items.source_id "
+    "AND folder_devices.folder = items.folder "
+    "WHERE hash = ? AND kind = ? ORDER BY items.id LIMIT ?"
 )
 
 
@@ -130,6 +147,23 @@ class Sources(SourceStore):
             changed = update(sources).where(sources.c.id == source_id)
             connection.execute(changed.values(device=device))
 
+    def folder_devices(self, source_id: int) -> dict[str, int]:
+        c = folder_devices.c
+        chosen = select(c.folder, c.device).where(c.source_id == source_id)
+        return {folder: int(device) for folder, device in self._database.rows(chosen)}
+
+    def set_folder_devices(self, source_id: int, devices: Mapping[str, int | None]) -> None:
+        c = folder_devices.c
+        with self._database.write() as connection:
+            for folder, device in devices.items():
+                row = {"source_id": source_id, "folder": folder, "device": device}
+                if device is None:
+                    gone = delete(folder_devices).where(c.source_id == source_id)
+                    connection.execute(gone.where(c.folder == folder))
+                else:
+                    put = insert(folder_devices).prefix_with("OR REPLACE")
+                    connection.execute(put.values(row))
+
     def of(self, path: str) -> tuple[int, str, str] | None:
         return _source_of(path, self.all())
 
@@ -145,7 +179,8 @@ class Sources(SourceStore):
                 if not path.startswith(inside):
                     continue
                 below = os.path.relpath(path, root)
-                for table in (items, failures):
+                note_devices(connection, other)
+                for table in (items, failures, folder_devices):
                     change = update(table).where(table.c.source_id == other)
                     moved = folder_below(table, below)
                     connection.execute(change.values(source_id=source_id, folder=moved))
@@ -158,6 +193,15 @@ class Sources(SourceStore):
             connection.execute(made.on_conflict_do_nothing())
             chosen = select(sources.c.id).where(sources.c.path == IMPORTED_SOURCE)
             return int(connection.execute(chosen).scalar_one())
+
+
+def note_devices(connection: Connection, source_id: int) -> None:
+    """Note the device of a source for each of its folders, before it becomes part of another."""
+    connection.exec_driver_sql(
+        "INSERT OR IGNORE INTO folder_devices SELECT DISTINCT sources.id, folder, device "
+        "FROM items JOIN sources ON sources.id = source_id WHERE sources.id = ?",
+        (source_id,),
+    )
 
 
 _SOURCES = select(sources.c.id, sources.c.path).where(sources.c.path != IMPORTED_SOURCE)

@@ -170,6 +170,16 @@ UPDATE settings SET "key" = 'changes forgotten' WHERE "key" = 'gone forgotten';
 UPDATE settings SET "key" = 'incomplete' WHERE "key" = 'holes'
 """
 
+_DEVICES_AND_CHANGE_TIMES = """
+ALTER TABLE items ADD COLUMN ctime_ns BIGINT;
+CREATE TABLE folder_devices (
+    source_id INTEGER NOT NULL REFERENCES sources (id) ON DELETE CASCADE,
+    folder TEXT NOT NULL,
+    device BIGINT NOT NULL,
+    PRIMARY KEY (source_id, folder)
+)
+"""
+
 
 def _run(script: str, connection: Connection) -> None:
     made = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
@@ -189,6 +199,11 @@ def _log_changes(connection: Connection) -> None:
     create_triggers(connection)
 
 
+def _add_devices(connection: Connection) -> None:
+    for statement in _DEVICES_AND_CHANGE_TIMES.split(";\n"):
+        connection.exec_driver_sql(statement)
+
+
 MIGRATIONS: list[Callable[[Connection], None]] = [
     partial(_run, _SPANS_AND_SEVERAL_SPACES),
     _add_words,
@@ -196,5 +211,6 @@ MIGRATIONS: list[Callable[[Connection], None]] = [
     partial(_run, _FOLLOWED_BY_ID),
     partial(_run, _ONE_INDEX_OF_METADATA),
     _log_changes,
+    _add_devices,
 ]
 """Number i brings a catalog of version i + 1 to version i + 2; never edited once released."""

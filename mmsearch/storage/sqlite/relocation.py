@@ -21,19 +21,26 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
+from mmsearch.media.walk import device_of
 from mmsearch.storage.sqlite.database import Database, is_one_of
 from mmsearch.storage.sqlite.index_settings import next_revision
-from mmsearch.storage.sqlite.indexed_files import at_or_below, folder_below, path_below
+from mmsearch.storage.sqlite.indexed_files import (
+    at_or_below,
+    folder_below,
+    note_devices,
+    path_below,
+)
 from mmsearch.storage.sqlite.schema import (
     PathText,
     failures,
+    folder_devices,
     index_roots,
     items,
     path_bytes,
     sources,
 )
 
-_TABLES = (items, failures)
+_TABLES = (items, failures, folder_devices)
 
 
 class Relocation:
@@ -49,7 +56,7 @@ class Relocation:
                 connection.execute(
                     select(1).where(_below(connection, folder, table)).limit(1)
                 ).all()
-                for table in _TABLES
+                for table in (items, failures)
             )
 
     def sample(self, folder: str, at_most: int) -> list[tuple[str, int]]:
@@ -87,6 +94,8 @@ class Relocation:
             ]
             counted = select(func.count()).where(_below(connection, old, items))
             count = int(connection.execute(counted).scalar_one())
+            for id_, _, _ in moving:
+                _forget_change_times(connection, id_)
             for id_, _, _ in moving:  # one may go where another still is
                 _set_path(connection, id_, f"moving {id_}")
             dropped = 0
@@ -124,9 +133,16 @@ def _sources(connection: Connection) -> list[tuple[int, str]]:
 
 
 def _set_path(connection: Connection, source_id: int, path: str) -> None:
-    device = os.stat(path).st_dev if os.path.exists(path) else 0
+    device = device_of(path) if os.path.exists(path) else 0
     named = update(sources).where(sources.c.id == source_id)
     connection.execute(named.values(path=path, device=device))
+
+
+def _forget_change_times(connection: Connection, source_id: int) -> None:
+    """Copies on another disk were made at other times: the next scan takes those as they are."""
+    of_source = update(items).where(items.c.source_id == source_id)
+    connection.execute(of_source.values(ctime_ns=None))
+    connection.execute(delete(folder_devices).where(folder_devices.c.source_id == source_id))
 
 
 def _log_words(connection: Connection, source_id: int) -> None:
@@ -175,8 +191,10 @@ def _place(connection: Connection, source_id: int, path: str) -> int:
 def _merge(connection: Connection, inner: int, outer: int, below: str, *, moved: int) -> int:
     """Make a source part of another, in which it lies `below`; returns as `_drop_doubles`."""
     dropped = _drop_doubles(connection, inner, outer, below, moved=moved)
+    if inner != moved:
+        note_devices(connection, inner)
     for table in _TABLES:
-        change = update(table).prefix_with("OR REPLACE") if table is failures else update(table)
+        change = update(table) if table is items else update(table).prefix_with("OR REPLACE")
         change = change.where(table.c.source_id == inner)
         connection.execute(change.values(source_id=outer, folder=folder_below(table, below)))
     connection.execute(delete(sources).where(sources.c.id == inner))

@@ -78,6 +78,16 @@ sources = Table(
 )
 """The folders that were indexed, absolute; none lies inside another."""
 
+folder_devices = Table(
+    "folder_devices",
+    tables,
+    Column("source_id", ForeignKey("sources.id", ondelete="CASCADE"), nullable=False),
+    Column("folder", PathText, nullable=False),
+    Column("device", BigInteger, nullable=False),
+    PrimaryKeyConstraint("source_id", "folder"),
+)
+"""The folders below a source that lie on another device than it, and that device."""
+
 spaces = Table(
     "spaces",
     tables,
@@ -114,6 +124,8 @@ items = Table(
     Column("seconds", Float),  # of sounds and videos
     Column("pages", Integer),
     Column("readings", Text, nullable=False, server_default=""),  # of "ocr speech": what was read
+    # when the file, or the text beside it, last changed in any way; empty: not known
+    Column("ctime_ns", BigInteger),
     UniqueConstraint("source_id", "folder", "name"),
     Index("items_by_hash", "hash"),
     sqlite_autoincrement=True,  # no id is used twice, so an old cache cannot name a new item

@@ -36,7 +36,7 @@ MOST_PARAMETERS = 30_000
 """In one statement."""
 
 _PATH_KEY = ("source_id", "folder", "name")
-_FILE = ("kind", "size", "mtime_ns", "sidecar_size", "sidecar_mtime_ns", "hash")
+_FILE = ("kind", "size", "mtime_ns", "sidecar_size", "sidecar_mtime_ns", "hash", "ctime_ns")
 _MEDIA = ("readings", *MEDIA_COLUMNS)
 _TEXTS = ("item_id", "position", "origin", "text", "start", "end", "unit")
 _METADATA = ("item_id", "key", "text", "number")
@@ -409,7 +409,13 @@ def _path(record: ItemRecord, name: str | None = None) -> tuple[int, bytes, byte
 
 
 def _file(record: ItemRecord) -> tuple[Any, ...]:
-    return record.kind, *record.stat, *(record.sidecar or (None, None)), record.hash
+    return (
+        record.kind,
+        *record.stat,
+        *(record.sidecar or (None, None)),
+        record.hash,
+        record.ctime_ns,
+    )
 
 
 def _media(record: ItemRecord) -> Iterator[Any]:
