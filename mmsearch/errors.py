@@ -45,6 +45,10 @@ class InvalidOption(MMSearchError):
     """An option makes no sense."""
 
 
+class NoHomeFolder(InvalidOption):
+    """What is stored in the user's home folder by default cannot be: this user has none."""
+
+
 class UnknownModel(MMSearchError):
     """No encoder has this name."""
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmsearch.errors import PathNotFound
+
+from mmsearch.errors import NoHomeFolder
 
 DEFAULT_NAME = "default"
 MARKER = ".mmsearch"
@@ -38,6 +42,9 @@ def home() -> Path:
 
     `$MMSEARCH_HOME` if set; else `./indexes` if it holds the marker file; else the platform's
     folder for the user's data.
+
+    Raises:
+        NoHomeFolder: it would be that, and the user has none.
     """
     if chosen := os.environ.get("MMSEARCH_HOME"):
         return _absolute(chosen)
@@ -46,16 +53,30 @@ def home() -> Path:
         return local.absolute()
     from platformdirs import user_data_path
 
-    return user_data_path("mmsearch", appauthor=False)
+    with _home_needed("MMSEARCH_HOME, or name a folder of the index, `-i DIR`"):
+        return user_data_path("mmsearch", appauthor=False)
 
 
 def cache_folder() -> Path:
-    """The folder of what can be made or downloaded again: `$MMSEARCH_CACHE` or the platform's."""
+    """The folder of what can be made or downloaded again: `$MMSEARCH_CACHE` or the platform's.
+
+    Raises:
+        NoHomeFolder: it would be the platform's, and the user has none.
+    """
     if chosen := os.environ.get("MMSEARCH_CACHE"):
         return _absolute(chosen)
     from platformdirs import user_cache_path
 
-    return user_cache_path("mmsearch", appauthor=False)
+    with _home_needed("MMSEARCH_CACHE"):
+        return user_cache_path("mmsearch", appauthor=False)
+
+
+@contextmanager
+def _home_needed(instead: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # neither HOME nor an entry in the user database
+        raise NoHomeFolder(f"this user has no home folder: set HOME or {instead}") from error
 
 
 def index_folder(index: str | os.PathLike[str] | None = None) -> Path:

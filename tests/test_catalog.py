@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -289,3 +291,24 @@ def test_encoders_are_to_answer_all_or_none(catalog: Catalog, monkeypatch):
     assert catalog.spaces.all() == []
     catalog.spaces.serve_with([Encoder()])
     assert [space.serves for space in catalog.spaces.all()] == [{"image", "text"}]
+
+
+def test_a_catalog_on_a_full_disk_is_read(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "catalog.db"
+    with closing(Catalog(path)) as catalog:
+        catalog.put([entry(catalog.sources.add("/photos"), vectors={})])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file can grow
+    try:
+        with closing(Catalog(path)) as catalog:
+            assert [item.id for item in catalog.items.all()] == [1]
+            with pytest.raises(StorageFailed, match="free some space"):
+                catalog.items.remove([1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    with closing(Catalog(path)) as catalog:
+        catalog.items.remove([1])
+        assert not len(catalog)

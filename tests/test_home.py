@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mmsearch.home import home, index_folder
+import mmsearch
+from mmsearch.errors import NoHomeFolder
+from mmsearch.home import cache_folder, home, index_folder
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +55,30 @@ def test_a_value_with_a_separator_is_a_folder(value, tmp_path):
 
 def test_a_path_object_is_a_folder(tmp_path):
     assert index_folder(Path("idx")) == tmp_path / "idx"
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without HOME and without an entry in the user database."""
+    for name in ("HOME", "USERPROFILE", "MMSEARCH_CACHE", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(_uid: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("folder", [home, cache_folder])
+def test_a_user_without_a_home_is_told_what_to_set(folder):
+    with pytest.raises(NoHomeFolder, match="set HOME or MMSEARCH_"):
+        folder()
+
+
+@pytest.mark.usefixtures("homeless")
+def test_an_index_in_a_named_folder_needs_no_home(tmp_path):
+    (tmp_path / "note.md").write_text("red roses")
+    with mmsearch.index(tmp_path / "note.md", tmp_path / "idx") as library:
+        assert library.search("roses")[0].path == str(tmp_path / "note.md")

@@ -437,7 +437,7 @@ def test_list_gives_names_as_they_are_between_nuls(run: Any):
     assert run("list", "-0").stdout_bytes.split(b"\0")[2] == "é/".encode() + b"\xff.jpg"
 
 
-@pytest.mark.parametrize(("limit", "number"), [("2", 2), ("0", 0)])
+@pytest.mark.parametrize(("limit", "number"), [("2", 2), ("0", 0), ("9" * 20, 4)])
 def test_list_as_json_is_json_however_few_there_are(run: Any, limit: str, number: int):
     assert len(json.loads(run("list", "--json", "--limit", limit).stdout)) == number
 

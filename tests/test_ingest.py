@@ -302,7 +302,7 @@ def test_a_disk_that_was_mounted_below_a_folder_and_is_away_keeps_its_items(
 
 def test_a_disk_that_comes_back_under_another_number_is_there(library, photos):
     paint(photos / "deep" / "white.png", "white")
-    paint(photos / "deep" / "black.png", "black")
+    paint(photos / "deep" / "black.png", "red")
     library.add(photos)
     on_another_disk(library, "deep")
     (photos / "deep" / "white.png").unlink()

@@ -25,11 +25,11 @@ CONNECT_TIMEOUT = 1.5
 def cache() -> Path:
     """The folder of everything downloaded from the hub, as huggingface_hub finds it."""
     if chosen := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(os.path.expandvars(chosen)).expanduser()
+        return Path(os.path.expanduser(os.path.expandvars(chosen)))
     home = os.environ.get("HF_HOME")
     if not home:
         home = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+    return Path(os.path.expanduser(os.path.expandvars(home))) / "hub"
 
 
 def snapshot(repository: str) -> Path | None:

@@ -11,7 +11,7 @@ from mmsearch.encoders import Runtime
 from mmsearch.encoders.clap import Clap
 from mmsearch.encoders.clip import Clip, advice
 from mmsearch.encoders.mini import MINI
-from mmsearch.errors import InvalidOption, ModelUnavailable, UnknownModel
+from mmsearch.errors import InvalidOption, ModelUnavailable, NoHomeFolder, UnknownModel
 from mmsearch.home import home
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _settings() -> dict[str, Any]:
     """Everything in settings.json, beside the indexes; {} without such a file."""
     try:
         found = json.loads(_settings_file().read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NoHomeFolder):
         return {}
     except (OSError, ValueError) as error:
         raise _unusable(str(error)) from error

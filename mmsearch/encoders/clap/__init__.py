@@ -41,7 +41,9 @@ class Clap(Family):
         folder = checkpoint.folder_of(repository)
         if folder is not None and checkpoint.missing_from(folder) is None:
             return folder
-        if not hub.REPOSITORY.fullmatch(repository) or Path(repository).expanduser().is_dir():
+        if not hub.REPOSITORY.fullmatch(repository) or os.path.isdir(
+            os.path.expanduser(repository)
+        ):
             raise ModelUnavailable(f"{repository} is not a folder of a whole CLAP model")
         try:
             folder = hub.fetch(repository, checkpoint.wanted, progress, extra="audio")

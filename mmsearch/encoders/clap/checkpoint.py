@@ -59,7 +59,7 @@ def find(name: str) -> ClapFiles:
     folder = folder_of(what)
     if folder is None:
         raise _unavailable(name, what)
-    is_own = Path(what).expanduser().is_dir()
+    is_own = os.path.isdir(os.path.expanduser(what))
     missing = missing_from(folder)
     if missing and is_own:
         raise ModelUnavailable(f"{folder} is no whole CLAP model: it has no {missing}")
@@ -84,7 +84,7 @@ def find(name: str) -> ClapFiles:
 
 def folder_of(what: str) -> Path | None:
     """The folder that a name says after its colon, or a repository's in the hub's cache."""
-    own = Path(what).expanduser()
+    own = Path(os.path.expanduser(what))
     if what and own.is_dir():
         return Path(os.path.abspath(own))
     return hub.snapshot(what) if hub.REPOSITORY.fullmatch(what) else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.encoders.family import Family, KnownModel, ModelRow
-from mmsearch.errors import MissingExtra
+from mmsearch.errors import MissingExtra, NoHomeFolder
 from mmsearch.home import cache_folder
 
 if TYPE_CHECKING:
@@ -118,7 +118,11 @@ def _checkpoint(model: KnownModel) -> Path | None:
 
 def _has_graphs(model: KnownModel) -> bool:
     """Whether both towers are ready for ONNX Runtime and replace an open_clip that is missing."""
-    if find_spec("open_clip") is not None or not (cache_folder() / "towers").is_dir():
+    try:
+        towers = cache_folder() / "towers"
+    except NoHomeFolder:
+        return False
+    if find_spec("open_clip") is not None or not towers.is_dir():
         return False
     from mmsearch.encoders.clip import weights
 

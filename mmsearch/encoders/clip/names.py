@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -62,7 +63,7 @@ def parse(name: str) -> Source:
     if at:
         if not path:
             raise UnknownModel(f"{name!r} names no file; write clip:ARCH@/path/to/checkpoint")
-        return Source(arch, path=Path(path).expanduser().absolute())
+        return Source(arch, path=Path(os.path.expanduser(path)).absolute())
     arch, _, tag = rest.rpartition("/")
     if not arch or not tag:
         raise UnknownModel(_which_weights(rest.strip("/")))

@@ -6,6 +6,7 @@ Finding them takes neither torch nor a network.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -68,7 +69,7 @@ def in_url_cache(url: str) -> Path | None:
     """A checkpoint that open_clip has downloaded by its address."""
     if not url:
         return None
-    found = Path("~/.cache/clip").expanduser() / url.rpartition("/")[2]
+    found = Path(os.path.expanduser("~/.cache/clip")) / url.rpartition("/")[2]
     return found if found.is_file() else None
 
 

@@ -224,7 +224,8 @@ _CHECK = f"{_KEPT}check the disk, then run the command again"
 
 _CURES = {
     "full": f"{_KEPT}free some space, then run the command again",
-    "readonly": f"{_KEPT}make the index folder writable, then run the command again",
+    "readonly": f"{_KEPT}make the index folder writable, or free some space on its disk, then run "
+    "the command again",
     "locked": "another process is writing: wait for it, then run the command again",
     "malformed": f"it is damaged: {CatalogDamaged.CURE}",
     "not a database": f"it is damaged: {CatalogDamaged.CURE}",
@@ -251,7 +252,20 @@ def _engine(path: Path) -> Engine:
     """An engine on the catalog at `path`, which is made or migrated if need be."""
     if path.is_file() and 0 < path.stat().st_size < SMALLEST_PAGE and not _log_of(path):
         raise CatalogDamaged(path, "it is cut short")  # SQLite would take it for a new one
-    writable = os.access(path.parent, os.W_OK)
+    if not os.access(path.parent, os.W_OK):
+        return _opened(path, writable=False)
+    try:
+        return _opened(path, writable=True)
+    except _NoRoom:
+        # what SQLite puts beside a database found no place: it can be read as from a read-only disk
+        return _opened(path, writable=False)
+
+
+class _NoRoom(IndexUnusable):
+    """SQLite could not write beside a catalog, whose file has everything."""
+
+
+def _opened(path: Path, *, writable: bool) -> Engine:
     url = URL.create("sqlite", database=str(path)) if writable else _read_only(path)
     engine = create_engine(url, connect_args={"timeout": TIMEOUT})
     event.listen(engine, "connect", _set_up if writable else _set_up_reading)
@@ -270,11 +284,20 @@ def _engine(path: Path) -> Engine:
                 _make_or_migrate(connection, path)
     except (DatabaseError, sqlite3.DatabaseError) as error:
         engine.dispose()
-        raise _unusable(path, getattr(error, "orig", error)) from error
+        said = getattr(error, "orig", error)
+        if writable and path.is_file() and path.stat().st_size and _lacks_room(said, path):
+            raise _NoRoom(str(said)) from error
+        raise _unusable(path, said) from error
     except MMSearchError:
         engine.dispose()
         raise
     return engine
+
+
+def _lacks_room(said: BaseException | None, path: Path) -> bool:
+    code = getattr(said, "sqlite_errorcode", 0) & 0xFF
+    failed = code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+    return failed and not _log_of(path)
 
 
 def _unusable(path: Path, said: BaseException | None) -> IndexUnusable:

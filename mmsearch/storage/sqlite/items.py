@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -83,7 +84,7 @@ class Items(ItemStore):
             for rows in self._pages(base, ids, LIST_PAGE)
             for id_, root, folder, name, *rest in rows
         )
-        return islice(found, limit)
+        return islice(found, limit and min(limit, sys.maxsize))
 
     def complete(self, space: Space | None, ids: Any = None) -> Iterator[list[CompleteItem]]:
         c = items.c
