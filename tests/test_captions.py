@@ -199,3 +199,21 @@ def test_a_bare_name_that_lies_beside_the_book_is_that_file_alone(tmp_path):
     book = CaptionFile(tmp_path / "100" / "c.tsv")
     assert book.find(str(tmp_path / "100" / "I1.jpg"), "100/I1.jpg") == ["a dog"]
     assert book.find(str(tmp_path / "101" / "I1.jpg"), "101/I1.jpg") is None
+
+
+def test_a_csv_with_semicolons_is_read(tmp_path):
+    (tmp_path / "c.csv").write_text("a.jpg;a room, with a television\nb.jpg;a dog\n")
+    assert read_captions(tmp_path / "c.csv") == {
+        "a.jpg": ["a room, with a television"],
+        "b.jpg": ["a dog"],
+    }
+
+
+def test_semicolons_in_captions_are_no_separators(tmp_path):
+    (tmp_path / "c.csv").write_text("a.jpg,a room; with a television\nb.jpg,a dog\n")
+    assert read_captions(tmp_path / "c.csv")["a.jpg"] == ["a room; with a television"]
+
+
+def test_a_cell_may_be_as_long_as_a_book(tmp_path):
+    (tmp_path / "c.csv").write_text(f'a.jpg,"{"word " * 30_000}"\n')
+    assert len(read_captions(tmp_path / "c.csv")["a.jpg"][0]) == 149_999

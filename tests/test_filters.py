@@ -911,3 +911,66 @@ def test_a_source_may_be_the_root_of_the_disk(world: Catalog):
     assert where(world, path="/a.jpg") == [1]
     assert where(world, folder="/") == [1]
     assert where(world, folder="/etc") == [2]
+
+
+COMPOSED, APART = (unicodedata.normalize(form, "Café/Réal.jpg") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize("stored", [COMPOSED, APART, f"{APART[:5]}/{COMPOSED[5:]}"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_may_be_composed_or_apart(catalog_of, stored, form):
+    folder, name = os.path.split(stored)
+    catalog = catalog_of(folder, name, {"Räting": unicodedata.normalize("NFD", "Öd")})
+
+    def asked(text: str) -> str:
+        return unicodedata.normalize(form, text)
+
+    for condition in (
+        "name = Réal.jpg",
+        "name in x,Réal.jpg",
+        "path = Café/Réal.jpg",
+        "folder = Café",
+        "name ~ réal",
+        "räting = Öd",
+        "RÄTING ~ öd",
+    ):
+        assert catalog.filters.matching(parse_condition(asked(condition))).tolist() == [1], (
+            condition
+        )
+    for pattern in ("Café", "Réal*", "Café/R*", "Café/Réal.jpg", "**/Réal.jpg"):
+        found = catalog.filters.matching(from_options(path=[asked(pattern)]))
+        assert found.tolist() == [1], pattern
+
+
+@pytest.mark.parametrize("key", ["x = y", "a in b", "two words", "!no", "size", "it's", "Rating"])
+def test_any_key_of_the_metadata_can_be_asked_for(catalog_of, key):
+    catalog = catalog_of("", "a.jpg", {key: "5"})
+    for condition in (f'meta."{key}" = 5', f'meta."{key}"', f'meta."{key}" in 4,5'):
+        assert catalog.filters.matching(parse_condition(condition)).tolist() == [1], condition
+
+
+def test_a_key_is_found_in_any_case_unless_there_is_one_written_so(catalog_of):
+    catalog = catalog_of("", "a.jpg", {"Rating": "5", "rating": "4", "Place": "Rome"})
+    for condition, found in (
+        ("Rating = 5", [1]),
+        ("rating = 5", []),
+        ("RATING = 5", [1]),
+        ("RATING = 4", [1]),
+        ("!place", []),
+        ("place != Rome", []),
+    ):
+        assert catalog.filters.matching(parse_condition(condition)).tolist() == found, condition
+
+
+@pytest.fixture
+def catalog_of(tmp_path: Path):
+    catalog = Catalog(tmp_path / "catalog.db")
+
+    def make(folder: str, name: str, metadata: dict[str, str]) -> Catalog:
+        source = catalog.sources.add("/photos")
+        catalog.put([ItemRecord(source, folder, name, "image", (1, 1), hash=b"")])
+        catalog.metadata.set([(1, metadata)])
+        return catalog
+
+    yield make
+    catalog.close()

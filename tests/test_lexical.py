@@ -237,3 +237,19 @@ def test_a_phrase_counts_where_it_stands_as_it_is():
 @pytest.mark.parametrize("query", ["zebra", "the", ""])
 def test_no_text_is_chosen_where_none_contains_a_word(query: str):
     assert best_text(item("a dog", "the cat"), query) is None
+
+
+@pytest.mark.parametrize("invisible", ["\u00ad", "\u200b", "\u200d", "\u2060", "\u200e", "\ufeff"])
+def test_characters_that_are_not_seen_split_no_word(invisible):
+    assert tokens(f"Donau{invisible}dampf{invisible}schiff") == ["donaudampfschiff"]
+
+
+def test_an_emoji_is_a_word_whatever_its_skin_or_style():
+    assert tokens("walk🐕 ❤️👍🏽") == ["walk", "🐕", "❤", "👍"]
+    assert [term.tokens for term in query_terms("🐕")] == [("🐕",)]
+    assert tokens("© 2020 → a") == ["2020", "a"]
+
+
+def test_a_flag_is_found_among_flags():
+    assert {term.tokens for term in query_terms("🇩🇪")} == {("🇩🇪",)}
+    assert "🇩🇪" in tokens("🇫🇷🇩🇪")

@@ -5,15 +5,15 @@ Parsing, SQL, columns, error messages and the table of keys in docs/commands.md 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import values
-from mmsearch.filters.match import nanoseconds
-from mmsearch.filters.model import META, Condition, Filter, Not, Op
+from mmsearch.filters.match import nanoseconds, path_spellings, spellings
+from mmsearch.filters.model import META, AnyOf, Condition, Filter, Not, Op
 from mmsearch.types import Kind
 
 _EQUALITY = ("$eq", "$ne", "$in", "$nin")
@@ -145,7 +145,22 @@ def condition(name: str, operation: str, value: Any) -> Filter:
             raise InvalidFilter(f"{name}: $exists is true or false, not {values.shown(value)}")
         exists = Filter((Condition(key, "exists"),))
         return exists if value else Filter((Not(exists),))
-    return Filter((_condition(name, key, type_, operation, value),))
+    found = _condition(name, key, type_, operation, value)
+    if found.op != "glob":
+        return Filter((found,))
+    spelled = [Filter((Condition(key, "glob", one),)) for one in _spellings(type_, found.value)]
+    return spelled[0] if len(spelled) == 1 else Filter((AnyOf(tuple(spelled)),))
+
+
+def _spellings(type_: KeyType, value: str) -> tuple[str, ...]:
+    return path_spellings(value) if type_.compared_as == "path" else spellings(value)
+
+
+def _equal_to(name: str, type_: KeyType, given: Iterable[Any]) -> tuple[Any, ...]:
+    parsed = [type_.parse(name, one) for one in given]
+    if type_ in (TEXT, PATH):
+        parsed = [spelled for one in parsed for spelled in _spellings(type_, one)]
+    return tuple(parsed)
 
 
 _ORDER_OPS: dict[str, Op] = {"$gt": "gt", "$gte": "gte", "$lt": "lt", "$lte": "lte"}
@@ -157,9 +172,9 @@ def _condition(name: str, key: str, type_: KeyType, operation: str, value: Any) 
     if operation == "$in":
         if not isinstance(value, (list, tuple, set, frozenset)):
             raise InvalidFilter(f"{name}: $in takes a list, not {values.shown(value)}")
-        return Condition(key, "in", tuple(type_.parse(name, one) for one in value))
+        return Condition(key, "in", _equal_to(name, type_, value))
     if operation == "$eq":
-        return Condition(key, "in", (type_.parse(name, value),))
+        return Condition(key, "in", _equal_to(name, type_, (value,)))
     if operation in _ORDER_OPS:
         return Condition(key, _ORDER_OPS[operation], type_.parse(name, value))
     parse = values.path if type_.compared_as == "path" else values.text

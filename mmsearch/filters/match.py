@@ -48,6 +48,29 @@ def readings(pattern: str) -> tuple[str, ...]:
     return (pattern, glob.escape(pattern)) if "[" in pattern else (pattern,)
 
 
+def spellings(text: str) -> tuple[str, ...]:
+    """A text as it is written, with its accents composed, and with them apart.
+
+    macOS takes names apart ("e" and an accent), what people type is composed.
+    """
+    if text.isascii():
+        return (text,)
+    forms = (unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+    return tuple(dict.fromkeys((text, *forms)))
+
+
+def path_spellings(path: str) -> tuple[str, ...]:
+    """The spellings of a path, whose folder may be spelled in another way than its name."""
+    if path.isascii():
+        return (path,)
+    folder, slash, name = path.rpartition("/")
+    return tuple(
+        dict.fromkeys(
+            f"{head}{slash}{tail}" for head in spellings(folder) for tail in spellings(name)
+        )
+    )
+
+
 def folded(text: str) -> str:
     """A text for comparing without regard to case and to how accents are composed."""
     return unicodedata.normalize("NFC", text.casefold())

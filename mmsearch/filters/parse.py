@@ -11,7 +11,7 @@ from typing import Any
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters.keys import condition, key_of
-from mmsearch.filters.model import AnyOf, Filter, Not
+from mmsearch.filters.model import META, AnyOf, Filter, Not
 from mmsearch.filters.values import shown
 
 DEEPEST = 20
@@ -95,9 +95,12 @@ _SIGNS = {
     "~": "$contains",
     "!~": "$contains",
 }
-_LISTED = re.compile(r"\s*([^=!<>~]*?[^=!<>~\s])\s+(not\s+)?in\s+(.+)", re.DOTALL)
-_COMPARED = re.compile(r"\s*([^=!<>~]*?[^=!<>~\s])\s*(!=|<=|>=|==|=|<|>|!~|~)\s*(.*)", re.DOTALL)
-_NAMED = re.compile(r"\s*(!?)\s*([^=!<>~\s]+)\s*")
+_QUOTED_KEY = r"""(?:meta\.)?(?:"[^"]+"|'[^']+')"""
+_IS_QUOTED = rf"{_QUOTED_KEY}\s*(?:[=!<>~]|\s(?:not\s+)?in\s|$)"
+_KEY = rf"({_QUOTED_KEY}|(?!{_IS_QUOTED})[^=!<>~]*?[^=!<>~\s])"
+_LISTED = re.compile(rf"\s*{_KEY}\s+(not\s+)?in\s+(.+)", re.DOTALL)
+_COMPARED = re.compile(rf"\s*{_KEY}\s*(!=|<=|>=|==|=|<|>|!~|~)\s*(.*)", re.DOTALL)
+_NAMED = re.compile(rf"\s*(!?)\s*({_QUOTED_KEY}|[^=!<>~\s]+)\s*")
 
 
 def parse_condition(text: str) -> Filter:
@@ -105,21 +108,21 @@ def parse_condition(text: str) -> Filter:
 
     `key = value`, or != < <= > >= ~ (contains) !~ in place of =; `key in a,b,c` and
     `key not in a,b`; `key` alone for items that have a value, `!key` for those without. Quotes
-    around a value keep its blanks and commas.
+    around a value keep its blanks and commas, those around a key whatever is in it.
 
     Raises:
         InvalidFilter: it is none of these, or the key does not take that.
     """
     if found := _LISTED.fullmatch(text):
-        return condition(found[1], "$nin" if found[2] else "$in", _listed(found[3]))
+        return condition(_key(found[1]), "$nin" if found[2] else "$in", _listed(found[3]))
     if found := _COMPARED.fullmatch(text):
         value = _unquoted(found[3].strip())
         if not found[3].strip():
             raise InvalidFilter(f"{text!r}: no value stands after {found[2]}")
-        compared = condition(found[1], _SIGNS[found[2]], value)
+        compared = condition(_key(found[1]), _SIGNS[found[2]], value)
         return Filter((Not(compared),)) if found[2] == "!~" else compared
     if found := _NAMED.fullmatch(text):
-        return condition(found[2], "$exists", not found[1])
+        return condition(_key(found[2]), "$exists", not found[1])
     raise InvalidFilter(
         f"{shown(text)} is no condition; write 'key = value', with = != < <= > >= or ~ (contains), "
         "'key in a,b,c', or 'key' alone"
@@ -131,6 +134,12 @@ def _listed(values: str) -> list[str]:
         return [one.strip() for one in next(csv.reader([values], skipinitialspace=True))]
     except csv.Error as error:
         raise InvalidFilter(f"{shown(values)} is no list of values with commas between") from error
+
+
+def _key(written: str) -> str:
+    """A key without quotes around it: '"x = y"' is the key "x = y"."""
+    prefix = META if written.startswith((f'{META}"', f"{META}'")) else ""
+    return prefix + _unquoted(written.removeprefix(prefix))
 
 
 def _unquoted(value: str) -> str:

@@ -13,6 +13,7 @@ from datetime import MAXYEAR, date, datetime, timedelta
 from typing import Any
 
 from mmsearch.errors import InvalidFilter
+from mmsearch.filters.match import spellings
 from mmsearch.filters.model import Circle, MetadataValue, Period
 
 LONGEST = 4096
@@ -150,7 +151,7 @@ def metadata_value(key: str, value: Any) -> MetadataValue:
     found = text(key, value)
     if (word := found.lower()) in ("true", "false"):
         return MetadataValue(tuple(dict.fromkeys((found, word, word.title(), word.upper()))), None)
-    return MetadataValue((found,), number_in(found))
+    return MetadataValue(spellings(found), number_in(found))
 
 
 # ---------------------------------------------------------------------- parts of the above

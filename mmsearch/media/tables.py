@@ -18,7 +18,10 @@ from mmsearch.errors import MMSearchError, PathNotFound
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "path", "name")
 """What a header, or a key of a JSON object, may call the file's name, in any case."""
 
-Separator = Literal["", "\t", ","]
+Separator = Literal["", "\t", ",", ";"]
+
+LONGEST_CELL = 2**31 - 1
+"""Characters: all that the csv module can be told to take; by default it stops at 131,072."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,10 @@ class Table:
         if ending not in separators:
             known = ".tsv, .csv, .jsonl, .ndjson or .txt"
             raise invalid(f"{path}: a {what} file ends in {known}")
-        return cls(path, text, separators[ending], invalid)
+        separator = separators[ending]
+        if separator == "," and _is_semicolon_separated(text):
+            separator = ";"
+        return cls(path, text, separator, invalid)
 
     @property
     def is_json(self) -> bool:
@@ -69,7 +75,7 @@ class Table:
     @property
     def separator_name(self) -> str:
         """The separator, for error messages."""
-        return {"\t": "tab", ",": "comma", "": "line"}[self.separator]
+        return {"\t": "tab", ",": "comma", ";": "semicolon", "": "line"}[self.separator]
 
     def error(self, line: int, what: str) -> MMSearchError:
         """The error to raise for a line."""
@@ -89,7 +95,8 @@ class Table:
             for number, line in enumerate(self.text.split("\n"), start=1):
                 yield number, line.split("\t")
             return
-        lines = csv.reader(io.StringIO(self.text), strict=True)
+        csv.field_size_limit(LONGEST_CELL)
+        lines = csv.reader(io.StringIO(self.text), delimiter=self.separator, strict=True)
         while True:
             number = lines.line_num + 1
             try:
@@ -119,6 +126,24 @@ class Table:
             expected: What an object should look like, for the error.
         """
         return json_objects(self.text.split("\n"), expected, self.error)
+
+
+def _is_semicolon_separated(text: str) -> bool:
+    """Whether a .csv has semicolons, as spreadsheets write where commas are decimal points.
+
+    That is so if cells are as many in every line, and two or more, and its first cell has no comma:
+    captions may contain either sign.
+    """
+    if ";" not in text:
+        return False
+    csv.field_size_limit(LONGEST_CELL)
+    try:
+        rows = csv.reader(io.StringIO(text), delimiter=";", strict=True)
+        lines = [cells for cells in rows if any(map(str.strip, cells))]
+    except csv.Error:
+        return False
+    sizes = {len(cells) for cells in lines}
+    return len(sizes) == 1 and sizes != {1} and not any("," in cells[0] for cells in lines)
 
 
 class FileNames:

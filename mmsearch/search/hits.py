@@ -173,6 +173,22 @@ class _MatchedItems:
                 best |= {item_id: self.matching_text(self.items[item_id]) for item_id in ids}
         return best
 
+    def found_texts(self) -> dict[int, TextPart]:
+        """For each item that a list of texts, or that by words, ranks: its text that matched best.
+
+        It is the caption to show of an item that is found by its looks as well.
+        """
+        found: dict[int, TextPart] = {}
+        for ranked in self.lists:
+            if ranked.query is not None and ranked.query.modality == "text":
+                for vector in self.scored.get(ranked.name, ()):
+                    item_id, position = vector.key
+                    item = self.items.get(item_id)
+                    text = _text_at(item, position) if item is not None else None
+                    if text is not None:
+                        found.setdefault(item_id, text)
+        return found
+
     def _highest(self) -> list[tuple[RankedList, set[int]]]:
         """Each list with the items that it ranks highest of all; the first list if several do."""
         highest: dict[int, tuple[int, int]] = {}
@@ -222,6 +238,7 @@ def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> 
     cosines = {ranked.name: matched.cosines(ranked) for ranked in matched.lists}
     method = _fusion_method(matched.lists, settings)
     matches = matched.matches()
+    found_texts = matched.found_texts()
     copies = [copy for item_id, _ in fused.ranking for copy in fused.copies.get(item_id, ())]
     paths = {id_: item.path for id_, item in matched.index.store.items.get(copies).items()}
     hits: list[Hit] = []
@@ -229,7 +246,7 @@ def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> 
         if (item := matched.items.get(item_id)) is None:  # deleted meanwhile
             continue
         span, text = matches.get(item_id, (None, None))
-        match = span, text or _text_about(item, span)
+        match = span, text or (not span and found_texts.get(item_id)) or _text_about(item, span)
         confidence = fused.confidence.get(item_id)
         signals = _signals(matched.lists, item_id, method, cosines)
         hit = _hit(len(hits) + 1, item, score, confidence, match, signals)

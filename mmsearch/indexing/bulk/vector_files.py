@@ -27,7 +27,7 @@ from mmsearch.indexing.bulk.sources import (
     pieces,
     rows_in,
 )
-from mmsearch.media.tables import json_objects, reading_utf8
+from mmsearch.media.tables import LONGEST_CELL, json_objects, reading_utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -339,7 +339,11 @@ def _vector_column(schema: Any, path: Path) -> str:
     lists = [
         field.name
         for field in schema
-        if (types.is_fixed_size_list(field.type) or types.is_list(field.type))
+        if (
+            types.is_fixed_size_list(field.type)
+            or types.is_list(field.type)
+            or types.is_large_list(field.type)
+        )
         and types.is_floating(field.type.value_type)
     ]
     known = [name for name in lists if name.lower() in VECTOR_NAMES] or lists
@@ -381,6 +385,7 @@ def _cells(
     how: dict[str, Any] = {"strict": True}
     if ending == ".tsv":
         how = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    csv.field_size_limit(LONGEST_CELL)
     rows = csv.DictReader(file, **how)
     try:
         for row in rows:

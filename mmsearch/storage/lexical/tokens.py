@@ -1,6 +1,7 @@
 """Tokens: what texts, file names, dates and queries are compared by in a search by words.
 
 A token is a word in lower case, without accents and, in plain letters, without its English ending.
+Emoji are words; invisible characters, such as soft hyphens, are left out.
 Scripts that put no spaces between words give a token for each character and each pair of them.
 """
 
@@ -30,6 +31,9 @@ LONGEST_PHRASE = 16
 MOST_TERMS = 32
 """Terms of a query that are searched for: the first ones."""
 
+FIRST_EMOJI = 0x2300
+"""Symbols from this one on are a word each: ⌚, ☀, 🐕. Those before are signs, like © and →."""
+
 BORDER = "¶"
 """Stands between two texts, so that no phrase is found across them; no query can contain it."""
 
@@ -40,6 +44,7 @@ SPACELESS = (
     "\u1950-\u19df"  # Tai Le
     "\u3040-\u30ff\u31f0-\u31ff"  # Hiragana, Katakana
     "\uac00-\ud7af"  # Hangul: has spaces, but what stands between them is more than a word
+    "\U0001f1e6-\U0001f1ff"  # regional indicators, two of which are a flag
     "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
 )
 """The scripts that are cut into characters and pairs, as part of a regular expression."""
@@ -58,7 +63,9 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 _ACCENTS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 _ACCENTS += "\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed"  # Hebrew, Arabic
+_ACCENTS += "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # variation selectors: ❤ as a picture or a sign
 _ACCENT = re.compile(f"[{_ACCENTS}]")
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 _STROKES = {"ø": "o", "đ": "d", "ł": "l", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe"}
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _RUN = re.compile(f"[{SPACELESS}]+|[^ {SPACELESS}]+")
@@ -264,10 +271,13 @@ class _Letters(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        if _ACCENT.match(character):
+        category = unicodedata.category(character)
+        if _ACCENT.match(character) or category == "Cf":  # soft hyphens, joiners, direction marks
             kept = ""
-        elif unicodedata.category(character)[0] in "LNM":
+        elif category[0] in "LNM" or _FLAG.match(character):
             kept = _STROKES.get(character, character)
+        elif category == "So" and code >= FIRST_EMOJI:
+            kept = f" {character} "
         else:
             kept = " "
         self[code] = kept

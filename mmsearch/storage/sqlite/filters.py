@@ -58,17 +58,16 @@ class Filters(FilterStore):
 
     def matching(self, filter_: Filter, most: int | None = None) -> NDArray[np.int64]:
         with self.view() as view:
-            view.check(filter_)
-            return view.passing(filter_, most)
+            return view.passing(view.check(filter_), most)
 
     def passing(self, filter_: Filter) -> IdSet:
         with self.view() as view:
             known = self._answers.get((view.moment, filter_))
             if known is not None:
                 return known
-            view.check(filter_)
+            checked = view.check(filter_)
             columns = self._columns_of(view)
-            answer = self._answer(view, columns, filter_)
+            answer = self._answer(view, columns, checked)
             remember(self._answers, (view.moment, filter_), answer, ANSWERS)
         if columns is None and view.highest >= SMALLEST:
             self.begin_generation(view.generation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from mmsearch.storage.sqlite.schema import create_triggers, create_words
 
@@ -199,9 +199,23 @@ def _log_changes(connection: Connection) -> None:
     create_triggers(connection)
 
 
+_NEW_WORDS = "*[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff\u2300-\u27bf\U0001f000-\U0001faff]*"
+"""Texts with soft hyphens, which are part of a word now, or emoji, which are words."""
+
+_FILE_WORDS_ANEW = """
+INSERT OR REPLACE INTO changes (what, item_id)
+SELECT 'words', id FROM items WHERE (
+    name GLOB :new OR folder GLOB :new
+    OR id IN (SELECT item_id FROM texts WHERE text GLOB :new)
+    OR id IN (SELECT item_id FROM metadata WHERE text GLOB :new)
+) AND id <= (SELECT words_item FROM followers)
+"""
+
+
 def _add_devices(connection: Connection) -> None:
     for statement in _DEVICES_AND_CHANGE_TIMES.split(";\n"):
         connection.exec_driver_sql(statement)
+    connection.execute(text(_FILE_WORDS_ANEW), {"new": _NEW_WORDS})
 
 
 MIGRATIONS: list[Callable[[Connection], None]] = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import chain
@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, META, AnyOf, Condition, Filter, Not, Period
+from mmsearch.filters.match import folded
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE
 from mmsearch.storage.sqlite.conditions import compiled, items_and_sources, table_of, value_of
 from mmsearch.storage.sqlite.schema import VECTOR, changes, items, metadata
@@ -125,8 +126,14 @@ class View:
         """The number of the last alteration that was logged."""
         return self._state[3]
 
-    def check(self, filter_: Filter) -> None:
-        """Raise InvalidFilter for a filter that cannot be answered here."""
+    def check(self, filter_: Filter) -> Filter:
+        """The filter with the keys of the user's metadata as they are stored.
+
+        A key that no item has so is one that differs in case, or in how its accents are composed.
+
+        Raises:
+            InvalidFilter: it cannot be answered here.
+        """
         conditions = list(_conditions(filter_))
         values = [value for one in conditions if one.op == "in" for value in one.value]
         periods = sum(isinstance(value, Period) for value in values)  # each is two comparisons
@@ -135,9 +142,16 @@ class View:
                 f"a filter has at most {MOST_CONDITIONS} conditions and {MOST_VALUES:,} values"
             )
         own = {one.key.removeprefix(META) for one in conditions if one.key not in KEYS}
+        stored: dict[str, list[str]] = {}
         for key in sorted(own):
             if not self._connection.exec_driver_sql(_IS_KEY, (key,)).scalar_one():
-                raise InvalidFilter(_unknown(key, self.metadata_keys()))
+                there = self.metadata_keys()
+                stored[META + key] = alike = [
+                    META + one for one in there if folded(one) == folded(key)
+                ]
+                if not alike:
+                    raise InvalidFilter(_unknown(key, there))
+        return _with_keys(filter_, stored) if stored else filter_
 
     def metadata_keys(self) -> list[str]:
         """The keys of the user's own metadata, sorted."""
@@ -239,6 +253,22 @@ def _conditions(filter_: Filter) -> Iterator[Condition]:
         yield from (one for one in parts if isinstance(one, Condition))
         waiting = [one.filter for one in parts if isinstance(one, Not)]
         waiting += [part for one in parts if isinstance(one, AnyOf) for part in one.filters]
+
+
+def _with_keys(filter_: Filter, stored: Mapping[str, Sequence[str]]) -> Filter:
+    """A filter with other keys in place of some, any of which may fulfil a condition."""
+
+    def renamed(one: Condition | AnyOf | Not) -> Condition | AnyOf | Not:
+        if isinstance(one, Not):
+            return Not(_with_keys(one.filter, stored))
+        if isinstance(one, AnyOf):
+            return AnyOf(tuple(_with_keys(part, stored) for part in one.filters))
+        if one.key not in stored:
+            return one
+        ways = [replace(one, key=key) for key in stored[one.key]]
+        return ways[0] if len(ways) == 1 else AnyOf(tuple(Filter((way,)) for way in ways))
+
+    return Filter(tuple(map(renamed, filter_.conditions)))
 
 
 def _unknown(key: str, own: Sequence[str]) -> str:
