@@ -473,3 +473,15 @@ def test_an_import_that_cannot_be_read_leaves_no_empty_index(run: Any, tmp_path:
     assert run("import", "bad.npy", "-i", "./fresh").exit_code == 2
     assert run("import", "bad.npy", "--facet", "smell", "-i", "./fresh").exit_code == 2
     assert not Path("fresh").exists()
+
+
+def test_vectors_may_come_as_large_lists_as_polars_writes_them(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = np.eye(3, 8, dtype=np.float32)
+    cells = pa.array(rows.tolist(), pa.large_list(pa.float32()))
+    table = pa.table({"path": ["a.jpg", "b.jpg", "c.jpg"], "embedding": cells})
+    parquet.write_table(table, tmp_path / "v.parquet")
+    with Collection(tmp_path / "idx", create=True) as library:
+        library.import_files(tmp_path / "v.parquet")
+        assert len(library) == 3

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,26 @@ def test_accents_match_however_they_are_composed(tmp_path, form):
     path = written(tmp_path, "m.tsv", lines(unicodedata.normalize(other, "café.jpg")))
     assert apply_metadata(made, path) == []
     made.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["2019\\Beach\\a.jpg", "2019/BEACH/A.JPG", "A.Jpg", "2019\\beach\\A.JPG"]
+)
+def test_a_name_may_be_written_as_on_windows_and_in_another_case(tmp_path, name):
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        source = catalog.sources.add("/photos")
+        for folder, file in (("2019/Beach", "a.jpg"), ("", "b.jpg")):
+            catalog.put([ItemRecord(source, folder, file, "image", (0, 0), b"x")])
+        path = written(tmp_path, "m.csv", f"file;rating\n{name};5\n")
+        assert apply_metadata(catalog, path) == []
+        assert catalog.filters.matching(parse_condition("rating = 5")).tolist() == [1]
+
+
+def test_of_two_files_that_differ_in_case_each_has_its_own(tmp_path):
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        source = catalog.sources.add("/photos")
+        for file in ("a.jpg", "A.jpg"):
+            catalog.put([ItemRecord(source, "", file, "image", (0, 0), b"x")])
+        assert apply_metadata(catalog, written(tmp_path, "m.csv", "file,n\nA.jpg,5\n")) == []
+        assert catalog.filters.matching(parse_condition("n = 5")).tolist() == [2]
+        assert apply_metadata(catalog, written(tmp_path, "m.csv", "file,n\nA.JPG,7\n")) == ["A.JPG"]

@@ -590,3 +590,11 @@ def test_stored_vectors_have_unit_length(library):
     for facet in ("image", "text"):
         _, rows, _ = library.catalog.vectors.of(library.index.serving()[0][0], facet)
         assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
+
+
+def test_the_caption_shown_is_the_one_that_matched(toy, photos, tmp_path):
+    (photos / "red.txt").write_text("holidays, number 12\nred\n")
+    with mmsearch.index(photos, tmp_path / "captions") as library:
+        for where in (None, "text"):
+            hit = library.search("red", target=where, k=1)[0]
+            assert (Path(hit.path).name, hit.caption) == ("red.png", "red")

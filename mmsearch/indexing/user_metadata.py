@@ -50,13 +50,15 @@ def apply_metadata(store: Store, file: MetadataFile) -> list[str]:
     """Store what a metadata file says, in place of what was stored of the same items.
 
     A name in the file is a path, as `FileNames` reads it. A name without a folder matches the
-    item that is called so; when several items in different folders are, it matches none.
+    item that is called so; when several items in different folders are, it matches none. A name
+    that matches none otherwise matches the one item whose name differs in case alone.
 
     Returns:
         The names that match no item, or several that cannot be told apart.
     """
     found: dict[int, str] = {}
     bare: dict[str, list[int]] = {}
+    other_case: dict[str, list[int]] = {}
     for item_id, root, folder, name in store.files.all():
         relative = os.path.join(folder, name)
         written = file.names.by_path(os.path.join(root, relative), relative)
@@ -64,8 +66,10 @@ def apply_metadata(store: Store, file: MetadataFile) -> list[str]:
             found[item_id] = written
         elif (written := file.names.by_name(name)) is not None:
             bare.setdefault(written, []).append(item_id)
+        elif written := file.names.by_other_case(os.path.join(root, relative), relative):
+            other_case.setdefault(written, []).append(item_id)
     used = set(found.values())
-    for written, ids in bare.items():
+    for written, ids in (other_case | bare).items():
         if written not in used and len(ids) == 1:
             found[ids[0]] = written
             used.add(written)

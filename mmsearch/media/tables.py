@@ -131,11 +131,12 @@ class Table:
 def _is_semicolon_separated(text: str) -> bool:
     """Whether a .csv has semicolons, as spreadsheets write where commas are decimal points.
 
-    That is so if cells are as many in every line, and two or more, and its first cell has no comma:
-    captions may contain either sign.
+    That is so if the first line has them and no comma; or if cells are as many in every line, and
+    two or more, and the first has no comma: captions may contain either sign.
     """
-    if ";" not in text:
-        return False
+    first = text.lstrip().partition("\n")[0]
+    if ";" not in first or "," not in first:
+        return ";" in first
     csv.field_size_limit(LONGEST_CELL)
     try:
         rows = csv.reader(io.StringIO(text), delimiter=";", strict=True)
@@ -159,14 +160,27 @@ class FileNames:
         self._absolute: dict[str, str] = {}
         self._written: dict[str, str] = {}
         for name in names:
-            self._written.setdefault(normal_path(name), name)
-            # both, since links in a file's path may be resolved or not
-            for top in (os.path.abspath(folder), self._folder):
-                self._absolute.setdefault(normal_path(os.path.join(top, name)), name)
+            for path in dict.fromkeys((name, name.replace("\\", "/"))):  # as Windows writes it
+                self._written.setdefault(normal_path(path), name)
+                # both, since links in a file's path may be resolved or not
+                for top in (os.path.abspath(folder), self._folder):
+                    self._absolute.setdefault(normal_path(os.path.join(top, path)), name)
+        self._any_case = {
+            path.casefold(): name
+            for names_by_path in (self._absolute, self._written)
+            for path, name in names_by_path.items()
+        }
 
     def by_path(self, absolute: str, relative: str) -> str | None:
         """The name, as written, of the file at a path (absolute; relative to the index root)."""
         return self._absolute.get(normal_path(absolute)) or self._written.get(normal_path(relative))
+
+    def by_other_case(self, absolute: str, relative: str) -> str | None:
+        """The name, as written, that differs in case alone from a file's path, or from its name."""
+        for path in (absolute, relative, os.path.basename(absolute)):
+            if (name := self._any_case.get(normal_path(path).casefold())) is not None:
+                return name
+        return None
 
     def by_name(self, name: str) -> str | None:
         """The name, as written, that equals `name`; None if a file beside the table is meant."""
