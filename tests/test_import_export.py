@@ -485,3 +485,11 @@ def test_vectors_may_come_as_large_lists_as_polars_writes_them(tmp_path):
     with Collection(tmp_path / "idx", create=True) as library:
         library.import_files(tmp_path / "v.parquet")
         assert len(library) == 3
+
+
+def test_each_row_of_a_path_that_came_before_counts_as_an_update(tmp_path):
+    np.save(tmp_path / "v.npy", np.eye(3, 8, dtype=np.float32))
+    (tmp_path / "v.csv").write_text("path,n\nx.jpg,1\ny.jpg,2\nx.jpg,3\n")
+    with Collection(tmp_path / "idx", create=True) as library:
+        report = library.import_files(tmp_path / "v.npy", metadata=tmp_path / "v.csv")
+        assert (report.added, report.updated) == (2, 1)

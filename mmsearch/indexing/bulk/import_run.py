@@ -171,6 +171,8 @@ class ImportRun:
                 added, updated = put(batch, self._space)
                 self.report.added += added
                 self.report.updated += updated
+                if not chunk.placed:  # of rows of one path, the later ones update the first
+                    self.report.updated += len(chunk.rows) - len(batch.names)
                 done += len(chunk.rows)
                 if progress is not None:
                     progress(done, total)
