@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmsearch.errors import PathNotFound
-
-from mmsearch.errors import NoHomeFolder
+from mmsearch.errors import NoHomeFolder, PathNotFound
 
 DEFAULT_NAME = "default"
 MARKER = ".mmsearch"

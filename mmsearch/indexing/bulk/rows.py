@@ -211,9 +211,8 @@ def _known_and_own(columns: Columns, losses: Losses) -> tuple[Columns, RowColumn
                     if value is not None:
                         own.setdefault(_key(key, losses), {})[item] = value
         else:
-            own.setdefault(_key(name, losses), {}).update(
-                (item, value) for item, value in enumerate(rest) if value is not None
-            )
+            given = {item: value for item, value in enumerate(rest) if value is not None}
+            own.setdefault(_key(name, losses), {}).update(given)
     return known, metadata_columns(own, losses) if columns else None
 
 
@@ -226,13 +225,15 @@ _LARGE = 2**63
 def metadata_columns(own: Mapping[str, Mapping[int, Any]], losses: Losses) -> RowColumns:
     """Item, key, text, number of each value, by key and item; bytes and None are left out."""
     columns: RowColumns = [[], [], [], []]
-    for key, values in own.items():
-        present = {item: value for item, value in values.items() if value is not None}
-        items = [item for item, value in present.items() if not isinstance(value, BYTES)]
-        if len(items) < len(present):
-            losses[f"{key!r}: bytes are not stored"] += len(present) - len(items)
-        texts, numbers = _written([values[item] for item in items], key, losses)
-        own_columns = items, [key] * len(items), texts, numbers
+    for key, given in own.items():
+        values = given
+        if not {str, int, float}.issuperset(map(type, given.values())):
+            present = {item: value for item, value in given.items() if value is not None}
+            values = {i: value for i, value in present.items() if not isinstance(value, BYTES)}
+            if len(values) < len(present):
+                losses[f"{key!r}: bytes are not stored"] += len(present) - len(values)
+        texts, numbers = _written(list(values.values()), key, losses)
+        own_columns = list(values), [key] * len(values), texts, numbers
         for column, some in zip(columns, own_columns, strict=True):
             column.extend(some)
     return columns
@@ -240,8 +241,11 @@ def metadata_columns(own: Mapping[str, Mapping[int, Any]], losses: Losses) -> Ro
 
 def _written(values: list[Any], key: str, losses: Losses) -> tuple[list[str], list[float | None]]:
     """Values as texts and, where they read so, as numbers."""
-    if set(map(type, values)) <= {int, float} and all(-_LARGE < value < _LARGE for value in values):
-        return list(map(str, values)), list(map(float, values))
+    if {int, float}.issuperset(map(type, values)):
+        with suppress(OverflowError):
+            exact = list(map(float, values))
+            if all(map(math.isfinite, exact)) and max(map(abs, exact), default=0) < _LARGE:
+                return list(map(str, values)), [*exact]
     written = [value if type(value) is str else as_text(value) for value in values]
     texts = _cleaned(written, key, losses)
     numbers = {text: number_in(text) for text in set(texts)}

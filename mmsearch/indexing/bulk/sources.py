@@ -94,7 +94,10 @@ class Rows:
         written = self.columns.get(named(self.columns, PATHS) or "", nothing)
         in_bytes = self.columns.get(PATH_BYTES, nothing)
         pairs = zip(written, in_bytes, strict=True)
-        return [_path(one if raw is None else raw) for one, raw in pairs]
+        paths = [one if raw is None else raw for one, raw in pairs]
+        if {str}.issuperset(map(type, paths)) and is_possible("".join(paths)):
+            return paths
+        return list(map(_path, paths))
 
 
 @dataclass(slots=True)
@@ -351,8 +354,9 @@ def _plain(columns: Mapping[Any, Any]) -> Columns:
     for key, values in columns.items():
         to_list = getattr(values, "to_pylist", None) or getattr(values, "tolist", None)
         listed = values if to_list is None else to_list()  # of pyarrow; of NumPy and pandas
-        if _SIMPLE.issuperset(map(type, listed)):
-            found[as_text(key)] = [None if one != one else one for one in listed]  # noqa: PLR0124
+        if _SIMPLE.issuperset(types := set(map(type, listed))):
+            nan = float in types and any(one != one for one in listed)  # noqa: PLR0124
+            found[as_text(key)] = list(map(_plain_value, listed)) if nan else list(listed)
         else:
             found[as_text(key)] = list(map(_plain_value, listed))
     return found
