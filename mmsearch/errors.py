@@ -5,6 +5,7 @@
     │   └── UnknownTarget       no such modality to search in
     ├── InvalidFilter           a filter makes no sense, or names a key that no item has
     ├── InvalidOption           an option makes no sense
+    │   └── NoHomeFolder        it needs a home folder, and this user has none
     ├── UnknownModel            no encoder of this name
     ├── ModelUnavailable        its weights are not on this machine and cannot be downloaded
     ├── MissingExtra            a package that only some users need is not installed
