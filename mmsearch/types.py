@@ -44,6 +44,9 @@ Origin = Literal["passage", "sidecar", "caption", "page", "ocr", "speech"]
 """Where a text comes from: a text file, a text file beside a photo, a captions file, a page of a
 PDF, writing in a picture, speech in a sound."""
 
+CAPTIONS = frozenset[Origin]({"sidecar", "caption"})
+"""The origins of texts that describe an item, as opposed to those that are read from it."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextPart:

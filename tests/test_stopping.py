@@ -23,7 +23,7 @@ PATIENCE = 300
 """Seconds after which a process hangs: far more than it takes on a machine that is busy."""
 
 SLOW_TOY = """
-import sys, time
+import signal, sys, time
 sys.path.insert(0, {tests!r})
 from conftest import Preferred, ToyEncoder
 from mmsearch.cli.app import main
@@ -35,6 +35,7 @@ class Slow(ToyEncoder):
         return super().encode(modality, batch)
 
 REGISTRY["toy"] = Preferred("toy", Slow)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 sys.argv = ["mmsearch", *sys.argv[1:]]
 main()
 """

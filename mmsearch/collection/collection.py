@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection as SizedContainer
 from collections.abc import Iterable, Iterator, Sequence
@@ -135,7 +136,7 @@ class Collection:
 
         wanted = parse_where(where)
         ids = self.catalog.filters.matching(wanted) if wanted else None
-        limit = None if limit is None else whole("limit", limit, least=0)
+        limit = None if limit is None else whole("limit", limit, least=0, most=math.inf)
         return self.catalog.items.listed(ids, limit)
 
     # ------------------------------------------------------------------ indexing

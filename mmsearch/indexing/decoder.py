@@ -15,7 +15,7 @@ from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, is_away
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import Store
-from mmsearch.types import Item, TextPart
+from mmsearch.types import CAPTIONS, Item, TextPart
 
 
 @dataclass(slots=True)
@@ -124,9 +124,9 @@ class Decoder:
         keeps_captions = known_id is not None or decoded.duplicate_is_deleted
         from_duplicate = known_id in (None, decoded.duplicate_of) or decoded.duplicate_is_deleted
         before = duplicate if from_duplicate else self._item(known_id)
-        captions = [part for part in before.texts if part.origin in _CAPTIONS] if before else []
+        captions = [part for part in before.texts if part.origin in CAPTIONS] if before else []
         if own is None:
-            own = [p for p in duplicate.texts if p.origin not in _CAPTIONS] if duplicate else []
+            own = [p for p in duplicate.texts if p.origin not in CAPTIONS] if duplicate else []
         texts = own + (_sidecar(decoded, captions) if scanned.file.sidecar else [])
         if scanned.captions is not None:
             texts += [TextPart(text, "caption") for text in scanned.captions]
@@ -139,9 +139,6 @@ class Decoder:
 
     def _item(self, item_id: int | None) -> Item | None:
         return None if item_id is None else self._store.items.get([item_id]).get(item_id)
-
-
-_CAPTIONS = {"sidecar", "caption"}
 
 
 def _is_other_spelling(one: str, other: str) -> bool:

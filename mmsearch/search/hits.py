@@ -14,7 +14,7 @@ from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import NO_GOOD_MATCH
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage.lexical import best_text
-from mmsearch.types import Hit, Item, Ranking, Signal, Span, TextPart
+from mmsearch.types import CAPTIONS, Hit, Item, Ranking, Signal, Span, TextPart
 
 MIN_SPANNED_ITEMS = 100
 """Items whose spans are ranked when each span is a hit of its own; more if k is higher."""
@@ -173,11 +173,8 @@ class _MatchedItems:
                 best |= {item_id: self.matching_text(self.items[item_id]) for item_id in ids}
         return best
 
-    def found_texts(self) -> dict[int, TextPart]:
-        """For each item that a list of texts, or that by words, ranks: its text that matched best.
-
-        It is the caption to show of an item that is found by its looks as well.
-        """
+    def matching_captions(self) -> dict[int, TextPart]:
+        """The caption that matched best of each item that a list of texts ranks."""
         found: dict[int, TextPart] = {}
         for ranked in self.lists:
             if ranked.query is not None and ranked.query.modality == "text":
@@ -185,7 +182,7 @@ class _MatchedItems:
                     item_id, position = vector.key
                     item = self.items.get(item_id)
                     text = _text_at(item, position) if item is not None else None
-                    if text is not None:
+                    if text is not None and text.origin in CAPTIONS:
                         found.setdefault(item_id, text)
         return found
 
@@ -227,7 +224,7 @@ def _text_about(item: Item, span: Span | None) -> TextPart | None:
             if span.unit == "page" and other.start == span.start:
                 return text
     of_all = [text for text in item.texts if text.span is None or span is None]
-    captions = [text for text in of_all if text.origin in ("sidecar", "caption")]
+    captions = [text for text in of_all if text.origin in CAPTIONS]
     return next(iter(captions or of_all), None)
 
 
@@ -238,7 +235,7 @@ def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> 
     cosines = {ranked.name: matched.cosines(ranked) for ranked in matched.lists}
     method = _fusion_method(matched.lists, settings)
     matches = matched.matches()
-    found_texts = matched.found_texts()
+    captions = matched.matching_captions()
     copies = [copy for item_id, _ in fused.ranking for copy in fused.copies.get(item_id, ())]
     paths = {id_: item.path for id_, item in matched.index.store.items.get(copies).items()}
     hits: list[Hit] = []
@@ -246,7 +243,10 @@ def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> 
         if (item := matched.items.get(item_id)) is None:  # deleted meanwhile
             continue
         span, text = matches.get(item_id, (None, None))
-        match = span, text or (not span and found_texts.get(item_id)) or _text_about(item, span)
+        match = (
+            span,
+            text or (not span and captions.get(item_id)) or _text_about(item, span),
+        )
         confidence = fused.confidence.get(item_id)
         signals = _signals(matched.lists, item_id, method, cosines)
         hit = _hit(len(hits) + 1, item, score, confidence, match, signals)

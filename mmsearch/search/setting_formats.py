@@ -58,8 +58,8 @@ def _count(name: str, value: Any) -> int:
         raise InvalidQuery(str(error)) from error
 
 
-def whole(name: str, value: Any, *, least: int) -> int:
-    """A whole number from `least` on, of 63 bits, as SQLite and FAISS take them.
+def whole(name: str, value: Any, *, least: int, most: float = 2**63 - 1) -> int:
+    """A whole number from `least` on, by default of 63 bits, as SQLite and FAISS take them.
 
     Raises:
         InvalidOption: the value is none.
@@ -68,7 +68,7 @@ def whole(name: str, value: Any, *, least: int) -> int:
         number = operator.index(value)
     except TypeError:
         number = -1
-    if not least <= number < 2**63:
+    if not least <= number <= most:
         raise InvalidOption(f"{name} is a whole number, at least {least}, not {shown(value)}")
     return number
 
