@@ -30,12 +30,12 @@ from mmsearch.indexing.scan import Scan, ScannedFile
 from mmsearch.media import file_state
 from mmsearch.media.walk import FileStat
 
-JOB = ScannedFile(1, "/", "", "a.jpg", FileStat("a.jpg", "image", 1, 1, None, None))
+JOB = ScannedFile(1, "/", "", "a.jpg", FileStat("a.jpg", "image", 1, 1))
 
 
 def jobs(number: int):
     for count in range(number):
-        yield ScannedFile(1, "/", "", f"{count:04}.jpg", FileStat("", "image", 1, 1, None, None))
+        yield ScannedFile(1, "/", "", f"{count:04}.jpg", FileStat("", "image", 1, 1))
 
 
 class Stage:

@@ -189,13 +189,11 @@ class Scan:
         for file in files:
             name = file.path[start:]
             row = known.pop(name, None)
-            same = (
-                row is not None
-                and same_stats(row[2:7], file)
-                and (not (wanted := readings[file.kind]) or wanted <= row.readings)
-            )
-            if same and row is not None and row.ctime_ns is None and file.ctime_ns is not None:
-                new_times.append((row.id, file.ctime_ns))
+            same = row is not None and (row[2:7] == file[2:7] or same_stats(row[2:7], file))
+            if same and row is not None:
+                if row.ctime_ns is None and file.ctime_ns is not None:  # stored by an older version
+                    new_times.append((row.id, file.ctime_ns))
+                same = not (wanted := readings[file.kind]) or wanted <= row.readings
             if same and plain:
                 unchanged += 1
                 continue

@@ -57,7 +57,7 @@ def same_stats(stored: tuple[int, int, int | None, int | None, int | None], file
         return False
     if stored[4] != file.ctime_ns and stored[4] is not None and CTIME_TELLS:
         return False
-    return stored[2] is None if file.sidecar is None else stored[2:4] == file.sidecar
+    return stored[2:4] == (file.sidecar_size, file.sidecar_mtime_ns)
 
 
 def touched_since(path: str, ctime_ns: int | None) -> bool:

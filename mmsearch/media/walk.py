@@ -38,7 +38,10 @@ SKIPPED_FOLDERS = frozenset(_BINS | _THUMBNAILS | _CODE | _SYSTEM)
 
 
 class FileStat(NamedTuple):
-    """A file that can be indexed: a tuple, since a walk makes a hundred thousand a second."""
+    """A file that can be indexed: a tuple, since a walk makes a hundred thousand a second.
+
+    Items 2 to 6 are in the order of `KnownFile`, so that a scan compares them by one comparison.
+    """
 
     path: str
     """Relative to the root, "/" separated; a name that is not UTF-8 holds surrogate escapes."""
@@ -46,12 +49,20 @@ class FileStat(NamedTuple):
     size: int
     """Bytes."""
     mtime_ns: int
-    sidecar: tuple[int, int] | None
-    """(size, mtime_ns) of `photo.txt` beside `photo.jpg`; not of texts and documents."""
-    sidecar_name: str | None
-    """The name of that text: photo.txt, photo.TXT."""
+    sidecar_size: int | None = None
+    """Of `photo.txt` beside `photo.jpg`; not of texts and documents."""
+    sidecar_mtime_ns: int | None = None
     ctime_ns: int | None = None
     """When the file, or the text beside it, last changed in any way; None if nothing tells."""
+    sidecar_name: str | None = None
+    """The name of that text: photo.txt, photo.TXT."""
+
+    @property
+    def sidecar(self) -> tuple[int, int] | None:
+        """(size, mtime_ns) of the text beside it, if there is one."""
+        if self.sidecar_size is None or self.sidecar_mtime_ns is None:
+            return None
+        return self.sidecar_size, self.sidecar_mtime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +329,7 @@ def _stat_files(
     failures: list[tuple[str, str]] = []
     prefix = f"{folder}/" if folder else ""
     has_texts = False
-    make = tuple.__new__
+    make, earliest, latest = tuple.__new__, EARLIEST, LATEST  # locals take half the time
     for name, kind, entry in media:
         try:
             status = entry.stat()
@@ -329,9 +340,9 @@ def _stat_files(
             if stat.S_ISREG(status.st_mode):
                 has_texts = has_texts or kind == "text"
                 size, mtime_ns, ctime_ns = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-                if not (EARLIEST <= mtime_ns <= LATEST and ctime_ns <= LATEST):
+                if not earliest <= mtime_ns <= latest >= ctime_ns:
                     mtime_ns, ctime_ns = storable_time(mtime_ns), storable_time(ctime_ns)
-                found = prefix + name, kind, size, mtime_ns, None, None, ctime_ns
+                found = prefix + name, kind, size, mtime_ns, None, None, ctime_ns, None
                 files.append(make(FileStat, found))
     return (_with_sidecars(files, len(prefix)) if has_texts else files), failures
 
@@ -349,7 +360,8 @@ def _with_sidecars(files: Sequence[FileStat], name_at: int) -> list[FileStat]:
         text = by_name[sidecar_name]
         file = by_name[name]
         by_name[name] = file._replace(
-            sidecar=(text.size, text.mtime_ns),
+            sidecar_size=text.size,
+            sidecar_mtime_ns=text.mtime_ns,
             sidecar_name=sidecar_name,
             ctime_ns=max(file.ctime_ns or 0, text.ctime_ns or 0),
         )

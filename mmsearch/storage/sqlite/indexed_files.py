@@ -299,9 +299,9 @@ class Failures(FailureStore):
             put_failures(connection, records)
 
     def remove(self, source_id: int, folder: str, names: Iterable[str]) -> None:
-        c = failures.c
-        one = (c.source_id == source_id, c.folder == folder, c.name == bindparam("name_"))
         if rows := [{"name_": name} for name in names]:
+            c = failures.c
+            one = (c.source_id == source_id, c.folder == folder, c.name == bindparam("name_"))
             with self._database.write() as connection:
                 connection.execute(delete(failures).where(*one), rows)
 
