@@ -273,7 +273,7 @@ def test_a_number_of_hits_is_a_whole_number(library, k):
         library.describe(file, k=k)
 
 
-@pytest.mark.parametrize("limit", [-1, "3", 1.5, 2**70], ids=str)
+@pytest.mark.parametrize("limit", [-1, "3", 1.5], ids=str)
 def test_a_limit_is_a_whole_number(library, limit):
     with pytest.raises(InvalidOption, match="limit is a whole number, at least 0, not"):
         library.listed(limit=limit)
