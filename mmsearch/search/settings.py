@@ -11,16 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, wraps
-from typing import (
-    Annotated,
-    Any,
-    Concatenate,
-    Literal,
-    ParamSpec,
-    TypeVar,
-    get_args,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from mmsearch.errors import InvalidOption, UnknownTarget
 from mmsearch.filters import Filter, Where, parse_where
@@ -44,11 +35,6 @@ Target = str | Sequence[str] | None
 Combine = Literal["early", "late"]
 Rerank = Literal["none", "fusion", "diverse"]
 Duplicates = Literal["show", "collapse"]
-
-P = ParamSpec("P")
-Owner = TypeVar("Owner")
-Query = TypeVar("Query")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,28 +235,23 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 
 
 def takes_settings(
-    declaration: Callable[P, Settings],
-) -> Callable[
-    [Callable[[Owner, Query, Settings], Result]], Callable[Concatenate[Owner, Query, P], Result]
-]:
+    _declaration: type[Settings],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that replaces a method's last parameter, `settings`, by a keyword for each one.
 
-    Type checkers see the keywords of `declaration`; `help` and `inspect.signature` show the same.
+    `help` and `inspect.signature` show the keywords; what type checkers see is declared where it is
+    used, in `collection/search_methods.py`.
     """
-    del declaration
 
-    def decorate(
-        method: Callable[[Owner, Query, Settings], Result],
-    ) -> Callable[Concatenate[Owner, Query, P], Result]:
-        untyped: Callable[..., Result] = method
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(method)
         *others, _ = signature.parameters.values()
         names = {parameter.name for parameter in others}
 
         @wraps(method)
-        def call(*args: Any, **given: Any) -> Result:
+        def call(*args: Any, **given: Any) -> Any:
             rest = {name: given.pop(name) for name in names & given.keys()}
-            return untyped(*args, **rest, settings=settings_of(given))
+            return method(*args, **rest, settings=settings_of(given))
 
         keywords, descriptions = _keywords()
         call.__signature__ = signature.replace(parameters=[*others, *keywords])  # type: ignore[attr-defined]
