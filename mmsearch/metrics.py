@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, compress
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import MMSearchError
@@ -90,6 +91,40 @@ def ndcg(ranking: Sequence[Hashable], relevant: Relevant, k: int) -> float:
     gains = _gains(relevant)
     best = sorted(gains.values(), reverse=True)
     return _dcg([gains.get(item, 0.0) for item in ranking[:k]]) / _dcg(best[:k])
+
+
+def r_precision(ranking: Sequence[Hashable], relevant: Relevant) -> float:
+    """The share of relevant items among the first R, where R is how many are relevant.
+
+    1 is always within reach, however many are relevant, unlike with a fixed cutoff. What a ranking
+    shorter than R lacks counts as not relevant, as in trec_eval. Where one item is relevant, this
+    is Recall@1.
+
+    Raises:
+        MMSearchError: Nothing is relevant, or an id occurs twice.
+
+    Source: Musgrave, Belongie & Lim, A Metric Learning Reality Check, ECCV 2020; for image–text
+    retrieval Chun et al., ECCV Caption, ECCV 2022.
+    """
+    return sum(_hits_at_r(ranking, relevant)) / len(_gains(relevant))
+
+
+def average_precision_at_r(ranking: Sequence[Hashable], relevant: Relevant) -> float:
+    """The precision at the rank of each relevant item among the first R, summed and divided by R.
+
+    R is how many items are relevant: AP@R = (1 / R) Σ P(i) · rel(i) over ranks i = 1 … R, where
+    rel(i) is 1 if the item at rank i is relevant, else 0, and P(i) is the share of relevant items
+    among the first i. It is at most R-precision, and the nearer to it, the higher relevant items
+    rank among the first R. Its mean over queries is mAP@R.
+
+    Raises:
+        MMSearchError: Nothing is relevant, or an id occurs twice.
+
+    Source: as of `r_precision`.
+    """
+    hits = _hits_at_r(ranking, relevant)
+    precisions = (found / rank for rank, found in enumerate(accumulate(hits), 1))
+    return math.fsum(compress(precisions, hits)) / len(_gains(relevant))
 
 
 def first_rank(ranking: Sequence[Hashable], relevant: Relevant) -> float:
@@ -382,6 +417,13 @@ def _drawn(groups: int, width: int, resamples: int, seed: int) -> Iterator[NDArr
 
 def _dcg(gains: Sequence[float]) -> float:
     return math.fsum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
+
+
+def _hits_at_r(ranking: Sequence[Hashable], relevant: Relevant) -> list[bool]:
+    """Whether each of the first R items is relevant, where R is how many are."""
+    _check_distinct(ranking)
+    gains = _gains(relevant)
+    return [item in gains for item in ranking[: len(gains)]]
 
 
 def _gains(relevant: Relevant) -> dict[Hashable, float]:

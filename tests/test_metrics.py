@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
+from ir_measures import AP, RR, Qrel, Rprec, ScoredDoc, Success, nDCG
 
 from mmsearch.errors import MMSearchError
 from mmsearch.metrics import (
     Interval,
+    average_precision_at_r,
     bootstrap_interval,
     bounds,
     first_rank,
@@ -20,6 +21,7 @@ from mmsearch.metrics import (
     median_rank,
     ndcg,
     per_query,
+    r_precision,
     ranks_from_scores,
     recall_at_k,
     reciprocal_rank,
@@ -76,11 +78,15 @@ def test_nothing_relevant_found_scores_zero():
     assert first_rank(["a", "b"], {"z"}) == inf
     assert reciprocal_rank(["a", "b"], {"z"}) == 0.0
     assert recall_at_k(["a", "b"], {"z"}, k=2) == 0.0
+    assert r_precision(["a", "b"], {"z"}) == 0.0
+    assert average_precision_at_r(["a", "b"], {"z"}) == 0.0
     assert ndcg(["a", "b"], {"z"}, k=2) == 0.0
 
 
 def test_an_empty_ranking_scores_zero():
     assert reciprocal_rank([], {"z"}) == 0.0
+    assert r_precision([], {"z"}) == 0.0
+    assert average_precision_at_r([], {"z"}) == 0.0
     assert ndcg([], {"z"}, k=3) == 0.0
 
 
@@ -99,6 +105,34 @@ def test_ndcg_discounts_graded_gains_by_rank():
 
 def test_ndcg_compares_with_the_best_that_k_items_could_gain():
     assert ndcg(["a", "x", "y"], {"a", "b", "c"}, k=1) == 1.0
+
+
+def test_r_precision_is_the_share_of_relevant_items_among_the_first_r():
+    assert r_precision(["a", "x", "b", "c"], {"a", "b", "c"}) == 2 / 3
+
+
+def test_average_precision_at_r_adds_the_precision_at_each_relevant_rank_up_to_r():
+    ranking = ["a", "x", "b", "y", "c"]
+    assert average_precision_at_r(ranking, {"a", "b", "c", "d"}) == (1 + 2 / 3) / 4
+
+
+def test_average_precision_at_r_tells_orders_apart_that_have_the_same_r_precision():
+    early, late = ["a", "b", "x", "y"], ["x", "y", "a", "b"]
+    relevant = {"a", "b", "c", "d"}
+    assert r_precision(early, relevant) == r_precision(late, relevant) == 1 / 2
+    assert average_precision_at_r(early, relevant) == 1 / 2
+    assert average_precision_at_r(late, relevant) == (1 / 3 + 2 / 4) / 4
+
+
+def test_what_a_ranking_shorter_than_r_lacks_counts_as_not_relevant():
+    assert r_precision(["a", "b"], {"a", "b", "c", "d"}) == 2 / 4
+    assert average_precision_at_r(["a", "b"], {"a", "b", "c", "d"}) == 2 / 4
+
+
+def test_r_counts_the_items_with_a_gain_and_the_gains_themselves_make_no_difference():
+    gains = {"a": 5, "b": 0.1, "c": 0, "d": -1}
+    assert r_precision(["c", "a"], gains) == 1 / 2
+    assert average_precision_at_r(["c", "a"], gains) == 1 / 4
 
 
 def test_an_id_with_no_gain_is_not_relevant():
@@ -178,7 +212,42 @@ def test_ndcg_is_ndcg_of_ir_measures(run, k):
     assert ours == pytest.approx(oracle(nDCG @ k, run), abs=1e-9)
 
 
+@unhurried
+@given(judged_runs)
+def test_r_precision_is_rprec_of_ir_measures(run):
+    ours = per_query(r_precision, *zip(*run, strict=True))
+    assert ours == pytest.approx(oracle(Rprec, run), abs=1e-9)
+
+
+@unhurried
+@given(judged_runs)
+def test_average_precision_at_r_is_ap_of_ir_measures_cut_off_at_r(run):
+    ours = per_query(average_precision_at_r, *zip(*run, strict=True))
+    theirs = [oracle(AP @ len(wanted), [(ranking, wanted)])[0] for ranking, wanted in run]
+    assert ours == pytest.approx(theirs, abs=1e-9)
+
+
 # Laws
+
+
+@given(rankings, positives)
+def test_average_precision_at_r_never_exceeds_r_precision(ranking, relevant):
+    share = r_precision(ranking, relevant)
+    assert 0 <= average_precision_at_r(ranking, relevant) <= share + 1e-12
+    assert share <= 1
+
+
+@given(rankings, positives)
+def test_both_are_1_exactly_if_the_first_r_items_are_the_relevant_ones(ranking, relevant):
+    ideal = set(ranking[: len(relevant)]) == relevant
+    assert (r_precision(ranking, relevant) == 1) is ideal
+    assert (average_precision_at_r(ranking, relevant) == 1) is ideal
+
+
+@given(rankings, st.integers(0, ITEMS - 1))
+def test_with_one_relevant_item_both_are_recall_at_1(ranking, item):
+    recall = recall_at_k(ranking, {item}, k=1)
+    assert r_precision(ranking, {item}) == average_precision_at_r(ranking, {item}) == recall
 
 
 @given(rankings, positives, cutoffs)
@@ -327,6 +396,10 @@ def test_a_median_of_what_is_mostly_not_found_has_infinite_bounds():
         (lambda: recall_at_k(["a"], {"a"}, k=0), "cutoff must be 1 or more, not 0"),
         (lambda: ndcg(["a"], {"a"}, k=-1), "cutoff must be 1 or more, not -1"),
         (lambda: reciprocal_rank(["a"], set()), "nothing is relevant"),
+        (lambda: r_precision(["a"], set()), "nothing is relevant"),
+        (lambda: average_precision_at_r(["a"], {"a": 0}), "nothing is relevant"),
+        (lambda: r_precision(["b", "a", "a"], {"a"}), "stands twice"),
+        (lambda: average_precision_at_r(["b", "a", "a"], {"a"}), "stands twice"),
         (lambda: ndcg(["a"], {"a": 0}, k=1), "nothing is relevant"),
         (lambda: ndcg(["a", "a"], {"a"}, k=2), "stands twice"),
         (lambda: reciprocal_rank(["a", "a"], {"a"}), "stands twice"),
