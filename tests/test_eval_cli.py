@@ -35,6 +35,8 @@ def test_a_pipe_gets_a_measure_a_line(folder):
         "Recall@10",
         "MRR",
         "nDCG@10",
+        "R-precision",
+        "mAP@R",
         "median rank",
     ]
     assert rows[0][:3] == ["text→image", "Recall@1", "1"]

@@ -8,7 +8,7 @@ import ir_measures
 import numpy as np
 import pytest
 from conftest import SecondToy, ToyEncoder, paint, tone
-from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
+from ir_measures import AP, RR, Qrel, Rprec, ScoredDoc, Success, nDCG
 from PIL import Image
 
 import mmsearch
@@ -20,7 +20,7 @@ from mmsearch.evaluation.results import Evaluation, Outcome, direction_of
 from mmsearch.types import Query
 
 MEANS = {"Recall@1": Success @ 1, "Recall@5": Success @ 5, "Recall@10": Success @ 10}
-MEANS |= {"MRR": RR, "nDCG@10": nDCG @ 10}
+MEANS |= {"MRR": RR, "nDCG@10": nDCG @ 10, "R-precision": Rprec}
 
 
 def pairs_file(folder, *rows, name="pairs.tsv"):
@@ -30,7 +30,9 @@ def pairs_file(folder, *rows, name="pairs.tsv"):
 
 
 def outcome(number, rank, *paths, ndcg=0.0):
-    return Outcome(("forward", number), f"q{number}", paths or (f"{number}.jpg",), rank, ndcg)
+    found = float(rank == 1)
+    paths = paths or (f"{number}.jpg",)
+    return Outcome(("forward", number), f"q{number}", paths, rank, ndcg, found, found)
 
 
 def evaluation(ranks, depth=1000):
@@ -59,7 +61,8 @@ def test_a_query_is_measured_by_the_rank_of_its_file(library, photos):
     assert (found.items, found.missing) == (3, ())
 
 
-def test_measures_agree_with_ir_measures_on_the_same_searches(toy, tmp_path):
+@pytest.mark.parametrize("right", [1, 4])
+def test_measures_agree_with_ir_measures_on_the_same_searches(toy, tmp_path, right):
     chance = random.Random(5)
     for number in range(30):
         shade = tuple(chance.randrange(256) for _ in range(3))
@@ -69,7 +72,7 @@ def test_measures_agree_with_ir_measures_on_the_same_searches(toy, tmp_path):
     pairs = [
         Pair(
             Query.text(words),
-            {f"{n}.png": chance.choice([1, 2, 5]) for n in chance.sample(range(30), 4)},
+            {f"{n}.png": chance.choice([1, 2, 5]) for n in chance.sample(range(30), right)},
         )
         for words in asked
     ]
@@ -86,9 +89,11 @@ def test_measures_agree_with_ir_measures_on_the_same_searches(toy, tmp_path):
         for q, some in enumerate(hits)
         for hit in some
     ]
-    expected = ir_measures.calc_aggregate(list(MEANS.values()), qrels, run)
+    wanted = MEANS | {"mAP@R": AP @ right}
+    expected = ir_measures.calc_aggregate(list(wanted.values()), qrels, run)
     measures = found["text→image"].measures
-    for name, measure in MEANS.items():
+    assert measures.keys() == {*wanted, "median rank"}
+    for name, measure in wanted.items():
         assert measures[name].value == pytest.approx(expected[measure], abs=1e-9), name
 
 
@@ -99,6 +104,7 @@ def test_what_lies_deeper_than_the_depth_counts_as_not_found(library, photos):
     missed = evaluate(library, [Pair(Query.text("red"), {"green.png": 1})], depth=1)
     assert missed["text→image"].outcomes[0].rank == inf
     assert missed["text→image"].measures["MRR"].value == 0.0
+    assert missed["text→image"].measures["mAP@R"].value == 0.0
     assert missed["text→image"].measures["median rank"].value == inf
 
 
@@ -460,7 +466,9 @@ def test_json_has_no_infinities(library):
     written = json.dumps(as_dict(compare(a, b), per_query=True), allow_nan=False)
     found = json.loads(written)
     assert found["a"]["directions"][0]["measures"]["median rank"]["value"] is None
-    assert found["a"]["directions"][0]["per_query"][0]["rank"] is None
+    [first, *_] = found["a"]["directions"][0]["per_query"]
+    assert first["rank"] is None
+    assert (first["r-precision"], first["ap@r"]) == (0, 0)
     assert found["differences"][0]["measures"]["Recall@1"]["verdict"] == "B is better"
 
 

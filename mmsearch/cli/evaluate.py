@@ -75,7 +75,7 @@ def evaluate(
     ] = None,
     json: Json = False,
     per_query: Annotated[
-        bool, option("--per-query", "With --json, the rank of each query too.")
+        bool, option("--per-query", "With --json, the figures of each query too.")
     ] = False,
     runtime: Runtime = "auto",
     device: Device = "auto",
@@ -84,8 +84,17 @@ def evaluate(
 ) -> None:
     """Measure how well an index finds what queries ask for, or which of two settings is better.
 
-    PAIRS has a query and a file per row; a header says if queries are pictures or sounds (`image`,
-    `audio`). Recall@1, 5 and 10, MRR, nDCG@10 and median rank, with 95 % bootstrap intervals.
+    PAIRS has a query and a file per row; a header says if queries are pictures
+    or sounds (`image`, `audio`). Figures over all queries, with 95 % bootstrap
+    intervals:
+
+    Recall@K: whether any right file is among the first K.
+    MRR: 1 / rank of the first right file.
+    nDCG@10: the gains of the first ten, earlier ones counting more, as a share
+    of the best possible.
+    R-precision: the share of right files among the first R, if R are right.
+    mAP@R: the same, earlier ones counting more.
+    median rank: of the first right file; lower is better.
     """
     from mmsearch import evaluation
     from mmsearch.evaluation import parse_settings, report

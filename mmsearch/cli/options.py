@@ -28,6 +28,9 @@ def as_path(text: str) -> Path:
     return Path(text)
 
 
+as_path.__name__ = "path"  # what --help calls the type
+
+
 Index = Annotated[
     str | None,
     option(

@@ -129,6 +129,8 @@ def _dict(direction: Direction, *, per_query: bool) -> dict[str, Any]:
                 "files": list(outcome.paths),
                 "rank": _finite(outcome.rank),
                 "ndcg@10": outcome.ndcg,
+                "r-precision": outcome.r_precision,
+                "ap@r": outcome.average_precision,
             }
             for outcome in direction.outcomes
         ]

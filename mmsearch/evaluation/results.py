@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.metrics import bounds, groups_of, median_rank, resampled_means, resampled_medians
+from mmsearch.metrics import (
+    average_precision_at_r,
+    bounds,
+    first_rank,
+    groups_of,
+    median_rank,
+    ndcg,
+    r_precision,
+    resampled_means,
+    resampled_medians,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +26,13 @@ if TYPE_CHECKING:
 
 CUTOFFS = (1, 5, 10)
 NDCG_CUTOFF = 10
-MEANS = (*(f"Recall@{cutoff}" for cutoff in CUTOFFS), "MRR", f"nDCG@{NDCG_CUTOFF}")
+MEANS = (
+    *(f"Recall@{cutoff}" for cutoff in CUTOFFS),
+    "MRR",
+    f"nDCG@{NDCG_CUTOFF}",
+    "R-precision",
+    "mAP@R",
+)
 MEDIAN = "median rank"
 MEASURES = (*MEANS, MEDIAN)
 """Of the last, lower is better."""
@@ -45,6 +61,10 @@ class Outcome:
     """Of the first relevant item, from 1; infinity if none was found."""
     ndcg: float
     """nDCG@10."""
+    r_precision: float
+    """The share of relevant items among the first R, where R is how many are relevant."""
+    average_precision: float
+    """AP@R, whose mean over queries is mAP@R."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +111,33 @@ class Evaluation:
         return {direction.name: direction for direction in reversed(self.directions)}[name]
 
 
+def outcome_of(
+    key: tuple[Way, int | str],
+    query: str,
+    paths: Sequence[str],
+    ranking: Sequence[int],
+    relevant: Mapping[int, float],
+) -> Outcome:
+    """The measures of one query.
+
+    Args:
+        key: Identifies the query.
+        query: For people to read.
+        paths: Of the relevant items.
+        ranking: Ids of items, best first, each once; an item that is not there was not found.
+        relevant: The gain of each relevant item, by id.
+    """
+    return Outcome(
+        key=key,
+        query=query,
+        paths=tuple(paths),
+        rank=first_rank(ranking, relevant),
+        ndcg=ndcg(ranking, relevant, NDCG_CUTOFF),
+        r_precision=r_precision(ranking, relevant),
+        average_precision=average_precision_at_r(ranking, relevant),
+    )
+
+
 def direction_of(name: str, way: Way, outcomes: Sequence[Outcome]) -> Direction:
     """The measures of some queries, with bootstrap intervals over their groups."""
     means, ranks = values_of(outcomes)
@@ -110,8 +157,8 @@ def values_of(outcomes: Sequence[Outcome]) -> tuple[NDArray[np.float64], NDArray
 
     ranks = np.array([outcome.rank for outcome in outcomes], dtype=np.float64)
     found = [ranks <= cutoff for cutoff in CUTOFFS]
-    ndcgs = np.array([outcome.ndcg for outcome in outcomes], dtype=np.float64)
-    return np.column_stack([*found, 1 / ranks, ndcgs]), ranks
+    shares = [(one.ndcg, one.r_precision, one.average_precision) for one in outcomes]
+    return np.column_stack([*found, 1 / ranks, np.array(shares, dtype=np.float64)]), ranks
 
 
 def recall_curve(direction: Direction, depth: int) -> NDArray[np.float64]:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile
 from mmsearch.evaluation.pairs import Pair, read_pairs
 from mmsearch.evaluation.qrels import JudgedQuery, Qrels, Way, Ways, build_qrels
-from mmsearch.evaluation.results import NDCG_CUTOFF, Evaluation, Outcome, direction_of
-from mmsearch.metrics import first_rank, ndcg
+from mmsearch.evaluation.results import Evaluation, Outcome, direction_of, outcome_of
 from mmsearch.search.setting_formats import whole
 
 if TYPE_CHECKING:
@@ -116,10 +115,4 @@ def _rankings(
 def _outcome(judged: JudgedQuery, found: Sequence[int], depth: int) -> Outcome:
     # an item counts once, even if several of its spans are hits
     ranking = [item for item in dict.fromkeys(found) if item not in judged.example_ids][:depth]
-    return Outcome(
-        key=judged.key,
-        query=judged.label,
-        paths=judged.paths,
-        rank=first_rank(ranking, judged.relevant),
-        ndcg=ndcg(ranking, judged.relevant, NDCG_CUTOFF),
-    )
+    return outcome_of(judged.key, judged.label, judged.paths, ranking, judged.relevant)
