@@ -174,9 +174,71 @@ def test_when_no_file_is_in_the_index_the_error_says_what_to_do(library, photos)
         evaluate(library, pairs_file(photos, ("red.png", "red")))
 
 
-def test_no_pairs_are_an_error(library, photos):
-    with pytest.raises(InvalidQuery, match="no pairs"):
+def test_no_pairs_are_an_error_that_says_how_they_are_written(library, photos):
+    with pytest.raises(InvalidQuery, match=r"no pairs .*: write one per line, such as"):
         evaluate(library, pairs_file(photos))
+
+
+def test_a_query_without_a_file_of_any_gain_is_left_out_and_says_so(library):
+    pairs = [Pair(Query.text(name), {"red.png": gain}) for name, gain in (("a", 0), ("b", -2))]
+    found = evaluate(library, [*pairs, Pair(Query.text("red"), {"red.png": 1})])
+    assert found.left_out == dict.fromkeys("ab", "none of their files has a gain above 0")
+    with pytest.raises(InvalidQuery, match="2: none of their files has a gain above 0"):
+        evaluate(library, pairs)
+
+
+def test_a_file_that_is_named_twice_is_one_relevant_item_of_the_highest_gain(library, photos):
+    twice = {"red.png": 3, str(photos / "red.png"): 1, "green.png": 2}
+    once = {"red.png": 3, "green.png": 2}
+    two, one = (
+        evaluate(library, [Pair(Query.text("red"), names)])["text→image"].outcomes[0]
+        for names in (twice, once)
+    )
+    assert sorted(two.paths) == [str(photos / "green.png"), str(photos / "red.png")]
+    assert two.ndcg == one.ndcg
+
+
+def test_an_index_of_one_photo_can_be_evaluated(toy, tmp_path):
+    paint(tmp_path / "photos" / "red.png", "red")
+    with mmsearch.index(tmp_path / "photos") as library:
+        found = evaluate(library, [Pair(Query.text("green"), {"red.png": 1})])
+    values = {name: figure.value for name, figure in found["text→image"].measures.items()}
+    assert set(values.values()) == {1.0}
+    assert as_table(found).startswith("text→image: 1 query, 1 independent; 1 item, searched")
+
+
+def test_relevant_items_that_a_filter_excludes_count_as_not_found(library):
+    pairs = [Pair(Query.text("red"), {"red.png": 1, "green.png": 1})]
+    every = {"target": "image"}
+    for where, share in ((None, {1 / 2, 1}), ({"name": "green.png"}, {1 / 2})):
+        found = evaluate(library, pairs, settings=every | {"where": where})
+        assert found["text→image"].measures["R-precision"].value in share
+
+
+def test_r_counts_all_relevant_items_even_if_fewer_ranks_count(library):
+    pairs = [Pair(Query.text("red"), {"red.png": 1, "green.png": 1})]
+    found = evaluate(library, pairs, depth=1, settings={"target": "image"})
+    measures = found["text→image"].measures
+    assert (measures["R-precision"].value, measures["mAP@R"].value) == (1 / 2, 1 / 2)
+
+
+@pytest.mark.parametrize(
+    "words", ["рыжая собака", "赤い花", "كلب أحمر", "🌹", "\u200b", "red " * 9999]
+)
+def test_words_in_any_script_can_be_evaluated(library, photos, words):
+    found = evaluate(library, pairs_file(photos, (words, "red.png")))
+    assert found["text→image"].outcomes[0].query == words.strip()
+
+
+def test_a_caption_of_two_photos_is_one_query_with_two_right_files(toy, photos):
+    rows = [("file", "caption"), ("red.png", "a colour"), ("green.png", "a colour")]
+    captions = pairs_file(photos, *rows)
+    with mmsearch.index(photos, captions=captions) as library:
+        found = evaluate(library, captions, direction="both", settings={"target": "text"})
+    [forward] = found["text→image"].outcomes
+    assert len(forward.paths) == 2
+    assert forward.r_precision == 1.0
+    assert [len(outcome.paths) for outcome in found["image→text"].outcomes] == [2, 2]
 
 
 # Queries by example
@@ -304,6 +366,71 @@ def test_backward_a_query_of_several_parts_is_left_out(library, photos):
 def test_an_unknown_direction_lists_those_there_are(library):
     with pytest.raises(InvalidOption, match="forward, backward, both, not 'up'"):
         evaluate(library, [Pair(Query.text("a"), {"red.png": 1})], direction="up")
+
+
+# Wrong types
+
+
+@pytest.mark.parametrize(
+    ("pairs", "reason"),
+    [
+        (5, "pairs are a file, or a list of .*Pair, not 5"),
+        (None, "not None"),
+        (["a.tsv"], "not 'a.tsv'"),
+        ([("a dog", "a.jpg")], r"not \('a dog', 'a.jpg'\)"),
+        ({"a dog": "a.jpg"}, "not 'a dog'"),
+        (np.zeros(3), "not np.float64"),
+        (iter([]), "no pairs"),
+    ],
+)
+def test_what_is_not_pairs_is_a_clear_error(library, pairs, reason):
+    with pytest.raises(InvalidQuery, match=reason):
+        mmsearch.evaluate(library, pairs)
+
+
+def test_pairs_may_be_an_iterator_and_a_file_may_be_named_in_bytes(library, photos):
+    pairs = (Pair(Query.text(name), {"red.png": 1}) for name in ("red", "blue"))
+    assert len(evaluate(library, pairs)["text→image"].outcomes) == 2
+    named = pairs_file(photos, ("red", "red.png"))
+    assert evaluate(library, bytes(named))["text→image"].outcomes[0].rank == 1
+
+
+def test_a_file_that_cannot_exist_is_a_clear_error(library):
+    with pytest.raises(PathNotFound, match="NUL"):
+        evaluate(library, "a\0b.tsv")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"settings": 5}, r"such as \{'lexical': False\}, not 5"),
+        ({"settings": "lexical=off"}, "not 'lexical=off'; parse_settings reads them"),
+        ({"settings": {"colour": "red"}}, "no setting 'colour'; there is: target, "),
+        ({"settings": {1: 2}}, "no setting 1"),
+        ({"settings": {"k": 3}}, "no setting k: .* its depth"),
+        ({"settings": {"lexical": "off"}}, "lexical is True or False, not 'off'"),
+        ({"progress": 5}, "progress is a function of two numbers, not 5"),
+        ({"depth": "3"}, "depth is a whole number, at least 1, not '3'"),
+        ({"direction": ["both"]}, r"not \['both'\]"),
+    ],
+)
+def test_what_is_not_an_option_is_a_clear_error(library, options, reason):
+    with pytest.raises(InvalidOption, match=reason):
+        mmsearch.evaluate(library, [Pair(Query.text("red"), {"red.png": 1})], **options)
+
+
+@pytest.mark.parametrize("collection", [None, 5, "holiday"])
+def test_what_is_not_an_index_is_a_clear_error(collection):
+    with pytest.raises(InvalidOption, match="an evaluation is of an index"):
+        mmsearch.evaluate(collection, [Pair(Query.text("red"), {"red.png": 1})])
+
+
+def test_only_evaluations_can_be_compared():
+    for pair in ((evaluation([1]), None), ("a", evaluation([1]))):
+        with pytest.raises(InvalidOption, match="two evaluations"):
+            compare(*pair)
+    with pytest.raises(InvalidOption, match="written as text"):
+        parse_settings({"lexical": False})
 
 
 # Comparing
@@ -439,6 +566,14 @@ def test_queries_that_are_captions_word_for_word_are_pointed_out(toy, photos):
 def test_few_independent_queries_are_pointed_out():
     assert any("3 independent queries" in note for note in notes(evaluation([1, 2, 3])))
     assert not list(notes(evaluation([1] * 30)))
+    assert list(notes(evaluation([1]))) == ["text→image: 1 independent query says little"]
+
+
+def test_that_no_query_found_anything_is_pointed_out_with_what_was_searched(library):
+    pairs = [Pair(Query.text(f"red {number}"), {"red.png": 1}) for number in range(3)]
+    first, _ = notes(evaluate(library, pairs, settings={"target": "audio"}))
+    assert first == "text→image: no query found a relevant item; what was searched: audio"
+    assert not any("found" in note for note in notes(evaluate(library, pairs)))
 
 
 def test_a_table_gives_shares_in_per_cent_and_ranks_as_they_are():

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.errors import InvalidCaptions, InvalidOption, PathNotFound
-from mmsearch.evaluation.pairs import read_pairs
-from mmsearch.types import Part
+from mmsearch.errors import InvalidCaptions, InvalidOption, InvalidQuery, PathNotFound
+from mmsearch.evaluation.pairs import Pair, read_pairs
+from mmsearch.types import Part, Query
 
 
 def read(folder, name, text, columns=None):
@@ -152,6 +152,8 @@ def test_every_row_is_kept_once_under_its_query(tmp_path_factory, rows):
         ("p.jsonl", '\n{"query": "", "relevant": "a"}', "line 2: expected"),
         ("p.jsonl", '{"query": "a", "relevant": []}', "line 1: expected"),
         ("p.jsonl", "[1]", "line 1: expected"),
+        ("p.jsonl", '{"query": "a", "relevant": {"b": null}}', "line 1: a gain is a number"),
+        ("p.jsonl", f'{{"query": "a", "relevant": {{"b": 1{"0" * 400}}}}}', "line 1: a gain is"),
         ("p.jsonl", "{", "line 1: expected"),
         ("p.doc", "a\tb\n", "ends in .tsv"),
     ],
@@ -170,3 +172,47 @@ def test_a_file_that_is_not_utf8_is_said(tmp_path):
     (tmp_path / "p.tsv").write_bytes(b"caf\xe9\ta.jpg\n")
     with pytest.raises(InvalidCaptions, match="not UTF-8"):
         read_pairs(tmp_path / "p.tsv")
+
+
+# Pairs made in Python
+
+
+def test_names_and_gains_may_be_of_any_type_that_stands_for_them(tmp_path):
+    pair = Pair(Query.text("a dog"), {tmp_path / "a.jpg": 2, b"b.jpg": "1"}, tmp_path)
+    assert pair.relevant == {str(tmp_path / "a.jpg"): 2.0, "b.jpg": 1.0}
+    assert pair.folder == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("a dog", {"a.jpg": 1}), r"such as Query.text\('a dog'\), not 'a dog'"),
+        ((Query(()), {"a.jpg": 1}), "the query is empty"),
+        ((Query.text(5), {"a.jpg": 1}), "a text query is a string, not int"),
+        ((-Query.text("a"), {"a.jpg": 1}), "all parts of the query are negative"),
+        ((Query.text("a"), ["a.jpg"]), r"such as \{'a.jpg': 1\}, not \['a.jpg'\]"),
+        ((Query.text("a"), "a.jpg"), "not 'a.jpg'"),
+        ((Query.text("a"), {"a.jpg": "much"}), "a gain is a number, 0 or more, not 'much'"),
+        ((Query.text("a"), {"a.jpg": None}), "a gain is a number"),
+        ((Query.text("a"), {"a.jpg": float("nan")}), "a gain is a number"),
+        ((Query.text("a"), {"a.jpg": float("inf")}), "a gain is a number"),
+        ((Query.text("a"), {"a.jpg": 10**400}), "a gain is a number"),
+        ((Query.text("a"), {3: 1}), "the name of a file or folder is text: .* not int"),
+        ((Query.text("a"), {"a.jpg": 1}, 3), "the name of a file or folder is text: .* not int"),
+    ],
+)
+def test_what_is_no_pair_is_a_clear_error(arguments, reason):
+    with pytest.raises(InvalidQuery, match=reason):
+        Pair(*arguments)
+
+
+@pytest.mark.parametrize("path", [5, None, ["p.tsv"]])
+def test_pairs_are_read_from_a_file_alone(path):
+    with pytest.raises(InvalidOption, match="pairs are read from a file, not"):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize("columns", ["file,query", 5, [1, 2]])
+def test_columns_that_are_no_list_of_names_are_refused(tmp_path, columns):
+    with pytest.raises(InvalidOption, match="columns are a list of names"):
+        read(tmp_path, "c.tsv", "a\tb\n", columns)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmsearch.errors import InvalidOption, InvalidQuery
 from mmsearch.evaluation.results import MEANS, MEDIAN, Evaluation, Figure, Outcome, values_of
+from mmsearch.filters.values import shown
 from mmsearch.metrics import bounds, groups_of, median_rank, resampled_means, resampled_medians
 from mmsearch.search.settings import declared, settings_of
 
@@ -41,7 +42,7 @@ class Compared:
     queries: int
     """How many both have."""
     groups: int
-    """How many independent groups they format_."""
+    """How many independent groups they form."""
     measures: Mapping[str, Difference]
 
 
@@ -69,10 +70,13 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
 
     Raises:
         InvalidQuery: they have no query in common.
-        InvalidOption: their depths differ.
+        InvalidOption: their depths differ, or one is no evaluation.
 
     Source: Sakai, SIGIR 2006; Smucker, Allan & Carterette, CIKM 2007.
     """
+    for one in (a, b):
+        if not isinstance(one, Evaluation):
+            raise InvalidOption(f"what is compared are two evaluations, not {shown(one)}")
     if a.depth != b.depth:
         raise InvalidOption(f"depths {a.depth} and {b.depth} cannot be compared: use one for both")
     other = {outcome.key: outcome for direction in b.directions for outcome in direction.outcomes}
@@ -137,6 +141,10 @@ def parse_settings(written: str) -> dict[str, Any]:
     Raises:
         InvalidOption: a name or a value is unknown; the message lists those there are.
     """
+    if not isinstance(written, str):
+        raise InvalidOption(
+            f"settings are written as text, such as lexical=off, not {shown(written)}"
+        )
     known = {
         name: one.format for name, one in declared().items() if one.format.parse and one.in_eval
     }

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from mmsearch.errors import InvalidCaptions, InvalidOption
+from mmsearch.errors import InvalidCaptions, InvalidOption, InvalidQuery
+from mmsearch.filters.values import shown
+from mmsearch.home import path_text
 from mmsearch.media.captions import CAPTION_COLUMNS
 from mmsearch.media.tables import Table, without_surrogates
+from mmsearch.search.planning import parts_of
 from mmsearch.types import Modality, Part, Query
 
 TEXT_COLUMNS = ("query", "text", *(name for name in CAPTION_COLUMNS if name != "text"))
@@ -22,14 +25,39 @@ EXPECTED = '{"query": "a dog", "relevant": ["a.jpg", "b.jpg"]}, or "image" or "a
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One query, and the files that are relevant to it."""
+    """One query, and the files that are relevant to it.
+
+    Raises:
+        InvalidQuery: The query cannot be searched for, or what is relevant is not files with gains.
+    """
 
     query: Query
     """The path of an example in it may be relative, or a bare name."""
     relevant: Mapping[str, float]
-    """Files, as written, and the gain of finding each: 1, or a grade."""
+    """Files, as written, and the gain of finding each: 1, or a grade. A file whose gain is zero or
+    less is not relevant."""
     folder: str = ""
     """What relative names are relative to; the working folder if it is empty."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.query, Query):
+            raise InvalidQuery(
+                f"a pair has a query such as Query.text('a dog'), not {shown(self.query)}"
+            )
+        parts_of(self.query)  # raises an error if it cannot be searched for
+        if not isinstance(self.relevant, Mapping):
+            raise InvalidQuery(
+                "what is relevant to a query is the gain of each file, such as {'a.jpg': 1}, "
+                f"not {shown(self.relevant)}"
+            )
+        try:
+            relevant = {os.fsdecode(name): _number(gain) for name, gain in self.relevant.items()}
+            object.__setattr__(self, "relevant", relevant)
+            object.__setattr__(self, "folder", os.fsdecode(self.folder))
+        except TypeError as error:
+            raise InvalidQuery(f"the name of a file or folder is text: {error}") from error
+        except ValueError as error:
+            raise InvalidQuery(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +118,17 @@ def read_pairs(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     Raises:
         PathNotFound: There is no such file.
         InvalidCaptions: It cannot be read or parsed; the message names the line.
-        InvalidOption: `columns` names no query or no file.
+        InvalidOption: `columns` names no query or no file, or an argument is of a wrong type.
     """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise InvalidOption(f"pairs are read from a file, not {shown(path)}")
+    path = path_text(path)
     named = None
     if columns is not None:
+        if isinstance(columns, str) or not _are_texts(columns):
+            raise InvalidOption(
+                f"columns are a list of names, such as ['file', 'query'], not {shown(columns)}"
+            )
         named = _Columns.named([column.strip().lower() for column in columns])
         if named is None:
             raise InvalidOption(
@@ -108,6 +143,10 @@ def read_pairs(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
         for name, gain in relevant.items():
             known[name] = max(gain, known.get(name, gain))
     return [Pair(Query(parts), relevant, folder) for parts, relevant in pairs.items()]
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, Sequence) and all(isinstance(value, str) for value in values)
 
 
 def _table_rows(table: Table, columns: _Columns | None) -> Iterator[_Row]:
@@ -190,12 +229,20 @@ def _part(modality: str, content: Any) -> Part:
 
 def _gain(written: Any) -> float:
     """The gain of finding a file; ValueError when it is not a number from 0 on."""
+    gain = _number(written)
+    if gain < 0:
+        raise ValueError(f"a gain is a number, 0 or more, not {shown(written)}")
+    return gain
+
+
+def _number(written: Any) -> float:
+    """A gain of any sign; ValueError when it is not a finite number."""
     try:
         gain = float(written)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         gain = math.nan
-    if not math.isfinite(gain) or gain < 0:
-        raise ValueError(f"a gain is a number, 0 or more, not {written!r}")
+    if not math.isfinite(gain):
+        raise ValueError(f"a gain is a number, 0 or more, not {shown(written)}")
     return gain
 
 

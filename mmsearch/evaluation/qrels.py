@@ -29,6 +29,7 @@ Way = Literal["forward", "backward"]
 Ways = Literal["forward", "backward", "both"]
 
 NOT_INDEXED = "none of their files is in the index"
+NO_GAIN = "none of their files has a gain above 0"
 NO_EXAMPLE = "their example is not there"
 SEVERAL_PARTS = "a query of several parts is not one item, so no file can search for it"
 NO_QUERY = "files of this kind cannot be queries"
@@ -103,7 +104,10 @@ def build_qrels(collection: Collection, pairs: Sequence[Pair], direction: Ways) 
         known = ", ".join(get_args(Ways))
         raise InvalidOption(f"a direction is one of {known}, not {direction!r}")
     if not pairs:
-        raise InvalidQuery("there are no pairs of a query and a file")
+        raise InvalidQuery(
+            "there are no pairs of a query and a file: write one per line, such as "
+            "a dog on the beach, a tab, beach/rex.jpg"
+        )
     parts = [part for pair in pairs for part in pair.query.parts]
     names = {name for pair in pairs for name in pair.relevant}
     names |= {os.fspath(part.content) for part in parts if _is_file(part)}
@@ -134,9 +138,9 @@ class _Builder:
         located = [self._resolved(part, pair.folder) for part in pair.query.parts]
         parts = [part for part, _ in located if part is not None]
         if not graded or len(parts) < len(located):
-            self.qrels.left_out[label] = NO_EXAMPLE if graded else NOT_INDEXED
+            self.qrels.left_out[label] = NO_EXAMPLE if graded else _why_nothing_is_relevant(pair)
             return
-        relevant = {item.id: gain for item, gain in graded}
+        relevant = {item.id: gain for item, gain in sorted(graded, key=lambda pair: pair[1])}
         modalities = tuple(sorted({item.modality for item, _ in graded}))
         words = [part.content for part in parts if part.modality == "text"]
         holding = {item.id for text in words for item in self._resolver.with_text(text)}
@@ -148,7 +152,7 @@ class _Builder:
             item_modality="+".join(modalities),
             target=None if words else modalities,
             relevant=relevant,
-            paths=tuple(item.path for item, _ in graded),
+            paths=tuple(dict.fromkeys(item.path for item, _ in graded)),
             example_ids=frozenset(own for _, own in located if own is not None) - relevant.keys(),
             verbatim=bool(holding & relevant.keys()),
         )
@@ -250,11 +254,16 @@ def _as_query(path: str) -> Part | None:
     return Part(kind, path) if kind in ("image", "audio") else None
 
 
+def _why_nothing_is_relevant(pair: Pair) -> str:
+    return NOT_INDEXED if any(gain > 0 for gain in pair.relevant.values()) else NO_GAIN
+
+
 def _why_empty(qrels: Qrels, pairs: Sequence[Pair]) -> str:
     """Why there is nothing to search for, and the cure."""
     if qrels.ambiguous and not qrels.missing:
         return f"every file named exists several times ({few(qrels.ambiguous)}): write their paths"
-    if len(qrels.missing) == len({name for pair in pairs for name in pair.relevant}):
+    named = {name for pair in pairs for name in pair.relevant}
+    if named and len(qrels.missing) == len(named):
         return (
             f"none of the {len(qrels.missing)} files named is in the index "
             f"({few(qrels.missing)}); if the file comes first in each line, add "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from mmsearch.errors import InvalidOption, MissingExtra, PathNotFound
 from mmsearch.evaluation.comparison import Compared, Comparison
 from mmsearch.evaluation.qrels import few
 from mmsearch.evaluation.results import MEDIAN, Direction, Evaluation, Figure, recall_curve
+from mmsearch.search.setting_formats import one_or_several
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -39,8 +40,8 @@ def _block(direction: Direction, result: Evaluation) -> str:
         rows.append([measure, _value(measure, figure.value), bounds])
     depth = min(result.depth, result.items)
     title = (
-        f"{direction.name}: {len(direction.outcomes)} queries, {direction.groups} independent; "
-        f"{result.items} items, searched to rank {depth}"
+        f"{direction.name}: {_queries(len(direction.outcomes))}, {direction.groups} independent; "
+        f"{_count(result.items, 'item')}, searched to rank {depth}"
     )
     return f"{title}\n{_aligned(rows)}"
 
@@ -53,7 +54,7 @@ def _comparison_block(direction: Compared) -> str:
         )
         a, b = _value(measure, of.a), _value(measure, of.b)
         rows.append([measure, a, b, change, f"{low} … {high}", of.verdict])
-    title = f"{direction.name}: {direction.queries} queries, {direction.groups} independent"
+    title = f"{direction.name}: {_queries(direction.queries)}, {direction.groups} independent"
     return f"{title}\n{_aligned(rows)}"
 
 
@@ -156,27 +157,40 @@ def _finite(value: Any) -> Any:
 def notes(result: Evaluation) -> Iterator[str]:
     """Caveats about the figures, a line each."""
     if result.missing:
-        yield f"{_count(result.missing, 'file')} not in the index: {few(result.missing)}"
+        missing = _count(len(result.missing), "file")
+        yield f"{missing} not in the index: {few(result.missing)}"
     if result.ambiguous:
+        ambiguous = _count(len(result.ambiguous), "name")
         names = few(result.ambiguous)
-        yield f"{_count(result.ambiguous, 'name')} of several files, write their paths: {names}"
+        yield f"{ambiguous} of several files, write their paths: {names}"
     reasons: dict[str, list[str]] = defaultdict(list)
     for query, reason in result.left_out.items():
         reasons[reason].append(query)
     for reason, queries in reasons.items():
-        yield f"{_count(queries, 'query', 'queries')} left out, {reason}: {few(queries)}"
+        yield f"{_queries(len(queries))} left out, {reason}: {few(queries)}"
     if result.verbatim and "text" in (result.settings.get("target") or ["text"]):
         yield (
-            f"{result.verbatim} queries occur word for word in the texts of their relevant items, "
-            "which makes them easy; to search without texts: --in image, say"
+            f"{_queries(result.verbatim)} {'occurs' if result.verbatim == 1 else 'occur'} word for "
+            "word in the texts of relevant items, which makes these easy to find; to search "
+            "without texts: --in image, say"
         )
+    target = one_or_several(result.settings.get("target") or ())
     for direction in result.directions:
-        if direction.groups < FEW_GROUPS:
+        if all(math.isinf(outcome.rank) for outcome in direction.outcomes):
+            searched = f"; what was searched: {', '.join(target)}" if target else ""
+            yield f"{direction.name}: no query found a relevant item{searched}"
+        if direction.groups == 1:
+            yield f"{direction.name}: 1 independent query says little"
+        elif direction.groups < FEW_GROUPS:
             yield f"{direction.name}: {direction.groups} independent queries say little"
 
 
-def _count(things: Sized, one: str, several: str | None = None) -> str:
-    return f"{len(things)} {one if len(things) == 1 else several or one + 's'}"
+def _queries(number: int) -> str:
+    return _count(number, "query", "queries")
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 def check_plot(path: str | os.PathLike[str]) -> None:

@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile
+from mmsearch.collection import Collection
+from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound, UnreadableFile
 from mmsearch.evaluation.pairs import Pair, read_pairs
 from mmsearch.evaluation.qrels import JudgedQuery, Qrels, Way, Ways, build_qrels
 from mmsearch.evaluation.results import Evaluation, Outcome, direction_of, outcome_of
-from mmsearch.search.setting_formats import whole
+from mmsearch.filters.values import shown
+from mmsearch.search.setting_formats import one_or_several, whole
+from mmsearch.search.settings import declared, settings_of
 
 if TYPE_CHECKING:
-    from mmsearch.collection import Collection
     from mmsearch.types import Progress
 
 DEPTH = 1_000
@@ -44,16 +46,22 @@ def evaluate(
         progress: Called with (queries done, queries in all).
 
     Raises:
-        InvalidQuery: nothing can be searched for, say because no file is in the index; the
-            message says what to do.
-        InvalidOption: a setting or an argument is invalid.
+        InvalidQuery: nothing can be searched for, say because no file is in the index, or `pairs`
+            are none; the message says what to do.
+        InvalidOption, InvalidFilter: a setting or an argument is invalid.
         PathNotFound, InvalidCaptions: the file of pairs does not exist, or cannot be parsed.
         KeyboardInterrupt: passed on.
     """
+    if not isinstance(collection, Collection):
+        raise InvalidOption(
+            "an evaluation is of an index, such as mmsearch.open('holiday'), "
+            f"not {shown(collection)}"
+        )
+    if progress is not None and not callable(progress):
+        raise InvalidOption(f"progress is a function of two numbers, not {shown(progress)}")
     depth = whole("depth", depth, least=1)
-    if isinstance(pairs, (str, os.PathLike)):
-        pairs = read_pairs(pairs)
-    settings = dict(settings or {})
+    settings = _checked(settings)
+    pairs = _pairs_of(pairs)
     qrels = build_qrels(collection, pairs, direction)
     groups: dict[tuple[Way, str, str], list[JudgedQuery]] = {}
     for judged in qrels.queries:
@@ -86,6 +94,38 @@ def evaluate(
         ambiguous=tuple(qrels.ambiguous),
         left_out=qrels.left_out,
     )
+
+
+def _pairs_of(given: Any) -> list[Pair]:
+    """The pairs of a file, or the given ones."""
+    if isinstance(given, (str, bytes, os.PathLike)):
+        return read_pairs(os.fsdecode(given))
+    pairs = one_or_several(given)
+    for pair in pairs:
+        if not isinstance(pair, Pair):
+            raise InvalidQuery(
+                f"pairs are a file, or a list of mmsearch.evaluation.pairs.Pair, not {shown(pair)}"
+            )
+    return pairs
+
+
+def _checked(given: Any) -> dict[str, Any]:
+    """Settings of a search by name, each of which is known and has a valid value."""
+    try:
+        settings = dict(given or {})
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(
+            f"settings are values by name, such as {{'lexical': False}}, not {shown(given)}; "
+            "parse_settings reads them from text"
+        ) from error
+    if "k" in settings:
+        raise InvalidOption("an evaluation has no setting k: how many ranks count is its depth")
+    for name in settings:
+        if name not in declared():
+            known = ", ".join(name for name in declared() if name != "k")
+            raise InvalidOption(f"there is no setting {shown(name)}; there is: {known}")
+    settings_of(settings)
+    return settings
 
 
 def _rankings(
