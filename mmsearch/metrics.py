@@ -90,7 +90,9 @@ def ndcg(ranking: Sequence[Hashable], relevant: Relevant, k: int) -> float:
     _check_distinct(ranking)
     gains = _gains(relevant)
     best = sorted(gains.values(), reverse=True)
-    return _dcg([gains.get(item, 0.0) for item in ranking[:k]]) / _dcg(best[:k])
+    unit = best[0]  # of gains of any size, sums stay in range
+    found = _dcg([gains.get(item, 0.0) / unit for item in ranking[:k]])
+    return found / _dcg([gain / unit for gain in best[:k]])
 
 
 def r_precision(ranking: Sequence[Hashable], relevant: Relevant) -> float:

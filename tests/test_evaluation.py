@@ -134,7 +134,9 @@ def test_progress_ends_at_the_number_of_queries(library, monkeypatch):
 # Which files are meant
 
 
-@pytest.mark.parametrize("way", ["absolute", "beside the pairs", "below a source", "bare", "link"])
+@pytest.mark.parametrize(
+    "way", ["absolute", "beside the pairs", "below a source", "bare", "link", "backslashes"]
+)
 def test_a_file_is_found_however_it_is_named(library, photos, tmp_path, way):
     folder, name = tmp_path, "deep/blue.png"
     if way == "absolute":
@@ -143,6 +145,8 @@ def test_a_file_is_found_however_it_is_named(library, photos, tmp_path, way):
         folder, name = photos / "deep", "blue.png"
     elif way == "bare":
         name = "blue.png"
+    elif way == "backslashes":
+        name = "deep\\blue.png"
     elif way == "link":
         folder = tmp_path / "linked"
         folder.symlink_to(photos)
@@ -263,9 +267,10 @@ def test_a_picture_may_be_right_for_itself(library, photos):
 
 
 def test_an_example_need_not_be_in_the_index(library, photos, tmp_path):
-    paint(tmp_path / "asks.png", "blue")
-    pairs = pairs_file(tmp_path, ("image", "file"), ("asks.png", "blue.png"))
-    assert evaluate(library, pairs)["image→image"].outcomes[0].rank == 1
+    paint(tmp_path / "more" / "asks.png", "blue")
+    for name in ("more/asks.png", "more\\asks.png"):
+        pairs = pairs_file(tmp_path, ("image", "file"), (name, "blue.png"))
+        assert evaluate(library, pairs)["image→image"].outcomes[0].rank == 1
 
 
 def test_an_example_that_is_gone_or_damaged_leaves_out_its_query_alone(library, tmp_path):

@@ -135,6 +135,11 @@ def test_r_counts_the_items_with_a_gain_and_the_gains_themselves_make_no_differe
     assert average_precision_at_r(["c", "a"], gains) == 1 / 4
 
 
+@pytest.mark.parametrize("unit", [1e308, 5e-324])
+def test_ndcg_takes_gains_of_any_size(unit):
+    assert ndcg(["x", "a", "b"], dict.fromkeys("abc", unit), k=3) == ndcg(["x", "a", "b"], "abc", 3)
+
+
 def test_an_id_with_no_gain_is_not_relevant():
     assert reciprocal_rank(["a", "b"], {"a": 0, "b": 1}) == 1 / 2
     assert ndcg(["a", "b"], {"a": -1, "b": 1}, k=2) == pytest.approx(1 / log2(3))

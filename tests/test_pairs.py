@@ -112,6 +112,14 @@ def test_a_json_object_names_one_file_several_or_gains(tmp_path, row, right):
     assert read(tmp_path, "p.jsonl", json.dumps(row)) == {words("a dog"): right}
 
 
+def test_the_number_of_a_caption_is_no_part_of_the_name(tmp_path):
+    text = "a.jpg#0\ta dog\na.jpg#1\ta pup\nb.jpg#0\ta dog\n"
+    found = read(tmp_path, "c.tsv", text, ["file", "query"])
+    assert found == {words("a dog"): {"a.jpg": 1, "b.jpg": 1}, words("a pup"): {"a.jpg": 1}}
+    row = {"query": "a dog", "relevant": {"a.jpg#0": 1, "a.jpg#1": 3, "a.jpg#2": 2}}
+    assert read(tmp_path, "p.jsonl", json.dumps(row)) == {words("a dog"): {"a.jpg": 3}}
+
+
 def test_a_json_object_may_ask_by_example(tmp_path):
     rows = [{"image": "q.jpg", "relevant": "a.jpg"}, {"audio": "q.wav", "relevant": "a.jpg"}]
     found = read(tmp_path, "p.jsonl", "\n".join(map(json.dumps, rows)))

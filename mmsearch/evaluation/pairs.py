@@ -11,7 +11,7 @@ from typing import Any, get_args
 from mmsearch.errors import InvalidCaptions, InvalidOption, InvalidQuery
 from mmsearch.filters.values import shown
 from mmsearch.home import path_text
-from mmsearch.media.captions import CAPTION_COLUMNS
+from mmsearch.media.captions import CAPTION_COLUMNS, without_number
 from mmsearch.media.tables import Table, without_surrogates
 from mmsearch.search.planning import parts_of
 from mmsearch.types import Modality, Part, Query
@@ -109,7 +109,7 @@ def read_pairs(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     several of them are filled, the parts are added up. A column `modality` gives the modality of
     each `query`, `gain` the gain of the file, else 1. Without a header there are two columns, a
     query in words and a file. A JSON object has the same keys, and in "relevant" one name,
-    several, or an object of names and gains.
+    several, or an object of names and gains. `photo.jpg#0` means `photo.jpg`.
 
     Args:
         path: The file.
@@ -207,7 +207,10 @@ def _row(columns: _Columns, values: Sequence[Any]) -> _Row:
         gain = 1 if columns.gain is None or values[columns.gain] is None else values[columns.gain]
         names = relevant if isinstance(relevant, list) else [relevant]
         relevant = {name: gain for name in names if name is not None}
-    gains = {_plain(name): _gain(gain) for name, gain in relevant.items()}
+    gains: dict[str, float] = {}
+    for written, gain in relevant.items():
+        name = without_number(_plain(written))
+        gains[name] = max(_gain(gain), gains.get(name, 0.0))
     if not parts:
         raise ValueError("the query is missing")
     if values[columns.file] is None:

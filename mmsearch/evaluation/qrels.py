@@ -226,8 +226,8 @@ class _Builder:
         items = self._resolver.find(name, folder)
         if len(items) == 1:
             return items[0].path, items[0].id
-        path = os.path.join(os.path.abspath(folder), name)
-        return (path if not items and os.path.isfile(path) else None), None
+        paths = (os.path.join(os.path.abspath(folder), path) for path in _written(name))
+        return (None if items else next(filter(os.path.isfile, paths), None)), None
 
     def _matching(self, part: Part, folder: str) -> list[ItemRef]:
         """The items that hold the words of a query, or the item that is its example."""
@@ -327,7 +327,9 @@ class ItemResolver:
         roots = [root for source in collection.status()["sources"] for root in spellings(source)]
         self._tops = {one: [*spellings(one or os.curdir), *roots] for one in folders}
         self._by_path: dict[str, ItemRef] = {}
-        self._by_name: dict[str, list[ItemRef]] = {_base(name): [] for name in names}
+        self._by_name: dict[str, list[ItemRef]] = {
+            _base(path): [] for name in names for path in _written(name)
+        }
         self._by_text: dict[str, list[ItemRef]] = {_words(text): [] for text in texts}
         for item in collection.items:
             self.size += 1
@@ -346,14 +348,20 @@ class ItemResolver:
                 without a folder may also be that of a file anywhere in the index.
             folder: The folder of the file that `name` was read from.
         """
-        for top in self._tops[folder]:
-            if found := self._by_path.get(normal_path(os.path.join(top, name))):
-                return [found]
+        for path in _written(name):
+            for top in self._tops[folder]:
+                if found := self._by_path.get(normal_path(os.path.join(top, path))):
+                    return [found]
         return self._by_name[normal_path(name)] if os.path.basename(name) == name else []
 
     def with_text(self, text: str) -> list[ItemRef]:
         """The items that hold a text word for word, by id; white space makes no difference."""
         return sorted(self._by_text[_words(text)], key=lambda ref: ref.id)
+
+
+def _written(name: str) -> tuple[str, ...]:
+    """A path as it stands, and if it has backslashes, as Windows would read it."""
+    return (name, name.replace("\\", "/")) if "\\" in name else (name,)
 
 
 def _base(path: str) -> str:

@@ -37,7 +37,7 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     table = Table.read(path, "captions", InvalidCaptions)
     found: dict[str, list[str]] = {}
     for line, written, captions in _json_rows(table) if table.is_json else _rows(table):
-        name = _CAPTION_NUMBER.sub(r"\1", written.strip())
+        name = without_number(written.strip())
         if not name:
             raise table.error(line, "the file name is missing")
         captions_of_file = found.setdefault(name, [])
@@ -46,6 +46,11 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
             if text and text not in captions_of_file:
                 captions_of_file.append(text)
     return found
+
+
+def without_number(name: str) -> str:
+    """`photo.jpg` for `photo.jpg#0`, as data sets number the captions of a photo."""
+    return _CAPTION_NUMBER.sub(r"\1", name)
 
 
 class CaptionFile:
