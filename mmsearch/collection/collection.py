@@ -499,7 +499,8 @@ class Collection:
     def search_vectors(self, queries: ArrayLike, settings: Settings) -> list[list[Hit]]:
         """`search` for queries that are encoded already: vectors (n, dim) of `encoder`.
 
-        They are brought to unit length.
+        They are brought to unit length. As neither their words nor the modality of what they were
+        made of is known, `combine`, `lexical` and `hubness` make no difference.
 
         Raises:
             InvalidQuery: they are not numbers of this shape, or a row is all zeros or not finite.
@@ -508,7 +509,11 @@ class Collection:
 
     @by_path(Settings)
     def similar(self, path: str | os.PathLike[str], settings: Settings) -> list[Hit]:
-        """Items that resemble a file, the file itself left out; it need not be in the index."""
+        """Items that resemble a file, the file itself left out; it need not be in the index.
+
+        A file is a query of one part, and no words are looked up: `combine` and `lexical` make no
+        difference.
+        """
         return self._searcher().similar(path_text(path), settings)
 
     def _searcher(self) -> Searcher:
