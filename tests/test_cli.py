@@ -4,17 +4,23 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer.main
 from conftest import ToyEncoder, paint
 from typer.testing import CliRunner
 
 from mmsearch.cli.app import app
 from mmsearch.collection import opening
+from mmsearch.encoders import Runtime
+from mmsearch.encoders.family import SingleModel
+from mmsearch.encoders.registry import REGISTRY
 
 runner = CliRunner()
 
@@ -252,6 +258,10 @@ def test_remove_takes_files_out(folder):
     assert "red.png" not in run("query", "red", "-f").stdout
 
 
+def test_several_files_are_taken_out_at_once(folder):
+    assert "removed 2" in run("remove", str(folder / "red.png"), str(folder / "sea.txt")).stderr
+
+
 def test_an_index_goes_by_name_or_by_folder(toy, photos, tmp_path, monkeypatch):
     run("index", str(photos), "-i", "holiday")
     assert (tmp_path / "home" / "holiday" / "catalog.db").is_file()
@@ -333,3 +343,159 @@ def test_a_command_imports_no_module_of_other_commands():
     own = {f"mmsearch.cli.{name}" for name in ("app", "console", "contents", "options", "render")}
     assert set(done.stderr.split()) == own
     assert "Show what an index holds" in done.stdout
+
+
+# ---------------------------------------------------------------------- options of many commands
+
+COMMANDS = (
+    "index .",
+    "query red",
+    "similar red.png",
+    "list",
+    "status",
+    "errors",
+    "remove red.png",
+    "relocate moved .",
+    "describe red.png",
+    "tag red",
+    "duplicates",
+    "eval pairs.tsv",
+    "import v.npy --model toy",
+    "export out --format npy",
+    "doctor",
+    "backup copy",
+)
+"""Each command that takes an index, except `watch`, with what it needs beside it."""
+
+SHOW_PROGRESS = (
+    "index .",
+    "tag red",
+    "duplicates",
+    "eval pairs.tsv",
+    "import v.npy --model toy",
+    "export out --format npy --overwrite",
+    "models pull toy",
+)
+"""Each command that shows progress, except `watch`."""
+
+RUN_MODELS = ("index .", "query red", "eval pairs.tsv")
+"""Each command that can be told what its models run on."""
+
+
+@pytest.fixture
+def inputs(toy: ToyEncoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with what COMMANDS name, and an index of it that is not the default one."""
+    paint(photos / "crimson.png", "red", (41, 30))
+    (photos / "pairs.tsv").write_text("red\tred.png\n")
+    np.save(photos / "v.npy", np.eye(2, 8, dtype=np.float32))
+    monkeypatch.chdir(photos)
+    run("index", ".", "-i", str(tmp_path / "idx"))
+    return tmp_path / "idx"
+
+
+def flags() -> dict[str, list[list[str]]]:
+    """By command, the ways to write each of its flags."""
+    found = {}
+    commands = dict(typer.main.get_command(app).commands)
+    commands |= {f"models {name}": one for name, one in commands["models"].commands.items()}
+    for name, command in commands.items():
+        options = [one for one in command.params if one.opts[0].startswith("-")]
+        found[name] = [[*one.opts, *one.secondary_opts] for one in options]
+    return found
+
+
+def command_of(words: str) -> str:
+    """The command of a line, with the second word of `models pull` and its like."""
+    return max((name for name in flags() if f"{words} ".startswith(f"{name} ")), key=len)
+
+
+@pytest.mark.parametrize(
+    ("flag", "tested"),
+    [
+        ("--index", [*COMMANDS, "watch"]),
+        ("--quiet", [*SHOW_PROGRESS, "watch"]),
+        ("--runtime", RUN_MODELS),
+        ("--device", RUN_MODELS),
+        ("--precision", [*RUN_MODELS, "models export"]),
+    ],
+)
+def test_a_flag_of_many_commands_is_tested_on_each(flag, tested):
+    having = {name for name, some in flags().items() if any(flag in one for one in some)}
+    assert {command_of(words) for words in tested} == having
+
+
+def test_each_flag_is_tried_in_a_test():
+    tests = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")]
+    tried = set(re.findall(r"(?<![\w-])--?[a-z0-9][a-z0-9-]*", "\n".join(tests)))
+    for name, some in flags().items():
+        untried = [one for one in some if tried.isdisjoint(one)]
+        assert not untried, name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_works_on_the_index_that_is_named(inputs, tmp_path, command):
+    if command.startswith("relocate"):
+        (tmp_path / "photos").rename(tmp_path / "moved")
+        command = f"relocate ../photos {tmp_path / 'moved'}"
+    run(*command.split(), "-i", str(inputs))
+    assert not (tmp_path / "home" / "default").exists()
+
+
+@pytest.mark.parametrize("command", SHOW_PROGRESS)
+def test_progress_is_shown_unless_it_is_to_be_quiet(inputs, monkeypatch, command):
+    def pull(name: str, progress) -> str:
+        progress(1, 2)
+        return name
+
+    monkeypatch.setattr("mmsearch.encoders.registry.pull", pull)
+    monkeypatch.setattr("mmsearch.cli.console.SECONDS_A_LINE", 0.0)
+    where = [] if command.startswith("models") else ["-i", str(inputs)]
+    assert "[00:00" in run(*command.split(), *where).stderr
+    assert "[00:00" not in run(*command.split(), *where, "-q").stderr
+
+
+class Recording(SingleModel):
+    """The toy encoder, and what it was to run on each time that it was loaded."""
+
+    has_runtimes = True
+
+    def __init__(self) -> None:
+        super().__init__("toy", ToyEncoder)
+        self.told: list[Runtime] = []
+
+    def load(self, name: str, how: Runtime) -> ToyEncoder:
+        self.told.append(how)
+        return ToyEncoder()
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch, inputs: Path) -> Recording:
+    family = Recording()
+    monkeypatch.setitem(REGISTRY, "toy", family)
+    return family
+
+
+@pytest.mark.parametrize("command", RUN_MODELS)
+@pytest.mark.parametrize(
+    ("flags", "how"),
+    [
+        ("--runtime onnx", Runtime(runtime="onnx")),
+        ("--device cuda", Runtime(device="cuda")),
+        ("--precision int8", Runtime(precision="int8")),
+    ],
+)
+def test_models_run_as_each_command_is_told(recording, inputs, command, flags, how):
+    paint(Path("white.png"), "white")
+    run(*command.split(), *flags.split(), "-i", str(inputs))
+    assert set(recording.told) == {how}
+
+
+def test_a_model_is_exported_in_the_precision_that_is_named(recording):
+    run("models", "export", "toy", "--precision", "int8")
+    assert recording.told == [Runtime("onnx", precision="int8")]
+
+
+def test_an_exported_model_is_checked_on_the_photos_that_are_named(recording, photos):
+    said = run("models", "export", "toy", "--photos", str(photos / "deep")).stderr
+    assert said == "toy: both towers are ready, checked on 1 photos\n"
+    assert "the text tower is ready" in run("models", "export", "toy").stderr

@@ -410,6 +410,11 @@ def test_the_exit_code_is_1_if_something_is_wrong_and_0_once_it_is_repaired(inde
     assert [line for line in done.stdout.splitlines() if line.startswith("repaired")]
 
 
+def test_as_many_vectors_are_checked_closely_as_is_asked_for(index):
+    done = CliRunner().invoke(app, ["doctor", "--sample", "2", "-i", str(index)])
+    assert "; 2 checked closely" in done.stdout
+
+
 def test_indexes_missing_after_a_killed_import_are_a_note_and_rebuilt_by_a_repair(index):
     run(index, "DROP INDEX metadata_by_value")
     (found,) = [one for one in examine(index) if one.check == "filters"]

@@ -279,6 +279,22 @@ def test_paths_are_those_of_the_copies_alone(indexed, photos):
     assert found == [str(photos / "red.png"), str(photos / "small red.jpg"), ""]
 
 
+def test_json_lines_are_the_groups_of_the_array(indexed):
+    groups = json.loads(run("-i", indexed, "--json").stdout)
+    assert list(map(json.loads, run("-i", indexed, "--jsonl").stdout.splitlines())) == groups
+
+
+def test_paths_are_a_path_a_line(indexed):
+    expected = run("-i", indexed, "-0").stdout.replace("\0", "\n")
+    assert run("-i", indexed, "-f").stdout == expected
+
+
+@pytest.mark.parametrize("flags", [["--same"], ["--threshold", "1"]])
+def test_what_is_only_like_another_is_left_out_when_that_is_asked_for(indexed, flags):
+    rows = [line.split("\t") for line in run("-i", indexed, *flags).stdout.splitlines()]
+    assert [row[1] for row in rows] == ["keep", "same"]
+
+
 def test_nothing_is_deleted_and_it_says_so(indexed, photos):
     before = sorted(photos.rglob("*"))
     assert "nothing was deleted" in run("-i", indexed).stderr

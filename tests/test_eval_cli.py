@@ -95,6 +95,25 @@ def test_the_columns_of_a_captions_file_can_be_named(folder):
     assert run("captions.tsv", "--columns", "file,query").stdout.startswith("text→image")
 
 
+def test_each_file_searches_for_its_texts_too_if_both_directions_are_asked_for(folder):
+    for name in ("red", "green"):
+        (folder / f"{name}.txt").write_text(f"{name} wall")
+    assert runner.invoke(app, ["index", "."]).exit_code == 0
+    (folder / "pairs.tsv").write_text("red wall\tred.png\ngreen wall\tgreen.png\n")
+    found = json.loads(run("pairs.tsv", "--direction", "both", "--json").stdout)
+    assert [one["direction"] for one in found["directions"]] == ["text→image", "image→text"]
+
+
+def test_only_ranks_down_to_the_depth_count(folder):
+    (folder / "pairs.tsv").write_text("red\tgreen.png\n")
+    ranks = []
+    for depth in ([], ["-k", "1"], ["--depth", "1"]):
+        found = json.loads(run("pairs.tsv", *depth, "--json", "--per-query").stdout)
+        ranks.append(found["directions"][0]["per_query"][0]["rank"])
+    assert ranks[0] > 1
+    assert ranks[1:] == [None, None]
+
+
 def test_what_is_not_in_the_index_is_told_apart_from_the_figures(folder):
     (folder / "pairs.tsv").write_text("red\tred.png\nred\tgone.png\npink\tpink.png\n")
     result = run("pairs.tsv")

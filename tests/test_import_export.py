@@ -442,6 +442,23 @@ def test_list_as_json_is_json_however_few_there_are(run: Any, limit: str, number
     assert len(json.loads(run("list", "--json", "--limit", limit).stdout)) == number
 
 
+def test_list_prints_the_form_that_is_asked_for(run: Any):
+    rows = json.loads(run("list", "--json").stdout)
+    assert list(map(json.loads, run("list", "--jsonl").stdout.splitlines())) == rows
+    paths = [os.fsencode(row["path"]) for row in rows]
+    for flag, end in (("-f", b"\n"), ("--paths", b"\n"), ("-0", b"\0"), ("--null", b"\0")):
+        assert run("list", flag).stdout_bytes == b"".join(path + end for path in paths)
+    assert run("list", "--tsv").stdout == run("list").stdout
+    assert run("list", "--tsv", "--json").exit_code == 2
+
+
+@pytest.mark.parametrize("conditions", [("stars > 1", "stars < 3"), ("stars < 3", "stars > 1")])
+def test_list_and_export_leave_what_passes_every_condition(run: Any, conditions: tuple[str, str]):
+    where = [word for condition in conditions for word in ("-w", condition)]
+    assert run("list", "-0", *where).stdout_bytes == "é/".encode() + b"\xff.jpg\0"
+    assert "exported items: 1," in run("export", "out", "--format", "npy", *where).stderr
+
+
 def test_list_tells_when_nothing_passes(run: Any):
     done = run("list", "-w", "stars > 9")
     assert (done.exit_code, done.stdout) == (1, "")
@@ -452,6 +469,48 @@ def test_export_and_import_from_the_command_line(run: Any):
     assert run("import", "out", "-i", "./copy").exit_code == 0
     listed = run("list", "-0", "-i", "./copy").stdout_bytes.split(b"\0")
     assert listed == ["é/".encode() + b"\xff.jpg", b"https://x.org/1.jpg", b""]
+
+
+def test_several_files_of_vectors_are_imported_each_with_its_own_beside_it(run: Any):
+    for name, number in (("a", 2), ("b", 3)):
+        np.save(f"{name}.npy", unit(number))
+        np.save(f"{name}-texts.npy", unit(number, seed=1))
+        rows = [{"path": f"{name}{row}.jpg", "caption": f"{name} {row}"} for row in range(number)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metadata = ["--metadata", "a.jsonl", "--metadata", "b.jsonl"]
+    texts = ["--text-vectors", "a-texts.npy", "--text-vectors", "b-texts.npy"]
+    run("import", "a.npy", "b.npy", *metadata, *texts, "-i", "./two")
+    listed = run("list", "-f", "-i", "./two").stdout.split()
+    assert listed == ["a0.jpg", "a1.jpg", "b0.jpg", "b1.jpg", "b2.jpg"]
+    status = json.loads(run("status", "--json", "-i", "./two").stdout)
+    assert status["vectors"] == {"image": 5, "text": 5}
+
+
+def test_imported_vectors_are_of_the_facet_that_is_named(run: Any):
+    run("import", "v.npy", "--facet", "audio", "-i", "./sounds")
+    assert json.loads(run("status", "--json", "-i", "./sounds").stdout)["vectors"] == {"audio": 4}
+
+
+def test_imported_rows_are_the_files_of_their_root(run: Any, photos: Path):
+    np.save("one.npy", np.eye(1, 8, dtype=np.float32))
+    Path("one.jsonl").write_text('{"path": "deep/blue.png"}\n')
+    beside = ["--metadata", "one.jsonl", "--model", "toy", "-i", "./rooted"]
+    run("import", "one.npy", *beside, "--root", str(photos))
+    assert run("list", "-f", "-i", "./rooted").stdout == f"{photos}/deep/blue.png\n"
+
+
+def test_without_vectors_an_export_is_of_items_alone(run: Any):
+    run("export", "out", "--format", "npy", "--no-vectors")
+    assert [path.name for path in Path("out").iterdir()] == ["items.jsonl"]
+
+
+def test_the_vectors_of_the_model_that_is_named_are_exported(run: Any, photos: Path):
+    run("index", str(photos), "-i", "./photos-index")
+    run("index", "--model", "second", "-i", "./photos-index")
+    for name, space in (("new", []), ("old", ["--space", "toy"])):
+        run("export", name, "--format", "npy", *space, "-i", "./photos-index")
+    new, old = (np.load(f"{name}/vectors.npy") for name in ("new", "old"))
+    np.testing.assert_array_equal(old[:, ::-1], new)
 
 
 def test_a_query_that_is_encoded_already_is_asked_by_its_file(run: Any):

@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ToyEncoder
+from conftest import Ear, Preferred, ToyEncoder, paint, tone
+from test_image import tagged
 from typer.testing import CliRunner
 
+import mmsearch
 from mmsearch.cli.app import app
+from mmsearch.cli.render import FORMATS, as_json
+from mmsearch.encoders.family import SingleModel
+from mmsearch.encoders.registry import REGISTRY
+from mmsearch.types import Query
 
 
 def run(*words: str, code: int = 0):
@@ -26,26 +32,69 @@ def folder(toy: ToyEncoder, photos: Path, tmp_path: Path) -> Path:
     return photos
 
 
-def names(*words: str) -> set[str]:
-    return {Path(line).name for line in run("query", "red", "-f", *words).stdout.splitlines()}
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory):
+    """Photos, a text and a sound that each filter tells apart, indexed by two models."""
+    folder = tmp_path_factory.mktemp("search") / "album"
+    place = {1: "N", 2: (48.0, 12.0, 0.0), 3: "E", 4: (16.0, 22.0, 0.0)}
+    exif = tagged(main={0x0110: "Pentax K1000"}, exif={0x9003: "1999:12:31 12:00:00"}, gps=place)
+    paint(folder / "old.jpg", "red", (20, 20), exif=exif)
+    paint(folder / "red.png", "red")
+    paint(folder / "green.png", "green")
+    paint(folder / "deep" / "blue.png", "blue")
+    for name in ("old", "red"):
+        (folder / f"{name}.txt").write_text("a red wall")
+    (folder / "sea.txt").write_text("blue sea")
+    tone(folder / "low.wav", "low")
+    stars = folder.parent / "stars.csv"
+    stars.write_text("file,stars\nred.png,5\ngreen.png,2\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(REGISTRY, "toy", Preferred("toy", ToyEncoder))
+        patch.setitem(REGISTRY, "ear", SingleModel("ear", Ear))
+        patch.setenv("MMSEARCH_HOME", str(folder.parent / "home"))
+        patch.delenv("MMSEARCH_INDEX", raising=False)
+        models = ["--model", "toy", "--model", "ear"]
+        run("index", str(folder), *models, "--metadata", str(stars))
+        run("tag", "red", "--in", "image", "--min-confidence", "0.999")
+        run("tag", "white", "--in", "image", "--min-confidence", "0")
+        yield folder
 
 
+PHOTOS = {"old.jpg", "red.png", "green.png", "blue.png"}
+
+
+@pytest.mark.parametrize("command", ["query", "similar"])
 @pytest.mark.parametrize(
     ("flags", "passing"),
     [
-        (["--where", "stars > 3"], {"red.png"}),
-        (["--where", "stars"], {"red.png", "green.png"}),
-        (["--where", "stars", "--where", "stars < 3"], {"green.png"}),
-        (["--path", "*.txt"], {"sea.txt"}),
-        (["--path", "deep"], {"blue.png"}),
-        (["--modality", "image"], {"red.png", "green.png", "blue.png"}),
-        (["--has", "text"], {"sea.txt"}),
-        (["--min-size", "40x30"], {"red.png", "green.png", "blue.png"}),
-        (["--after", "2000", "--path", "red*"], {"red.png"}),
+        ("--where stars>3", {"red.png"}),
+        ("--where stars", {"red.png", "green.png"}),
+        ("--where stars -w stars<3", {"green.png"}),
+        ("-w stars<3 -w stars", {"green.png"}),
+        ("--path *.txt", {"sea.txt"}),
+        ("--path deep", {"blue.png"}),
+        ("--path deep --path red*", {"blue.png", "red.png"}),
+        ("--modality image", PHOTOS),
+        ("--modality image --modality text", {*PHOTOS, "sea.txt"}),
+        ("--modality text,image", {*PHOTOS, "sea.txt"}),
+        ("--has text", {"sea.txt"}),
+        ("--has caption", {"old.jpg", "red.png"}),
+        ("--has caption --has gps", {"old.jpg"}),
+        ("--has gps --has caption", {"old.jpg"}),
+        ("--min-size 40x30", PHOTOS - {"old.jpg"}),
+        ("--after 2000 --modality image", PHOTOS - {"old.jpg"}),
+        ("--before 2000", {"old.jpg"}),
+        ("--camera pentax", {"old.jpg"}),
+        ("--near 48.2,16.37,10", {"old.jpg"}),
+        ("--tag red", {"old.jpg", "red.png"}),
+        ("--tag red --tag white", {"old.jpg", "red.png"}),
+        ("--tag white --tag red", {"old.jpg", "red.png"}),
     ],
 )
-def test_a_filter_leaves_just_what_passes(folder, flags, passing):
-    assert names(*flags) == passing
+def test_a_filter_leaves_just_what_passes(album, tmp_path, command, flags, passing):
+    what = "red" if command == "query" else str(paint(tmp_path / "example.png", "red"))
+    said = run(command, what, "--in", "image,text", "-f", *flags.split()).stdout
+    assert {Path(line).name for line in said.splitlines()} == passing
 
 
 def test_metadata_of_the_users_comes_back_with_the_hit(folder):
@@ -73,11 +122,63 @@ def test_the_shell_says_when_there_is_no_good_match(folder, monkeypatch, poor):
     assert piped.stdout.startswith("1\t")
 
 
-def test_a_table_explains_each_hit_when_asked(folder):
-    shown = run("query", "blue", "--table", "--explain").stdout
+@pytest.mark.parametrize("command", ["query", "similar"])
+def test_a_table_explains_each_hit_when_asked(album, command):
+    what = "blue" if command == "query" else str(album / "red.png")
+    shown = run(command, what, "--table", "--explain").stdout
     assert "stands out" in shown
-    assert "words" in shown
-    assert "stands out" not in run("query", "blue", "--table").stdout
+    assert ("words" in shown) is (command == "query")
+    assert "stands out" not in run(command, what, "--table").stdout
+
+
+@pytest.mark.parametrize("command", ["query", "similar"])
+@pytest.mark.parametrize(
+    ("flag", "form"),
+    [
+        ("--json", "json"),
+        ("--jsonl", "jsonl"),
+        ("--csv", "csv"),
+        ("--tsv", "tsv"),
+        ("--table", "table"),
+        ("--paths", "paths"),
+        ("-f", "paths"),
+        ("--null", "paths0"),
+        ("-0", "paths0"),
+    ],
+)
+def test_hits_are_printed_in_the_form_that_is_asked_for(album, monkeypatch, command, flag, form):
+    example = str(album / "red.png")
+    with mmsearch.open() as library:
+        hits = library.search("red", k=2) if command == "query" else library.similar(example, k=2)
+    monkeypatch.setattr("mmsearch.cli.search.terminal", lambda: form != "table")
+    shown = run(command, "red" if command == "query" else example, "-k", "2", flag).stdout
+    assert shown.removeprefix("no good match; nearest:\n") == FORMATS[form](hits)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_every_part_of_a_query_counts_with_its_weight(album, number):
+    photos = [str(album / "red.png"), str(album / "deep" / "blue.png")][:number]
+    words = ["red", "-k", "9", "--in", "image", "--json"]
+    query = Query.text("red")
+    for text, weight in (("green", 2), ("blue", 0.5))[:number]:
+        words += ["--text", f"{weight}:{text}"]
+        query += Query.text(text, weight)
+    for photo in photos:
+        words += ["--image", photo]
+        query += Query.image(photo)
+    for text, weight in (("white", 0.3), ("blue", 0.2))[:number]:
+        words += ["--not", f"{weight}:{text}"]
+        query -= Query.text(text, weight)
+    with mmsearch.open() as library:
+        hits = library.search(query, k=9, target="image")
+    assert run("query", *words).stdout == as_json(hits)
+
+
+def test_sounds_are_searched_by_all_sounds_that_are_given(album, tmp_path):
+    low, high = (str(tone(tmp_path / f"{pitch}.wav", pitch)) for pitch in ("low", "high"))
+    with mmsearch.open() as library:
+        hits = library.search(Query.audio(low) + Query.audio(high))
+    assert run("query", "--audio", low, "--audio", high, "--json").stdout == as_json(hits)
 
 
 def test_words_are_not_looked_up_when_that_is_off(folder):
@@ -86,8 +187,9 @@ def test_words_are_not_looked_up_when_that_is_off(folder):
 
 
 def test_weights_decide_between_facets(folder):
-    first = json.loads(run("query", "blue", "--weight", "text=0", "--json").stdout)[0]
-    assert first["modality"] == "image"
+    for weights, kind in (("", "text"), ("--weight text=0 --weight words=0", "image")):
+        first = json.loads(run("query", "blue sea", *weights.split(), "--json").stdout)[0]
+        assert first["modality"] == kind
 
 
 @pytest.mark.parametrize("flags", [["--lexical", "maybe"], ["--weight", "text"], ["--near", "x"]])

@@ -11,11 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from conftest import paint
+from PIL import Image
 from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch.cli.app import app
+from mmsearch.cli.render import as_json
 from mmsearch.errors import InvalidOption
 from mmsearch.evaluation import parse_settings
 from mmsearch.search.ranking import DEPTH
@@ -145,3 +149,128 @@ def test_every_setting_that_eval_takes_is_documented():
 def test_the_documentation_has_the_depth_of_rankings_as_it_is():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert f"Rankings go down to {DEPTH} items" in " ".join(text.split())
+
+
+# ---------------------------------------------------------------------- each setting takes effect
+
+TEXTS = ["a red square", "green grass"]
+QUERY = mmsearch.Query.text(TEXTS[0]) + mmsearch.Query.text(TEXTS[1])
+FUSED = {"target": ["image", "text"]}
+
+CHANGES: dict[str, tuple[Any, str]] = {
+    "k": (2, "-k 2"),
+    "target": ("text", "--in text"),
+    "combine": ("late", "--combine late"),
+    "spans": (True, "--spans"),
+    "where": ({"modality": "image"}, "--modality image"),
+    "rerank": ("diverse", "--rerank diverse"),
+    "diversity": (1.0, "--diversity 1"),
+    "duplicates": ("collapse", "--duplicates collapse"),
+    "lexical": (False, "--lexical off"),
+    "fusion": ("rrf", "--fusion rrf"),
+    "weights": ({"text": 0.2, "image": 0.5}, "--weight text=0.2 --weight image=0.5"),
+    "hubness": (False, "--hubness off"),
+    "like": ([3, 5], "--like 3 --like 5"),
+    "unlike": ([3, 5], "--unlike 3 --unlike 5"),
+    "min_confidence": (0.5, "--min-confidence 0.5"),
+}
+"""By setting, a value that changes what is found, and the flag that gives it in the shell."""
+
+BESIDE = {"diversity": {"rerank": "diverse"}}
+"""What a setting needs beside it."""
+
+IDLE = {
+    "rank_many": {"spans"},
+    "search_vectors": {"combine", "lexical", "hubness"},
+    "similar": {"combine", "lexical"},
+}
+"""Settings that make no difference to a method, as its docstring says."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, some with captions and one of them twice, and texts."""
+    folder = tmp_path_factory.mktemp("settings") / "pictures"
+    for colour in ("red", "green", "blue", "white"):
+        paint(folder / f"{colour}.png", colour)
+    (folder / "again.png").write_bytes((folder / "red.png").read_bytes())
+    rng = np.random.default_rng(5)
+    for number in range(3):
+        pixels = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((64, 64)).save(folder / f"noise{number}.png")
+    (folder / "blue.txt").write_text("a square of blue")
+    (folder / "noise1.txt").write_text("red and green noise")
+    (folder / "cat.txt").write_text("a cat sleeps on a sofa")
+    passages = f"green grass {'and trees ' * 60}", f"a red square {'on a wall ' * 60}"
+    (folder / "notes.txt").write_text("\n\n".join(passages))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def collection(pictures: Path):
+    with mmsearch.index(pictures, into=pictures.parent / "idx", model="mini") as made:
+        yield made
+
+
+def hits_of(method: str, collection: mmsearch.Collection, example: Path, **settings: Any) -> Any:
+    """What a method of searching finds, of a query or of an example."""
+    if method == "search":
+        return collection.search(QUERY, **settings)
+    if method == "similar":
+        return collection.similar(example, **settings)
+    if method == "search_vectors":
+        vectors = collection.encoder.encode("text", TEXTS[:1])
+        return collection.search_vectors(vectors, **settings)[0]
+    return getattr(collection, method)([QUERY], **settings)[0]
+
+
+@pytest.mark.parametrize(
+    "method", ["search", "search_many", "rank_many", "search_vectors", "similar"]
+)
+@pytest.mark.parametrize("name", declared())
+def test_each_setting_changes_what_each_method_finds(collection, pictures, method, name):
+    value, _ = CHANGES[name]
+    default = FUSED | BESIDE.get(name, {})
+    usual = hits_of(method, collection, pictures / "green.png", **default)
+    changed = hits_of(method, collection, pictures / "green.png", **default | {name: value})
+    assert (changed == usual) is (name in IDLE.get(method, ()))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *(("query", name) for name in declared()),
+        *(("similar", name) for name in declared() if name != "combine"),
+    ],
+)
+def test_each_flag_is_the_setting(collection, pictures, command, name):
+    value, flag = CHANGES[name]
+    settings = FUSED | BESIDE.get(name, {}) | {name: value}
+    given = [] if name == "target" else ["--in", "image,text"]
+    for beside in BESIDE.get(name, {}):
+        given += [declared()[beside].flag, BESIDE[name][beside]]
+    what = [word for text in TEXTS for word in ("--text", text)]
+    if command == "similar":
+        what = [str(pictures / "green.png")]
+    words = [command, *what, *given, *flag.split(), "-i", str(collection.folder), "--json"]
+    shown = json.loads(CliRunner().invoke(app, words).stdout)
+    method = "search" if command == "query" else command
+    expected = hits_of(method, collection, pictures / "green.png", **settings)
+    assert shown == json.loads(as_json(expected))
+
+
+@pytest.mark.parametrize("spans", [False, True])
+def test_just_the_hits_of_the_least_confidence_are_left(collection, spans):
+    hits = collection.search(QUERY, k=50, spans=spans, **FUSED)
+    for least in (0.2, 0.5, 0.9):
+        expected = [hit.id for hit in hits if (hit.confidence or 0.0) >= least]
+        assert 0 < len(expected) < len(hits)
+        left = collection.search(QUERY, k=50, spans=spans, min_confidence=least, **FUSED)
+        assert [hit.id for hit in left] == expected
+
+
+def test_without_diversity_the_hits_come_in_order_of_relevance(collection):
+    settings = {"k": 50, "duplicates": "show", **FUSED}
+    plain = [hit.id for hit in collection.search(QUERY, **settings)]
+    diverse = collection.search(QUERY, rerank="diverse", diversity=0, **settings)
+    assert [hit.id for hit in diverse] == plain

@@ -442,6 +442,32 @@ def test_the_command_says_once_what_changed_and_ends_well_when_asked_to(index, p
     assert done.stderr.count("broken.png") == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to catch")
+def test_the_command_watches_every_folder_and_if_quiet_names_only_problems(index, photos, tmp_path):
+    (photos / "broken.png").write_bytes(b"\x89PNG nothing")
+    more = paint(tmp_path / "more" / "white.png", "white").parent
+
+    def steps() -> None:
+        until(lambda: number_in(index) == 4)
+        paint(more / "blue.png", "blue", (50, 30))
+        until(lambda: number_in(index) == 5)
+
+    done = run_while(steps, str(photos), str(more), "--quiet", "-i", str(index))
+    problem, *others, last = done.stderr.splitlines()
+    assert "broken.png" in problem
+    assert last == "stopped watching; 5 added"
+    assert [line for line in others if not line.startswith("SIGTERM")] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to catch")
+def test_the_command_polls_where_nothing_reports_changes(index, photos, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    words = [str(photos), "-i", str(index)]
+    assert "watch" in CliRunner().invoke(app, ["watch", *words]).stderr
+    done = run_while(lambda: until(lambda: number_in(index) == 3), *words, "--poll")
+    assert done.exit_code == 0
+
+
 # ------------------------------------------------------------------ when what is due
 
 
