@@ -66,6 +66,42 @@ def test_what_was_excluded_stays_out_and_what_is_hidden_in(library, photos):
     assert names(library) == [".hidden.png", "green.png", "red.png"]
 
 
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({"exclude": "green.*"}, {".hidden.png", "blue.png", "red.png", "white.png"}),
+        ({"exclude": ["green.*", "white.*"]}, {".hidden.png", "blue.png", "red.png"}),
+        (
+            {"include_hidden": True},
+            {".hidden.png", "green.png", "red.png", "white.png", ".white.png"},
+        ),
+    ],
+)
+def test_what_to_leave_out_or_take_in_is_set_for_all_folders_by_naming_none(
+    toy, photos, tmp_path, given, left
+):
+    paint(photos / ".hidden.png", "white")
+    for name in ("white", ".white"):
+        paint(tmp_path / "more" / f"{name}.png", "white", (50, 40))
+    with mmsearch.index(photos, tmp_path / "idx", exclude="deep", include_hidden=True) as library:
+        library.add(tmp_path / "more")
+        for keywords in (given, {}):
+            library.add(**keywords)
+            assert set(names(library)) == left
+
+
+def test_paths_stay_known_when_patterns_are_set_for_all_of_them(library, photos):
+    library.add([photos / "deep", photos / "green.png"])
+    roots = [root.path for root in library.catalog.index_roots.all()]
+    library.add(exclude="*.gif")
+    assert [root.path for root in library.catalog.index_roots.all()] == roots
+    library.add(photos)
+    library.add(photos / "deep")
+    roots = [root.path for root in library.catalog.index_roots.all()]
+    library.add(exclude="*.gif")
+    assert [root.path for root in library.catalog.index_roots.all()] == roots
+
+
 def test_a_folder_that_was_excluded_and_then_asked_for_stays(library, photos):
     library.add(photos, exclude="deep")
     library.add(photos / "deep")

@@ -167,7 +167,8 @@ class Collection:
             paths: Folders (searched to any depth) and files; left out, all that was ever indexed.
             captions: A tsv, csv or jsonl file of file names and captions.
             exclude: Shell patterns of names, or of paths below one of `paths`, to leave out; stored
-                with the paths, like the next, for runs without any.
+                with the paths, like the next, for runs without any. Given without paths, each
+                holds for all of them from then on.
             include_hidden: Also files and folders whose names begin with a dot.
             max_megapixels: Larger pictures are refused.
             video: Whether to index videos. For this and the next three, None means as in the last
@@ -220,11 +221,11 @@ class Collection:
             )
             run = IndexRun(index, options, media, caption_file=caption_file, metadata=metadata_file)
             self.report = run.report
+            walk: Any = {"exclude": one_or_several(exclude), "include_hidden": include_hidden}
             if roots is None:
-                scopes = previous_scopes(store, run.report.warnings)
+                scopes = previous_scopes(store, run.report.warnings, **walk)
             else:
-                patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-                scopes = add_scopes(store, roots, patterns, include_hidden=include_hidden)
+                scopes = add_scopes(store, roots, **walk)
             run.run(scopes, progress)
         return run.report
 

@@ -111,17 +111,22 @@ def known_scopes(store: Store) -> list[Scope]:
     return [scope for scope in scopes if os.path.isdir(scope.root)]
 
 
-def previous_scopes(store: Store, warnings: list[str]) -> list[Scope]:
+def previous_scopes(
+    store: Store, warnings: list[str], exclude: Sequence[str] = (), *, include_hidden: bool = False
+) -> list[Scope]:
     """The known scopes, for a user who names none.
 
     Args:
         store: Where they are.
         warnings: What the user should know is added to it.
+        exclude: If there are any, the patterns of all scopes from now on.
+        include_hidden: If True, all scopes take in hidden files from now on.
 
     Raises:
         PathNotFound: nothing was ever indexed.
     """
-    if not store.index_roots.all():
+    roots = store.index_roots.all()
+    if not roots:
         if not len(store):
             raise PathNotFound("nothing was indexed yet: say what, `mmsearch index FOLDER`")
         if store.sources.all():
@@ -129,6 +134,12 @@ def previous_scopes(store: Store, warnings: list[str]) -> list[Scope]:
                 "an index of mmsearch 0.1.0 did not keep what was asked for: name your folders "
                 "once more, `mmsearch index FOLDER...`"
             )
+    changes: dict[str, Any] = {"exclude": tuple(exclude)} if exclude else {}
+    if include_hidden:
+        changes["include_hidden"] = True
+    if changes:
+        # in order of path, so that none is deleted with a folder that it lies in
+        store.index_roots.add([replace(root, **changes) for root in roots])
     return known_scopes(store)
 
 
