@@ -324,6 +324,26 @@ def test_tag_alone_tags_what_is_new(indexed):
     assert json.loads(run("tag", "--json").stdout) == {"red": 2}
 
 
+def test_tag_without_labels_applies_a_confidence_to_those_given_before(indexed):
+    run("tag", "red", "blue", "--min-confidence", str(SURE))
+    assert run("tag", "--min-confidence", "0").stdout == "red\t3\nblue\t3\n"
+    paint(indexed / "crimson.png", "red", (30, 40))
+    run("index")
+    assert json.loads(run("tag", "--json").stdout) == {"red": 4, "blue": 4}
+
+
+def test_tag_without_labels_applies_a_target_to_those_given_before(indexed):
+    tone(indexed / "low.wav", "low")
+    run("index", "--model", "toy", "--model", "ear")
+    run("tag", "low", "--min-confidence", "0")
+    assert run("tag", "--in", "audio").stdout == "low\t1\n"
+    assert run("query", "low", "--tag", "low", "-f").stdout == f"{indexed / 'low.wav'}\n"
+
+
+def test_tag_without_labels_finds_none_to_apply_a_confidence_to(indexed):
+    assert run("tag", "--min-confidence", "0").stdout == ""
+
+
 def test_tag_clear_takes_labels_off(indexed):
     run("tag", "red", "blue", "--min-confidence", str(SURE))
     assert "took off 1" in run("tag", "--clear", "red").stderr

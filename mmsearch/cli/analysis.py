@@ -56,9 +56,9 @@ def tag(
         if clear:
             say(f"took off {library.untag(wanted or None)} tags")
             return
-        if wanted:
+        if wanted or min_confidence is not None or target is not None:
             counts = library.tag(
-                wanted, min_confidence=min_confidence, target=target, progress=progress
+                wanted or None, min_confidence=min_confidence, target=target, progress=progress
             )
         else:
             counts = library.tag_new(progress=progress)

@@ -526,7 +526,7 @@ class Collection:
 
     def tag(
         self,
-        labels: Sequence[str],
+        labels: Sequence[str] | None = None,
         *,
         min_confidence: float | None = None,
         target: str | None = None,
@@ -537,7 +537,8 @@ class Collection:
         A filter on `tag` then finds them. Labels are remembered for `tag_new`.
 
         Args:
-            labels: Words, such as "dog" or "a birthday party".
+            labels: Words, such as "dog" or "a birthday party"; left out, all that were given
+                before, which keep their confidence and target unless these are given.
             min_confidence: The confidence from which an item gets a label; left out, 0.6.
             target: "image" labels by what items show, "audio" by sound; None by both.
             progress: Called with (vectors compared, vectors in all).

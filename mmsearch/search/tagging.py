@@ -49,7 +49,7 @@ class TagLabel:
 
 def tag_items(
     index: OpenIndex,
-    labels: str | Sequence[str],
+    labels: str | Sequence[str] | None,
     *,
     min_confidence: float | None = None,
     target: str | None = None,
@@ -60,17 +60,25 @@ def tag_items(
     Items are tagged again with labels used before; their other tags stay. Of a video or sound, the
     frame or window that fits a label best counts. `Collection.tag` describes the arguments.
     """
-    if min_confidence is None:
-        min_confidence = MIN_CONFIDENCE
-    min_confidence = SHARE.check("min_confidence", min_confidence)
+    changes: dict[str, Any] = {}
+    if min_confidence is not None:
+        changes["min_confidence"] = SHARE.check("min_confidence", min_confidence)
     modalities = tuple(modality for modality in LABELLED if target in (None, modality))
     if not modalities:
         raise UnknownTarget(f"labels are given to {' and '.join(LABELLED)}, not to {target!r}")
-    tags = [TagLabel(label, min_confidence, modalities) for label in checked_labels(labels)]
+    if target is not None:
+        changes["modalities"] = modalities
+    store = index.store
+    if labels is None:
+        given = tag_labels(store)
+    else:
+        given = [TagLabel(label, MIN_CONFIDENCE, LABELLED) for label in checked_labels(labels)]
+    if not given:
+        return {}
+    tags = [replace(tag, **changes) for tag in given]
     if not label_spaces(index.serving(), modalities):
         missing = "pictures or sounds" if target is None else f"vectors of {target}"
         raise InvalidOption(f"the index has no {missing} that words can be compared with")
-    store = index.store
     revision = store.state().revision
     counts, tags = _tag(index, tags, progress)
     known = {tag.label: tag for tag in [*tag_labels(store), *tags]}
