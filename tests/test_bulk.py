@@ -388,6 +388,13 @@ def test_a_column_may_be_any_iterable(library: Collection):
     assert [item.metadata["meta"] for item in library.items] == [{"stars": str(n)} for n in "012"]
 
 
+def test_captions_take_the_place_of_those_in_the_metadata(library: Collection):
+    rows = [{"path": path, "caption": "old"} for path in "abc"]
+    library.add_vectors(unit(3), rows, captions=["a rose", ["red", "green"], None])
+    found = {item.path: [text.text for text in item.texts] for item in library.items}
+    assert found == {"a": ["a rose"], "b": ["red", "green"], "c": []}
+
+
 @pytest.mark.parametrize("captions", ["abc", b"abc", 5, {"a": 1}])
 def test_captions_are_a_list(library: Collection, captions: Any):
     with pytest.raises(InvalidOption, match="captions are a list"):

@@ -167,3 +167,31 @@ def test_sounds_stay_when_the_package_that_reads_them_is_gone(toy, tmp_path, mon
         library.add()
         assert names(library) == ["low.wav"]
         assert "mmsearch[av]" in " ".join(library.report.warnings)
+
+
+# ---------------------------------------------------------------------- refresh
+
+
+def test_a_refresh_of_paths_looks_only_at_their_folders(library, photos):
+    library.add(photos)
+    paint(photos / "deep" / "new.png", "white")
+    paint(photos / "other.png", "white", (50, 40))
+    library.refresh([str(photos / "deep" / "new.png")])
+    assert names(library) == ["blue.png", "green.png", "new.png", "red.png"]
+    library.refresh()
+    assert names(library) == ["blue.png", "green.png", "new.png", "other.png", "red.png"]
+
+
+def test_a_refresh_leaves_files_that_are_still_being_written(library, photos):
+    library.add(photos)
+    new = [
+        str(paint(photos / f"{name}.png", "white", (50, 40 + len(name)))) for name in ("a", "bb")
+    ]
+    library.refresh(new, unsettled=new[:1])
+    assert names(library) == ["bb.png", "blue.png", "green.png", "red.png"]
+
+
+def test_a_refresh_tells_how_far_it_is(library, photos):
+    told = []
+    library.refresh(progress=lambda done, total: told.append(done))
+    assert told[-1] == 1

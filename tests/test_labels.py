@@ -172,6 +172,15 @@ def test_new_items_are_given_the_labels_asked_for_before(library, photos):
     assert library.tag_new() == {}
 
 
+def test_tagging_what_is_new_tells_how_far_it_is(library, photos):
+    library.tag("red", min_confidence=SURE)
+    paint(photos / "crimson.png", "red", (30, 40))
+    library.add(photos)
+    told = []
+    library.tag_new(progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (4, 4)
+
+
 def test_a_file_with_other_content_loses_its_old_tags(library, photos):
     library.tag(["red", "blue"], min_confidence=SURE)
     paint(photos / "red.png", "blue", (50, 50))

@@ -249,3 +249,20 @@ def test_a_writer_can_wait_for_another(tmp_path: Path):
     with second.writing("indexing", wait=30):
         pass
     thread.join()
+
+
+def test_a_collection_waits_for_another_writer_as_long_as_it_is_told(toy, photos, tmp_path):
+    with mmsearch.index(photos, tmp_path / "idx") as one, mmsearch.open(tmp_path / "idx") as other:
+        taken = threading.Event()
+
+        def write_a_little() -> None:
+            with one.writing("tagging"):
+                taken.set()
+                time.sleep(0.3)
+
+        thread = threading.Thread(target=write_a_little)
+        thread.start()
+        taken.wait()
+        with other.writing("indexing", wait=30):
+            pass
+        thread.join()
