@@ -69,16 +69,24 @@ def test_every_public_name_is_documented():
                 assert inspect.getdoc(member), f"{name}.{attribute}"
 
 
-def test_an_encoder_runs_on_what_is_asked_for(monkeypatch):
+def test_encoders_run_on_what_is_asked_for(toy, photos, tmp_path, monkeypatch):
     asked = []
 
     class Recording(SingleModel):
+        has_runtimes = True
+
         def load(self, name, how):
             asked.append((name, how))
+            return toy
 
     monkeypatch.setitem(REGISTRY, "toy", Recording("toy", ToyEncoder))
-    mmsearch.load_encoder("toy:x", precision="int8", device="cpu")
-    assert asked == [("toy:x", Runtime(device="cpu", precision="int8"))]
+    how = {"runtime": "onnx", "device": "cuda", "precision": "int8"}
+    mmsearch.load_encoder("toy:x", **how)
+    assert asked == [("toy:x", Runtime(**how))]
+    mmsearch.index(photos, tmp_path / "idx", model="toy", **how).close()
+    with mmsearch.open(tmp_path / "idx", **how) as library:
+        assert library.search("red")
+    assert set(asked[1:]) == {("toy", Runtime(**how))}
     with pytest.raises(mmsearch.MMSearchError, match="auto, fp32, bf16, int8"):
         mmsearch.load_encoder("toy:x", precision="int7")
 
