@@ -49,10 +49,12 @@ def by_av(path: Path, codec: str, wave: Wave, rate: int = 44100) -> Path:
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         track = container.add_stream(codec, rate=rate, layout="mono")
+        suited = av.AudioResampler(track.codec_context.format, "mono", rate)
         for start in range(0, len(wave), 1024):
             frame = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], "fltp", "mono")
             frame.sample_rate, frame.pts = rate, start
-            container.mux(track.encode(frame))
+            for ready in suited.resample(frame):
+                container.mux(track.encode(ready))
         container.mux(track.encode())
     return path
 
@@ -163,6 +165,10 @@ def test_a_long_sound_is_never_held_whole(tmp_path: Path) -> None:
         ("MP3", {}),
         ("AIFF", {}),
         ("OGG", {"subtype": "OPUS"}),
+        ("CAF", {}),
+        ("AU", {}),
+        ("W64", {}),
+        ("RF64", {}),
     ],
 )
 def test_kinds_are_told_by_content_not_by_ending(
@@ -177,7 +183,14 @@ def test_kinds_are_told_by_content_not_by_ending(
 
 
 @pytest.mark.parametrize(
-    ("name", "codec"), [("a.m4a", "aac"), ("a.mp4", "aac"), ("a.mkv", "pcm_f32le")]
+    ("name", "codec"),
+    [
+        ("a.m4a", "aac"),
+        ("a.mp4", "aac"),
+        ("a.mkv", "pcm_f32le"),
+        ("a.ac3", "ac3"),
+        ("a.wv", "wavpack"),
+    ],
 )
 def test_other_sounds_are_read_through_pyav(tmp_path: Path, name: str, codec: str) -> None:
     path = by_av(tmp_path / name, codec, hum(6, 44100))
@@ -192,6 +205,12 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtra, match=r"mmsearch\[av\]"):
         list(windows(path, RATE))
+
+
+def test_without_pyav_a_damaged_header_is_still_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UnreadableFile, match=r"^damaged$"):
+        list(windows(b"RIFF\x24\0\0\0WAVE", RATE))
 
 
 def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
@@ -232,9 +251,7 @@ def zipped() -> bytes:
 
 
 def holding(value: float) -> bytes:
-    wave = hum(1)
-    wave[5] = value
-    return file_of(wave, subtype="FLOAT")
+    return file_of(np.full(RATE, value, np.float32), subtype="FLOAT")
 
 
 BAD = {
@@ -242,8 +259,8 @@ BAD = {
     "a zip": (zipped(), "not a sound"),
     "a text": (b"ffconcat version 1.0\nfile '/etc/passwd'\n", "not a sound"),
     "no samples": (wav(samples=b""), "0 seconds"),
-    "not a number": (holding(np.nan), "damaged"),
-    "infinite": (holding(np.inf), "damaged"),
+    "no number": (holding(np.nan), "damaged"),
+    "nothing finite": (holding(np.inf), "damaged"),
     "one sample a second": (wav(rate=1), "1 samples a second"),
     "too many samples a second": (wav(rate=10**9), "1000000000 samples a second"),
     "many channels": (wav(channels=1000), "1000 channels"),
@@ -321,6 +338,50 @@ def test_a_wav_whose_recorder_never_wrote_its_sizes_is_heard(
     assert probe(bytes(content)).seconds == 3
 
 
+LONG_SIZES = {
+    "none": struct.pack("<QQQ", 0, 0, 0),
+    "none of the samples": struct.pack("<QQQ", 96_152, 0, 48_000),
+    "all ones": b"\xff" * 24,
+}
+
+
+@pytest.mark.parametrize("data", [0, 0xFFFFFFFF])
+@pytest.mark.parametrize("sizes", LONG_SIZES.values(), ids=LONG_SIZES)
+def test_so_is_an_rf64(sizes: bytes, data: int) -> None:
+    content = bytearray(file_of(hum(3), format="RF64"))
+    place = content.index(b"ds64") + 8
+    content[place : place + 24] = sizes
+    struct.pack_into("<I", content, content.index(b"data") + 4, data)
+    assert heard(bytes(content)) == (3, False)
+    assert probe(bytes(content)).seconds == 3
+
+
+@pytest.mark.parametrize("stated", [0, 4000])
+@pytest.mark.parametrize("kind", ["WAV", "RF64"])
+def test_a_header_that_states_only_the_beginning_does_not_end_the_sound(
+    kind: str, stated: int
+) -> None:
+    content = file_of(hum(3), format=kind)
+    picture = b"LIST" + struct.pack("<I", 100_000) + bytes(100_000)
+    place = content.index(b"data")
+    size = struct.pack("<I", stated)
+    assert heard(content[:place] + picture + b"data" + size + content[place + 8 :]) == (3, False)
+
+
+def test_what_follows_the_samples_of_a_wav_is_not_heard() -> None:
+    tags = b"id3 " + struct.pack("<I", 200_000) + bytes(200_000)
+    assert heard(wav(samples=bytes(2 * RATE)) + tags) == (1, False)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_no_number_is_silent(value: float) -> None:
+    wave = hum(3)
+    wave[5:9] = value
+    [(span, samples)] = windows(file_of(wave, subtype="FLOAT"), RATE)
+    assert span.end == 3
+    np.testing.assert_allclose(samples[:20], [*hum(3)[:5], 0, 0, 0, 0, *hum(3)[9:20]], atol=1e-6)
+
+
 def test_an_aiff_whose_recorder_never_wrote_its_sizes_is_heard() -> None:
     content = bytearray(file_of(hum(3), RATE, "AIFF"))
     for place in (4, content.index(b"SSND") + 4, content.index(b"COMM") + 10):
@@ -344,12 +405,42 @@ def test_a_wav_without_samples_is_not_filled_with_what_follows() -> None:
 
 @pytest.mark.parametrize(
     "before",
-    [bytes(1), bytes(5000), b"ICY 200 OK\r\nicy-name: x\r\n\r\n", b"\x12\x34\xff\xfb" * 99],
-    ids=["a zero", "zeros", "an answer of a server", "half a frame"],
+    [
+        bytes(1),
+        bytes(5000),
+        bytes(3 << 20),
+        b"ICY 200 OK\r\nicy-name: x\r\n\r\n",
+        b"\x12\x34\xff\xfb" * 99,
+        b"ID3\3\0\0\0\0\7\x68" + bytes(1000) + b"ID3\4\0\x10\0\1\0\0" + bytes(1 << 14) + bytes(10),
+        b"ID3\3\0\0\0\0\0\x10" + bytes(5000),
+    ],
+    ids=["a zero", "zeros", "MBs of them", "an answer", "half a frame", "tags", "a longer tag"],
 )
 def test_an_mp3_may_begin_with_something_else(before: bytes) -> None:
     content = file_of(hum(4, 44100), 44100, "MP3")
     assert heard(before + content) == (pytest.approx(4, abs=0.05), False)
+    assert probe(before + content).seconds == pytest.approx(4, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["MP3", "FLAC", "OGG"])
+def test_tags_around_a_sound_are_no_part_of_it(kind: str) -> None:
+    content = file_of(hum(4, 44100), 44100, kind)
+    tagged = b"ID3\3\0\0\0\0\7\x68" + bytes(1000) + content + b"TAG" + bytes(125)
+    assert heard(tagged) == (pytest.approx(4, abs=0.01), False)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44100, 1), (48000, 2), (16000, 1), (22050, 2)])
+def test_an_mp3_whose_bit_rate_varies_need_not_state_its_length(rate: int, channels: int) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * rate).astype(np.float32)
+    wave = np.stack([np.concatenate([0 * hum(2, rate), noise, hum(3, rate)])] * channels, axis=1)
+    content = file_of(wave, rate, "MP3", bitrate_mode="VARIABLE")
+    silent = content.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4))
+    for source, seconds in ((silent, 9), (silent + b"junk" * 999 + silent, 18)):
+        assert heard(source) == (pytest.approx(seconds, abs=0.2), False)
+        assert probe(source).seconds == pytest.approx(seconds, abs=0.2)
+    *_, (span, samples) = windows(silent, RATE)
+    last = round((7.5 - span.start) * RATE)
+    assert int(np.abs(np.fft.rfft(samples[last : last + RATE])).argmax()) in range(299, 302)
 
 
 def test_so_may_aac(tmp_path: Path) -> None:
@@ -372,6 +463,15 @@ def test_all_streams_of_a_chain_are_heard(how: dict[str, str], tmp_path: Path) -
     spectrum = np.abs(np.fft.rfft(samples[RATE : 2 * RATE]))
     assert int(spectrum.argmax()) == 3000
     assert heard((low + high)[:-2000])[1]
+
+
+def test_an_ogg_that_is_damaged_inside_is_said_to_break_off() -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 8 * RATE)
+    content = file_of(noise, RATE, "OGG")
+    half = len(content) // 2
+    end, said = heard(content[:half] + b"junk" * 999 + content[half:])
+    assert (end > 3, said) == (True, True)
+    assert heard(content + b"junk" * 999 + content)[1] is False
 
 
 def test_two_mp3_joined_to_one_are_both_heard() -> None:

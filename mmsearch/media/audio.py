@@ -16,17 +16,16 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from mmsearch.errors import UnreadableFile
+from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.media.file_state import may_pass
 from mmsearch.media.open_media import av_container, damage_as_unreadable, open_file
 from mmsearch.media.sound_files import (
     FilePart,
-    container_of,
-    first_frame,
+    find_sound,
     mp3_streams,
     ogg_streams,
+    states_length,
     wav_with_sizes,
-    xing_header,
 )
 from mmsearch.types import Span
 
@@ -136,8 +135,10 @@ def _resampled(sound: _Sound, rate: int) -> Iterator[Samples]:
     file_rate = sound.info.sample_rate
     resampler = soxr.ResampleStream(file_rate, rate, 1, "float32") if file_rate != rate else None
     for block in sound.blocks:
-        if not np.isfinite(block).all():
-            raise UnreadableFile("damaged")
+        if not (finite := np.isfinite(block)).all():
+            if not finite.any():
+                raise UnreadableFile("damaged")
+            block = np.where(finite, block, np.float32(0))  # as players do  # noqa: PLW2901
         mono = _mono(block)
         yield np.clip(resampler.resample_chunk(mono) if resampler else mono, -1, 1)
     if resampler:
@@ -159,7 +160,7 @@ def _mono(block: Samples) -> Samples:
 
 # ---------------------------------------------------------------------- files
 
-_LIBSNDFILE_CONTAINERS = {"wav", "aiff", "flac", "ogg", "mp3"}
+_LIBSNDFILE_CONTAINERS = {"wav", "w64", "aiff", "caf", "au", "flac", "ogg", "mp3"}
 
 
 @contextmanager
@@ -181,30 +182,37 @@ def _opened(source: str | Path | bytes) -> Iterator[list[_Sound]]:
 
 
 def _open_parts(file: BinaryIO, stack: ExitStack) -> list[_Sound]:
-    if not (size := file.seek(0, os.SEEK_END)):
-        raise UnreadableFile("0 bytes")
-    try:
-        container = container_of(file)
-    except UnreadableFile:
-        container, start = first_frame(file)
-        file, size = cast("BinaryIO", FilePart(file, start)), size - start
+    container, sound = find_sound(file)
     if container not in _LIBSNDFILE_CONTAINERS:
-        return [_open_with_ffmpeg(file, container, stack)]
-    parts, truncated = [(0, size)], False
+        return [_open_with_ffmpeg(sound, container, stack)]
+    parts, truncated = [sound], False
     if container == "ogg":
-        parts, truncated = ogg_streams(file)
+        parts, truncated = ogg_streams(sound)
     elif container == "mp3":
-        parts = mp3_streams(file)
+        parts = mp3_streams(sound)
     elif container == "wav":
-        file = wav_with_sizes(file)
-    sounds: list[_Sound] = []
-    for number, (start, end) in enumerate(parts, start=1):
-        cut = truncated and number == len(parts)
-        sound = _open_with_libsndfile(file, container, stack, part=(start, end), truncated=cut)
-        if sound is None:
-            return [_open_with_ffmpeg(file, container, stack)]
-        sounds.append(sound)
-    return sounds
+        parts = [wav_with_sizes(sound)]
+    return [
+        _open_part(part, container, stack, truncated=truncated and part is parts[-1])
+        for part in parts
+    ]
+
+
+def _open_part(part: FilePart, container: str, stack: ExitStack, *, truncated: bool) -> _Sound:
+    """The sound of a part, by libsndfile, or else by FFmpeg, which knows more codecs."""
+    import soundfile
+
+    try:
+        return _open_with_libsndfile(part, container, stack, truncated=truncated)
+    except soundfile.LibsndfileError as refused:
+        try:
+            return _open_with_ffmpeg(part, container, stack)
+        except MissingExtra:
+            if refused.code in (_UNKNOWN_FORMAT, _UNKNOWN_CODING):
+                raise
+            raise refused from None
+        except Exception:  # FFmpeg has nothing better to say of a damaged file
+            raise refused from None
 
 
 # ---------------------------------------------------------------------- libsndfile
@@ -225,28 +233,22 @@ _NOT_STATED = 1 << 60
 
 
 def _open_with_libsndfile(
-    file: BinaryIO, container: str, stack: ExitStack, *, part: tuple[int, int], truncated: bool
-) -> _Sound | None:
-    """The sound between two places of a file, or None if libsndfile does not know its codec."""
+    part: FilePart, container: str, stack: ExitStack, *, truncated: bool
+) -> _Sound:
+    """Raises LibsndfileError if libsndfile does not know the codec, or finds the header damaged."""
     import soundfile
 
-    unnamed = FilePart(file, *part)
-    states_length = container == "flac" or (container == "mp3" and xing_header(unnamed) is not None)
-    unnamed.seek(0)
-    try:
-        with _c_stderr_off:
-            sound = stack.enter_context(soundfile.SoundFile(unnamed))
-    except soundfile.LibsndfileError as error:
-        if error.code in (_UNKNOWN_FORMAT, _UNKNOWN_CODING):
-            return None
-        raise
+    length_is_stated = container == "flac" or (container == "mp3" and states_length(part))
+    part.seek(0)
+    with _c_stderr_off:
+        sound = stack.enter_context(soundfile.SoundFile(part))
     # libsndfile reads a WAV or AIFF that is shorter than its header states, and only logs it
     for stated, actual in _SHORT_CHUNK.findall(sound.extra_info):
         truncated |= int(actual) + _TOLERANCE < int(stated) < _UNKNOWN_LENGTH
     frames = sound.frames if sound.frames < _NOT_STATED else 0
     info = SoundInfo(frames / max(1, sound.samplerate), sound.channels, sound.samplerate)
-    expected = frames if states_length else 0
-    return _Sound(info, _libsndfile_blocks(sound, unnamed, expected, truncated=truncated))
+    expected = frames if length_is_stated else 0
+    return _Sound(info, _libsndfile_blocks(sound, part, expected, truncated=truncated))
 
 
 def _libsndfile_blocks(
@@ -334,10 +336,10 @@ _LENGTH_TOLERANCE = 1.0
 """Seconds that may be missing from the length that the file states."""
 
 
-def _open_with_ffmpeg(file: BinaryIO, container: str, stack: ExitStack) -> _Sound:
+def _open_with_ffmpeg(file: FilePart, container: str, stack: ExitStack) -> _Sound:
     """The first sound track."""
     file.seek(0)
-    media = av_container(file, "this sound file", demuxer=container)
+    media = av_container(cast("BinaryIO", file), "this sound file", demuxer=container)
     stack.callback(media.close)
     if not media.streams.audio:
         raise UnreadableFile("no sound")

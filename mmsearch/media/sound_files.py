@@ -1,62 +1,40 @@
-"""What a sound file is, by its first bytes, and where in it the sound lies."""
+"""What a sound file is, by its bytes, and where in it the sound lies.
+
+Files hold more than sound: tags before and behind it, the answer of a server, the zeros of a broken
+download, a second file that was joined to the first. And their headers state sizes that were never
+filled in. What is found here are parts of files that decoders read to their ends.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import struct
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from mmsearch.errors import UnreadableFile
 
 _MAGIC = {
     b"fLaC": "flac",
     b"OggS": "ogg",
+    b"caff": "caf",
+    b".snd": "au",
+    b"riff\x2e\x91\xcf\x11": "w64",
     b"\x1aE\xdf\xa3": "matroska",
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
     b"FLV\x01": "flv",
     b"#!AMR": "amr",
+    b"wvpk": "wv",
+    b"TTA1": "tta",
     b"\x00\x00\x01\xba": "mpeg",
 }
-"""First bytes of a file → its container, by FFmpeg's name; `container_of` knows more.
+"""First bytes of a file → its container, by FFmpeg's name; `_container_of` knows more.
 
 Nothing else is opened: left to guess, FFmpeg takes some texts for lists of files to fetch.
 """
 _IFF_TYPES = {b"WAVE": "wav", b"AVI ": "avi", b"AIFF": "aiff", b"AIFC": "aiff"}
-
-
-def container_of(file: BinaryIO) -> str:
-    """FFmpeg's name for the format of a file, from its first bytes: endings are often wrong."""
-    head = _read_at(file, 0, 16)
-    if head[:3] == b"ID3":
-        head = _read_at(file, after_id3(file), 16)
-        head = head if head.startswith(b"fLaC") or head[:1] == b"\xff" else b"\xff\xfb\x90"
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in _IFF_TYPES:
-        return _IFF_TYPES[head[8:12]]
-    if head[4:8] == b"ftyp":
-        return "mp4"
-    for magic, container in _MAGIC.items():
-        if head.startswith(magic):
-            return container
-    if len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "mp3" if head[1] & 0x06 else "aac"  # the layer, which AAC does not have
-    for first, packet in ((0, 188), (4, 192)):  # cameras write a time before each packet
-        if _read_at(file, first, 1) == _read_at(file, first + packet, 1) == b"\x47":
-            return "mpegts"
-    raise UnreadableFile("not a sound")
-
-
-def after_id3(file: BinaryIO | FilePart) -> int:
-    """Where the sound of an MP3 begins: after its tag, whose size is stored in 4 × 7 bits."""
-    head = _read_at(file, 0, 10)
-    if head[:3] != b"ID3" or len(head) < 10:
-        return 0
-    return 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-
-
-def _read_at(file: BinaryIO | FilePart, position: int, size: int) -> bytes:
-    file.seek(position)
-    return file.read(size) or b""
+_AC3_LATEST = 10
+"""Versions of AC-3's bit stream from the next one on are E-AC-3."""
 
 
 class FilePart(io.RawIOBase):
@@ -69,19 +47,32 @@ class FilePart(io.RawIOBase):
     def __init__(
         self, file: BinaryIO, start: int = 0, end: int | None = None, *, head: bytes = b""
     ) -> None:
-        """The bytes from `start` to `end`; `head` replaces the first of them."""
+        """`head`, and after it the bytes of the file from `start` to `end`."""
         super().__init__()
         self._file = file
         self._start = start
-        self._size = (file.seek(0, os.SEEK_END) if end is None else end) - start
         self._head = head
+        self.size = len(head) + (file.seek(0, os.SEEK_END) if end is None else end) - start
         self._at = 0
         self.error: OSError | None = None
+
+    def part(self, start: int, end: int | None = None, *, head: bytes = b"") -> FilePart:
+        """A part of this part, which must have no head."""
+        end = self.size if end is None else end
+        return FilePart(self._file, self._start + start, self._start + end, head=head)
+
+    def bytes_at(self, position: int, size: int) -> bytes:
+        """Up to `size` bytes from a position on; raises the OSError of a disk that fails."""
+        self.seek(position)
+        found = self.read(size) or b""
+        if self.error:
+            raise self.error
+        return found
 
     @property
     def at_end(self) -> bool:
         """Whether all of it has been read."""
-        return self._at >= self._size
+        return self._at >= self.size
 
     def readable(self) -> bool:
         """Yes."""
@@ -97,28 +88,90 @@ class FilePart(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position in the part; a damaged header may point anywhere."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
         if 0 <= base + offset < 1 << 62:
             self._at = base + offset
         return self._at
 
     def readinto(self, buffer: Any) -> int:
         """Read up to as many bytes as the buffer has; 0 at the end, or if the disk fails."""
-        view = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
+        view = memoryview(buffer).cast("B")[: max(0, self.size - self._at)]
         head = self._head[self._at : self._at + len(view)]
         view[: len(head)] = head
-        try:
-            self._file.seek(self._start + self._at + len(head))
-            read: int = self._file.readinto(view[len(head) :])  # type: ignore[attr-defined]
-        except OSError as error:  # of the disk
-            self.error = error
-            return 0
-        self._at += len(head) + read
-        return len(head) + read
+        read = len(head)
+        if read < len(view):
+            try:
+                self._file.seek(self._start + self._at + read - len(self._head))
+                read += self._file.readinto(view[read:])  # type: ignore[attr-defined]
+            except OSError as error:  # of the disk
+                self.error = error
+                return 0
+        self._at += read
+        return read
+
+
+def find_sound(file: BinaryIO) -> tuple[str, FilePart]:
+    """FFmpeg's name for the format of a file, and the part of the file that has it.
+
+    The first bytes tell the format, since endings are often wrong. ID3 tags around it are left out.
+
+    Raises:
+        UnreadableFile: It is empty, or has no known format.
+    """
+    whole = FilePart(file)
+    if not whole.size:
+        raise UnreadableFile("0 bytes")
+    start, end = _after_id3(whole), _before_id3v1(whole)
+    sound = whole.part(start)
+    container, first = _container_of(sound), 0
+    if container is None:
+        container, first = _first_frame(sound)
+    return container, whole.part(start + first, end if container in ("mp3", "flac") else None)
+
+
+def _after_id3(file: FilePart) -> int:
+    """Where ID3 tags end, whose sizes are stored in 4 × 7 bits; some files begin with several."""
+    end = 0
+    while (head := file.bytes_at(end, 10)).startswith(b"ID3") and len(head) == 10:
+        has_footer = bool(head[5] & 0x10)
+        sizes = zip(head[6:], (21, 14, 7, 0), strict=True)
+        end += 10 + 10 * has_footer + sum(byte << shift for byte, shift in sizes)
+    return end
+
+
+def _before_id3v1(file: FilePart) -> int:
+    """Where a tag begins that is in the last 128 bytes, or the end of the file."""
+    start = max(0, file.size - 128)
+    return start if file.bytes_at(start, 3) == b"TAG" else file.size
+
+
+def _container_of(file: FilePart) -> str | None:
+    head = file.bytes_at(0, 16)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in _IFF_TYPES:
+        return _IFF_TYPES[head[8:12]]
+    if head[4:8] == b"ftyp":
+        return "mp4"
+    if magic := next(filter(head.startswith, _MAGIC), None):
+        return _MAGIC[magic]
+    if head.startswith(b"\x0bw") and len(head) > 5:
+        return "ac3" if head[5] >> 3 <= _AC3_LATEST else "eac3"
+    if len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
+        return "mp3" if head[1] & 0x06 else "aac"  # the layer, which AAC does not have
+    return "mpegts" if _is_transport_stream(file) else None
+
+
+def _is_transport_stream(file: FilePart) -> bool:
+    packets = ((0, 188), (4, 192))  # (place of the first one, size): cameras write times between
+    return any(
+        file.bytes_at(first, 1) == file.bytes_at(first + size, 1) == b"\x47"
+        for first, size in packets
+    )
 
 
 # ---------------------------------------------------------------------- MPEG audio
 
+_BLOCK = 1 << 18
+"""Bytes that are read at a time to go from header to header of frames and pages."""
 _SEARCHED = 1 << 20
 """Bytes in which the first frame is looked for."""
 _FRAMES = 3
@@ -137,7 +190,7 @@ _FRAME_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 1
 """Hz by the bits of the version."""
 
 
-def first_frame(file: BinaryIO, after: int = 0) -> tuple[str, int]:
+def _first_frame(file: FilePart, after: int = 0) -> tuple[str, int]:
     """The container, MP3 or AAC, and the place in the file where its frames begin.
 
     Recordings of web radio begin inside a frame, or with the answer of the server ("ICY 200 OK"),
@@ -146,18 +199,24 @@ def first_frame(file: BinaryIO, after: int = 0) -> tuple[str, int]:
     Raises:
         UnreadableFile: There are none.
     """
-    data = _read_at(file, after, _SEARCHED)
+    while (data := file.bytes_at(after, _SEARCHED)) and not data.strip(b"\0"):
+        after += len(data)
     at = data.find(b"\xff")
     while at >= 0:
         place, frames = at, 0
         while frames < _FRAMES and (length := _frame_length(data[place : place + 6])):
-            if data[place + 1] != data[at + 1] or (data[place + 2] ^ data[at + 2]) & 0x0C:
+            if not _continues(data[at : at + 3], data[place : place + 3]):
                 break
             place, frames = place + length, frames + 1
         if frames == _FRAMES:
             return ("mp3" if data[at + 1] & 0x06 else "aac"), after + at
         at = data.find(b"\xff", at + 1)
     raise UnreadableFile("not a sound")
+
+
+def _continues(first: bytes, head: bytes) -> bool:
+    """Whether a frame has the version, layer and sample rate of the first one."""
+    return head[:2] == first[:2] and len(head) > 2 and not (head[2] ^ first[2]) & 0x0C
 
 
 def _frame_length(head: bytes) -> int:
@@ -178,12 +237,17 @@ def _frame_length(head: bytes) -> int:
     return (72 if layer == 3 and version != 3 else 144) * bits // hertz + padding
 
 
-def xing_header(file: BinaryIO | FilePart) -> int | None:
-    """The bytes of sound that the first frame of an MP3 states, 0 if unknown; None: no such frame.
+def states_length(mp3: FilePart) -> bool:
+    """Whether the first frame of an MP3 says how many follow (its Xing header)."""
+    return _xing_bytes(mp3) is not None
+
+
+def _xing_bytes(mp3: FilePart) -> int | None:
+    """The bytes of sound that the Xing header of an MP3 states, 0 if unknown; None without one.
 
     libmpg123 stops there, even if another MP3 was joined to it.
     """
-    head = _read_at(file, after_id3(file), 256)
+    head = mp3.bytes_at(0, 256)
     at = max(head.find(b"Xing"), head.find(b"Info"))
     if at < 0 or len(head) < at + 16:
         return None
@@ -191,88 +255,158 @@ def xing_header(file: BinaryIO | FilePart) -> int | None:
     return int({2: frames_or_bytes, 3: size}.get(flags & 3, 0))
 
 
-def mp3_streams(file: BinaryIO) -> list[tuple[int, int]]:
-    """Where each of the MP3s that were joined to one begins and ends, as far as they state it."""
-    size = file.seek(0, os.SEEK_END)
-    starts, at = [0], 0
-    while True:
-        part = FilePart(file, at, size)
-        length = xing_header(part)
-        at += after_id3(part) + (length or 0)
-        if not length or at + _LEAST > size:
-            return _between(starts, size)
-        try:
-            container, at = first_frame(file, at)
-        except UnreadableFile:
-            return _between(starts, size)
-        if container != "mp3":
-            return _between(starts, size)
-        starts.append(at)
+def mp3_streams(sound: FilePart) -> list[FilePart]:
+    """The MP3s that were joined to one, and the pieces of one that has gaps.
+
+    libmpg123 guesses the length of one without a Xing header by its first bit rate, and stops
+    there: where the rate varies, such a header is put before it.
+    """
+    streams = []
+    at: int | None = 0
+    while at is not None:
+        length, head = _xing_bytes(sound.part(at)), b""
+        if length is None:
+            length, head = _measured(sound.part(at))
+        following = _next_mp3(sound, at + length) if length else None
+        streams.append(sound.part(at, following, head=head))
+        at = following
+    return streams
+
+
+def _next_mp3(sound: FilePart, after: int) -> int | None:
+    if after + _LEAST > sound.size:
+        return None
+    try:
+        container, at = _first_frame(sound, after)
+    except UnreadableFile:
+        return None
+    return at if container == "mp3" else None
+
+
+def _measured(mp3: FilePart) -> tuple[int, bytes]:
+    """The bytes of all frames in a row, and a Xing header for them if their bit rate varies."""
+    first = mp3.bytes_at(0, 4)
+    at = frames = 0
+    lengths: dict[bytes, int] = {}  # by the first bytes of a frame
+    while len(block := mp3.bytes_at(at, _BLOCK)) > 4:
+        place = 0
+        while len(head := block[place : place + 3]) == 3:
+            if (length := lengths.get(head)) is None:
+                length = _frame_length(head + bytes(3)) if _continues(first, head) else 0
+                lengths[head] = length
+            if not length:
+                break
+            place, frames = place + length, frames + 1
+        at += place
+        if place < len(block) - 2:
+            break
+    size = min(at, mp3.size)
+    rates = {head[2] >> 4 for head, length in lengths.items() if length}
+    return size, _xing_frame(first, frames, size) if len(rates) > 1 else b""
+
+
+def _xing_frame(first: bytes, frames: int, size: int) -> bytes:
+    """A frame without sound, in the format of the first one, that says how many follow it."""
+    head = bytes([0xFF, first[1] | 1, first[2] & 0x0C | 0xE0, first[3]])  # long; no checksum
+    is_mono, is_version_1 = first[3] >> 6 == 3, first[1] >> 3 & 3 == 3
+    side = {(True, True): 17, (True, False): 9, (False, True): 32, (False, False): 17}
+    silent = _frame_length(head + bytes(2)) * b"\0"
+    stated = b"Xing" + struct.pack(">III", 3, frames, len(silent) + size)
+    frame = head + bytes(side[is_mono, is_version_1]) + stated
+    return frame + silent[len(frame) :]
 
 
 # ---------------------------------------------------------------------- Ogg
 
-_TOLERANCE = 64
+_PAGE_HEADER = 27 + 255
+_BEGINS, _ENDS = 2, 4
+"""Flags of a page that is the first, or the last, of its stream."""
+_MISSING = 64
 """Bytes that may be missing at the end."""
 
 
-def ogg_streams(file: BinaryIO) -> tuple[list[tuple[int, int]], bool]:
-    """Where each stream of a chain begins and ends, and whether the last page is cut off.
+def ogg_streams(sound: FilePart) -> tuple[list[FilePart], bool]:
+    """The streams of a chain, and whether pages are damaged or missing at the end.
 
     Streams follow each other in recordings of web radio, and where files were joined (RFC 3533, 4).
-    A page is 26 bytes, a number of segments, the size of each, and the segments; libsndfile reads
-    the first stream only, and one that is cut off without complaint.
+    A page is 26 bytes, a number of segments, the size of each, and the segments. libsndfile reads
+    the first stream only, and up to the first damage, without complaint.
     """
-    size = file.seek(0, os.SEEK_END)
-    starts, begun, at = [0], False, 0
-    while at < size:
-        head = _read_at(file, at, 27 + 255)
-        if len(head) < 27 or not head.startswith(b"OggS"):
-            if head.startswith(b"OggS"):
-                return _between(starts, size), True
-            found = _read_at(file, at, 1 << 18).find(b"OggS", 1)  # the next page after damage
+    starts, at, block, block_at = [0], 0, b"", 0
+    damaged = in_headers = in_stream = False
+    while at < sound.size:
+        place = at - block_at
+        if place + _PAGE_HEADER > len(block):
+            block, block_at, place = sound.bytes_at(at, _BLOCK), at, 0
+        if not block.startswith(b"OggS", place):
+            found = sound.bytes_at(at, _BLOCK).find(b"OggS")  # the next page
             if found < 0:
-                break
+                break  # a tag
+            damaged |= in_stream
             at += found
             continue
-        begins = bool(head[5] & 2)
-        if begins and begun:
+        if place + 27 > len(block):
+            return _between(sound, starts), True
+        flags, segments = block[place + 5], block[place + 26]
+        if flags & _BEGINS and not in_headers and at:
             starts.append(at)
-        begun = not begins
-        at += 27 + head[26] + sum(head[27 : 27 + head[26]])
-    return _between(starts, size), at > size + _TOLERANCE
+        in_headers = bool(flags & _BEGINS)
+        in_stream = not flags & _ENDS
+        at += 27 + segments + sum(block[place + 27 : place + 27 + segments])
+    return _between(sound, starts), damaged or at > sound.size + _MISSING
 
 
-def _between(starts: list[int], end: int) -> list[tuple[int, int]]:
-    return list(zip(starts, [*starts[1:], end], strict=True))
+def _between(sound: FilePart, starts: list[int]) -> list[FilePart]:
+    ends = [*starts[1:], sound.size]
+    return [sound.part(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
 # ---------------------------------------------------------------------- WAV
 
-
-def wav_with_sizes(file: BinaryIO) -> BinaryIO:
-    """A WAV whose recorder never wrote the size of its samples, with that size in its header."""
-    head = bytearray(_read_at(file, 0, 1 << 16))
-    order = ">" if head.startswith(b"RIFX") else "<"
-    size, at = file.seek(0, os.SEEK_END), 12
-    while at + 8 <= len(head):
-        name, length = struct.unpack_from(order + "4sI", head, at)
-        if name == b"data":
-            if length or _is_chunks(bytes(head[at + 8 :]), size - at - 8, order):
-                break
-            struct.pack_into(order + "I", head, at + 4, min(size - at - 8, 0xFFFFFFFF))
-            struct.pack_into(order + "I", head, 4, min(size - 8, 0xFFFFFFFF))
-            return cast("BinaryIO", FilePart(file, head=bytes(head[: at + 8])))
-        at += 8 + length + length % 2
-    return file
+_LARGEST_HEAD = 1 << 24
+"""Bytes before the samples; there are hundreds, or thousands if there is a picture."""
+_UNKNOWN = 1 << 62
+"""Sizes from here on, of 64 bits, mean that the size was unknown when writing began."""
 
 
-def _is_chunks(data: bytes, size: int, order: str) -> bool:
-    """Whether what follows are further chunks up to the end of the file, and no samples."""
-    at = 0
-    while at + 8 <= len(data):
-        name, length = struct.unpack_from(order + "4sI", data, at)
+def wav_with_sizes(sound: FilePart) -> FilePart:
+    """A WAV or RF64; if its recorder never wrote the size of its samples, with that in its header.
+
+    It did not if the header states no size, or less than half of what is there, and no further
+    chunks follow the samples.
+    """
+    order = ">" if sound.bytes_at(0, 4) == b"RIFX" else "<"
+    at, long_sizes_at, name = 12, 0, b""
+    while name != b"data":
+        header = sound.bytes_at(at, 8)
+        if len(header) < 8 or at > _LARGEST_HEAD:
+            return sound
+        name, stated = struct.unpack(order + "4sI", header)
+        if name == b"ds64":
+            long_sizes_at = at + 8
+        at += 8 + (stated + stated % 2 if name != b"data" else 0)
+    size = sound.size - at
+    if long_sizes_at and stated in (0, 0xFFFFFFFF):
+        [stated] = struct.unpack("<Q", sound.bytes_at(long_sizes_at + 8, 8))
+        stated = 0 if stated >= _UNKNOWN else stated
+    if 2 * stated >= size or _is_chunks(sound, at + stated + stated % 2, order):
+        return sound
+    head = bytearray(sound.bytes_at(0, at))
+    if long_sizes_at:
+        struct.pack_into("<QQ", head, long_sizes_at, sound.size - 8, size)
+        sizes = 0xFFFFFFFF, 0xFFFFFFFF
+    else:
+        sizes = min(sound.size - 8, 0xFFFFFFFF), min(size, 0xFFFFFFFF)
+    struct.pack_into(order + "I", head, 4, sizes[0])
+    struct.pack_into(order + "I", head, at - 4, sizes[1])
+    return sound.part(at, head=bytes(head))
+
+
+def _is_chunks(sound: FilePart, at: int, order: str) -> bool:
+    """Whether further chunks follow, up to the end of the file, and no samples."""
+    while at + 8 <= sound.size:
+        name, length = struct.unpack(order + "4sI", sound.bytes_at(at, 8))
         if not name.isascii():
             return False
         at += 8 + length + length % 2
-    return size - 1 <= at <= size + 1
+    return sound.size - 1 <= at <= sound.size + 1
