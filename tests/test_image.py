@@ -51,6 +51,12 @@ def difference(one, other):
     return np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean()
 
 
+def chunk(kind, body, checksum=None):
+    """A chunk of a PNG."""
+    right = struct.pack(">I", zlib.crc32(kind + body))
+    return struct.pack(">I", len(body)) + kind + body + (checksum or right)
+
+
 def refused(source, **options):
     """The reason for which a file is not read."""
     with pytest.raises(UnreadableFile) as caught:
@@ -396,6 +402,114 @@ def test_a_profile_that_says_nothing_new_leaves_every_pixel_as_it_is(icc):
     ).convert("RGB")
 
 
+def bare(icc, picture):
+    """The same colours in other numbers, without the profile that says so."""
+    picture = encoded_in(icc, picture)
+    picture.info = {}
+    return picture
+
+
+def stated(values):
+    """PNG's numbers of 32 bits."""
+    return struct.pack(f">{len(values)}I", *(round(value * 1e5) for value in values))
+
+
+CHROMATICITIES = {
+    "Adobe RGB": (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06),
+    "ProPhoto RGB": (0.3457, 0.3585, 0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001),
+    "channels swapped": (0.3127, 0.329, 0.15, 0.06, 0.64, 0.33, 0.3, 0.6),
+}
+
+
+@pytest.mark.parametrize("name", CHROMATICITIES)
+def test_a_png_may_state_its_colours_by_numbers(name):
+    data = saved(bare(WIDE[name], muted()), "PNG")
+    gamma = 1 / 1.8 if name == "ProPhoto RGB" else 1 / 2.2
+    chunks = chunk(b"gAMA", stated([gamma])) + chunk(b"cHRM", stated(CHROMATICITIES[name]))
+    assert difference(load_image(data[:33] + chunks + data[33:])[0], muted()) < 1.5
+    assert difference(load_image(data)[0], muted()) > 2.5
+
+
+@pytest.mark.parametrize("gamma", [1, 1 / 1.8])
+def test_so_may_it_state_its_gamma(gamma):
+    icc = profile(*SRGB, 1 / gamma)
+    data = saved(bare(icc, muted()), "PNG")
+    side = chunk(b"gAMA", stated([gamma]))
+    assert difference(load_image(data[:33] + side + data[33:])[0], muted()) < 1
+    assert difference(load_image(data)[0], muted()) > 10
+    icc_and_gamma = saved(encoded_in(WIDE["channels swapped"], muted()), "PNG")
+    assert difference(load_image(icc_and_gamma[:33] + side + icc_and_gamma[33:])[0], muted()) < 2
+
+
+@pytest.mark.parametrize(
+    "side",
+    [
+        chunk(b"gAMA", stated([0.45455])),
+        chunk(b"gAMA", stated([0])),
+        chunk(b"gAMA", b"\xff" * 4),
+        chunk(b"cHRM", bytes(32)),
+        chunk(b"cHRM", b"\xff" * 32),
+        chunk(b"gAMA", stated([0.45455]))
+        + chunk(b"cHRM", stated([0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06])),
+        chunk(b"sRGB", b"\0") + chunk(b"gAMA", stated([1])),
+        chunk(b"cICP", bytes([1, 13, 0, 1])) + chunk(b"gAMA", stated([1])),
+        chunk(b"cICP", bytes([2, 2, 0, 1])),
+    ],
+)
+def test_numbers_that_mean_srgb_or_nothing_leave_every_pixel_as_it_is(side):
+    data = saved(photo(), "PNG")
+    assert load_image(data[:33] + side + data[33:])[0] == photo()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "AVIF", "HEIF"])
+def test_display_p3_may_be_stated_by_numbers(kind):
+    numbers = {}
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+        numbers = {"color_primaries": 12, "transfer_characteristics": 13, "matrix_coefficients": 6}
+    data = saved(bare(WIDE["Display P3"], muted()), kind, quality=97, **numbers)
+    if kind == "PNG":
+        data = data[:33] + chunk(b"cICP", bytes([12, 13, 0, 1])) + data[33:]
+    elif kind == "AVIF":
+        place = data.index(b"colrnclx") + 8
+        data = data[:place] + struct.pack(">HH", 12, 13) + data[place + 4 :]
+    assert difference(load_image(data)[0], muted()) < 2.2
+    assert difference(bare(WIDE["Display P3"], muted()), muted()) > 2.5
+
+
+@pytest.mark.parametrize(
+    ("space", "interoperability", "is_adobe"),
+    [(2, None, True), (0xFFFF, "R03", True), (0xFFFF, "R98", False), (1, None, False)],
+)
+def test_cameras_state_adobe_rgb_in_exif(space, interoperability, is_adobe):
+    part = {0xA005: {1: interoperability}} if interoperability else {}
+    tags = tagged(exif={0xA001: space, **part})
+    data = saved(bare(WIDE["Adobe RGB"], muted()), "JPEG", quality=97, exif=tags)
+    assert (difference(load_image(data)[0], muted()) < 2) == is_adobe
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_shown_as_a_person_sees_paper(transfer, name):
+    linear = np.array([0.02, 0.1, 0.3, 0.6, 1.0]) * 203  # cd/m²
+    if name == "PQ":
+        powered = (linear / 10_000) ** 0.1593017578125
+        levels = ((0.8359375 + 18.8515625 * powered) / (1 + 18.6875 * powered)) ** 78.84375
+    else:
+        scene = (linear / 1000) ** (1 / 1.2)
+        levels = np.where(
+            scene <= 1 / 12,
+            np.sqrt(3 * scene),
+            0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073,
+        )
+    grey = np.repeat((levels * 255).round().astype(np.uint8)[None, :, None], 3, axis=2)
+    data = saved(Image.fromarray(grey), "PNG")
+    data = data[:33] + chunk(b"cICP", bytes([9, transfer, 0, 1])) + data[33:]
+    found = np.asarray(load_image(data)[0])[0]
+    paper = linear / 203
+    expected = 255 * np.where(paper <= 0.0031308, 12.92 * paper, 1.055 * paper ** (1 / 2.4) - 0.055)
+    assert np.abs(found - expected[:, None]).max() < 6  # eight bits are few for HDR
+
+
 def test_a_picture_in_lab_is_read():
     lab = ImageCms.profileToProfile(
         muted(), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
@@ -473,11 +587,6 @@ def test_a_bmp_whose_alpha_was_never_filled_in_is_opaque():
 
 
 # ---------------------------------------------------------------------- faults that cost no pixel
-
-
-def chunk(kind, body, checksum=None):
-    right = struct.pack(">I", zlib.crc32(kind + body))
-    return struct.pack(">I", len(body)) + kind + body + (checksum or right)
 
 
 SIDE_CHUNKS = {

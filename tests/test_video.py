@@ -230,6 +230,23 @@ def test_a_video_of_a_turned_phone_comes_upright(tmp_path, turned):
     assert f"{found} {'top' if rows.mean() < height / 2 else 'bottom'}" == corner
 
 
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "written_as", "seen_as"),
+    [
+        ("bt709", "bt709", (200, 60, 60), (200, 60, 60)),
+        ("smpte432", "iec61966-2-1", (184, 75, 66), (200, 60, 60)),  # Display P3
+        ("bt2020", "arib-std-b67", (161, 161, 161), (188, 188, 188)),  # HLG: half of white
+    ],
+)
+def test_a_video_is_seen_in_the_colours_that_it_states(
+    tmp_path, primaries, transfer, written_as, seen_as
+):
+    options = {"x264-params": f"colorprim={primaries}:transfer={transfer}"}
+    path = written(tmp_path / "a.mp4", [(plain(written_as), 10)], **options)
+    [frame] = video.frames(path, at_least=20)
+    assert is_near(colour_of(frame.picture), seen_as, by=6)
+
+
 def test_pictures_are_shrunk_to_twice_what_is_asked_for(tmp_path):
     path = written(tmp_path / "a.mp4", [(view(1, (320, 180)), 5)])
     (small,) = video.frames(path, at_least=30)

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 _MAKE, _MODEL, ORIENTATION, _CHANGED = 0x010F, 0x0110, 0x0112, 0x0132
 _TAKEN, _DIGITISED = 0x9003, 0x9004
-_EXIF_PART, _GPS_PART = 0x8769, 0x8825
+_EXIF_PART, _GPS_PART, _INTEROP_PART = 0x8769, 0x8825, 0xA005
+_COLOUR_SPACE, _UNCALIBRATED = 0xA001, 0xFFFF
 _DATE = re.compile(r"\s*(\d{4})\D(\d\d?)\D(\d\d?)\D+(\d\d?)\D(\d\d?)\D(\d\d?)")
 
 
 def tags_of(opened: Image.Image) -> dict[int, Any]:
-    """The tags that can be read, those of the place in a dict under _GPS_PART.
+    """The tags that can be read, those of a part, such as the place, in a dict.
 
     Broken EXIF is common and never a reason to refuse a photo: when Pillow raises, only the tag it
     was reading is lost.
@@ -34,6 +35,9 @@ def tags_of(opened: Image.Image) -> dict[int, Any]:
                 tags[tag] = exif[tag]
         with suppress(Exception):
             tags[_GPS_PART] = exif.get_ifd(_GPS_PART)
+        if tags.get(_COLOUR_SPACE) == _UNCALIBRATED:
+            with suppress(Exception):
+                tags[_INTEROP_PART] = exif.get_ifd(_INTEROP_PART)
     return tags
 
 
@@ -58,6 +62,12 @@ def camera_name(make: Any, model: Any) -> str | None:
     # "Canon" + "Canon EOS 5D", "NIKON CORPORATION" + "NIKON D90"
     repeated = make and model and make.split()[0].lower() == model.split()[0].lower()
     return (model if repeated else f"{make} {model}".strip()) or None
+
+
+def is_adobe_rgb(tags: Mapping[int, Any]) -> bool:
+    """Whether the colours are Adobe RGB, as cameras without profiles state it (DCF 2.0)."""
+    interoperability = tags.get(_INTEROP_PART, {}).get(1)
+    return tags.get(_COLOUR_SPACE) == 2 or _clean_text(interoperability) == "R03"
 
 
 def position(tags: Mapping[int, Any]) -> tuple[float, float] | tuple[None, None]:

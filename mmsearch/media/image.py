@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
-from mmsearch.media.colour import to_srgb
+from mmsearch.media.colour import head_of, profile_of, to_srgb
 from mmsearch.media.image_repair import jpeg_ends, planes_of_tiff, png_without_side_chunks
 from mmsearch.media.open_media import damage_as_unreadable, open_file
 
@@ -137,7 +137,9 @@ def _loaded(
         width, height = height, width
     if decoder == "BMP" and picture.mode == "RGBA" and not picture.getchannel("A").getbbox():
         picture = picture.convert("RGB")  # four bytes a pixel, the last of them unused
-    picture = _upright_rgb(picture, orientation, at_least)
+    head = head_of(file) if decoder in ("PNG", "AVIF") else b""
+    profile = profile_of(picture, head, is_adobe_rgb=exif.is_adobe_rgb(tags))
+    picture = _upright_rgb(picture, orientation, at_least, profile)
     return picture, ImageInfo(
         width, height, exif.taken_at(tags), exif.camera(tags), *exif.position(tags)
     )
@@ -191,7 +193,9 @@ def upright(picture: Image.Image) -> Image.Image:
     _silence_pillow()
     with _damage_as_unreadable(math.inf):
         picture.load()
-        return _upright_rgb(picture, picture.getexif().get(exif.ORIENTATION, 1), None)
+        tags = exif.tags_of(picture)
+        profile = profile_of(picture, is_adobe_rgb=exif.is_adobe_rgb(tags))
+        return _upright_rgb(picture, tags.get(exif.ORIENTATION, 1), None, profile)
 
 
 # ---------------------------------------------------------------------- files
@@ -263,12 +267,13 @@ def _damage_as_unreadable(max_megapixels: float) -> Iterator[None]:
 # ---------------------------------------------------------------------- pixels
 
 
-def _upright_rgb(opened: Image.Image, orientation: int, at_least: int | None) -> Image.Image:
+def _upright_rgb(
+    opened: Image.Image, orientation: int, at_least: int | None, profile: bytes | None
+) -> Image.Image:
     """The picture; shrunk first, so that a huge one is in memory only once."""
     from PIL import Image
 
     picture = _with_8_bit_channels(opened)
-    profile = opened.info.get("icc_profile")
     factor = min(picture.size) // (2 * at_least) if at_least else 1
     if factor > 1:
         picture = picture.reduce(factor)

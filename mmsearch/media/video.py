@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.media import exif
+from mmsearch.media.colour import numbered_profile, to_srgb
 from mmsearch.media.open_media import av_container, open_file
 from mmsearch.media.shots import Shot, ShotFinder
 from mmsearch.types import Span
@@ -278,7 +279,8 @@ def _picture(frame: VideoFrame, stream: VideoStream, shorter: int) -> Image.Imag
     scale = min(1.0, shorter / min(width, height))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     shrunk = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
-    picture = Image.fromarray(shrunk.to_ndarray())
+    profile = numbered_profile(int(frame.color_primaries), int(frame.color_trc))
+    picture = to_srgb(Image.fromarray(shrunk.to_ndarray()), profile)
     turn = {90: "ROTATE_90", 180: "ROTATE_180", 270: "ROTATE_270"}.get(frame.rotation % 360)
     return picture.transpose(Image.Transpose[turn]) if turn else picture
 
