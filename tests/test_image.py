@@ -520,25 +520,36 @@ def test_a_picture_in_lab_is_read():
 # ---------------------------------------------------------------------- unusual pixels
 
 
-def tiff(pixels, photometric, order="<", planar=True):
-    """A TIFF of 16 bits a channel, from (channels, height, width); each channel a strip."""
+def tiff(pixels, photometric, order="<", planar=True, predictor=1, more=()):
+    """A TIFF of (channels, height, width) of any type, deflated; a strip a channel, or 20 rows."""
     channels, height, width = pixels.shape
-    strips = channels if planar else 1
-    stored = pixels if planar else np.moveaxis(pixels, 0, 2)
-    data = stored.astype(order + "u2").tobytes()
-    size = len(data) // strips
-    tags = {256: [width], 257: [height], 258: [16] * channels, 259: [1], 262: [photometric]}
-    tags |= {273: [8 + size * n for n in range(strips)], 277: [channels], 278: [height]}
-    tags |= {279: [size] * strips, 284: [2 if planar else 1]}
+    unsigned = pixels.view(f"u{pixels.itemsize}")
+    stored = list(unsigned) if planar else [np.moveaxis(unsigned, 0, 2)]
+    if predictor == 2:
+        stored = [np.diff(one, axis=1, prepend=np.zeros_like(one[:, :1])) for one in stored]
+    elif predictor == 3:  # the bytes of all numbers of a row apart, the highest ones first
+        apart = [one.astype(one.dtype.newbyteorder(">")).view(np.uint8) for one in stored]
+        apart = [one.reshape(height, -1, pixels.itemsize).swapaxes(1, 2) for one in apart]
+        apart = [one.reshape(height, -1, 1 if planar else channels) for one in apart]
+        stored = [np.diff(one, axis=1, prepend=np.zeros_like(one[:, :1])) for one in apart]
+    rows = height if planar else 20
+    pieces = [one[at : at + rows] for one in stored for at in range(0, height, rows)]
+    pieces = [zlib.compress(one.astype(one.dtype.newbyteorder(order)).tobytes()) for one in pieces]
+    starts = 8 + np.cumsum([0] + [len(one) for one in pieces])
+    data = b"".join(pieces) + bytes(starts[-1] % 2)
+    tags = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * channels, 259: [8]}
+    tags |= {262: [photometric], 273: starts[:-1].tolist(), 277: [channels], 278: [rows]}
+    tags |= {279: [len(one) for one in pieces], 284: [2 if planar else 1], 317: [predictor]}
+    tags |= {339: ["?uif".index(pixels.dtype.kind)] * channels, **dict(more)}
     end = 8 + len(data) + 2 + 12 * len(tags) + 4
-    rows = tail = b""
-    for tag, values in tags.items():
+    entries = tail = b""
+    for tag, values in sorted(tags.items()):
         packed = struct.pack(f"{order}{len(values)}I", *values)
         if len(values) > 1:
             packed, tail = struct.pack(order + "I", end + len(tail)), tail + packed
-        rows += struct.pack(order + "HHI", tag, 4, len(values)) + packed
+        entries += struct.pack(order + "HHI", tag, 4, len(values)) + packed
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(data))
-    return head + data + struct.pack(order + "H", len(tags)) + rows + bytes(4) + tail
+    return head + data + struct.pack(order + "H", len(tags)) + entries + bytes(4) + tail
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -569,6 +580,78 @@ def test_a_deep_grey_whose_least_value_is_white_is_no_negative():
         128,
         255,
     ]
+
+
+TYPES = {
+    "i1": lambda grey: (grey * 255).round() - 128,
+    "u2": lambda grey: (grey * 65535).round(),
+    "u4": lambda grey: (grey * 65535).round(),
+    "i2": lambda grey: (grey * 65535).round() - 32768,
+    "f2": lambda grey: grey,
+    "f4": lambda grey: grey,
+    "f8": lambda grey: grey * 255,
+}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", [True, False])
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_tiff_in_colour_may_have_samples_of_any_type(kind, planar, order):
+    pixels = TYPES[kind](np.moveaxis(np.asarray(photo(41, 27)), 2, 0) / 255).astype(kind)
+    picture, info = load_image(tiff(pixels, 2, order, planar))
+    assert (info.width, info.height) == (41, 27)
+    assert difference(picture, photo(41, 27)) < 0.6
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["u2", "u4", "i2"])
+def test_so_may_one_that_stores_differences(kind, order):
+    pixels = TYPES[kind](np.moveaxis(np.asarray(photo()), 2, 0) / 255).astype(kind)
+    assert difference(load_image(tiff(pixels, 2, order, False, 2))[0], photo()) < 0.6
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", [True, False])
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+def test_so_may_floats_of_photo_editors(kind, planar, order):
+    pixels = TYPES[kind](np.moveaxis(np.asarray(photo()), 2, 0) / 255).astype(kind)
+    assert difference(load_image(tiff(pixels, 2, order, planar, 3))[0], photo()) < 0.6
+
+
+@pytest.mark.parametrize("kind", [*TYPES, "u8"])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_so_may_a_grey_one(kind, photometric, order):
+    ramp = np.linspace(0, 1, 256)[None, None, :].repeat(3, axis=1)
+    values = (ramp * 65535).round() if kind == "u8" else TYPES[kind](ramp)
+    found = np.asarray(load_image(tiff(values.astype(kind), photometric, order, False))[0])
+    expected = np.arange(256) if photometric else np.arange(255, -1, -1)
+    assert np.abs(found[0, :, 0].astype(int) - expected).max() <= 1
+
+
+def test_a_tiff_of_rare_samples_has_its_alpha_its_profile_and_its_exif():
+    grey = np.full((27, 41), 40000, np.uint16)
+    alpha = np.repeat(np.uint16([[0] * 20 + [65535] * 21]), 27, axis=0)
+    data = tiff(np.stack([grey, alpha]), 1, planar=False, more={338: [2], ORIENTATION: [6]})
+    picture, info = load_image(data)
+    assert (info.width, info.height) == picture.size == (27, 41)
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+    assert picture.getpixel((0, 40)) == (156, 156, 156)
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.99])
+def test_a_truncated_tiff_of_rare_samples_is_refused(kept):
+    data = tiff(np.random.default_rng(0).random((3, 64, 96), np.float32), 2, planar=False)
+    assert refused(data[: int(kept * len(data))]) in ("truncated", "damaged")
+
+
+def test_12_bits_of_16_are_as_bright_as_they_were_seen():
+    ramp = np.linspace(0, 4095, 256).round().astype(np.uint16)[None, None, :].repeat(3, axis=1)
+    for pixels, photometric in ((ramp, 1), (ramp.repeat(3, axis=0), 2)):
+        found = np.asarray(load_image(tiff(pixels, photometric))[0])
+        assert np.abs(found[0, :, 0].astype(int) - np.arange(256)).max() <= 1
+    dark = saved(Image.fromarray(ramp[0]), "PNG")  # which says what white is
+    assert np.asarray(load_image(dark)[0]).max() == 15
 
 
 def bmp(alpha):

@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -17,12 +17,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
 from mmsearch.media.colour import head_of, profile_of, to_srgb
-from mmsearch.media.image_repair import jpeg_ends, planes_of_tiff, png_without_side_chunks
+from mmsearch.media.image_repair import (
+    jpeg_ends,
+    pillow_reads,
+    png_without_side_chunks,
+    tiff_directory,
+    tiff_samples,
+)
 from mmsearch.media.open_media import damage_as_unreadable, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
 _DECODERS = {
@@ -126,19 +134,40 @@ def _loaded(
     if at_least is not None and decoder == "JPEG":
         opened.draft(None, (math.ceil(decode_scale * at_least),) * 2)
     drafted = opened.size != full_size
-    picture = _joined_planes(file, opened) if decoder == "TIFF" else None
+    picture = None
+    if decoder == "TIFF" and not pillow_reads(tags := opened.tag_v2):  # type: ignore[attr-defined]
+        found = tiff_samples(file, tags)
+        picture = found and _of_samples(found, tags.get(_PHOTOMETRIC))
     if picture is None:
         opened.load()
         picture = opened
     width, height = full_size if drafted else picture.size  # decoding may rotate a TIFF
-    tags = exif.tags_of(opened)
-    orientation = tags.get(exif.ORIENTATION, 1)  # 1 for HEIC too, which its decoder rotates
-    if orientation in (5, 6, 7, 8):
-        width, height = height, width
     if decoder == "BMP" and picture.mode == "RGBA" and not picture.getchannel("A").getbbox():
         picture = picture.convert("RGB")  # four bytes a pixel, the last of them unused
     head = head_of(file) if decoder in ("PNG", "AVIF") else b""
-    profile = profile_of(picture, head, is_adobe_rgb=exif.is_adobe_rgb(tags))
+    return _finished(picture, (width, height), opened, head, at_least)
+
+
+def _finished(
+    picture: Image.Image,
+    size: tuple[int, int],
+    described: Image.Image,
+    head: bytes,
+    at_least: int | None,
+) -> tuple[Image.Image, ImageInfo]:
+    """A decoded picture as `load_image` returns it.
+
+    Args:
+        picture: As its file has it.
+        size: Its width and height before it was reduced.
+        described: Has the EXIF and the profile.
+        head: The beginning of the file.
+        at_least: As of `load_image`.
+    """
+    tags = exif.tags_of(described)
+    orientation = tags.get(exif.ORIENTATION, 1)  # 1 for HEIC too, which its decoder rotates
+    width, height = reversed(size) if orientation in (5, 6, 7, 8) else size
+    profile = profile_of(described, head, is_adobe_rgb=exif.is_adobe_rgb(tags))
     picture = _upright_rgb(picture, orientation, at_least, profile)
     return picture, ImageInfo(
         width, height, exif.taken_at(tags), exif.camera(tags), *exif.position(tags)
@@ -148,40 +177,46 @@ def _loaded(
 def _repaired(
     file: BinaryIO,
     decoder: str,
-    *limits: Any,
+    at_least: int | None,
+    max_megapixels: float,
+    decode_scale: float,
 ) -> tuple[Image.Image, ImageInfo] | None:
-    """The picture of a file that Pillow refuses for a fault that costs no pixel."""
+    """The picture of a file that Pillow refuses, though all of it is there."""
+    limits = at_least, max_megapixels, decode_scale
+    file.seek(0)
     if decoder == "PNG":
-        file.seek(0)
         return _loaded(io.BytesIO(png_without_side_chunks(file.read())), decoder, *limits)
     if decoder == "JPEG":
-        file.seek(0)
         found = (_loaded(io.BytesIO(data), decoder, *limits) for data in jpeg_ends(file.read()))
         first = next(found, None)
         if first and all(picture == first[0] for picture, _ in found):
             return first
+    if decoder == "TIFF":
+        return _tiff_of_rare_samples(file, at_least, max_megapixels)
     return None
 
 
-def _joined_planes(file: BinaryIO, opened: Image.Image) -> Image.Image | None:
-    """A TIFF of 16 bits whose channels lie one after the other; None of any other."""
+def _tiff_of_rare_samples(
+    file: BinaryIO, at_least: int | None, max_megapixels: float
+) -> tuple[Image.Image, ImageInfo] | None:
+    """A TIFF of samples that Pillow does not know: 32 bits in colour, 64 bits, 16 with alpha."""
     from PIL import Image
 
-    planes = planes_of_tiff(file, opened)
-    if planes is None:
+    if (directory := tiff_directory(file)) is None:
         return None
-    channels = [
-        _grey_to_8_bits(Image.open(io.BytesIO(plane), formats=["TIFF"])) for plane in planes
-    ]
-    photometric = opened.tag_v2[_PHOTOMETRIC]  # type: ignore[attr-defined]
-    if photometric == 5:
-        return _with_profile(Image.merge("CMYK", channels[:4]), opened)
-    return _with_profile(Image.merge("RGBA"[: len(channels)], channels), opened)
-
-
-def _with_profile(picture: Image.Image, opened: Image.Image) -> Image.Image:
-    picture.info = {key: opened.info[key] for key in ("icc_profile",) if key in opened.info}
-    return picture
+    width, height = (int(directory.get(tag, 0)) for tag in (256, 257))
+    if width * height > max_megapixels * 1e6:
+        raise _too_large(f"{math.ceil(width * height / 1e5) / 10:g}", max_megapixels)
+    if (found := tiff_samples(file, directory)) is None:
+        return None
+    described = Image.new("1", (1, 1))
+    file.seek(0)
+    with suppress(Exception):  # broken EXIF is no reason to refuse a photo
+        described.getexif().load_from_fp(file)
+    if isinstance(profile := directory.get(_PROFILE), bytes):
+        described.info["icc_profile"] = profile
+    picture = _of_samples(found, directory.get(_PHOTOMETRIC))
+    return _finished(picture, picture.size, described, b"", at_least)
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -305,37 +340,64 @@ _TURNS = {
 
 def _with_8_bit_channels(picture: Image.Image) -> Image.Image:
     """The picture in a mode whose pixels can be averaged."""
-    from PIL import ImageOps
+    import numpy as np
+    from PIL import Image
 
     if picture.mode in ("1", "P", "PA"):
         return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        grey = _grey_to_8_bits(picture)
-        tags = getattr(picture, "tag_v2", {})  # of a TIFF
-        return ImageOps.invert(grey) if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE else grey
+        return Image.fromarray(_to_8_bits(np.asarray(picture)))
     return picture
 
 
-_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0
-"""A tag of TIFF; Pillow heeds it where pixels have up to 8 bits."""
+_PHOTOMETRIC, _PROFILE = 262, 34675
+"""Tags of TIFF."""
+_MIN_IS_WHITE = 0
+"""A value of the first."""
 
 
-def _grey_to_8_bits(grey: Image.Image) -> Image.Image:
-    """A grey picture of 16 or 32 bits, scaled rather than clipped."""
+def _of_samples(found: tuple[NDArray[Any], bool], photometric: int | None) -> Image.Image:
+    """A picture of what `tiff_samples` returns."""
     import numpy as np
     from PIL import Image
 
-    values = np.asarray(grey)
-    if values.dtype.itemsize == 2:
-        return Image.fromarray((values >> 8).astype(np.uint8))
+    samples, has_alpha = found
+    colours = samples[:, :, :-1] if has_alpha else samples
+    levels = _to_8_bits(colours, may_be_12_bits=True)
+    if photometric == _MIN_IS_WHITE:
+        levels = 255 - levels
+    mode = {1: "L", 3: "RGB", 4: "CMYK"}[levels.shape[2]]
+    if has_alpha and mode != "CMYK":
+        levels = np.concatenate([levels, _to_8_bits(samples[:, :, -1:])], axis=2)
+        mode += "A"
+    return Image.frombytes(mode, levels.shape[1::-1], levels.tobytes())
+
+
+def _to_8_bits(values: NDArray[Any], *, may_be_12_bits: bool = False) -> NDArray[np.uint8]:
+    """Samples of any type, scaled rather than clipped.
+
+    Args:
+        values: The samples.
+        may_be_12_bits: Whether those of 16 bits whose upper four are empty are of 12 bits, as
+            microscopes and scanners write them.
+    """
+    import numpy as np
+
+    bits, kind = 8 * values.dtype.itemsize, values.dtype.kind
+    if bits <= 16 and kind != "f":
+        unsigned = values.astype(np.int32) + (1 << bits - 1) if kind == "i" else values
+        if bits == 8:
+            return unsigned.astype(np.uint8)
+        shift = 4 if may_be_12_bits and 255 < unsigned.max() < 4096 else 8
+        return (unsigned >> shift).astype(np.uint8)
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
     # such files don't state the value of white: the first usual one that no value exceeds, or
     # else the range of the values
-    for white in (1, 255, 65535) if grey.mode == "F" else (255, 65535):
+    for white in (1, 255, 65535) if kind == "f" else (255, 65535):
         if low >= 0 and high <= white:
             low, high = 0, white
             break
     values -= low
     values *= 255 / max(high - low, 1e-9)
-    return Image.fromarray(values.round().astype(np.uint8))
+    return values.round().astype(np.uint8)

@@ -1,7 +1,9 @@
-"""Image files with harmless faults, rewritten so that Pillow reads them as every viewer does."""
+"""Image files that Pillow refuses or misreads, though every viewer shows them, rewritten for it."""
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -9,7 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from PIL import Image
+    import numpy as np
+    from numpy.typing import NDArray
 
 # ---------------------------------------------------------------------- PNG
 
@@ -101,40 +104,165 @@ def _has_all_scans(data: bytes) -> bool:
 
 # ---------------------------------------------------------------------- TIFF
 
-_COPIED = (256, 257, 259, 266, 278, 317, 322, 323)
-"""Width, height, compression, fill order, rows a strip, predictor, size of tiles."""
+_COPIED = (256, 257, 259, 266, 278, 322, 323)
+"""Width, height, compression, fill order, rows a strip, size of tiles."""
+_WIDTHS = (256, 322)
+_LOSSLESS = {1, 5, 8, 32773, 32946, 34925, 50000}
+"""Compressions of bytes: none, LZW, Deflate (two numbers), PackBits, LZMA, Zstandard."""
+_PREDICTOR = 317
+_NO_PREDICTOR, _DIFFERENCES, _FLOAT_PREDICTOR = 1, 2, 3
+_CHANNELS = {0: 1, 1: 1, 2: 3, 5: 4}
+"""By photometric interpretation: grey (two ways), RGB, CMYK."""
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_TYPES = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}
+"""NumPy's letter by sample format."""
 
 
-def planes_of_tiff(file: BinaryIO, opened: Image.Image) -> list[bytes] | None:
-    """A grey TIFF a channel, of a TIFF of 16 bits whose channels lie one after the other.
+def tiff_directory(file: BinaryIO) -> Any:
+    """The tags of the first picture of a TIFF, or None if some of them are missing."""
+    from PIL import TiffImagePlugin
 
-    None for any other: Pillow reads those itself, but takes these for channels of 8 bits.
-    """
-    tags: Any = getattr(opened, "tag_v2", {})
-    samples = tags.get(277, 1)
-    channels = {2: 3, 5: 4}.get(tags.get(262), 0)
-    if tags.get(284) != 2 or set(tags.get(258, ())) != {16} or not 0 < channels <= samples:
-        return None
-    places, sizes = (324, 325) if 324 in tags else (273, 279)
-    pieces = len(tags[places]) // samples
+    header = file.read(8)
+    is_big = header[2] == 43
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header + file.read(8 * is_big))
+    file.seek(tags.next)
     order = ">" if tags.prefix == b"MM" else "<"
-    planes = []
-    for channel in range(channels + (samples > channels and _is_alpha(tags))):
-        offsets, data = [], b""
-        for piece in range(channel * pieces, (channel + 1) * pieces):
-            file.seek(tags[places][piece])
-            offsets.append(8 + len(data))
-            data += file.read(tags[sizes][piece])
-        entries = {tag: [int(tags[tag])] for tag in _COPIED if tag in tags}
-        entries |= {258: [16], 262: [1], 277: [1], 284: [1], places: offsets}
-        entries[sizes] = list(tags[sizes][channel * pieces : (channel + 1) * pieces])
-        planes.append(_tiff(order, data, entries))
-    return planes
+    [count] = struct.unpack(order + "HQ"[is_big], file.read(8 if is_big else 2))
+    file.seek(tags.next)
+    tags.load(file)
+    return tags if len(tags) == count else None
 
 
-def _is_alpha(tags: Any) -> bool:
-    extra = tags.get(338, (0,))
-    return bool((extra if isinstance(extra, tuple) else (extra,))[0] in (1, 2))
+def pillow_reads(tags: Any) -> bool:
+    """Whether Pillow reads the samples of a TIFF as they are meant.
+
+    It does if they have up to 8 bits, or 16 if they are those of pixels in colour and together.
+    """
+    if max(_numbers(tags, 258, 1)) <= 8:
+        return _numbers(tags, 339, 1)[0] != _SIGNED
+    return (
+        {*_numbers(tags, 258, 1)} == {16}
+        and {*_numbers(tags, 339, 1)} == {_UNSIGNED}
+        and tags.get(262) in (2, 5)
+        and tags.get(284, 1) == 1
+    )
+
+
+def tiff_samples(file: BinaryIO, tags: Any) -> tuple[NDArray[Any], bool] | None:
+    """The samples of a TIFF, (height, width, channels), and whether the last channel is alpha.
+
+    Pillow unpacks bytes of any packing, but refuses most types of samples, and misreads some. So it
+    is given a grey TIFF of the same bytes, one a pixel.
+
+    Args:
+        file: The TIFF.
+        tags: Its first directory, as Pillow reads it.
+
+    Returns:
+        None for what this cannot read: JPEG in TIFF, other colour spaces, samples of 12 bits.
+    """
+    import numpy as np
+
+    bits, kinds = ({*_numbers(tags, tag, 1)} for tag in (258, 339))
+    samples, channels = int(tags.get(277, 1)), _CHANNELS.get(tags.get(262, -1), 0)
+    if len(bits) > 1 or len(kinds) > 1 or tags.get(259, 1) not in _LOSSLESS:
+        return None
+    [size], [kind] = bits, kinds
+    predictor = tags.get(_PREDICTOR, _NO_PREDICTOR)
+    known = kind in _TYPES and size in ((16, 32, 64) if kind == _FLOAT else (8, 16, 32, 64))
+    if predictor == _FLOAT_PREDICTOR:
+        known &= kind == _FLOAT
+    if not known or not 0 < channels <= samples or not 0 < predictor <= _FLOAT_PREDICTOR:
+        return None
+    order = ">" if tags.prefix == b"MM" else "<"
+    dtype = np.dtype(f"{order}{_TYPES[kind]}{size // 8}")
+    planes = samples if tags.get(284, 1) == 2 else 1
+    together = samples // planes
+    has_alpha = samples > channels and _numbers(tags, 338, 0)[0] in (1, 2)
+    wanted = channels + has_alpha
+    found = []
+    for plane in range(min(planes, wanted)):
+        rows = _unpacked(file, tags, plane, planes, together * dtype.itemsize)
+        tile = int(tags.get(322, tags[256]))
+        if predictor == _FLOAT_PREDICTOR:
+            rows, dtype = _floats_together(rows, tile * together, together, dtype.itemsize)
+        pixels = rows.view(dtype).reshape(len(rows), -1, together).astype(dtype.newbyteorder("="))
+        if predictor == _DIFFERENCES:
+            pixels = _without_differences(pixels, tile)
+        found.append(pixels[:, :, :wanted])
+    return np.concatenate(found, axis=2), has_alpha
+
+
+def _numbers(tags: Any, tag: int, default: int) -> tuple[int, ...]:
+    found = tags.get(tag, default)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _unpacked(
+    file: BinaryIO, tags: Any, plane: int, planes: int, bytes_per_pixel: int
+) -> NDArray[np.uint8]:
+    """The bytes, a row a row, of one of the planes that lie one after the other in a TIFF."""
+    import numpy as np
+    from PIL import Image
+
+    places, sizes = (324, 325) if 324 in tags else (273, 279)
+    starts, lengths = _numbers(tags, places, 0), _numbers(tags, sizes, 0)
+    if sum(lengths) > 2 * file.seek(0, os.SEEK_END):
+        raise ValueError("damaged")
+    pieces = range(plane * len(starts) // planes, (plane + 1) * len(starts) // planes)
+    offsets, data = [], bytearray()
+    for piece in pieces:
+        file.seek(starts[piece])
+        offsets.append(8 + len(data))
+        packed = file.read(lengths[piece])
+        if len(packed) < lengths[piece]:
+            raise ValueError("truncated")
+        data += packed
+    entries = {tag: [int(tags[tag])] for tag in _COPIED if tag in tags}
+    for tag in _WIDTHS:
+        if tag in entries:
+            entries[tag] = [entries[tag][0] * bytes_per_pixel]
+    entries |= {258: [8], 262: [1], 277: [1], 284: [1], places: offsets}
+    entries[sizes] = [lengths[piece] for piece in pieces]
+    grey = _tiff("<", bytes(data), entries)
+    with Image.open(io.BytesIO(grey), formats=["TIFF"]) as opened:
+        return np.asarray(opened)
+
+
+def _without_differences(samples: NDArray[Any], tile: int) -> NDArray[Any]:
+    """Samples of which each but the first of a row of a tile is stored as a difference."""
+    import numpy as np
+
+    unsigned = samples.view(f"u{samples.itemsize}")
+    sums = [
+        np.cumsum(unsigned[:, start : start + tile], axis=1, dtype=unsigned.dtype)
+        for start in range(0, samples.shape[1], tile)
+    ]
+    return np.concatenate(sums, axis=1).view(samples.dtype)
+
+
+def _floats_together(
+    rows: NDArray[np.uint8], tile: int, stride: int, itemsize: int
+) -> tuple[NDArray[np.uint8], np.dtype[Any]]:
+    """Rows of numbers whose bytes lie apart in each row of a tile, and are stored as differences.
+
+    The highest bytes of all numbers come first (Adobe Photoshop TIFF Technical Note 3).
+
+    Args:
+        rows: Their bytes.
+        tile: The width of a tile, in numbers.
+        stride: Bytes from one to that of which it is the difference.
+        itemsize: Bytes a number.
+    """
+    import numpy as np
+
+    found = []
+    for start in range(0, rows.shape[1], tile * itemsize):
+        piece = rows[:, start : start + tile * itemsize]
+        sums = np.cumsum(piece.reshape(len(rows), -1, stride), axis=1, dtype=np.uint8)
+        apart = sums.reshape(len(rows), itemsize, -1)
+        found.append(apart.transpose(0, 2, 1).reshape(len(rows), -1))
+    return np.ascontiguousarray(np.concatenate(found, axis=1)), np.dtype(f">f{itemsize}")
 
 
 def _tiff(order: str, data: bytes, entries: dict[int, list[int]]) -> bytes:
