@@ -17,6 +17,7 @@ from mmsearch.media.text import Passage, count_words, passages, read_text
     [
         "naïve – “café” 日本".encode(),
         "naïve – “café” 日本".encode("utf-8-sig"),
+        b"\xef\xbb\xbf" + "naïve – “café” 日本".encode("utf-8-sig"),
         "naïve – “café” 日本".encode("utf-16"),
         b"\xfe\xff" + "naïve – “café” 日本".encode("utf-16-be"),
         "naïve – “café” 日本".encode("utf-32"),
@@ -41,10 +42,12 @@ LETTERS = {
     "shift_jis": "昨日は京都の金閣寺へ行きました。Tシャツを買った。",
     "euc_jp": "昨日は京都の金閣寺へ行きました。",
     "iso2022_jp": "昨日は京都の金閣寺へ行きました。",
+    "iso2022_kr": "해변의 개",
     "euc_kr": "어제 우리 가족은 비행기를 타고 제주도에 갔다.",
     "koi8-r": "Собака на пляже",
     "cp1251": "Прошлым летом мы ездили на озеро Байкал (Nikon D90).",
     "cp866": "Собака бежит по пляжу",
+    "iso8859-5": "Кошка на диване",
     "cp1250": "Żółta łódź płynie przez rzekę, a ja jestem głodny i zmęczony",
     "cp1253": "Ο σκύλος τρέχει στην παραλία",
     "cp1254": "Köpek sahilde koşuyor ve kedi güneşte uyuyor, çok güzel bir gün",
@@ -98,9 +101,32 @@ def test_a_text_cut_inside_a_character_loses_that_character_only(encoding):
     assert read_text("naïve and a dog é".encode()[:-1]) == "naïve and a dog \ufffd"
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf_16_without_a_mark_is_told_by_its_zeros(encoding):
-    assert read_text("a dog on a beach".encode(encoding)) == "a dog on a beach"
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize(
+    "text",
+    ["a dog on a beach", "Café", "Собака", "ein Foto: 犬 🐕", "海辺の犬\n", "הכלב רץ על החוף"],
+)
+def test_unicode_without_a_mark_is_told_by_its_zeros(text, encoding):
+    assert read_text(text.encode(encoding)) == text
+
+
+@pytest.mark.parametrize("text", ["a dog", "hello world", "naïve café", "Собака на пляже"])
+def test_an_end_that_was_never_written_is_no_part_of_a_text(text):
+    for zeros in (1, 2, 3, 4000):
+        assert read_text(text.encode() + bytes(zeros)) == text
+
+
+def test_a_zero_inside_is_a_blank():
+    text = "a dog runs on the beach; "
+    assert read_text(f"{text}\0{text}".encode()) == f"{text} {text}"
+
+
+@pytest.mark.parametrize(
+    "text", ["he\bello wor\bld!", "\x01page one, even", "\x1b[31mred dog\x1b[0m"]
+)
+def test_a_text_with_control_characters_stays_as_it_is(text):
+    assert read_text(text.encode()) == text
+    assert read_text(text.encode() + b" ") == text + " "
 
 
 @pytest.mark.parametrize(

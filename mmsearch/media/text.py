@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,6 @@ _LEGACY = (
     *_LATIN[:5],
     *("cp1251", "koi8-r", "koi8-u", "cp866", "iso8859-5", "cp1253", "cp1255", "cp1256", "cp874"),
     *("gb18030", "big5hkscs", "cp932", "shift_jis_2004", "euc-jp", "euc_jis_2004", "cp949"),
-    "iso2022-jp-2",
 )
 """Encodings, by Python's names, that texts were and are written in. Only Latin texts can come from
 DOS and old Macs: for others these are too rare to be worth being taken for."""
@@ -56,6 +56,7 @@ _LATIN1_TO_CP1252 = {
     for byte in range(0x80, 0xA0)
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_CONTROL_BYTE = re.compile(_CONTROL.pattern.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +93,30 @@ def read_text(source: str | Path | bytes) -> str:
         file.seek(0)
         text = _decoded(file.read())
     if "\0" in text:
-        raise UnreadableFile("not a text file")
+        text = _without_zeros(text)
     if not text.strip().strip("\ufeff"):
         raise UnreadableFile("no text in it")
     return text
 
 
+def _without_zeros(text: str) -> str:
+    """A text whose end was never written, or in which a few characters are zeros."""
+    text = text.rstrip("\0")
+    if len(_CONTROL.findall(text)) * 20 > len(text):
+        raise UnreadableFile("not a text file")
+    return text.replace("\0", " ")
+
+
 def _decoded(data: bytes) -> str:
-    data = data.removeprefix(codecs.BOM_UTF8)
+    while data.startswith(codecs.BOM_UTF8):
+        data = data.removeprefix(codecs.BOM_UTF8)
     for mark, encoding in _UNICODE_MARKS:
         if data.startswith(mark):
             return _mended(data[len(mark) :], encoding)
-    if utf16 := _utf16_without_mark(data):
-        return _mended(data, utf16)
+    if text := _iso_2022(data) or _unicode_without_mark(data):
+        return text
     with suppress(UnicodeDecodeError):
-        text = data.decode()
-        return _legacy(data) if "\x1b$" in text else text  # ISO 2022, in 7 bits
+        return data.decode()
     mended = data.decode(errors="replace")
     return mended if _is_utf8(mended) else _legacy(data)
 
@@ -120,14 +129,52 @@ def _mended(data: bytes, encoding: str) -> str:
     return text
 
 
-def _utf16_without_mark(data: bytes) -> str | None:
-    """UTF-16, if every other byte is mostly 0 and the others are ASCII."""
-    if b"\0" not in data:
+def _unicode_without_mark(data: bytes) -> str | None:
+    """The text of UTF-32 or UTF-16, if that is what the bytes are: many are zeros or below 32.
+
+    Read in the wrong order, or if it is another text, it has characters of many more blocks.
+    """
+    if not _CONTROL_BYTE.search(data):
         return None
-    even, odd = data[::2], data[1::2]
-    for encoding, low, high in (("utf-16-le", even, odd), ("utf-16-be", odd, even)):
-        if b"\0" not in low and high.count(0) * 2 > len(high) and low.isascii():
-            return encoding
+    is_utf8 = _is_valid_utf8(data)
+    written = data.rstrip(b"\0") if is_utf8 else data
+    control = len(_CONTROL_BYTE.findall(written))
+    if not control or (is_utf8 and control * 20 <= len(data)):
+        return None
+    for size, encodings in ((4, ("utf-32-le", "utf-32-be")), (2, ("utf-16-le", "utf-16-be"))):
+        found = []
+        for encoding in encodings:
+            with suppress(UnicodeDecodeError):
+                text = data[: len(data) // size * size].decode(encoding)
+                if all(map(_is_written, set(text))):
+                    blocks = len({ord(character) >> 8 for character in text})
+                    found.append((blocks, text))
+        blocks, text = min(found, default=(0, ""))
+        if text and (b"\0" in written or blocks * 3 <= len(text)):
+            return text
+    return None
+
+
+def _is_valid_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_written(character: str) -> bool:
+    """Whether it occurs in texts: no control character, and nothing that has no meaning."""
+    return character in "\t\n\r\f\ufeff" or unicodedata.category(character)[0] != "C"
+
+
+def _iso_2022(data: bytes) -> str | None:
+    """The text of Japanese, Chinese and Korean mail, in 7 bits; None for any other."""
+    if b"\x1b$" in data:
+        is_korean = b"\x1b$)C" in data
+        for encoding in ("iso2022_kr",) if is_korean else ("iso2022_jp_2", "iso2022_jp_3"):
+            with suppress(UnicodeDecodeError):
+                return data.decode(encoding)
     return None
 
 
@@ -153,7 +200,7 @@ def _legacy(data: bytes) -> str:
     if len(_CONTROL.findall(western)) * 20 > len(western):
         raise UnreadableFile("not a text file")
     sample = _sample(data)
-    found = detect(sample, include_encodings=_LEGACY, prefer_superset=True, compat_names=False)
+    found = detect(sample, include_encodings=_LEGACY, compat_names=False)
     encoding = _codec(found["encoding"])
     if not (sample.isascii() or _spells_words(sample, encoding)):
         encoding = _latin_encoding(sample)
