@@ -217,6 +217,19 @@ def test_a_transparent_colour_of_a_png_without_alpha_becomes_white():
     assert loaded.getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_so_does_one_of_16_bits(channels):
+    pixels = np.full((4, 8, channels), 0x1234, ">u2")
+    pixels[:, 4:] = 0x8000
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", 8, 4, 16, channels - 1, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+    data += chunk(b"tRNS", struct.pack(">H", 0x1234) * channels)
+    data += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    loaded, _ = load_image(data)
+    assert [loaded.getpixel((x, 0)) for x in (0, 7)] == [(255,) * 3, (128,) * 3]
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_are_scaled_not_clipped(kind):
     deep = Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16))

@@ -345,8 +345,15 @@ def _with_8_bit_channels(picture: Image.Image) -> Image.Image:
 
     if picture.mode in ("1", "P", "PA"):
         return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    transparent = picture.info.get("transparency")  # the value of a PNG without alpha
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bits(np.asarray(picture)))
+        values = np.asarray(picture)
+        grey = Image.fromarray(_to_8_bits(values))
+        if isinstance(transparent, int):
+            grey.putalpha(Image.fromarray((values != transparent).astype(np.uint8) * np.uint8(255)))
+        return grey
+    if picture.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
+        picture.info["transparency"] = tuple(level >> 8 for level in transparent)  # of 16 bits
     return picture
 
 

@@ -55,6 +55,12 @@ _LATIN1_TO_CP1252 = {
     byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte)  # five bytes are undefined
     for byte in range(0x80, 0xA0)
 }
+_SENSELESS = re.compile(
+    r"[\x80-\x9f\u2500-\u259f\ue000-\uf8ff\ufffd]"  # control characters, lines of tables
+    r"|[а-џ][А-Я]|[α-ώ][Α-Ω]"  # a capital after a small letter
+    r"|[A-Za-z][А-џΑ-ώ]|[А-џΑ-ώ][A-Za-z]"  # two scripts in a word
+)
+"""What no text contains that is read in the right encoding, except where it is damaged."""
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CONTROL_BYTE = re.compile(_CONTROL.pattern.encode())
 
@@ -193,18 +199,25 @@ def _is_utf8(mended: str) -> bool:
 
 def _legacy(data: bytes) -> str:
     """A text in the encoding that is most likely, Windows-1252 where nothing tells."""
-    from chardet import detect
-
     western = data.decode("latin-1").translate(_LATIN1_TO_CP1252)
     # a tenth of random bytes are control characters; a text contains hardly any
     if len(_CONTROL.findall(western)) * 20 > len(western):
         raise UnreadableFile("not a text file")
     sample = _sample(data)
-    found = detect(sample, include_encodings=_LEGACY, compat_names=False)
-    encoding = _codec(found["encoding"])
+    encoding = _most_likely(sample)
     if not (sample.isascii() or _spells_words(sample, encoding)):
         encoding = _latin_encoding(sample)
     return western if encoding == "cp1252" else data.decode(encoding, "replace")
+
+
+def _most_likely(sample: bytes) -> str:
+    """The encoding that is most likely, among those in which the sample could be a text."""
+    from chardet import detect_all
+
+    found = detect_all(sample, ignore_threshold=True, include_encodings=_LEGACY, compat_names=False)
+    encodings = [_codec(one["encoding"]) for one in found]
+    possible = (one for one in encodings if not _SENSELESS.search(sample.decode(one, "replace")))
+    return next(possible, encodings[0] if encodings else "cp1252")
 
 
 def _sample(data: bytes) -> bytes:
