@@ -290,6 +290,20 @@ def test_an_avif_photo_is_read(brand):
     assert difference(load_image(data[:8] + brand + data[12:])[0], photo()) < 5
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "1"])
+@pytest.mark.parametrize("kind", ["JPEG2000", "PPM"])
+def test_scans_of_archives_and_files_of_unix_are_read(kind, mode):
+    if (kind, mode) in (("JPEG2000", "1"), ("PPM", "RGBA")):
+        pytest.skip("no such file")
+    picture = photo().convert(mode)
+    assert difference(load_image(saved(picture, kind))[0], picture.convert("RGB")) == 0
+
+
+def test_a_bare_stream_of_jpeg_2000_is_read():
+    data = saved(photo(), "JPEG2000", no_jp2=True)
+    assert difference(load_image(data)[0], photo()) == 0
+
+
 def test_a_wrong_ending_does_not_matter(tmp_path):
     (tmp_path / "a.jpg").write_bytes(saved(photo(), "PNG"))
     assert difference(load_image(tmp_path / "a.jpg")[0], photo()) == 0
@@ -752,7 +766,9 @@ def test_a_truncated_jpeg_is_refused_with_its_reason(progressive, at_least):
     assert refused(data[: len(data) * 2 // 3], at_least=at_least) == "truncated"
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF"])
+@pytest.mark.parametrize(
+    "kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM"]
+)
 @pytest.mark.parametrize("part", [0.2, 0.6, 0.9])
 def test_a_truncated_picture_of_any_kind_is_refused(kind, part):
     if kind == "HEIF":

@@ -149,7 +149,7 @@ def test_ctrl_c_does_not_wait_for_a_long_sound_to_end(toy, tmp_path, monkeypatch
     assert 0 < Slow.windows < 400
 
 
-@pytest.mark.parametrize("ending", ["jfif", "jpe", "JFIF", "mpo", "hif", "dib"])
+@pytest.mark.parametrize("ending", ["jfif", "jpe", "JFIF", "mpo", "hif", "dib", "jp2", "pnm"])
 def test_photos_with_rarer_endings_are_taken_in(toy, tmp_path, ending):
     paint(tmp_path / "p" / "red.png", "red").rename(tmp_path / "p" / f"red.{ending}")
     with mmsearch.index(tmp_path / "p", tmp_path / "i") as library:

@@ -43,6 +43,9 @@ _DECODERS = {
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+    **{b"P%d%c" % (number, space): "PPM" for number in range(1, 7) for space in b" \t\r\n#"},
 }
 """First bytes of a file → Pillow's decoder; `_decoder_of` tells RIFF and ISO containers apart.
 
@@ -257,6 +260,10 @@ def _decoder_of(file: BinaryIO) -> str:
     raise UnreadableFile("not an image")
 
 
+_MODULES = {"WEBP": "WebP", "AVIF": "Avif", "TIFF": "Tiff", "JPEG2000": "Jpeg2K"}
+"""Of decoders that Pillow does not import at first."""
+
+
 @cache
 def _import_decoder(decoder: str) -> None:
     """Import one decoder: for one not imported yet, Pillow would import all fifty (0.1 s)."""
@@ -264,9 +271,8 @@ def _import_decoder(decoder: str) -> None:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    elif decoder in ("WEBP", "AVIF", "TIFF"):
-        module = "WebP" if decoder == "WEBP" else decoder.capitalize()
-        import_module(f"PIL.{module}ImagePlugin")
+    elif decoder in _MODULES:
+        import_module(f"PIL.{_MODULES[decoder]}ImagePlugin")
 
 
 def _silence_pillow() -> None:

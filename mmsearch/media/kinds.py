@@ -20,7 +20,7 @@ class Format(NamedTuple):
 
 _TABLE: tuple[tuple[Kind, str | None, str], ...] = (
     ("image", None, ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff"),
-    ("image", None, ".heic .heif .hif .avif"),
+    ("image", None, ".heic .heif .hif .avif .jp2 .j2k .jpx .jpf .ppm .pgm .pbm .pnm"),
     ("text", None, ".txt .text .md .markdown"),
     ("audio", None, ".wav .wave .flac .ogg .oga .opus .mp3 .mp2 .mpga .aif .aiff .aifc"),
     ("audio", None, ".caf .au .w64 .rf64"),
