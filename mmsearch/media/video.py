@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -281,8 +282,30 @@ def _picture(frame: VideoFrame, stream: VideoStream, shorter: int) -> Image.Imag
     shrunk = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
     profile = numbered_profile(int(frame.color_primaries), int(frame.color_trc))
     picture = to_srgb(Image.fromarray(shrunk.to_ndarray()), profile)
-    turn = {90: "ROTATE_90", 180: "ROTATE_180", 270: "ROTATE_270"}.get(frame.rotation % 360)
+    turn = _TURNS.get(_orientation(frame))
     return picture.transpose(Image.Transpose[turn]) if turn else picture
+
+
+_TURNS = {
+    (-1, 0, 0, 1): "FLIP_LEFT_RIGHT",
+    (1, 0, 0, -1): "FLIP_TOP_BOTTOM",
+    (-1, 0, 0, -1): "ROTATE_180",
+    (0, 1, -1, 0): "ROTATE_270",
+    (0, -1, 1, 0): "ROTATE_90",
+    (0, 1, 1, 0): "TRANSPOSE",
+    (0, -1, -1, 0): "TRANSVERSE",
+}
+"""Signs of a display matrix → the Pillow transposition that it means."""
+
+
+def _orientation(frame: VideoFrame) -> tuple[int, ...]:
+    """The signs of a, b, c, d of the display matrix of a frame; of those near 0, 0."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return ()
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    small = max(map(abs, (a, b, c, d))) / 2
+    return tuple((number > small) - (number < -small) for number in (a, b, c, d))
 
 
 def _square_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
