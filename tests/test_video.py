@@ -252,6 +252,31 @@ def test_a_video_is_seen_in_the_colours_that_it_states(
     assert is_near(colour_of(frame.picture), seen_as, by=6)
 
 
+@pytest.mark.parametrize(
+    ("size", "stated", "chroma"),
+    [
+        ((320, 180), None, (93, 113, 197)),
+        ((1280, 720), None, (81, 121, 197)),
+        ((320, 180), "bt709", (81, 121, 197)),
+        ((1280, 720), "smpte170m", (93, 113, 197)),
+    ],
+)
+def test_colours_of_unstated_matrix_are_those_that_players_show(tmp_path, size, stated, chroma):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height = size
+        stream.options = {"x264-params": f"colormatrix={stated}"} if stated else {}
+        for _ in range(3):
+            frame = av.VideoFrame(*size, "yuv420p")
+            for plane, level in zip(frame.planes, chroma, strict=True):
+                plane.update(bytes([level]) * plane.buffer_size)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    [frame] = video.frames(path, at_least=20)
+    assert is_near(colour_of(frame.picture), (200, 40, 60), by=4)
+
+
 def test_pictures_are_shrunk_to_twice_what_is_asked_for(tmp_path):
     path = written(tmp_path / "a.mp4", [(view(1, (320, 180)), 5)])
     (small,) = video.frames(path, at_least=30)

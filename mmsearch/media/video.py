@@ -33,6 +33,8 @@ SAMPLE_EVERY = 0.12
 """Seconds between frames that are compared."""
 TAIL = 1.5
 """Seconds between the last decoded frame and the end of a video that may still be complete."""
+_HD, _UNSTATED = 720, 2
+"""Rows from which on players assume BT.709, and a matrix that the file does not state (H.273)."""
 MOST_PIXELS = 2**27
 """Of a frame, four times 8K; the decoder refuses larger ones."""
 
@@ -279,7 +281,14 @@ def _picture(frame: VideoFrame, stream: VideoStream, shorter: int) -> Image.Imag
     width, height = _square_size(frame, stream)
     scale = min(1.0, shorter / min(width, height))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    shrunk = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+    is_unstated = frame.colorspace == _UNSTATED and frame.height >= _HD
+    shrunk = frame.reformat(
+        width=width,
+        height=height,
+        format="rgb24",
+        interpolation="AREA",
+        src_colorspace="ITU709" if is_unstated else None,
+    )
     profile = numbered_profile(int(frame.color_primaries), int(frame.color_trc))
     picture = to_srgb(Image.fromarray(shrunk.to_ndarray()), profile)
     turn = _TURNS.get(_orientation(frame))
@@ -298,14 +307,15 @@ _TURNS = {
 """Signs of a display matrix → the Pillow transposition that it means."""
 
 
-def _orientation(frame: VideoFrame) -> tuple[int, ...]:
+def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
     """The signs of a, b, c, d of the display matrix of a frame; of those near 0, 0."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return ()
+        return 1, 0, 0, 1
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
     small = max(map(abs, (a, b, c, d))) / 2
-    return tuple((number > small) - (number < -small) for number in (a, b, c, d))
+    first, second, third, fourth = ((n > small) - (n < -small) for n in (a, b, c, d))
+    return first, second, third, fourth
 
 
 def _square_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
