@@ -666,6 +666,16 @@ def test_a_tiff_of_rare_samples_has_its_alpha_its_profile_and_its_exif():
     assert picture.getpixel((0, 40)) == (156, 156, 156)
 
 
+def test_a_grey_tiff_may_state_wrong_sizes_of_strips():
+    deep = Image.fromarray(np.array([[0, 257, 32896, 65535]] * 5, np.uint16))
+    data = saved(deep, "TIFF")
+    size = struct.pack("<HHII", 279, 4, 1, 40)
+    assert size in data
+    for wrong in (0, 12, 400_000):
+        loaded, _ = load_image(data.replace(size, struct.pack("<HHII", 279, 4, 1, wrong)))
+        assert np.asarray(loaded)[4, :, 0].tolist() == [0, 1, 128, 255]
+
+
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.99])
 def test_a_truncated_tiff_of_rare_samples_is_refused(kept):
     data = tiff(np.random.default_rng(0).random((3, 64, 96), np.float32), 2, planar=False)
@@ -723,6 +733,15 @@ def test_a_side_chunk_of_a_png_never_costs_the_picture(side, place):
     picture, info = load_image(data[:place] + side + data[place:])
     assert difference(picture, photo()) == 0
     assert info.camera == "Phone 5"
+
+
+def test_the_colours_that_a_png_states_outlive_a_fault_elsewhere():
+    data = saved(bare(WIDE["Adobe RGB"], muted()), "PNG")
+    colours = chunk(b"gAMA", stated([1 / 2.2])) + chunk(
+        b"cHRM", stated(CHROMATICITIES["Adobe RGB"])
+    )
+    fault = chunk(b"tEXt", b"Comment\0hello", b"oops")
+    assert difference(load_image(data[:33] + colours + fault + data[33:])[0], muted()) < 1.5
 
 
 @pytest.mark.parametrize("lost", [4, 12, 16])

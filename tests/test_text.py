@@ -110,6 +110,14 @@ def test_unicode_without_a_mark_is_told_by_its_zeros(text, encoding):
     assert read_text(text.encode(encoding)) == text
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_damage_in_unicode_without_a_mark_costs_one_character(encoding):
+    text = "Ein Hund läuft am Strand.\n"
+    lone = "\ud800".encode(encoding, "surrogatepass")
+    data = text.encode(encoding) + lone + text.encode(encoding)
+    assert read_text(data) == f"{text}\ufffd{text}"
+
+
 @pytest.mark.parametrize("text", ["a dog", "hello world", "naïve café", "Собака на пляже"])
 def test_an_end_that_was_never_written_is_no_part_of_a_text(text):
     for zeros in (1, 2, 3, 4000):

@@ -20,7 +20,7 @@ from mmsearch.media.colour import head_of, profile_of, to_srgb
 from mmsearch.media.image_repair import (
     jpeg_ends,
     pillow_reads,
-    png_without_side_chunks,
+    png_without_faulty_chunks,
     tiff_directory,
     tiff_samples,
 )
@@ -84,8 +84,8 @@ def load_image(
     """An upright RGB picture, fully decoded, with its size and EXIF.
 
     EXIF orientation is applied, colours are converted to sRGB by the profile in the file,
-    transparency becomes white, an animation its first frame. Faults that cost no pixel (side chunks
-    of a PNG, the end marker of a JPEG) do no harm.
+    transparency becomes white, an animation its first frame. Faults that cost no pixel (ancillary
+    chunks of a PNG, the end marker of a JPEG) do no harm.
 
     Args:
         source: A path, the bytes of a file, or a binary file object (which stays open).
@@ -139,7 +139,12 @@ def _loaded(
     drafted = opened.size != full_size
     picture = None
     if decoder == "TIFF" and not pillow_reads(tags := opened.tag_v2):  # type: ignore[attr-defined]
-        found = tiff_samples(file, tags)
+        try:
+            found = tiff_samples(file, tags)
+        except (ValueError, TypeError, OSError):
+            if tags.get(_PLANAR_CONFIGURATION, 1) != 1:
+                raise
+            found = None  # wrong sizes of strips, without which Pillow can do
         picture = found and _of_samples(found, tags.get(_PHOTOMETRIC))
     if picture is None:
         opened.load()
@@ -188,7 +193,7 @@ def _repaired(
     limits = at_least, max_megapixels, decode_scale
     file.seek(0)
     if decoder == "PNG":
-        return _loaded(io.BytesIO(png_without_side_chunks(file.read())), decoder, *limits)
+        return _loaded(io.BytesIO(png_without_faulty_chunks(file.read())), decoder, *limits)
     if decoder == "JPEG":
         found = (_loaded(io.BytesIO(data), decoder, *limits) for data in jpeg_ends(file.read()))
         first = next(found, None)
@@ -363,7 +368,7 @@ def _with_8_bit_channels(picture: Image.Image) -> Image.Image:
     return picture
 
 
-_PHOTOMETRIC, _PROFILE = 262, 34675
+_PHOTOMETRIC, _PLANAR_CONFIGURATION, _PROFILE = 262, 284, 34675
 """Tags of TIFF."""
 _MIN_IS_WHITE = 0
 """A value of the first."""

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------- PNG
 
 _SIGNATURE = 8
-_NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_USEFUL = {b"eXIf", b"iCCP"}
+_PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_KEPT_CHUNKS = {b"eXIf": None, b"iCCP": None, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4}
+"""Ancillary chunks that say how the pixels are shown → their size, None if it varies."""
 _LARGE = 2**20
-"""Bytes that Pillow lets a side chunk unpack to."""
+"""Bytes that Pillow lets an ancillary chunk unpack to."""
 
 
-def png_without_side_chunks(data: bytes) -> bytes:
-    """A PNG of the chunks that make the picture, and of side chunks its EXIF and profile if intact.
+def png_without_faulty_chunks(data: bytes) -> bytes:
+    """A PNG of the chunks that make the picture, and the intact ones that say how it is shown.
 
     Text of more than 1 MiB, a chunk that is too short, or one with a wrong checksum says nothing
     about the pixels, but makes Pillow refuse them. A PNG whose last chunk (IEND) is missing gets
@@ -42,8 +43,12 @@ def png_without_side_chunks(data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + body))
         if kind == b"IDAT":  # the pixels have a checksum of their own
             chunk = chunk[: 8 + size] + checksum
-        intact = chunk.endswith(checksum) and _unpacks(kind, body)
-        if kind in _NEEDED or (kind in _USEFUL and intact):
+        intact = (
+            chunk.endswith(checksum)
+            and _unpacks(kind, body)
+            and _KEPT_CHUNKS.get(kind) in (None, size)
+        )
+        if kind in _PIXEL_CHUNKS or (kind in _KEPT_CHUNKS and intact):
             kept.append(chunk)
         at += 12 + size
     if kind != b"IEND":
@@ -64,7 +69,7 @@ def _unpacks(kind: bytes, body: bytes) -> bool:
 
 # ---------------------------------------------------------------------- JPEG
 
-_PADS = (b"\0" * 4096, b"\x55\xaa" * 2048, bytes(range(1, 255)) * 16)
+_FILLERS = (b"\0" * 4096, b"\x55\xaa" * 2048, bytes(range(1, 255)) * 16)
 """Three guesses at what is missing of a JPEG."""
 
 
@@ -74,8 +79,8 @@ def jpeg_ends(data: bytes) -> Iterator[bytes]:
     The same picture comes out of all of them if and only if nothing but the end marker is missing.
     """
     if _has_all_scans(data):
-        for pad in _PADS:
-            yield data.removesuffix(b"\xff") + pad + b"\xff\xd9"
+        for filler in _FILLERS:
+            yield data.removesuffix(b"\xff") + filler + b"\xff\xd9"
 
 
 def _has_all_scans(data: bytes) -> bool:
@@ -109,6 +114,7 @@ _COPIED = (256, 257, 259, 266, 278, 322, 323)
 _WIDTHS = (256, 322)
 _LOSSLESS = {1, 5, 8, 32773, 32946, 34925, 50000}
 """Compressions of bytes: none, LZW, Deflate (two numbers), PackBits, LZMA, Zstandard."""
+_UNCOMPRESSED = 1
 _PREDICTOR = 317
 _NO_PREDICTOR, _DIFFERENCES, _FLOAT_PREDICTOR = 1, 2, 3
 _CHANNELS = {0: 1, 1: 1, 2: 3, 5: 4}
@@ -207,9 +213,17 @@ def _unpacked(
 
     places, sizes = (324, 325) if 324 in tags else (273, 279)
     starts, lengths = _numbers(tags, places, 0), _numbers(tags, sizes, 0)
-    if sum(lengths) > 2 * file.seek(0, os.SEEK_END):
-        raise ValueError("damaged")
     pieces = range(plane * len(starts) // planes, (plane + 1) * len(starts) // planes)
+    if tags.get(259, 1) == _UNCOMPRESSED:  # stated sizes may be wrong
+        width, rows = int(tags.get(322, tags[256])), int(tags.get(323, tags.get(278, tags[257])))
+        left = (
+            int(tags[257]) - rows * at if 324 not in tags else rows for at in range(len(pieces))
+        )
+        lengths = (0,) * pieces.start + tuple(
+            width * bytes_per_pixel * min(rows, some) for some in left
+        )
+    if sum(lengths) > 2 * file.seek(0, os.SEEK_END):
+        raise ValueError("truncated")
     offsets, data = [], bytearray()
     for piece in pieces:
         file.seek(starts[piece])

@@ -146,6 +146,7 @@ def _before_id3v1(file: FilePart) -> int:
 
 
 def _container_of(file: FilePart) -> str | None:
+    """FFmpeg's name for the format that the first bytes tell."""
     head = file.bytes_at(0, 16)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in _IFF_TYPES:
         return _IFF_TYPES[head[8:12]]
@@ -172,12 +173,12 @@ def _is_transport_stream(file: FilePart) -> bool:
 
 _BLOCK = 1 << 18
 """Bytes that are read at a time to go from header to header of frames and pages."""
-_SEARCHED = 1 << 20
-"""Bytes in which the first frame is looked for."""
-_FRAMES = 3
-"""That follow each other where a sound begins; less happens by chance."""
-_LEAST = 4096
-"""Bytes; what is left after an MP3 is a tag rather than another MP3 if it has less."""
+_SEARCH_WINDOW = 1 << 20
+"""Bytes in which the first frame is looked for, zeros before it not counted."""
+_FRAMES_IN_A_ROW = 3
+"""By which the beginning of a sound is recognised; fewer occur by chance."""
+_SHORTEST_MP3 = 4096
+"""Bytes; less than this after an MP3 is a tag rather than another MP3."""
 _BITRATES = {  # kbit/s by (first version?, layer) and index; ISO 11172-3, 13818-3
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -186,7 +187,7 @@ _BITRATES = {  # kbit/s by (first version?, layer) and index; ISO 11172-3, 13818
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_FRAME_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 """Hz by the bits of the version."""
 
 
@@ -199,16 +200,16 @@ def _first_frame(file: FilePart, after: int = 0) -> tuple[str, int]:
     Raises:
         UnreadableFile: There are none.
     """
-    while (data := file.bytes_at(after, _SEARCHED)) and not data.strip(b"\0"):
+    while (data := file.bytes_at(after, _SEARCH_WINDOW)) and not data.strip(b"\0"):
         after += len(data)
     at = data.find(b"\xff")
     while at >= 0:
         place, frames = at, 0
-        while frames < _FRAMES and (length := _frame_length(data[place : place + 6])):
+        while frames < _FRAMES_IN_A_ROW and (length := _frame_length(data[place : place + 6])):
             if not _continues(data[at : at + 3], data[place : place + 3]):
                 break
             place, frames = place + length, frames + 1
-        if frames == _FRAMES:
+        if frames == _FRAMES_IN_A_ROW:
             return ("mp3" if data[at + 1] & 0x06 else "aac"), after + at
         at = data.find(b"\xff", at + 1)
     raise UnreadableFile("not a sound")
@@ -231,7 +232,7 @@ def _frame_length(head: bytes) -> int:
     if version == 1 or rate == 3 or not 0 < index < 15:
         return 0
     bits = 1000 * _BITRATES[version == 3, layer][index]
-    padding, hertz = head[2] >> 1 & 1, _FRAME_RATES[version][rate]
+    padding, hertz = head[2] >> 1 & 1, _SAMPLE_RATES[version][rate]
     if layer == 1:
         return 4 * (12 * bits // hertz + padding)
     return (72 if layer == 3 and version != 3 else 144) * bits // hertz + padding
@@ -266,7 +267,7 @@ def mp3_streams(sound: FilePart) -> list[FilePart]:
     while at is not None:
         length, head = _xing_bytes(sound.part(at)), b""
         if length is None:
-            length, head = _measured(sound.part(at))
+            length, head = _length_without_xing(sound.part(at))
         following = _next_mp3(sound, at + length) if length else None
         streams.append(sound.part(at, following, head=head))
         at = following
@@ -274,7 +275,7 @@ def mp3_streams(sound: FilePart) -> list[FilePart]:
 
 
 def _next_mp3(sound: FilePart, after: int) -> int | None:
-    if after + _LEAST > sound.size:
+    if after + _SHORTEST_MP3 > sound.size:
         return None
     try:
         container, at = _first_frame(sound, after)
@@ -283,8 +284,8 @@ def _next_mp3(sound: FilePart, after: int) -> int | None:
     return at if container == "mp3" else None
 
 
-def _measured(mp3: FilePart) -> tuple[int, bytes]:
-    """The bytes of all frames in a row, and a Xing header for them if their bit rate varies."""
+def _length_without_xing(mp3: FilePart) -> tuple[int, bytes]:
+    """The bytes of the frames of an MP3, and a Xing header for it if their bit rate varies."""
     first = mp3.bytes_at(0, 4)
     at = frames = 0
     lengths: dict[bytes, int] = {}  # by the first bytes of a frame
@@ -321,12 +322,12 @@ def _xing_frame(first: bytes, frames: int, size: int) -> bytes:
 _PAGE_HEADER = 27 + 255
 _BEGINS, _ENDS = 2, 4
 """Flags of a page that is the first, or the last, of its stream."""
-_MISSING = 64
+_TOLERANCE = 64
 """Bytes that may be missing at the end."""
 
 
 def ogg_streams(sound: FilePart) -> tuple[list[FilePart], bool]:
-    """The streams of a chain, and whether pages are damaged or missing at the end.
+    """The streams of a chain, and whether a part of one is damaged or the end is missing.
 
     Streams follow each other in recordings of web radio, and where files were joined (RFC 3533, 4).
     A page is 26 bytes, a number of segments, the size of each, and the segments. libsndfile reads
@@ -353,7 +354,7 @@ def ogg_streams(sound: FilePart) -> tuple[list[FilePart], bool]:
         in_headers = bool(flags & _BEGINS)
         in_stream = not flags & _ENDS
         at += 27 + segments + sum(block[place + 27 : place + 27 + segments])
-    return _between(sound, starts), damaged or at > sound.size + _MISSING
+    return _between(sound, starts), damaged or at > sound.size + _TOLERANCE
 
 
 def _between(sound: FilePart, starts: list[int]) -> list[FilePart]:
@@ -363,9 +364,9 @@ def _between(sound: FilePart, starts: list[int]) -> list[FilePart]:
 
 # ---------------------------------------------------------------------- WAV
 
-_LARGEST_HEAD = 1 << 24
-"""Bytes before the samples; there are hundreds, or thousands if there is a picture."""
-_UNKNOWN = 1 << 62
+_LARGEST_HEADER = 1 << 24
+"""Bytes before the samples; there are hundreds, or millions if there is a picture."""
+_UNKNOWN_SIZE = 1 << 62
 """Sizes from here on, of 64 bits, mean that the size was unknown when writing began."""
 
 
@@ -379,7 +380,7 @@ def wav_with_sizes(sound: FilePart) -> FilePart:
     at, long_sizes_at, name = 12, 0, b""
     while name != b"data":
         header = sound.bytes_at(at, 8)
-        if len(header) < 8 or at > _LARGEST_HEAD:
+        if len(header) < 8 or at > _LARGEST_HEADER:
             return sound
         name, stated = struct.unpack(order + "4sI", header)
         if name == b"ds64":
@@ -388,7 +389,7 @@ def wav_with_sizes(sound: FilePart) -> FilePart:
     size = sound.size - at
     if long_sizes_at and stated in (0, 0xFFFFFFFF):
         [stated] = struct.unpack("<Q", sound.bytes_at(long_sizes_at + 8, 8))
-        stated = 0 if stated >= _UNKNOWN else stated
+        stated = 0 if stated >= _UNKNOWN_SIZE else stated
     if 2 * stated >= size or _is_chunks(sound, at + stated + stated % 2, order):
         return sound
     head = bytearray(sound.bytes_at(0, at))

@@ -6,6 +6,7 @@ import codecs
 import os
 import re
 import unicodedata
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ _SENSELESS = re.compile(
 )
 """What no text contains that is read in the right encoding, except where it is damaged."""
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_NO_CHARACTERS = frozenset({"Cc", "Cs", "Co", "Cn"})
+"""Categories of Unicode: control characters, surrogates, characters that have no meaning."""
 _CONTROL_BYTE = re.compile(_CONTROL.pattern.encode())
 
 
@@ -150,11 +153,10 @@ def _unicode_without_mark(data: bytes) -> str | None:
     for size, encodings in ((4, ("utf-32-le", "utf-32-be")), (2, ("utf-16-le", "utf-16-be"))):
         found = []
         for encoding in encodings:
-            with suppress(UnicodeDecodeError):
-                text = data[: len(data) // size * size].decode(encoding)
-                if all(map(_is_written, set(text))):
-                    blocks = len({ord(character) >> 8 for character in text})
-                    found.append((blocks, text))
+            text = data[: len(data) // size * size].decode(encoding, "replace")
+            odd = sum(n for one, n in Counter(text).items() if not _is_text_character(one))
+            if odd * 20 <= len(text):
+                found.append((len({ord(one) >> 8 for one in text}), text))
         blocks, text = min(found, default=(0, ""))
         if text and (b"\0" in written or blocks * 3 <= len(text)):
             return text
@@ -169,9 +171,10 @@ def _is_valid_utf8(data: bytes) -> bool:
     return True
 
 
-def _is_written(character: str) -> bool:
-    """Whether it occurs in texts: no control character, and nothing that has no meaning."""
-    return character in "\t\n\r\f\ufeff" or unicodedata.category(character)[0] != "C"
+def _is_text_character(one: str) -> bool:
+    if one in "\t\n\r\f":
+        return True
+    return one != "\ufffd" and unicodedata.category(one) not in _NO_CHARACTERS
 
 
 def _iso_2022(data: bytes) -> str | None:
