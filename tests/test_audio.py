@@ -288,7 +288,7 @@ def heard(source: Any) -> tuple[float, bool]:
     return last.end, bool(said)
 
 
-@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF", "RF64", "W64", "AU"])
 @pytest.mark.parametrize("left", [0.2, 0.5, 0.9])
 def test_a_file_that_breaks_off_is_heard_up_to_there(kind: str, left: float) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 44100 * 8)

@@ -221,8 +221,8 @@ _UNKNOWN_FORMAT, _UNKNOWN_CODING = 1, 4
 """libsndfile's SF_ERR_UNRECOGNISED_FORMAT and SF_ERR_UNSUPPORTED_ENCODING."""
 _MP3_FRAME = 1152
 """Samples."""
-_SHORT_CHUNK = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")
-"""A line of libsndfile's log: a chunk's header states another size than its samples have."""
+_SHORT_CHUNK = re.compile(r"(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)")
+"""A line of libsndfile's log: a header (WAV, AIFF, AU, RF64, W64) states another size than there is."""
 _TOLERANCE = 64
 """Bytes that may be missing: some programs include the header in the size they state."""
 _UNKNOWN_LENGTH = 0x7FFF0000
@@ -242,7 +242,7 @@ def _open_with_libsndfile(
     part.seek(0)
     with _c_stderr_off:
         sound = stack.enter_context(soundfile.SoundFile(part))
-    # libsndfile reads a WAV or AIFF that is shorter than its header states, and only logs it
+    # libsndfile reads a file that is shorter than its header states, and only logs it
     for stated, actual in _SHORT_CHUNK.findall(sound.extra_info):
         truncated |= int(actual) + _TOLERANCE < int(stated) < _UNKNOWN_LENGTH
     frames = sound.frames if sound.frames < _NOT_STATED else 0
