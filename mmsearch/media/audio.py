@@ -222,7 +222,7 @@ _UNKNOWN_FORMAT, _UNKNOWN_CODING = 1, 4
 _MP3_FRAME = 1152
 """Samples."""
 _SHORT_CHUNK = re.compile(r"(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)")
-"""A line of libsndfile's log: a header (WAV, AIFF, AU, RF64, W64) states another size than there is."""
+"""A line of libsndfile's log where a header states more than there is; of all that it reads."""
 _TOLERANCE = 64
 """Bytes that may be missing: some programs include the header in the size they state."""
 _UNKNOWN_LENGTH = 0x7FFF0000

@@ -141,7 +141,8 @@ def _mended(data: bytes, encoding: str) -> str:
 def _unicode_without_mark(data: bytes) -> str | None:
     """The text of UTF-32 or UTF-16, if that is what the bytes are: many are zeros or below 32.
 
-    Read in the wrong order, or if it is another text, it has characters of many more blocks.
+    Only the highest bytes of characters are often zeros. Read in the wrong order, or if it is
+    another text, it has characters of many more blocks.
     """
     if not _CONTROL_BYTE.search(data):
         return None
@@ -155,7 +156,9 @@ def _unicode_without_mark(data: bytes) -> str | None:
         for encoding in encodings:
             text = data[: len(data) // size * size].decode(encoding, "replace")
             odd = sum(n for one, n in Counter(text).items() if not _is_text_character(one))
-            if odd * 20 <= len(text):
+            first, last = data[::size].count(0), data[size - 1 :: size].count(0)
+            lowest, highest = (first, last) if encoding.endswith("le") else (last, first)
+            if odd * 20 <= len(text) and lowest * 20 <= highest:
                 found.append((len({ord(one) >> 8 for one in text}), text))
         blocks, text = min(found, default=(0, ""))
         if text and (b"\0" in written or blocks * 3 <= len(text)):
