@@ -42,6 +42,10 @@ def clustered(number: int, seed: int = 0, gap: float = 0.0) -> np.ndarray:
     return rows.astype(np.float16)
 
 
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
 def sample_queries(number: int = 40) -> dict[str, np.ndarray]:
     return {
         "image": clustered(number, 1).astype(np.float32),
@@ -351,6 +355,15 @@ def test_a_segment_of_an_earlier_version_gets_its_margin_measured(
     if writable:  # measured once
         monkeypatch.setattr("mmsearch.vectors.segment.score_margin", None)
         assert Segment.open(tmp_path).score_margin(query) == pytest.approx(expected)
+
+
+def test_rows_that_are_the_centre_of_their_cell_have_good_codes():
+    dice = np.random.default_rng(0)
+    rows = np.repeat(unit(dice.standard_normal((32, DIM))), 100, axis=0).astype(np.float16)
+    codes = AnnIndex.build(codes_in_cells(100_000, DIM).replace("IVF64", "IVF32"), rows)
+    for query in unit(dice.standard_normal((8, DIM))):
+        numbers, scores = codes.candidates(query, len(rows), 32)
+        assert np.abs(scores - rows[numbers].astype(np.float32) @ query).max() < 0.25
 
 
 # ---------------------------------------------------------------------- the delta

@@ -36,6 +36,10 @@ TRAINED_ON = 100_000
 
 _ADDED_AT_ONCE = 2**16
 
+AT_CENTRE = 5e-7
+"""The square of the distance below which a row counts as the centre of its cell: FLT_EPSILON, which
+is 1.2e-7, and the error of computing it from inner products."""
+
 
 class AnnIndex:
     """A FAISS index of all rows of a segment, which it identifies by their numbers."""
@@ -250,9 +254,34 @@ class AnnIndex:
         cells = getattr(faiss.try_extract_index_ivf(index), "nlist", 0)
         number = min(len(rows), max(TRAINED_ON, 40 * cells))
         index.train(as_float32(rows, np.arange(number) * len(rows) // number))
+        ann_index = cls(index)
         for start in range(0, len(rows), _ADDED_AT_ONCE):
-            index.add(as_float32(rows[start : start + _ADDED_AT_ONCE]))
-        return cls(index)
+            ann_index._add(as_float32(rows[start : start + _ADDED_AT_ONCE]))
+        return ann_index
+
+    def _add(self, rows: Vectors) -> None:
+        """Add rows (n, dim).
+
+        FAISS takes the length of what a code stands for as 1 if its square is below FLT_EPSILON,
+        that is, if a row is all but the centre of its cell, as the copies of one picture are: its
+        scores are then wrong by up to 1. So such a row is encoded as the centre.
+        """
+        import faiss
+        import numpy as np
+
+        if not isinstance(self._bare, faiss.IndexIVFRaBitQ):
+            self._index.add(rows)
+            return
+        for transform in self._transforms:
+            rows = transform.apply(rows)
+        scores, cells = self._bare.quantizer.search(rows, 1)
+        centres = self._bare.quantizer.reconstruct_n(0, self.cells)
+        lengths = np.einsum("ij,ij->i", centres, centres)[cells[:, 0]]
+        at_centre = np.einsum("ij,ij->i", rows, rows) + lengths - 2 * scores[:, 0] < AT_CENTRE
+        rows[at_centre] = centres[cells[at_centre, 0]]
+        # the C++ function that `add` calls, too, once it has found the cells
+        self._bare.add_core(len(rows), faiss.swig_ptr(rows), None, faiss.swig_ptr(cells))
+        self._index.ntotal = self._bare.ntotal
 
     def save(self, path: Path) -> None:
         """Write to `path`.
