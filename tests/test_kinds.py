@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,13 +54,16 @@ def sample_queries(number: int = 40) -> dict[str, np.ndarray]:
     }
 
 
-def made(rows: np.ndarray, folder=None, kind: str = AUTO, recall: float = 0.98) -> Segment:
+def made(
+    rows: np.ndarray, folder=None, kind: str = AUTO, recall: float = 0.98, queries=sample_queries
+) -> Segment:
     if folder is not None:
         folder.mkdir(exist_ok=True)
     ids = np.arange(len(rows)) + 1
     starts = range(0, len(rows), 700)
     batches = [(rows[n : n + 700], ids[n : n + 700], ids[n : n + 700] * 2) for n in starts]
-    return write_segment(folder, DIM, batches, {}, sample_queries, kind=kind, recall=recall)
+    dim = rows.shape[1]
+    return write_segment(folder, dim, batches, {}, queries, kind=kind, recall=recall)
 
 
 @pytest.fixture(autouse=True)
@@ -320,41 +324,44 @@ def test_a_recall_of_1_is_an_exact_search(kind):
     assert "recall of 1" in choice.why
 
 
-def test_a_higher_recall_takes_a_wider_margin():
+def test_a_higher_recall_takes_wider_margins():
     rows = clustered(5000)
-    low, high = (choose_index(rows, sample_queries, recall=recall)[0] for recall in (0.5, 0.999))
-    assert 0 < low.margin < high.margin
+    low, high = (made(rows, recall=recall).margins for recall in (0.5, 0.999))
+    assert 0 < low.constant < high.constant
+    assert (low.by_row < high.by_row).all()
 
 
-def test_the_margin_of_scores_covers_nearly_all_errors(hard_queries):
+def margins_of(segment: Segment, rows: np.ndarray, query: np.ndarray) -> tuple:
+    """The errors of all rows' approximate scores for a unit query, and their margins."""
+    found, scores = segment.ann_index.candidates_of_many(query[None], len(rows), 10**6)
+    numbers = found[0]
+    wide = rows[numbers].astype(np.float32)
+    distances = np.linalg.norm(wide - query, axis=1)
+    margins = segment.margins.at(segment.margins.by_row[numbers], 1.0, distances)
+    order = np.argsort(numbers)
+    return (wide @ query - scores[0])[order], margins[order]
+
+
+def test_the_margins_of_scores_cover_nearly_all_errors(hard_queries):
     rows = clustered(5000)
     segment = made(rows)
     for queries in hard_queries.values():
-        for query in queries:
-            numbers, scores = segment.ann_index.candidates(query, 5000, segment.choice.effort)
-            errors = rows[numbers].astype(np.float32) @ query - scores
-            assert (errors > segment.score_margin(query)).mean() <= 0.005
+        for query in unit(queries):
+            errors, margins = margins_of(segment, rows, query)
+            assert (errors > margins).mean() <= 0.005
 
 
-@pytest.mark.parametrize("writable", [True, False])
-def test_a_segment_of_an_earlier_version_gets_its_margin_measured(
-    tmp_path, hard_queries, monkeypatch, writable
-):
-    measured = made(clustered(5000), tmp_path).choice.margin
-    about = json.loads((tmp_path / "about.json").read_text())
-    del about["choice"]["margin"]
-    about["sum"] = checksum(about)
-    (tmp_path / "about.json").write_text(json.dumps(about))
-    if not writable:
-        (tmp_path / "margin.f32").mkdir()
-    query = hard_queries["gap"][0]
-    expected = Segment.open(tmp_path).score_margin(query)
-    assert Segment.open(tmp_path).choice.margin is None
-    assert expected > 0
-    assert expected / measured < 10
-    if writable:  # measured once
-        monkeypatch.setattr("mmsearch.vectors.segment.score_margin", None)
-        assert Segment.open(tmp_path).score_margin(query) == pytest.approx(expected)
+def test_the_margins_cover_the_errors_of_a_few_rows_unlike_all_others():
+    dice, dim = np.random.default_rng(0), 128
+    alike = np.repeat(unit(dice.standard_normal((16, dim))), 1000, axis=0)
+    alike += 0.01 * dice.standard_normal(alike.shape).astype(np.float32)
+    rows = unit(np.concatenate([alike, dice.standard_normal((60, dim))])).astype(np.float16)
+    segment = made(rows, queries=lambda: {"image": rows[:40].astype(np.float32)})
+    missed = []
+    for query in unit(dice.standard_normal((60, dim))):
+        errors, margins = margins_of(segment, rows, query)
+        missed.append((errors > margins)[-60:].mean())
+    assert np.mean(missed) <= 0.005
 
 
 def test_rows_that_are_the_centre_of_their_cell_have_good_codes():
@@ -364,6 +371,48 @@ def test_rows_that_are_the_centre_of_their_cell_have_good_codes():
     for query in unit(dice.standard_normal((8, DIM))):
         numbers, scores = codes.candidates(query, len(rows), 32)
         assert np.abs(scores - rows[numbers].astype(np.float32) @ query).max() < 0.25
+
+
+def test_neighbours_in_cells_far_away_from_a_query_are_found(monkeypatch):
+    """The query and its neighbours lie apart from clusters that all cells belong to."""
+    monkeypatch.setattr("mmsearch.vectors.index.RESCORED_SHARE", 1)
+    dice, dim = np.random.default_rng(1), 128
+    common = 2 * unit(dice.standard_normal((1, dim)))
+    queries = unit(common + unit(dice.standard_normal((100, dim))))
+    near = 0.85 * np.repeat(queries, 12, axis=0) + 0.53 * unit(dice.standard_normal((1200, dim)))
+    centres = unit(dice.standard_normal((90, dim)))[dice.integers(0, 90, 8000)]
+    rest = common + unit(centres + 0.6 * unit(dice.standard_normal((8000, dim))))
+    rows = unit(np.concatenate([rest, near])).astype(np.float16)
+    sample = {"image": rows[:40].astype(np.float32)}
+    segment = made(rows, kind="IVF128,RaBitQ", queries=lambda: sample)
+    segment.choice = replace(segment.choice, candidates=10, effort=4)
+    index = FaissIndex(segment)
+    exact = FaissIndex(Segment(segment.rows, segment.ids, segment.vector_ids))
+    for k in (1, 3):
+        shares = [agree(index.search(query, k), exact.search(query, k), k) for query in queries]
+        assert np.mean(shares) >= 0.98
+
+
+def test_an_eighth_of_the_codes_is_compared_at_least(monkeypatch):
+    monkeypatch.setattr(index_choice, "MIN_CODES", 10)
+    choice, codes = choose_index(clustered(50_000), sample_queries, recall=0.01)
+    assert choice.effort >= codes.cells / 8 > 4
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_segment_of_an_earlier_version_gets_its_margins_measured(tmp_path, monkeypatch, writable):
+    measured = made(clustered(5000), tmp_path).margins
+    about = json.loads((tmp_path / "about.json").read_text())
+    about["choice"]["margin"] = 0.1  # one for all rows
+    about["sum"] = checksum(about)
+    (tmp_path / "about.json").write_text(json.dumps(about))
+    (tmp_path / "margins.f32").unlink()
+    if not writable:
+        (tmp_path / "margins.f32").mkdir()
+    assert np.array_equal(Segment.open(tmp_path).margins.by_row, measured.by_row)
+    if writable:  # measured once
+        monkeypatch.setattr("mmsearch.vectors.segment.score_margins", None)
+        assert np.array_equal(Segment.open(tmp_path).margins.by_row, measured.by_row)
 
 
 # ---------------------------------------------------------------------- the delta

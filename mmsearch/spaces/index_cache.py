@@ -327,7 +327,6 @@ class IndexCache:
             "epoch": state.epoch,
             LAST_CHANGE: self._store.changes.last(),
             "kind": kind,
-            "recall": recall,
         }
         batches = (
             (_augmented(some), some.ids, some.vector_ids)

@@ -71,6 +71,27 @@ class AnnIndex:
 
         return isinstance(self._bare, faiss.IndexIVF | faiss.IndexFlatCodes)
 
+    def error_scales(self) -> NDArray[np.float32]:
+        """How large the error of each row's approximate score is, relative to the others' (n,).
+
+        For 1-bit codes, it is the length of what the code stands for, the row less the centre of
+        its cell, over the cosine between both: `dp_multiplier`, the last four bytes of a code in
+        FAISS. For other kinds, which do not tell, all are 1.
+        """
+        import faiss
+        import numpy as np
+
+        scales = np.ones(len(self), np.float32)
+        if not isinstance(self._bare, faiss.IndexIVFRaBitQ) or self._bare.rabitq.nb_bits != 1:
+            return scales
+        cells, size = self._bare.invlists, int(self._bare.code_size)
+        for cell in range(self.cells):
+            if count := int(cells.list_size(cell)):
+                codes = faiss.rev_swig_ptr(cells.get_codes(cell), count * size)
+                last = np.ascontiguousarray(codes.reshape(count, size)[:, -4:])
+                scales[faiss.rev_swig_ptr(cells.get_ids(cell), count)] = last.view("<f4")[:, 0]
+        return scales
+
     def efforts(self, min_rows: int = 0) -> list[int]:
         """Search effort levels, ascending: cells (nprobe of IVF) or nodes (efSearch of HNSW).
 

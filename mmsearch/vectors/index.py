@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmsearch.vectors.exact import (
     DECIMALS,
@@ -15,7 +16,7 @@ from mmsearch.vectors.exact import (
     search_exactly,
 )
 from mmsearch.vectors.id_set import IdSet
-from mmsearch.vectors.index_choice import NEIGHBOURS, SAMPLED
+from mmsearch.vectors.index_choice import NEIGHBOURS, SAMPLED, error_distance
 from mmsearch.vectors.segment import Segment
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ alone takes 2 µs, and in the order of the file less than a twentieth of that.""
 
 CANDIDATES_PER_ID = 4
 """Additional candidates that are scored for each id beyond the ten of `index_choice`."""
+
+
+CELL_STEP = 4
+"""A search that goes on compares four times as many cells. So those that show whether it can stop
+are three quarters of all: of as many cells as before, more had no candidate by chance."""
 
 
 class LiveRows:
@@ -140,9 +146,10 @@ class LiveRows:
 class BestCandidates:
     """The k best of the candidates of an approximate index, and whether there can be better ones.
 
-    A row is a candidate while its approximate score lies above the k-th exact score found so far,
-    less the margin that the error of approximate scores takes. So how many rows are scored exactly
-    depends on the query and on the filter: some hundred, or thousands if many rows score alike.
+    A row is a candidate while it can be among the k best: while its approximate score, raised by
+    its margin (`score_margins`), reaches the k-th exact score found so far. So how many rows are
+    scored exactly depends on the query and on the filter: some hundred, or thousands if many rows
+    score alike.
 
     Args:
         rows: Those that are searched.
@@ -153,28 +160,24 @@ class BestCandidates:
 
     def __init__(self, rows: LiveRows, vector: Vectors, k: int, count: int) -> None:
         self._rows, self._vector, self._k, self._count = rows, vector, k, count
-        self._wanted = min(rows.candidates(k), count)
-        self._budget = max(int(count * RESCORED_SHARE), self._wanted)
-        self._margin = rows.segment.score_margin(vector) + 10**-DECIMALS
+        self._first = min(rows.candidates(k), count)
+        self._budget = max(int(count * RESCORED_SHARE), self._first)
+        _, mean, products = rows.segment.moments
+        square, row_square = float(vector @ vector), float(products.trace())
+        self._squares, self._lengths = square + row_square, math.sqrt(square * row_square)
+        self._mean_score = float(mean @ vector)
         self._ranking: Ranking = []
-
-    @property
-    def floor(self) -> float:
-        """The approximate score below which a row cannot be among the k best."""
-        if len(self._ranking) < self._k:
-            return float("-inf")
-        return float(self._ranking[-1][1] - self._margin)
 
     def of_all(
         self, ann_index: AnnIndex, effort: int, bits: NDArray[np.uint8] | None
     ) -> Ranking | None:
         """The k best, by searches for more and more rows; None if these are too many."""
-        wanted = self._wanted
+        wanted = self._first
         while wanted <= self._budget:
             numbers, scores = ann_index.candidates(self._vector, wanted, effort, bits)
             self._ranking = []
             self._rescore(numbers)
-            if len(numbers) == self._count or (len(numbers) and scores.min() < self.floor):
+            if len(numbers) == self._count or (len(numbers) and scores.min() < self._floor()):
                 return self._ranking
             if len(numbers) < wanted:
                 effort *= 4
@@ -184,43 +187,73 @@ class BestCandidates:
     def of_cells(
         self, ann_index: AnnIndex, effort: int, bits: NDArray[np.uint8] | None
     ) -> Ranking | None:
-        """The k best, from cells farther and farther away; None if these are too many.
+        """The k best, from cells farther and farther away; None if candidates are too many.
 
-        The nearest cells give the first candidates. Then twice as many cells are searched, and
-        again, until those that were added have no row that could be among the best.
+        A quarter of the cells that the effort says give the first candidates. Then four times as
+        many cells are searched, and again, until those that were added have no candidate.
         """
         import numpy as np
 
-        first = max(min(effort, ann_index.cells) // 2, 1)
-        numbers, scores = ann_index.candidates(self._vector, self._wanted, first, bits)
+        last = max(min(effort, ann_index.cells) // CELL_STEP, 1)
+        numbers, scores = ann_index.candidates(self._vector, self._first, last, bits)
         self._rescore(numbers)
-        if len(numbers) == self._wanted and scores.min() >= self.floor:
-            found = ann_index.candidates_above(self._vector, self.floor, 0, first, bits)
+        if len(numbers) == self._first and scores.min() >= self._floor():  # there may be more
+            found = ann_index.candidates_above(self._vector, self._floor(), 0, last, bits)
             new = ~np.isin(found[0], numbers)
-            if not self._rescore_best(found[0][new], found[1][new]):
+            if not self._rescore_candidates(found[0][new], found[1][new]):
                 return None
-        while first < ann_index.cells:
-            last = min(2 * first, ann_index.cells)
-            found = ann_index.candidates_above(self._vector, self.floor, first, last, bits)
-            if not self._rescore_best(*found):
+        while last < ann_index.cells:
+            first, last = last, min(CELL_STEP * last, ann_index.cells)
+            found = ann_index.candidates_above(self._vector, self._floor(), first, last, bits)
+            if not self._rescore_candidates(*found):
                 return None
-            if len(self._ranking) == self._k and not (found[1] >= self.floor).any():
+            if len(self._ranking) == self._k and not self._are_candidates(*found).any():
                 break
-            first = last
         return self._ranking
 
-    def _rescore_best(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> bool:
+    def _floor(self) -> float:
+        """The approximate score below which no row is a candidate."""
+        if len(self._ranking) < self._k:
+            return float("-inf")
+        return float(self._worst - self._margins(self._rows.segment.margins.widest))
+
+    def _are_candidates(
+        self, numbers: NDArray[np.int64], scores: NDArray[np.float32]
+    ) -> NDArray[np.bool_]:
+        """Whether each row, by its approximate score, can be among the k best (n,)."""
+        import numpy as np
+
+        if len(self._ranking) < self._k:
+            return np.ones(len(numbers), np.bool_)
+        by_row = self._rows.segment.margins.by_row[numbers]
+        possible: NDArray[np.bool_] = scores + self._margins(by_row) >= self._worst
+        return possible
+
+    @property
+    def _worst(self) -> float:
+        """The k-th exact score found so far, less than what rounding adds to scores."""
+        return float(self._ranking[-1][1] - 10**-DECIMALS)
+
+    def _margins(self, by_row: Any) -> Any:
+        """The margins of rows that could be among the k best, and so are at most this far away."""
+        distance = error_distance(self._squares, self._mean_score, self._worst)
+        return self._rows.segment.margins.at(by_row, self._lengths, distance)
+
+    def _rescore_candidates(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> bool:
         """Score rows, the most likely first, while they are candidates; False: too many are."""
         import numpy as np
 
-        size = self._wanted
-        while len(numbers):
-            order = np.argpartition(-scores, size) if len(numbers) > size else slice(None)
-            numbers, scores = numbers[order], scores[order]
+        size = self._first
+        left = self._are_candidates(numbers, scores)
+        while left.any():
+            numbers, scores = numbers[left], scores[left]
+            if len(numbers) > size:
+                order = np.argpartition(-scores, size)
+                numbers, scores = numbers[order], scores[order]
             self._rescore(numbers[:size])
-            left = scores[size:] >= self.floor
-            numbers, scores = numbers[size:][left], scores[size:][left]
-            if len(numbers) > self._budget:
+            numbers, scores = numbers[size:], scores[size:]
+            left = self._are_candidates(numbers, scores)
+            if np.count_nonzero(left) > self._budget:
                 return False
             size *= 2
         return True

@@ -7,8 +7,8 @@ for text. Therefore the true neighbours of sample queries of every modality are 
 search effort is raised until the index finds them.
 
 That holds on average, and for queries like the samples. For the others, and under filters, a search
-goes on until no row that is left can be among the nearest (`LiveRows`), by the error of approximate
-scores, which is measured here too.
+goes on until no row that is left can be among the nearest (`BestCandidates`). For this, it is
+measured how far an approximate score may be too low (`score_margins`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from mmsearch.vectors.ann_index import AnnIndex
+from mmsearch.vectors.ann_index import AT_CENTRE, AnnIndex
 from mmsearch.vectors.exact import as_float32, bitmap
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ EXACT_BYTES = 96 * 2**20
 MIN_CODES = 2**18
 """1-bit codes that a search compares at least, whatever recall was measured, in case queries differ
 from the sample: about 7 ms of a search of a million rows (benchmarks/kinds.py)."""
+
+MIN_SHARE = 1 / 8
+"""The share of the 1-bit codes that a search compares at least, of more than two million: if the
+first cells are few, those after them may have no candidate by chance, but those far away one."""
 
 NEIGHBOURS = 10
 CANDIDATES = (800, 3_200, 12_800)
@@ -82,9 +86,6 @@ class IndexChoice:
     """By query modality, the recall of the ten nearest rows that the first candidates have."""
     why: str = ""
     """The reason, in words for the user."""
-    margin: float | None = None
-    """How far below its exact score a row's approximate one may lie, as `score_margin` measures it;
-    None: it was not measured, by an earlier version or since the index is exact."""
 
 
 def choose_index(
@@ -114,7 +115,9 @@ def choose_index(
         why = "there are no queries to measure the recall of another kind with"
         return IndexChoice(why=why), None
     truth = {modality: true_neighbours(rows, vectors) for modality, vectors in queries.items()}
-    name, min_codes = (codes_in_cells(*rows.shape), MIN_CODES) if kind == AUTO else (kind, 0)
+    name, min_codes = kind, 0
+    if kind == AUTO:
+        name, min_codes = codes_in_cells(*rows.shape), max(MIN_CODES, int(len(rows) * MIN_SHARE))
     try:
         ann_index = AnnIndex.build(name, rows)
     except RuntimeError as error:
@@ -123,7 +126,6 @@ def choose_index(
         why = f"{name} cannot be made of {len(rows):,} vectors: {reason}"
         return IndexChoice(why=why), None
     choice = _tuned(name, ann_index, ann_index.efforts(min_codes), queries, truth, recall)
-    choice = replace(choice, margin=score_margin(rows, ann_index, recall))
     lowest = min(choice.recall.values())
     if lowest >= recall or kind != AUTO:
         return choice, ann_index
@@ -179,15 +181,60 @@ def spreads(recall: float) -> float:
     return high
 
 
-def score_margin(rows: Float16Rows, ann_index: AnnIndex, recall: float) -> float:
-    """How far below its exact score a row's approximate one may lie, as a share of a distance.
+@dataclass(frozen=True, slots=True)
+class ScoreMargins:
+    """How far below its exact score each row's approximate one may lie.
 
-    It is the standard deviation of the errors times `spreads`.
+    The error of a code is proportional to the part of the query that is orthogonal to the row, both
+    relative to the centre of the cell; this is at most the distance between query and row. Another
+    error does not become smaller near the query: a rotation into fewer dimensions loses a share of
+    every score.
+    """
 
-    The distance is the root mean square of those from the query to the rows: the error of a code
-    grows with it. The errors are those of random directions and of stored rows as queries; the
-    larger spread of the two counts, or what their tail suggests if that is longer than a normal
-    distribution's.
+    constant: float
+    """The margin that no distance changes, for a query and rows of length 1."""
+    by_row: NDArray[np.float32]
+    """(n,) the margin of each row at a distance of 1."""
+    widest: float
+    """The largest of `by_row`."""
+
+    def at(self, by_row: Any, lengths: float, distance: Any) -> Any:
+        """The margins at a distance from the query; broadcasts arrays.
+
+        Args:
+            by_row: Some of `by_row`, or `widest`.
+            lengths: The length of the query times that of a row.
+            distance: The result of `error_distance`.
+        """
+        import numpy as np
+
+        return np.sqrt((self.constant * lengths) ** 2 + (by_row * distance) ** 2)
+
+
+def error_distance(squares: float, mean_score: float, score: Any) -> Any:
+    """The distance of rows from a query, by their scores; broadcasts arrays.
+
+    It is at least half of the root mean square distance to all rows, since a query is rounded
+    relative to the centre of each cell, and near one row still far from the centre.
+
+    Args:
+        squares: The sum of the squared lengths of the query and of a row.
+        mean_score: The query's mean inner product with all rows.
+        score: The inner product with a row.
+    """
+    import numpy as np
+
+    return np.sqrt(np.maximum(np.maximum(squares - 2 * score, (squares - 2 * mean_score) / 4), 0))
+
+
+def score_margins(rows: Float16Rows, ann_index: AnnIndex, recall: float) -> ScoreMargins:
+    """The margins of rows (n, dim), so that a search finds a share of its neighbours.
+
+    They are the standard deviation of errors times `spreads`. The variance is fitted to the errors
+    that sampled rows have with random directions and with stored rows as queries: it is a constant
+    plus a multiple of the square of the row's `error_scales` and of the distance. The larger
+    deviation from that counts, or what the tail of the errors suggests if that is longer than a
+    normal distribution's.
     """
     import numpy as np
 
@@ -197,25 +244,38 @@ def score_margin(rows: Float16Rows, ann_index: AnnIndex, recall: float) -> float
     directions = np.random.default_rng(0).standard_normal(sample[:_ERROR_QUERIES].shape)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     stored = sample[:: max(len(sample) // _ERROR_QUERIES, 1)][:_ERROR_QUERIES]
-    effort, measured = ann_index.efforts()[-1], []
+    row_square, mean = float((sample**2).sum()) / len(sample), sample.mean(axis=0)
+    scales = ann_index.error_scales()
+    effort = ann_index.efforts()[-1]
+    measured = []
     for queries in (stored, directions.astype(np.float32)):
         try:
             found = ann_index.candidates_of_many(queries, len(sample), effort, bitmap(row_of >= 0))
         except RuntimeError:  # this kind of index cannot skip rows
             found = ann_index.candidates_of_many(queries, len(sample), effort)
-        distances = np.sqrt(
-            (queries**2).sum(axis=1)
-            + (sample**2).sum() / len(sample)
-            - 2 * queries @ sample.mean(axis=0)
-        )
-        errors = [
-            (as_float32(rows, of[of >= 0]) @ query - scores[of >= 0]) / max(distance, 1e-9)
-            for query, distance, of, scores in zip(queries, distances, *found, strict=True)
-        ]
-        joined = np.concatenate(errors)
-        tail = float(np.quantile(joined, _TAIL)) / _TAIL_SPREADS if len(joined) else 0.0
-        measured.append(max(float(np.sqrt((joined**2).mean())) if len(joined) else 0.0, tail))
-    return max(measured) * spreads(recall)
+        errors = []
+        for query, of, approximate in zip(queries, *found, strict=True):
+            known = of[of >= 0]
+            scores, square = as_float32(rows, known) @ query, float(query @ query)
+            distances = error_distance(square + row_square, float(mean @ query), scores)
+            both = np.stack([scores - approximate[of >= 0], scales[known] * distances])
+            errors.append(both / max(math.sqrt(square * row_square), 1e-9))
+        measured.append(np.concatenate(errors, axis=1).astype(np.float64))
+    joined = np.concatenate(measured, axis=1)
+    if not joined.size:
+        return ScoreMargins(0.0, np.zeros(len(rows), np.float32), 0.0)
+    squares, variables = joined**2
+    centred = variables - variables.mean()
+    slope = max(float(centred @ squares) / max(float(centred @ centred), 1e-30), 0.0)
+    constant = max(float(squares.mean() - slope * variables.mean()), AT_CENTRE)
+    longest = 1.0
+    for errors, variables in measured:
+        standard = errors / np.sqrt(constant + slope * variables**2)
+        tail = float(np.quantile(standard, _TAIL)) / _TAIL_SPREADS
+        longest = max(longest, float(np.sqrt((standard**2).mean())), tail)
+    factor = longest * spreads(recall)
+    by_row = scales * np.float32(factor * math.sqrt(slope))
+    return ScoreMargins(factor * math.sqrt(constant), by_row, float(by_row.max(initial=0.0)))
 
 
 def _tuned(

@@ -5,7 +5,7 @@
     vectors.i64     (n,) the catalog's id of each row's vector, ascending
     coarse.faiss    an approximate index of the rows, if one was chosen
     moments.f32     (dim + 1, dim) with it: the mean of sampled rows, and of their outer products
-    margin.f32      (1,) with an index of an earlier version: the margin that its scores take
+    margins.f32     (n + 1,) with it: the `ScoreMargins`, the constant first
     about.json      how many rows, of how many dimensions, which index was chosen and why, …
 
 Pages are read when they are needed, and the system may evict them.
@@ -21,7 +21,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,9 @@ from mmsearch.vectors.index_choice import (
     RECALL,
     SAMPLED,
     IndexChoice,
+    ScoreMargins,
     choose_index,
-    score_margin,
+    score_margins,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ FORMAT = 1
 """The version of the files. Segments of another version are rebuilt."""
 
 ROWS, IDS, VECTOR_IDS = "rows.f16", "ids.i64", "vectors.i64"
-ANN_INDEX, MOMENTS, MARGIN, ABOUT = "coarse.faiss", "moments.f32", "margin.f32", "about.json"
+ANN_INDEX, MOMENTS, MARGINS, ABOUT = "coarse.faiss", "moments.f32", "margins.f32", "about.json"
 
 UPTO, HAS_ANN_INDEX, ANN_CHECKSUM, CHECKSUM = "upto", "coarse", "coarse sum", "sum"
 """Keys of ABOUT."""
@@ -123,33 +124,24 @@ class Segment:
         products: Vectors = sample.T @ sample / np.float32(max(number, 1))
         return number, sample.mean(axis=0), products
 
-    def score_margin(self, vector: Vectors) -> float:
-        """How far below its exact score a row's approximate one may lie, for a query (dim,)."""
-        _, mean, products = self.moments
-        square = float(vector @ vector) + float(products.trace()) - 2 * float(mean @ vector)
-        return self._margin * math.sqrt(max(square, 0.0))
-
     @cached_property
-    def _margin(self) -> float:
-        """The result of `score_margin`, which segments of earlier versions do not have yet."""
+    def margins(self) -> ScoreMargins:
+        """The `score_margins`, which segments of earlier versions do not have yet."""
         import numpy as np
 
-        if self.choice.margin is not None:
-            return self.choice.margin
-        if self.ann_index is None:
-            return 0.0
-        path = None if self.folder is None else self.folder / MARGIN
+        path = None if self.folder is None else self.folder / MARGINS
         if path is not None:
             with suppress(OSError):
                 stored = np.fromfile(path, np.float32)
-                if len(stored) == 1 and np.isfinite(stored[0]):
-                    return float(stored[0])
+                if len(stored) == len(self) + 1 and np.isfinite(widest := stored[1:].max()):
+                    return ScoreMargins(float(stored[0]), stored[1:], float(widest))
+        assert self.ann_index is not None, "exact scores need no margin"
         recall = float(self.about.get("recall", RECALL))
-        found = score_margin(self.rows, self.ann_index, recall)
+        margins = score_margins(self.rows, self.ann_index, recall)
         if path is not None:
             with suppress(OSError):  # read-only, say
-                np.array([found], np.float32).tofile(path)
-        return found
+                _save_margins(margins, path)
+        return margins
 
     def read_rows(self, numbers: NDArray[np.int64]) -> Float16Rows:
         """A copy of the rows of the given numbers.
@@ -204,7 +196,8 @@ class Segment:
         about = read_about(folder)
         try:
             number, dim = int(about["rows"]), int(about["dim"])
-            choice = IndexChoice(**about["choice"])
+            stored = {field.name for field in fields(IndexChoice)} & about["choice"].keys()
+            choice = IndexChoice(**{name: about["choice"][name] for name in stored})
             rows, ids, vector_ids = _mapped_arrays(folder, number, dim)
             ann_index = None
             if about[HAS_ANN_INDEX]:
@@ -268,6 +261,7 @@ def write_segment(
     about = {
         **about,
         UPTO: int(vector_ids[-1]) if len(vector_ids) else 0,
+        "recall": recall,
         "format": FORMAT,
         "rows": len(rows),
         "dim": dim,
@@ -281,12 +275,19 @@ def write_segment(
             about[ANN_CHECKSUM] = _file_checksum(folder / ANN_INDEX)
             _, mean, products = segment.moments
             np.concatenate([mean[None], products]).tofile(folder / MOMENTS)
+            _save_margins(segment.margins, folder / MARGINS)
         about[CHECKSUM] = checksum(about)
         (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         for path in folder.iterdir():  # flushed before the folder is renamed as a complete segment
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
     return segment
+
+
+def _save_margins(margins: ScoreMargins, path: Path) -> None:
+    import numpy as np
+
+    np.append(np.float32(margins.constant), margins.by_row).tofile(path)
 
 
 def _write_batches(folder: Path, batches: Iterable[RowBatch]) -> int:
