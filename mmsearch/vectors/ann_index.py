@@ -37,8 +37,8 @@ TRAINED_ON = 100_000
 _ADDED_AT_ONCE = 2**16
 
 AT_CENTRE = 5e-7
-"""The square of the distance below which a row counts as the centre of its cell: FLT_EPSILON, which
-is 1.2e-7, and the error of computing it from inner products."""
+"""The square of the distance below which a row counts as the centre of its cell; above FLT_EPSILON,
+which is 1.2e-7."""
 
 
 class AnnIndex:
@@ -296,10 +296,13 @@ class AnnIndex:
         for transform in self._transforms:
             rows = transform.apply(rows)
         scores, cells = self._bare.quantizer.search(rows, 1)
-        centres = self._bare.quantizer.reconstruct_n(0, self.cells)
-        lengths = np.einsum("ij,ij->i", centres, centres)[cells[:, 0]]
-        at_centre = np.einsum("ij,ij->i", rows, rows) + lengths - 2 * scores[:, 0] < AT_CENTRE
-        rows[at_centre] = centres[cells[at_centre, 0]]
+        centres, cell = self._bare.quantizer.reconstruct_n(0, self.cells), cells[:, 0]
+        squares = np.einsum("ij,ij->i", centres, centres)[cell]
+        # few are left to compare number by number: if a row is r away from c, c·row = c² + c·r
+        most = np.sqrt(AT_CENTRE * squares) + 1e-5
+        near = np.flatnonzero(np.abs(scores[:, 0] - squares) < most)
+        near = near[((rows[near] - centres[cell[near]]) ** 2).sum(axis=1) < AT_CENTRE]
+        rows[near] = centres[cell[near]]
         # the C++ function that `add` calls, too, once it has found the cells
         self._bare.add_core(len(rows), faiss.swig_ptr(rows), None, faiss.swig_ptr(cells))
         self._index.ntotal = self._bare.ntotal
