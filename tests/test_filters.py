@@ -653,13 +653,38 @@ def test_a_path_is_matched_as_a_shell_does(world: Catalog, pattern: str, found: 
     assert matching(world, path=[pattern]) == found
 
 
+ADDRESSES = [
+    "https://a.org",
+    "https://a.org/b/c.jpg",
+    "https://a.org/d/",
+    "http://a//b//c.jpg",
+    "s3://b/k=v?x=1",
+    "/x.jpg",
+    "a//b.jpg",
+    "./a.jpg",
+    "./b/a.jpg",
+    "../a.jpg",
+    "/",
+]
+
+
 @of()
-@pytest.mark.parametrize("address", ["https://a.org", "https://a.org/b/c.jpg", "/x.jpg"])
+@pytest.mark.parametrize("address", ADDRESSES)
 def test_what_was_imported_is_found_by_its_path(world: Catalog, address: str):
     folder, name = split_path(address)
     source = world.sources.imported()
     world.put([ItemRecord(source, folder, name, "image", (1, 1), hash=b"")])
     assert matching(world, path=[address]) == [1]
+    assert matching(world, f"path = {address}") == [1]
+    assert where(world, path={"$contains": address[1:] or "/"}) == [1]
+    assert where(world, path={"$in": ["other.jpg", address]}) == [1]
+    assert matching(world, f"path != {address}") == []
+
+
+@of(Thing(folder="2019/beach", name="a.jpg"))
+@pytest.mark.parametrize("folder", ["2019/beach", "2019/beach/", "/photos/2019/beach/"])
+def test_a_folder_may_be_written_with_a_slash_after_it(world: Catalog, folder: str):
+    assert matching(world, f"folder = {folder}") == [1]
 
 
 @of(*TREE)

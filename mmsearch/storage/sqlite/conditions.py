@@ -28,7 +28,7 @@ from sqlalchemy import (
 from mmsearch.filters import KEYS, META, AnyOf, Circle, Condition, Filter, Key, MetadataValue, Not
 from mmsearch.filters.match import EXACT, bounding_box, folded, readings, time_ranges
 from mmsearch.filters.values import number_in
-from mmsearch.storage.records import split_path
+from mmsearch.storage.records import IMPORTED_SOURCE, split_path
 from mmsearch.storage.sqlite.schema import (
     PathText,
     items,
@@ -174,7 +174,15 @@ def _absolute_folder(root: ColumnElement[str], folder: ColumnElement[str]) -> Co
     return case((folder == "", root), else_=_absolute(root, folder))
 
 
-_RELATIVE = case((_c.folder == "", _c.name), else_=_c.folder.concat(_SLASH).concat(_c.name))
+_RELATIVE = case(
+    (_c.folder == "", _c.name),
+    # the folder of an address may end with slashes, see `split_path`
+    (
+        and_(sources.c.path == IMPORTED_SOURCE, func.substr(_c.folder, -1) == os.sep),
+        _c.folder.concat(_c.name),
+    ),
+    else_=_c.folder.concat(_SLASH).concat(_c.name),
+)
 _ABSOLUTE = _absolute(sources.c.path, _RELATIVE)
 _SPELLINGS = (_ABSOLUTE, _RELATIVE)
 
@@ -226,6 +234,10 @@ def _at(pattern: str, *, few: bool) -> Expression:
     slash with the path below the source and the absolute one.
     """
     plain = pattern.removeprefix("./").rstrip("/")
+    if plain and pattern.startswith("./"):  # rows may have been imported under such a path
+        imported = sources.c.path == IMPORTED_SOURCE
+        as_written = matches(_RELATIVE, *readings(pattern.rstrip("/")), below=True)
+        return or_(_at(plain, few=few), imported & as_written)
     patterns = readings(plain)
     if "/" not in plain and not pattern.startswith("/"):
         folders = [f"*/{one}/*" for one in patterns]
