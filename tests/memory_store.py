@@ -438,9 +438,11 @@ class Failures(Part):
     def __len__(self) -> int:
         return len(self._t.failures)
 
-    def known(self, source_id: int, folder: str) -> dict[str, tuple[int, int] | None]:
+    def known(
+        self, source_id: int, folder: str
+    ) -> dict[str, tuple[tuple[int, int], int | None] | None]:
         return {
-            name: None if record.retry else record.stat
+            name: None if record.retry else (record.stat or (0, 0), record.ctime_ns)
             for (source, where, name), (record, _) in self._t.failures.items()
             if (source, where) == (source_id, folder)
         }

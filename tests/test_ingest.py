@@ -402,6 +402,30 @@ def test_captions_changed_in_place_with_size_and_time_kept_are_read_again(librar
 
 
 @tells_changes
+def test_a_file_that_failed_and_is_mended_in_place_is_read_again(library, photos):
+    whole = (photos / "red.png").read_bytes()
+    bad = photos / "bad.png"
+    bad.write_bytes(bytes(len(whole)))
+    assert counts(library.add(photos)) == {"skipped": 1, "unchanged": 3}
+    assert library.add(photos).failures == []
+    in_place(bad, lambda: bad.write_bytes(whole))
+    assert counts(library.add(photos)) == {"added": 1, "unchanged": 3}
+    assert library.failures == []
+
+
+@tells_changes
+def test_captions_that_failed_and_are_mended_in_place_are_read_again(library, photos):
+    captions = photos / "red.txt"
+    captions.write_bytes(bytes(12))
+    library.add(photos)
+    assert len(library.failures) == 1
+    in_place(captions, lambda: captions.write_text("a red square"))
+    library.add(photos)
+    assert library.failures == []
+    assert [part.text for part in item_of(library, photos / "red.png").texts] == ["a red square"]
+
+
+@tells_changes
 def test_a_file_whose_rights_changed_is_not_encoded_again(library, photos, toy):
     (photos / "red.png").chmod(0o600)
     os.link(photos / "green.png", photos / "deep" / "green.png")

@@ -79,7 +79,7 @@ def contents(catalog: Catalog) -> dict[str, object]:
         "bank": catalog.query_banks.get(space),
         "roots": catalog.index_roots.all(),
         "sources": (catalog.sources.all(), catalog.sources.device(1)),
-        "failures": catalog.failures.known(1, "may"),
+        "failures": [(one.path, one.reason) for one in catalog.failures.all()],
         "known": catalog.files.known(1, "may"),
         "incomplete": catalog.settings.get("incomplete"),
         "state": catalog.state(),
@@ -97,6 +97,15 @@ def test_an_index_of_version_6_opens_with_everything_in_it(tmp_path: Path):
         assert catalog.words.due() == 2
         catalog.words.refresh()
         assert [id_ for id_, _ in catalog.words.search("rome dog", 5)] == [3, 1]
+
+
+def test_what_an_older_version_could_not_read_is_tried_once_more(tmp_path: Path):
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        fill(catalog)
+        assert catalog.failures.known(1, "may") == {"bad.jpg": ((1, 2), None)}
+    old_schemas.to_version_8(tmp_path / "catalog.db")
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        assert catalog.failures.known(1, "may") == {"bad.jpg": None}
 
 
 def test_changes_are_numbered_on_so_that_segments_of_version_6_can_be_followed(tmp_path: Path):

@@ -235,9 +235,9 @@ def test_a_root_replaces_those_inside_it(store: Store):
 
 def test_a_failure_is_kept_until_its_file_is_stored(store: Store):
     source = store.sources.add(ROOT)
-    bad = FailureRecord(source, "x", "a.jpg", "0 bytes", (0, 1), retry=False)
+    bad = FailureRecord(source, "x", "a.jpg", "0 bytes", (0, 1), retry=False, ctime_ns=2)
     store.put([], [bad, replace(bad, name="b.jpg", retry=True)])
-    assert store.failures.known(source, "x") == {"a.jpg": (0, 1), "b.jpg": None}
+    assert store.failures.known(source, "x") == {"a.jpg": ((0, 1), 2), "b.jpg": None}
     assert [(one.path, one.reason) for one in store.failures.all()] == [
         ("/photos/x/a.jpg", "0 bytes"),
         ("/photos/x/b.jpg", "0 bytes"),

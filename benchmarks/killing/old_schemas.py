@@ -36,6 +36,11 @@ CREATE TABLE failures (source_id INTEGER NOT NULL, folder TEXT NOT NULL, name TE
 """The tables of version 1."""
 
 
+DOWN_TO_8 = """
+ALTER TABLE failures DROP COLUMN ctime_ns;
+PRAGMA user_version=8;
+"""
+
 DOWN_TO_7 = """
 ALTER TABLE items DROP COLUMN ctime_ns;
 DROP TABLE folder_devices;
@@ -95,8 +100,15 @@ PRAGMA user_version=4;
 """
 
 
+def to_version_8(catalog: Path) -> None:
+    """Turn a catalog of this version into one of version 8: before failures had change times."""
+    with closing(sqlite3.connect(catalog)) as driver:
+        driver.executescript(DOWN_TO_8)
+
+
 def to_version_7(catalog: Path) -> None:
     """Turn a catalog of this version into one of version 7: before devices and change times."""
+    to_version_8(catalog)
     with closing(sqlite3.connect(catalog)) as driver:
         driver.executescript(DOWN_TO_7)
 

@@ -221,4 +221,5 @@ def _failures(decoded: DecodedFile) -> Iterator[FailureRecord]:
         stat = file.size, file.mtime_ns
         if name != scanned.name and file.sidecar is not None:
             stat = file.sidecar
-        yield FailureRecord(scanned.source_id, scanned.folder, name, reason, stat, retry)
+        place = scanned.source_id, scanned.folder, name
+        yield FailureRecord(*place, reason, stat, retry, file.ctime_ns)

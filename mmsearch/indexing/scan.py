@@ -23,6 +23,9 @@ from mmsearch.types import Failure, Kind, Report
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionFile
 
+    _Failed = tuple[Stat, int | None]
+    """The stat and the ctime_ns of a file when it failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScannedFile:
@@ -220,7 +223,7 @@ class Scan:
         scope: Scope,
         file: FileStat,
         row: KnownFile | None,
-        failed: dict[str, Stat | None],
+        failed: dict[str, _Failed | None],
         *,
         same: bool,
     ) -> bool:
@@ -233,12 +236,14 @@ class Scan:
             self._met.add(row.id)
         failure = failed.pop(name, None)
         sidecar_failure = failed.pop(file.sidecar_name, None) if file.sidecar_name else None
-        if failure == (file.size, file.mtime_ns):
+        if failure is not None and _failed_so(failure, file):
             self._report.skipped += 1
             self._step(1)
             return False
         if same:
-            self._report.skipped += sidecar_failure is not None and sidecar_failure == file.sidecar
+            self._report.skipped += (
+                sidecar_failure is not None and sidecar_failure[0] == file.sidecar
+            )
             if failure is not None:  # it is again what it was when it was stored
                 self._store.failures.remove(scope.source_id, folder, [name])
             self._count_unchanged(1)
@@ -327,7 +332,7 @@ class Scan:
             if given[item_id] != [part.text for part in item.texts if part.origin == "caption"]
         }
 
-    def _failures_in(self, scope: Scope, folder: str) -> dict[str, Stat | None]:
+    def _failures_in(self, scope: Scope, folder: str) -> dict[str, _Failed | None]:
         if folder not in self._folders_with_failures:
             return {}
         return self._store.failures.known(scope.source_id, folder)
@@ -340,3 +345,9 @@ class Scan:
         self._report.skipped += 1
         failure = FailureRecord(scope.source_id, folder, name, reason, stat=None, retry=True)
         self._store.failures.add([failure])
+
+
+def _failed_so(failed: _Failed, file: FileStat) -> bool:
+    """Whether a file is as it was when it failed."""
+    (size, mtime_ns), ctime_ns = failed
+    return same_stats((size, mtime_ns, file.sidecar_size, file.sidecar_mtime_ns, ctime_ns), file)

@@ -208,8 +208,11 @@ class FailureStore(Protocol):
 
     def __len__(self) -> int: ...
 
-    def known(self, source_id: int, folder: str) -> dict[str, Stat | None]:
-        """The failures in a folder by name: the file's stat, or None if it is worth another try."""
+    def known(self, source_id: int, folder: str) -> dict[str, tuple[Stat, int | None] | None]:
+        """The failures in a folder by name: the file's stat and its ctime_ns then, if known.
+
+        None instead of them if the file is worth another try.
+        """
 
     def folders(self, source_id: int) -> set[str]:
         """The folders of a source in which some file could not be used."""

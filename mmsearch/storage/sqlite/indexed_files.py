@@ -283,11 +283,14 @@ class Failures(FailureStore):
     def __len__(self) -> int:
         return int(self._database.scalars(select(func.count()).select_from(failures))[0])
 
-    def known(self, source_id: int, folder: str) -> dict[str, Stat | None]:
+    def known(self, source_id: int, folder: str) -> dict[str, tuple[Stat, int | None] | None]:
         c = failures.c
-        chosen = select(c.name, c.size, c.mtime_ns, c.retry)
+        chosen = select(c.name, c.size, c.mtime_ns, c.ctime_ns, c.retry)
         rows = self._database.rows(chosen.where(c.source_id == source_id, c.folder == folder))
-        return {name: None if retry else (size, mtime) for name, size, mtime, retry in rows}
+        return {
+            name: None if retry else ((size, mtime_ns), ctime_ns)
+            for name, size, mtime_ns, ctime_ns, retry in rows
+        }
 
     def folders(self, source_id: int) -> set[str]:
         c = failures.c
@@ -328,6 +331,7 @@ def put_failures(connection: Connection, records: Sequence[FailureRecord]) -> No
             "size": one.stat and one.stat[0],
             "mtime_ns": one.stat and one.stat[1],
             "retry": int(one.retry),
+            "ctime_ns": one.ctime_ns,
         }
         for one in records
     ]

@@ -180,13 +180,18 @@ CREATE TABLE folder_devices (
 )
 """
 
+# What an older version could not read, this one may: each failed file is tried once more.
+_FAILURES_TRIED_AGAIN = """
+ALTER TABLE failures ADD COLUMN ctime_ns BIGINT;
+UPDATE failures SET retry = 1
+"""
+
 
 def _run(script: str, connection: Connection) -> None:
     made = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
     for (name,) in made.all():  # the last migration makes those of this version
         connection.exec_driver_sql(f"DROP TRIGGER {name}")
-    for statement in script.split(";\n"):
-        connection.exec_driver_sql(statement)
+    _execute(script, connection)
 
 
 def _add_words(connection: Connection) -> None:
@@ -212,9 +217,13 @@ SELECT 'words', id FROM items WHERE (
 """
 
 
-def _add_devices(connection: Connection) -> None:
-    for statement in _DEVICES_AND_CHANGE_TIMES.split(";\n"):
+def _execute(script: str, connection: Connection) -> None:
+    for statement in script.split(";\n"):
         connection.exec_driver_sql(statement)
+
+
+def _add_devices(connection: Connection) -> None:
+    _execute(_DEVICES_AND_CHANGE_TIMES, connection)
     connection.execute(text(_FILE_WORDS_ANEW), {"new": _NEW_WORDS})
 
 
@@ -226,5 +235,6 @@ MIGRATIONS: list[Callable[[Connection], None]] = [
     partial(_run, _ONE_INDEX_OF_METADATA),
     _log_changes,
     _add_devices,
+    partial(_execute, _FAILURES_TRIED_AGAIN),
 ]
 """Number i brings a catalog of version i + 1 to version i + 2; never edited once released."""

@@ -234,6 +234,7 @@ failures = Table(
     Column("size", BigInteger),  # the file's stat then: it is tried again when this has changed
     Column("mtime_ns", BigInteger),
     Column("retry", Integer, nullable=False),  # 1: each run tries it again
+    Column("ctime_ns", BigInteger),
     PrimaryKeyConstraint("source_id", "folder", "name"),
 )
 
