@@ -612,6 +612,58 @@ def test_metadata_stays_with_its_own_file_when_others_fail(toy, tmp_path):
             assert item.metadata["width"] == 100 + int(Path(item.path).stem)
 
 
+def passed_over(report: mmsearch.Report) -> list[str]:
+    return [warning for warning in report.warnings if warning.startswith("passed over")]
+
+
+def test_pictures_and_sounds_of_unknown_endings_are_counted_and_named(library, photos):
+    for number in range(40):
+        shutil.copy(photos / "red.png", photos / f"{number}.jpg_large")
+    shutil.copy(photos / "red.png", photos / "deep" / "scan")
+    (photos / "deep" / "LICENSE").write_text("Permission is hereby granted")
+    (photos / "clip.tmp").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(99))
+    (warning,) = passed_over(library.add(photos))
+    assert "passed over 42 files that hold pictures, sounds or videos" in warning
+    assert "(.jpg_large ×40, no ending ×1, .tmp ×1): rename them" in warning
+    assert ".jpg_large' to '" in warning
+    assert ".png' for example" in warning
+
+
+def test_of_an_ending_that_few_pictures_have_some_are_counted(library, photos):
+    for number in range(20):
+        shutil.copy(photos / "red.png", photos / f"{number}.dat")
+    for number in range(20, 220):
+        (photos / "deep" / f"{number}.dat").write_text("1, 2, 3")
+    (warning,) = passed_over(library.add(photos))
+    assert "at least 9 files" in warning
+    assert "(.dat, some of 220)" in warning
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.png.part", "a.jpg.crdownload", "a.png~", "a.jpg_original", "a.png.bak", "A.THM", "a.json"],
+)
+def test_downloads_and_copies_are_passed_over_in_silence(library, photos, name):
+    shutil.copy(photos / "red.png", photos / name)
+    shutil.copy(photos / "red.png", photos / ".hidden")
+    assert passed_over(library.add(photos)) == []
+
+
+def test_files_of_unknown_endings_that_hold_no_media_are_passed_over_in_silence(library, photos):
+    (photos / "a.xmp").write_text("<x:xmpmeta>")
+    (photos / "BMW").write_text("BMW made this car")
+    (photos / "empty").touch()
+    (photos / "loop").symlink_to("loop")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(photos / "pipe")
+    assert passed_over(library.add(photos)) == []
+
+
+def test_an_update_of_a_few_files_looks_into_none_of_unknown_endings(library, photos):
+    shutil.copy(photos / "red.png", photos / "a.jpg_large")
+    assert passed_over(library.refresh([str(photos / "red.png")])) == []
+
+
 @pytest.mark.parametrize("name", ["new\nline.png", "🐕 dog.png", "tab\t.png", "ü.png"])
 def test_odd_file_names_are_found_again(toy, tmp_path, name):
     path = paint(tmp_path / "odd" / name, "red")

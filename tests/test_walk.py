@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.errors import PathNotFound
+from mmsearch.media.kinds import ending_by_content
 from mmsearch.media.walk import FileStat, Folder, Tree
 
 
@@ -319,3 +320,47 @@ def test_count_agrees_with_walk_and_no_path_comes_twice(paths, exclude, hidden):
                 continue
         files = listed(Path(folder), exclude=exclude, include_hidden=hidden)
     assert len(files) == len(set(files))
+
+
+# ---------------------------------------------------------------------- first bytes
+
+
+@pytest.mark.parametrize(
+    ("head", "ending"),
+    [
+        (b"\xff\xd8\xff\xe0", ".jpg"),
+        (b"\x89PNG\r\n\x1a\n", ".png"),
+        (b"GIF89a", ".gif"),
+        (b"BM" + bytes(12) + b"\x28\0\0\0", ".bmp"),
+        (b"RIFF\0\0\0\0WEBP", ".webp"),
+        (b"RIFF\0\0\0\0WAVE", ".wav"),
+        (b"RIFF\0\0\0\0AVI ", ".avi"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ".heic"),
+        (b"\0\0\0\x14ftypavif\0\0\0\0", ".avif"),
+        (b"\0\0\0\x14ftypisom\0\0\0\0", ".mp4"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0", ".mov"),
+        (b"\0\0\0\x14ftypM4A \0\0\0\0", ".m4a"),
+        (b"ID3\4\0\0\0\0\0\0\xff\xfb\x90", ".mp3"),
+        (b"\xff\xfb\x90\0", ".mp3"),
+        (b"\xff\xf1\x50\x80", ".aac"),
+        (b"fLaC", ".flac"),
+        (b"OggS", ".ogg"),
+        (b"\x1aE\xdf\xa3", ".mkv"),
+        ((b"G" + bytes(187)) * 4, ".mts"),
+        (b"II*\0", ".tif"),
+        (b"\0\0\0\x14ftypcrx \0\0\0\0", None),  # a raw photo
+        (b"BMW cars", None),
+        (b"G" + bytes(187) + b"G" + bytes(600), None),
+        ("é".encode("utf-16"), None),
+        (b"%PDF-1.4", None),
+        (b"", None),
+    ],
+)
+def test_the_first_bytes_tell_the_ending_that_a_file_should_have(tmp_path, head, ending):
+    (tmp_path / "a").write_bytes(head + bytes(200) if head else b"")
+    assert ending_by_content(str(tmp_path / "a")) == ending
+
+
+def test_a_raw_photo_is_not_taken_for_a_tiff(tmp_path):
+    (tmp_path / "a.cr2").write_bytes(b"II*\0" + bytes(200))
+    assert ending_by_content(str(tmp_path / "a.cr2")) is None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING
 from mmsearch.indexing.decoder import DecodedFile, Decoder
 from mmsearch.indexing.encoding import FileVectors, encode
 from mmsearch.indexing.file_contents import ReadOptions
+from mmsearch.indexing.passed_over import PassedOver
 from mmsearch.indexing.pipeline import Pipeline, TimedReport
 from mmsearch.indexing.scan import Scan, ScannedFile
 from mmsearch.indexing.scopes import Scope
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import DuplicateGone, FailureRecord, ItemRecord, Store
-from mmsearch.types import Failure, Kind, Progress
+from mmsearch.types import Failure, Progress
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionFile
@@ -63,7 +63,7 @@ class FileIndexer:
 
     def run(
         self, scopes: Sequence[Scope], before_removal: Callable[[int], None] | None = None
-    ) -> Counter[Kind]:
+    ) -> PassedOver:
         """Index new and changed files, then remove missing items; stored batches survive Ctrl-C.
 
         Args:
@@ -71,7 +71,7 @@ class FileIndexer:
             before_removal: Called with the number of items that are about to be removed.
 
         Returns:
-            How many files of kinds that are not indexed here there were.
+            What was found and is not indexed.
         """
         scan = Scan(
             self._store,
@@ -93,7 +93,7 @@ class FileIndexer:
         self._report.removed += len(missing)
         self._warn_of_missing_sources()
         self._warn_of_what_breaks_off()
-        return scan.others
+        return scan.passed_over
 
     def _counted(self, scan: Scan) -> Iterator[ScannedFile]:
         """The scanned files; once there is one, all are counted in a thread, for the progress."""

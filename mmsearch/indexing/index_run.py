@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from mmsearch.spaces.encoder_pool import token_setting, tokens_version
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import backups
-from mmsearch.types import Kind, Progress
+from mmsearch.types import Progress
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionFile
@@ -78,7 +77,7 @@ class IndexRun:
         began = time.monotonic()
         self._progress = progress
         try:
-            self._index_files(scopes)
+            self._index_files(scopes, soon_again=soon_again)
             tokens = self._lacks_tokens()
             several = len(self._store.spaces.all()) > 1
             if tokens or several or self._store.settings.get(INCOMPLETE):
@@ -93,7 +92,7 @@ class IndexRun:
                 self.report.warnings += target.encoder.notes
         self._finish(soon_again=soon_again)
 
-    def _index_files(self, scopes: Sequence[Scope]) -> None:
+    def _index_files(self, scopes: Sequence[Scope], *, soon_again: bool) -> None:
         indexer = FileIndexer(
             self._store,
             self._targets,
@@ -103,14 +102,14 @@ class IndexRun:
             caption_file=self._caption_file,
             progress=self._progress,
         )
-        others = indexer.run(scopes, self._warn_of_removal)
+        passed_over = indexer.run(scopes, self._warn_of_removal)
         unused = self._caption_file.unused if self._caption_file is not None else []
         if unused:
             first = ", ".join(unused[:3]) + (", …" if len(unused) > 3 else "")
             self.report.warnings.append(
                 f"the captions file names {len(unused)} files that were not found: {first}"
             )
-        self._warn_of_others(others)
+        self.report.warnings += passed_over.warnings(look_inside=not soon_again)
 
     def _warn_of_removal(self, number: int) -> None:
         """Say that so many items are unusually many, and back up what they are part of."""
@@ -205,17 +204,3 @@ class IndexRun:
             report.warnings += index.vector_indexes.warnings(index.serving())
         done = report.added, report.updated, report.renamed, report.removed, report.filled
         report.warnings += index.keep_backup(changed=any(done) or self._metadata is not None)
-
-    def _warn_of_others(self, others: Counter[Kind]) -> None:
-        for kind, number in sorted(others.items()):
-            self.report.warnings.append(f"passed over {number} {_OTHERS[kind]}")
-
-
-_OTHERS: dict[Kind, str] = {
-    "image": "photos, which none of this index's models sees: add one with --model mini",
-    "text": "texts",
-    "audio": "sounds: those that end in .m4a and the like need `pip install 'mmsearch[av]'`, the "
-    "others a model that hears: add one with --model mini",
-    "video": "videos: --video takes them in",
-    "document": "PDFs: --pdf takes them in",
-}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from mmsearch.errors import PathNotFound
 from mmsearch.indexing.disks import Disks
 from mmsearch.indexing.file_contents import ReadOptions
+from mmsearch.indexing.passed_over import PassedOver
 from mmsearch.indexing.scopes import Scope, is_in
 from mmsearch.media.file_state import Stat, same_stats
 from mmsearch.media.kinds import endings_of, kind_of
@@ -67,8 +67,8 @@ class Scan:
         report: Report,
         step: Callable[[int], None],
     ) -> None:
-        self.others: Counter[Kind] = Counter()
-        """Files of kinds that are not indexed here; complete when `files` has ended."""
+        self.passed_over = PassedOver()
+        """What is not indexed here; complete when `files` has ended."""
         self._store = store
         self._scopes = scopes
         self._options = options
@@ -125,7 +125,10 @@ class Scan:
         unlisted: list[str] = []
         for folder in () if self._is_deleted(scope) else scope.tree(self._endings).walk():
             seen.add(folder.path)
-            self.others.update(folder.others)
+            self.passed_over.others.update(folder.others)
+            if folder.unknown:
+                place = os.path.join(scope.root, folder.path)
+                self.passed_over.add_unknown(place, folder.unknown)
             if not folder.complete:
                 unlisted.append(folder.path)
             yield from self._changed(scope, folder)
@@ -157,7 +160,7 @@ class Scan:
         met |= {os.path.basename(path) for path, _ in failures}
         unmet = only - met
         self._unusable += sorted(name for name in unmet if kind_of(name) is None)
-        self.others.update(
+        self.passed_over.others.update(
             kind for name in unmet if (kind := kind_of(name)) and not self._is_wanted(name)
         )
         yield from self._changed(

@@ -47,7 +47,7 @@ _DECODERS = {
     b"\xff\x4f\xff\x51": "JPEG2000",
     **{b"P%d%c" % (number, space): "PPM" for number in range(1, 7) for space in b" \t\r\n#"},
 }
-"""First bytes of a file → Pillow's decoder; `_decoder_of` tells RIFF and ISO containers apart.
+"""First bytes of a file → Pillow's decoder; `decoder_of` tells RIFF and ISO containers apart.
 
 No other decoder is run: a .jpg that contains PostScript must not start an interpreter.
 """
@@ -105,7 +105,7 @@ def load_image(
     if Image.MAX_IMAGE_PIXELS is not None:  # never lowered: the whole process shares it
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, math.ceil(max_megapixels * 1e6))
     with open_file(source) as file, _damage_as_unreadable(max_megapixels):
-        decoder = _decoder_of(file)
+        decoder = decoder_of(file)
         _import_decoder(decoder)
         limits = at_least, max_megapixels, decode_scale
         try:
@@ -244,7 +244,7 @@ def upright(picture: Image.Image) -> Image.Image:
 # ---------------------------------------------------------------------- files
 
 
-def _decoder_of(file: BinaryIO) -> str:
+def decoder_of(file: BinaryIO) -> str:
     """The name of Pillow's decoder, from the first bytes of a file: endings are often wrong."""
     file.seek(0)
     head = file.read(256)

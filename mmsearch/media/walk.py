@@ -79,6 +79,8 @@ class Folder:
     """False if listing the folder failed: nothing below it may be considered deleted."""
     others: Mapping[Kind, int]
     """How many files of each kind were skipped because `endings` lacks theirs."""
+    unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By ending, the names of the files whose endings are not in FORMATS."""
     device: int | None = field(default=None, compare=False)
     """The device that it lies on, as `device_of` has it; None if that cannot be read."""
 
@@ -130,8 +132,9 @@ class Tree:
             files, failures = _stat_files(listing.path, listing.media)
             failures = listing.failures + failures
             complete = not listing.failures
+            others, unknown = listing.others, listing.unknown
             yield Folder(
-                listing.path, files, failures, complete, listing.others, device=listing.device
+                listing.path, files, failures, complete, others, unknown, device=listing.device
             )
 
     def count(self) -> int:
@@ -195,10 +198,12 @@ class Tree:
                     listing.subfolders.append(entry)
             elif self._excluded and self._excludes(folder, name):
                 continue
-            elif kind := self._kinds.get(ending_of(name)):
+            elif kind := self._kinds.get(ending := ending_of(name)):
                 listing.media.append((name, kind, entry))
             elif kind := kind_of(name):
                 listing.others[kind] = listing.others.get(kind, 0) + 1
+            else:
+                listing.unknown.setdefault(ending, []).append(name)
         listing.media.sort()
         listing.subfolders.sort(key=lambda entry: entry.name)
         return listing
@@ -240,6 +245,7 @@ class _Listing:
     subfolders: list[os.DirEntry[str]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     others: dict[Kind, int] = field(default_factory=dict)
+    unknown: dict[str, list[str]] = field(default_factory=dict)
 
 
 def device_of(path: str) -> int:
