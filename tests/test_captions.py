@@ -74,9 +74,10 @@ def test_json_lines_have_one_caption_or_a_list(tmp_path, ending):
     assert read_captions(path) == found
 
 
-def test_half_a_character_in_json_does_not_come_through(tmp_path):
+def test_half_a_character_in_json_is_replaced_and_told(tmp_path):
     path = written(tmp_path, "c.jsonl", r'{"file": "a.jpg", "caption": "dog \ud83d"}')
-    assert read_captions(path) == {"a.jpg": ["dog ?"]}
+    assert read_captions(path) == {"a.jpg": ["dog \ufffd"]}
+    assert "replaced by U+FFFD in line 1" in CaptionFile(path).warnings[0]
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_trouble(tmp_path):
@@ -105,7 +106,7 @@ def test_an_empty_file_has_no_captions(tmp_path):
         ("c.jsonl", '{"caption": "x"}', "line 1: expected {"),
         ("c.jsonl", '{"file": "a.jpg", "captions": [1]}', "line 1: expected {"),
         ("c.jsonl", "[" * 100_000, "line 1: expected {"),
-        ("c.tsv", b"a.jpg\tcaf\xe9\n", "UTF-8"),
+        ("c.tsv", bytes(range(256)), "is not a text file"),
         ("c.xml", "<a/>", ".tsv, .csv, .jsonl"),
     ],
 )

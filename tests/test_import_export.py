@@ -194,6 +194,10 @@ def test_files_that_do_not_have_as_many_rows_are_both_named(library: Collection,
     [
         ("m.csv", 'path,caption,stars\na.jpg,"a dog, wet",5\nb.jpg,,4\n'),
         ("m.tsv", "path\tcaption\tstars\na.jpg\ta dog, wet\t5\nb.jpg\t\t4\n"),
+        ("m.txt", "path\tcaption\tstars\na.jpg\ta dog, wet\t5\nb.jpg\t\t4\n"),
+        ("m.csv", "path;caption;stars\na.jpg;a dog, wet;5\nb.jpg;;4\n"),
+        ("m.csv", "path\tcaption\tstars\na.jpg\ta dog, wet\t5\nb.jpg\t\t4\n"),
+        ("m.csv", "sep=;\npath;caption;stars\na.jpg;a dog, wet;5\nb.jpg;;4\n"),
         (
             "m.jsonl",
             '{"path": "a.jpg", "caption": "a dog, wet", "stars": 5}\n\n'  # noqa: ISC004
@@ -208,6 +212,25 @@ def test_metadata_may_be_a_table_of_text(library: Collection, tmp_path: Path, na
     first, second = library.items
     assert (first.path, first.texts[0].text) == ("a.jpg", "a dog, wet")
     assert (second.texts, second.metadata["meta"]) == ((), {"stars": "4"})
+
+
+def test_a_row_of_empty_cells_is_that_of_its_vector(library: Collection, tmp_path: Path):
+    np.save(tmp_path / "v.npy", unit(3))
+    (tmp_path / "m.csv").write_text("caption,stars\na dog,5\n,\na cat,3\n")
+    library.import_files(tmp_path / "v.npy", metadata=tmp_path / "m.csv")
+    assert [item.metadata.get("meta") for item in library.items] == [
+        {"stars": "5"},
+        None,
+        {"stars": "3"},
+    ]
+
+
+def test_a_table_that_is_not_utf8_is_read_and_told(library: Collection, tmp_path: Path):
+    np.save(tmp_path / "v.npy", unit(1))
+    (tmp_path / "m.csv").write_bytes("path;caption\ncafé.jpg;schön\n".encode("cp1252"))
+    report = library.import_files(tmp_path / "v.npy", metadata=tmp_path / "m.csv")
+    assert next(iter(library.items)).texts[0].text == "schön"
+    assert "is not UTF-8 text and was read as cp1252" in report.warnings[0]
 
 
 def test_rows_without_a_path_are_called_by_their_file_so_that_again_is_an_update(

@@ -74,9 +74,77 @@ def test_json_lines_keep_what_kind_a_value_is(tmp_path):
     }
 
 
-def test_half_a_character_in_json_does_not_come_through(tmp_path):
-    path = written(tmp_path, "m.jsonl", r'{"file": "\ud83d.jpg", "a\ud83d": ["x\ud83d"]}')
-    assert read_metadata(path) == {"?.jpg": {"a?": "x?"}}
+def test_half_a_character_in_json_is_replaced_and_told(tmp_path):
+    path = written(tmp_path, "m.jsonl", '\n{"file": "a.jpg", "a\\ud83d": ["x\\ud83d", 1]}')
+    file = MetadataFile(path)
+    assert file.metadata == {"a.jpg": {"a\ufffd": "x\ufffd, 1"}}
+    assert file.warnings == [
+        f"{path}: damaged characters and NULs were replaced by U+FFFD in line 2"
+    ]
+
+
+def test_a_damaged_byte_is_replaced_and_told_and_the_rest_stays_utf8(tmp_path):
+    lines = ["file,note", "a.jpg,Grüße und Küsse aus München", "b.jpg,f\udcffünf", "c.jpg,öl"]
+    path = written(tmp_path, "m.csv", "\n".join(lines).encode("utf-8", "surrogateescape"))
+    file = MetadataFile(path)
+    assert [own["note"] for own in file.metadata.values()] == [
+        "Grüße und Küsse aus München",
+        "f\ufffdünf",
+        "öl",
+    ]
+    assert file.warnings == [
+        f"{path}: damaged characters and NULs were replaced by U+FFFD in line 3"
+    ]
+
+
+def test_a_table_in_another_encoding_is_read_in_that_and_told(tmp_path):
+    path = written(tmp_path, "m.csv", "file;note\ncafé.jpg;Größe\n".encode("cp1252"))
+    file = MetadataFile(path)
+    assert file.metadata == {"café.jpg": {"note": "Größe"}}
+    assert "is not UTF-8 text and was read as cp1252" in file.warnings[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "txt", "jsonl"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding, ending):
+    text = "file\tnote\nä.jpg\té\n" if ending != "jsonl" else '{"file": "ä.jpg", "note": "é"}\n'
+    file = MetadataFile(written(tmp_path, f"m.{ending}", text.encode(encoding)))
+    assert (file.metadata, file.warnings) == ({"ä.jpg": {"note": "é"}}, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file\tnote\na.jpg\tb, c; d\n",
+        "file;note\na.jpg;b, c\td\n",
+        "file;note, of mine\na.jpg;b, c\n",
+        'sep=;\nfile;note\n"a.jpg";"b, c"\n',
+        "sep=\t\nfile\tnote\na.jpg\tb, c\n",
+    ],
+)
+def test_a_csv_may_be_separated_by_semicolons_or_tabs(tmp_path, text):
+    ((name, own),) = read_metadata(written(tmp_path, "m.csv", text)).items()
+    assert name == "a.jpg"
+    assert [value[:4] for value in own.values()] == ["b, c"]
+
+
+def test_a_line_that_is_wrong_is_named_below_that_of_the_separator(tmp_path):
+    path = written(tmp_path, "m.csv", "sep=;\nfile;a\nx.jpg;1;2\n")
+    with pytest.raises(InvalidMetadata, match="line 3: 3 cells stand below 2 columns"):
+        read_metadata(path)
+
+
+def test_a_name_that_is_not_utf8_is_that_of_its_file(tmp_path):
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        source = catalog.sources.add("/photos")
+        catalog.put([ItemRecord(source, "", "caf\udce9.jpg", "image", (0, 0), b"x")])
+        for name, text in (
+            ("m.jsonl", json.dumps({"file": "caf\udce9.jpg", "n": 1})),
+            ("n.csv", "file,n,note\ncaf\udce9.jpg,2,Grüße und Küsse\n"),
+        ):
+            path = written(tmp_path, name, text.encode("utf-8", "surrogateescape"))
+            assert apply_metadata(catalog, path) == []
+        assert catalog.filters.matching(parse_condition("n = 2")).tolist() == [1]
 
 
 def test_of_a_file_that_comes_twice_the_later_value_wins(tmp_path):
@@ -102,7 +170,7 @@ def test_an_empty_file_says_nothing(tmp_path):
         ("m.jsonl", '{"file": 1}', "line 1: expected {"),
         ("m.jsonl", "\n[]", "line 2: expected {"),
         ("m.jsonl", "{", "line 1: expected {"),
-        ("m.csv", b"file,a\ncaf\xe9,1\n", "UTF-8"),
+        ("m.csv", bytes(range(256)), "is not a text file"),
         ("m.xlsx", "x", "a metadata file ends in .tsv, .csv, .jsonl"),
     ],
 )

@@ -416,7 +416,8 @@ class Collection:
             model = exported_model(self.index, shards)
         run = ImportRun(self.index, model, facet, root)
         self.report = run.report
-        run.run(chunks_in(shards), sum(shard.rows for shard in shards), progress)
+        chunks = chunks_in(shards, run.report.warnings.append)
+        run.run(chunks, sum(shard.rows for shard in shards), progress)
         return run.report
 
     def export(

@@ -12,7 +12,7 @@ from mmsearch.errors import InvalidCaptions, InvalidOption, InvalidQuery
 from mmsearch.filters.values import shown
 from mmsearch.home import path_text
 from mmsearch.media.captions import CAPTION_COLUMNS, without_number
-from mmsearch.media.tables import Table, without_surrogates
+from mmsearch.media.tables import Table, storable
 from mmsearch.search.planning import parts_of
 from mmsearch.types import Modality, Part, Query
 
@@ -136,6 +136,8 @@ def read_pairs(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
                 "query,file or file,text or image,file, say"
             )
     table = Table.read(path, "pairs", InvalidCaptions)
+    if table.encoding is not None:  # what is judged should not be a guess
+        raise InvalidCaptions(f"{table.path} is not UTF-8 text; save it as UTF-8")
     folder = os.path.dirname(os.path.abspath(path))
     pairs: dict[tuple[Part, ...], dict[str, float]] = {}
     for parts, relevant in _json_rows(table) if table.is_json else _table_rows(table, named):
@@ -253,4 +255,4 @@ def _plain(text: Any) -> str:
     """A text without blanks around it; TypeError when it is not text or is empty."""
     if not isinstance(text, str) or not text.strip():
         raise TypeError("not text")
-    return without_surrogates(text.strip())
+    return storable(text.strip())

@@ -58,6 +58,8 @@ class IndexRun:
         self._options = media.read_options(options, targets, captions=with_captions)
         self._caption_file = caption_file
         self._metadata = metadata
+        for file in (caption_file, metadata):
+            self.report.warnings += file.warnings if file is not None else ()
         self._progress: Progress | None = None
 
     def run(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmsearch.errors import InvalidMetadata
-from mmsearch.media.tables import FILE_COLUMNS, FileNames, Table, without_surrogates
+from mmsearch.media.tables import FILE_COLUMNS, FileNames, Table
 from mmsearch.storage import Store
 
 _EXPECTED = '{"file": "a.jpg", "rating": 5, …}'
@@ -27,6 +28,7 @@ class MetadataFile:
         metadata: File name, as written → its metadata; of a file that occurs twice, the later
             values.
         names: Looks up those names.
+        warnings: What users should know of how it was read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -43,6 +45,7 @@ class MetadataFile:
             if not name:
                 raise table.error(line, "the file name is missing")
             self.metadata.setdefault(name, {}).update(values)
+        self.warnings = table.warnings()
         self.names = FileNames(Path(path).parent, self.metadata)
 
 
@@ -84,7 +87,7 @@ _Row = tuple[int, str, dict[str, Any]]
 def _rows(table: Table) -> Iterator[_Row]:
     lines = table.cells()
     first, header = next(lines, (1, []))
-    keys = [cell.strip() for cell in header]
+    keys = [table.storable(first, cell.strip()) for cell in header]
     lower = [key.lower() for key in keys]
     file_at = next((lower.index(name) for name in FILE_COLUMNS if name in lower), 0)
     if len(keys) == 1:
@@ -101,7 +104,8 @@ def _rows(table: Table) -> Iterator[_Row]:
             raise table.error(number, "the file name is missing")
         values = dict(zip(keys, map(str.strip, cells), strict=False))  # a line may end early
         del values[keys[file_at]]
-        yield number, cells[file_at], {key: value for key, value in values.items() if value}
+        own = {key: table.storable(number, value) for key, value in values.items() if value}
+        yield number, cells[file_at], own
 
 
 def _json_rows(table: Table) -> Iterator[_Row]:
@@ -111,17 +115,17 @@ def _json_rows(table: Table) -> Iterator[_Row]:
         if file_key is None or not isinstance(row[file_key], str):
             raise table.error(number, f"expected {_EXPECTED}")
         metadata = {
-            without_surrogates(key): _flat(value)
+            table.storable(number, key): _flat(value, partial(table.storable, number))
             for key, value in row.items()
             if key != file_key and value not in (None, "")
         }
-        yield number, without_surrogates(row[file_key]), metadata
+        yield number, row[file_key], metadata
 
 
-def _flat(value: Any) -> Any:
+def _flat(value: Any, storable: Callable[[str], str]) -> Any:
     """A value without inner structure."""
     if isinstance(value, list):
-        return ", ".join(str(_flat(one)) for one in value)
+        return ", ".join(str(_flat(one, storable)) for one in value)
     if isinstance(value, Mapping):
-        return without_surrogates(json.dumps(value, ensure_ascii=False))
-    return without_surrogates(value) if isinstance(value, str) else value
+        return storable(json.dumps(value, ensure_ascii=False))
+    return storable(value) if isinstance(value, str) else value

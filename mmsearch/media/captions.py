@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import InvalidCaptions
-from mmsearch.media.tables import FILE_COLUMNS, FileNames, Table, without_surrogates
+from mmsearch.media.tables import FILE_COLUMNS, FileNames, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,10 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
         PathNotFound: There is no such file.
         InvalidCaptions: It cannot be read or parsed; the message names the line.
     """
-    table = Table.read(path, "captions", InvalidCaptions)
+    return _captions_in(Table.read(path, "captions", InvalidCaptions))
+
+
+def _captions_in(table: Table) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line, written, captions in _json_rows(table) if table.is_json else _rows(table):
         name = without_number(written.strip())
@@ -42,7 +45,7 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
             raise table.error(line, "the file name is missing")
         captions_of_file = found.setdefault(name, [])
         for caption in captions:
-            text = " ".join(caption.split())
+            text = " ".join(table.storable(line, caption).split())
             if text and text not in captions_of_file:
                 captions_of_file.append(text)
     return found
@@ -58,7 +61,10 @@ class CaptionFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Read the file at `path`; raises what `read_captions` does."""
-        self._captions = read_captions(path)
+        table = Table.read(path, "captions", InvalidCaptions)
+        self._captions = _captions_in(table)
+        self.warnings = table.warnings()
+        """What users should know of how it was read."""
         self.path = os.path.realpath(path)
         self._names = FileNames(Path(path).parent, self._captions)
         self._used: set[str] = set()
@@ -117,5 +123,5 @@ def _json_rows(table: Table) -> Iterator[Row]:
         texts = [name, *(captions if isinstance(captions, list) else [captions])]
         if not all(isinstance(text, str) for text in texts):
             raise table.error(number, f"expected {expected}")
-        name, *captions = map(without_surrogates, texts)
+        name, *captions = texts
         yield number, name, captions

@@ -6,43 +6,70 @@ import csv
 import io
 import json
 import os
+import re
 import unicodedata
+from codecs import (
+    BOM_UTF16_BE,
+    BOM_UTF16_LE,
+    BOM_UTF32_BE,
+    BOM_UTF32_LE,
+    getincrementaldecoder,
+)
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
-from mmsearch.errors import MMSearchError, PathNotFound
+from mmsearch.errors import MMSearchError, PathNotFound, UnreadableFile
+from mmsearch.media.text import decode_legacy, is_utf8
 
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "path", "name")
 """What a header, or a key of a JSON object, may call the file's name, in any case."""
 
 Separator = Literal["", "\t", ",", ";"]
 
+_SEPARATORS: dict[str, Separator] = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}
+
 LONGEST_CELL = 2**31 - 1
 """Characters: all that the csv module can be told to take; by default it stops at 131,072."""
+
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t])"?\s*')
+"""The first line with which spreadsheets say what separates the cells."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file of cells or JSON objects, whose columns the caller interprets.
+    """A file of cells or JSON objects, read a line at a time, whose columns the caller interprets.
 
     Attributes:
         path: Its file.
-        text: The content of the file.
         separator: Between the cells of a line; "" if lines are JSON objects.
+        quoted: Whether cells may be in double quotes.
         invalid: The type of error to raise for invalid lines.
     """
 
     path: Path
-    text: str
     separator: Separator
+    quoted: bool
     invalid: type[MMSearchError]
+    _what: str
+    _open: Callable[[], TextIO]
+    _before: int
+    """The number of lines before the table."""
+    encoding: str | None
+    """If the file is no Unicode text, what it was taken for."""
+    _replaced: list[int] = field(default_factory=list)
+    """The lines in which something could not be kept."""
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], what: str, invalid: type[MMSearchError]) -> Table:
         """The table in a .tsv, .csv, .jsonl, .ndjson or .txt (a .tsv if its first line has a tab).
+
+        It is UTF-8, in which bytes that are damaged become surrogate escapes, as in file names; or
+        UTF-16 or UTF-32 with a mark; or else in the encoding that is most likely. A .csv may be
+        separated by semicolons or tabs, too, as spreadsheets write it.
 
         Args:
             path: The file.
@@ -53,19 +80,24 @@ class Table:
             PathNotFound: There is no such file.
         """
         path = Path(path)
-        with reading_utf8(path, what, invalid):
-            text = path.read_text(encoding="utf-8-sig")
+        with _reading(path, what, invalid):
+            open_, encoding = _opener(path, invalid)
+            with open_() as file:
+                first = next((line for line in file if line.strip()), "")
         ending = path.suffix.lower()
         if ending == ".txt":
-            ending = ".tsv" if "\t" in text.lstrip().partition("\n")[0] else ".csv"
-        separators: dict[str, Separator] = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}
-        if ending not in separators:
+            ending = ".tsv" if "\t" in first else ".csv"
+        if ending not in _SEPARATORS:
             known = ".tsv, .csv, .jsonl, .ndjson or .txt"
             raise invalid(f"{path}: a {what} file ends in {known}")
-        separator = separators[ending]
-        if separator == "," and _is_semicolon_separated(text):
-            separator = ";"
-        return cls(path, text, separator, invalid)
+        separator, before = _SEPARATORS[ending], 0
+        if ending == ".csv":
+            if told := _SEPARATOR_LINE.fullmatch(first):
+                separator, before = cast("Separator", told[1]), 1
+            else:
+                with _reading(path, what, invalid):
+                    separator = _separator_of(first, open_)
+        return cls(path, separator, ending == ".csv", invalid, what, open_, before, encoding)
 
     @property
     def is_json(self) -> bool:
@@ -81,32 +113,62 @@ class Table:
         """The error to raise for a line."""
         return self.invalid(f"{self.path}, line {line}: {what}")
 
-    def cells(self) -> Iterator[tuple[int, list[str]]]:
-        """(line number, cells) of each line that is not blank; only a .csv has quoted cells.
+    def cells(self, *, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
+        """(line number, cells) of each line; only a .csv has quoted cells.
 
         A quoted cell may span lines; the number is that of the first.
+
+        Args:
+            blank: Whether to include lines of blank cells; those without any never are.
         """
         for number, cells in self._split():
-            if any(map(str.strip, cells)):
+            if any(map(str.strip, cells)) or (blank and len(cells) > 1):
                 yield number, cells
 
     def _split(self) -> Iterator[tuple[int, list[str]]]:
-        if self.separator == "\t":
-            for number, line in enumerate(self.text.split("\n"), start=1):
-                yield number, line.split("\t")
-            return
-        csv.field_size_limit(LONGEST_CELL)
-        lines = csv.reader(io.StringIO(self.text), delimiter=self.separator, strict=True)
-        while True:
-            number = lines.line_num + 1
-            try:
-                cells = next(lines, None)
-            except csv.Error as error:
-                what = "a cell that begins with a quote must end with one, quotes inside doubled"
-                raise self.error(number, f"{what} ({error})") from error
-            if cells is None:
+        with _reading(self.path, self._what, self.invalid), self._open() as file:
+            for _ in range(self._before):
+                next((line for line in file if line.strip()), "")
+            if not self.quoted:
+                for number, line in enumerate(file, start=1):
+                    yield number, line.removesuffix("\n").split(self.separator)
                 return
-            yield number, cells
+            lines = _csv_rows(file, self.separator)
+            while True:
+                number = lines.line_num + 1
+                try:
+                    cells = next(lines, None)
+                except csv.Error as error:
+                    what = (
+                        "a cell that begins with a quote must end with one, quotes inside doubled"
+                    )
+                    raise self.error(number + self._before, f"{what} ({error})") from error
+                if cells is None:
+                    return
+                yield number + self._before, cells
+
+    def storable(self, line: int, text: str) -> str:
+        """A text of a line as `storable` makes it; `warnings` tells of changes."""
+        found = storable(text)
+        if found != text:
+            self._replaced.append(line)
+        return found
+
+    def warnings(self) -> list[str]:
+        """What users should know of how the table was read, once it has been."""
+        found = []
+        if self.encoding is not None:
+            found.append(
+                f"{self.path} is not UTF-8 text and was read as {self.encoding}: if names or "
+                "accents in it are wrong, save it as UTF-8"
+            )
+        if lines := list(dict.fromkeys(self._replaced)):
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            found.append(
+                f"{self.path}: damaged characters and NULs were replaced by U+FFFD in line "
+                f"{', '.join(map(str, lines[:3]))}{more}"
+            )
+        return found
 
     def in_two(self, cells: Sequence[str], text_at: int) -> list[str]:
         """The two cells of a line, where that of the text may contain unquoted separators.
@@ -125,26 +187,78 @@ class Table:
         Args:
             expected: What an object should look like, for the error.
         """
-        return json_objects(self.text.split("\n"), expected, self.error)
+        with _reading(self.path, self._what, self.invalid), self._open() as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise self.error(number, f"expected {expected}") from error
+                if not isinstance(row, dict):
+                    raise self.error(number, f"expected {expected}")
+                yield number, row
 
 
-def _is_semicolon_separated(text: str) -> bool:
-    """Whether a .csv has semicolons, as spreadsheets write where commas are decimal points.
-
-    That is so if the first line has them and no comma; or if cells are as many in every line, and
-    two or more, and the first has no comma: captions may contain either sign.
-    """
-    first = text.lstrip().partition("\n")[0]
-    if ";" not in first or "," not in first:
-        return ";" in first
-    csv.field_size_limit(LONGEST_CELL)
+def _opener(path: Path, invalid: type[MMSearchError]) -> tuple[Callable[[], TextIO], str | None]:
+    """Opens a text file in the encoding that it is in, which is named if it is not of Unicode."""
+    with path.open("rb") as file:
+        head = file.read(4)
+        if any(head.startswith(mark) for mark in (BOM_UTF32_LE, BOM_UTF32_BE)):
+            return partial(path.open, encoding="utf-32", errors="replace"), None
+        if any(head.startswith(mark) for mark in (BOM_UTF16_LE, BOM_UTF16_BE)):
+            return partial(path.open, encoding="utf-16", errors="replace"), None
+        file.seek(0)
+        decoder = getincrementaldecoder("utf-8")()
+        try:
+            while data := file.read(2**20):
+                decoder.decode(data)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            file.seek(0)
+            whole = file.read()
+        else:
+            return partial(path.open, encoding="utf-8-sig"), None
+    if is_utf8(whole.decode(errors="replace")):
+        return partial(path.open, encoding="utf-8-sig", errors="surrogateescape"), None
     try:
-        rows = csv.reader(io.StringIO(text), delimiter=";", strict=True)
-        lines = [cells for cells in rows if any(map(str.strip, cells))]
+        text, encoding = decode_legacy(whole)
+    except UnreadableFile as error:
+        raise invalid(f"{path} is not a text file") from error
+    return partial(io.StringIO, text, newline=None), encoding
+
+
+def _csv_rows(lines: Iterable[str], separator: str) -> Any:
+    csv.field_size_limit(LONGEST_CELL)
+    return csv.reader(lines, delimiter=separator, strict=True)
+
+
+def _separator_of(first: str, open_: Callable[[], TextIO]) -> Separator:
+    """What separates the cells of a .csv; semicolons where commas are decimal points.
+
+    A sign other than the comma does if the first line has it and no comma; or if cells are as many
+    in every line, and two or more, and the first has no comma: captions may contain either.
+    """
+    others: tuple[Separator, ...] = ("\t", ";")
+    for sign in others:
+        if sign in first and ("," not in first or _is_separated(open_, sign)):
+            return sign
+    return ","
+
+
+def _is_separated(open_: Callable[[], TextIO], sign: str) -> bool:
+    width = 0
+    try:
+        with open_() as file:
+            for cells in _csv_rows(file, sign):
+                if not any(map(str.strip, cells)):
+                    continue
+                if "," in cells[0] or len(cells) == 1 or (width and len(cells) != width):
+                    return False
+                width = len(cells)
     except csv.Error:
         return False
-    sizes = {len(cells) for cells in lines}
-    return len(sizes) == 1 and sizes != {1} and not any("," in cells[0] for cells in lines)
+    return True
 
 
 class FileNames:
@@ -190,31 +304,19 @@ class FileNames:
         return written
 
 
-def json_objects(
-    lines: Iterable[str], expected: str, error_at: Callable[[int, str], MMSearchError]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, JSON object) of each line that is not blank.
+def storable(text: str) -> str:
+    """A text as a database can hold it: U+FFFD for lone surrogates, which JSON can spell, and NULs.
 
-    Args:
-        lines: Of a file.
-        expected: What an object should look like, for the error.
-        error_at: The error to raise for a line (its number; what is wrong).
+    Bytes of a `Table` that are not UTF-8 are such surrogates, too.
     """
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise error_at(number, f"expected {expected}") from error
-        if not isinstance(row, dict):
-            raise error_at(number, f"expected {expected}")
-        yield number, row
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
 
 
-def without_surrogates(text: str) -> str:
-    """A text without lone surrogates, which JSON can spell but no file name can hold."""
-    return text.encode("utf-8", "replace").decode()
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def normal_path(path: str) -> str:
@@ -224,14 +326,12 @@ def normal_path(path: str) -> str:
 
 
 @contextmanager
-def reading_utf8(path: Path, what: str, invalid: type[MMSearchError]) -> Iterator[None]:
+def _reading(path: Path, what: str, invalid: type[MMSearchError]) -> Iterator[None]:
     """A context in which a file is read, whose errors it raises as ours; see `Table.read`."""
     try:
         yield
     except FileNotFoundError as error:
         raise PathNotFound(f"there is no {what} file {path}") from error
-    except UnicodeDecodeError as error:
-        raise invalid(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise invalid(f"{path} cannot be read: {reason}") from error

@@ -127,7 +127,7 @@ def _decoded(data: bytes) -> str:
     with suppress(UnicodeDecodeError):
         return data.decode()
     mended = data.decode(errors="replace")
-    return mended if _is_utf8(mended) else _legacy(data)
+    return mended if is_utf8(mended) else _legacy(data)
 
 
 def _mended(data: bytes, encoding: str) -> str:
@@ -190,7 +190,7 @@ def _iso_2022(data: bytes) -> str | None:
     return None
 
 
-def _is_utf8(mended: str) -> bool:
+def is_utf8(mended: str) -> bool:
     """Whether what was decoded as UTF-8 is a text with a few bad bytes, or cut inside a character.
 
     Of a text in another encoding, some characters happen to be valid in UTF-8, but fewer.
@@ -204,7 +204,15 @@ def _is_utf8(mended: str) -> bool:
 
 
 def _legacy(data: bytes) -> str:
-    """A text in the encoding that is most likely, Windows-1252 where nothing tells."""
+    return decode_legacy(data)[0]
+
+
+def decode_legacy(data: bytes) -> tuple[str, str]:
+    """A text in the encoding that is most likely, Windows-1252 where nothing tells; and that.
+
+    Raises:
+        UnreadableFile: It is not a text.
+    """
     western = data.decode("latin-1").translate(_LATIN1_TO_CP1252)
     # a tenth of random bytes are control characters; a text contains hardly any
     if len(_CONTROL.findall(western)) * 20 > len(western):
@@ -213,7 +221,8 @@ def _legacy(data: bytes) -> str:
     encoding = _most_likely(sample)
     if not (sample.isascii() or _spells_words(sample, encoding)):
         encoding = _latin_encoding(sample)
-    return western if encoding == "cp1252" else data.decode(encoding, "replace")
+    text = western if encoding == "cp1252" else data.decode(encoding, "replace")
+    return text, encoding
 
 
 def _most_likely(sample: bytes) -> str:

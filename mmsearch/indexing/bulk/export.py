@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.filters import parse_where
-from mmsearch.indexing.bulk.rows import SPAN, clean
+from mmsearch.indexing.bulk.rows import SPAN
 from mmsearch.indexing.bulk.sources import META, PATH_BYTES, PLACE, TAGS, TEXTS
 from mmsearch.indexing.bulk.vector_files import (
     FINGERPRINT,
@@ -23,6 +23,7 @@ from mmsearch.indexing.bulk.vector_files import (
     VECTORS,
     require_parquet,
 )
+from mmsearch.media.tables import storable
 from mmsearch.storage import CompleteItem, Space, Store
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ def rows_of(page: Iterable[CompleteItem], *, with_vectors: bool) -> Iterator[dic
 
 def _text(part: tuple[Any, ...]) -> dict[str, Any]:
     origin, text, *span = part
-    found = {"text": clean(text), "origin": origin, **dict(zip(SPAN, span, strict=True))}
+    found = {"text": storable(text), "origin": origin, **dict(zip(SPAN, span, strict=True))}
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -19,10 +19,11 @@ from mmsearch.errors import (
 )
 from mmsearch.filters.values import shown
 from mmsearch.home import path_text
-from mmsearch.indexing.bulk.rows import Filing, Losses, batch_of, clean, modalities_in
+from mmsearch.indexing.bulk.rows import Filing, Losses, batch_of, modalities_in
 from mmsearch.indexing.bulk.sources import Chunk
 from mmsearch.indexing.bulk.vector_files import Shard
 from mmsearch.indexing.index_run import INCOMPLETE
+from mmsearch.media.tables import storable
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage import ItemBatch, Space
@@ -68,7 +69,7 @@ class ImportRun:
     ) -> None:
         if not isinstance(modality, str) or modality not in get_args(Modality):
             raise InvalidOption(f"a facet is one of image, text, audio, not {shown(modality)}")
-        if model is not None and (not isinstance(model, str) or clean(model) != model):
+        if model is not None and (not isinstance(model, str) or storable(model) != model):
             raise InvalidOption(f"a model is named by a text, not {shown(model)}")
         self.report = Report()
         self._index = index

@@ -30,6 +30,7 @@ from mmsearch.indexing.bulk.sources import (
 )
 from mmsearch.media.file_state import stat_of
 from mmsearch.media.kinds import kind_of
+from mmsearch.media.tables import storable
 from mmsearch.storage import ItemBatch
 from mmsearch.storage.records import RowColumns, split_path
 from mmsearch.types import Kind, Modality, Unit
@@ -252,21 +253,12 @@ def _written(values: list[Any], key: str, losses: Losses) -> tuple[list[str], li
     return texts, [numbers[text] for text in texts]
 
 
-def clean(text: str) -> str:
-    """A text as the store can hold it: without halves of characters, and without NULs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = text.encode("utf-8", "replace").decode()
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
-
-
 def _cleaned(texts: list[str], key: str, losses: Losses) -> list[str]:
-    """Texts as `clean` makes them; nearly always these are as they were."""
+    """Texts as `storable` makes them; nearly always these are as they were."""
     whole = "".join(texts)
-    if clean(whole) == whole:
+    if storable(whole) == whole:
         return texts
-    cleaned = list(map(clean, texts))
+    cleaned = list(map(storable, texts))
     changed = sum(one != other for one, other in zip(texts, cleaned, strict=True))
     losses[f"{key!r}: halves of characters and NULs are replaced"] += changed
     return cleaned
@@ -379,7 +371,7 @@ def _moment(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value and clean(value) == value else None
+    return value if isinstance(value, str) and value and storable(value) == value else None
 
 
 KNOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, tee
+from itertools import chain, tee, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from mmsearch.indexing.bulk.sources import (
     pieces,
     rows_in,
 )
-from mmsearch.media.tables import LONGEST_CELL, json_objects, reading_utf8
+from mmsearch.media.tables import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,8 +102,11 @@ class Shard:
         except (OSError, ValueError, KeyError, TypeError):  # it does not, or not in our form
             return None
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunks(self, warn: Callable[[str], None]) -> Iterator[Chunk]:
         """The rows; those without a path have that of the file and their number.
+
+        Args:
+            warn: Called with what users should know of how a table was read.
 
         Raises:
             InvalidOption: a file cannot be used, or has not as many rows as another.
@@ -114,7 +116,7 @@ class Shard:
             vectors, rows = _vectors_and_rows(self.vectors)
             found = chunks_of(vectors, rows)
         else:
-            table = None if self.metadata is None else _table(self.metadata)
+            table = None if self.metadata is None else _table(self.metadata, warn)
             texts = None if self.texts is None else _array(self.texts)
             what = f"{self.metadata}, to {self.vectors}"
             found = chunks_of(_array(self.vectors), table, texts, what)
@@ -167,11 +169,11 @@ def shards_in(files: Files, metadata: Files = (), texts: Files = ()) -> list[Sha
     return shards
 
 
-def chunks_in(shards: Iterable[Shard]) -> Iterator[Chunk]:
-    """The rows of shards, one after the other, numbered through."""
+def chunks_in(shards: Iterable[Shard], warn: Callable[[str], None]) -> Iterator[Chunk]:
+    """The rows of shards, one after the other, numbered through; see `Shard.chunks`."""
     first = 0
     for shard in shards:
-        for chunk in shard.chunks():
+        for chunk in shard.chunks(warn):
             chunk.first += first
             yield chunk
         first += shard.rows
@@ -355,42 +357,27 @@ def _vector_column(schema: Any, path: Path) -> str:
     return str(known[0])
 
 
-def _table(path: Path) -> Iterator[Rows]:
+def _table(path: Path, warn: Callable[[str], None]) -> Iterator[Rows]:
     """The rows of a table, in batches."""
     ending = path.suffix.lower()
     if ending == ".parquet":
         for batch in _parquet(path).iter_batches(batch_size=ROWS_AT_ONCE):
             yield from rows_in(batch)
         return
-    if ending not in TABLES:
+    if ending not in (*TABLES, ".txt"):
         raise InvalidOption(f"{str(path)!r}: a table ends in {', '.join(TABLES)}")
-
-    def error_at(line: int, what: str) -> InvalidMetadata:
-        return InvalidMetadata(f"{path}, line {line}: {what}")
-
-    with (
-        reading_utf8(path, "metadata", InvalidMetadata),
-        path.open(encoding="utf-8-sig", newline="") as file,
-    ):
-        if "json" in ending:
-            objects = json_objects(file, "a JSON object", error_at)
-            yield from in_batches(row for _, row in objects)
-        else:
-            yield from in_batches(_cells(file, ending, error_at))
+    table = Table.read(path, "metadata", InvalidMetadata)
+    rows = (row for _, row in table.objects("a JSON object")) if table.is_json else _cells(table)
+    yield from in_batches(rows)
+    for warning in table.warnings():
+        warn(warning)
 
 
-def _cells(
-    file: Iterable[str], ending: str, error_at: Callable[[int, str], InvalidMetadata]
-) -> Iterator[Row]:
-    how: dict[str, Any] = {"strict": True}
-    if ending == ".tsv":
-        how = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    csv.field_size_limit(LONGEST_CELL)
-    rows = csv.DictReader(file, **how)
-    try:
-        for row in rows:
-            if None in row:
-                raise error_at(rows.line_num, "more cells than columns")
-            yield {key: value or None for key, value in row.items()}
-    except csv.Error as error:
-        raise error_at(rows.line_num, str(error)) from error
+def _cells(table: Table) -> Iterator[Row]:
+    lines = table.cells(blank=True)
+    _, header = next(lines, (1, []))
+    keys = [cell.strip() for cell in header]
+    for number, cells in lines:
+        if len(cells) > len(keys):
+            raise table.error(number, f"{len(cells)} cells stand below {len(keys)} columns")
+        yield dict(zip_longest(keys, (cell or None for cell in cells)))

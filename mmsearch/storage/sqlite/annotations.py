@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, true
 
 from mmsearch.filters.values import number_in
+from mmsearch.media.tables import storable
 from mmsearch.storage.sqlite.database import Database, is_one_of
 from mmsearch.storage.sqlite.schema import items, metadata, tags
 from mmsearch.storage.store import MetadataStore, TagStore
@@ -50,15 +51,10 @@ def _ids_there(connection: Connection, ids: Iterable[int]) -> set[int]:
 
 def _texts(own: Mapping[str, Any]) -> dict[str, str]:
     return {
-        _clean(key): str(value).lower() if isinstance(value, bool) else _clean(str(value))
+        storable(key): str(value).lower() if isinstance(value, bool) else storable(str(value))
         for key, value in own.items()
         if value is not None
     }
-
-
-def _clean(text: str) -> str:
-    """A text as the database can hold it: without halves of characters, and without NULs."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 class Tags(TagStore):
