@@ -575,3 +575,37 @@ def test_each_row_of_a_path_that_came_before_counts_as_an_update(tmp_path):
     with Collection(tmp_path / "idx", create=True) as library:
         report = library.import_files(tmp_path / "v.npy", metadata=tmp_path / "v.csv")
         assert (report.added, report.updated) == (2, 1)
+
+
+@pytest.mark.parametrize("order", ["one after the other", "by path"])
+def test_of_two_exports_in_one_file_the_last_row_of_an_item_counts(tmp_path, order):
+    paths = ["a.jpg", "b.jpg", "c.jpg"]
+    with Collection(tmp_path / "idx", create=True) as library:
+        library.add_vectors(unit(3), {"path": paths, "n": [1, 2, 3]})
+        library.export(tmp_path / "one", format="npy")
+        library.add_vectors(unit(3, 1), {"path": paths, "n": [4, 5, 6]})
+        library.export(tmp_path / "two", format="npy")
+    both = [tmp_path / name for name in ("one", "two")]
+    rows = np.concatenate([np.load(folder / "vectors.npy") for folder in both])
+    lines = "".join((folder / "items.jsonl").read_text() for folder in both).splitlines()
+    if order == "by path":
+        rows = rows[[0, 3, 1, 4, 2, 5]]
+        lines = [lines[row] for row in (0, 3, 1, 4, 2, 5)]
+    (tmp_path / "both").mkdir()
+    np.save(tmp_path / "both" / "vectors.npy", rows)
+    (tmp_path / "both" / "items.jsonl").write_text("\n".join(lines))
+    with Collection(tmp_path / "new", create=True) as library:
+        report = library.import_files(tmp_path / "both")
+        assert (report.added, report.updated, len(library)) == (3, 3, 3)
+        assert [item.metadata["meta"]["n"] for item in library.items] == ["4", "5", "6"]
+        hits = library.search_vectors(unit(3, 1)[1:2], k=1)[0]
+        assert (hits[0].path, round(hits[0].score, 2)) == ("b.jpg", 1.0)
+
+
+def test_rows_of_one_path_count_however_far_apart_they_are(tmp_path):
+    paths = [f"{row % 15_000}.jpg" for row in range(25_000)]
+    with Collection(tmp_path / "idx", create=True) as library:
+        report = library.add_vectors(unit(25_000), {"path": paths, "n": list(range(25_000))})
+        assert (report.added, report.updated, len(library)) == (15_000, 10_000, 15_000)
+        found = {item.path: item.metadata["meta"]["n"] for item in library.items}
+        assert found == {path: str(row) for row, path in enumerate(paths)}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import date, datetime
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidMetadata, InvalidOption
@@ -211,8 +212,40 @@ def _placed_chunks(vectors: Any, batches: Iterable[Rows]) -> Iterator[Chunk]:
         rows, rest = rows[:end], rows[end:]
         if end:
             placed = sum(place is not None for place in rows.columns.get(PLACE, ()))
-            yield Chunk(first, rows, portions.take(placed) if placed else None, placed=True)
+            chunk = Chunk(first, rows, portions.take(placed) if placed else None, placed=True)
+            yield from _without_repeats(chunk)
             first += end
+
+
+def _without_repeats(chunk: Chunk) -> Iterator[Chunk]:
+    """The rows of a chunk, those that repeat the place of an earlier one in chunks of their own.
+
+    So the last one counts, as if they had come in another file.
+    """
+    places = chunk.rows.columns.get(PLACE, [])
+    vectors = 0 if chunk.vectors is None else len(chunk.vectors)
+    try:
+        keys: list[Any] = [
+            path if place is None else (path, place["facet"], place["position"])
+            for path, place in zip(chunk.rows.paths(), places, strict=True)
+        ]
+        repeated = len(set(keys)) < len(keys)
+    except (KeyError, TypeError):  # whoever stores them says what is wrong
+        repeated = False
+    if not repeated or vectors != len(places) - places.count(None):
+        yield chunk
+        return
+    rounds: dict[int, list[int]] = {}
+    times: Counter[Any] = Counter()
+    for row, key in enumerate(keys):
+        rounds.setdefault(times[key], []).append(row)
+        times[key] += 1
+    numbers = list(accumulate((place is not None for place in places), initial=0))
+    for rows in rounds.values():
+        columns = {key: [values[row] for row in rows] for key, values in chunk.rows.columns.items()}
+        own = [numbers[row] for row in rows if places[row] is not None]
+        some = chunk.vectors[own] if own and chunk.vectors is not None else None
+        yield Chunk(chunk.first, Rows(len(rows), columns), some, placed=True)
 
 
 class _Portions:
