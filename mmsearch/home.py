@@ -83,6 +83,9 @@ def index_folder(index: str | os.PathLike[str] | None = None) -> Path:
     Args:
         index: A `Path`, or a string with a path separator, is a folder; any other string is a name
             in `home()`. None is `$MMSEARCH_INDEX`, else "default".
+
+    Raises:
+        NoHomeFolder: it lies in the user's home folder, and the user has none.
     """
     if index is None or index == "":
         index = os.environ.get("MMSEARCH_INDEX") or DEFAULT_NAME
@@ -93,5 +96,21 @@ def index_folder(index: str | os.PathLike[str] | None = None) -> Path:
     return home() / index
 
 
+def expanded(path: str, instead: str) -> str:
+    """A path with the user's home folder in place of "~".
+
+    Args:
+        path: Any.
+        instead: What to set or name if the user has no home folder.
+
+    Raises:
+        NoHomeFolder: it begins with that, and the user has none.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~") and found.replace(os.sep, "/").partition("/")[0] == "~":
+        raise NoHomeFolder(f"this user has no home folder: set HOME or {instead}")
+    return found
+
+
 def _absolute(folder: str) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(folder)))
+    return Path(os.path.abspath(expanded(folder, f"write another path than {folder}")))

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import mmsearch
+from mmsearch.encoders import hub
 from mmsearch.errors import NoHomeFolder
 from mmsearch.home import cache_folder, home, index_folder
+from mmsearch.media.speech import model_folder
+
+CACHES = ("MMSEARCH_CACHE", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MMSEARCH_WHISPER")
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +65,7 @@ def test_a_path_object_is_a_folder(tmp_path):
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user without HOME and without an entry in the user database."""
-    for name in ("HOME", "USERPROFILE", "MMSEARCH_CACHE", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+    for name in ("HOME", "USERPROFILE", "XDG_DATA_HOME", "XDG_CACHE_HOME", *CACHES):
         monkeypatch.delenv(name, raising=False)
     pwd = pytest.importorskip("pwd")
 
@@ -82,3 +87,25 @@ def test_an_index_in_a_named_folder_needs_no_home(tmp_path):
     (tmp_path / "note.md").write_text("red roses")
     with mmsearch.index(tmp_path / "note.md", tmp_path / "idx") as library:
         assert library.search("roses")[0].path == str(tmp_path / "note.md")
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("folder", ["~/idx", "~"])
+def test_a_folder_in_a_home_that_is_not_there_is_refused_not_made(tmp_path, folder):
+    with pytest.raises(NoHomeFolder, match="set HOME or write another path"):
+        index_folder(os.path.join(folder, ""))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("model", [None, "tiny", "~/whisper"])
+def test_a_model_that_transcribes_is_not_looked_for_in_a_home_that_is_not_there(model):
+    pytest.importorskip("faster_whisper")
+    with pytest.raises(NoHomeFolder, match=r"set HOME or .*--whisper DIR"):
+        model_folder(model)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_no_model_is_downloaded_into_a_home_that_is_not_there():
+    with pytest.raises(NoHomeFolder, match="set HOME or HF_HOME"):
+        hub.fetch("someone/model", list, extra="clip")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.errors import MissingExtra, ModelUnavailable, UnknownModel
+from mmsearch.home import expanded
 from mmsearch.types import Progress
 
 REPOSITORY = re.compile(r"(?:[\w.-]+/)?[\w.-]+")
@@ -86,10 +87,13 @@ def fetch(
 
     Raises:
         MissingExtra: huggingface_hub is not installed.
+        NoHomeFolder: files would be stored in the user's home folder, and the user has none.
         UnknownModel: the hub has no such repository, or hides it.
         ModelUnavailable: the hub is out of reach, has none of the files, or the download broke
             off.
     """
+    if not cache().is_absolute():
+        expanded("~", "HF_HOME")
     check_reachable(repository)
     try:
         from huggingface_hub import HfApi, hf_hub_download

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import MissingExtra, ModelUnavailable
+from mmsearch.home import expanded
 from mmsearch.media.audio import HOP, windows
 from mmsearch.types import Span, TextPart
 
@@ -37,6 +38,9 @@ PAUSE = 2.0
 _MODEL_FILES = ("config.json", "model.bin", "tokenizer.json")
 """Without the tokenizer, faster-whisper would download one."""
 _load_lock = Lock()
+
+_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+"""Any of them says where Hugging Face's cache is; otherwise it is in the user's home folder."""
 
 
 def require() -> None:
@@ -75,9 +79,10 @@ def model_folder(model: str | None = None) -> Path:
 
     Raises:
         ModelUnavailable: It is missing or incomplete.
+        NoHomeFolder: It would be in the user's home folder, and the user has none.
     """
     name = model or os.environ.get("MMSEARCH_WHISPER") or "base"
-    folder = Path(os.path.expanduser(name))
+    folder = Path(expanded(name, "name the folder of a model, --whisper DIR"))
     # an unrelated folder may happen to be called `base`
     if not folder.is_dir() or (folder.name == name and not (folder / "model.bin").is_file()):
         folder = _huggingface_folder(name)
@@ -96,6 +101,8 @@ def _huggingface_folder(name: str) -> Path:
     if name.startswith((".", "~")) or os.path.isabs(name) or repository.count("/") != 1:
         sizes = ", ".join(sorted(_MODELS))
         raise ModelUnavailable(f"no Whisper model {name!r}: no such folder, nor one of {sizes}")
+    if not any(map(os.environ.get, _CACHES)):
+        expanded("~", "HF_HOME, or name the folder of a model, --whisper DIR")
     try:
         return Path(download_model(repository, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:

@@ -17,6 +17,7 @@ from mmsearch.encoders.clip.names import Source
 from mmsearch.encoders.clip.towers import TowerCache, towers_folder
 from mmsearch.encoders.model_files import read_json, sha256_of, short_hash, write_json
 from mmsearch.errors import MissingExtra, MMSearchError, ModelUnavailable
+from mmsearch.home import expanded
 from mmsearch.types import Progress
 
 CONFIG = "open_clip_config.json"
@@ -185,6 +186,7 @@ def _download(source: Source, progress: Progress | None) -> None:
     if not repository:
         from open_clip.pretrained import download_pretrained_from_url
 
+        expanded("~", "give the path of a checkpoint, clip:ARCH@PATH")  # where open_clip stores it
         download_pretrained_from_url(where["url"])
         return
 
