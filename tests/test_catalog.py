@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 
 from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.storage import DuplicateGone, ItemRecord, ItemVectors, Space
-from mmsearch.storage.sqlite import Catalog, migrations
+from mmsearch.storage.sqlite import Catalog, database, migrations
 from mmsearch.types import Span, TextPart
 
 
@@ -293,22 +296,90 @@ def test_encoders_are_to_answer_all_or_none(catalog: Catalog, monkeypatch):
     assert [space.serves for space in catalog.spaces.all()] == [{"image", "text"}]
 
 
-def test_a_catalog_on_a_full_disk_is_read(tmp_path):
+@contextmanager
+def full_disk(most: int = 0):
+    """No file can grow beyond so many bytes."""
     resource = pytest.importorskip("resource")
-    path = tmp_path / "catalog.db"
-    with closing(Catalog(path)) as catalog:
-        catalog.put([entry(catalog.sources.add("/photos"), vectors={})])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file can grow
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
     try:
-        with closing(Catalog(path)) as catalog:
-            assert [item.id for item in catalog.items.all()] == [1]
-            with pytest.raises(StorageFailed, match="free some space"):
-                catalog.items.remove([1])
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_catalog_on_a_full_disk_is_read(tmp_path):
+    path = tmp_path / "catalog.db"
+    one_item(path)
+    with full_disk(), closing(Catalog(path)) as catalog:
+        assert [item.id for item in catalog.items.all()] == [1]
+        with pytest.raises(StorageFailed, match="free some space"):
+            catalog.items.remove([1])
     with closing(Catalog(path)) as catalog:
         catalog.items.remove([1])
         assert not len(catalog)
+
+
+def one_item(path: Path) -> None:
+    with closing(Catalog(path)) as catalog:
+        catalog.put([entry(catalog.sources.add("/photos"), vectors={})])
+
+
+def test_what_was_opened_on_a_full_disk_follows_once_there_is_room(tmp_path):
+    path = tmp_path / "catalog.db"
+    one_item(path)
+    with full_disk():
+        catalog = Catalog(path)
+        assert len(catalog) == 1
+    with closing(catalog):
+        with closing(Catalog(path)) as other:
+            other.put([entry(1, "b.jpg", vectors={})])
+        assert len(catalog) == 2
+        catalog.items.remove([1])
+        assert len(catalog) == 1
+
+
+def test_a_catalog_that_may_not_be_written_follows_what_others_write(tmp_path, monkeypatch):
+    path = tmp_path / "catalog.db"
+    one_item(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        catalog = Catalog(path)
+        assert len(catalog) == 1
+    with closing(catalog):
+        with closing(Catalog(path)) as other:
+            other.put([entry(1, "b.jpg", vectors={})])
+            monkeypatch.setattr(os, "access", lambda *_: False)
+            assert len(catalog) == 2
+        assert len(catalog) == 2
+
+
+def test_what_is_in_the_log_alone_is_read_though_there_is_no_room_for_its_index(tmp_path):
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / "catalog.db"
+    one_item(tmp_path / "catalog.db")
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        catalog.put([entry(1, "b.jpg", vectors={})])
+        for name in ("catalog.db", "catalog.db-wal"):
+            shutil.copy(tmp_path / name, tmp_path / "copy" / name)
+    (tmp_path / "copy" / "catalog.db-shm").mkdir()  # nothing can be stored there
+    with closing(Catalog(copy)) as catalog:
+        assert len(catalog) == 2
+
+
+def test_a_log_that_finds_no_room_in_its_catalog_is_kept_and_told(tmp_path, monkeypatch):
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / "catalog.db"
+    one_item(tmp_path / "catalog.db")
+    long = [TextPart("x" * 100_000, "caption")]
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        catalog.put([entry(1, "b.jpg", vectors={}, texts=long)])
+        for name in ("catalog.db", "catalog.db-wal"):
+            shutil.copy(tmp_path / name, tmp_path / "copy" / name)
+    monkeypatch.setattr(database, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with full_disk(2**14), pytest.raises(IndexUnusable, match=r"its disk is full.* MB are free"):
+        Catalog(copy)
+    with closing(Catalog(copy)) as catalog:
+        assert len(catalog) == 2

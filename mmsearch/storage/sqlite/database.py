@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from shutil import disk_usage
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, Select, bindparam, create_engine, event, func, select
@@ -45,6 +46,7 @@ class Database:
         self.path = path
         self.engine = _engine(path)
         self._file = _identity(path)
+        self._fixed = _Fixed.of(path) if _is_fixed(self.engine) else None
         self._open = True
         self._thread = threading.local()  # holds this thread's snapshot connection
 
@@ -67,6 +69,23 @@ class Database:
             raise IndexUnusable(
                 f"{self.path} was replaced or deleted after it was opened: open the index again"
             )
+        if self._fixed is not None and not self.in_snapshot:
+            self._open_again(self._fixed)
+
+    def _open_again(self, fixed: _Fixed) -> None:
+        """Have what was opened as if nobody wrote to it follow the file, where that can be."""
+        changed = fixed != (now := _Fixed.of(self.path))
+        if not changed and not now.may_be_written(self.path):
+            return
+        try:
+            engine = _engine(self.path)
+        except IndexUnusable:
+            if changed:
+                raise
+            return
+        self._fixed = now if _is_fixed(engine) else None
+        self.engine, before = engine, self.engine
+        before.dispose()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -147,6 +166,28 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+class _Fixed(NamedTuple):
+    """The state of a catalog that was opened as if nobody wrote to it."""
+
+    size: int
+    mtime_ns: int
+    logged: bool
+
+    @classmethod
+    def of(cls, path: Path) -> _Fixed:
+        found = path.stat()
+        return cls(found.st_size, found.st_mtime_ns, _log_of(path) is not None)
+
+    @staticmethod
+    def may_be_written(path: Path) -> bool:
+        """Whether there is room, and the right, to open it in the usual way."""
+        return os.access(path.parent, os.W_OK) and disk_usage(path.parent).free >= ROOM
+
+
+ROOM = 2**20
+"""Bytes: more than SQLite needs beside a catalog to open it."""
 
 
 READ_SOMETHING = "SELECT 1 FROM sqlite_master LIMIT 1"
@@ -257,12 +298,44 @@ def _engine(path: Path) -> Engine:
     try:
         return _opened(path, writable=True)
     except _NoRoom:
-        # what SQLite puts beside a database found no place: it can be read as from a read-only disk
+        # what SQLite puts beside a database found no place: it can be read as from a read-only
+        # disk, once its file has everything
+        if _log_of(path):
+            _move_log(path)
         return _opened(path, writable=False)
 
 
+def _is_fixed(engine: Engine) -> bool:
+    """Whether a catalog was opened as if nobody wrote to it: it does not follow the file."""
+    return "immutable" in engine.url.query
+
+
 class _NoRoom(IndexUnusable):
-    """SQLite could not write beside a catalog, whose file has everything."""
+    """SQLite could not write beside a catalog."""
+
+
+def _move_log(path: Path) -> None:
+    """Move the log of a catalog that no process has open into its file, and empty it.
+
+    Where the index of the log, a file, has no room, an exclusive connection has it in memory.
+
+    Raises:
+        IndexUnusable: there is no room for what is new in the log.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None)) as driver:
+            driver.execute("PRAGMA locking_mode=EXCLUSIVE")
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorcode", 0) & 0xFF in _FOR_WANT_OF_ROOM
+        if not full or disk_usage(path.parent).free >= ROOM:
+            raise _unusable(path, error) from error
+        log = _log_of(path)
+        needed = (log.stat().st_size if log else 0) + ROOM
+        raise IndexUnusable(
+            f"{path} cannot be used: its disk is full. What was stored last is safe beside it, and "
+            f"can be read again once {needed / 1e6:.0f} MB are free"
+        ) from error
 
 
 def _opened(path: Path, *, writable: bool) -> Engine:
@@ -285,7 +358,7 @@ def _opened(path: Path, *, writable: bool) -> Engine:
     except (DatabaseError, sqlite3.DatabaseError) as error:
         engine.dispose()
         said = getattr(error, "orig", error)
-        if writable and path.is_file() and path.stat().st_size and _lacks_room(said, path):
+        if writable and path.is_file() and path.stat().st_size and _lacks_room(said):
             raise _NoRoom(str(said)) from error
         raise _unusable(path, said) from error
     except MMSearchError:
@@ -294,10 +367,12 @@ def _opened(path: Path, *, writable: bool) -> Engine:
     return engine
 
 
-def _lacks_room(said: BaseException | None, path: Path) -> bool:
+_FOR_WANT_OF_ROOM = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+
+
+def _lacks_room(said: BaseException | None) -> bool:
     code = getattr(said, "sqlite_errorcode", 0) & 0xFF
-    failed = code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
-    return failed and not _log_of(path)
+    return code in _FOR_WANT_OF_ROOM
 
 
 def _unusable(path: Path, said: BaseException | None) -> IndexUnusable:
