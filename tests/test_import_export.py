@@ -609,3 +609,72 @@ def test_rows_of_one_path_count_however_far_apart_they_are(tmp_path):
         assert (report.added, report.updated, len(library)) == (15_000, 10_000, 15_000)
         found = {item.path: item.metadata["meta"]["n"] for item in library.items}
         assert found == {path: str(row) for row, path in enumerate(paths)}
+
+
+def imported_column(folder: Path, values: Any) -> list[Any]:
+    """What is stored of a parquet file's column called `x`."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    paths = pa.array([str(row) for row in range(len(values))])
+    vectors = pa.array(unit(len(values)).tolist(), pa.list_(pa.float32()))
+    table = pa.table({"path": paths, "vector": vectors, "x": values})
+    parquet.write_table(table, folder / "x.parquet")
+    with Collection(folder / "idx", create=True) as library:
+        library.import_files(folder / "x.parquet")
+        return [item.metadata.get("meta", {}).get("x") for item in library.items]
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        ("timestamp[ns]", "1970-01-01T00:00:00.000001"),
+        ("timestamp[ns, tz=UTC]", "1970-01-01T00:00:00.000001+00:00"),
+        ("duration[ns]", "1001"),
+        ("time64[ns]", "00:00:00.000001001"),
+    ],
+)
+def test_times_finer_than_a_microsecond_are_imported(tmp_path: Path, kind: str, first: str):
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    types = {
+        "timestamp[ns]": pa.timestamp("ns"),
+        "timestamp[ns, tz=UTC]": pa.timestamp("ns", "UTC"),
+        "duration[ns]": pa.duration("ns"),
+        "time64[ns]": pa.time64("ns"),
+    }
+    assert imported_column(tmp_path, pa.array([1001, None], types[kind])) == [first, None]
+
+
+def test_times_beyond_the_years_of_python_stop_no_import(tmp_path: Path):
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    found = imported_column(tmp_path, pa.array([2**62, 0, None], pa.timestamp("us")))
+    assert (len(found), found[2]) == (3, None)
+
+
+def test_vectors_of_several_lengths_are_refused_though_their_numbers_add_up(
+    library: Collection, tmp_path: Path
+):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = pa.array([[1.0, 2.0], [1.0, 2.0, 3.0], [1.0]])
+    parquet.write_table(pa.table({"vector": rows}), tmp_path / "x.parquet")
+    with pytest.raises(InvalidOption, match="not of one length, but of 1 to 3"):
+        library.import_files(tmp_path / "x.parquet")
+
+
+def test_vectors_of_whole_numbers_are_taken_from_a_column_of_a_known_name(
+    library: Collection, tmp_path: Path
+):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = pa.array([[100, 0], [0, -128]], pa.list_(pa.int8()))
+    parquet.write_table(pa.table({"embedding": rows, "n": [1, 2]}), tmp_path / "x.parquet")
+    library.import_files(tmp_path / "x.parquet")
+    assert library.search_vectors(np.float32([[0, -1]]), k=1)[0][0].metadata["meta"] == {"n": "2"}
+
+
+def test_vectors_of_no_dimensions_are_refused(library: Collection):
+    with pytest.raises(InvalidOption, match="no dimensions"):
+        library.add_vectors(np.zeros((3, 0)))

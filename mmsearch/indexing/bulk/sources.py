@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import accumulate, chain, islice
@@ -299,6 +300,8 @@ def unit_rows(rows: Any, dim: int, first: int = 0) -> NDArray[np.float16]:
     """
     import numpy as np
 
+    if not dim:
+        raise InvalidOption(f"row {first} of the vectors has no dimensions")
     if rows.shape[1] != dim:
         raise InvalidOption(
             f"row {first} of the vectors has {rows.shape[1]} dimensions where {dim} are due"
@@ -386,13 +389,28 @@ def _plain(columns: Mapping[Any, Any]) -> Columns:
     found = {}
     for key, values in columns.items():
         to_list = getattr(values, "to_pylist", None) or getattr(values, "tolist", None)
-        listed = values if to_list is None else to_list()  # of pyarrow; of NumPy and pandas
+        try:
+            listed = values if to_list is None else to_list()  # of pyarrow; of NumPy and pandas
+        except (ValueError, OverflowError):  # pyarrow's, of times that Python's do not hold
+            listed = _times(key, values)
         if _SIMPLE.issuperset(types := set(map(type, listed))):
             nan = float in types and any(one != one for one in listed)  # noqa: PLR0124
             found[as_text(key)] = list(map(_plain_value, listed)) if nan else list(listed)
         else:
             found[as_text(key)] = list(map(_plain_value, listed))
     return found
+
+
+def _times(key: Any, values: Any) -> list[Any]:
+    """A column of pyarrow's with times finer than a microsecond, or beyond the years of Python."""
+    import pyarrow as pa
+
+    whole = pa.timestamp("us", getattr(values.type, "tz", None))
+    for type_ in (whole, pa.string()) if pa.types.is_timestamp(values.type) else (pa.string(),):
+        with suppress(ValueError, OverflowError, NotImplementedError):
+            found: list[Any] = values.cast(type_, safe=False).to_pylist()
+            return found
+    raise InvalidMetadata(f"column {key!r} holds times that cannot be stored: write them as text")
 
 
 _SIMPLE = frozenset({str, int, float, bool, type(None)})

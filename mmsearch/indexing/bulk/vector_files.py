@@ -326,8 +326,12 @@ def _vectors_and_rows(path: Path) -> tuple[Iterator[Any], Iterator[Rows]]:
                 raise InvalidOption(f"row {row} of {path} has no vector: leave it out")
             filled = len(cells) - cells.null_count
             flat = cells.flatten().to_numpy(zero_copy_only=False)
-            if filled and len(flat) % filled:
-                raise InvalidOption(f"{str(path)!r}: the vectors are not of one length")
+            lengths = cells.drop_null().value_lengths().unique().to_pylist()
+            if len(lengths) > 1:
+                least, most = min(lengths), max(lengths)
+                raise InvalidOption(
+                    f"{str(path)!r}: the vectors are not of one length, but of {least} to {most}"
+                )
             if filled:
                 yield flat.reshape(filled, -1)
             first += len(cells)
@@ -346,7 +350,10 @@ def _vector_column(schema: Any, path: Path) -> str:
             or types.is_list(field.type)
             or types.is_large_list(field.type)
         )
-        and types.is_floating(field.type.value_type)
+        and (
+            types.is_floating(field.type.value_type)
+            or (types.is_integer(field.type.value_type) and field.name.lower() in VECTOR_NAMES)
+        )
     ]
     known = [name for name in lists if name.lower() in VECTOR_NAMES] or lists
     if len(known) != 1:
@@ -376,7 +383,7 @@ def _table(path: Path, warn: Callable[[str], None]) -> Iterator[Rows]:
 def _cells(table: Table) -> Iterator[Row]:
     lines = table.cells(blank=True)
     _, header = next(lines, (1, []))
-    keys = [cell.strip() for cell in header]
+    keys = [cell.strip() or f"column {place}" for place, cell in enumerate(header, start=1)]
     for number, cells in lines:
         if len(cells) > len(keys):
             raise table.error(number, f"{len(cells)} cells stand below {len(keys)} columns")
