@@ -15,6 +15,7 @@ import mmsearch
 from mmsearch.errors import PathNotFound, StorageFailed
 from mmsearch.indexing import pipeline
 from mmsearch.indexing.decoder import Decoder
+from mmsearch.media import walk
 
 
 @pytest.fixture
@@ -272,6 +273,16 @@ def test_an_empty_mount_point_loses_nothing_of_a_subfolder_asked_for_alone(libra
     report = library.add()
     assert {item.path for item in library.items} == before
     assert sum("is it mounted?" in warning for warning in report.warnings) == 1
+
+
+def test_what_a_disk_that_is_mounted_over_it_hides_stays(library, photos, monkeypatch):
+    shutil.rmtree(photos / "deep")
+    (photos / "deep").mkdir()
+    real = walk.device_of
+    monkeypatch.setattr(walk, "device_of", lambda path: real(path) + path.endswith("deep"))
+    report = library.add(photos)
+    assert counts(report) == {"unchanged": 2}
+    assert f"until `mmsearch remove {photos / 'deep'}`" in report.warnings[0]
 
 
 def on_another_disk(library: mmsearch.Collection, folder: str) -> None:

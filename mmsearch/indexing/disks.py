@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from mmsearch.media.walk import Folder, device_of, is_mounted, lists_anything
+from mmsearch.media.walk import Folder, device_now, device_of, is_mounted, lists_anything
 from mmsearch.storage import Store
 
 UNUSUAL = 100
@@ -29,12 +29,15 @@ class Disks:
         self._folders = store.sources.folder_devices(source_id)
         self._missing: dict[str, list[int]] = {}
         self._met: Counter[int] = Counter()  # files on each device
+        self._met_on: dict[int, set[int | None]] = {}  # by stored device, those it has now
         self._walked: dict[str, int] = {}  # devices of the folders with files
 
     def met(self, folder: Folder, files: int) -> None:
         """Note a folder that was walked, and how many of the files stored of it were there."""
         if files:
-            self._met[self._device_of(folder.path)] += files
+            device = self._device_of(folder.path)
+            self._met[device] += files
+            self._met_on.setdefault(device, set()).add(folder.device)
         if folder.files and folder.device is not None:
             self._walked[folder.path] = folder.device
 
@@ -78,15 +81,17 @@ class Disks:
             emptied = device == self._device and not lists_anything(self._root)
             return "is empty now" if emptied and number >= UNUSUAL else None
         # a device may come back under another number: then most of its files are there
-        if self._met[device] > number:
+        if self._met[device] > number and any(
+            device_now(self._root, folder) in self._met_on[device] for folder in lost
+        ):
             return None
         return "was on another disk before"
 
     def _top(self, device: int, lost: Sequence[str]) -> str:
-        """The folder around all that is lost of a device."""
-        if device == self._device:
+        """The folder around all that is lost of a device, and around nothing that is there."""
+        if device == self._device and not self._met[device]:
             return self._root
-        return os.path.join(self._root, os.path.commonpath(lost)) if lost else self._root
+        return os.path.normpath(os.path.join(self._root, os.path.commonpath(lost)))
 
     def _device_of(self, folder: str) -> int:
         return self._folders.get(folder, self._device)

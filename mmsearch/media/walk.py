@@ -296,6 +296,14 @@ def is_mounted(root: str, below: str, device: int) -> bool:
         return False
 
 
+def device_now(root: str, below: str) -> int | None:
+    """The device that a folder below a root lies on, or would; None if that cannot be read."""
+    try:
+        return device_of(_nearest(root, below))
+    except OSError:
+        return None
+
+
 def _nearest(root: str, below: str) -> str:
     """A folder below a root, or the nearest folder above it that is there."""
     place = os.path.normpath(os.path.join(root, below)) if below else root
