@@ -12,12 +12,13 @@ import os
 import sys
 from pathlib import Path
 
-from clip import ARCH, untrained
+from peers import untrained
 from photos import SMALL, crops
 from timing import machine, median, run, stages, table
 
 import mmsearch
 
+ARCH = "ViT-B-32"
 STAGES = """
 import mmsearch; mark("import mmsearch")
 import numpy; mark("import numpy")
@@ -43,7 +44,7 @@ def main() -> None:
     work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     os.environ["MMSEARCH_CACHE"] = str(work / "cache")
-    name = f"clip:{ARCH}@{untrained(work)}"
+    name = f"clip:{ARCH}@{untrained(work, ARCH)}"
     photos = crops(work / "clip-warm", 64, SMALL, seed=8)
     print(machine())
     for precision in ("int8", "fp32"):

@@ -64,12 +64,13 @@ def run(
     command: Sequence[str | os.PathLike[str]],
     *,
     env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
     check: bool = True,
 ) -> Process:
     """Run a process to its end; with `check`, an exit code other than 0 ends this one too."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         began = time.perf_counter()
-        child = subprocess.Popen(command, stdout=output, stderr=errors, env=env)
+        child = subprocess.Popen(command, stdout=output, stderr=errors, env=env, cwd=cwd)
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - began
         child.returncode = os.waitstatus_to_exitcode(status)

@@ -94,10 +94,7 @@ def write_optimised(
 
 
 def in_threads(run: Callable[[Thing], Result], things: Sequence[Thing]) -> Iterator[Result]:
-    """What `run` returns for each thing, in order; a single thing is run in this thread.
-
-    A photo or sound is run by itself: that fits a core's cache, and batches do not.
-    """
+    """What `run` returns for each thing, in order; a single thing is run in this thread."""
     return map(run, things) if len(things) == 1 else _threads().map(run, things)
 
 

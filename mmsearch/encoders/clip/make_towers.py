@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,8 +106,10 @@ def make_tower(
             try:
                 if not raw.exists():
                     export(model, modality, raw)
+                    per_run = _photos_per_run(raw) if modality == "image" else 1
                 compared = (things, wanted, distinct)
-                if _make_and_check(towers, modality, precision, raw, compared).passed:
+                made = _make_and_check(towers, modality, precision, raw, per_run, compared)
+                if made.passed:
                     return
             except Exception as error:  # exporting an unknown network fails in all ways
                 log.info("no %s graph of the %s tower", precision, modality, exc_info=True)
@@ -122,9 +124,14 @@ Compared = tuple[Sequence["NDArray[Any]"], "Vectors", int]
 
 
 def _make_and_check(
-    towers: TowerCache, modality: Modality, precision: str, raw: Path, compared: Compared
+    towers: TowerCache,
+    modality: Modality,
+    precision: str,
+    raw: Path,
+    photos_per_run: int,
+    compared: Compared,
 ) -> Verdict:
-    from mmsearch.encoders.clip.int8 import quantise
+    from mmsearch.encoders.clip.int8 import measure_ranges, quantise
     from mmsearch.encoders.clip.onnx_export import simplified
 
     things, wanted, distinct = compared
@@ -133,15 +140,35 @@ def _make_and_check(
         if precision == "int8":
             with towers.scratch() as basic, towers.scratch() as small:
                 simplified(raw, basic / graph.name, "BASIC")
-                quantise(basic / graph.name, small / graph.name, blocks=modality == "text")
+                ranges = None
+                if modality == "image":
+                    ranges = measure_ranges(basic / graph.name, _in_eights(things))
+                quantise(basic / graph.name, small / graph.name, ranges)
                 simplified(small / graph.name, graph, "EXTENDED")
         else:
             simplified(raw, graph, "EXTENDED")
-        found = Tower(graph, modality).run(things)
+        found = Tower(graph, modality, photos_per_run).run(things)
         verdict = compare(wanted, found, precision, distinct)
-        _write_check(folder, asdict(verdict))
+        _write_check(folder, asdict(verdict) | {"photos_per_run": photos_per_run})
     log.info("%s tower in %s: %s", modality, precision, verdict)
     return verdict
+
+
+PHOTOS_PER_RUN = 8
+ROWS_PER_RUN = 600
+"""Of a photo's tokens: with fewer, a run mostly waits for weights; more take only memory."""
+
+
+def _photos_per_run(graph: Path) -> int:
+    """How many photos fill a run; 1 where they do not become rows of known number, as in a CNN."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(graph)).graph
+    shapes = {one.name: one.type.tensor_type.shape.dim for one in inferred.value_info}
+    products = [node for node in inferred.node if node.op_type == "MatMul"]
+    inputs = [shapes[node.input[0]] for node in products if node.input[0] in shapes]
+    tokens = max((shape[1].dim_value for shape in inputs if len(shape) == 3), default=0)
+    return max(min(ROWS_PER_RUN // tokens, PHOTOS_PER_RUN), 1) if tokens else 1
 
 
 def _write_check(folder: Path, found: dict[str, Any]) -> None:
@@ -156,8 +183,14 @@ def _reference(model: TorchModel, modality: Modality, things: Sequence[NDArray[A
     if modality == "text":
         batch: NDArray[np.int64] = model.tokens(SENTENCES)
         return model.run("text", batch)
-    parts = [model.run("image", np.stack(things[at : at + 8])) for at in range(0, len(things), 8)]
-    return np.concatenate(parts)
+    return np.concatenate([model.run("image", some) for some in _in_eights(things)])
+
+
+def _in_eights(photos: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Batches of eight photos."""
+    import numpy as np
+
+    return (np.stack(photos[at : at + 8]) for at in range(0, len(photos), 8))
 
 
 # ---------------------------------------------------------------------- comparing

@@ -28,7 +28,8 @@ def export(model: TorchModel, modality: Modality, file: Path) -> None:
     Raises:
         Exception: of any kind, if the exporter fails.
     """
-    write_graph(model, modality, _tower(model, modality), file, {"vectors": {0: "n"}})
+    with _first_token_last(model.model.visual):
+        write_graph(model, modality, _tower(model, modality), file, {"vectors": {0: "n"}})
 
 
 def write_graph(
@@ -197,6 +198,45 @@ def _rewritten(model: Any) -> Iterator[None]:
             setattr(parent, name, old)
 
 
+@contextmanager
+def _first_token_last(visual: Any) -> Iterator[None]:
+    """Let the last block of a ViT compute its first token alone, where no other is used.
+
+    That saves 7 % of the work in a model of 12 blocks.
+    """
+    import torch
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+    reads_first = (
+        isinstance(visual, VisionTransformer)
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+        and not visual.output_tokens
+    )
+    blocks = visual.transformer.resblocks if reads_first else []
+    if not blocks or type(blocks[-1]) is not ResidualAttentionBlock:
+        yield
+        return
+
+    class FirstToken(torch.nn.Module):  # type: ignore[misc] # torch is Any to mypy
+        def __init__(self, block: Any) -> None:
+            super().__init__()
+            self.block = block
+
+        def forward(self, tokens: Any, **_no_mask: Any) -> Any:
+            block, first = self.block, tokens[:, :1]
+            every = block.ln_1(tokens)
+            first = first + block.ls_1(block.attn(block.ln_1(first), every, every)[0])
+            return first + block.ls_2(block.mlp(block.ln_2(first)))
+
+    last = blocks[-1]
+    blocks[-1] = FirstToken(last)
+    try:
+        yield
+    finally:
+        blocks[-1] = last
+
+
 def _cuts_patches(conv: Any) -> bool:
     tiles = conv.kernel_size == conv.stride and conv.dilation == (1, 1) and conv.groups == 1
     return bool(conv.in_channels == 3 and tiles and conv.padding in {(0, 0), "valid", 0})
@@ -243,10 +283,23 @@ def _attention(old: Any) -> Any:
                 self.all_three.bias.data = bias
             self.out = old.out_proj
 
-        def forward(self, query: Any, *_same: Any, attn_mask: Any = None, **_options: Any) -> Any:
+        def part(self, tokens: Any, first: int, last: int) -> Any:
+            rows, bias = slice(first * width, last * width), self.all_three.bias
+            part = self.all_three.weight[rows], None if bias is None else bias[rows]
+            return torch.nn.functional.linear(tokens, *part)
+
+        def forward(
+            self, query: Any, key: Any, *_same: Any, attn_mask: Any = None, **_options: Any
+        ) -> Any:
             count = query.shape[0]
-            three = self.all_three(query).reshape(count, -1, 3, heads, size)
-            queries, keys, values = three.permute(2, 0, 3, 1, 4)
+            if query is key:
+                three = self.all_three(query).reshape(count, -1, 3, heads, size)
+                queries, keys, values = three.permute(2, 0, 3, 1, 4)
+            else:
+                queries = self.part(query, 0, 1).reshape(count, -1, 1, heads, size)
+                both = self.part(key, 1, 3).reshape(count, -1, 2, heads, size)
+                (queries,) = queries.permute(2, 0, 3, 1, 4)
+                keys, values = both.permute(2, 0, 3, 1, 4)
             scores = queries @ keys.transpose(-1, -2)
             if attn_mask is not None:
                 if attn_mask.dim() == 3:

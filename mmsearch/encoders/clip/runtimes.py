@@ -27,7 +27,7 @@ from mmsearch.encoders.clip.torch_model import (
     has_device,
 )
 from mmsearch.encoders.clip.towers import Tower, TowerCache
-from mmsearch.errors import InvalidOption, MissingExtra
+from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Runtime
@@ -192,7 +192,8 @@ class Runners:
         """A graph, ready to run; None if it cannot be read even after making it again."""
         for attempt in range(2):
             file = self._towers.graph(modality, precision)
-            tower = Tower(file, modality)
+            check = self._towers.check(modality, precision) or {}
+            tower = Tower(file, modality, int(check.get("photos_per_run", 1)))
             try:
                 tower.load(len(things))
             except Exception as error:  # onnxruntime has its own kinds
@@ -234,7 +235,7 @@ class Runners:
         """
         try:
             model = self._model()
-        except MissingExtra:
+        except (MissingExtra, ModelUnavailable):
             others = [self._towers.check(modality, one) for one in self._plan.graphs]
             if not any(one and one["passed"] for one in others):
                 raise
@@ -252,7 +253,11 @@ class Runners:
         return any(self._towers.check("text", one) is not None for one in self._plan.graphs)
 
     def _try_again(self, modality: Modality, check: dict[str, Any], things: Sequence[Any]) -> bool:
-        """Whether a failed check may pass now: with other packages, or on more photos."""
+        """Whether a graph may become better: it is an older version's, or failed its check, which
+        may pass with other packages or on more photos.
+        """
+        if modality == "image" and "error" not in check and "photos_per_run" not in check:
+            return True
         if check["passed"]:
             return False
         if "error" in check:

@@ -9,6 +9,8 @@ Each folder is made under another name and then renamed, so it is complete or ab
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 import tempfile
 import threading
@@ -102,25 +104,26 @@ def _put_in_place(made: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-TEXTS_PER_BATCH = 16
+TEXTS_PER_RUN = 16
 
 
 class Tower:
     """Unit vectors of pixels or of token ids; safe to use from several threads.
 
-    A run takes one photo and one thread: on two cores larger runs are hardly faster, and in int8 a
-    photo's vector would depend on its neighbours. A text is so short that a run of one would
-    mostly read weights, so a run takes several; its graph is simple enough to be loaded as it is.
+    A run takes several photos or texts, as one alone would mostly wait for weights, and one core;
+    a vector does not depend on the others of its run. A text tower is simple enough to be loaded
+    as it is.
 
     Args:
         graph: An ONNX file with one input and one output, read at the first use.
         modality: "image" or "text".
+        photos_per_run: At most.
     """
 
-    def __init__(self, graph: Path, modality: Modality) -> None:
+    def __init__(self, graph: Path, modality: Modality, photos_per_run: int = 1) -> None:
         self._graph = graph
         self._is_image = modality == "image"
-        self._batch_size = 1 if self._is_image else TEXTS_PER_BATCH
+        self._batch_size = photos_per_run if self._is_image else TEXTS_PER_RUN
         self._loading = threading.Lock()
         self._sessions: dict[str, InferenceSession] = {}
 
@@ -135,12 +138,15 @@ class Tower:
         session = self._session(len(things))
         name = session.get_inputs()[0].name
 
-        def run(batch: tuple[list[int], NDArray[Any]]) -> Vectors:
+        def run(batch: tuple[Sequence[int], NDArray[Any]]) -> Vectors:
             found: Vectors = session.run(None, {name: batch[1]})[0]
             return found
 
+        batches: list[tuple[Sequence[int], NDArray[Any]]]
         if self._is_image:
-            batches = [([row], thing[None]) for row, thing in enumerate(things)]
+            batches = [
+                (rows, np.stack([things[row] for row in rows])) for rows in self._parts(things)
+            ]
         else:
             batches = list(padded_batches(things, self._batch_size))
         parts = list(in_threads(run, batches))
@@ -149,12 +155,20 @@ class Tower:
             vectors[rows] = found
         return vectors
 
+    def _parts(self, things: Sequence[Any]) -> list[range]:
+        """The places of the things of each run: as many for each core, and runs of equal size."""
+        count, cores = len(things), os.cpu_count() or 1
+        rounds = -(-count // (cores * self._batch_size))
+        runs = min(rounds * cores, count)
+        edges = [count * part // runs for part in range(runs + 1)]
+        return list(itertools.starmap(range, itertools.pairwise(edges)))
+
     def _session(self, count: int) -> InferenceSession:
         """One that takes a core for a run; or all of them, when one run is all there is."""
         with self._loading:
             if "one core" in self._sessions:
                 return self._sessions["one core"]
-            alone = count <= self._batch_size
+            alone = count == 1 if self._is_image else count <= self._batch_size
             wanted = "all cores" if alone else "one core"
             if wanted not in self._sessions:
                 self._sessions[wanted] = session(
