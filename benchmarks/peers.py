@@ -50,7 +50,7 @@ with torch.no_grad():
         batch = torch.stack([preprocess(Image.open(path)) for path in paths[at : at + 32]])
         parts.append(model.encode_image(batch, normalize=True))
     text = model.encode_text(open_clip.get_tokenizer(arch)([query]), normalize=True)
-for place in (torch.cat(parts) @ text[0]).topk(10).indices:
+for place in (torch.cat(parts) @ text[0]).topk(min(10, len(paths))).indices:
     print(paths[place])
 """
 

@@ -81,10 +81,14 @@ _ENDING_OF_DECODER = {
 }
 _ENDING_OF_CONTAINER = {
     "aac": ".aac",
+    "ac3": ".ac3",
     "aiff": ".aiff",
     "amr": ".amr",
     "asf": ".wmv",
+    "au": ".au",
     "avi": ".avi",
+    "caf": ".caf",
+    "eac3": ".eac3",
     "flac": ".flac",
     "flv": ".flv",
     "matroska": ".mkv",
@@ -93,7 +97,10 @@ _ENDING_OF_CONTAINER = {
     "mpeg": ".mpg",
     "mpegts": ".mts",
     "ogg": ".ogg",
+    "tta": ".tta",
+    "w64": ".w64",
     "wav": ".wav",
+    "wv": ".wv",
 }
 _ENDING_OF_BRAND = {b"M4A ": ".m4a", b"M4B ": ".m4b", b"qt  ": ".mov", b"crx ": None}
 """Of what begins like MP4; the last are raw photos."""
@@ -140,6 +147,8 @@ def _ending_of_sound(file: BinaryIO) -> str | None:
     from mmsearch.media.sound_files import container_of
 
     container = container_of(file)
+    if container is None:
+        return None
     file.seek(0)
     head = file.read(4 * 188 + 1)
     if container == "mp4":

@@ -28,7 +28,7 @@ _MAGIC = {
     b"TTA1": "tta",
     b"\x00\x00\x01\xba": "mpeg",
 }
-"""First bytes of a file → its container, by FFmpeg's name; `_container_of` knows more.
+"""First bytes of a file → its container, by FFmpeg's name; `container_of` knows more.
 
 Nothing else is opened: left to guess, FFmpeg takes some texts for lists of files to fetch.
 """
@@ -127,6 +127,12 @@ def find_sound(file: BinaryIO) -> tuple[str, FilePart]:
     if container is None:
         container, first = _first_frame(sound)
     return container, whole.part(start + first, end if container in ("mp3", "flac") else None)
+
+
+def container_of(file: BinaryIO) -> str | None:
+    """FFmpeg's name for the format that a file's first bytes tell, or those after its ID3 tags."""
+    whole = FilePart(file)
+    return _container_of(whole.part(_after_id3(whole)))
 
 
 def _after_id3(file: FilePart) -> int:
