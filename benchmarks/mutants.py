@@ -6,8 +6,8 @@
 Mutants are made by mutmut's operators (a number plus one, `<` to `<=`, `and` to `or`, an argument
 left out, ...), of whole modules: mutmut's own runner passes over constants, declarations of
 settings and properties. A random sample of each module is tested, in a copy of the code in --work,
-by the tests that run the changed line, the quickest first. The faults of error messages' texts
-are left out.
+by tests that run the changed line: the quickest first, then others, as many as --budget allows.
+Faults in the texts of errors are left out.
 
 Prints a table by module: of the mutants that there are, how many were tested, killed (a test
 failed), ran out of time, and survived; `survivors.diff` in --work shows the latter. Some of them
@@ -15,7 +15,7 @@ are equivalent: no test could tell them apart. Results are kept, so that a run c
 and resumed; --survivors tests only the surviving mutants again, with the tests as they are now.
 
 --sample     mutants of a module that decides on answers; of others, half as many
---budget     seconds that the tests of one mutant may take, at first; survivors get four times it
+--budget     seconds that the tests of one mutant may take
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ import signal
 import sys
 import time
 import traceback
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +62,9 @@ OTHERS = """
 
 TESTS = """
     audio banks bulk cache calibration captions catalog columns details diversity duplicates
-    encoder_seam feedback filters fusion hubness index_roots ingest labels lexical metadata pairs
-    public queries relocate rerank search search_cli settings similar snapshots spaces
-    store_contract text vectors words
+    encoder_seam feedback filters fusion hits hubness index_roots ingest labels lexical media
+    metadata pairs public queries relocate rerank search search_cli settings similar snapshots spaces
+    store_contract store_histories text vectors words
 """.split()  # noqa: SIM905
 PRELOADED = """
     chardet faiss filelock hypothesis numpy PIL.Image platformdirs pytest soundfile
@@ -205,21 +208,47 @@ class Selection:
     def __init__(self, work: Path, modules: Iterable[str]) -> None:
         self.seconds: dict[str, float] = {}
         self._of_line: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
-        self._of_module: defaultdict[str, set[str]] = defaultdict(set)
-        self._quick: set[str] = set()
         for name in TESTS:
             self._add(work, f"tests/test_{name}.py", list(modules))
+        self._by_use = {test: number for number, test in enumerate(self._in_order_of_use())}
 
-    def tests(self, mutant: Mutant) -> list[str]:
-        """Those that run the changed line, the quickest first.
+    def tests(self, mutant: Mutant, budget: float) -> tuple[list[str], list[str]]:
+        """Tests that run the changed line: the quickest ones, then those that add most to them.
 
-        What is run on import, as constants are, may matter to any test. Then tests that run
-        nothing of the module come later, as if they took three times as long.
+        What is run on import, as constants are, may matter to any test. The quickest take an eighth
+        of the budget, all of them as many seconds.
         """
-        if found := self._of_line[mutant.module, mutant.line]:
-            return sorted(found, key=lambda test: self.seconds[test])
-        mine = self._of_module[mutant.module]
-        return sorted(self._quick, key=lambda test: self.seconds[test] * (1 if test in mine else 3))
+        found = self._of_line[mutant.module, mutant.line] or self.seconds.keys()
+        quickest = self._within(budget / 8, sorted(found, key=self.seconds.__getitem__))
+        left = sorted(set(found) - set(quickest), key=self._by_use.__getitem__)
+        return quickest, self._within(budget * 7 / 8, left)
+
+    def _within(self, budget: float, tests: list[str]) -> list[str]:
+        """The first tests, as many as there is time for."""
+        spent = list(accumulate(self.seconds[test] for test in tests))
+        return tests[: bisect_right(spent, budget)]
+
+    def _in_order_of_use(self) -> Iterator[str]:
+        """All tests: first the one that runs most lines a second, then most others, and so on."""
+        lines: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
+        for line, tests in self._of_line.items():
+            for test in tests:
+                lines[test].add(line)
+        left = set(self.seconds)
+        while left:
+            run: set[tuple[str, int]] = set()
+            queue = [(-len(lines[test]) / (self.seconds[test] + 0.1), test) for test in left]
+            heapify(queue)
+            while queue:
+                gain = -len(lines[queue[0][1]] - run) / (self.seconds[queue[0][1]] + 0.1)
+                test = heapreplace(queue, (gain, queue[0][1]))[1]
+                if queue[0][1] == test:
+                    heappop(queue)
+                    if not gain and run:
+                        break  # every line has been run: once more, by the other tests
+                    run |= lines[test]
+                    left.discard(test)
+                    yield test
 
     def _add(self, work: Path, file: str, modules: list[str]) -> None:
         from coverage import CoverageData
@@ -236,16 +265,14 @@ class Selection:
                 times.unlink()
                 raise SystemExit(f"no test of {file} passes: see {work}/pytest.log")
         seconds = json.loads(times.read_text())
-        self.seconds |= seconds
-        self._quick |= {test for test, took in seconds.items() if took < SLOW}
+        quick = {test: took for test, took in seconds.items() if took < SLOW}
+        self.seconds |= quick
         lines = CoverageData(data)
         lines.read()
         for module in modules:
             contexts = lines.contexts_by_lineno(str(work / path_of(module)))
-            for line, tests in contexts.items():
-                quick = {test for test in tests if seconds.get(test, SLOW) < SLOW}
-                self._of_line[module, line] |= quick
-                self._of_module[module] |= quick
+            for line, tests in ((line, set(tests)) for line, tests in contexts.items()):
+                self._of_line[module, line] |= tests & quick.keys()
 
 
 # ---------------------------------------------------------------------- running tests
@@ -329,25 +356,10 @@ def outcome(work: Path, mutant: Mutant, tests: list[str], expected: float, numbe
     return "timeout" if code is None else "survived" if code == 0 else "killed"
 
 
-def within(seconds: float, tests: list[str], selection: Selection) -> list[str]:
-    """The first tests, as many as there is time for."""
-    chosen = []
-    for test in tests:
-        seconds -= selection.seconds[test]
-        if chosen and seconds < 0:
-            break
-        chosen.append(test)
-    return chosen
-
-
 def tested(work: Path, mutant: Mutant, selection: Selection, budget: float, number: int) -> str:
-    """Tested by the quickest tests first; what survives them by all there is time for."""
-    tests = selection.tests(mutant)
-    if not tests:
-        return "survived"
-    first, all_ = within(budget / 8, tests, selection), within(budget, tests, selection)
+    """Tested by the quickest tests first; what survives them by as many as there is time for."""
     result = "survived"
-    for chosen in (first, all_[len(first) :]):
+    for chosen in selection.tests(mutant, budget):
         if chosen and result == "survived":
             expected = sum(selection.seconds[test] for test in chosen)
             result = outcome(work, mutant, chosen, expected, number)
