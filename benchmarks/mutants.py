@@ -63,8 +63,8 @@ OTHERS = """
 TESTS = """
     audio banks bulk cache calibration captions catalog columns details diversity duplicates
     encoder_seam feedback filters fusion hits hubness index_roots ingest labels lexical media
-    metadata pairs public queries relocate rerank search search_cli settings similar snapshots spaces
-    store_contract store_histories text vectors words
+    metadata pairs public queries relocate rerank search search_cli settings similar snapshots
+    spaces store_contract store_histories text vectors words
 """.split()  # noqa: SIM905
 PRELOADED = """
     chardet faiss filelock hypothesis numpy PIL.Image platformdirs pytest soundfile

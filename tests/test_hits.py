@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 import mmsearch
-from mmsearch import Hit
+from mmsearch import Hit, Query
+from mmsearch.search.searcher import Searcher
+from mmsearch.search.settings import Settings
 from mmsearch.storage import ItemRecord, ItemVectors
 from mmsearch.types import TextPart
 
@@ -20,7 +22,7 @@ MODALITIES = ("image", "text")
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mmsearch.Collection]:
-    """60 photos, each other one with a caption, and five texts; enough for a confidence."""
+    """130 photos, each other one with a caption, and five texts; enough for a confidence."""
     from conftest import ToyEncoder
 
     from mmsearch.encoders.family import SingleModel
@@ -29,7 +31,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mmsearch.Colle
     folder = tmp_path_factory.mktemp("gallery")
     dice = np.random.default_rng(3)
     (folder / "photos").mkdir()
-    for number in range(60):
+    for number in range(130):
         colour = tuple(dice.integers(0, 256, 3).tolist())
         Image.new("RGB", (8, 8), colour).save(folder / "photos" / f"{number}.png")
         if number % 2:
@@ -58,7 +60,7 @@ def term(hit: Hit, modality: str, fusion: str, weights: Mapping[str, float]) -> 
 @pytest.mark.parametrize("fusion", ["wsum", "combmnz", "rrf"])
 def test_a_fused_score_follows_from_the_signals(gallery, fusion: str, weights: dict[str, float]):
     hits = gallery.search(
-        "red green", k=100, target=MODALITIES, lexical=False, fusion=fusion, weights=weights
+        "red green", k=200, target=MODALITIES, lexical=False, fusion=fusion, weights=weights
     )
     assert {len(hit.signals) for hit in hits} == {1, 2}
     for hit in hits:
@@ -76,9 +78,9 @@ def test_a_fused_score_follows_from_the_signals(gallery, fusion: str, weights: d
 
 
 def test_the_signal_of_a_ranking_is_that_of_a_search_in_it_alone(gallery):
-    fused = {hit.id: hit for hit in gallery.search("red green", k=100, target=MODALITIES)}
+    fused = {hit.id: hit for hit in gallery.search("red green", k=200, target=MODALITIES)}
     for modality in MODALITIES:
-        alone = gallery.search("red green", k=100, target=modality, lexical=False)
+        alone = gallery.search("red green", k=200, target=modality, lexical=False)
         assert alone
         for hit in alone:
             (signal,) = hit.signals.values()
@@ -90,14 +92,51 @@ def test_the_confidence_of_a_hit_is_its_highest_in_a_modality_less_for_each_to_c
     """Among two modalities the best of two scores by chance has to be exceeded (Šidák)."""
     alone: dict[int, list[float]] = {}
     for modality in MODALITIES:
-        for hit in gallery.search("red green", k=100, target=modality, lexical=False):
+        for hit in gallery.search("red green", k=200, target=modality, lexical=False):
             alone.setdefault(hit.id, []).append(hit.confidence)
-    hits = gallery.search("red green", k=100, target=MODALITIES, lexical=False)
+    hits = gallery.search("red green", k=200, target=MODALITIES, lexical=False)
     certain = [max(alone[hit.id]) for hit in hits]
     uncertain = [pair for pair in zip(hits, certain, strict=True) if 1e-9 < pair[1] < 0.99]
     assert len(uncertain) > 5
     for hit, confidence in uncertain:
         assert hit.confidence == pytest.approx(confidence**2)
+
+
+def test_parts_that_are_ranked_on_their_own_have_a_signal_each(gallery):
+    query = Query.text("red", 3) + Query.text("green", 2) + Query.text("blue")
+    hits = gallery.search(query, k=200, target="image", combine="late")
+    for hit in hits:
+        assert list(hit.signals) == ["image", "image 2", "image 3"]
+        terms = [signal.rank and 1 / (60 + signal.rank) for signal in hit.signals.values()]
+        weighted = [weight * term for weight, term in zip((3, 2, 1), terms, strict=True)]
+        assert hit.score == pytest.approx(sum(weighted))
+
+
+def test_words_that_all_that_passes_a_filter_has_tell_nothing(toy, tmp_path: Path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number:02}.txt").write_text("xylophone" if number < 3 else f"blue {number}")
+    with mmsearch.index(folder, tmp_path / "idx") as library:
+        signals = {}
+        for where in (None, {"name": {"$in": ["00.txt", "01.txt", "02.txt"]}}):
+            hits = library.search("xylophone", k=3, where=where)
+            assert [Path(hit.path).name for hit in hits] == ["00.txt", "01.txt", "02.txt"]
+            signals[where is None] = [hit.signals["words"].standardised for hit in hits]
+    assert signals[False] == [0.0] * 3
+    assert min(signals[True]) > 3
+
+
+def test_what_was_removed_since_a_search_was_planned_is_not_found(toy, photos, tmp_path: Path):
+    with mmsearch.index(photos, tmp_path / "idx") as library:
+        searcher = Searcher(library.index)
+        library.remove(photos)
+        assert searcher.search(["red"], Settings()) == [[]]
+
+
+def test_reranking_leaves_as_many_hits_as_are_asked_for(gallery):
+    hits = gallery.search("red green", k=120, target="image", rerank="diverse", duplicates="show")
+    assert len(hits) == 120
 
 
 # ---------------------------------------------------------------------- what of an item matched
