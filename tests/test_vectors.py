@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.vectors import FaissIndex, IdSet
-from mmsearch.vectors.exact import as_float32
+from mmsearch.vectors.exact import ONE_THREAD, as_float32
 from mmsearch.vectors.index import FEW
 
 
@@ -58,6 +58,18 @@ def test_the_best_row_of_an_id_stands_for_it(kind):
         (7, 1.0),
         (8, pytest.approx(0.8, abs=1e-3)),
     ]
+
+
+def test_more_rows_than_one_thread_searches_are_ranked_alike():
+    rows = np.tile(unit_rows(500, 8, 0), (ONE_THREAD // 500 + 1, 1))  # so there are many ties
+    query = unit_rows(1, 8, 1)[0]
+    few, many = FaissIndex.empty(8), FaissIndex.empty(8)
+    few.add(range(500), rows[:500])
+    many.add(range(len(rows)), rows)
+    best = few.search(query, 2)
+    found = many.search(query, 150)
+    assert [item for item, _ in found[:101]] == list(range(best[0][0], len(rows), 500))
+    assert {item % 500 for item, _ in found[101:]} == {best[1][0]}
 
 
 # ---------------------------------------------------------------------- filters
