@@ -6,8 +6,8 @@
 Mutants are made by mutmut's operators (a number plus one, `<` to `<=`, `and` to `or`, an argument
 left out, ...), of whole modules: mutmut's own runner passes over constants, declarations of
 settings and properties. A random sample of each module is tested, in a copy of the code in --work,
-by tests that run the changed line: the quickest first, then others, as many as --budget allows.
-Faults in the texts of errors are left out.
+by tests that run the changed line, as many as --budget allows. Faults in the texts of errors are
+left out.
 
 Prints a table by module: of the mutants that there are, how many were tested, killed (a test
 failed), ran out of time, and survived; `survivors.diff` in --work shows the latter. Some of them
@@ -36,9 +36,8 @@ import time
 import traceback
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, heapreplace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -63,8 +62,8 @@ OTHERS = """
 TESTS = """
     audio banks bulk cache calibration captions catalog columns details diversity duplicates
     encoder_seam feedback filters fusion hits hubness index_roots ingest labels lexical media
-    metadata pairs public queries relocate rerank search search_cli settings similar snapshots
-    spaces store_contract store_histories text vectors words
+    metadata pairs public queries ranking relocate rerank search search_cli settings similar
+    snapshots spaces store_contract store_histories text vectors words
 """.split()  # noqa: SIM905
 PRELOADED = """
     chardet faiss filelock hypothesis numpy PIL.Image platformdirs pytest soundfile
@@ -210,45 +209,38 @@ class Selection:
         self._of_line: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
         for name in TESTS:
             self._add(work, f"tests/test_{name}.py", list(modules))
-        self._by_use = {test: number for number, test in enumerate(self._in_order_of_use())}
+        self._lines: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for (module, _), tests in self._of_line.items():
+            for test in tests:
+                self._lines[test][module] += 1
 
-    def tests(self, mutant: Mutant, budget: float) -> tuple[list[str], list[str]]:
-        """Tests that run the changed line: the quickest ones, then those that add most to them.
+    def tests(self, mutant: Mutant, budget: float) -> list[list[str]]:
+        """Tests that run the changed line, in the order in which they are to be run.
 
-        What is run on import, as constants are, may matter to any test. The quickest take an eighth
-        of the budget, all of them as many seconds.
+        First some of the quickest, then those that run little beside this module, then any. What is
+        run on import, as constants are, may matter to every test.
         """
-        found = self._of_line[mutant.module, mutant.line] or self.seconds.keys()
-        quickest = self._within(budget / 8, sorted(found, key=self.seconds.__getitem__))
-        left = sorted(set(found) - set(quickest), key=self._by_use.__getitem__)
-        return quickest, self._within(budget * 7 / 8, left)
+        left = sorted(self._of_line[mutant.module, mutant.line] or self.seconds)
+        random.Random(0).shuffle(left)
+        orders: list[tuple[float, Callable[[str], float]]] = [
+            (1 / 8, lambda test: self.seconds[test]),
+            (3 / 8, lambda test: -self._share(test, mutant.module)),
+            (1 / 2, lambda _: 0.0),
+        ]
+        chosen = []
+        for share, order in orders:
+            chosen.append(self._within(budget * share, sorted(left, key=order)))
+            left = [test for test in left if test not in chosen[-1]]
+        return chosen
+
+    def _share(self, test: str, module: str) -> float:
+        """The share of a module in the lines that a test runs."""
+        return self._lines[test][module] / max(self._lines[test].total(), 1)
 
     def _within(self, budget: float, tests: list[str]) -> list[str]:
         """The first tests, as many as there is time for."""
         spent = list(accumulate(self.seconds[test] for test in tests))
         return tests[: bisect_right(spent, budget)]
-
-    def _in_order_of_use(self) -> Iterator[str]:
-        """All tests: first the one that runs most lines a second, then most others, and so on."""
-        lines: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
-        for line, tests in self._of_line.items():
-            for test in tests:
-                lines[test].add(line)
-        left = set(self.seconds)
-        while left:
-            run: set[tuple[str, int]] = set()
-            queue = [(-len(lines[test]) / (self.seconds[test] + 0.1), test) for test in left]
-            heapify(queue)
-            while queue:
-                gain = -len(lines[queue[0][1]] - run) / (self.seconds[queue[0][1]] + 0.1)
-                test = heapreplace(queue, (gain, queue[0][1]))[1]
-                if queue[0][1] == test:
-                    heappop(queue)
-                    if not gain and run:
-                        break  # every line has been run: once more, by the other tests
-                    run |= lines[test]
-                    left.discard(test)
-                    yield test
 
     def _add(self, work: Path, file: str, modules: list[str]) -> None:
         from coverage import CoverageData
@@ -357,7 +349,7 @@ def outcome(work: Path, mutant: Mutant, tests: list[str], expected: float, numbe
 
 
 def tested(work: Path, mutant: Mutant, selection: Selection, budget: float, number: int) -> str:
-    """Tested by the quickest tests first; what survives them by as many as there is time for."""
+    """Tested by some tests, what survives them by others, until the budget is spent."""
     result = "survived"
     for chosen in selection.tests(mutant, budget):
         if chosen and result == "survived":
