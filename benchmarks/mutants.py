@@ -69,7 +69,7 @@ PRELOADED = """
     chardet faiss filelock hypothesis numpy PIL.Image platformdirs pytest soundfile
     sqlalchemy.dialects.sqlite tqdm typer
 """.split()  # noqa: SIM905
-SLOW = 5.0
+SLOW = 10.0
 """Seconds; a test that takes longer is left out."""
 
 

@@ -134,6 +134,23 @@ def test_a_filtered_search_sees_what_was_added_since_the_last():
     assert sorted(item for item, _ in index.search(query, 9, allowed)) == [1, 2, 10**6]
 
 
+few_ids = st.lists(st.integers(0, 40), max_size=20)
+
+
+@given(ids=few_ids, others=few_ids, low=st.integers(0, 45), size=st.integers(-1, 45))
+def test_an_id_set_is_a_set(ids: list[int], others: list[int], low: int, size: int):
+    found, among = IdSet.of(ids), set(ids)
+    assert found.ids.tolist() == sorted(among)
+    assert len(found) == len(among)
+    assert IdSet.of(np.array(ids, np.int64)).ids.tolist() == sorted(among)
+    first, last = found.span
+    assert all(first <= id_ <= last for id_ in ids)
+    assert found.mask(low, low + size).tolist() == [
+        id_ in among for id_ in range(low, low + size + 1)
+    ]
+    assert found.contains(np.array(others, np.int64)).tolist() == [id_ in among for id_ in others]
+
+
 # ---------------------------------------------------------------------- deletions
 
 
