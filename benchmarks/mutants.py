@@ -60,10 +60,10 @@ OTHERS = """
 """Below mmsearch/, without the ending."""
 
 TESTS = """
-    audio banks bulk cache calibration captions catalog columns details diversity duplicates
-    encoder_seam feedback filters fusion hits hubness index_roots ingest labels lexical media
-    metadata pairs public queries ranking relocate rerank search search_cli settings similar
-    snapshots spaces store_contract store_histories text vectors words
+    audio banks bulk cache calibration captions catalog cli columns details diversity duplicates
+    encoder_seam evaluation feedback filters fusion hits hubness index_roots ingest kinds labels
+    lexical media metadata pairs public queries ranking relocate rerank search search_cli settings
+    similar snapshots spaces store_contract store_histories text vectors words
 """.split()  # noqa: SIM905
 PRELOADED = """
     chardet faiss filelock hypothesis numpy PIL.Image platformdirs pytest soundfile
@@ -213,18 +213,21 @@ class Selection:
         for (module, _), tests in self._of_line.items():
             for test in tests:
                 self._lines[test][module] += 1
+                self._lines[_file(test)][module] += 1
 
     def tests(self, mutant: Mutant, budget: float) -> list[list[str]]:
         """Tests that run the changed line, in the order in which they are to be run.
 
         First some of the quickest, then those that run little beside this module, then any. What is
-        run on import, as constants are, may matter to every test.
+        run on import, as constants are, may matter to every test; of these, those come second whose
+        files do.
         """
-        left = sorted(self._of_line[mutant.module, mutant.line] or self.seconds)
+        found = self._of_line[mutant.module, mutant.line]
+        left = sorted(found or self.seconds)
         random.Random(0).shuffle(left)
         orders: list[tuple[float, Callable[[str], float]]] = [
             (1 / 8, lambda test: self.seconds[test]),
-            (3 / 8, lambda test: -self._share(test, mutant.module)),
+            (3 / 8, lambda test: -self._share(test if found else _file(test), mutant.module)),
             (1 / 2, lambda _: 0.0),
         ]
         chosen = []
@@ -233,14 +236,14 @@ class Selection:
             left = [test for test in left if test not in chosen[-1]]
         return chosen
 
-    def _share(self, test: str, module: str) -> float:
-        """The share of a module in the lines that a test runs."""
-        return self._lines[test][module] / max(self._lines[test].total(), 1)
+    def _share(self, tests: str, module: str) -> float:
+        """The share of a module in the lines that a test, or a file of tests, runs."""
+        return self._lines[tests][module] / max(self._lines[tests].total(), 1)
 
     def _within(self, budget: float, tests: list[str]) -> list[str]:
-        """The first tests, as many as there is time for."""
+        """The first tests, one or as many as there is time for."""
         spent = list(accumulate(self.seconds[test] for test in tests))
-        return tests[: bisect_right(spent, budget)]
+        return tests[: max(1, bisect_right(spent, budget))]
 
     def _add(self, work: Path, file: str, modules: list[str]) -> None:
         from coverage import CoverageData
@@ -265,6 +268,10 @@ class Selection:
             contexts = lines.contexts_by_lineno(str(work / path_of(module)))
             for line, tests in ((line, set(tests)) for line, tests in contexts.items()):
                 self._of_line[module, line] |= tests & quick.keys()
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
 
 
 # ---------------------------------------------------------------------- running tests
