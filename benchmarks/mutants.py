@@ -222,7 +222,10 @@ class Selection:
         run on import, as constants are, may matter to every test; of these, those come second whose
         files do.
         """
-        found = self._of_line[mutant.module, mutant.line]
+        line = mutant.line
+        while line > 1 and (mutant.module, line) not in self._of_line:
+            line -= 1  # a statement may go over several lines
+        found = self._of_line.get((mutant.module, line))
         left = sorted(found or self.seconds)
         random.Random(0).shuffle(left)
         orders: list[tuple[float, Callable[[str], float]]] = [

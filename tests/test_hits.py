@@ -12,6 +12,7 @@ from PIL import Image
 
 import mmsearch
 from mmsearch import Hit, Query
+from mmsearch.search.ranking import DEPTH
 from mmsearch.search.searcher import Searcher
 from mmsearch.search.settings import Settings
 from mmsearch.storage import ItemRecord, ItemVectors
@@ -132,6 +133,24 @@ def test_what_was_removed_since_a_search_was_planned_is_not_found(toy, photos, t
         searcher = Searcher(library.index)
         library.remove(photos)
         assert searcher.search(["red"], Settings()) == [[]]
+
+
+def test_beyond_its_depth_a_ranking_adds_nothing_by_rank(tmp_path: Path):
+    number = DEPTH + 50
+    dice = np.random.default_rng(0)
+    images = dice.normal(size=(number, 8)).astype(np.float32)
+    with mmsearch.Collection(tmp_path / "idx", create=True) as library:
+        paths = [f"/x/{place}.jpg" for place in range(number)]
+        captions = [f"photo {place}" for place in range(number)]
+        library.add_vectors(images, {"path": paths}, captions=captions, text_vectors=-images)
+        query = dice.normal(size=(1, 8))
+        settings = {"k": 20, "target": MODALITIES, "fusion": "rrf"}
+        (hits,) = library.search_vectors(query, **settings)
+    assert any(signal.rank is None for hit in hits for signal in hit.signals.values())
+    for hit in hits:
+        terms = [term(hit, modality, "rrf", {"image": 1, "text": 1}) for modality in hit.signals]
+        assert len(terms) == 2
+        assert hit.score == pytest.approx(sum(terms))
 
 
 def test_reranking_leaves_as_many_hits_as_are_asked_for(gallery):
