@@ -85,6 +85,8 @@ class Mutant:
     """Of the whole module."""
     line: int
     """Where it differs first."""
+    on_import: bool
+    """Whether that line is run when the module is imported."""
     diff: str
 
     @property
@@ -128,7 +130,9 @@ def _mutant(module: str, before: str, after: str) -> Mutant | None:
     )
     pairs = zip(before.splitlines(), after.splitlines(), strict=False)
     line = next((number for number, (a, b) in enumerate(pairs, 1) if a != b), 1)
-    return Mutant(module, after, line, "\n".join(lines))
+    functions = (node for node in ast.walk(ast.parse(before)) if isinstance(node, ast.FunctionDef))
+    inside = any(node.body[0].lineno <= line <= (node.end_lineno or 0) for node in functions)
+    return Mutant(module, after, line, not inside, "\n".join(lines))
 
 
 def _meaning(code: str) -> str:
@@ -225,7 +229,7 @@ class Selection:
         line = mutant.line
         while line > 1 and (mutant.module, line) not in self._of_line:
             line -= 1  # a statement may go over several lines
-        found = self._of_line.get((mutant.module, line))
+        found = None if mutant.on_import else self._of_line.get((mutant.module, line))
         left = sorted(found or self.seconds)
         random.Random(0).shuffle(left)
         orders: list[tuple[float, Callable[[str], float]]] = [

@@ -719,6 +719,27 @@ def test_a_folder_may_be_written_with_a_slash_after_it(world: Catalog, folder: s
     assert matching(world, f"folder = {folder}") == [1]
 
 
+@of(
+    Thing(name="[x].jpg", details={"camera": "[x]"}),
+    Thing(name="x.jpg", details={"camera": "x"}),
+)
+def test_brackets_in_a_pattern_of_names_may_be_part_of_the_name(world: Catalog):
+    assert where(world, name={"$glob": "[x].jpg"}) == [1, 2]
+    assert where(world, camera={"$glob": "[x]"}) == [2]
+
+
+@of(Thing(root="/mnt/caf\udce9", folder="x"), Thing(name="b.jpg"))
+def test_files_of_a_source_whose_name_is_not_utf8_are_found_by_their_path(world: Catalog):
+    for wanted in (
+        {"path": "/mnt/caf\udce9/x/a.jpg"},
+        {"path": {"$glob": "/mnt/caf\udce9"}},
+        {"path": {"$glob": "/mnt/caf*/x/*"}},
+        {"path": {"$contains": "\udce9/x"}},
+        {"folder": "/mnt/caf\udce9/x"},
+    ):
+        assert where(world, **wanted) == [1]
+
+
 @of(*TREE)
 def test_of_several_paths_one_must_match(world: Catalog):
     assert matching(world, path=["beach.png", "trip*"]) == [3, 4]
