@@ -120,6 +120,10 @@ def test_hubs_count_between_texts_and_images():
     assert hub_weight("text", "image") == hub_weight("image", "text") == 0.5
 
 
+def test_hubs_count_less_between_texts_than_between_texts_and_images():
+    assert 0 < hub_weight("text", "text") < hub_weight("text", "image")
+
+
 def test_no_hub_weighs_more_than_in_csls():
     weights = [*WEIGHTS.values(), *WEIGHTS_WITHOUT.values()]
     assert all(0 < weight <= 0.5 for weight in weights)
