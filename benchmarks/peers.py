@@ -253,8 +253,14 @@ def tiny_clip(work: Path) -> str:
     folder.mkdir(exist_ok=True)
     config = {
         "embed_dim": 512,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 32},
-        "text_cfg": {"width": 32, "heads": 1, "layers": 1},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 64,
+            "head_width": 32,
+            "patch_size": 32,
+        },
+        "text_cfg": {"width": 64, "heads": 2, "layers": 1},
     }
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     torch.manual_seed(0)
