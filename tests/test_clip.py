@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import io
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -46,6 +49,18 @@ MODELS = {
         "custom_text": True,
         "vision_cfg": VIT | {"no_ln_pre": True, "pool_type": "avg"},
         "text_cfg": TEXT | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+    },
+    "one layer": {
+        "embed_dim": 32,
+        "vision_cfg": VIT
+        | {"layers": 1, "image_size": 72, "ls_init_value": 0.1, "patch_dropout": 0.5},
+        "text_cfg": TEXT,
+    },
+    "custom blocks": {
+        "embed_dim": 32,
+        "vision_cfg": VIT
+        | {"qk_norm": True, "scale_heads": True, "scale_attn": True, "scale_fc": True},
+        "text_cfg": TEXT,
     },
     "coca": {
         "embed_dim": 32,
@@ -171,7 +186,7 @@ def test_int8_vectors_are_near_those_of_fp32(small):
         assert make_towers.compare(one, other, "fp32", 16).cosine > 0.98
 
 
-@pytest.mark.parametrize("kind", ["vit", "vit-256", "resnet"])
+@pytest.mark.parametrize("kind", ["vit", "vit-256", "resnet", "custom text"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_vector_does_not_depend_on_the_batch(kind, precision, tmp_path):
     encoder = load_encoder(checkpoint(tmp_path / "model", kind), Runtime(precision=precision))
@@ -198,6 +213,21 @@ def test_channels_of_a_wide_range_cost_int8_no_precision(tmp_path):
     fp32 = load_encoder(name, Runtime(precision="fp32")).encode("image", photos(32))
     int8 = load_encoder(name, Runtime(precision="int8")).encode("image", photos(32))
     assert make_towers.compare(fp32, int8, "fp32", 32).cosine > 0.98
+
+
+@pytest.mark.parametrize("first", ["black", "dark"])
+def test_int8_is_near_fp32_of_photos_unlike_the_first(first, tmp_path):
+    """The ranges of int8 come from the first photos."""
+    name = checkpoint(tmp_path / "model", "vit-256")
+    black = Image.new("RGB", (80, 80))
+    dark = [Image.blend(photo, black.resize(photo.size), 0.95) for photo in photos(64)]
+    fp32 = load_encoder(name, Runtime(precision="fp32"))
+    int8 = load_encoder(name, Runtime(precision="int8"))
+    int8.encode("image", [black] if first == "black" else dark)
+    noise = np.random.default_rng(1).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+    unlike = [Image.new("RGB", (80, 80), "white"), Image.fromarray(noise), black, *photos(13)]
+    one, other = fp32.encode("image", unlike), int8.encode("image", unlike)
+    assert make_towers.compare(one, other, "fp32", 16).cosine > 0.98
 
 
 def test_bf16_on_a_cpu_is_near_fp32(small):
@@ -312,6 +342,18 @@ def test_an_older_versions_graph_is_made_again_where_that_is_possible(small, tmp
     assert json.loads(file.read_text()).keys() - older.keys() == {"photos_per_run"}
 
 
+def test_an_older_graph_that_failed_its_check_is_still_used_when_asked_for(small, tmp_path):
+    how = Runtime(precision="int8")
+    encoder = load_encoder(small, how)
+    wanted = encoder.encode("image", photos())
+    file = TowerCache(encoder.fingerprint).folder / "image-int8" / "check.json"
+    older = json.loads(file.read_text()) | {"passed": False}
+    del older["photos_per_run"]
+    file.write_text(json.dumps(older))
+    (tmp_path / "model" / "open_clip_model.safetensors").unlink()
+    assert np.array_equal(load_encoder(small, how).encode("image", photos()), wanted)
+
+
 def spoil(monkeypatch, *precisions: str) -> None:
     """Let graphs of these precisions fail their check."""
     compare = make_towers.compare
@@ -355,6 +397,30 @@ def test_a_model_that_cannot_be_exported_stays_on_torch_and_says_so(small, monke
     assert encoder.notes == [f"{small}: {why}; it runs on torch"]
     with pytest.raises(InvalidOption, match="cannot run on ONNX Runtime"):
         load_encoder(small, Runtime(runtime="onnx")).encode("image", photos())
+
+
+def test_a_network_that_cannot_be_exported_is_not_printed(capfd):
+    import torch
+
+    class Unknown(torch.nn.Module):
+        def forward(self, numbers):
+            return torch.special.bessel_j0(numbers)
+
+    with pytest.raises(RuntimeError):
+        export.trace(Unknown(), {"numbers": torch.ones(2)}, ["out"], {}, io.BytesIO())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_that_give_no_numbers_have_no_graph(small, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    file = tmp_path / "model" / "open_clip_model.safetensors"
+    state = load_file(file)
+    state["visual.transformer.resblocks.1.mlp.c_fc.weight"][0, 0] = float("nan")
+    save_file(state, file)
+    encoder = load_encoder(small)
+    encoder.encode("image", photos())
+    assert encoder.notes[0].endswith("it runs on torch")
 
 
 def test_a_failure_on_few_photos_is_judged_again_on_more(small, monkeypatch):
@@ -421,6 +487,62 @@ def test_a_damaged_graph_is_made_again(small):
     assert np.array_equal(load_encoder(small).encode("text", ["a dog"]), wanted)
 
 
+@pytest.mark.parametrize("part", ["graph.onnx", "weights.bin"])
+def test_an_image_tower_cut_short_is_made_again(small, part):
+    encoder = load_encoder(small)
+    wanted = encoder.encode("image", photos())
+    for file in TowerCache(encoder.fingerprint).folder.glob(f"image-*/{part}"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert np.array_equal(load_encoder(small).encode("image", photos()), wanted)
+
+
+def test_a_model_runs_on_torch_where_the_cache_cannot_be_written(small, cache):
+    cache.write_text("a file where a folder is needed")
+    encoder = load_encoder(small)
+    wanted = load_encoder(small, Runtime(runtime="torch")).encode("image", photos())
+    assert np.array_equal(encoder.encode("image", photos()), wanted)
+    assert encoder.encode("text", ["a dog"]).shape == (1, 32)
+    assert "the cache cannot be written" in encoder.notes[0]
+    assert encoder.notes[0].endswith("it runs on torch")
+
+
+def test_an_older_graph_is_used_where_the_cache_cannot_be_written(small, monkeypatch):
+    encoder = load_encoder(small)
+    wanted = encoder.encode("image", photos())
+    for file in TowerCache(encoder.fingerprint).folder.glob("image-*/check.json"):
+        check = json.loads(file.read_text())
+        check.pop("photos_per_run", None)
+        file.write_text(json.dumps(check))
+    unwritable(monkeypatch)
+    assert np.array_equal(load_encoder(small).encode("image", photos()), wanted)
+
+
+@pytest.mark.parametrize("full", [OSError(errno.ENOSPC, "no space"), RuntimeError("write failed")])
+def test_towers_are_made_once_the_disk_has_room(small, monkeypatch, full):
+    def fails(*_given):
+        raise full
+
+    usage = shutil.disk_usage
+    with monkeypatch.context() as crowded:
+        crowded.setattr(export, "export", fails)
+        crowded.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
+        encoder = load_encoder(small)
+        assert encoder.encode("image", photos()).shape == (8, 32)
+        assert "the cache cannot be written" in encoder.notes[0]
+    encoder = load_encoder(small, Runtime(precision="fp32"))
+    encoder.encode("image", photos())
+    assert graphs(encoder) == {"image-fp32", "text-fp32"}
+
+
+def unwritable(monkeypatch) -> None:
+    """Let no tower be made."""
+
+    def refuse(*_given, **_named):
+        raise PermissionError(errno.EACCES, "read-only")
+
+    monkeypatch.setattr("mmsearch.encoders.clip.towers.tempfile.mkdtemp", refuse)
+
+
 def test_other_weights_have_another_fingerprint_and_other_towers(small, tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
@@ -436,8 +558,6 @@ def test_other_weights_have_another_fingerprint_and_other_towers(small, tmp_path
 
 
 def test_the_same_weights_elsewhere_have_the_same_fingerprint(small, tmp_path):
-    import shutil
-
     shutil.copytree(tmp_path / "model", tmp_path / "copy")
     assert load_encoder(f"clip:@{tmp_path / 'copy'}").fingerprint == load_encoder(small).fingerprint
 

@@ -1,12 +1,14 @@
-"""Quantises a graph: its big matrices in 8 bits, multiplied as integers.
+"""Quantises a graph: its big weight matrices become int8, and are multiplied as integers.
 
-Photos: a matrix has a scale per column, and what it multiplies one scale, fixed beforehand from the
-range that it has on some photos. That is the fastest, and as nothing is measured in a run, a
-photo's vector does not depend on the others of its run. Channels of a wide range would cost the
-others their precision; they are evened out first, as in SmoothQuant (Xiao et al., 2023).
+Image towers use static quantisation: a weight matrix has a scale per column, its activations one
+scale and zero point, computed beforehand from their range on calibration photos. This is the
+fastest, and since no scale is computed during a run, a photo's vector does not depend on its batch.
+A few channels of a wide range would cost all others their precision, so activations are smoothed
+first: SmoothQuant (Xiao et al., 2023, https://arxiv.org/abs/2211.10438).
 
-Texts: both have a scale per block of 32 numbers, taken in the run. That is half as fast, has a
-quarter to a half of the error, and needs no ranges.
+Text towers use a scale per block of 32 numbers, for weights and for activations, whose scales are
+computed during the run. This is half as fast, has a quarter to a half of the error, and needs no
+calibration.
 """
 
 from __future__ import annotations
@@ -25,82 +27,83 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BIG = 4096
-"""Smaller matrices, in numbers, stay float32."""
+"""Weight matrices with fewer elements stay float32."""
 BLOCK = 32
-"""Numbers in a block."""
-OWN_OPERATORS = "com.microsoft"
-"""The domain of ONNX Runtime's."""
+"""Elements that share a scale."""
+ORT_DOMAIN = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The least and greatest value in each column (K,) of what multiplies a matrix (K, N)."""
+    """The least and greatest value of each channel (K,) of activations (…, K)."""
 
     least: NDArray[np.float32]
     greatest: NDArray[np.float32]
 
-    def joined(self, other: Range) -> Range:
-        """The range of both."""
+    def union(self, other: Range) -> Range:
+        """The smallest range that contains both."""
         import numpy as np
 
         least = np.minimum(self.least, other.least)
         return Range(least, np.maximum(self.greatest, other.greatest))
 
-    def divided(self, by: NDArray[np.float32]) -> Range:
-        """The range once column k is divided by `by[k]`, which is positive."""
-        return Range(self.least / by, self.greatest / by)
+    def __truediv__(self, divisors: NDArray[np.float32]) -> Range:
+        """The range after dividing each channel by its divisor (K,), which is positive."""
+        return Range(self.least / divisors, self.greatest / divisors)
 
 
 def measure_ranges(graph: Path, batches: Iterable[NDArray[Any]]) -> dict[str, Range]:
-    """The range of each input of a big matrix, by its name, over all runs.
+    """The ranges of the activations that are multiplied by big weight matrices, by name.
 
     Args:
-        graph: An ONNX file with ONNX's own operators only, and one input.
-        batches: What to run it on, at least one.
+        graph: An ONNX file with one input and with operators of ONNX only.
+        batches: Calibration data, at least one batch: pixels (n, height, width, 3) uint8.
     """
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(graph, load_external_data=False)
-    inputs = _Quantiser(model, None).inputs_of_products()
-    for name, width in inputs.items():
-        rows = numpy_helper.from_array(np.array([-1, width]), f"{name}_rows")
-        first = numpy_helper.from_array(np.array([0]), f"{name}_first")
-        model.graph.initializer.extend([rows, first])
-        model.graph.node.append(helper.make_node("Reshape", [name, rows.name], [f"{name}_flat"]))
+    activations = _Quantiser(model, None).activations()
+    outputs = []
+    for name, channels in activations.items():
+        shape = numpy_helper.from_array(np.array([-1, channels]), f"{name}_shape")
+        axis = numpy_helper.from_array(np.array([0]), f"{name}_axis")
+        model.graph.initializer.extend([shape, axis])
+        model.graph.node.append(helper.make_node("Reshape", [name, shape.name], [f"{name}_flat"]))
         for operator in ("ReduceMin", "ReduceMax"):
-            found = f"{name}_{operator}"
-            flat = [f"{name}_flat", first.name]
-            model.graph.node.append(helper.make_node(operator, flat, [found], keepdims=0))
-            shape = helper.make_tensor_value_info(found, TensorProto.FLOAT, [width])
-            model.graph.output.append(shape)
+            inputs, output = [f"{name}_flat", axis.name], f"{name}_{operator}"
+            model.graph.node.append(helper.make_node(operator, inputs, [output], keepdims=0))
+            model.graph.output.append(
+                helper.make_tensor_value_info(output, TensorProto.FLOAT, [channels])
+            )
+            outputs.append(output)
     probe = session(model.SerializeToString(), optimise=False, weights_folder=graph.parent)
-    outputs = [f"{name}_{kind}" for name in inputs for kind in ("ReduceMin", "ReduceMax")]
     ranges: dict[str, Range] = {}
     for batch in batches:
-        found = iter(probe.run(outputs, {probe.get_inputs()[0].name: batch}))
-        for name in inputs:
-            seen = Range(next(found), next(found))
-            ranges[name] = ranges[name].joined(seen) if name in ranges else seen
+        values = iter(probe.run(outputs, {probe.get_inputs()[0].name: batch}))
+        for name in activations:
+            measured = Range(next(values), next(values))
+            ranges[name] = ranges[name].union(measured) if name in ranges else measured
     return ranges
 
 
 def quantise(graph: Path, out: Path, ranges: Mapping[str, Range] | None) -> None:
-    """Write a graph with 8-bit matrices and embedding tables.
+    """Write a graph whose big weight matrices and embedding tables are int8.
 
     Args:
-        graph: An ONNX file with ONNX's own operators only.
+        graph: An ONNX file with operators of ONNX only.
         out: The file to write; its weights go into `WEIGHTS` beside it.
-        ranges: As `measure_ranges` returns them for this graph, for one scale per input; None for
+        ranges: What `measure_ranges` returns for this graph, for static quantisation; None for
             scales per block.
     """
     import onnx
 
     model = onnx.load(graph)
     _Quantiser(model, ranges).run()
-    if all(one.domain != OWN_OPERATORS for one in model.opset_import):
-        model.opset_import.append(onnx.helper.make_opsetid(OWN_OPERATORS, 1))
+    if all(one.domain != ORT_DOMAIN for one in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid(ORT_DOMAIN, 1))
     onnx.save_model(
         model,
         out,
@@ -121,12 +124,13 @@ class _Quantiser:
             for name in node.input:
                 self.users.setdefault(name, []).append(node)
         self.quantised: set[str] = set()
-        self.matrices: dict[str, NDArray[np.float32]] = {}
-        """Of products, by their output, whose matrix is no longer the graph's own."""
+        """The names of quantised activations."""
+        self.smoothed: dict[str, NDArray[np.float32]] = {}
+        """Matrices (K, N) after smoothing, by the output of their product."""
         self.last = self._last_products()
 
-    def inputs_of_products(self) -> dict[str, int]:
-        """The names of what big matrices multiply, with its columns."""
+    def activations(self) -> dict[str, int]:
+        """The names of activations that big matrices multiply, and their numbers of channels."""
         found = {}
         for node in self.graph.node:
             if self._is_product(node):
@@ -138,7 +142,7 @@ class _Quantiser:
         merged: set[str] = set()
         nodes: list[Any] = []
         if self.ranges is not None:
-            self._even_out()
+            self._smooth()
         for node in self.graph.node:
             if node.output[0] in merged:
                 continue
@@ -158,35 +162,36 @@ class _Quantiser:
             if self.graph.initializer[at].name not in used:
                 del self.graph.initializer[at]
 
-    def _even_out(self) -> None:
-        """Divide what a LayerNormalization returns, column by column, and multiply the rows of the
-        matrices behind it, so that wide columns and wide rows meet halfway.
+    def _smooth(self) -> None:
+        """Divide each channel after a LayerNormalization, and multiply that row of the matrices
+        that follow, so that the range of activations and of weights becomes the same.
         """
         import numpy as np
 
         assert self.ranges is not None
         for node in self.graph.node:
-            gains, users = node.input[1:], self._products_of(node.output[0])
-            known = all(name in self.weights for name in gains)
-            if node.op_type != "LayerNormalization" or not known or not users:
+            affine, output = node.input[1:], node.output[0]  # gain, and usually bias
+            products = self._products_of(output)
+            constant = all(name in self.weights for name in affine)
+            if node.op_type != "LayerNormalization" or not constant or not products:
                 continue
-            seen = self.ranges[node.output[0]]
-            columns = np.maximum(np.abs(seen.least), np.abs(seen.greatest))
-            rows = np.max([np.abs(self._matrix(user)).max(1) for user in users], axis=0)
-            by = np.sqrt(columns.clip(1e-5) / rows.clip(1e-5)).astype(np.float32)
-            for place, name in enumerate(gains, 1):
-                even = f"{node.output[0]}_even_{place}"  # several may share their weights
-                node.input[place] = self._add(even, self._array(name) / by)
-            for user in users:
-                self.matrices[user.output[0]] = self._matrix(user) * by[:, None]
-            self.ranges[node.output[0]] = seen.divided(by)
+            measured = self.ranges[output]
+            of_channels = np.maximum(np.abs(measured.least), np.abs(measured.greatest))
+            of_rows = np.max([np.abs(self._matrix(one)).max(1) for one in products], axis=0)
+            divisors = np.sqrt(of_channels.clip(1e-5) / of_rows.clip(1e-5)).astype(np.float32)
+            for place, name in enumerate(affine, 1):
+                smoothed = f"{output}_smoothed_{place}"  # several nodes may share their weights
+                node.input[place] = self._add(smoothed, self._array(name) / divisors)
+            for product in products:
+                self.smoothed[product.output[0]] = self._matrix(product) * divisors[:, None]
+            self.ranges[output] = measured / divisors
 
     def _products_of(self, name: str) -> list[Any]:
-        """The products of something with big matrices; none if its values are used otherwise."""
+        """The products of activations with big matrices; none if they are used elsewhere too."""
         users = [one for one in self.users.get(name, []) if one.op_type != "Shape"]
-        products = all(self._is_product(one) and one.input[0] == name for one in users)
+        only_products = all(self._is_product(one) and one.input[0] == name for one in users)
         is_output = any(one.name == name for one in self.graph.output)
-        return users if products and not is_output else []
+        return users if only_products and not is_output else []
 
     def _last_products(self) -> set[str]:
         """The outputs of the last products before the vector, which stay float32.
@@ -239,9 +244,9 @@ class _Quantiser:
         return values
 
     def _matrix(self, product: Any) -> NDArray[np.float32]:
-        """The matrix (K, N) of a product."""
-        if product.output[0] in self.matrices:
-            return self.matrices[product.output[0]]
+        """The weight matrix (K, N) of a product."""
+        if product.output[0] in self.smoothed:
+            return self.smoothed[product.output[0]]
         values = self._array(product.input[1])
         transposed = any(one.name == "transB" and one.i for one in product.attribute)
         return values.T if transposed else values
@@ -259,7 +264,7 @@ class _Quantiser:
         values = self._matrix(node)
         if self.ranges is None:
             return [self._product_in_blocks(node, values, bias, out)]
-        return self._product_of_a_range(node, values, bias, out)
+        return self._static_product(node, values, bias, out)
 
     def _product_in_blocks(
         self, node: Any, values: NDArray[np.float32], bias: str, out: str
@@ -274,35 +279,38 @@ class _Quantiser:
             inputs,
             [out],
             f"{out}_8bit",
-            domain=OWN_OPERATORS,
+            domain=ORT_DOMAIN,
             accuracy_level=4,
             **shape,
         )
 
-    def _product_of_a_range(
+    def _static_product(
         self, node: Any, values: NDArray[np.float32], bias: str, out: str
     ) -> list[Any]:
         from onnx import helper
 
         assert self.ranges is not None
-        name, small = node.input[0], f"{node.input[0]}_8bit"
-        scale, zero = self._stored_range(name, self.ranges[name])
-        made = []
-        if small not in self.quantised:
-            self.quantised.add(small)
-            made.append(helper.make_node("QuantizeLinear", [name, scale, zero], [small], small))
+        name, quantised = node.input[0], f"{node.input[0]}_8bit"
+        scale, zero = self._stored_scale(name, self.ranges[name])
+        nodes = []
+        if quantised not in self.quantised:  # several products may share their activations
+            self.quantised.add(quantised)
+            nodes.append(
+                helper.make_node("QuantizeLinear", [name, scale, zero], [quantised], quantised)
+            )
         matrix, scales = self._stored(f"{out}_matrix", values, axis=0)
-        inputs = [small, matrix, scale, scales, zero]
+        inputs = [quantised, matrix, scale, scales, zero]
         inputs += ["", bias] if bias else []
-        product = "MatMulIntegerToFloat"
-        made.append(helper.make_node(product, inputs, [out], f"{out}_8bit", domain=OWN_OPERATORS))
-        return made
+        operator = "MatMulIntegerToFloat"
+        nodes.append(helper.make_node(operator, inputs, [out], f"{out}_8bit", domain=ORT_DOMAIN))
+        return nodes
 
-    def _stored_range(self, name: str, seen: Range) -> list[str]:
-        """The names of the scale and the zero that fit a range, which is widened to hold 0."""
+    def _stored_scale(self, name: str, measured: Range) -> list[str]:
+        """The names of the scale and the zero point of activations in uint8, where 0 is exact."""
         import numpy as np
 
-        least, greatest = min(float(seen.least.min()), 0.0), max(float(seen.greatest.max()), 0.0)
+        least = min(float(measured.least.min()), 0.0)
+        greatest = max(float(measured.greatest.max()), 0.0)
         scale = np.float32(max((greatest - least) / 255, 1e-12))
         zero = np.uint8(np.clip(round(-least / float(scale)), 0, 255))
         return [

@@ -5,9 +5,12 @@ They are compared on photos that the user indexes, and on sentences.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 MAKERS = ("torch", "open_clip_torch", "onnx", "onnxruntime")
 """Packages whose other versions may succeed where one has failed."""
 FACTS = "facts"
+COPIES = 3
+"""The space on disk that making a graph takes, at most: so many times that of the weights."""
 
 
 def makers() -> dict[str, str]:
@@ -52,17 +57,35 @@ def make_facts(model: TorchModel, towers: TowerCache) -> dict[str, Any]:
         "tokens": None,
         "why_no_tokens": None,
     }
-    with towers.making(FACTS) as folder:
-        try:
-            recipe, tokenizer = model.recipe()
-            tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-            check_tokens(model, Tokens(folder / "tokenizer.json", recipe), recipe)
-            facts["tokens"] = asdict(recipe)
-        except Exception as error:  # tokenizers fail in all ways
-            log.info("tokens of %s need torch", towers.folder, exc_info=True)
-            facts["why_no_tokens"] = f"{type(error).__name__}: {error}"[:300]
-        (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    try:
+        with towers.making(FACTS) as folder:
+            try:
+                recipe, tokenizer = model.recipe()
+                tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+                check_tokens(model, Tokens(folder / "tokenizer.json", recipe), recipe)
+                facts["tokens"] = asdict(recipe)
+            except Exception as error:  # tokenizers fail in all ways
+                _raise_if_unwritable(error, model, towers)
+                log.info("tokens of %s need torch", towers.folder, exc_info=True)
+                facts["why_no_tokens"] = f"{type(error).__name__}: {error}"[:300]
+            (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    except OSError as error:
+        facts |= {"tokens": None, "why_no_tokens": f"the cache cannot be written: {error}"}
     return facts
+
+
+def _raise_if_unwritable(error: Exception, model: TorchModel, towers: TowerCache) -> None:
+    """Return if making something failed for a reason that will last.
+
+    Raises:
+        OSError: the disk is too full, or cannot be written. The libraries that write graphs have
+            their own errors for it, so that free space tells.
+    """
+    if isinstance(error, OSError):
+        raise error
+    weights = sum(int(one.nbytes) for one in model.model.parameters())
+    if shutil.disk_usage(towers.folder).free < COPIES * weights:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(towers.folder)) from error
 
 
 def check_tokens(model: TorchModel, tokens: Tokens, recipe: TokenRecipe) -> None:
@@ -95,6 +118,9 @@ def make_tower(
         modality: The tower's.
         things: Pixels or token ids to compare on, at least one.
         precisions: "int8", "fp32", in order of preference.
+
+    Raises:
+        OSError: the cache cannot be written. Any other failure is kept as the check's result.
     """
     from mmsearch.encoders.clip.onnx_export import export
 
@@ -106,12 +132,15 @@ def make_tower(
             try:
                 if not raw.exists():
                     export(model, modality, raw)
-                    per_run = _photos_per_run(raw) if modality == "image" else 1
+                    photos_per_run = _photos_per_run(raw) if modality == "image" else 1
                 compared = (things, wanted, distinct)
-                made = _make_and_check(towers, modality, precision, raw, per_run, compared)
-                if made.passed:
+                verdict = _make_and_check(
+                    towers, modality, precision, raw, photos_per_run, compared
+                )
+                if verdict.passed:
                     return
             except Exception as error:  # exporting an unknown network fails in all ways
+                _raise_if_unwritable(error, model, towers)
                 log.info("no %s graph of the %s tower", precision, modality, exc_info=True)
                 raw.unlink(missing_ok=True)
                 why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
@@ -138,13 +167,14 @@ def _make_and_check(
     with towers.making(f"{modality}-{precision}") as folder:
         graph = folder / "graph.onnx"
         if precision == "int8":
-            with towers.scratch() as basic, towers.scratch() as small:
+            with towers.scratch() as basic, towers.scratch() as quantised:
                 simplified(raw, basic / graph.name, "BASIC")
                 ranges = None
                 if modality == "image":
-                    ranges = measure_ranges(basic / graph.name, _in_eights(things))
-                quantise(basic / graph.name, small / graph.name, ranges)
-                simplified(small / graph.name, graph, "EXTENDED")
+                    batches = [*_in_eights(things), extreme_photos(*things[0].shape[:2])]
+                    ranges = measure_ranges(basic / graph.name, batches)
+                quantise(basic / graph.name, quantised / graph.name, ranges)
+                simplified(quantised / graph.name, graph, "EXTENDED")
         else:
             simplified(raw, graph, "EXTENDED")
         found = Tower(graph, modality, photos_per_run).run(things)
@@ -155,12 +185,15 @@ def _make_and_check(
 
 
 PHOTOS_PER_RUN = 8
-ROWS_PER_RUN = 600
-"""Of a photo's tokens: with fewer, a run mostly waits for weights; more take only memory."""
+"""The most photos in a batch."""
+TOKENS_PER_RUN = 600
+"""The most tokens in a batch: more are no faster, and take more memory."""
 
 
 def _photos_per_run(graph: Path) -> int:
-    """How many photos fill a run; 1 where they do not become rows of known number, as in a CNN."""
+    """The batch size of an image tower; 1 if it is no transformer, whose convolutions gain nothing
+    by batches.
+    """
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(onnx.load(graph)).graph
@@ -168,7 +201,7 @@ def _photos_per_run(graph: Path) -> int:
     products = [node for node in inferred.node if node.op_type == "MatMul"]
     inputs = [shapes[node.input[0]] for node in products if node.input[0] in shapes]
     tokens = max((shape[1].dim_value for shape in inputs if len(shape) == 3), default=0)
-    return max(min(ROWS_PER_RUN // tokens, PHOTOS_PER_RUN), 1) if tokens else 1
+    return max(min(TOKENS_PER_RUN // tokens, PHOTOS_PER_RUN), 1) if tokens else 1
 
 
 def _write_check(folder: Path, found: dict[str, Any]) -> None:
@@ -187,10 +220,28 @@ def _reference(model: TorchModel, modality: Modality, things: Sequence[NDArray[A
 
 
 def _in_eights(photos: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Batches of eight photos."""
+    """Photos in batches of eight, (n, height, width, 3)."""
     import numpy as np
 
     return (np.stack(photos[at : at + 8]) for at in range(0, len(photos), 8))
+
+
+def extreme_photos(height: int, width: int) -> NDArray[np.uint8]:
+    """Photos (8, height, width, 3) with activations of a wide range: plain colours, a gradient,
+    noise. Without them, a bright photo would be far off in int8 if the first photos were dark.
+    """
+    import numpy as np
+
+    noise = np.random.default_rng(0)
+    photos = np.zeros((8, height, width, 3), np.uint8)
+    for photo, colour in zip(
+        photos, ("000000", "808080", "ffffff", "ff0000", "0000ff"), strict=False
+    ):
+        photo[:] = list(bytes.fromhex(colour))
+    photos[5] = np.linspace(0, 255, width).astype(np.uint8)[:, None]
+    photos[6] = noise.integers(0, 256, (height, width, 3))
+    photos[7] = noise.integers(0, 2, (height, width, 1)) * 255
+    return photos
 
 
 # ---------------------------------------------------------------------- comparing

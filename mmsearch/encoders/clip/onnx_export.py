@@ -28,7 +28,7 @@ def export(model: TorchModel, modality: Modality, file: Path) -> None:
     Raises:
         Exception: of any kind, if the exporter fails.
     """
-    with _first_token_last(model.model.visual):
+    with _class_token_last(model.model.visual):
         write_graph(model, modality, _tower(model, modality), file, {"vectors": {0: "n"}})
 
 
@@ -78,7 +78,7 @@ def trace(
     """
     import torch
 
-    with _quiet("torch.onnx"), warnings.catch_warnings():
+    with _quiet_exporter(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
@@ -199,38 +199,38 @@ def _rewritten(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _first_token_last(visual: Any) -> Iterator[None]:
-    """Let the last block of a ViT compute its first token alone, where no other is used.
+def _class_token_last(visual: Any) -> Iterator[None]:
+    """Let the last block of a ViT compute only the class token, if its vector needs no other.
 
-    That saves 7 % of the work in a model of 12 blocks.
+    This saves 7 % of the work in a model of 12 blocks.
     """
     import torch
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
-    reads_first = (
+    needs_one = (
         isinstance(visual, VisionTransformer)
         and visual.attn_pool is None
         and visual.pool_type == "tok"
         and not visual.output_tokens
     )
-    blocks = visual.transformer.resblocks if reads_first else []
+    blocks = visual.transformer.resblocks if needs_one else []
     if not blocks or type(blocks[-1]) is not ResidualAttentionBlock:
         yield
         return
 
-    class FirstToken(torch.nn.Module):  # type: ignore[misc] # torch is Any to mypy
+    class ClassTokenBlock(torch.nn.Module):  # type: ignore[misc] # torch is Any to mypy
         def __init__(self, block: Any) -> None:
             super().__init__()
             self.block = block
 
         def forward(self, tokens: Any, **_no_mask: Any) -> Any:
-            block, first = self.block, tokens[:, :1]
-            every = block.ln_1(tokens)
-            first = first + block.ls_1(block.attn(block.ln_1(first), every, every)[0])
-            return first + block.ls_2(block.mlp(block.ln_2(first)))
+            block, one = self.block, tokens[:, :1]
+            keys = block.ln_1(tokens)
+            one = one + block.ls_1(block.attn(block.ln_1(one), keys, keys)[0])
+            return one + block.ls_2(block.mlp(block.ln_2(one)))
 
     last = blocks[-1]
-    blocks[-1] = FirstToken(last)
+    blocks[-1] = ClassTokenBlock(last)
     try:
         yield
     finally:
@@ -283,10 +283,11 @@ def _attention(old: Any) -> Any:
                 self.all_three.bias.data = bias
             self.out = old.out_proj
 
-        def part(self, tokens: Any, first: int, last: int) -> Any:
-            rows, bias = slice(first * width, last * width), self.all_three.bias
-            part = self.all_three.weight[rows], None if bias is None else bias[rows]
-            return torch.nn.functional.linear(tokens, *part)
+        def projected(self, tokens: Any, start: int, stop: int) -> Any:
+            """The queries (0), keys (1) and values (2) of tokens: those from `start` to `stop`."""
+            rows, bias = slice(start * width, stop * width), self.all_three.bias
+            weights = self.all_three.weight[rows], None if bias is None else bias[rows]
+            return torch.nn.functional.linear(tokens, *weights)
 
         def forward(
             self, query: Any, key: Any, *_same: Any, attn_mask: Any = None, **_options: Any
@@ -296,9 +297,9 @@ def _attention(old: Any) -> Any:
                 three = self.all_three(query).reshape(count, -1, 3, heads, size)
                 queries, keys, values = three.permute(2, 0, 3, 1, 4)
             else:
-                queries = self.part(query, 0, 1).reshape(count, -1, 1, heads, size)
-                both = self.part(key, 1, 3).reshape(count, -1, 2, heads, size)
-                (queries,) = queries.permute(2, 0, 3, 1, 4)
+                queries = self.projected(query, 0, 1).reshape(count, -1, heads, size)
+                queries = queries.permute(0, 2, 1, 3)
+                both = self.projected(key, 1, 3).reshape(count, -1, 2, heads, size)
                 keys, values = both.permute(2, 0, 3, 1, 4)
             scores = queries @ keys.transpose(-1, -2)
             if attn_mask is not None:
@@ -325,11 +326,16 @@ def _plain_attention() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
+def _quiet_exporter() -> Iterator[None]:
+    """Silence torch's exporter, which prints a network that it cannot export on stdout."""
+    from torch import _C as C_API
+
+    logger, name = logging.getLogger("torch.onnx"), "_jit_onnx_log"
+    level, print_graph = logger.level, getattr(C_API, name, None)
     logger.setLevel(logging.CRITICAL)
+    setattr(C_API, name, lambda *_graph: None)
     try:
         yield
     finally:
+        setattr(C_API, name, print_graph)
         logger.setLevel(level)

@@ -161,10 +161,9 @@ class Runners:
         for place, precision in enumerate(graphs):
             check = self._checked(modality, things, graphs[place:])
             fault = _fault(modality, precision, check)
-            forced = self._plan.forces_last and precision == graphs[-1] and "error" not in check
             if fault and fault not in faults:
                 faults.append(fault)
-            if check.get("passed") or forced:
+            if self._is_usable(precision, check):
                 running = self._opened(modality, precision, things)
                 if running is not None:
                     self._note_faults(faults, f"it runs in {precision} on ONNX Runtime")
@@ -178,15 +177,20 @@ class Runners:
         self._note_faults(faults, "it runs on torch")
         return None
 
+    def _is_usable(self, precision: str, check: dict[str, Any]) -> bool:
+        """Whether a graph exists and passed its check, or is used although it did not."""
+        forced = self._plan.forces_last and precision == self._plan.graphs[-1]
+        return bool(check.get("passed") or (forced and "error" not in check))
+
     def _checked(
         self, modality: Modality, things: Sequence[Any], precisions: Sequence[str]
     ) -> dict[str, Any]:
         """How the first of these graphs compares with torch, after making it if need be."""
         check = self._towers.check(modality, precisions[0])
         if check is None or self._try_again(modality, check, things):
-            self._make(modality, things, precisions)
-            check = self._towers.check(modality, precisions[0])
-        return check or {"error": "it needs torch, which is not installed"}
+            why_not = self._make(modality, things, precisions)
+            check = self._towers.check(modality, precisions[0]) or {"error": why_not}
+        return check
 
     def _opened(self, modality: Modality, precision: str, things: Sequence[Any]) -> Run | None:
         """A graph, ready to run; None if it cannot be read even after making it again."""
@@ -229,34 +233,43 @@ class Runners:
 
     # ------------------------------------------------------------------ making
 
-    def _make(self, modality: Modality, things: Sequence[Any], precisions: Sequence[str]) -> None:
+    def _make(self, modality: Modality, things: Sequence[Any], precisions: Sequence[str]) -> str:
         """Try to make graphs; with the image tower's also the text tower's, so that after one
-        indexing run no query needs torch.
+        indexing run no query needs torch. Returns why none could be made, "" if one was.
+
+        Raises:
+            MissingExtra, ModelUnavailable: torch or the weights are missing, and no other graph can
+                be used instead.
         """
         try:
             model = self._model()
-        except (MissingExtra, ModelUnavailable):
-            others = [self._towers.check(modality, one) for one in self._plan.graphs]
-            if not any(one and one["passed"] for one in others):
+        except (MissingExtra, ModelUnavailable) as error:
+            checks = {one: self._towers.check(modality, one) for one in self._plan.graphs}
+            if not any(check and self._is_usable(one, check) for one, check in checks.items()):
                 raise
-            return  # another precision has passed already
+            return str(error)
         name = self._source.name
         progress.info("making the %s tower of %s ready for this machine, once …", modality, name)
-        if modality == "image":
-            make_tower(model, self._towers, "image", things, precisions)
         wanted = self.facts["tokens"] is not None
         text_precisions = precisions if modality == "text" else self._plan.graphs
-        if wanted and (modality == "text" or not self._has_text()):
-            make_tower(model, self._towers, "text", self._tokens()(SENTENCES), text_precisions)
+        try:
+            if modality == "image":
+                make_tower(model, self._towers, "image", things, precisions)
+            if wanted and (modality == "text" or not self._has_text()):
+                make_tower(model, self._towers, "text", self._tokens()(SENTENCES), text_precisions)
+        except OSError as error:
+            return f"the cache cannot be written: {error}"
+        return ""
 
     def _has_text(self) -> bool:
         return any(self._towers.check("text", one) is not None for one in self._plan.graphs)
 
     def _try_again(self, modality: Modality, check: dict[str, Any], things: Sequence[Any]) -> bool:
-        """Whether a graph may become better: it is an older version's, or failed its check, which
+        """Whether to make a graph again: an older version made it, or it failed its check, which
         may pass with other packages or on more photos.
         """
-        if modality == "image" and "error" not in check and "photos_per_run" not in check:
+        older = "error" not in check and "photos_per_run" not in check
+        if modality == "image" and older:
             return True
         if check["passed"]:
             return False

@@ -110,14 +110,14 @@ TEXTS_PER_RUN = 16
 class Tower:
     """Unit vectors of pixels or of token ids; safe to use from several threads.
 
-    A run takes several photos or texts, as one alone would mostly wait for weights, and one core;
-    a vector does not depend on the others of its run. A text tower is simple enough to be loaded
-    as it is.
+    Each core runs batches of its own. A batch holds several photos or texts, since one alone takes
+    about as long to read the weights from memory as to compute; its vector does not depend on the
+    others. The graph of a text tower is so simple that ONNX Runtime need not optimise it.
 
     Args:
         graph: An ONNX file with one input and one output, read at the first use.
         modality: "image" or "text".
-        photos_per_run: At most.
+        photos_per_run: The largest batch of photos.
     """
 
     def __init__(self, graph: Path, modality: Modality, photos_per_run: int = 1) -> None:
@@ -128,7 +128,7 @@ class Tower:
         self._sessions: dict[str, InferenceSession] = {}
 
     def load(self, count: int) -> None:
-        """Read the graph, to run so many things first."""
+        """Read the graph, which is to encode `count` things first."""
         self._session(count)
 
     def run(self, things: Sequence[NDArray[Any]]) -> Vectors:
@@ -145,7 +145,8 @@ class Tower:
         batches: list[tuple[Sequence[int], NDArray[Any]]]
         if self._is_image:
             batches = [
-                (rows, np.stack([things[row] for row in rows])) for rows in self._parts(things)
+                (rows, np.stack([things[row] for row in rows]))
+                for rows in self._equal_batches(len(things))
             ]
         else:
             batches = list(padded_batches(things, self._batch_size))
@@ -155,16 +156,16 @@ class Tower:
             vectors[rows] = found
         return vectors
 
-    def _parts(self, things: Sequence[Any]) -> list[range]:
-        """The places of the things of each run: as many for each core, and runs of equal size."""
-        count, cores = len(things), os.cpu_count() or 1
+    def _equal_batches(self, count: int) -> list[range]:
+        """The rows of each batch; batches are of equal size, and every core gets as many."""
+        cores = os.cpu_count() or 1
         rounds = -(-count // (cores * self._batch_size))
-        runs = min(rounds * cores, count)
-        edges = [count * part // runs for part in range(runs + 1)]
+        batches = min(rounds * cores, count)
+        edges = [count * number // batches for number in range(batches + 1)]
         return list(itertools.starmap(range, itertools.pairwise(edges)))
 
     def _session(self, count: int) -> InferenceSession:
-        """One that takes a core for a run; or all of them, when one run is all there is."""
+        """A session that runs a batch on one core; on all cores, if there is only one batch."""
         with self._loading:
             if "one core" in self._sessions:
                 return self._sessions["one core"]
