@@ -28,7 +28,7 @@ _MAGIC = {
     b"TTA1": "tta",
     b"\x00\x00\x01\xba": "mpeg",
 }
-"""First bytes of a file → its container, by FFmpeg's name; `_container_of` knows more.
+"""First bytes of a file → its container, by FFmpeg's name; `container_of` tells the rest.
 
 Nothing else is opened: left to guess, FFmpeg takes some texts for lists of files to fetch.
 """
@@ -121,15 +121,15 @@ def find_sound(file: BinaryIO) -> tuple[str, FilePart]:
     whole = FilePart(file)
     if not whole.size:
         raise UnreadableFile("0 bytes")
-    start, end = _after_id3(whole), _before_id3v1(whole)
+    start, end = after_id3(whole), _before_id3v1(whole)
     sound = whole.part(start)
-    container, first = _container_of(sound), 0
+    container, first = container_of(sound), 0
     if container is None:
         container, first = _first_frame(sound)
     return container, whole.part(start + first, end if container in ("mp3", "flac") else None)
 
 
-def _after_id3(file: FilePart) -> int:
+def after_id3(file: FilePart) -> int:
     """Where ID3 tags end, whose sizes are stored in 4 × 7 bits; some files begin with several."""
     end = 0
     while (head := file.bytes_at(end, 10)).startswith(b"ID3") and len(head) == 10:
@@ -145,8 +145,8 @@ def _before_id3v1(file: FilePart) -> int:
     return start if file.bytes_at(start, 3) == b"TAG" else file.size
 
 
-def _container_of(file: FilePart) -> str | None:
-    """FFmpeg's name for the format that the first bytes tell."""
+def container_of(file: FilePart) -> str | None:
+    """FFmpeg's name for the format of a file, by its first bytes; None if they tell none."""
     head = file.bytes_at(0, 16)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in _IFF_TYPES:
         return _IFF_TYPES[head[8:12]]
@@ -158,14 +158,15 @@ def _container_of(file: FilePart) -> str | None:
         return "ac3" if head[5] >> 3 <= _AC3_LATEST else "eac3"
     if len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
         return "mp3" if head[1] & 0x06 else "aac"  # the layer, which AAC does not have
-    return "mpegts" if _is_transport_stream(file) else None
+    return "mpegts" if is_transport_stream(file, packets=2) else None
 
 
-def _is_transport_stream(file: FilePart) -> bool:
-    packets = ((0, 188), (4, 192))  # (place of the first one, size): cameras write times between
+def is_transport_stream(file: FilePart, packets: int) -> bool:
+    """Whether a file begins with so many packets of an MPEG transport stream."""
+    layouts = ((0, 188), (4, 192))  # (place of the first, size): cameras write times between them
     return any(
-        file.bytes_at(first, 1) == file.bytes_at(first + size, 1) == b"\x47"
-        for first, size in packets
+        all(file.bytes_at(first + size * number, 1) == b"\x47" for number in range(packets))
+        for first, size in layouts
     )
 
 
