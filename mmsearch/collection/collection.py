@@ -185,8 +185,9 @@ class Collection:
                 none and deletes none. Remembered, at first one.
             kind: The kind of vector index that answers searches: "auto" (by size, and only kinds
                 measured to be good enough), "exact", or a FAISS factory string; remembered.
-            recall: The share of the nearest that each search is to find if the index is not
-                exact; 1 makes it exact. Remembered, at first 0.98.
+            recall: The share of the nearest vectors that a search finds on average, at least, for
+                queries of any kind and under any filter; 1 compares every vector. Remembered, at
+                first 0.98.
             progress: Called with (files done, files in all or None).
 
         Raises:

@@ -104,7 +104,7 @@ def choose_index(
         recall: The recall to reach for queries of each modality; 1 means EXACT.
     """
     if kind == EXACT or recall >= 1 or not len(rows):
-        asked = "as asked for" if kind == EXACT else "a recall of 1 takes every vector"
+        asked = "as asked for" if kind == EXACT else "a recall of 1 compares every vector"
         return IndexChoice(why=asked if len(rows) else "there is nothing yet"), None
     if kind == AUTO and rows.nbytes <= EXACT_BYTES:
         size = rows.nbytes / 2**20
@@ -305,12 +305,12 @@ def _tuned(
     recall = {name: round(float((found < enough).mean()), 4) for name, found in ranks.items()}
     shown = " and ".join(f"{share:.3f} for {name}" for name, share in recall.items())
     why = (
-        f"every search is to find {target} of the nearest, so candidates are scored, at worst all "
-        f"vectors, until none left can be among them, by the error of the codes measured on "
-        f"{min(SAMPLED, len(ann_index)):,} vectors; the first {enough:,} have {shown} of the ten "
-        "nearest, measured on this index"
+        f"finds at least {target} of the nearest on average: candidates are scored until no other "
+        f"vector is likely to be among them, by the error of approximate scores measured on "
+        f"{min(SAMPLED, len(ann_index)):,} vectors of this index; the first {enough:,} candidates "
+        f"have {shown} of the ten nearest to sample queries"
         if ann_index.scores_all
-        else f"finds {shown} of the ten nearest, measured on this index; {target} was asked for"
+        else f"found {shown} of the ten nearest to sample queries; {target} was asked for"
     )
     return IndexChoice(kind, enough, effort, recall, why)
 
