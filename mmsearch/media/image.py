@@ -18,6 +18,7 @@ from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
 from mmsearch.media.colour import head_of, profile_of, to_srgb
 from mmsearch.media.image_repair import (
+    Tag,
     jpeg_ends,
     pillow_reads,
     png_without_faulty_chunks,
@@ -142,10 +143,10 @@ def _loaded(
         try:
             found = tiff_samples(file, tags)
         except (ValueError, TypeError, OSError):
-            if tags.get(_PLANAR_CONFIGURATION, 1) != 1:
+            if tags.get(Tag.PLANES, 1) != 1:
                 raise
-            found = None  # wrong sizes of strips, without which Pillow can do
-        picture = found and _of_samples(found, tags.get(_PHOTOMETRIC))
+            found = None  # wrong sizes of strips, which Pillow does not need
+        picture = found and _of_samples(found, tags.get(Tag.PHOTOMETRIC))
     if picture is None:
         opened.load()
         picture = opened
@@ -166,9 +167,9 @@ def _finished(
     """A decoded picture as `load_image` returns it.
 
     Args:
-        picture: As its file has it.
+        picture: As it is in its file.
         size: Its width and height before it was reduced.
-        described: Has the EXIF and the profile.
+        described: What has its EXIF and profile.
         head: The beginning of the file.
         at_least: As of `load_image`.
     """
@@ -189,7 +190,7 @@ def _repaired(
     max_megapixels: float,
     decode_scale: float,
 ) -> tuple[Image.Image, ImageInfo] | None:
-    """The picture of a file that Pillow refuses, though all of it is there."""
+    """The picture of a file that Pillow refuses though it is complete, if it can be repaired."""
     limits = at_least, max_megapixels, decode_scale
     file.seek(0)
     if decoder == "PNG":
@@ -200,19 +201,19 @@ def _repaired(
         if first and all(picture == first[0] for picture, _ in found):
             return first
     if decoder == "TIFF":
-        return _tiff_of_rare_samples(file, at_least, max_megapixels)
+        return _tiff_of_unusual_samples(file, at_least, max_megapixels)
     return None
 
 
-def _tiff_of_rare_samples(
+def _tiff_of_unusual_samples(
     file: BinaryIO, at_least: int | None, max_megapixels: float
 ) -> tuple[Image.Image, ImageInfo] | None:
-    """A TIFF of samples that Pillow does not know: 32 bits in colour, 64 bits, 16 with alpha."""
+    """A TIFF of samples that Pillow refuses: 32 bits in colour, 64 bits, 16 with alpha."""
     from PIL import Image
 
     if (directory := tiff_directory(file)) is None:
         return None
-    width, height = (int(directory.get(tag, 0)) for tag in (256, 257))
+    width, height = (int(directory.get(tag, 0)) for tag in (Tag.WIDTH, Tag.HEIGHT))
     if width * height > max_megapixels * 1e6:
         raise _too_large(f"{math.ceil(width * height / 1e5) / 10:g}", max_megapixels)
     if (found := tiff_samples(file, directory)) is None:
@@ -221,9 +222,9 @@ def _tiff_of_rare_samples(
     file.seek(0)
     with suppress(Exception):  # broken EXIF is no reason to refuse a photo
         described.getexif().load_from_fp(file)
-    if isinstance(profile := directory.get(_PROFILE), bytes):
+    if isinstance(profile := directory.get(Tag.PROFILE), bytes):
         described.info["icc_profile"] = profile
-    picture = _of_samples(found, directory.get(_PHOTOMETRIC))
+    picture = _of_samples(found, directory.get(Tag.PHOTOMETRIC))
     return _finished(picture, picture.size, described, b"", at_least)
 
 
@@ -266,7 +267,7 @@ def decoder_of(file: BinaryIO) -> str:
 
 
 _MODULES = {"WEBP": "WebP", "AVIF": "Avif", "TIFF": "Tiff", "JPEG2000": "Jpeg2K"}
-"""Of decoders that Pillow does not import at first."""
+"""Decoder → the name of its module, of decoders that Pillow does not import by itself."""
 
 
 @cache
@@ -368,10 +369,8 @@ def _with_8_bit_channels(picture: Image.Image) -> Image.Image:
     return picture
 
 
-_PHOTOMETRIC, _PLANAR_CONFIGURATION, _PROFILE = 262, 284, 34675
-"""Tags of TIFF."""
-_MIN_IS_WHITE = 0
-"""A value of the first."""
+_WHITE_IS_ZERO = 0
+"""A photometric interpretation of TIFF."""
 
 
 def _of_samples(found: tuple[NDArray[Any], bool], photometric: int | None) -> Image.Image:
@@ -382,7 +381,7 @@ def _of_samples(found: tuple[NDArray[Any], bool], photometric: int | None) -> Im
     samples, has_alpha = found
     colours = samples[:, :, :-1] if has_alpha else samples
     levels = _to_8_bits(colours, may_be_12_bits=True)
-    if photometric == _MIN_IS_WHITE:
+    if photometric == _WHITE_IS_ZERO:
         levels = 255 - levels
     mode = {1: "L", 3: "RGB", 4: "CMYK"}[levels.shape[2]]
     if has_alpha and mode != "CMYK":
@@ -396,7 +395,7 @@ def _to_8_bits(values: NDArray[Any], *, may_be_12_bits: bool = False) -> NDArray
 
     Args:
         values: The samples.
-        may_be_12_bits: Whether those of 16 bits whose upper four are empty are of 12 bits, as
+        may_be_12_bits: Whether 16-bit samples whose upper four bits are all zero have 12 bits, as
             microscopes and scanners write them.
     """
     import numpy as np
@@ -410,8 +409,8 @@ def _to_8_bits(values: NDArray[Any], *, may_be_12_bits: bool = False) -> NDArray
         return (unsigned >> shift).astype(np.uint8)
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
-    # such files don't state the value of white: the first usual one that no value exceeds, or
-    # else the range of the values
+    # such files do not state the value of white: it is the first usual one that no sample exceeds,
+    # or else the highest sample
     for white in (1, 255, 65535) if kind == "f" else (255, 65535):
         if low >= 0 and high <= white:
             low, high = 0, white
