@@ -90,7 +90,7 @@ def ndcg(ranking: Sequence[Hashable], relevant: Relevant, k: int) -> float:
     _check_distinct(ranking)
     gains = _gains(relevant)
     best = sorted(gains.values(), reverse=True)
-    unit = best[0]  # of gains of any size, sums stay in range
+    unit = best[0]  # so that sums of huge gains do not overflow
     found = _dcg([gains.get(item, 0.0) / unit for item in ranking[:k]])
     return found / _dcg([gain / unit for gain in best[:k]])
 
@@ -98,9 +98,9 @@ def ndcg(ranking: Sequence[Hashable], relevant: Relevant, k: int) -> float:
 def r_precision(ranking: Sequence[Hashable], relevant: Relevant) -> float:
     """The share of relevant items among the first R, where R is how many are relevant.
 
-    1 is always within reach, however many are relevant, unlike with a fixed cutoff. What a ranking
-    shorter than R lacks counts as not relevant, as in trec_eval. Where one item is relevant, this
-    is Recall@1.
+    Unlike precision at a fixed cutoff, it can be 1 however many are relevant. If a ranking has
+    fewer than R items, the missing ones count as not relevant, as in trec_eval. If one item is
+    relevant, this is Recall@1.
 
     Raises:
         MMSearchError: Nothing is relevant, or an id occurs twice.
