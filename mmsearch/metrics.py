@@ -116,8 +116,8 @@ def average_precision_at_r(ranking: Sequence[Hashable], relevant: Relevant) -> f
 
     R is how many items are relevant: AP@R = (1 / R) Σ P(i) · rel(i) over ranks i = 1 … R, where
     rel(i) is 1 if the item at rank i is relevant, else 0, and P(i) is the share of relevant items
-    among the first i. It is at most R-precision, and the nearer to it, the higher relevant items
-    rank among the first R. Its mean over queries is mAP@R.
+    among the first i. It is at most R-precision, and closer to it the higher relevant items rank
+    among the first R. Its mean over queries is mAP@R.
 
     Raises:
         MMSearchError: Nothing is relevant, or an id occurs twice.

@@ -676,5 +676,5 @@ def test_vectors_of_whole_numbers_are_taken_from_a_column_of_a_known_name(
 
 
 def test_vectors_of_no_dimensions_are_refused(library: Collection):
-    with pytest.raises(InvalidOption, match="no dimensions"):
+    with pytest.raises(InvalidOption, match="0 dimensions"):
         library.add_vectors(np.zeros((3, 0)))

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
@@ -75,6 +75,14 @@ class ImageInfo:
     """Degrees, east positive."""
 
 
+class _Limits(NamedTuple):
+    """Arguments of `load_image`."""
+
+    at_least: int | None
+    max_megapixels: float
+    decode_scale: float
+
+
 def load_image(
     source: str | Path | bytes | BinaryIO,
     *,
@@ -108,35 +116,27 @@ def load_image(
     with open_file(source) as file, _damage_as_unreadable(max_megapixels):
         decoder = decoder_of(file)
         _import_decoder(decoder)
-        limits = at_least, max_megapixels, decode_scale
+        limits = _Limits(at_least, max_megapixels, decode_scale)
         try:
-            return _loaded(file, decoder, *limits)
+            return _loaded(file, decoder, limits)
         except (UnreadableFile, Image.DecompressionBombError, MemoryError):
             raise
         except Exception:
-            if repaired := _repaired(file, decoder, *limits):
+            if repaired := _repaired(file, decoder, limits):
                 return repaired
             raise
 
 
-def _loaded(
-    file: BinaryIO,
-    decoder: str,
-    at_least: int | None,
-    max_megapixels: float,
-    decode_scale: float,
-) -> tuple[Image.Image, ImageInfo]:
+def _loaded(file: BinaryIO, decoder: str, limits: _Limits) -> tuple[Image.Image, ImageInfo]:
     """As `load_image`; raises whatever Pillow does."""
     from PIL import Image
 
     file.seek(0)
     opened = Image.open(file, formats=[decoder])
     full_size = opened.size
-    megapixels = full_size[0] * full_size[1] / 1e6
-    if megapixels > max_megapixels:
-        raise _too_large(f"{math.ceil(megapixels * 10) / 10:g}", max_megapixels)
-    if at_least is not None and decoder == "JPEG":
-        opened.draft(None, (math.ceil(decode_scale * at_least),) * 2)
+    _check_size(*full_size, limits.max_megapixels)
+    if limits.at_least is not None and decoder == "JPEG":
+        opened.draft(None, (math.ceil(limits.decode_scale * limits.at_least),) * 2)
     drafted = opened.size != full_size
     picture = None
     if decoder == "TIFF" and not pillow_reads(tags := opened.tag_v2):  # type: ignore[attr-defined]
@@ -154,7 +154,7 @@ def _loaded(
     if decoder == "BMP" and picture.mode == "RGBA" and not picture.getchannel("A").getbbox():
         picture = picture.convert("RGB")  # four bytes a pixel, the last of them unused
     head = head_of(file) if decoder in ("PNG", "AVIF") else b""
-    return _finished(picture, (width, height), opened, head, at_least)
+    return _finished(picture, (width, height), opened, head, limits.at_least)
 
 
 def _finished(
@@ -184,29 +184,24 @@ def _finished(
 
 
 def _repaired(
-    file: BinaryIO,
-    decoder: str,
-    at_least: int | None,
-    max_megapixels: float,
-    decode_scale: float,
+    file: BinaryIO, decoder: str, limits: _Limits
 ) -> tuple[Image.Image, ImageInfo] | None:
     """The picture of a file that Pillow refuses though it is complete, if it can be repaired."""
-    limits = at_least, max_megapixels, decode_scale
     file.seek(0)
     if decoder == "PNG":
-        return _loaded(io.BytesIO(png_without_faulty_chunks(file.read())), decoder, *limits)
+        return _loaded(io.BytesIO(png_without_faulty_chunks(file.read())), decoder, limits)
     if decoder == "JPEG":
-        found = (_loaded(io.BytesIO(data), decoder, *limits) for data in jpeg_ends(file.read()))
+        found = (_loaded(io.BytesIO(data), decoder, limits) for data in jpeg_ends(file.read()))
         first = next(found, None)
         if first and all(picture == first[0] for picture, _ in found):
             return first
     if decoder == "TIFF":
-        return _tiff_of_unusual_samples(file, at_least, max_megapixels)
+        return _tiff_of_unusual_samples(file, limits)
     return None
 
 
 def _tiff_of_unusual_samples(
-    file: BinaryIO, at_least: int | None, max_megapixels: float
+    file: BinaryIO, limits: _Limits
 ) -> tuple[Image.Image, ImageInfo] | None:
     """A TIFF of samples that Pillow refuses: 32 bits in colour, 64 bits, 16 with alpha."""
     from PIL import Image
@@ -214,8 +209,7 @@ def _tiff_of_unusual_samples(
     if (directory := tiff_directory(file)) is None:
         return None
     width, height = (int(directory.get(tag, 0)) for tag in (Tag.WIDTH, Tag.HEIGHT))
-    if width * height > max_megapixels * 1e6:
-        raise _too_large(f"{math.ceil(width * height / 1e5) / 10:g}", max_megapixels)
+    _check_size(width, height, limits.max_megapixels)
     if (found := tiff_samples(file, directory)) is None:
         return None
     described = Image.new("1", (1, 1))
@@ -225,7 +219,7 @@ def _tiff_of_unusual_samples(
     if isinstance(profile := directory.get(Tag.PROFILE), bytes):
         described.info["icc_profile"] = profile
     picture = _of_samples(found, directory.get(Tag.PHOTOMETRIC))
-    return _finished(picture, picture.size, described, b"", at_least)
+    return _finished(picture, picture.size, described, b"", limits.at_least)
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -293,6 +287,12 @@ def _silence_pillow() -> None:
 
 _INSIDE_PILLOW = r"(PIL|pillow_heif)\."
 _PILLOW_FILTER = ("ignore", None, Warning, re.compile(_INSIDE_PILLOW), 0)
+
+
+def _check_size(width: int, height: int, max_megapixels: float) -> None:
+    megapixels = width * height / 1e6
+    if megapixels > max_megapixels:
+        raise _too_large(f"{math.ceil(megapixels * 10) / 10:g}", max_megapixels)
 
 
 def _too_large(megapixels: str, limit: float) -> TooLarge:

@@ -113,7 +113,7 @@ class FilePart(io.RawIOBase):
 def find_sound(file: BinaryIO) -> tuple[str, FilePart]:
     """FFmpeg's name for the format of a file, and the part of the file that is in this format.
 
-    The format is told by first bytes, since endings are often wrong. ID3 tags are left out.
+    The first bytes decide the format, since endings are often wrong. ID3 tags are left out.
 
     Raises:
         UnreadableFile: It is empty, or has no known format.
@@ -146,7 +146,7 @@ def _before_id3v1(file: FilePart) -> int:
 
 
 def container_of(file: FilePart) -> str | None:
-    """FFmpeg's name for the format of a file, by its first bytes; None if they tell none."""
+    """FFmpeg's name for the format of a file, by its first bytes; None if unknown."""
     head = file.bytes_at(0, 16)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in _IFF_TYPES:
         return _IFF_TYPES[head[8:12]]
