@@ -6,7 +6,7 @@ DATA ?= ../shared/data
 EXTRAS ?= dev
 DEMO := demo-data
 
-.PHONY: demo test lint mini clean
+.PHONY: demo test lint mutants mini clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python demo/gather.py $(DEMO)
@@ -19,6 +19,10 @@ lint: $(VENV)/.$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Small faults, planted one by one in a random sample of places: which do the tests not notice?
+mutants: $(VENV)/.mutants
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 # The built-in model, from the frozen towers and the captioned photos and sounds in $(DATA).
 mini: $(VENV)/.train

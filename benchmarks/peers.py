@@ -1,6 +1,6 @@
 """mmsearch beside rclip, and beside the loop that most people write: whole processes, in turns.
 
-    python benchmarks/peers.py [--rclip-python python3.13] [--rounds 3] [--rescan 100000]
+    python benchmarks/peers.py [--rclip-python python3.13] [--rounds 3] [--only photos|rescan]
 
 All run the same ViT-B/32 at 256 pixels, of random weights. rclip (PyPI) is installed into an
 environment of its own, and its two ONNX files are made from these weights by torch's exporter, as
@@ -50,7 +50,7 @@ with torch.no_grad():
         batch = torch.stack([preprocess(Image.open(path)) for path in paths[at : at + 32]])
         parts.append(model.encode_image(batch, normalize=True))
     text = model.encode_text(open_clip.get_tokenizer(arch)([query]), normalize=True)
-for place in (torch.cat(parts) @ text[0]).topk(10).indices:
+for place in (torch.cat(parts) @ text[0]).topk(min(10, len(paths))).indices:
     print(paths[place])
 """
 
@@ -253,8 +253,14 @@ def tiny_clip(work: Path) -> str:
     folder.mkdir(exist_ok=True)
     config = {
         "embed_dim": 512,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 32},
-        "text_cfg": {"width": 32, "heads": 1, "layers": 1},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 64,
+            "head_width": 32,
+            "patch_size": 32,
+        },
+        "text_cfg": {"width": 64, "heads": 2, "layers": 1},
     }
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     torch.manual_seed(0)
@@ -289,7 +295,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--small", type=int, default=300, help="photos of 224 pixels")
     parser.add_argument("--large", type=int, default=60, help="photos of 12 megapixels")
-    parser.add_argument("--rescan", type=int, default=100_000, help="files; 0 leaves it out")
+    parser.add_argument("--rescan", type=int, default=100_000, help="files")
+    parser.add_argument("--only", choices=("photos", "rescan"))
     options = parser.parse_args()
     work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
@@ -312,30 +319,28 @@ def main() -> None:
     print(machine())
     programs = {"rclip": rclip(command, data), "the usual loop": loop(weights)}
     programs |= {kind: mmsearch(indexes / kind, *given) for kind, given in kinds.items()}
-    warm = crops(work / "clip-warm", 64, SMALL, seed=8)
-    forget()
-    for program in programs.values():  # towers are made and checked here, once
-        program(warm)
-    for folder, size in (
-        (crops(work / f"small-{options.small}", options.small, SMALL, seed=9), "224 pixels"),
-        (crops(work / f"large-{options.large}", options.large, LARGE), "12 megapixels"),
-    ):
-        count = len(list(folder.iterdir()))
-        title = f"{count} photos of {size} and a query"
-        compare(title, programs, folder, options.rounds, forget)
-    queries = {"rclip": rclip(command, data, "--no-indexing")}
-    queries |= {kind: mmsearch_query(indexes / kind, how) for kind, (_, how) in kinds.items()}
-    compare("a query", queries, folder, 3 * options.rounds)
-    if options.rescan:
+    if options.only != "rescan":
+        warm = crops(work / "clip-warm", 64, SMALL, seed=8)
         forget()
+        for program in programs.values():  # towers are made and checked here, once
+            program(warm)
+        queries = {"rclip": rclip(command, data, "--no-indexing")}
+        queries |= {name: mmsearch_query(indexes / name, how) for name, (_, how) in kinds.items()}
+        compare("a query", queries, warm, 3 * options.rounds)
+        for number, size in ((options.small, SMALL), (options.large, LARGE)):
+            folder = crops(work / f"{number}-of-{size[0]}", number, size, seed=9)
+            title = f"{number} photos of {size[0]} × {size[1]} pixels, and a query"
+            compare(title, programs, folder, options.rounds, forget)
+    if options.only != "photos":
         folder, tiny = many(work, options.rescan), tiny_clip(work)
         again = {
             "rclip": rclip(command, tiny_rclip_files(work)),
-            "mmsearch": mmsearch(indexes / "tiny", ["--model", tiny]),
+            "mmsearch": mmsearch(work / "tiny-index", ["--model", tiny]),
         }
         for program in again.values():
             program(folder)
-        compare(f"{options.rescan:,} unchanged photos and a query", again, folder, options.rounds)
+        title = f"{options.rescan:,} unchanged photos, and a query"
+        compare(title, again, folder, options.rounds)
 
 
 if __name__ == "__main__":

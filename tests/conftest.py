@@ -47,6 +47,7 @@ class ToyEncoder(Encoder):
         self.encoded = {"image": 0, "text": 0}
 
     def prepare(self, modality: str, thing: Any) -> Any:
+        assert modality in self.modalities
         return np.asarray(thing.resize((8, 8))) if modality == "image" else thing
 
     def encode(self, modality: str, batch: Any) -> Any:

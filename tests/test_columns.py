@@ -715,6 +715,14 @@ def test_a_key_that_columns_cannot_answer_is_answered_by_sql(
     made.close()
 
 
+def test_a_pattern_with_brackets_finds_the_name_that_is_written_so(tmp_path: Path):
+    names = ["[x].jpg", "x.jpg", "y.jpg"]
+    made = world_of([Thing(name=name) for name in names], tmp_path / "catalog.db")
+    filters = ready(made, tmp_path / "cache")
+    assert filters.passing(parse_where({"name": {"$glob": "[x].jpg"}})).ids.tolist() == [1, 2]
+    made.close()
+
+
 # ---------------------------------------------------------------------- files
 
 

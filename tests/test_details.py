@@ -66,6 +66,11 @@ def test_reranking_puts_first_what_the_closer_look_likes(looking):
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
+def test_reranking_of_nothing_finds_nothing(looking):
+    nothing = {"name": "no such file"}
+    assert looking.search("red", target="image", rerank="fusion", where=nothing) == []
+
+
 def test_a_picture_is_compared_closely_with_texts(looking, photos):
     query = mmsearch.Query.image(photos / "red.png")
     assert looking.search(query, target="text", rerank="fusion", k=1)

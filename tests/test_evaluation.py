@@ -538,6 +538,7 @@ def test_settings_are_read_by_name():
         "target": ["image", "text"],
     }
     assert parse_settings("default") == {}
+    assert parse_settings("target=any") == {"target": None}
 
 
 @pytest.mark.parametrize("written", ["", "fusion", "colour=red", "fusion=rrf,,lexical=off"])

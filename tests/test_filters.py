@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, from_options, parse_condition, parse_where
-from mmsearch.filters.match import bounding_box, kilometres
+from mmsearch.filters.match import bounding_box, kilometres, nanoseconds
 from mmsearch.filters.model import Circle
 from mmsearch.storage import ItemRecord
 from mmsearch.storage.records import split_path
@@ -524,10 +524,42 @@ def test_a_date_may_be_given_as_python_has_it(world: Catalog):
     assert where(world, taken=2020) == [1]
 
 
-@pytest.mark.parametrize("written", ["2020-13", "2021-02-29", "1/2/2020", "20", "", "2020-01-01Z"])
+@pytest.mark.parametrize(
+    "written", ["2020-13", "2021-02-29", "1/2/2020", "20", "", "2020-01-01Z", "٢٠٢٠"]
+)
 def test_what_is_no_date_is_refused(written: str):
     with pytest.raises(InvalidFilter, match="date"):
         from_options(after=written)
+
+
+@given(st.datetimes())
+def test_a_moment_is_nanoseconds_since_1970_as_far_as_64_bits_reach(moment: datetime):
+    since = moment - datetime(1970, 1, 1)  # noqa: DTZ001 - both in UTC
+    micros = since // timedelta(microseconds=1)
+    assert nanoseconds(moment) == max(-(2**63), min(micros * 1000, 2**63 - 1))
+
+
+# ---------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("7", 7),
+        ("7 B", 7),
+        ("1.5k", 1_500),
+        ("500kB", 500_000),
+        ("2MB", 2_000_000),
+        ("1GB", 10**9),
+        ("3TB", 3 * 10**12),
+        ("1KiB", 2**10),
+        ("0.5 mib", 2**19),
+        ("1GiB", 2**30),
+        (".5TiB", 2**39),
+    ],
+)
+def test_a_size_is_bytes_or_powers_of_1000_or_1024(written: str, size: int):
+    assert parse_condition(f"size < {written}") == parse_where({"size": {"$lt": size}})
 
 
 # ---------------------------------------------------------------------- places
@@ -687,6 +719,27 @@ def test_a_folder_may_be_written_with_a_slash_after_it(world: Catalog, folder: s
     assert matching(world, f"folder = {folder}") == [1]
 
 
+@of(
+    Thing(name="[x].jpg", details={"camera": "[x]"}),
+    Thing(name="x.jpg", details={"camera": "x"}),
+)
+def test_brackets_in_a_pattern_of_names_may_be_part_of_the_name(world: Catalog):
+    assert where(world, name={"$glob": "[x].jpg"}) == [1, 2]
+    assert where(world, camera={"$glob": "[x]"}) == [2]
+
+
+@of(Thing(root="/mnt/caf\udce9", folder="x"), Thing(name="b.jpg"))
+def test_files_of_a_source_whose_name_is_not_utf8_are_found_by_their_path(world: Catalog):
+    for wanted in (
+        {"path": "/mnt/caf\udce9/x/a.jpg"},
+        {"path": {"$glob": "/mnt/caf\udce9"}},
+        {"path": {"$glob": "/mnt/caf*/x/*"}},
+        {"path": {"$contains": "\udce9/x"}},
+        {"folder": "/mnt/caf\udce9/x"},
+    ):
+        assert where(world, **wanted) == [1]
+
+
 @of(*TREE)
 def test_of_several_paths_one_must_match(world: Catalog):
     assert matching(world, path=["beach.png", "trip*"]) == [3, 4]
@@ -728,6 +781,27 @@ def test_all_options_must_hold(world: Catalog):
     assert matching(world, tag=["dog", "beach"]) == [4]
     assert matching(world, "size >= 1", "tag in dog,cat", "camera ~ nikon") == [2]
     assert matching(world) == [1, 2, 3, 4]
+
+
+OPTIONS: dict[str, Any] = {
+    "path": ["*.jpg"],
+    "modality": ["image"],
+    "after": "2019",
+    "before": "2021",
+    "camera": "canon",
+    "near": "48,16,10",
+    "min_size": "100x100",
+    "has": ["gps"],
+    "tag": ["dog"],
+    "where": ["size > 1"],
+}
+
+
+@given(st.sets(st.sampled_from(sorted(OPTIONS))))
+def test_options_given_together_are_all_of_their_conditions(chosen: set[str]):
+    together = from_options(**{name: OPTIONS[name] for name in chosen})
+    alone = [from_options(**{name: OPTIONS[name]}) for name in chosen]
+    assert set(together.conditions) == {one for filter_ in alone for one in filter_.conditions}
 
 
 @of(Thing(name="a"), Thing(name="b"), Thing(name="c"))

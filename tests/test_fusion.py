@@ -104,6 +104,35 @@ def test_wsum_ranks_by_how_weights_compare(given_rankings, power):
     assert scaled == wsum(given_rankings, weights)
 
 
+def by_the_formula(rankings, weights, absent) -> dict[int, float]:
+    """`wsum` as its docstring has it."""
+    parts = list(zip(map(dict, rankings), weights, absent, strict=True))
+    averaged = [(scores, w) for scores, w, floor in parts if w > 0 and floor is None]
+    total = sum(w for _, w in averaged) or sum(w for w in weights if w > 0)
+    largest = max([w for _, w in averaged] or map(abs, weights), default=0.0)
+    fused = {}
+    for key in {key for scores, w, _ in parts if w > 0 for key in scores}:
+        known = [(scores[key], w) for scores, w in averaged if key in scores]
+        fused[key] = sum(s * w for s, w in known) / sum(w for _, w in known) if known else 0.0
+        for scores, w, floor in parts:
+            if key in scores and w < 0:
+                fused[key] += w * max(scores[key], 0.0) / total
+            elif key in scores and w > 0 and floor is not None:
+                fused[key] += w * (scores[key] - floor) / largest
+    return fused
+
+
+@given(st.data(), scored)
+def test_wsum_is_its_formula_whatever_the_weights_and_the_scores_of_absent_keys(data, rankings):
+    number = len(rankings)
+    weight = st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0, -0.5, -3.0])
+    weights = data.draw(st.lists(weight, min_size=number, max_size=number))
+    floor = st.sampled_from([None, 0.0, -0.5, -2.0])
+    absent = data.draw(st.lists(floor, min_size=number, max_size=number))
+    fused = dict(wsum(rankings, weights, absent))
+    assert fused == pytest.approx(by_the_formula(rankings, weights, absent), abs=1e-9)
+
+
 # ---------------------------------------------------------------------- combmnz
 
 

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.vectors import FaissIndex, hubness
-from mmsearch.vectors.hubness import EXTRA_DIMS, augmented, augmented_query, hub_weight, hubs
+from mmsearch.vectors.hubness import (
+    EXTRA_DIMS,
+    WEIGHTS,
+    WEIGHTS_WITHOUT,
+    augmented,
+    augmented_query,
+    hub_weight,
+    hubs,
+)
 
 
 def unit(rows: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -110,6 +118,19 @@ def test_faiss_and_the_oracle_agree_on_augmented_rows():
 
 def test_hubs_count_between_texts_and_images():
     assert hub_weight("text", "image") == hub_weight("image", "text") == 0.5
+
+
+def test_hubs_count_less_between_texts_than_between_texts_and_images():
+    assert 0 < hub_weight("text", "text") < hub_weight("text", "image")
+
+
+def test_no_hub_weighs_more_than_in_csls():
+    weights = [*WEIGHTS.values(), *WEIGHTS_WITHOUT.values()]
+    assert all(0 < weight <= 0.5 for weight in weights)
+
+
+def test_rows_and_queries_are_augmented_in_float32():
+    assert augmented(unit(2)).dtype == augmented_query(unit(1)[0], "text", 0.5).dtype == np.float32
 
 
 @pytest.mark.parametrize("pair", [("image", "image"), ("audio", "image"), ("text", "audio")])

@@ -670,6 +670,15 @@ def test_files_of_unknown_endings_that_hold_no_media_are_passed_over_in_silence(
     assert passed_over(library.add(photos)) == []
 
 
+@pytest.mark.parametrize("kind", ["wav", "aiff", "au", "caf", "w64", "flac", "ogg", "mp3"])
+def test_a_sound_of_an_unknown_ending_is_named_by_its_format(library, photos, kind):
+    soundfile = pytest.importorskip("soundfile")
+    noise = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
+    soundfile.write(photos / "sound.blob", noise, 44100, format=kind.upper())
+    (warning,) = passed_over(library.add(photos))
+    assert f"to 'sound.{kind}'" in warning
+
+
 def test_an_update_of_a_few_files_looks_into_none_of_unknown_endings(library, photos):
     shutil.copy(photos / "red.png", photos / "a.jpg_large")
     assert passed_over(library.refresh([str(photos / "red.png")])) == []

@@ -29,6 +29,7 @@ from mmsearch.search.labels import (
     label_vectors,
     scale_odds,
 )
+from mmsearch.search.tagging import tag_labels
 
 SURE = 0.999
 """The toy tells colours well, so its scores are high throughout."""
@@ -110,9 +111,10 @@ def test_shifting_multiplies_the_odds(sure, odds):
 
 
 def test_everyday_words_are_many_and_each_stands_once():
+    assert EVERYDAY.keys() == {"image", "audio"}
     for words in EVERYDAY.values():
         assert len(words) == len(set(words)) > 100
-        assert all(word == word.strip() and word for word in words)
+        assert all(word == word.strip() and word and "|" not in word for word in words)
 
 
 def test_labels_are_tidied_and_each_counts_once():
@@ -142,6 +144,17 @@ def tags_of(library) -> dict[str, list[str]]:
 def counts(library) -> dict[str, int]:
     """How many items have each tag."""
     return dict(Counter(tag for tags in tags_of(library).values() for tag in tags))
+
+
+def test_a_label_that_most_photos_show_gains_odds_and_one_that_few_show_loses(
+    toy, photos: Path, tmp_path: Path
+):
+    for number in range(40):
+        paint(photos / f"red{number}.png", "red", (20 + number, 20))
+    with mmsearch.index(photos, tmp_path / "i") as library:
+        library.tag(["red", "xyz"])
+        odds = {tag.label: tag.odds["image"] for tag in tag_labels(library.index.store)}
+    assert odds["xyz"] < 1 < odds["red"]
 
 
 def test_items_are_given_the_labels_they_show(library):
@@ -281,6 +294,12 @@ def test_a_photos_own_captions_are_told_apart(toy, photos, tmp_path):
 def test_labels_given_are_ranked_for_a_file(captioned, photos):
     found = captioned.describe(photos / "red.png", labels=["blue", "red"])
     assert [label for label, _ in found.labels] == ["red", "blue"]
+
+
+def test_labels_of_equal_confidence_stand_in_order_of_their_letters(captioned, photos):
+    given = ["zebra", "white", "apple", "mango"]  # the toy takes words that it does not know alike
+    found = captioned.describe(photos / "red.png", labels=given, k=4).labels
+    assert [label for label, _ in found] == ["white", "apple", "mango", "zebra"]
 
 
 def test_labels_asked_for_before_are_told_where_they_are_sure(captioned, photos, tmp_path):

@@ -267,6 +267,8 @@ def test_every_search_ranks_more_candidates_where_copies_leave_too_few_hits(libr
     for hits in (library.search("red", **settings), by_vector, by_example):
         assert len(hits) == 3
         assert len(hits[0].metadata["duplicates"]) >= 119
+    (ranked,) = library.rank_many(["red"], **settings)
+    assert ranked == [(hit.id, hit.score) for hit in library.search("red", **settings)]
 
 
 @pytest.mark.parametrize("rerank", ["none", "diverse"])

@@ -117,6 +117,18 @@ def test_the_keywords_of_a_search_are_the_settings():
         assert keywords == list(declared()) == list(Settings.__dataclass_fields__)
 
 
+def test_the_help_of_a_search_has_a_line_for_each_setting():
+    lines = (mmsearch.Collection.search.__doc__ or "").splitlines()
+    for name, one in declared().items():
+        default = f" Default: {one.default_text}." if one.default_text else ""
+        assert f"    {name}: {one.help}{default}" in lines
+
+
+def test_a_switch_that_is_on_by_default_says_so():
+    assert declared()["hubness"].default_text == "on"
+    assert declared()["spans"].default_text == ""
+
+
 def test_every_setting_has_its_flag_its_default_and_its_help_in_the_shell():
     shown = " ".join(
         CliRunner().invoke(app, ["query", "--help"], env={"COLUMNS": "500"}).output.split()

@@ -334,6 +334,7 @@ def test_followers_see_what_was_added_and_what_was_deleted(store: Store):
     assert later.rows.argmax(axis=1).tolist() == [2]
     deleted, last = store.changes.deleted_vectors(space, "image", change)
     assert deleted.tolist() == new.vector_ids[:1].tolist()
+    assert deleted.dtype == new.vector_ids.dtype == np.int64
     assert store.changes.deleted_vectors(space, "image", last)[0].tolist() == []
     store.changes.forget(last)
     assert store.state().forgotten == last

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsearch.vectors import FaissIndex, IdSet
-from mmsearch.vectors.exact import as_float32
+from mmsearch.vectors.exact import ONE_THREAD, as_float32
 from mmsearch.vectors.index import FEW
+from mmsearch.vectors.segment import Segment
 
 
 def unit_rows(n: int, dim: int, seed: int) -> np.ndarray:
@@ -58,6 +59,18 @@ def test_the_best_row_of_an_id_stands_for_it(kind):
         (7, 1.0),
         (8, pytest.approx(0.8, abs=1e-3)),
     ]
+
+
+def test_more_rows_than_one_thread_searches_are_ranked_alike():
+    rows = np.tile(unit_rows(500, 8, 0), (ONE_THREAD // 500 + 1, 1))  # so there are many ties
+    query = unit_rows(1, 8, 1)[0]
+    few, many = FaissIndex.empty(8), FaissIndex.empty(8)
+    few.add(range(500), rows[:500])
+    many.add(range(len(rows)), rows)
+    best = few.search(query, 2)
+    found = many.search(query, 150)
+    assert [item for item, _ in found[:101]] == list(range(best[0][0], len(rows), 500))
+    assert {item % 500 for item, _ in found[101:]} == {best[1][0]}
 
 
 # ---------------------------------------------------------------------- filters
@@ -119,6 +132,49 @@ def test_a_filtered_search_sees_what_was_added_since_the_last():
     assert [item for item, _ in index.search(query, 9, allowed)] == [1]
     index.add([2, 10**6, 5], unit_rows(3, 4, 2))
     assert sorted(item for item, _ in index.search(query, 9, allowed)) == [1, 2, 10**6]
+
+
+few_ids = st.lists(st.integers(0, 40), max_size=20)
+
+
+@given(ids=few_ids, others=few_ids, low=st.integers(0, 45), size=st.integers(-1, 45))
+def test_an_id_set_is_a_set(ids: list[int], others: list[int], low: int, size: int):
+    found, among = IdSet.of(ids), set(ids)
+    assert found.ids.tolist() == sorted(among)
+    assert len(found) == len(among)
+    assert IdSet.of(np.array(ids, np.int64)).ids.tolist() == sorted(among)
+    first, last = found.span
+    assert all(first <= id_ <= last for id_ in ids)
+    assert found.mask(low, low + size).tolist() == [
+        id_ in among for id_ in range(low, low + size + 1)
+    ]
+    assert found.contains(np.array(others, np.int64)).tolist() == [id_ in among for id_ in others]
+
+
+# ---------------------------------------------------------------------- deletions
+
+
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.02, 0.5, 1]))
+def test_after_any_additions_and_deletions_faiss_finds_what_numpy_finds(seed: int, share: float):
+    dice = np.random.default_rng(seed)
+    rows, ids = unit_rows(400, 16, seed), dice.integers(0, 300, 400)
+    vector_ids = np.cumsum(dice.integers(1, 4, 400))  # with gaps
+    index = FaissIndex(Segment(rows[:250].astype(np.float16), ids[:250], vector_ids[:250]))
+    stored = set(range(250))
+    for start in range(250, 400, 50):
+        index.add(ids[start : start + 50], rows[start : start + 50], vector_ids[start : start + 50])
+        stored |= set(range(start, start + 50))
+        gone = set(dice.integers(0, start + 50, 30).tolist())
+        index.delete(np.append(vector_ids[list(gone)], vector_ids[-1] + 5))  # the last is unknown
+        stored -= gone
+        left = sorted(stored)
+        allowed = None if share == 1 else IdSet.of(np.flatnonzero(dice.random(300) < share))
+        query = unit_rows(1, 16, seed + start)[0]
+        expected = filled(ExactIndex, ids[left].tolist(), rows[left]).search(query, 20, allowed)
+        found = index.search(query, 20, allowed)
+        assert len(index) == len(left)
+        assert np.allclose([s for _, s in found], [s for _, s in expected], atol=3e-6)
+        assert {item for item, _ in found[:10]} <= {item for item, _ in expected}
 
 
 # ---------------------------------------------------------------------- a sample

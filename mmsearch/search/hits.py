@@ -236,7 +236,7 @@ def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> 
     method = _fusion_method(matched.lists, settings)
     matches = matched.matches()
     captions = matched.matching_captions()
-    copies = [copy for item_id, _ in fused.ranking for copy in fused.copies.get(item_id, ())]
+    copies = [copy for item_id, _ in fused.ranking for copy in fused.copies[item_id]]
     paths = {id_: item.path for id_, item in matched.index.store.items.get(copies).items()}
     hits: list[Hit] = []
     for item_id, score in fused.ranking:
@@ -250,7 +250,7 @@ def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> 
         confidence = fused.confidence.get(item_id)
         signals = _signals(matched.lists, item_id, method, cosines)
         hit = _hit(len(hits) + 1, item, score, confidence, match, signals)
-        if duplicates := [paths[id_] for id_ in fused.copies.get(item_id, ()) if id_ in paths]:
+        if duplicates := [paths[id_] for id_ in fused.copies[item_id] if id_ in paths]:
             hit = replace(hit, metadata={**hit.metadata, "duplicates": duplicates})
         hits.append(hit)
     return hits

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.search.example import Example
@@ -23,6 +23,8 @@ from mmsearch.vectors.hubness import EXTRA_DIMS
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,9 @@ class Searcher:
         settings = replace(settings, spans=False)
         encoded = self._encode(queries, settings)
         with self._index.store.snapshot():
-            ranked = self._rank(encoded, settings)
-            return [fuse_lists(self._index, lists, settings).ranking for lists in ranked]
+            return self._best(
+                encoded, settings, lambda _, lists: fuse_lists(self._index, lists, settings).ranking
+            )
 
     def search_vectors(self, queries: ArrayLike, settings: Settings) -> list[list[Hit]]:
         """The best hits for vectors (n, dim) of the preferred encoder."""
@@ -105,23 +108,33 @@ class Searcher:
     def _search(self, encoded: Sequence[_EncodedQuery], settings: Settings) -> list[list[Hit]]:
         """The best hits for each query."""
         with self._index.store.snapshot():
-            ranked = self._rank(encoded, settings)
-            return [
-                self._hits(query, lists, settings)
-                for query, lists in zip(encoded, ranked, strict=True)
-            ]
+            return self._best(
+                encoded,
+                settings,
+                lambda query, lists: best_hits(self._index, lists, settings, query.words),
+            )
 
-    def _hits(self, query: _EncodedQuery, lists: list[RankedList], settings: Settings) -> list[Hit]:
-        """The best hits; the lists are made deeper while collapsing copies leaves fewer than k."""
-        pool = settings.pool
-        hits = best_hits(self._index, lists, settings, query.words)
-        while len(hits) < settings.k and settings.collapses:
-            pool *= 4
-            (lists,) = self._rank([query], settings, pool)
-            hits = best_hits(self._index, lists, settings, query.words)
-            if all(len(ranked.ranking) < pool for ranked in lists):
-                break
-        return hits
+    def _best(
+        self,
+        encoded: Sequence[_EncodedQuery],
+        settings: Settings,
+        best_of: Callable[[_EncodedQuery, list[RankedList]], list[Answer]],
+    ) -> list[list[Answer]]:
+        """What is best in the lists of each query.
+
+        The lists are made deeper while collapsing copies leaves fewer than k.
+        """
+        answers = []
+        for query, lists in zip(encoded, self._rank(encoded, settings), strict=True):
+            pool, best = settings.pool, best_of(query, lists)
+            while len(best) < settings.k and settings.collapses:
+                pool *= 4
+                (deeper,) = self._rank([query], settings, pool)
+                best = best_of(query, deeper)
+                if all(len(ranked.ranking) < pool for ranked in deeper):
+                    break
+            answers.append(best)
+        return answers
 
     def _rank(
         self, encoded: Sequence[_EncodedQuery], settings: Settings, pool: int | None = None
