@@ -97,14 +97,14 @@ def index_folder(index: str | os.PathLike[str] | None = None) -> Path:
 
 
 def expanded(path: str, instead: str) -> str:
-    """A path with the user's home folder in place of "~".
+    """The path with "~" at its start replaced by the user's home folder.
 
     Args:
-        path: Any.
-        instead: What to set or name if the user has no home folder.
+        path: Any path.
+        instead: What the error suggests besides setting HOME.
 
     Raises:
-        NoHomeFolder: it begins with that, and the user has none.
+        NoHomeFolder: it begins with "~", and the user has no home folder.
     """
     found = os.path.expanduser(path)
     if found.startswith("~") and found.replace(os.sep, "/").partition("/")[0] == "~":
@@ -113,4 +113,4 @@ def expanded(path: str, instead: str) -> str:
 
 
 def _absolute(folder: str) -> Path:
-    return Path(os.path.abspath(expanded(folder, f"write another path than {folder}")))
+    return Path(os.path.abspath(expanded(folder, f"give another path than {folder}")))

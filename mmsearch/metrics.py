@@ -90,7 +90,7 @@ def ndcg(ranking: Sequence[Hashable], relevant: Relevant, k: int) -> float:
     _check_distinct(ranking)
     gains = _gains(relevant)
     best = sorted(gains.values(), reverse=True)
-    unit = best[0]  # of gains of any size, sums stay in range
+    unit = best[0]  # so that sums of huge gains do not overflow
     found = _dcg([gains.get(item, 0.0) / unit for item in ranking[:k]])
     return found / _dcg([gain / unit for gain in best[:k]])
 
@@ -98,9 +98,9 @@ def ndcg(ranking: Sequence[Hashable], relevant: Relevant, k: int) -> float:
 def r_precision(ranking: Sequence[Hashable], relevant: Relevant) -> float:
     """The share of relevant items among the first R, where R is how many are relevant.
 
-    1 is always within reach, however many are relevant, unlike with a fixed cutoff. What a ranking
-    shorter than R lacks counts as not relevant, as in trec_eval. Where one item is relevant, this
-    is Recall@1.
+    Unlike precision at a fixed cutoff, it can be 1 however many are relevant. If a ranking has
+    fewer than R items, the missing ones count as not relevant, as in trec_eval. If one item is
+    relevant, this is Recall@1.
 
     Raises:
         MMSearchError: Nothing is relevant, or an id occurs twice.
@@ -116,8 +116,8 @@ def average_precision_at_r(ranking: Sequence[Hashable], relevant: Relevant) -> f
 
     R is how many items are relevant: AP@R = (1 / R) Σ P(i) · rel(i) over ranks i = 1 … R, where
     rel(i) is 1 if the item at rank i is relevant, else 0, and P(i) is the share of relevant items
-    among the first i. It is at most R-precision, and the nearer to it, the higher relevant items
-    rank among the first R. Its mean over queries is mAP@R.
+    among the first i. It is at most R-precision, and closer to it the higher relevant items rank
+    among the first R. Its mean over queries is mAP@R.
 
     Raises:
         MMSearchError: Nothing is relevant, or an id occurs twice.

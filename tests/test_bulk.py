@@ -420,12 +420,12 @@ def test_what_is_not_stored_as_it_was_given_is_in_the_warnings(library: Collecti
     warnings = library.add_vectors(unit(2), rows).warnings
     assert any("'thumb': bytes are not stored (2 of them)" in one for one in warnings)
     for key in ("note", "caption"):
-        assert any(f"{key!r}: halves of characters" in one for one in warnings)
+        assert any(f"{key!r}: damaged characters" in one for one in warnings)
 
 
 @pytest.mark.parametrize("model", [5, b"toy", "\ud800"])
 def test_a_model_is_named_by_a_text(library: Collection, model: Any):
-    with pytest.raises(InvalidOption, match="named by a text"):
+    with pytest.raises(InvalidOption, match="given by its name"):
         library.add_vectors(unit(1), model=model)
 
 

@@ -92,7 +92,7 @@ def test_an_index_in_a_named_folder_needs_no_home(tmp_path):
 @pytest.mark.usefixtures("homeless")
 @pytest.mark.parametrize("folder", ["~/idx", "~"])
 def test_a_folder_in_a_home_that_is_not_there_is_refused_not_made(tmp_path, folder):
-    with pytest.raises(NoHomeFolder, match="set HOME or write another path"):
+    with pytest.raises(NoHomeFolder, match="set HOME or give another path"):
         index_folder(os.path.join(folder, ""))
     assert list(tmp_path.iterdir()) == []
 

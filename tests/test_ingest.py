@@ -634,10 +634,10 @@ def test_pictures_and_sounds_of_unknown_endings_are_counted_and_named(library, p
     (photos / "deep" / "LICENSE").write_text("Permission is hereby granted")
     (photos / "clip.tmp").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(99))
     (warning,) = passed_over(library.add(photos))
-    assert "passed over 42 files that hold pictures, sounds or videos" in warning
+    assert "passed over 42 files that contain pictures, sounds or videos" in warning
     assert "(.jpg_large ×40, no ending ×1, .tmp ×1): rename them" in warning
     assert ".jpg_large' to '" in warning
-    assert ".png' for example" in warning
+    assert warning.endswith(".png'")
 
 
 def test_of_an_ending_that_few_pictures_have_some_are_counted(library, photos):

@@ -130,7 +130,7 @@ def test_a_csv_may_be_separated_by_semicolons_or_tabs(tmp_path, text):
 
 def test_a_line_that_is_wrong_is_named_below_that_of_the_separator(tmp_path):
     path = written(tmp_path, "m.csv", "sep=;\nfile;a\nx.jpg;1;2\n")
-    with pytest.raises(InvalidMetadata, match="line 3: 3 cells stand below 2 columns"):
+    with pytest.raises(InvalidMetadata, match="line 3: 3 cells, but the header has 2 columns"):
         read_metadata(path)
 
 
@@ -162,7 +162,7 @@ def test_an_empty_file_says_nothing(tmp_path):
         ("m.csv", "file\na.jpg\n", "line 1: expected a header"),
         ("m.csv", "file,,x\n", "line 1: column 2 has no name"),
         ("m.csv", "file,a,a\n", "line 1: two columns are called 'a'"),
-        ("m.csv", "file,a\nx.jpg,1,2\n", "line 2: 3 cells stand below 2 columns"),
+        ("m.csv", "file,a\nx.jpg,1,2\n", "line 2: 3 cells, but the header has 2 columns"),
         ("m.csv", "a,file\n1\n", "line 2: the file name is missing"),
         ("m.csv", "file,a\n ,1\n", "line 2: the file name is missing"),
         ("m.csv", 'file,a\n"x,1\n', "line 2: a cell that begins with a quote"),

@@ -92,7 +92,7 @@ def evaluate(
     MRR: 1 / rank of the first right file.
     nDCG@10: the gains of the first ten, earlier ones counting more, as a share
     of the best possible.
-    R-precision: the share of right files among the first R, if R are right.
+    R-precision: the share of right files among the first R, if there are R.
     mAP@R: the same, earlier ones counting more.
     median rank: of the first right file; lower is better.
     """

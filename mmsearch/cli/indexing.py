@@ -109,7 +109,7 @@ def index_command(
         float | None,
         option(
             "--recall",
-            "The share of the nearest that each search must find; 1: all. (default: 0.98)",
+            "The share of the nearest vectors to find on average; 1 compares all. (default: 0.98)",
             "R",
         ),
     ] = None,

@@ -166,9 +166,9 @@ class Collection:
         Args:
             paths: Folders (searched to any depth) and files; left out, all that was ever indexed.
             captions: A tsv, csv or jsonl file of file names and captions.
-            exclude: Shell patterns of names, or of paths below one of `paths`, to leave out; stored
-                with the paths, like the next, for runs without any. Given without paths, each
-                holds for all of them from then on.
+            exclude: Shell patterns of names, or of paths below one of `paths`, to leave out. This
+                and the next are stored with the paths, for runs without any; given without paths,
+                they are stored with all that were ever given.
             include_hidden: Also files and folders whose names begin with a dot.
             max_megapixels: Larger pictures are refused.
             video: Whether to index videos. For this and the next three, None means as in the last
@@ -185,8 +185,9 @@ class Collection:
                 none and deletes none. Remembered, at first one.
             kind: The kind of vector index that answers searches: "auto" (by size, and only kinds
                 measured to be good enough), "exact", or a FAISS factory string; remembered.
-            recall: The share of the nearest that each search is to find if the index is not
-                exact; 1 makes it exact. Remembered, at first 0.98.
+            recall: The share of the nearest vectors that a search finds on average, at least, for
+                queries of any kind and under any filter; 1 compares every vector. Remembered, at
+                first 0.98.
             progress: Called with (files done, files in all or None).
 
         Raises:
@@ -501,8 +502,8 @@ class Collection:
     def search_vectors(self, queries: ArrayLike, settings: Settings) -> list[list[Hit]]:
         """`search` for queries that are encoded already: vectors (n, dim) of `encoder`.
 
-        They are brought to unit length. As neither their words nor the modality of what they were
-        made of is known, `combine`, `lexical` and `hubness` make no difference.
+        They are normalised. `combine`, `lexical` and `hubness` make no difference, as neither the
+        words nor the modality of the queries is known.
 
         Raises:
             InvalidQuery: they are not numbers of this shape, or a row is all zeros or not finite.

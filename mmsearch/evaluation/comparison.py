@@ -76,7 +76,7 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
     """
     for one in (a, b):
         if not isinstance(one, Evaluation):
-            raise InvalidOption(f"what is compared are two evaluations, not {shown(one)}")
+            raise InvalidOption(f"compare takes two evaluations, not {shown(one)}")
     if a.depth != b.depth:
         raise InvalidOption(f"depths {a.depth} and {b.depth} cannot be compared: use one for both")
     other = {outcome.key: outcome for direction in b.directions for outcome in direction.outcomes}

@@ -28,7 +28,7 @@ class Pair:
     """One query, and the files that are relevant to it.
 
     Raises:
-        InvalidQuery: The query cannot be searched for, or what is relevant is not files with gains.
+        InvalidQuery: The query cannot be searched for, or `relevant` does not map files to gains.
     """
 
     query: Query
@@ -136,7 +136,7 @@ def read_pairs(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
                 "query,file or file,text or image,file, say"
             )
     table = Table.read(path, "pairs", InvalidCaptions)
-    if table.encoding is not None:  # what is judged should not be a guess
+    if table.encoding is not None:  # figures should not depend on a guess
         raise InvalidCaptions(f"{table.path} is not UTF-8 text; save it as UTF-8")
     folder = os.path.dirname(os.path.abspath(path))
     pairs: dict[tuple[Part, ...], dict[str, float]] = {}

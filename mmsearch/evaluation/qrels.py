@@ -105,8 +105,8 @@ def build_qrels(collection: Collection, pairs: Sequence[Pair], direction: Ways) 
         raise InvalidOption(f"a direction is one of {known}, not {direction!r}")
     if not pairs:
         raise InvalidQuery(
-            "there are no pairs of a query and a file: write one per line, such as "
-            "a dog on the beach, a tab, beach/rex.jpg"
+            "there are no pairs of a query and a file: write one per line, with a tab between "
+            "them, such as 'a dog on the beach' and beach/rex.jpg"
         )
     parts = [part for pair in pairs for part in pair.query.parts]
     names = {name for pair in pairs for name in pair.relevant}
@@ -226,7 +226,7 @@ class _Builder:
         items = self._resolver.find(name, folder)
         if len(items) == 1:
             return items[0].path, items[0].id
-        paths = (os.path.join(os.path.abspath(folder), path) for path in _written(name))
+        paths = (os.path.join(os.path.abspath(folder), path) for path in _spellings_of(name))
         return (None if items else next(filter(os.path.isfile, paths), None)), None
 
     def _matching(self, part: Part, folder: str) -> list[ItemRef]:
@@ -328,7 +328,7 @@ class ItemResolver:
         self._tops = {one: [*spellings(one or os.curdir), *roots] for one in folders}
         self._by_path: dict[str, ItemRef] = {}
         self._by_name: dict[str, list[ItemRef]] = {
-            _base(path): [] for name in names for path in _written(name)
+            _base(path): [] for name in names for path in _spellings_of(name)
         }
         self._by_text: dict[str, list[ItemRef]] = {_words(text): [] for text in texts}
         for item in collection.items:
@@ -348,7 +348,7 @@ class ItemResolver:
                 without a folder may also be that of a file anywhere in the index.
             folder: The folder of the file that `name` was read from.
         """
-        for path in _written(name):
+        for path in _spellings_of(name):
             for top in self._tops[folder]:
                 if found := self._by_path.get(normal_path(os.path.join(top, path))):
                     return [found]
@@ -359,8 +359,8 @@ class ItemResolver:
         return sorted(self._by_text[_words(text)], key=lambda ref: ref.id)
 
 
-def _written(name: str) -> tuple[str, ...]:
-    """A path as it stands, and if it has backslashes, as Windows would read it."""
+def _spellings_of(name: str) -> tuple[str, ...]:
+    """A path as written, and with slashes if it has backslashes, as on Windows."""
     return (name, name.replace("\\", "/")) if "\\" in name else (name,)
 
 

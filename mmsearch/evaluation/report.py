@@ -177,7 +177,7 @@ def notes(result: Evaluation) -> Iterator[str]:
     target = one_or_several(result.settings.get("target") or ())
     for direction in result.directions:
         if all(math.isinf(outcome.rank) for outcome in direction.outcomes):
-            searched = f"; what was searched: {', '.join(target)}" if target else ""
+            searched = f" (searched in {', '.join(target)})" if target else ""
             yield f"{direction.name}: no query found a relevant item{searched}"
         if direction.groups == 1:
             yield f"{direction.name}: 1 independent query says little"

@@ -124,7 +124,7 @@ def outcome_of(
         key: Identifies the query.
         query: For people to read.
         paths: Of the relevant items.
-        ranking: Ids of items, best first, each once; an item that is not there was not found.
+        ranking: Ids of items, best first, each once; items that it lacks were not found.
         relevant: The gain of each relevant item, by id.
     """
     return Outcome(

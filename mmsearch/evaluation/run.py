@@ -47,7 +47,7 @@ def evaluate(
 
     Raises:
         InvalidQuery: nothing can be searched for, say because no file is in the index, or `pairs`
-            are none; the message says what to do.
+            has none; the message says what to do.
         InvalidOption, InvalidFilter: a setting or an argument is invalid.
         PathNotFound, InvalidCaptions: the file of pairs does not exist, or cannot be parsed.
         KeyboardInterrupt: passed on.

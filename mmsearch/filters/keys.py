@@ -158,7 +158,9 @@ def _spellings(type_: KeyType, value: str) -> tuple[str, ...]:
 
 def _equal_to(name: str, type_: KeyType, given: Iterable[Any]) -> tuple[Any, ...]:
     parsed = [type_.parse(name, one) for one in given]
-    if name == "folder":  # people write a slash after it, and addresses are stored with theirs
+    if (
+        name == "folder"
+    ):  # may be given with a slash at its end; those of addresses are stored with it
         bare = [one.rstrip("/") or one[:1] for one in parsed]
         parsed = list(dict.fromkeys([*parsed, *bare]))
     if type_ in (TEXT, PATH):

@@ -29,7 +29,9 @@ class Disks:
         self._folders = store.sources.folder_devices(source_id)
         self._missing: dict[str, list[int]] = {}
         self._met: Counter[int] = Counter()  # files on each device
-        self._met_on: dict[int, set[int | None]] = {}  # by stored device, those it has now
+        self._met_on: dict[
+            int, set[int | None]
+        ] = {}  # stored device → current devices of its files
         self._walked: dict[str, int] = {}  # devices of the folders with files
 
     def met(self, folder: Folder, files: int) -> None:
@@ -88,7 +90,7 @@ class Disks:
         return "was on another disk before"
 
     def _top(self, device: int, lost: Sequence[str]) -> str:
-        """The folder around all that is lost of a device, and around nothing that is there."""
+        """The folder that contains all lost folders of a device; the root if none is left of it."""
         if device == self._device and not self._met[device]:
             return self._root
         return os.path.normpath(os.path.join(self._root, os.path.commonpath(lost)))

@@ -71,7 +71,7 @@ class FileIndexer:
             before_removal: Called with the number of items that are about to be removed.
 
         Returns:
-            What was found and is not indexed.
+            The files that were found but are not indexed here.
         """
         scan = Scan(
             self._store,

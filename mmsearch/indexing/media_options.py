@@ -69,7 +69,7 @@ class MediaOptions:
         for name, state in states.items():
             if state is not None and given[name] is not None:
                 store.settings.set(f"reads {name}", state)
-        # one that cannot be used now does not replace one that could
+        # a model that cannot be used now does not replace one that could
         usable = "transcribe" in enabled or states["transcribe"] != "on"
         if self.whisper is not None and whisper is not None and usable:
             store.settings.set(WHISPER, whisper)

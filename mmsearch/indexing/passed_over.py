@@ -1,4 +1,4 @@
-"""What a scan passes over though users may want it, and how to have it in the index."""
+"""Files that a scan skips though users may want them, and how to have them indexed."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from dataclasses import dataclass, field
 from mmsearch.media.kinds import ending_by_content, may_be_missed
 from mmsearch.types import Kind
 
-_ALL_READ = 8
-"""So many files of an unknown ending are all looked into; of more, every 16th, 32nd, 64th … too."""
+_ALL_SAMPLED = 8
+"""Files of an unknown ending that are all sampled; beyond these, the 16th, 32nd, 64th, …"""
 
-_MOST_READ = 200
-"""Files of unknown endings that a run looks into: some 10 ms."""
+_MOST_SAMPLES = 200
+"""Files of unknown endings whose first bytes a run reads: some 10 ms."""
 
 _OTHERS: dict[Kind, str] = {
-    "image": "photos, which none of this index's models sees: add one with --model mini",
+    "image": "photos, which none of this index's models can encode: add one with --model mini",
     "text": "texts",
     "audio": "sounds: those that end in .m4a and the like need `pip install 'mmsearch[av]'`, the "
-    "others a model that hears: add one with --model mini",
-    "video": "videos: --video takes them in",
-    "document": "PDFs: --pdf takes them in",
+    "others a model that can encode sounds: add one with --model mini",
+    "video": "videos: index them with --video",
+    "document": "PDFs: index them with --pdf",
 }
 
 
 @dataclass(slots=True)
 class _Unknown:
-    """The files of an ending that is not known."""
+    """The files of an ending that is not in FORMATS."""
 
     number: int = 0
     samples: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class PassedOver:
     """The files that a scan passes over, counted.
 
     Attributes:
-        others: Of kinds that this index does not take in.
+        others: How many files of each kind that this index does not include.
     """
 
     def __init__(self) -> None:
@@ -47,19 +47,19 @@ class PassedOver:
         self._unknown: dict[str, _Unknown] = {}
 
     def add_unknown(self, folder: str, names: Mapping[str, Sequence[str]]) -> None:
-        """Count the files of a folder (absolute) that have no known ending, by ending."""
-        for ending, some in names.items():
+        """Count the files of a folder (absolute) of unknown endings, given by ending."""
+        for ending, files in names.items():
             unknown = self._unknown.setdefault(ending, _Unknown())
-            for name in some:
+            for name in files:
                 unknown.number += 1
-                if unknown.number <= _ALL_READ or unknown.number.bit_count() == 1:
+                if unknown.number <= _ALL_SAMPLED or unknown.number.bit_count() == 1:
                     unknown.samples.append(os.path.join(folder, name))
 
     def warnings(self, *, look_inside: bool) -> Iterator[str]:
-        """What to tell the user.
+        """What to tell the user about them.
 
         Args:
-            look_inside: Whether to look into files of unknown endings.
+            look_inside: Whether to read the first bytes of files of unknown endings.
         """
         for kind, number in sorted(self.others.items()):
             yield f"passed over {number} {_OTHERS[kind]}"
@@ -67,7 +67,7 @@ class PassedOver:
             yield warning
 
     def _warning_of_unknown(self) -> str | None:
-        left = _MOST_READ
+        left = _MOST_SAMPLES
         total, exact = 0, True
         counted: list[str] = []
         example = ""
@@ -76,25 +76,25 @@ class PassedOver:
                 continue
             samples = unknown.samples[:left]
             left -= len(samples)
-            held = [(path, right) for path in samples if (right := ending_by_content(path))]
-            if not held:
+            media = [(path, right) for path in samples if (right := ending_by_content(path))]
+            if not media:
                 continue
             if len(samples) == unknown.number:
-                number, how_many = len(held), f" ×{len(held)}"
-            elif len(held) == len(samples):
+                number, how_many = len(media), f" ×{len(media)}"
+            elif len(media) == len(samples):
                 number, how_many = unknown.number, f" ×{unknown.number}"
             else:
-                number, how_many, exact = len(held), f", some of {unknown.number}", False
+                number, how_many, exact = len(media), f", some of {unknown.number}", False
             total += number
             counted.append(f"{ending or 'no ending'}{how_many}")
             if not example:
-                path, right = held[0]
+                path, right = media[0]
                 name = os.path.basename(path)
                 example = f"{name!r} to {name[: len(name) - len(ending)] + right!r}"
         if not total:
             return None
         return (
-            f"passed over {'' if exact else 'at least '}{total} files that hold pictures, sounds "
-            f"or videos, but have unknown endings ({', '.join(counted)}): rename them, {example} "
-            "for example"
+            f"passed over {'' if exact else 'at least '}{total} files that contain pictures, "
+            f"sounds or videos, but have unknown endings ({', '.join(counted)}): rename them, "
+            f"for example {example}"
         )

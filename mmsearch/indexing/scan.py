@@ -68,7 +68,7 @@ class Scan:
         step: Callable[[int], None],
     ) -> None:
         self.passed_over = PassedOver()
-        """What is not indexed here; complete when `files` has ended."""
+        """The files that are not indexed here; complete when `files` has ended."""
         self._store = store
         self._scopes = scopes
         self._options = options
@@ -239,7 +239,7 @@ class Scan:
             self._met.add(row.id)
         failure = failed.pop(name, None)
         sidecar_failure = failed.pop(file.sidecar_name, None) if file.sidecar_name else None
-        if failure is not None and _failed_so(failure, file):
+        if failure is not None and _is_unchanged(failure, file):
             self._report.skipped += 1
             self._step(1)
             return False
@@ -350,7 +350,7 @@ class Scan:
         self._store.failures.add([failure])
 
 
-def _failed_so(failed: _Failed, file: FileStat) -> bool:
+def _is_unchanged(failed: _Failed, file: FileStat) -> bool:
     """Whether a file is as it was when it failed."""
     (size, mtime_ns), ctime_ns = failed
     return same_stats((size, mtime_ns, file.sidecar_size, file.sidecar_mtime_ns, ctime_ns), file)

@@ -119,8 +119,8 @@ def previous_scopes(
     Args:
         store: Where they are.
         warnings: What the user should know is added to it.
-        exclude: If there are any, the patterns of all scopes from now on.
-        include_hidden: If True, all scopes take in hidden files from now on.
+        exclude: Patterns that replace those of all scopes; none leaves them as they are.
+        include_hidden: True includes hidden files in all scopes; False leaves them as they are.
 
     Raises:
         PathNotFound: nothing was ever indexed.
@@ -131,7 +131,7 @@ def previous_scopes(
             raise PathNotFound("nothing was indexed yet: say what, `mmsearch index FOLDER`")
         if store.sources.all():
             warnings.append(
-                "an index of mmsearch 0.1.0 did not keep what was asked for: name your folders "
+                "an index of mmsearch 0.1.0 does not have the folders that were given: name them "
                 "once more, `mmsearch index FOLDER...`"
             )
     changes: dict[str, Any] = {"exclude": tuple(exclude)} if exclude else {}

@@ -98,8 +98,7 @@ def _rows(table: Table) -> Iterator[_Row]:
         if keys.count(key) > 1:
             raise table.error(first, f"two columns are called {key!r}")
     for number, cells in lines:
-        if len(cells) > len(keys):
-            raise table.error(number, f"{len(cells)} cells stand below {len(keys)} columns")
+        table.check_width(number, cells, len(keys))
         if len(cells) <= file_at:
             raise table.error(number, "the file name is missing")
         values = dict(zip(keys, map(str.strip, cells), strict=False))  # a line may end early

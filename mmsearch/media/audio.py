@@ -1,7 +1,7 @@
 """Sounds, and the sound of videos, as overlapping windows in mono.
 
-libsndfile decodes what it knows (WAV, AIFF, FLAC, Ogg, MP3), FFmpeg the rest; `sound_files` says
-what a file is and where its sound lies.
+libsndfile decodes what it can (WAV, AIFF, FLAC, Ogg, MP3), FFmpeg the rest; `sound_files` finds the
+format of a file and where its sound is.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MOST_CHANNELS = 64
 BLOCK = 1 << 16
 """Samples decoded at a time, over all channels."""
 OPPOSITE = 0.05
-"""Of the channels' mean power; a mix that has less is of channels that cancel each other."""
+"""If the mix has less than this share of the channels' mean power, the channels cancel out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _resampled(sound: _Sound, rate: int) -> Iterator[Samples]:
 
 
 def _mono(block: Samples) -> Samples:
-    """The mean of the channels; the first loud one, if they are of opposite phase (a bad cable)."""
+    """The mean of the channels; the first loud one if they have opposite phase (a bad cable)."""
     import numpy as np
 
     mean: Samples = block.mean(axis=1)
@@ -199,7 +199,7 @@ def _open_parts(file: BinaryIO, stack: ExitStack) -> list[_Sound]:
 
 
 def _open_part(part: FilePart, container: str, stack: ExitStack, *, truncated: bool) -> _Sound:
-    """The sound of a part, by libsndfile, or else by FFmpeg, which knows more codecs."""
+    """The sound of a part, decoded by libsndfile, or else by FFmpeg, which has more codecs."""
     import soundfile
 
     try:
@@ -211,7 +211,7 @@ def _open_part(part: FilePart, container: str, stack: ExitStack, *, truncated: b
             if refused.code in (_UNKNOWN_FORMAT, _UNKNOWN_CODING):
                 raise
             raise refused from None
-        except Exception:  # FFmpeg has nothing better to say of a damaged file
+        except Exception:  # of a damaged file, libsndfile's error says no less
             raise refused from None
 
 
@@ -229,7 +229,7 @@ _UNKNOWN_LENGTH = 0x7FFF0000
 """Sizes from here on mean that the length was unknown when writing began."""
 
 _NOT_STATED = 1 << 60
-"""Frames from here on mean the same; libsndfile then takes the end of a FLAC for an error."""
+"""From this number of frames on, likewise; libsndfile then reports an error at a FLAC's end."""
 
 
 def _open_with_libsndfile(
@@ -254,10 +254,10 @@ def _open_with_libsndfile(
 def _libsndfile_blocks(
     sound: Any, file: FilePart, expected: int, *, truncated: bool
 ) -> Iterator[Samples]:
-    """The samples; then UnreadableFile if there should be more.
+    """The samples, then UnreadableFile if there should be more.
 
-    That is if the file is known to be truncated, or there are fewer than the `expected` number, 0
-    if unknown.
+    There should be if the file is known to be truncated, or has fewer than the expected number of
+    samples per channel (0 if unknown).
     """
     import numpy as np
     import soundfile

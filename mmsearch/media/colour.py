@@ -1,4 +1,4 @@
-"""Colours as sRGB, whatever colour space a file names, by a profile (ICC) or by numbers."""
+"""Conversion to sRGB from the colour space that a file states, by an ICC profile or by numbers."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _PRIMARIES = {
     11: Primaries((0.314, 0.351), (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),  # DCI-P3
     12: Primaries(_D65, (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),  # Display P3
 }
-"""By their number in ITU-T H.273, those that differ from sRGB's enough to be seen."""
+"""Number in ITU-T H.273 → primaries that visibly differ from those of sRGB."""
 
 _LINEAR, _PQ, _HLG = 8, 16, 18
 _EXPONENTS = {4: 2.2, 5: 2.8, _LINEAR: 1.0}
 _SRGB_CURVE = 13
-"""Numbers of transfer curves in H.273; that of television is displayed as if it were sRGB's."""
+"""The number of sRGB's transfer curve in H.273; television's is displayed as if it were this."""
 _WHITE = 203.0
-"""cd/m² of white paper in HDR pictures (ITU-R BT.2408); what is brighter is shown as white."""
+"""cd/m² of diffuse white in HDR pictures (ITU-R BT.2408); what is brighter becomes white."""
 _ADOBE_EXPONENT = 563 / 256
 _USUAL_EXPONENTS = 2.1, 2.3
-"""Between these, PNG files mean sRGB, which they can only state roughly."""
+"""Between these, the gamma of a PNG stands for sRGB's curve, which it can only approximate."""
 _HEAD = 1 << 16
 """Bytes at the beginning of a file, in which its colour space is stated."""
 
@@ -50,15 +50,15 @@ _HEAD = 1 << 16
 def profile_of(
     opened: Image.Image, head: bytes = b"", *, is_adobe_rgb: bool = False
 ) -> bytes | None:
-    """The profile of a picture; made up if its file states its colours by numbers; None for sRGB.
+    """The ICC profile of a picture, built if its file states colours by numbers; None for sRGB.
 
     Args:
-        opened: With the facts that Pillow found in the file.
-        head: The beginning of the file, where the format may state numbers that Pillow skips.
-        is_adobe_rgb: What its EXIF says.
+        opened: The picture, with the metadata that Pillow read.
+        head: The beginning of the file, where some formats state numbers that Pillow ignores.
+        is_adobe_rgb: Whether its EXIF says so.
     """
     info = opened.info
-    if at := head.find(b"\0\0\0\4cICP") + 1:  # PNG; goes before a profile
+    if at := head.find(b"\0\0\0\4cICP") + 1:  # PNG; takes precedence over a profile
         return numbered_profile(head[at + 7], head[at + 8])
     if profile := info.get("icc_profile"):
         return bytes(profile)
@@ -101,11 +101,11 @@ def _profile_of_png(info: Mapping[Any, Any]) -> bytes | None:
 
 @lru_cache(maxsize=16)
 def _profile(primaries: Primaries, curve: float) -> bytes | None:
-    """An ICC profile (version 2.4); None if it would be sRGB's, or makes no sense.
+    """An ICC profile (version 2.4); None if it would be sRGB's, or the primaries are degenerate.
 
     Args:
-        primaries: Of its colours.
-        curve: The exponent of the intensity; or _SRGB_CURVE, _PQ, _HLG.
+        primaries: Its primaries.
+        curve: The exponent (gamma), or _SRGB_CURVE, _PQ or _HLG.
     """
     import numpy as np
 
@@ -142,7 +142,7 @@ _BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0
 
 
 def _columns_at_d50(primaries: Primaries) -> Any:
-    """XYZ of the three primaries (3, 3), adapted to the white of profiles (ICC.1, annex E)."""
+    """XYZ of the three primaries (3, 3), adapted to D50, the white of profiles (ICC.1, annex E)."""
     import numpy as np
 
     white, *colours = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in primaries)
@@ -176,11 +176,11 @@ def _xyz(values: Any) -> bytes:
 # ---------------------------------------------------------------------- conversion
 
 _UNNOTICED = 3
-"""Of 255; the profile of a picture whose colours it would change by no more is sRGB, rounded."""
+"""Of 255; a profile that changes no colour by more is taken for sRGB."""
 _LARGEST_PROFILE = 2**24
 """Bytes."""
 _PROFILED = {"L": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "CMYK": "CMYK"}
-"""Mode of a picture → that of the colours its profile speaks of."""
+"""Mode of a picture → mode of the colours that its profile describes."""
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
@@ -208,10 +208,10 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes | None, mode: str) -> Any:
-    """What turns colours into sRGB; None if they are, or if the profile cannot be used.
+    """The transform of colours to sRGB; None if they are sRGB, or the profile cannot be used.
 
-    A few profiles, of cameras and programs, are in nearly all files, so that they are compared with
-    sRGB, by what they do to colours, only once.
+    Whether they are is tested on a grid of colours; only once, as nearly all files have one of a
+    few profiles.
     """
     from PIL import Image, ImageCms
 

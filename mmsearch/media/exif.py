@@ -20,7 +20,7 @@ _DATE = re.compile(r"\s*(\d{4})\D(\d\d?)\D(\d\d?)\D+(\d\d?)\D(\d\d?)\D(\d\d?)")
 
 
 def tags_of(opened: Image.Image) -> dict[int, Any]:
-    """The tags that can be read, those of a part, such as the place, in a dict.
+    """The tags that can be read; those of a part, such as the position, are a dict.
 
     Broken EXIF is common and never a reason to refuse a photo: when Pillow raises, only the tag it
     was reading is lost.
@@ -65,7 +65,7 @@ def camera_name(make: Any, model: Any) -> str | None:
 
 
 def is_adobe_rgb(tags: Mapping[int, Any]) -> bool:
-    """Whether the colours are Adobe RGB, as cameras without profiles state it (DCF 2.0)."""
+    """Whether the colours are Adobe RGB, as cameras state it without a profile (DCF 2.0)."""
     interoperability = tags.get(_INTEROP_PART, {}).get(1)
     return tags.get(_COLOUR_SPACE) == 2 or _clean_text(interoperability) == "R03"
 

@@ -12,12 +12,13 @@ from datetime import datetime
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import exif
 from mmsearch.media.colour import head_of, profile_of, to_srgb
 from mmsearch.media.image_repair import (
+    Tag,
     jpeg_ends,
     pillow_reads,
     png_without_faulty_chunks,
@@ -74,6 +75,14 @@ class ImageInfo:
     """Degrees, east positive."""
 
 
+class _Limits(NamedTuple):
+    """Arguments of `load_image`."""
+
+    at_least: int | None
+    max_megapixels: float
+    decode_scale: float
+
+
 def load_image(
     source: str | Path | bytes | BinaryIO,
     *,
@@ -107,45 +116,37 @@ def load_image(
     with open_file(source) as file, _damage_as_unreadable(max_megapixels):
         decoder = decoder_of(file)
         _import_decoder(decoder)
-        limits = at_least, max_megapixels, decode_scale
+        limits = _Limits(at_least, max_megapixels, decode_scale)
         try:
-            return _loaded(file, decoder, *limits)
+            return _loaded(file, decoder, limits)
         except (UnreadableFile, Image.DecompressionBombError, MemoryError):
             raise
         except Exception:
-            if repaired := _repaired(file, decoder, *limits):
+            if repaired := _repaired(file, decoder, limits):
                 return repaired
             raise
 
 
-def _loaded(
-    file: BinaryIO,
-    decoder: str,
-    at_least: int | None,
-    max_megapixels: float,
-    decode_scale: float,
-) -> tuple[Image.Image, ImageInfo]:
+def _loaded(file: BinaryIO, decoder: str, limits: _Limits) -> tuple[Image.Image, ImageInfo]:
     """As `load_image`; raises whatever Pillow does."""
     from PIL import Image
 
     file.seek(0)
     opened = Image.open(file, formats=[decoder])
     full_size = opened.size
-    megapixels = full_size[0] * full_size[1] / 1e6
-    if megapixels > max_megapixels:
-        raise _too_large(f"{math.ceil(megapixels * 10) / 10:g}", max_megapixels)
-    if at_least is not None and decoder == "JPEG":
-        opened.draft(None, (math.ceil(decode_scale * at_least),) * 2)
+    _check_size(*full_size, limits.max_megapixels)
+    if limits.at_least is not None and decoder == "JPEG":
+        opened.draft(None, (math.ceil(limits.decode_scale * limits.at_least),) * 2)
     drafted = opened.size != full_size
     picture = None
     if decoder == "TIFF" and not pillow_reads(tags := opened.tag_v2):  # type: ignore[attr-defined]
         try:
             found = tiff_samples(file, tags)
         except (ValueError, TypeError, OSError):
-            if tags.get(_PLANAR_CONFIGURATION, 1) != 1:
+            if tags.get(Tag.PLANES, 1) != 1:
                 raise
-            found = None  # wrong sizes of strips, without which Pillow can do
-        picture = found and _of_samples(found, tags.get(_PHOTOMETRIC))
+            found = None  # wrong sizes of strips, which Pillow does not need
+        picture = found and _of_samples(found, tags.get(Tag.PHOTOMETRIC))
     if picture is None:
         opened.load()
         picture = opened
@@ -153,7 +154,7 @@ def _loaded(
     if decoder == "BMP" and picture.mode == "RGBA" and not picture.getchannel("A").getbbox():
         picture = picture.convert("RGB")  # four bytes a pixel, the last of them unused
     head = head_of(file) if decoder in ("PNG", "AVIF") else b""
-    return _finished(picture, (width, height), opened, head, at_least)
+    return _finished(picture, (width, height), opened, head, limits.at_least)
 
 
 def _finished(
@@ -166,9 +167,9 @@ def _finished(
     """A decoded picture as `load_image` returns it.
 
     Args:
-        picture: As its file has it.
+        picture: As it is in its file.
         size: Its width and height before it was reduced.
-        described: Has the EXIF and the profile.
+        described: What has its EXIF and profile.
         head: The beginning of the file.
         at_least: As of `load_image`.
     """
@@ -183,48 +184,42 @@ def _finished(
 
 
 def _repaired(
-    file: BinaryIO,
-    decoder: str,
-    at_least: int | None,
-    max_megapixels: float,
-    decode_scale: float,
+    file: BinaryIO, decoder: str, limits: _Limits
 ) -> tuple[Image.Image, ImageInfo] | None:
-    """The picture of a file that Pillow refuses, though all of it is there."""
-    limits = at_least, max_megapixels, decode_scale
+    """The picture of a file that Pillow refuses though it is complete, if it can be repaired."""
     file.seek(0)
     if decoder == "PNG":
-        return _loaded(io.BytesIO(png_without_faulty_chunks(file.read())), decoder, *limits)
+        return _loaded(io.BytesIO(png_without_faulty_chunks(file.read())), decoder, limits)
     if decoder == "JPEG":
-        found = (_loaded(io.BytesIO(data), decoder, *limits) for data in jpeg_ends(file.read()))
+        found = (_loaded(io.BytesIO(data), decoder, limits) for data in jpeg_ends(file.read()))
         first = next(found, None)
         if first and all(picture == first[0] for picture, _ in found):
             return first
     if decoder == "TIFF":
-        return _tiff_of_rare_samples(file, at_least, max_megapixels)
+        return _tiff_of_unusual_samples(file, limits)
     return None
 
 
-def _tiff_of_rare_samples(
-    file: BinaryIO, at_least: int | None, max_megapixels: float
+def _tiff_of_unusual_samples(
+    file: BinaryIO, limits: _Limits
 ) -> tuple[Image.Image, ImageInfo] | None:
-    """A TIFF of samples that Pillow does not know: 32 bits in colour, 64 bits, 16 with alpha."""
+    """A TIFF of samples that Pillow refuses: 32 bits in colour, 64 bits, 16 with alpha."""
     from PIL import Image
 
     if (directory := tiff_directory(file)) is None:
         return None
-    width, height = (int(directory.get(tag, 0)) for tag in (256, 257))
-    if width * height > max_megapixels * 1e6:
-        raise _too_large(f"{math.ceil(width * height / 1e5) / 10:g}", max_megapixels)
+    width, height = (int(directory.get(tag, 0)) for tag in (Tag.WIDTH, Tag.HEIGHT))
+    _check_size(width, height, limits.max_megapixels)
     if (found := tiff_samples(file, directory)) is None:
         return None
     described = Image.new("1", (1, 1))
     file.seek(0)
     with suppress(Exception):  # broken EXIF is no reason to refuse a photo
         described.getexif().load_from_fp(file)
-    if isinstance(profile := directory.get(_PROFILE), bytes):
+    if isinstance(profile := directory.get(Tag.PROFILE), bytes):
         described.info["icc_profile"] = profile
-    picture = _of_samples(found, directory.get(_PHOTOMETRIC))
-    return _finished(picture, picture.size, described, b"", at_least)
+    picture = _of_samples(found, directory.get(Tag.PHOTOMETRIC))
+    return _finished(picture, picture.size, described, b"", limits.at_least)
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -266,7 +261,7 @@ def decoder_of(file: BinaryIO) -> str:
 
 
 _MODULES = {"WEBP": "WebP", "AVIF": "Avif", "TIFF": "Tiff", "JPEG2000": "Jpeg2K"}
-"""Of decoders that Pillow does not import at first."""
+"""Decoder → the name of its module, of decoders that Pillow does not import by itself."""
 
 
 @cache
@@ -292,6 +287,12 @@ def _silence_pillow() -> None:
 
 _INSIDE_PILLOW = r"(PIL|pillow_heif)\."
 _PILLOW_FILTER = ("ignore", None, Warning, re.compile(_INSIDE_PILLOW), 0)
+
+
+def _check_size(width: int, height: int, max_megapixels: float) -> None:
+    megapixels = width * height / 1e6
+    if megapixels > max_megapixels:
+        raise _too_large(f"{math.ceil(megapixels * 10) / 10:g}", max_megapixels)
 
 
 def _too_large(megapixels: str, limit: float) -> TooLarge:
@@ -368,10 +369,8 @@ def _with_8_bit_channels(picture: Image.Image) -> Image.Image:
     return picture
 
 
-_PHOTOMETRIC, _PLANAR_CONFIGURATION, _PROFILE = 262, 284, 34675
-"""Tags of TIFF."""
-_MIN_IS_WHITE = 0
-"""A value of the first."""
+_WHITE_IS_ZERO = 0
+"""A photometric interpretation of TIFF."""
 
 
 def _of_samples(found: tuple[NDArray[Any], bool], photometric: int | None) -> Image.Image:
@@ -382,7 +381,7 @@ def _of_samples(found: tuple[NDArray[Any], bool], photometric: int | None) -> Im
     samples, has_alpha = found
     colours = samples[:, :, :-1] if has_alpha else samples
     levels = _to_8_bits(colours, may_be_12_bits=True)
-    if photometric == _MIN_IS_WHITE:
+    if photometric == _WHITE_IS_ZERO:
         levels = 255 - levels
     mode = {1: "L", 3: "RGB", 4: "CMYK"}[levels.shape[2]]
     if has_alpha and mode != "CMYK":
@@ -396,7 +395,7 @@ def _to_8_bits(values: NDArray[Any], *, may_be_12_bits: bool = False) -> NDArray
 
     Args:
         values: The samples.
-        may_be_12_bits: Whether those of 16 bits whose upper four are empty are of 12 bits, as
+        may_be_12_bits: Whether 16-bit samples whose upper four bits are all zero have 12 bits, as
             microscopes and scanners write them.
     """
     import numpy as np
@@ -410,8 +409,8 @@ def _to_8_bits(values: NDArray[Any], *, may_be_12_bits: bool = False) -> NDArray
         return (unsigned >> shift).astype(np.uint8)
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
-    # such files don't state the value of white: the first usual one that no value exceeds, or
-    # else the range of the values
+    # such files do not state the value of white: it is the first usual one that no sample exceeds,
+    # or else the highest sample
     for white in (1, 255, 65535) if kind == "f" else (255, 65535):
         if low >= 0 and high <= white:
             low, high = 0, white

@@ -1,4 +1,4 @@
-"""Image files that Pillow refuses or misreads, though every viewer shows them, rewritten for it."""
+"""Image files that viewers show but Pillow refuses or misreads, rewritten so that it reads them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import zlib
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -21,15 +22,15 @@ _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _KEPT_CHUNKS = {b"eXIf": None, b"iCCP": None, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4}
 """Ancillary chunks that say how the pixels are shown → their size, None if it varies."""
 _LARGE = 2**20
-"""Bytes that Pillow lets an ancillary chunk unpack to."""
+"""Bytes; Pillow refuses ancillary chunks that are larger when unpacked."""
 
 
 def png_without_faulty_chunks(data: bytes) -> bytes:
-    """A PNG of the chunks that make the picture, and the intact ones that say how it is shown.
+    """The PNG with only the chunks of its pixels, and the intact ones that say how to show them.
 
-    Text of more than 1 MiB, a chunk that is too short, or one with a wrong checksum says nothing
-    about the pixels, but makes Pillow refuse them. A PNG whose last chunk (IEND) is missing gets
-    one: whether all pixels are there, the packed data tells.
+    An ancillary chunk of text over 1 MiB, of a wrong size or with a wrong checksum does not concern
+    the pixels, but Pillow refuses the file. If the last chunk (IEND) is missing, it is added; the
+    compressed data shows whether all pixels are there.
     """
     kept = [data[:_SIGNATURE]]
     at, kind = _SIGNATURE, b""
@@ -37,7 +38,7 @@ def png_without_faulty_chunks(data: bytes) -> bytes:
         size, kind = struct.unpack_from(">I4s", data, at)
         body = data[at + 8 : at + 8 + size]
         if len(body) < size:
-            kept.append(data[at:])  # Pillow is to see that it is cut off
+            kept.append(data[at:])  # so that Pillow reports that it is truncated
             return b"".join(kept)
         chunk = data[at : at + 12 + size]
         checksum = struct.pack(">I", zlib.crc32(kind + body))
@@ -70,13 +71,13 @@ def _unpacks(kind: bytes, body: bytes) -> bool:
 # ---------------------------------------------------------------------- JPEG
 
 _FILLERS = (b"\0" * 4096, b"\x55\xaa" * 2048, bytes(range(1, 255)) * 16)
-"""Three guesses at what is missing of a JPEG."""
+"""Three different ends for a truncated JPEG."""
 
 
 def jpeg_ends(data: bytes) -> Iterator[bytes]:
-    """The JPEG with several guesses at its missing end; none if its header tells that more is.
+    """The JPEG with several ends in place of a missing one; none if whole scans are missing.
 
-    The same picture comes out of all of them if and only if nothing but the end marker is missing.
+    They decode to the same picture if and only if nothing but the end marker is missing.
     """
     if _has_all_scans(data):
         for filler in _FILLERS:
@@ -84,7 +85,7 @@ def jpeg_ends(data: bytes) -> Iterator[bytes]:
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether the scans that begin in a JPEG give each coefficient of each component in full."""
+    """Whether the scans that begin in a JPEG cover all coefficients of all components, all bits."""
     components, given = 0, set()
     at = 2
     while 0 <= at < len(data) - 4:
@@ -109,23 +110,51 @@ def _has_all_scans(data: bytes) -> bool:
 
 # ---------------------------------------------------------------------- TIFF
 
-_COPIED = (256, 257, 259, 266, 278, 322, 323)
-"""Width, height, compression, fill order, rows a strip, size of tiles."""
-_WIDTHS = (256, 322)
+
+class Tag(IntEnum):
+    """The tags of TIFF that are read here (TIFF 6.0; ICC.1, annex B)."""
+
+    WIDTH = 256
+    HEIGHT = 257
+    BITS = 258
+    COMPRESSION = 259
+    PHOTOMETRIC = 262
+    FILL_ORDER = 266
+    STRIP_OFFSETS = 273
+    CHANNELS = 277
+    ROWS_PER_STRIP = 278
+    STRIP_SIZES = 279
+    PLANES = 284
+    PREDICTOR = 317
+    TILE_WIDTH = 322
+    TILE_HEIGHT = 323
+    TILE_OFFSETS = 324
+    TILE_SIZES = 325
+    EXTRA_CHANNELS = 338
+    SAMPLE_FORMAT = 339
+    PROFILE = 34675
+
+
+_WIDTHS = (Tag.WIDTH, Tag.TILE_WIDTH)
+_COPIED = (
+    *(*_WIDTHS, Tag.HEIGHT, Tag.TILE_HEIGHT, Tag.ROWS_PER_STRIP),
+    *(Tag.COMPRESSION, Tag.FILL_ORDER),
+)
 _LOSSLESS = {1, 5, 8, 32773, 32946, 34925, 50000}
 """Compressions of bytes: none, LZW, Deflate (two numbers), PackBits, LZMA, Zstandard."""
 _UNCOMPRESSED = 1
-_PREDICTOR = 317
+_TOGETHER, _APART = 1, 2
+"""Values of PLANES: all channels of a pixel together, or each channel in a plane of its own."""
 _NO_PREDICTOR, _DIFFERENCES, _FLOAT_PREDICTOR = 1, 2, 3
 _CHANNELS = {0: 1, 1: 1, 2: 3, 5: 4}
-"""By photometric interpretation: grey (two ways), RGB, CMYK."""
+"""By photometric interpretation: grey (white is 0, or black is), RGB, CMYK."""
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _TYPES = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}
 """NumPy's letter by sample format."""
 
 
 def tiff_directory(file: BinaryIO) -> Any:
-    """The tags of the first picture of a TIFF, or None if some of them are missing."""
+    """The tags of the first picture of a TIFF; None if Pillow cannot read all of them."""
     from PIL import TiffImagePlugin
 
     header = file.read(8)
@@ -140,41 +169,43 @@ def tiff_directory(file: BinaryIO) -> Any:
 
 
 def pillow_reads(tags: Any) -> bool:
-    """Whether Pillow reads the samples of a TIFF as they are meant.
+    """Whether Pillow reads the samples of a TIFF correctly.
 
-    It does if they have up to 8 bits, or 16 if they are those of pixels in colour and together.
+    It does if they have up to 8 bits, or 16 in colour with all channels of a pixel together.
     """
-    if max(_numbers(tags, 258, 1)) <= 8:
-        return _numbers(tags, 339, 1)[0] != _SIGNED
+    if max(_numbers(tags, Tag.BITS, 1)) <= 8:
+        return _numbers(tags, Tag.SAMPLE_FORMAT, 1)[0] != _SIGNED
     return (
-        {*_numbers(tags, 258, 1)} == {16}
-        and {*_numbers(tags, 339, 1)} == {_UNSIGNED}
-        and tags.get(262) in (2, 5)
-        and tags.get(284, 1) == 1
+        {*_numbers(tags, Tag.BITS, 1)} == {16}
+        and {*_numbers(tags, Tag.SAMPLE_FORMAT, 1)} == {_UNSIGNED}
+        and tags.get(Tag.PHOTOMETRIC) in (2, 5)
+        and tags.get(Tag.PLANES, _TOGETHER) == _TOGETHER
     )
 
 
 def tiff_samples(file: BinaryIO, tags: Any) -> tuple[NDArray[Any], bool] | None:
     """The samples of a TIFF, (height, width, channels), and whether the last channel is alpha.
 
-    Pillow unpacks bytes of any packing, but refuses most types of samples, and misreads some. So it
-    is given a grey TIFF of the same bytes, one a pixel.
+    Pillow decompresses bytes, but refuses most types of samples, and misreads some. So it is given
+    a grey TIFF of the same compressed bytes, in which each byte is a pixel.
 
     Args:
         file: The TIFF.
         tags: Its first directory, as Pillow reads it.
 
     Returns:
-        None for what this cannot read: JPEG in TIFF, other colour spaces, samples of 12 bits.
+        None for what is not supported: JPEG in TIFF, other colour spaces, samples of 12 bits.
     """
     import numpy as np
 
-    bits, kinds = ({*_numbers(tags, tag, 1)} for tag in (258, 339))
-    samples, channels = int(tags.get(277, 1)), _CHANNELS.get(tags.get(262, -1), 0)
-    if len(bits) > 1 or len(kinds) > 1 or tags.get(259, 1) not in _LOSSLESS:
+    bits, kinds = ({*_numbers(tags, tag, 1)} for tag in (Tag.BITS, Tag.SAMPLE_FORMAT))
+    samples = int(tags.get(Tag.CHANNELS, 1))
+    channels = _CHANNELS.get(tags.get(Tag.PHOTOMETRIC, -1), 0)
+    compression = tags.get(Tag.COMPRESSION, _UNCOMPRESSED)
+    if len(bits) > 1 or len(kinds) > 1 or compression not in _LOSSLESS:
         return None
     [size], [kind] = bits, kinds
-    predictor = tags.get(_PREDICTOR, _NO_PREDICTOR)
+    predictor = tags.get(Tag.PREDICTOR, _NO_PREDICTOR)
     known = kind in _TYPES and size in ((16, 32, 64) if kind == _FLOAT else (8, 16, 32, 64))
     if predictor == _FLOAT_PREDICTOR:
         known &= kind == _FLOAT
@@ -182,16 +213,16 @@ def tiff_samples(file: BinaryIO, tags: Any) -> tuple[NDArray[Any], bool] | None:
         return None
     order = ">" if tags.prefix == b"MM" else "<"
     dtype = np.dtype(f"{order}{_TYPES[kind]}{size // 8}")
-    planes = samples if tags.get(284, 1) == 2 else 1
+    planes = samples if tags.get(Tag.PLANES, _TOGETHER) == _APART else 1
     together = samples // planes
-    has_alpha = samples > channels and _numbers(tags, 338, 0)[0] in (1, 2)
+    has_alpha = samples > channels and _numbers(tags, Tag.EXTRA_CHANNELS, 0)[0] in (1, 2)
     wanted = channels + has_alpha
     found = []
     for plane in range(min(planes, wanted)):
         rows = _unpacked(file, tags, plane, planes, together * dtype.itemsize)
-        tile = int(tags.get(322, tags[256]))
+        tile = int(tags.get(Tag.TILE_WIDTH, tags[Tag.WIDTH]))
         if predictor == _FLOAT_PREDICTOR:
-            rows, dtype = _floats_together(rows, tile * together, together, dtype.itemsize)
+            rows, dtype = _without_float_predictor(rows, tile * together, together, dtype.itemsize)
         pixels = rows.view(dtype).reshape(len(rows), -1, together).astype(dtype.newbyteorder("="))
         if predictor == _DIFFERENCES:
             pixels = _without_differences(pixels, tile)
@@ -207,18 +238,19 @@ def _numbers(tags: Any, tag: int, default: int) -> tuple[int, ...]:
 def _unpacked(
     file: BinaryIO, tags: Any, plane: int, planes: int, bytes_per_pixel: int
 ) -> NDArray[np.uint8]:
-    """The bytes, a row a row, of one of the planes that lie one after the other in a TIFF."""
+    """The decompressed bytes of one plane of a TIFF (height, bytes per row)."""
     import numpy as np
     from PIL import Image
 
-    places, sizes = (324, 325) if 324 in tags else (273, 279)
+    in_tiles = Tag.TILE_OFFSETS in tags
+    places = Tag.TILE_OFFSETS if in_tiles else Tag.STRIP_OFFSETS
+    sizes = Tag.TILE_SIZES if in_tiles else Tag.STRIP_SIZES
     starts, lengths = _numbers(tags, places, 0), _numbers(tags, sizes, 0)
     pieces = range(plane * len(starts) // planes, (plane + 1) * len(starts) // planes)
-    if tags.get(259, 1) == _UNCOMPRESSED:  # stated sizes may be wrong
-        width, rows = int(tags.get(322, tags[256])), int(tags.get(323, tags.get(278, tags[257])))
-        left = (
-            int(tags[257]) - rows * at if 324 not in tags else rows for at in range(len(pieces))
-        )
+    if tags.get(Tag.COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED:  # stated sizes may be wrong
+        width, height = int(tags.get(Tag.TILE_WIDTH, tags[Tag.WIDTH])), int(tags[Tag.HEIGHT])
+        rows = int(tags.get(Tag.TILE_HEIGHT, tags.get(Tag.ROWS_PER_STRIP, height)))
+        left = (rows if in_tiles else height - rows * at for at in range(len(pieces)))
         lengths = (0,) * pieces.start + tuple(
             width * bytes_per_pixel * min(rows, some) for some in left
         )
@@ -232,19 +264,19 @@ def _unpacked(
         if len(packed) < lengths[piece]:
             raise ValueError("truncated")
         data += packed
-    entries = {tag: [int(tags[tag])] for tag in _COPIED if tag in tags}
+    entries: dict[int, list[int]] = {tag: [int(tags[tag])] for tag in _COPIED if tag in tags}
     for tag in _WIDTHS:
         if tag in entries:
             entries[tag] = [entries[tag][0] * bytes_per_pixel]
-    entries |= {258: [8], 262: [1], 277: [1], 284: [1], places: offsets}
-    entries[sizes] = [lengths[piece] for piece in pieces]
-    grey = _tiff("<", bytes(data), entries)
+    entries |= {Tag.BITS: [8], Tag.PHOTOMETRIC: [1], Tag.CHANNELS: [1], Tag.PLANES: [_TOGETHER]}
+    entries |= {places: offsets, sizes: [lengths[piece] for piece in pieces]}
+    grey = _tiff(bytes(data), entries)
     with Image.open(io.BytesIO(grey), formats=["TIFF"]) as opened:
         return np.asarray(opened)
 
 
 def _without_differences(samples: NDArray[Any], tile: int) -> NDArray[Any]:
-    """Samples of which each but the first of a row of a tile is stored as a difference."""
+    """The samples, each of which is stored as the difference from the one before it in its tile."""
     import numpy as np
 
     unsigned = samples.view(f"u{samples.itemsize}")
@@ -255,18 +287,19 @@ def _without_differences(samples: NDArray[Any], tile: int) -> NDArray[Any]:
     return np.concatenate(sums, axis=1).view(samples.dtype)
 
 
-def _floats_together(
+def _without_float_predictor(
     rows: NDArray[np.uint8], tile: int, stride: int, itemsize: int
 ) -> tuple[NDArray[np.uint8], np.dtype[Any]]:
-    """Rows of numbers whose bytes lie apart in each row of a tile, and are stored as differences.
+    """Rows of floats, and their type, from what the floating-point predictor made of them.
 
-    The highest bytes of all numbers come first (Adobe Photoshop TIFF Technical Note 3).
+    It puts the highest bytes of all numbers in a row of a tile first, then the next ones, and
+    stores differences of bytes (Adobe Photoshop TIFF Technical Note 3).
 
     Args:
-        rows: Their bytes.
+        rows: The stored bytes (height, bytes per row).
         tile: The width of a tile, in numbers.
-        stride: Bytes from one to that of which it is the difference.
-        itemsize: Bytes a number.
+        stride: Bytes between the two whose difference is stored.
+        itemsize: Bytes per number.
     """
     import numpy as np
 
@@ -279,18 +312,18 @@ def _floats_together(
     return np.ascontiguousarray(np.concatenate(found, axis=1)), np.dtype(f">f{itemsize}")
 
 
-def _tiff(order: str, data: bytes, entries: dict[int, list[int]]) -> bytes:
-    """A TIFF of one picture, all of whose tags are unsigned integers of 32 bits."""
+def _tiff(data: bytes, entries: dict[int, list[int]]) -> bytes:
+    """A little-endian TIFF of one picture, all of whose tags are unsigned 32-bit integers."""
     data += b"\0" * (len(data) % 2)
     directory = 8 + len(data)
     values_at = directory + 2 + 12 * len(entries) + 4
     rows = values = b""
     for tag, numbers in sorted(entries.items()):
-        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        packed = struct.pack(f"<{len(numbers)}I", *numbers)
         if len(numbers) > 1:
             values += packed
-            packed = struct.pack(order + "I", values_at + len(values) - len(packed))
-        rows += struct.pack(order + "HHI", tag, 4, len(numbers)) + packed
-    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, directory)
-    count = struct.pack(order + "H", len(entries))
+            packed = struct.pack("<I", values_at + len(values) - len(packed))
+        rows += struct.pack("<HHI", tag, 4, len(numbers)) + packed
+    head = struct.pack("<2sHI", b"II", 42, directory)
+    count = struct.pack("<H", len(entries))
     return head + data + count + rows + b"\0\0\0\0" + values

@@ -66,52 +66,32 @@ def endings_of(kinds: Collection[Kind]) -> frozenset[str]:
 
 _UNFINISHED = ".part .partial .crdownload .download .opdownload .filepart .aria2 .!qb .!ut"
 _COPIES = ".bak .old .orig .backup"
-_PREVIEWS = ".thm .lrv .lrf"  # that cameras make of what lies beside them
-_NOT_MISSED = frozenset(f"{_UNFINISHED} {_COPIES} {_PREVIEWS}".split())
+_PREVIEWS = ".thm .lrv .lrf"  # which cameras make of the files beside them
+_NEVER_MISSED = frozenset(f"{_UNFINISHED} {_COPIES} {_PREVIEWS}".split())
 
-_ENDING_OF_DECODER = {
+_USUAL_ENDINGS = {
     "JPEG": ".jpg",
-    "PNG": ".png",
-    "GIF": ".gif",
-    "BMP": ".bmp",
     "TIFF": ".tif",
-    "WEBP": ".webp",
     "HEIF": ".heic",
-    "AVIF": ".avif",
-}
-_ENDING_OF_CONTAINER = {
-    "aac": ".aac",
-    "ac3": ".ac3",
-    "aiff": ".aiff",
-    "amr": ".amr",
+    "JPEG2000": ".jp2",
     "asf": ".wmv",
-    "au": ".au",
-    "avi": ".avi",
-    "caf": ".caf",
-    "eac3": ".eac3",
-    "flac": ".flac",
-    "flv": ".flv",
     "matroska": ".mkv",
-    "mp3": ".mp3",
-    "mp4": ".mp4",
     "mpeg": ".mpg",
     "mpegts": ".mts",
-    "ogg": ".ogg",
-    "tta": ".tta",
-    "w64": ".w64",
-    "wav": ".wav",
-    "wv": ".wv",
 }
+"""By decoder of pictures, or container of sounds, if it is not that name itself."""
 _ENDING_OF_BRAND = {b"M4A ": ".m4a", b"M4B ": ".m4b", b"qt  ": ".mov", b"crx ": None}
-"""Of what begins like MP4; the last are raw photos."""
+"""Of files that begin like MP4; the last are raw photos."""
+_USUAL_FRAMES = b"\xfb\xfa\xf3\xf2\xf1\xf9"
+"""The second byte of frames of MP3 and AAC, in nearly all files; other files have the others."""
 
 
 def may_be_missed(ending: str) -> bool:
     """Whether files of an ending that is not in FORMATS may hold pictures or sounds all the same.
 
-    Not those of endings that stand for something else, unfinished downloads, and copies.
+    Not those of unfinished downloads and copies, and of endings that stand for something else.
     """
-    if ending in FORMATS or ending in _NOT_MISSED or ending.endswith(("~", "_original")):
+    if ending in FORMATS or ending in _NEVER_MISSED or ending.endswith(("~", "_original")):
         return False
     from mimetypes import types_map
 
@@ -133,37 +113,32 @@ def _ending_of_picture(file: BinaryIO, ending: str) -> str | None:
 
     with suppress(UnreadableFile):
         decoder = decoder_of(file)
-        if decoder == "BMP":  # two letters, which a text may begin with, then after 12 bytes
-            file.seek(14)
-            if int.from_bytes(file.read(4), "little") not in range(12, 125):
-                return None
-        if decoder == "TIFF" and ending and not ending.startswith(".tif"):
-            return None  # a raw photo, which has only a small picture in this form
-        return _ENDING_OF_DECODER[decoder]
+        file.seek(0)
+        head = file.read(18)
+        # a text may begin with the letters of these, but not go on like them
+        is_text = (
+            decoder == "BMP" and int.from_bytes(head[14:], "little") not in range(12, 125)
+        ) or (decoder == "PPM" and not head[3:4].isdigit() and head[2:4] != b"\n#")
+        # a raw photo has only a small picture in the form of a TIFF
+        is_raw = decoder == "TIFF" and ending and not ending.startswith(".tif")
+        return None if is_text or is_raw else _usual_ending(decoder)
     return None
 
 
 def _ending_of_sound(file: BinaryIO) -> str | None:
-    from mmsearch.media.sound_files import container_of
+    from mmsearch.media.sound_files import FilePart, after_id3, container_of, is_transport_stream
 
-    container = container_of(file)
-    if container is None:
-        return None
-    file.seek(0)
-    head = file.read(4 * 188 + 1)
+    whole = FilePart(file)
+    start = after_id3(whole)
+    sound = whole.part(start)
+    container, head = container_of(sound), sound.bytes_at(0, 12)
     if container == "mp4":
-        return _ENDING_OF_BRAND.get(head[8:12], ".mp4")
-    if container in ("mp3", "aac") and head[:3] != b"ID3":
-        # the two bytes that a frame begins with are those of other files, too
-        likely = head[:2] in (
-            b"\xff\xfb",
-            b"\xff\xfa",
-            b"\xff\xf3",
-            b"\xff\xf2",
-            b"\xff\xf1",
-            b"\xff\xf9",
-        )
-        return _ENDING_OF_CONTAINER[container] if likely else None
-    if container == "mpegts" and head[2 * 188 : 3 * 188 + 1 : 188] != b"GG":
-        return None
-    return _ENDING_OF_CONTAINER[container]
+        return _ENDING_OF_BRAND.get(head[8:], ".mp4")
+    by_chance = (container in ("mp3", "aac") and not start and head[1] not in _USUAL_FRAMES) or (
+        container == "mpegts" and not is_transport_stream(sound, packets=4)
+    )
+    return None if container is None or by_chance else _usual_ending(container)
+
+
+def _usual_ending(name: str) -> str:
+    return _USUAL_ENDINGS.get(name, f".{name.lower()}")

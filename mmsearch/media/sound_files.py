@@ -1,8 +1,8 @@
-"""What a sound file is, by its bytes, and where in it the sound lies.
+"""The format of a sound file, by its bytes, and where in the file the sound is.
 
-Files hold more than sound: tags before and behind it, the answer of a server, the zeros of a broken
-download, a second file that was joined to the first. And their headers state sizes that were never
-filled in. What is found here are parts of files that decoders read to their ends.
+Files contain more than sound: tags before and after it, the header of a server's response, zeros
+of a broken download, another file joined to the first. Sizes in their headers may never have been
+filled in. So decoders are given parts of files, which they read to the end.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ _MAGIC = {
     b"TTA1": "tta",
     b"\x00\x00\x01\xba": "mpeg",
 }
-"""First bytes of a file → its container, by FFmpeg's name; `container_of` knows more.
+"""First bytes of a file → its container, by FFmpeg's name; `container_of` tells the rest.
 
-Nothing else is opened: left to guess, FFmpeg takes some texts for lists of files to fetch.
+Nothing else is opened: when FFmpeg guesses, it takes some texts for lists of files to fetch.
 """
 _IFF_TYPES = {b"WAVE": "wav", b"AVI ": "avi", b"AIFF": "aiff", b"AIFC": "aiff"}
 _AC3_LATEST = 10
-"""Versions of AC-3's bit stream from the next one on are E-AC-3."""
+"""The latest version of the bit stream that is AC-3; later ones are E-AC-3."""
 
 
 class FilePart(io.RawIOBase):
     """A part of a file as a file of its own, without a name.
 
-    soundfile would take a name in .raw for bare samples. The methods, libsndfile's callbacks, raise
-    nothing: exceptions there end up on the terminal.
+    It has no name because soundfile would take one in .raw for bare samples. The methods, callbacks
+    of libsndfile, raise nothing: exceptions in them would be printed to the terminal.
     """
 
     def __init__(
         self, file: BinaryIO, start: int = 0, end: int | None = None, *, head: bytes = b""
     ) -> None:
-        """`head`, and after it the bytes of the file from `start` to `end`."""
+        """The part is `head`, then the bytes of the file from `start` to `end`."""
         super().__init__()
         self._file = file
         self._start = start
@@ -111,9 +111,9 @@ class FilePart(io.RawIOBase):
 
 
 def find_sound(file: BinaryIO) -> tuple[str, FilePart]:
-    """FFmpeg's name for the format of a file, and the part of the file that has it.
+    """FFmpeg's name for the format of a file, and the part of the file that is in this format.
 
-    The first bytes tell the format, since endings are often wrong. ID3 tags around it are left out.
+    The first bytes decide the format, since endings are often wrong. ID3 tags are left out.
 
     Raises:
         UnreadableFile: It is empty, or has no known format.
@@ -121,22 +121,16 @@ def find_sound(file: BinaryIO) -> tuple[str, FilePart]:
     whole = FilePart(file)
     if not whole.size:
         raise UnreadableFile("0 bytes")
-    start, end = _after_id3(whole), _before_id3v1(whole)
+    start, end = after_id3(whole), _before_id3v1(whole)
     sound = whole.part(start)
-    container, first = _container_of(sound), 0
+    container, first = container_of(sound), 0
     if container is None:
         container, first = _first_frame(sound)
     return container, whole.part(start + first, end if container in ("mp3", "flac") else None)
 
 
-def container_of(file: BinaryIO) -> str | None:
-    """FFmpeg's name for the format that a file's first bytes tell, or those after its ID3 tags."""
-    whole = FilePart(file)
-    return _container_of(whole.part(_after_id3(whole)))
-
-
-def _after_id3(file: FilePart) -> int:
-    """Where ID3 tags end, whose sizes are stored in 4 × 7 bits; some files begin with several."""
+def after_id3(file: FilePart) -> int:
+    """Where the ID3 tags at the beginning end; there may be several, with sizes of 4 × 7 bits."""
     end = 0
     while (head := file.bytes_at(end, 10)).startswith(b"ID3") and len(head) == 10:
         has_footer = bool(head[5] & 0x10)
@@ -146,13 +140,13 @@ def _after_id3(file: FilePart) -> int:
 
 
 def _before_id3v1(file: FilePart) -> int:
-    """Where a tag begins that is in the last 128 bytes, or the end of the file."""
+    """Where the ID3v1 tag begins, the last 128 bytes; without one, the end of the file."""
     start = max(0, file.size - 128)
     return start if file.bytes_at(start, 3) == b"TAG" else file.size
 
 
-def _container_of(file: FilePart) -> str | None:
-    """FFmpeg's name for the format that the first bytes tell."""
+def container_of(file: FilePart) -> str | None:
+    """FFmpeg's name for the format of a file, by its first bytes; None if unknown."""
     head = file.bytes_at(0, 16)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in _IFF_TYPES:
         return _IFF_TYPES[head[8:12]]
@@ -164,27 +158,28 @@ def _container_of(file: FilePart) -> str | None:
         return "ac3" if head[5] >> 3 <= _AC3_LATEST else "eac3"
     if len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
         return "mp3" if head[1] & 0x06 else "aac"  # the layer, which AAC does not have
-    return "mpegts" if _is_transport_stream(file) else None
+    return "mpegts" if is_transport_stream(file, packets=2) else None
 
 
-def _is_transport_stream(file: FilePart) -> bool:
-    packets = ((0, 188), (4, 192))  # (place of the first one, size): cameras write times between
+def is_transport_stream(file: FilePart, packets: int) -> bool:
+    """Whether a file begins with so many packets of an MPEG transport stream."""
+    layouts = ((0, 188), (4, 192))  # (place of the first, size): cameras write times between them
     return any(
-        file.bytes_at(first, 1) == file.bytes_at(first + size, 1) == b"\x47"
-        for first, size in packets
+        all(file.bytes_at(first + size * number, 1) == b"\x47" for number in range(packets))
+        for first, size in layouts
     )
 
 
 # ---------------------------------------------------------------------- MPEG audio
 
 _BLOCK = 1 << 18
-"""Bytes that are read at a time to go from header to header of frames and pages."""
+"""Bytes that are read at a time when only the headers of frames and pages are parsed."""
 _SEARCH_WINDOW = 1 << 20
-"""Bytes in which the first frame is looked for, zeros before it not counted."""
+"""Bytes, after any zeros, in which the first frame is looked for."""
 _FRAMES_IN_A_ROW = 3
-"""By which the beginning of a sound is recognised; fewer occur by chance."""
+"""Consecutive frames that show where the sound begins; fewer occur by chance."""
 _SHORTEST_MP3 = 4096
-"""Bytes; less than this after an MP3 is a tag rather than another MP3."""
+"""Bytes; fewer than this after an MP3 are a tag, not another MP3."""
 _BITRATES = {  # kbit/s by (first version?, layer) and index; ISO 11172-3, 13818-3
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -200,11 +195,11 @@ _SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 
 def _first_frame(file: FilePart, after: int = 0) -> tuple[str, int]:
     """The container, MP3 or AAC, and the place in the file where its frames begin.
 
-    Recordings of web radio begin inside a frame, or with the answer of the server ("ICY 200 OK"),
-    broken downloads with zeros, files of editors with padding.
+    Recordings of web radio begin inside a frame or with the server's response ("ICY 200 OK"),
+    broken downloads with zeros, edited files with padding.
 
     Raises:
-        UnreadableFile: There are none.
+        UnreadableFile: There are no frames.
     """
     while (data := file.bytes_at(after, _SEARCH_WINDOW)) and not data.strip(b"\0"):
         after += len(data)
@@ -227,7 +222,7 @@ def _continues(first: bytes, head: bytes) -> bool:
 
 
 def _frame_length(head: bytes) -> int:
-    """Bytes of the frame of MPEG audio or AAC (ADTS) that begins so; 0 if none does."""
+    """The size in bytes of the MPEG audio or AAC (ADTS) frame with this header; 0 if it is none."""
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return 0
     layer = 4 - (head[1] >> 1 & 3)
@@ -250,9 +245,9 @@ def states_length(mp3: FilePart) -> bool:
 
 
 def _xing_bytes(mp3: FilePart) -> int | None:
-    """The bytes of sound that the Xing header of an MP3 states, 0 if unknown; None without one.
+    """The number of bytes that the Xing header of an MP3 states, 0 if unknown; None without one.
 
-    libmpg123 stops there, even if another MP3 was joined to it.
+    libmpg123 stops after these, even if another MP3 was joined to it.
     """
     head = mp3.bytes_at(0, 256)
     at = max(head.find(b"Xing"), head.find(b"Info"))
@@ -263,10 +258,10 @@ def _xing_bytes(mp3: FilePart) -> int | None:
 
 
 def mp3_streams(sound: FilePart) -> list[FilePart]:
-    """The MP3s that were joined to one, and the pieces of one that has gaps.
+    """The MP3s that were joined to one, and the pieces of an MP3 that has gaps.
 
-    libmpg123 guesses the length of one without a Xing header by its first bit rate, and stops
-    there: where the rate varies, such a header is put before it.
+    libmpg123 estimates the length of an MP3 without a Xing header from its first bit rate, and
+    stops there. So if the bit rate varies, the part begins with such a header.
     """
     streams = []
     at: int | None = 0
@@ -291,7 +286,7 @@ def _next_mp3(sound: FilePart, after: int) -> int | None:
 
 
 def _length_without_xing(mp3: FilePart) -> tuple[int, bytes]:
-    """The bytes of the frames of an MP3, and a Xing header for it if their bit rate varies."""
+    """The size of the frames of an MP3, and a Xing header for it if their bit rate varies."""
     first = mp3.bytes_at(0, 4)
     at = frames = 0
     lengths: dict[bytes, int] = {}  # by the first bytes of a frame
@@ -313,7 +308,7 @@ def _length_without_xing(mp3: FilePart) -> tuple[int, bytes]:
 
 
 def _xing_frame(first: bytes, frames: int, size: int) -> bytes:
-    """A frame without sound, in the format of the first one, that says how many follow it."""
+    """A silent frame in the format of the first one, with the number and size of all frames."""
     head = bytes([0xFF, first[1] | 1, first[2] & 0x0C | 0xE0, first[3]])  # long; no checksum
     is_mono, is_version_1 = first[3] >> 6 == 3, first[1] >> 3 & 3 == 3
     side = {(True, True): 17, (True, False): 9, (False, True): 32, (False, False): 17}
@@ -333,11 +328,11 @@ _TOLERANCE = 64
 
 
 def ogg_streams(sound: FilePart) -> tuple[list[FilePart], bool]:
-    """The streams of a chain, and whether a part of one is damaged or the end is missing.
+    """The chained streams of an Ogg file, and whether one is damaged or the end is missing.
 
-    Streams follow each other in recordings of web radio, and where files were joined (RFC 3533, 4).
-    A page is 26 bytes, a number of segments, the size of each, and the segments. libsndfile reads
-    the first stream only, and up to the first damage, without complaint.
+    Recordings of web radio and joined files are chains of streams (RFC 3533, section 4). A page is
+    26 bytes, the number of its segments, their sizes, and the segments. libsndfile reads only the
+    first stream, up to the first damage, and reports no error.
     """
     starts, at, block, block_at = [0], 0, b"", 0
     damaged = in_headers = in_stream = False
@@ -371,16 +366,16 @@ def _between(sound: FilePart, starts: list[int]) -> list[FilePart]:
 # ---------------------------------------------------------------------- WAV
 
 _LARGEST_HEADER = 1 << 24
-"""Bytes before the samples; there are hundreds, or millions if there is a picture."""
+"""Bytes before the samples: usually hundreds, or millions if there is a picture."""
 _UNKNOWN_SIZE = 1 << 62
-"""Sizes from here on, of 64 bits, mean that the size was unknown when writing began."""
+"""A 64-bit size from here on means that the size was unknown when writing began."""
 
 
 def wav_with_sizes(sound: FilePart) -> FilePart:
-    """A WAV or RF64; if its recorder never wrote the size of its samples, with that in its header.
+    """The WAV or RF64, with the size of its samples in the header if it was never filled in.
 
-    It did not if the header states no size, or less than half of what is there, and no further
-    chunks follow the samples.
+    That is so if the header states no size, or less than half of what is there, and no other chunks
+    follow the samples.
     """
     order = ">" if sound.bytes_at(0, 4) == b"RIFX" else "<"
     at, long_sizes_at, name = 12, 0, b""
@@ -410,7 +405,7 @@ def wav_with_sizes(sound: FilePart) -> FilePart:
 
 
 def _is_chunks(sound: FilePart, at: int, order: str) -> bool:
-    """Whether further chunks follow, up to the end of the file, and no samples."""
+    """Whether all that follows, up to the end of the file, is chunks, not samples."""
     while at + 8 <= sound.size:
         name, length = struct.unpack(order + "4sI", sound.bytes_at(at, 8))
         if not name.isascii():

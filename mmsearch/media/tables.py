@@ -8,13 +8,7 @@ import json
 import os
 import re
 import unicodedata
-from codecs import (
-    BOM_UTF16_BE,
-    BOM_UTF16_LE,
-    BOM_UTF32_BE,
-    BOM_UTF32_LE,
-    getincrementaldecoder,
-)
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO, cast
 
 from mmsearch.errors import MMSearchError, PathNotFound, UnreadableFile
-from mmsearch.media.text import decode_legacy, is_utf8
+from mmsearch.media.text import UNICODE_MARKS, decode_legacy, is_utf8
 
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "path", "name")
 """What a header, or a key of a JSON object, may call the file's name, in any case."""
@@ -33,10 +27,10 @@ Separator = Literal["", "\t", ",", ";"]
 _SEPARATORS: dict[str, Separator] = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}
 
 LONGEST_CELL = 2**31 - 1
-"""Characters: all that the csv module can be told to take; by default it stops at 131,072."""
+"""Characters; the highest limit that the csv module accepts. Its default is 131,072."""
 
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;\t])"?\s*')
-"""The first line with which spreadsheets say what separates the cells."""
+"""A first line by which spreadsheets state the separator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +53,17 @@ class Table:
     _before: int
     """The number of lines before the table."""
     encoding: str | None
-    """If the file is no Unicode text, what it was taken for."""
+    """The encoding that a file was read in because it is not Unicode; else None."""
     _replaced: list[int] = field(default_factory=list)
-    """The lines in which something could not be kept."""
+    """The lines in which characters were replaced."""
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], what: str, invalid: type[MMSearchError]) -> Table:
         """The table in a .tsv, .csv, .jsonl, .ndjson or .txt (a .tsv if its first line has a tab).
 
-        It is UTF-8, in which bytes that are damaged become surrogate escapes, as in file names; or
-        UTF-16 or UTF-32 with a mark; or else in the encoding that is most likely. A .csv may be
-        separated by semicolons or tabs, too, as spreadsheets write it.
+        It is read as UTF-8, in which damaged bytes become surrogate escapes, as in file names; as
+        UTF-16 or UTF-32 if it begins with a byte order mark; or else in its most likely encoding. A
+        .csv may also be separated by semicolons or tabs, as spreadsheets write it.
 
         Args:
             path: The file.
@@ -92,8 +86,8 @@ class Table:
             raise invalid(f"{path}: a {what} file ends in {known}")
         separator, before = _SEPARATORS[ending], 0
         if ending == ".csv":
-            if told := _SEPARATOR_LINE.fullmatch(first):
-                separator, before = cast("Separator", told[1]), 1
+            if stated := _SEPARATOR_LINE.fullmatch(first):
+                separator, before = cast("Separator", stated[1]), 1
             else:
                 with _reading(path, what, invalid):
                     separator = _separator_of(first, open_)
@@ -112,6 +106,11 @@ class Table:
     def error(self, line: int, what: str) -> MMSearchError:
         """The error to raise for a line."""
         return self.invalid(f"{self.path}, line {line}: {what}")
+
+    def check_width(self, line: int, cells: Sequence[str], columns: int) -> None:
+        """Raise the error for a line that has more cells than the header has columns."""
+        if len(cells) > columns:
+            raise self.error(line, f"{len(cells)} cells, but the header has {columns} columns")
 
     def cells(self, *, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
         """(line number, cells) of each line; only a .csv has quoted cells.
@@ -148,14 +147,14 @@ class Table:
                 yield number + self._before, cells
 
     def storable(self, line: int, text: str) -> str:
-        """A text of a line as `storable` makes it; `warnings` tells of changes."""
+        """A text of a line as `storable` makes it; `warnings` reports replacements."""
         found = storable(text)
         if found != text:
             self._replaced.append(line)
         return found
 
     def warnings(self) -> list[str]:
-        """What users should know of how the table was read, once it has been."""
+        """What users should know of how the table was read; complete once it has been."""
         found = []
         if self.encoding is not None:
             found.append(
@@ -201,13 +200,12 @@ class Table:
 
 
 def _opener(path: Path, invalid: type[MMSearchError]) -> tuple[Callable[[], TextIO], str | None]:
-    """Opens a text file in the encoding that it is in, which is named if it is not of Unicode."""
+    """What opens a text file in its encoding; and the encoding's name if it is not Unicode."""
     with path.open("rb") as file:
         head = file.read(4)
-        if any(head.startswith(mark) for mark in (BOM_UTF32_LE, BOM_UTF32_BE)):
-            return partial(path.open, encoding="utf-32", errors="replace"), None
-        if any(head.startswith(mark) for mark in (BOM_UTF16_LE, BOM_UTF16_BE)):
-            return partial(path.open, encoding="utf-16", errors="replace"), None
+        for mark, encoding in UNICODE_MARKS:
+            if head.startswith(mark):  # which "utf-16" and "utf-32" take off
+                return partial(path.open, encoding=encoding[:6], errors="replace"), None
         file.seek(0)
         decoder = getincrementaldecoder("utf-8")()
         try:
@@ -222,10 +220,10 @@ def _opener(path: Path, invalid: type[MMSearchError]) -> tuple[Callable[[], Text
     if is_utf8(whole.decode(errors="replace")):
         return partial(path.open, encoding="utf-8-sig", errors="surrogateescape"), None
     try:
-        text, encoding = decode_legacy(whole)
+        text, legacy = decode_legacy(whole)
     except UnreadableFile as error:
         raise invalid(f"{path} is not a text file") from error
-    return partial(io.StringIO, text, newline=None), encoding
+    return partial(io.StringIO, text, newline=None), legacy
 
 
 def _csv_rows(lines: Iterable[str], separator: str) -> Any:
@@ -234,23 +232,24 @@ def _csv_rows(lines: Iterable[str], separator: str) -> Any:
 
 
 def _separator_of(first: str, open_: Callable[[], TextIO]) -> Separator:
-    """What separates the cells of a .csv; semicolons where commas are decimal points.
+    """What separates the cells of a .csv: often semicolons where commas are decimal points.
 
-    A sign other than the comma does if the first line has it and no comma; or if cells are as many
-    in every line, and two or more, and the first has no comma: captions may contain either.
+    A tab or semicolon does if the first line contains it and no comma; or, since captions may
+    contain either, if it divides every line into the same number of cells, two or more, of which
+    the first has no comma.
     """
     others: tuple[Separator, ...] = ("\t", ";")
-    for sign in others:
-        if sign in first and ("," not in first or _is_separated(open_, sign)):
-            return sign
+    for separator in others:
+        if separator in first and ("," not in first or _is_separated(open_, separator)):
+            return separator
     return ","
 
 
-def _is_separated(open_: Callable[[], TextIO], sign: str) -> bool:
+def _is_separated(open_: Callable[[], TextIO], separator: str) -> bool:
     width = 0
     try:
         with open_() as file:
-            for cells in _csv_rows(file, sign):
+            for cells in _csv_rows(file, separator):
                 if not any(map(str.strip, cells)):
                     continue
                 if "," in cells[0] or len(cells) == 1 or (width and len(cells) != width):
@@ -305,9 +304,9 @@ class FileNames:
 
 
 def storable(text: str) -> str:
-    """A text as a database can hold it: U+FFFD for lone surrogates, which JSON can spell, and NULs.
+    """A text that the catalog can store: with U+FFFD in place of lone surrogates and NULs.
 
-    Bytes of a `Table` that are not UTF-8 are such surrogates, too.
+    JSON can contain lone surrogates, and a `Table` has them for bytes that are not UTF-8.
     """
     try:
         text.encode()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_MEBIBYTES = 64
 """Larger text files are logs and dumps, which nobody searches for a sentence."""
 
-_UNICODE_MARKS = (
+UNICODE_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -36,35 +36,35 @@ _LEGACY = (
     *("cp1251", "koi8-r", "koi8-u", "cp866", "iso8859-5", "cp1253", "cp1255", "cp1256", "cp874"),
     *("gb18030", "big5hkscs", "cp932", "shift_jis_2004", "euc-jp", "euc_jis_2004", "cp949"),
 )
-"""Encodings, by Python's names, that texts were and are written in. Only Latin texts can come from
-DOS and old Macs: for others these are too rare to be worth being taken for."""
+"""Encodings of texts, by Python's names. Those of DOS and old Macs are included for Latin scripts
+only: in others they are so rare that most guesses of them would be wrong."""
 _MULTIBYTE = frozenset(
     {"gb18030", "gbk", "gb2312", "big5hkscs", "big5", "cp932", "shift_jis_2004", "shift_jis"}
     | {"euc_jp", "euc_jis_2004", "cp949", "euc_kr", "johab"}
 )
 _SAMPLE = 20_000
-"""Bytes of lines not in ASCII by which an encoding is told."""
+"""Bytes, of lines that are not ASCII, from which the encoding is guessed."""
 _ENOUGH = 6
-"""Bytes not in ASCII; from fewer, languages in Latin letters cannot be told apart."""
+"""Bytes above 127; fewer do not distinguish languages written in Latin letters."""
 _CLEARLY = 1.5
-"""Times as likely as Windows-1252 that another encoding of Latin letters has to be."""
+"""How many times as likely as Windows-1252 another encoding of Latin letters has to be."""
 _FOREIGN = re.compile("[\u0370-\u1fff\u3040-\uffef]+")
-"""Letters of other scripts than Latin."""
+"""Letters of scripts other than Latin."""
 _ASCII_LETTER, _HIGH = re.compile(rb"[A-Za-z]"), re.compile(rb"[\x80-\xff]")
 _WESTERN = re.compile("[\u00a0-\u017f\u2010-\u20ac]")
 _LATIN1_TO_CP1252 = {
     byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte)  # five bytes are undefined
     for byte in range(0x80, 0xA0)
 }
-_SENSELESS = re.compile(
+_IMPLAUSIBLE = re.compile(
     r"[\x80-\x9f\u2500-\u259f\ue000-\uf8ff\ufffd]"  # control characters, lines of tables
     r"|[а-џ][А-Я]|[α-ώ][Α-Ω]"  # a capital after a small letter
     r"|[A-Za-z][А-џΑ-ώ]|[А-џΑ-ώ][A-Za-z]"  # two scripts in a word
 )
-"""What no text contains that is read in the right encoding, except where it is damaged."""
+"""What a text does not contain if it is read in the right encoding and undamaged."""
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _NO_CHARACTERS = frozenset({"Cc", "Cs", "Co", "Cn"})
-"""Categories of Unicode: control characters, surrogates, characters that have no meaning."""
+"""Unicode categories: control characters, surrogates, private use, unassigned."""
 _CONTROL_BYTE = re.compile(_CONTROL.pattern.encode())
 
 
@@ -109,7 +109,7 @@ def read_text(source: str | Path | bytes) -> str:
 
 
 def _without_zeros(text: str) -> str:
-    """A text whose end was never written, or in which a few characters are zeros."""
+    """The text without zeros: an end that was never written, or a few damaged characters."""
     text = text.rstrip("\0")
     if len(_CONTROL.findall(text)) * 20 > len(text):
         raise UnreadableFile("not a text file")
@@ -119,7 +119,7 @@ def _without_zeros(text: str) -> str:
 def _decoded(data: bytes) -> str:
     while data.startswith(codecs.BOM_UTF8):
         data = data.removeprefix(codecs.BOM_UTF8)
-    for mark, encoding in _UNICODE_MARKS:
+    for mark, encoding in UNICODE_MARKS:
         if data.startswith(mark):
             return _mended(data[len(mark) :], encoding)
     if text := _iso_2022(data) or _unicode_without_mark(data):
@@ -127,11 +127,11 @@ def _decoded(data: bytes) -> str:
     with suppress(UnicodeDecodeError):
         return data.decode()
     mended = data.decode(errors="replace")
-    return mended if is_utf8(mended) else _legacy(data)
+    return mended if is_utf8(mended) else decode_legacy(data)[0]
 
 
 def _mended(data: bytes, encoding: str) -> str:
-    """A Unicode text in which a few characters may be damaged, or the last one cut off."""
+    """A text in which a few characters may be damaged, or the last one cut off."""
     text = data.decode(encoding, "replace")
     if text.count("\ufffd") * 20 > len(text) + 20:
         raise UnreadableFile(f"damaged {encoding[:6].upper().rstrip('-')} text")
@@ -139,10 +139,10 @@ def _mended(data: bytes, encoding: str) -> str:
 
 
 def _unicode_without_mark(data: bytes) -> str | None:
-    """The text of UTF-32 or UTF-16, if that is what the bytes are: many are zeros or below 32.
+    """The text in UTF-32 or UTF-16 if the bytes are that, else None: many are zeros or below 32.
 
-    Only the highest bytes of characters are often zeros. Read in the wrong order, or if it is
-    another text, it has characters of many more blocks.
+    In the right byte order, zeros are mostly the highest bytes of characters. In the wrong one, or
+    in another encoding, the characters are of many more blocks of Unicode.
     """
     if not _CONTROL_BYTE.search(data):
         return None
@@ -155,10 +155,10 @@ def _unicode_without_mark(data: bytes) -> str | None:
         found = []
         for encoding in encodings:
             text = data[: len(data) // size * size].decode(encoding, "replace")
-            odd = sum(n for one, n in Counter(text).items() if not _is_text_character(one))
+            invalid = sum(n for one, n in Counter(text).items() if not _is_text_character(one))
             first, last = data[::size].count(0), data[size - 1 :: size].count(0)
             lowest, highest = (first, last) if encoding.endswith("le") else (last, first)
-            if odd * 20 <= len(text) and lowest * 20 <= highest:
+            if invalid * 20 <= len(text) and lowest * 20 <= highest:
                 found.append((len({ord(one) >> 8 for one in text}), text))
         blocks, text = min(found, default=(0, ""))
         if text and (b"\0" in written or blocks * 3 <= len(text)):
@@ -191,9 +191,12 @@ def _iso_2022(data: bytes) -> str | None:
 
 
 def is_utf8(mended: str) -> bool:
-    """Whether what was decoded as UTF-8 is a text with a few bad bytes, or cut inside a character.
+    """Whether a text decoded as UTF-8 is that, with a few bad bytes or a character cut off.
 
-    Of a text in another encoding, some characters happen to be valid in UTF-8, but fewer.
+    In a text of another encoding, some bytes happen to be valid UTF-8, but fewer.
+
+    Args:
+        mended: With U+FFFD for each error.
     """
     bad = mended.count("\ufffd")
     valid = sum(character > "\x7f" for character in mended) - bad
@@ -203,12 +206,8 @@ def is_utf8(mended: str) -> bool:
     return valid > 0 and valid >= (1 if western == valid else 4) * bad
 
 
-def _legacy(data: bytes) -> str:
-    return decode_legacy(data)[0]
-
-
 def decode_legacy(data: bytes) -> tuple[str, str]:
-    """A text in the encoding that is most likely, Windows-1252 where nothing tells; and that.
+    """A text in its most likely encoding, Windows-1252 in doubt; and the encoding's name.
 
     Raises:
         UnreadableFile: It is not a text.
@@ -226,17 +225,17 @@ def decode_legacy(data: bytes) -> tuple[str, str]:
 
 
 def _most_likely(sample: bytes) -> str:
-    """The encoding that is most likely, among those in which the sample could be a text."""
+    """The most likely encoding, preferably one in which the sample is a plausible text."""
     from chardet import detect_all
 
     found = detect_all(sample, ignore_threshold=True, include_encodings=_LEGACY, compat_names=False)
     encodings = [_codec(one["encoding"]) for one in found]
-    possible = (one for one in encodings if not _SENSELESS.search(sample.decode(one, "replace")))
+    possible = (one for one in encodings if not _IMPLAUSIBLE.search(sample.decode(one, "replace")))
     return next(possible, encodings[0] if encodings else "cp1252")
 
 
 def _sample(data: bytes) -> bytes:
-    """The lines that tell the encoding."""
+    """The first lines that are not ASCII: from these, the encoding is guessed."""
     size, lines = 0, []
     for line in data.splitlines(keepends=True):
         if size < _SAMPLE and not (line.isascii() and b"\x1b" not in line):
@@ -250,10 +249,10 @@ def _codec(encoding: str | None) -> str:
 
 
 def _spells_words(sample: bytes, encoding: str) -> bool:
-    """Whether there are words in letters of another script than Latin.
+    """Whether the sample has words in a script other than Latin.
 
-    There are none in a text of Latin letters whose accented ones were taken for those of the other
-    script, "Cafй", or for half of a Chinese character, "M軩LER".
+    It has none if it is a Latin text whose accented letters are decoded as letters of the other
+    script, "Cafй", or as half of a Chinese character, "M軩LER".
     """
     many = encoding in _MULTIBYTE  # often of languages that put no spaces around Latin words
     text = sample.decode(encoding, "replace")
@@ -272,7 +271,7 @@ def _latin_encoding(sample: bytes) -> str:
     """The encoding of a text in Latin letters."""
     from chardet import detect_all
 
-    words = b" ".join(filter(_ASCII_LETTER.search, sample.split()))  # lone signs tell nothing
+    words = b" ".join(filter(_ASCII_LETTER.search, sample.split()))  # symbols alone say nothing
     if len(_HIGH.findall(words)) < _ENOUGH:
         return "cp1252"
     defined = words.translate(None, b"\x81\x8d\x8f\x90\x9d")  # in Windows-1252

@@ -34,7 +34,7 @@ SAMPLE_EVERY = 0.12
 TAIL = 1.5
 """Seconds between the last decoded frame and the end of a video that may still be complete."""
 _HD, _UNSTATED = 720, 2
-"""Rows from which on players assume BT.709, and a matrix that the file does not state (H.273)."""
+"""Height from which on players assume BT.709; H.273's number for a colour matrix not stated."""
 MOST_PIXELS = 2**27
 """Of a frame, four times 8K; the decoder refuses larger ones."""
 
@@ -304,11 +304,11 @@ _TURNS = {
     (0, 1, 1, 0): "TRANSPOSE",
     (0, -1, -1, 0): "TRANSVERSE",
 }
-"""Signs of a display matrix → the Pillow transposition that it means."""
+"""Signs of a display matrix → the Pillow transposition that it stands for."""
 
 
 def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """The signs of a, b, c, d of the display matrix of a frame; of those near 0, 0."""
+    """The signs of a, b, c, d in the display matrix of a frame; 0 for those near 0."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 1, 0, 0, 1

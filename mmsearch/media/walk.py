@@ -297,7 +297,7 @@ def is_mounted(root: str, below: str, device: int) -> bool:
 
 
 def device_now(root: str, below: str) -> int | None:
-    """The device that a folder below a root lies on, or would; None if that cannot be read."""
+    """The device of a folder below a root, or where it would be; None if that cannot be read."""
     try:
         return device_of(_nearest(root, below))
     except OSError:

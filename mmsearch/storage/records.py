@@ -138,7 +138,7 @@ class FailureRecord:
     Attributes:
         stat: What it was then; None if not even that could be read.
         retry: Whether its bytes are not at fault, so that each run tries it again.
-        ctime_ns: When it had last changed in any way then; None if that is not known.
+        ctime_ns: The file's ctime then; None if it is not known.
     """
 
     source_id: int

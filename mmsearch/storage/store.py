@@ -209,9 +209,9 @@ class FailureStore(Protocol):
     def __len__(self) -> int: ...
 
     def known(self, source_id: int, folder: str) -> dict[str, tuple[Stat, int | None] | None]:
-        """The failures in a folder by name: the file's stat and its ctime_ns then, if known.
+        """The failures in a folder by name: the file's stat and, if known, its ctime_ns then.
 
-        None instead of them if the file is worth another try.
+        None for a file that each run tries again.
         """
 
     def folders(self, source_id: int) -> set[str]:

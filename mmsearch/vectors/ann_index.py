@@ -37,8 +37,8 @@ TRAINED_ON = 100_000
 _ADDED_AT_ONCE = 2**16
 
 AT_CENTRE = 5e-7
-"""The square of the distance below which a row counts as the centre of its cell; above FLT_EPSILON,
-which is 1.2e-7."""
+"""A row whose squared distance from the centre of its cell is less counts as the centre. Above
+FLT_EPSILON, 1.2e-7."""
 
 
 class AnnIndex:
@@ -72,11 +72,11 @@ class AnnIndex:
         return isinstance(self._bare, faiss.IndexIVF | faiss.IndexFlatCodes)
 
     def error_scales(self) -> NDArray[np.float32]:
-        """How large the error of each row's approximate score is, relative to the others' (n,).
+        """The error of each row's approximate score, relative to that of other rows (n,).
 
-        For 1-bit codes, it is the length of what the code stands for, the row less the centre of
-        its cell, over the cosine between both: `dp_multiplier`, the last four bytes of a code in
-        FAISS. For other kinds, which do not tell, all are 1.
+        For 1-bit codes, it is the length of the residual (the row less the centre of its cell) over
+        the cosine between the residual and its code: `dp_multiplier`, the last four bytes of a code
+        in FAISS. For other kinds, of which it is unknown, all are 1.
         """
         import faiss
         import numpy as np
@@ -283,9 +283,9 @@ class AnnIndex:
     def _add(self, rows: Vectors) -> None:
         """Add rows (n, dim).
 
-        FAISS takes the length of what a code stands for as 1 if its square is below FLT_EPSILON,
-        that is, if a row is all but the centre of its cell, as the copies of one picture are: its
-        scores are then wrong by up to 1. So such a row is encoded as the centre.
+        FAISS takes the length of a residual as 1 if its square is below FLT_EPSILON. That is so
+        for rows that nearly are the centre of their cell, such as copies of one picture, and makes
+        their scores wrong by up to 1. So such rows are encoded as the centre.
         """
         import faiss
         import numpy as np
@@ -298,12 +298,12 @@ class AnnIndex:
         scores, cells = self._bare.quantizer.search(rows, 1)
         centres, cell = self._bare.quantizer.reconstruct_n(0, self.cells), cells[:, 0]
         squares = np.einsum("ij,ij->i", centres, centres)[cell]
-        # few are left to compare number by number: if a row is r away from c, c·row = c² + c·r
+        # for a residual r of a centre c, c·row = c² + c·r: few rows are left to compare in full
         most = np.sqrt(AT_CENTRE * squares) + 1e-5
         near = np.flatnonzero(np.abs(scores[:, 0] - squares) < most)
         near = near[((rows[near] - centres[cell[near]]) ** 2).sum(axis=1) < AT_CENTRE]
         rows[near] = centres[cell[near]]
-        # the C++ function that `add` calls, too, once it has found the cells
+        # the C++ function that `add` calls, too, after finding the cells
         self._bare.add_core(len(rows), faiss.swig_ptr(rows), None, faiss.swig_ptr(cells))
         self._index.ntotal = self._bare.ntotal
 

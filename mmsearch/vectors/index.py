@@ -45,8 +45,8 @@ CANDIDATES_PER_ID = 4
 
 
 CELL_STEP = 4
-"""A search that goes on compares four times as many cells. So those that show whether it can stop
-are three quarters of all: of as many cells as before, more had no candidate by chance."""
+"""A search that goes on compares four times as many cells. Whether it can stop is then decided by
+three quarters of these; half of them, if it doubled, more often have no candidate by chance."""
 
 
 class LiveRows:
@@ -189,8 +189,8 @@ class BestCandidates:
     ) -> Ranking | None:
         """The k best, from cells farther and farther away; None if candidates are too many.
 
-        A quarter of the cells that the effort says give the first candidates. Then four times as
-        many cells are searched, and again, until those that were added have no candidate.
+        A quarter of the cells of the effort gives the first candidates. Then four times as many
+        cells are searched, and again, until the added ones contain no candidate.
         """
         import numpy as np
 
@@ -231,11 +231,11 @@ class BestCandidates:
 
     @property
     def _worst(self) -> float:
-        """The k-th exact score found so far, less than what rounding adds to scores."""
+        """The k-th exact score found so far, less what rounding may have added to it."""
         return float(self._ranking[-1][1] - 10**-DECIMALS)
 
     def _margins(self, by_row: Any) -> Any:
-        """The margins of rows that could be among the k best, and so are at most this far away."""
+        """The margins of rows as far away from the query as the k-th best may be."""
         distance = error_distance(self._squares, self._mean_score, self._worst)
         return self._rows.segment.margins.at(by_row, self._lengths, distance)
 

@@ -6,9 +6,9 @@ images they match (the modality gap), so candidates that suffice for image queri
 for text. Therefore the true neighbours of sample queries of every modality are computed, and the
 search effort is raised until the index finds them.
 
-That holds on average, and for queries like the samples. For the others, and under filters, a search
-goes on until no row that is left can be among the nearest (`BestCandidates`). For this, it is
-measured how far an approximate score may be too low (`score_margins`).
+The first candidates reach this recall for queries like the samples. For others, and under filters,
+a search goes on until no other row is likely to be among the nearest (`BestCandidates`). To that
+end, it is measured how far an approximate score may be too low (`score_margins`).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ MIN_CODES = 2**18
 from the sample: about 7 ms of a search of a million rows (benchmarks/kinds.py)."""
 
 MIN_SHARE = 1 / 8
-"""The share of the 1-bit codes that a search compares at least, of more than two million: if the
-first cells are few, those after them may have no candidate by chance, but those far away one."""
+"""The share of the 1-bit codes that a search compares at least, which matters above two million:
+after fewer cells, the next ones may have no candidate by chance, although ones far away do."""
 
 NEIGHBOURS = 10
 CANDIDATES = (800, 3_200, 12_800)
@@ -104,7 +104,7 @@ def choose_index(
         recall: The recall to reach for queries of each modality; 1 means EXACT.
     """
     if kind == EXACT or recall >= 1 or not len(rows):
-        asked = "as asked for" if kind == EXACT else "a recall of 1 takes every vector"
+        asked = "as asked for" if kind == EXACT else "a recall of 1 compares every vector"
         return IndexChoice(why=asked if len(rows) else "there is nothing yet"), None
     if kind == AUTO and rows.nbytes <= EXACT_BYTES:
         size = rows.nbytes / 2**20
@@ -183,16 +183,16 @@ def spreads(recall: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ScoreMargins:
-    """How far below its exact score each row's approximate one may lie.
+    """How far below its exact score each row's approximate score may be.
 
     The error of a code is proportional to the part of the query that is orthogonal to the row, both
-    relative to the centre of the cell; this is at most the distance between query and row. Another
-    error does not become smaller near the query: a rotation into fewer dimensions loses a share of
-    every score.
+    relative to the centre of the cell; this is at most the distance between query and row. A second
+    error does not depend on the distance: rotation into fewer dimensions loses a share of every
+    score.
     """
 
     constant: float
-    """The margin that no distance changes, for a query and rows of length 1."""
+    """What does not depend on the distance, for a query and rows of length 1."""
     by_row: NDArray[np.float32]
     """(n,) the margin of each row at a distance of 1."""
     widest: float
@@ -214,8 +214,8 @@ class ScoreMargins:
 def error_distance(squares: float, mean_score: float, score: Any) -> Any:
     """The distance of rows from a query, by their scores; broadcasts arrays.
 
-    It is at least half of the root mean square distance to all rows, since a query is rounded
-    relative to the centre of each cell, and near one row still far from the centre.
+    It counts as at least half of the root mean square distance to all rows: the query is rounded
+    relative to the centre of a cell, which may be far away even if a row is near.
 
     Args:
         squares: The sum of the squared lengths of the query and of a row.
@@ -228,13 +228,13 @@ def error_distance(squares: float, mean_score: float, score: Any) -> Any:
 
 
 def score_margins(rows: Float16Rows, ann_index: AnnIndex, recall: float) -> ScoreMargins:
-    """The margins of rows (n, dim), so that a search finds a share of its neighbours.
+    """The margins of rows (n, dim) with which searches reach a recall.
 
-    They are the standard deviation of errors times `spreads`. The variance is fitted to the errors
-    that sampled rows have with random directions and with stored rows as queries: it is a constant
-    plus a multiple of the square of the row's `error_scales` and of the distance. The larger
-    deviation from that counts, or what the tail of the errors suggests if that is longer than a
-    normal distribution's.
+    A margin is the standard deviation of the error times `spreads`. The variance, a constant plus a
+    multiple of the squared product of the row's `error_scales` and the distance, is fitted to the
+    errors of sampled rows for two kinds of queries, random directions and stored rows. It is then
+    scaled to the kind of larger errors, or to their tail if this is longer than that of a normal
+    distribution.
     """
     import numpy as np
 
@@ -305,12 +305,12 @@ def _tuned(
     recall = {name: round(float((found < enough).mean()), 4) for name, found in ranks.items()}
     shown = " and ".join(f"{share:.3f} for {name}" for name, share in recall.items())
     why = (
-        f"every search is to find {target} of the nearest, so candidates are scored, at worst all "
-        f"vectors, until none left can be among them, by the error of the codes measured on "
-        f"{min(SAMPLED, len(ann_index)):,} vectors; the first {enough:,} have {shown} of the ten "
-        "nearest, measured on this index"
+        f"finds at least {target} of the nearest on average: candidates are scored until no other "
+        f"vector is likely to be among them, by the error of approximate scores measured on "
+        f"{min(SAMPLED, len(ann_index)):,} vectors of this index; the first {enough:,} candidates "
+        f"have {shown} of the ten nearest to sample queries"
         if ann_index.scores_all
-        else f"finds {shown} of the ten nearest, measured on this index; {target} was asked for"
+        else f"found {shown} of the ten nearest to sample queries; {target} was asked for"
     )
     return IndexChoice(kind, enough, effort, recall, why)
 

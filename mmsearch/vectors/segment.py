@@ -5,7 +5,7 @@
     vectors.i64     (n,) the catalog's id of each row's vector, ascending
     coarse.faiss    an approximate index of the rows, if one was chosen
     moments.f32     (dim + 1, dim) with it: the mean of sampled rows, and of their outer products
-    margins.f32     (n + 1,) with it: the `ScoreMargins`, the constant first
+    margins.f32     (n + 1,) with it: its `ScoreMargins`, the constant first
     about.json      how many rows, of how many dimensions, which index was chosen and why, …
 
 Pages are read when they are needed, and the system may evict them.
@@ -126,7 +126,7 @@ class Segment:
 
     @cached_property
     def margins(self) -> ScoreMargins:
-        """The `score_margins`, which segments of earlier versions do not have yet."""
+        """The `score_margins`, measured now if a segment of an earlier version has none."""
         import numpy as np
 
         path = None if self.folder is None else self.folder / MARGINS

@@ -70,7 +70,7 @@ class ImportRun:
         if not isinstance(modality, str) or modality not in get_args(Modality):
             raise InvalidOption(f"a facet is one of image, text, audio, not {shown(modality)}")
         if model is not None and (not isinstance(model, str) or storable(model) != model):
-            raise InvalidOption(f"a model is named by a text, not {shown(model)}")
+            raise InvalidOption(f"a model is given by its name, not {shown(model)}")
         self.report = Report()
         self._index = index
         self._store = index.store

@@ -260,7 +260,7 @@ def _cleaned(texts: list[str], key: str, losses: Losses) -> list[str]:
         return texts
     cleaned = list(map(storable, texts))
     changed = sum(one != other for one, other in zip(texts, cleaned, strict=True))
-    losses[f"{key!r}: halves of characters and NULs are replaced"] += changed
+    losses[f"{key!r}: damaged characters and NULs are replaced by U+FFFD"] += changed
     return cleaned
 
 

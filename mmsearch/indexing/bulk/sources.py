@@ -219,9 +219,9 @@ def _placed_chunks(vectors: Any, batches: Iterable[Rows]) -> Iterator[Chunk]:
 
 
 def _without_repeats(chunk: Chunk) -> Iterator[Chunk]:
-    """The rows of a chunk, those that repeat the place of an earlier one in chunks of their own.
+    """The rows of a chunk; those that repeat an earlier place follow in chunks of their own.
 
-    So the last one counts, as if they had come in another file.
+    So the last one counts, as if each repetition came from another file.
     """
     places = chunk.rows.columns.get(PLACE, [])
     vectors = 0 if chunk.vectors is None else len(chunk.vectors)
@@ -231,7 +231,7 @@ def _without_repeats(chunk: Chunk) -> Iterator[Chunk]:
             for path, place in zip(chunk.rows.paths(), places, strict=True)
         ]
         repeated = len(set(keys)) < len(keys)
-    except (KeyError, TypeError):  # whoever stores them says what is wrong
+    except (KeyError, TypeError):  # malformed places, which storing them reports
         repeated = False
     if not repeated or vectors != len(places) - places.count(None):
         yield chunk
@@ -301,7 +301,7 @@ def unit_rows(rows: Any, dim: int, first: int = 0) -> NDArray[np.float16]:
     import numpy as np
 
     if not dim:
-        raise InvalidOption(f"row {first} of the vectors has no dimensions")
+        raise InvalidOption(f"row {first} of the vectors has 0 dimensions")
     if rows.shape[1] != dim:
         raise InvalidOption(
             f"row {first} of the vectors has {rows.shape[1]} dimensions where {dim} are due"
@@ -391,7 +391,7 @@ def _plain(columns: Mapping[Any, Any]) -> Columns:
         to_list = getattr(values, "to_pylist", None) or getattr(values, "tolist", None)
         try:
             listed = values if to_list is None else to_list()  # of pyarrow; of NumPy and pandas
-        except (ValueError, OverflowError):  # pyarrow's, of times that Python's do not hold
+        except (ValueError, OverflowError):  # pyarrow has times that Python cannot represent
             listed = _times(key, values)
         if _SIMPLE.issuperset(types := set(map(type, listed))):
             nan = float in types and any(one != one for one in listed)  # noqa: PLR0124
@@ -402,7 +402,10 @@ def _plain(columns: Mapping[Any, Any]) -> Columns:
 
 
 def _times(key: Any, values: Any) -> list[Any]:
-    """A column of pyarrow's with times finer than a microsecond, or beyond the years of Python."""
+    """A pyarrow column of times finer than a microsecond, or of years that Python does not have.
+
+    They are rounded down to microseconds or, if that is not enough, written as text.
+    """
     import pyarrow as pa
 
     whole = pa.timestamp("us", getattr(values.type, "tz", None))
@@ -410,7 +413,7 @@ def _times(key: Any, values: Any) -> list[Any]:
         with suppress(ValueError, OverflowError, NotImplementedError):
             found: list[Any] = values.cast(type_, safe=False).to_pylist()
             return found
-    raise InvalidMetadata(f"column {key!r} holds times that cannot be stored: write them as text")
+    raise InvalidMetadata(f"column {key!r} has times that cannot be stored: write them as text")
 
 
 _SIMPLE = frozenset({str, int, float, bool, type(None)})

@@ -330,7 +330,7 @@ def _vectors_and_rows(path: Path) -> tuple[Iterator[Any], Iterator[Rows]]:
             if len(lengths) > 1:
                 least, most = min(lengths), max(lengths)
                 raise InvalidOption(
-                    f"{str(path)!r}: the vectors are not of one length, but of {least} to {most}"
+                    f"{str(path)!r}: the vectors differ in length, from {least} to {most}"
                 )
             if filled:
                 yield flat.reshape(filled, -1)
@@ -385,6 +385,5 @@ def _cells(table: Table) -> Iterator[Row]:
     _, header = next(lines, (1, []))
     keys = [cell.strip() or f"column {place}" for place, cell in enumerate(header, start=1)]
     for number, cells in lines:
-        if len(cells) > len(keys):
-            raise table.error(number, f"{len(cells)} cells stand below {len(keys)} columns")
+        table.check_width(number, cells, len(keys))
         yield dict(zip_longest(keys, (cell or None for cell in cells)))

@@ -46,7 +46,7 @@ class Database:
         self.path = path
         self.engine = _engine(path)
         self._file = _identity(path)
-        self._fixed = _Fixed.of(path) if _is_fixed(self.engine) else None
+        self._immutable = _FileState.of(path) if _is_immutable(self.engine) else None
         self._open = True
         self._thread = threading.local()  # holds this thread's snapshot connection
 
@@ -69,13 +69,13 @@ class Database:
             raise IndexUnusable(
                 f"{self.path} was replaced or deleted after it was opened: open the index again"
             )
-        if self._fixed is not None and not self.in_snapshot:
-            self._open_again(self._fixed)
+        if self._immutable is not None and not self.in_snapshot:
+            self._reopen(self._immutable)
 
-    def _open_again(self, fixed: _Fixed) -> None:
-        """Have what was opened as if nobody wrote to it follow the file, where that can be."""
-        changed = fixed != (now := _Fixed.of(self.path))
-        if not changed and not now.may_be_written(self.path):
+    def _reopen(self, opened: _FileState) -> None:
+        """Open a catalog that was opened as immutable again, if it changed or can be written."""
+        changed = opened != (now := _FileState.of(self.path))
+        if not changed and not _may_be_written(self.path):
             return
         try:
             engine = _engine(self.path)
@@ -83,7 +83,7 @@ class Database:
             if changed:
                 raise
             return
-        self._fixed = now if _is_fixed(engine) else None
+        self._immutable = now if _is_immutable(engine) else None
         self.engine, before = engine, self.engine
         before.dispose()
 
@@ -168,26 +168,26 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-class _Fixed(NamedTuple):
-    """The state of a catalog that was opened as if nobody wrote to it."""
+class _FileState(NamedTuple):
+    """By which it is noticed that a catalog was written to, though it was opened as immutable."""
 
     size: int
     mtime_ns: int
     logged: bool
 
     @classmethod
-    def of(cls, path: Path) -> _Fixed:
+    def of(cls, path: Path) -> _FileState:
         found = path.stat()
         return cls(found.st_size, found.st_mtime_ns, _log_of(path) is not None)
 
-    @staticmethod
-    def may_be_written(path: Path) -> bool:
-        """Whether there is room, and the right, to open it in the usual way."""
-        return os.access(path.parent, os.W_OK) and disk_usage(path.parent).free >= ROOM
+
+def _may_be_written(path: Path) -> bool:
+    """Whether the folder of a catalog is writable and has the space that SQLite needs there."""
+    return os.access(path.parent, os.W_OK) and disk_usage(path.parent).free >= ROOM
 
 
 ROOM = 2**20
-"""Bytes: more than SQLite needs beside a catalog to open it."""
+"""Bytes; more than SQLite needs beside a catalog to open it for writing."""
 
 
 READ_SOMETHING = "SELECT 1 FROM sqlite_master LIMIT 1"
@@ -298,43 +298,43 @@ def _engine(path: Path) -> Engine:
     try:
         return _opened(path, writable=True)
     except _NoRoom:
-        # what SQLite puts beside a database found no place: it can be read as from a read-only
-        # disk, once its file has everything
+        # SQLite has no space for the files that it makes beside a database; once the log is moved
+        # into it, the database can be read as on a read-only disk
         if _log_of(path):
             _move_log(path)
         return _opened(path, writable=False)
 
 
-def _is_fixed(engine: Engine) -> bool:
-    """Whether a catalog was opened as if nobody wrote to it: it does not follow the file."""
+def _is_immutable(engine: Engine) -> bool:
+    """Whether a catalog was opened as immutable: later changes of the file are not seen."""
     return "immutable" in engine.url.query
 
 
 class _NoRoom(IndexUnusable):
-    """SQLite could not write beside a catalog."""
+    """SQLite has no space to write beside a catalog."""
 
 
 def _move_log(path: Path) -> None:
-    """Move the log of a catalog that no process has open into its file, and empty it.
+    """Write what is in the log of a catalog into its file, and empty the log (a checkpoint).
 
-    Where the index of the log, a file, has no room, an exclusive connection has it in memory.
+    No process may have the catalog open. An exclusive connection keeps the index of the log in
+    memory, since there may be no space for its file.
 
     Raises:
-        IndexUnusable: there is no room for what is new in the log.
+        IndexUnusable: there is no space for what the log adds.
     """
     try:
         with closing(sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None)) as driver:
             driver.execute("PRAGMA locking_mode=EXCLUSIVE")
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as error:
-        full = getattr(error, "sqlite_errorcode", 0) & 0xFF in _FOR_WANT_OF_ROOM
-        if not full or disk_usage(path.parent).free >= ROOM:
+        if not _lacks_room(error) or disk_usage(path.parent).free >= ROOM:
             raise _unusable(path, error) from error
         log = _log_of(path)
         needed = (log.stat().st_size if log else 0) + ROOM
         raise IndexUnusable(
-            f"{path} cannot be used: its disk is full. What was stored last is safe beside it, and "
-            f"can be read again once {needed / 1e6:.0f} MB are free"
+            f"{path} cannot be used: its disk is full. Nothing is lost: what was stored last is in "
+            f"the file beside it, and can be read once {needed / 1e6:.0f} MB are free"
         ) from error
 
 
@@ -367,12 +367,9 @@ def _opened(path: Path, *, writable: bool) -> Engine:
     return engine
 
 
-_FOR_WANT_OF_ROOM = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
-
-
 def _lacks_room(said: BaseException | None) -> bool:
     code = getattr(said, "sqlite_errorcode", 0) & 0xFF
-    return code in _FOR_WANT_OF_ROOM
+    return code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
 
 
 def _unusable(path: Path, said: BaseException | None) -> IndexUnusable:

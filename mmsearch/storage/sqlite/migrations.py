@@ -180,7 +180,7 @@ CREATE TABLE folder_devices (
 )
 """
 
-# What an older version could not read, this one may: each failed file is tried once more.
+# This version may read what an older one could not: each failed file is tried once more.
 _FAILURES_TRIED_AGAIN = """
 ALTER TABLE failures ADD COLUMN ctime_ns BIGINT;
 UPDATE failures SET retry = 1
