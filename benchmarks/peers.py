@@ -22,6 +22,8 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -186,14 +188,19 @@ def mmsearch(index: Path, model: Sequence[str] = (), how: Sequence[str] = ()) ->
     """`mmsearch index`, then `mmsearch query`, taken together."""
 
     def searched(folder: Path) -> Process:
-        command = [sys.executable, "-m", "mmsearch", "index", folder, "-i", index, *model, *how]
-        first = run(command, env=environment())
+        first = mmsearch_index(index, model, how)(folder)
         second = mmsearch_query(index, how)(folder)
         costs = first.cost, second.cost
         both = Cost(sum(one.wall for one in costs), sum(one.cpu for one in costs))
         return Process(0, second.output, second.errors, both, max(first.peak, second.peak))
 
     return searched
+
+
+def mmsearch_index(index: Path, model: Sequence[str] = (), how: Sequence[str] = ()) -> Program:
+    """`mmsearch index`."""
+    command = [sys.executable, "-m", "mmsearch", "index", "-i", index, *model, *how]
+    return lambda folder: run([*command, folder], env=environment())
 
 
 def mmsearch_query(index: Path, how: Sequence[str] = ()) -> Program:
@@ -301,8 +308,14 @@ def main() -> None:
     work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     os.environ["MMSEARCH_CACHE"] = str(work / "cache")
-    weights = untrained(work)
-    command, data = install_rclip(work, options.rclip_python), rclip_files(work, weights)
+    command = install_rclip(work, options.rclip_python)
+    with ProcessPoolExecutor(
+        1, get_context("spawn")
+    ) as making:  # torch would stay in this process,
+        weights = making.submit(untrained, work).result()  # and count for those that it starts
+        data = making.submit(rclip_files, work, weights).result()
+        tiny_data = making.submit(tiny_rclip_files, work).result()
+        tiny = making.submit(tiny_clip, work).result()
     indexes = work / "peers"
     model = ["--model", f"clip:{ARCH}@{weights}"]
     kinds: dict[str, tuple[Sequence[str], Sequence[str]]] = {
@@ -332,10 +345,11 @@ def main() -> None:
             title = f"{number} photos of {size[0]} × {size[1]} pixels, and a query"
             compare(title, programs, folder, options.rounds, forget)
     if options.only != "photos":
-        folder, tiny = many(work, options.rescan), tiny_clip(work)
+        folder = many(work, options.rescan)
         again = {
-            "rclip": rclip(command, tiny_rclip_files(work)),
+            "rclip": rclip(command, tiny_data),
             "mmsearch": mmsearch(work / "tiny-index", ["--model", tiny]),
+            "mmsearch index alone": mmsearch_index(work / "tiny-index", ["--model", tiny]),
         }
         for program in again.values():
             program(folder)
