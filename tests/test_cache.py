@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 import mmsearch
 from mmsearch.collection import Collection
+from mmsearch.collection.doctor import examine
 from mmsearch.errors import InvalidOption
 from mmsearch.spaces import index_cache
 from mmsearch.spaces.index_cache import segment_folders
 from mmsearch.storage.sqlite.index_settings import next_epoch
-from mmsearch.vectors import EXACT, index_choice
+from mmsearch.vectors import EXACT, Segment, index_choice
 from mmsearch.vectors.segment import checksum
 
 NAMES = list(COLOURS)
@@ -320,18 +321,14 @@ def test_a_large_collection_gets_codes_of_measured_recall(library, tmp_path, mon
     assert "ten nearest" in about["why"]
 
 
-def test_a_recall_of_1_compares_all_vectors_although_an_earlier_version_made_codes(
-    library, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(index_choice, "EXACT_BYTES", 10)
-    library.add(recall=0.97)
-    before = [one for one in library.status()["indexes"] if one["facet"] == "image"]
-    assert before[0]["kind"].endswith("RaBitQ")
-    for path in (library.folder / "cache").glob("*/about.json"):
-        about = json.loads(path.read_text()) | {"recall": 1.0}
-        path.write_text(json.dumps(about | {"sum": checksum(about)}))
-    library.index.store.settings.set("recall", "1.0")
+def test_a_segment_of_another_version_is_rebuilt_by_a_search_and_no_damage(library, tmp_path):
+    before = found(library, "red", 3)
+    (segment,) = (library.folder / "cache").glob("image-*")
+    about = json.loads((segment / "about.json").read_text()) | {"format": 1}
+    (segment / "about.json").write_text(json.dumps(about))
+    library.close()
+    assert [one.state for one in examine(tmp_path / "idx") if one.check == "caches"] == ["ok"]
     with mmsearch.open(tmp_path / "idx") as again:
-        assert found(again, "red", 1) == ["red.png"]
-        (after,) = [one for one in again.status()["indexes"] if one["facet"] == "image"]
-    assert after["kind"] == EXACT
+        assert found(again, "red", 3) == before
+    (rebuilt,) = (tmp_path / "idx" / "cache").glob("image-*")
+    assert Segment.open(rebuilt).about["format"] != 1

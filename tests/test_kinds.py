@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -28,7 +27,6 @@ from mmsearch.vectors import (
 from mmsearch.vectors.ann_index import AnnIndex
 from mmsearch.vectors.index import CANDIDATES_PER_ID, LiveRows
 from mmsearch.vectors.index_choice import codes_in_cells, true_neighbours
-from mmsearch.vectors.segment import checksum
 
 DIM = 32
 
@@ -399,22 +397,6 @@ def test_an_eighth_of_the_codes_is_compared_at_least(monkeypatch):
     assert choice.effort >= codes.cells / 8 > 4
 
 
-@pytest.mark.parametrize("writable", [True, False])
-def test_a_segment_of_an_earlier_version_gets_its_margins_measured(tmp_path, monkeypatch, writable):
-    measured = made(clustered(5000), tmp_path).margins
-    about = json.loads((tmp_path / "about.json").read_text())
-    about["choice"]["margin"] = 0.1  # one for all rows
-    about["sum"] = checksum(about)
-    (tmp_path / "about.json").write_text(json.dumps(about))
-    (tmp_path / "margins.f32").unlink()
-    if not writable:
-        (tmp_path / "margins.f32").mkdir()
-    assert np.array_equal(Segment.open(tmp_path).margins.by_row, measured.by_row)
-    if writable:  # measured once
-        monkeypatch.setattr("mmsearch.vectors.segment.score_margins", None)
-        assert np.array_equal(Segment.open(tmp_path).margins.by_row, measured.by_row)
-
-
 # ---------------------------------------------------------------------- the delta
 
 
@@ -488,7 +470,7 @@ def test_a_segment_without_rows_is_opened_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file", ["rows.f16", "ids.i64", "vectors.i64", "coarse.faiss", "about.json"]
+    "file", ["rows.f16", "ids.i64", "vectors.i64", "coarse.faiss", "margins.f32", "about.json"]
 )
 @pytest.mark.parametrize("how", ["gone", "cut", "empty"])
 def test_damaged_files_are_noticed(tmp_path, file, how):
@@ -498,6 +480,13 @@ def test_damaged_files_are_noticed(tmp_path, file, how):
     path.unlink()
     if how != "gone":
         path.write_bytes(content[: len(content) // 2] if how == "cut" else b"")
+    with pytest.raises(SegmentDamaged):
+        Segment.open(tmp_path)
+
+
+def test_margins_that_are_no_numbers_are_noticed(tmp_path):
+    made(clustered(2500), tmp_path, kind="RaBitQ")
+    np.full(2501, np.nan, np.float32).tofile(tmp_path / "margins.f32")
     with pytest.raises(SegmentDamaged):
         Segment.open(tmp_path)
 

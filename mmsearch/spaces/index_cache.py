@@ -34,7 +34,7 @@ from mmsearch.vectors import (
     write_segment,
 )
 from mmsearch.vectors.hubness import EXTRA_DIMS, augmented, augmented_query
-from mmsearch.vectors.segment import HAS_ANN_INDEX, UPTO, read_about
+from mmsearch.vectors.segment import UPTO, read_about
 
 if TYPE_CHECKING:
     import numpy as np
@@ -265,8 +265,6 @@ class IndexCache:
                 tuple(map(about.get, ("catalog", "epoch", "kind", "recall", "dim"))) == wanted
                 and about.get(LAST_CHANGE, -1) >= state.forgotten
                 and about.get("revision", state.revision + 1) <= state.revision
-                # earlier versions gave codes to those who wanted a recall of 1
-                and not (about["recall"] >= 1 and about[HAS_ANN_INDEX])
             ):
                 yield folder, about
 

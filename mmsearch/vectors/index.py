@@ -159,7 +159,9 @@ class BestCandidates:
     """
 
     def __init__(self, rows: LiveRows, vector: Vectors, k: int, count: int) -> None:
+        assert rows.segment.margins is not None, "an approximate index has them"
         self._rows, self._vector, self._k, self._count = rows, vector, k, count
+        self._row_margins = rows.segment.margins
         self._first = min(rows.candidates(k), count)
         self._budget = max(int(count * RESCORED_SHARE), self._first)
         _, mean, products = rows.segment.moments
@@ -215,7 +217,7 @@ class BestCandidates:
         """The approximate score below which no row is a candidate."""
         if len(self._ranking) < self._k:
             return float("-inf")
-        return float(self._worst - self._margins(self._rows.segment.margins.widest))
+        return float(self._worst - self._margins(self._row_margins.widest))
 
     def _are_candidates(
         self, numbers: NDArray[np.int64], scores: NDArray[np.float32]
@@ -225,7 +227,7 @@ class BestCandidates:
 
         if len(self._ranking) < self._k:
             return np.ones(len(numbers), np.bool_)
-        by_row = self._rows.segment.margins.by_row[numbers]
+        by_row = self._row_margins.by_row[numbers]
         possible: NDArray[np.bool_] = scores + self._margins(by_row) >= self._worst
         return possible
 
@@ -237,7 +239,7 @@ class BestCandidates:
     def _margins(self, by_row: Any) -> Any:
         """The margins of rows as far away from the query as the k-th best may be."""
         distance = error_distance(self._squares, self._mean_score, self._worst)
-        return self._rows.segment.margins.at(by_row, self._lengths, distance)
+        return self._row_margins.at(by_row, self._lengths, distance)
 
     def _rescore_candidates(self, numbers: NDArray[np.int64], scores: NDArray[np.float32]) -> bool:
         """Score rows, the most likely first, while they are candidates; False: too many are."""

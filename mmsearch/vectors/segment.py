@@ -21,7 +21,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,6 @@ from mmsearch.errors import StorageFailed
 from mmsearch.vectors.ann_index import AnnIndex
 from mmsearch.vectors.exact import as_float32, exact_index
 from mmsearch.vectors.index_choice import (
-    RECALL,
     SAMPLED,
     IndexChoice,
     ScoreMargins,
@@ -49,8 +48,9 @@ if TYPE_CHECKING:
     RowBatch = tuple[Float16Rows, NDArray[np.int64], NDArray[np.int64]]
     """Rows (m, dim), the item of each, and the catalog's id of each one's vector, ascending."""
 
-FORMAT = 1
-"""The version of the files. Segments of another version are rebuilt."""
+FORMAT = 2
+"""The version of the files. Segments of another one are rebuilt: those of version 1 lack margins,
+and a search of them could miss rows that are the centre of their cell."""
 
 ROWS, IDS, VECTOR_IDS = "rows.f16", "ids.i64", "vectors.i64"
 ANN_INDEX, MOMENTS, MARGINS, ABOUT = "coarse.faiss", "moments.f32", "margins.f32", "about.json"
@@ -71,6 +71,10 @@ class SegmentDamaged(Exception):
     """Files are missing, truncated, or of another format; they can be rebuilt from the catalog."""
 
 
+class OtherFormat(SegmentDamaged):
+    """Another version of mmsearch made it: nothing is wrong with it, but this one rebuilds it."""
+
+
 @dataclass
 class Segment:
     """Rows that never change, and the index over them."""
@@ -83,6 +87,8 @@ class Segment:
     choice: IndexChoice = field(default_factory=IndexChoice)
     ann_index: AnnIndex | None = None
     """The index of that kind, unless it is exact."""
+    margins: ScoreMargins | None = None
+    """The margins of that index's scores, if there is one."""
     about: dict[str, Any] = field(default_factory=dict)
     """The contents of ABOUT."""
     folder: Path | None = None
@@ -123,25 +129,6 @@ class Segment:
         sample = as_float32(self.rows, np.arange(number) * len(self) // max(number, 1))
         products: Vectors = sample.T @ sample / np.float32(max(number, 1))
         return number, sample.mean(axis=0), products
-
-    @cached_property
-    def margins(self) -> ScoreMargins:
-        """The `score_margins`, measured now if a segment of an earlier version has none."""
-        import numpy as np
-
-        path = None if self.folder is None else self.folder / MARGINS
-        if path is not None:
-            with suppress(OSError):
-                stored = np.fromfile(path, np.float32)
-                if len(stored) == len(self) + 1 and np.isfinite(widest := stored[1:].max()):
-                    return ScoreMargins(float(stored[0]), stored[1:], float(widest))
-        assert self.ann_index is not None, "exact scores need no margin"
-        recall = float(self.about.get("recall", RECALL))
-        margins = score_margins(self.rows, self.ann_index, recall)
-        if path is not None:
-            with suppress(OSError):  # read-only, say
-                _save_margins(margins, path)
-        return margins
 
     def read_rows(self, numbers: NDArray[np.int64]) -> Float16Rows:
         """A copy of the rows of the given numbers.
@@ -196,33 +183,34 @@ class Segment:
         about = read_about(folder)
         try:
             number, dim = int(about["rows"]), int(about["dim"])
-            stored = {field.name for field in fields(IndexChoice)} & about["choice"].keys()
-            choice = IndexChoice(**{name: about["choice"][name] for name in stored})
+            choice = IndexChoice(**about["choice"])
             rows, ids, vector_ids = _mapped_arrays(folder, number, dim)
-            ann_index = None
+            ann_index, margins = None, None
             if about[HAS_ANN_INDEX]:
                 if _file_checksum(folder / ANN_INDEX) != about[ANN_CHECKSUM]:
                     raise SegmentDamaged(f"{folder}: {ANN_INDEX} is not what was written")
                 ann_index = AnnIndex.load(folder / ANN_INDEX)
+                margins = _stored_margins(folder, number)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise SegmentDamaged(f"{folder}: {error}") from error
         if ann_index is not None and len(ann_index) != number:
             raise SegmentDamaged(
                 f"{folder}: {ANN_INDEX} has {len(ann_index)} rows instead of {number}"
             )
-        return cls(rows, ids, vector_ids, choice, ann_index, about, folder)
+        return cls(rows, ids, vector_ids, choice, ann_index, margins, about, folder)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
     """The contents of a segment's ABOUT.
 
     Raises:
-        SegmentDamaged: the file is missing, damaged or of another format.
+        OtherFormat: another version made it.
+        SegmentDamaged: the file is missing or damaged.
     """
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
-            raise SegmentDamaged(f"{folder}: its format is {about['format']}, not {FORMAT}")
+            raise OtherFormat(f"{folder}: its format is {about['format']}, not {FORMAT}")
         if about[CHECKSUM] != checksum(about):
             raise SegmentDamaged(f"{folder}: {ABOUT} is not what was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -268,26 +256,21 @@ def write_segment(
         HAS_ANN_INDEX: ann_index is not None,
         "choice": asdict(choice),
     }
-    segment = Segment(rows, ids, vector_ids, choice, ann_index, about)
+    margins = None if ann_index is None else score_margins(rows, ann_index, recall)
+    segment = Segment(rows, ids, vector_ids, choice, ann_index, margins, about)
     if folder is not None:
-        if ann_index is not None:
+        if ann_index is not None and margins is not None:
             ann_index.save(folder / ANN_INDEX)
             about[ANN_CHECKSUM] = _file_checksum(folder / ANN_INDEX)
             _, mean, products = segment.moments
             np.concatenate([mean[None], products]).tofile(folder / MOMENTS)
-            _save_margins(segment.margins, folder / MARGINS)
+            np.append(np.float32(margins.constant), margins.by_row).tofile(folder / MARGINS)
         about[CHECKSUM] = checksum(about)
         (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         for path in folder.iterdir():  # flushed before the folder is renamed as a complete segment
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
     return segment
-
-
-def _save_margins(margins: ScoreMargins, path: Path) -> None:
-    import numpy as np
-
-    np.append(np.float32(margins.constant), margins.by_row).tofile(path)
 
 
 def _write_batches(folder: Path, batches: Iterable[RowBatch]) -> int:
@@ -319,6 +302,19 @@ def _file_checksum(path: Path) -> int:
         for _ in range(0, CHECKED_BYTES, _CHUNK):
             found = zlib.crc32(file.read(_CHUNK), found)
     return found
+
+
+def _stored_margins(folder: Path, number: int) -> ScoreMargins:
+    """The margins of a segment of so many rows.
+
+    Raises:
+        ValueError: the file is shorter or longer, or damaged.
+    """
+    stored = _mapped(folder / MARGINS, "<f4", (number + 1,))
+    widest = float(stored[1:].max())
+    if not (math.isfinite(stored[0]) and math.isfinite(widest)):
+        raise ValueError(f"{MARGINS} is not what was written")
+    return ScoreMargins(float(stored[0]), stored[1:], widest)
 
 
 def _mapped_arrays(folder: Path, number: int, dim: int) -> RowBatch:

@@ -20,7 +20,7 @@ from mmsearch.storage.sqlite.columns import ENDING, read_column
 from mmsearch.storage.sqlite.database import driver_of
 from mmsearch.types import Modality
 from mmsearch.vectors import Segment, SegmentDamaged
-from mmsearch.vectors.segment import UPTO
+from mmsearch.vectors.segment import UPTO, OtherFormat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -227,6 +227,8 @@ def _fault(context: CheckContext, path: Path, content: Content) -> str | None:
         return None if read_column(path) is not None else "it is not complete"
     try:
         segment = Segment.open(path)
+    except OtherFormat:
+        return None  # a search ignores it and builds another
     except SegmentDamaged as error:
         return str(error).removeprefix(f"{path}: ")
     return _disagreement(context, segment, *content)
