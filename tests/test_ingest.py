@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ToyEncoder, paint
-from PIL import Image
+from PIL import Image, features
 
 import mmsearch
 from mmsearch.errors import PathNotFound, StorageFailed
@@ -663,11 +663,32 @@ def test_downloads_and_copies_are_passed_over_in_silence(library, photos, name):
 def test_files_of_unknown_endings_that_hold_no_media_are_passed_over_in_silence(library, photos):
     (photos / "a.xmp").write_text("<x:xmpmeta>")
     (photos / "BMW").write_text("BMW made this car")
+    (photos / "plan").write_text("P1 before P2, or else P3")
     (photos / "empty").touch()
     (photos / "loop").symlink_to("loop")
     if hasattr(os, "mkfifo"):
         os.mkfifo(photos / "pipe")
     assert passed_over(library.add(photos)) == []
+
+
+def test_of_many_unknown_endings_the_warning_names_a_few(library, photos):
+    for number in range(300):
+        shutil.copy(photos / "red.png", photos / f"{number}.e{number}")
+    (warning,) = passed_over(library.add(photos))
+    assert "passed over at least 200 files" in warning
+    assert warning.count("×1") == 5
+    assert "and 195 more endings" in warning
+
+
+@pytest.mark.parametrize("form", ["png", "gif", "bmp", "tiff", "webp", "avif", "jpeg2000", "ppm"])
+def test_a_picture_of_an_unknown_ending_is_named_whatever_its_format(library, photos, form):
+    if form == "avif" and not features.check("avif"):
+        pytest.skip("Pillow without AVIF")
+    with Image.open(photos / "red.png") as picture:
+        picture.convert("RGB").save(photos / "picture", format=form)
+    (warning,) = passed_over(library.add(photos))
+    ending = {"tiff": "tif", "jpeg2000": "jp2", "ppm": "pnm"}.get(form, form)
+    assert f"'picture' to 'picture.{ending}'" in warning
 
 
 @pytest.mark.parametrize("kind", ["wav", "aiff", "au", "caf", "w64", "flac", "ogg", "mp3"])

@@ -16,6 +16,9 @@ _ALL_SAMPLED = 8
 _MOST_SAMPLES = 200
 """Files of unknown endings whose first bytes a run reads: some 10 ms."""
 
+_MOST_NAMED = 5
+"""Endings that the warning names."""
+
 _OTHERS: dict[Kind, str] = {
     "image": "photos, which none of this index's models can encode: add one with --model mini",
     "text": "texts",
@@ -72,9 +75,12 @@ class PassedOver:
         counted: list[str] = []
         example = ""
         for ending, unknown in sorted(self._unknown.items(), key=lambda one: -one[1].number):
-            if not left or not may_be_missed(ending):
+            if not may_be_missed(ending):
                 continue
             samples = unknown.samples[:left]
+            if not samples:  # more endings than can be looked into
+                exact = False
+                break
             left -= len(samples)
             media = [(path, right) for path in samples if (right := ending_by_content(path))]
             if not media:
@@ -93,6 +99,8 @@ class PassedOver:
                 example = f"{name!r} to {name[: len(name) - len(ending)] + right!r}"
         if not total:
             return None
+        if (more := len(counted) - _MOST_NAMED) > 0:
+            counted[_MOST_NAMED:] = [f"and {more} more endings" if more > 1 else "and one more"]
         return (
             f"passed over {'' if exact else 'at least '}{total} files that contain pictures, "
             f"sounds or videos, but have unknown endings ({', '.join(counted)}): rename them, "
