@@ -322,6 +322,19 @@ def test_a_catalog_on_a_full_disk_is_read(tmp_path):
         assert not len(catalog)
 
 
+def test_an_older_catalog_on_a_full_disk_says_that_room_is_lacking(tmp_path):
+    path = tmp_path / "catalog.db"
+    one_item(path)
+    with closing(sqlite3.connect(path)) as older:
+        older.execute("PRAGMA user_version = 8")
+        older.execute("ALTER TABLE failures DROP COLUMN ctime_ns")
+        older.commit()
+    with full_disk(), pytest.raises(IndexUnusable, match="free 1 MB on its disk, which is full"):
+        Catalog(path)
+    with closing(Catalog(path)) as catalog:
+        assert len(catalog) == 1
+
+
 def one_item(path: Path) -> None:
     with closing(Catalog(path)) as catalog:
         catalog.put([entry(catalog.sources.add("/photos"), vectors={})])

@@ -349,10 +349,10 @@ def _opened(path: Path, *, writable: bool) -> Engine:
             _check_pages(connection, path)
         if version < _newest():
             if not writable:
-                raise IndexUnusable(
-                    f"{path} was made by an older mmsearch: open it once where it can be written, "
-                    "or make its folder writable"
-                )
+                cure = "open it once where it can be written, or make its folder writable"
+                if os.access(path.parent, os.W_OK):  # it would be writable if there were room
+                    cure = f"free {ROOM / 1e6:.0f} MB on its disk, which is full, and open it again"
+                raise IndexUnusable(f"{path} was made by an older mmsearch: {cure}")
             with _migration_lock(path, version), _writing(engine) as connection:
                 _make_or_migrate(connection, path)
     except (DatabaseError, sqlite3.DatabaseError) as error:
