@@ -1,3 +1,4 @@
+import marshal
 import os
 from contextlib import suppress
 
@@ -122,6 +123,19 @@ def test_damage_in_unicode_without_a_mark_costs_one_character(encoding):
 def test_an_end_that_was_never_written_is_no_part_of_a_text(text):
     for zeros in (1, 2, 3, 4000):
         assert read_text(text.encode() + bytes(zeros)) == text
+
+
+def test_a_module_in_bytes_is_no_text_though_most_of_it_is_its_help():
+    help_text = "Runs on the beach, with a dog, and says how far it came. " * 100
+    module = marshal.dumps(compile(f"{help_text!r}\nx = 1\n", "beach.py", "exec"))
+    with pytest.raises(UnreadableFile, match="not a text file"):
+        read_text(module)
+
+
+def test_a_binary_file_with_some_text_is_none_in_any_encoding():
+    page = b"%PDF-1.4\n%\xac\xdc \xab\xba\n<< /Type /Page /Length 12 >>\nstream\n" * 8
+    with pytest.raises(UnreadableFile, match="not a text file"):
+        read_text(page + b"x\x9c\xad\0\x92\x81\x03\x1f\x8b\xb3\0\xd6\x05\xe1" * 3)
 
 
 def test_a_zero_inside_is_a_blank():
