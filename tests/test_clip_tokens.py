@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from unicodedata import category
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mmsearch.encoders.clip.make_towers import ODD, SENTENCES
-from mmsearch.encoders.clip.preprocessing import Tokens, clip_pieces
+from mmsearch.encoders.clip.preprocessing import Tokens, clean, clip_pieces
 from mmsearch.encoders.clip.torch_model import TorchModel
 
 open_clip = pytest.importorskip("open_clip")
@@ -53,6 +54,7 @@ def test_odd_texts_have_the_tokens_of_open_clip(both, text):
 @example("Í\x85")  # which ftfy takes for U+0345, badly decoded
 @example("a\u0345b !\u0345!")
 def test_any_text_has_the_tokens_of_open_clip(both, text):
+    assume(all(category(letter) != "Cn" for letter in clean(text, "lower")))
     assert_same(both, [text])
 
 
