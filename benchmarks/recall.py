@@ -124,6 +124,7 @@ def main() -> None:
     print(machine())
     for size in map(int, options.sizes.split(",")):
         world = World(size)
+        options.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.work) as folder:
             index, exact, clusters = build(Path(folder), size, world)
             chance = world.rng.random(len(clusters))

@@ -246,6 +246,19 @@ def test_prepared_things_have_the_vectors_of_raw_ones(small):
     assert encoder.encode("image", []).shape == (0, encoder.dim)
 
 
+def test_texts_that_each_index_needs_are_encoded_once(small):
+    encoder = load_encoder(small)
+    vectors = encoder.encode_kept("some", TEXTS)
+    np.testing.assert_allclose(vectors, encoder.encode("text", TEXTS), atol=1e-6)
+    file = TowerCache(encoder.fingerprint).folder / "some" / "vectors.npy"
+    np.save(file, vectors[::-1])
+    assert np.array_equal(load_encoder(small).encode_kept("some", TEXTS), vectors[::-1])
+    file.write_bytes(file.read_bytes()[:-1])
+    assert np.array_equal(load_encoder(small).encode_kept("some", TEXTS), vectors)
+    assert np.array_equal(np.load(file), vectors)
+    assert len(encoder.encode_kept("some", TEXTS[:2])) == 2
+
+
 def test_rows_have_unit_length(small):
     for vectors in (load_encoder(small).encode("image", photos()),):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -112,6 +112,20 @@ class TokenEncoder(Encoder, Protocol):
         ...
 
 
+@runtime_checkable
+class KeepingEncoder(Encoder, Protocol):
+    """An encoder that keeps vectors on this machine, for texts that each index of it needs."""
+
+    def encode_kept(self, name: str, texts: Sequence[str]) -> Vectors:
+        """Unit vectors (len(texts), dim), encoded at the first call and read from a file later.
+
+        Args:
+            name: Of the file; other texts have another name.
+            texts: What to encode.
+        """
+        ...
+
+
 def token_encoder(encoder: Encoder) -> TokenEncoder | None:
     """The encoder as one that makes token embeddings; None if it makes none."""
     if isinstance(encoder, TokenEncoder) and encoder.token_modalities:

@@ -7,7 +7,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from mmsearch.encoders import Encoder
+from mmsearch.encoders import Encoder, KeepingEncoder
 from mmsearch.encoders.query_bank import (
     FEWEST_PICTURES,
     MOST_PICTURES,
@@ -147,18 +147,10 @@ class QueryBanks:
 
     def _make_bank(self, space: Space, encoder_of: Callable[[Space], Encoder]) -> None:
         """Make a bank of typical sentences and the index's own images, if it has enough."""
-        import numpy as np
-
         count = self._store.vectors.count(space, "image")
         if count < FEWEST_PICTURES:
             return
-        texts, encoder = typical_texts(), encoder_of(space)
-        encoded = np.concatenate(
-            [
-                encoder.encode("text", texts[start : start + TEXTS_AT_ONCE])
-                for start in range(0, len(texts), TEXTS_AT_ONCE)
-            ]
-        )
+        encoded = _encode_typical_texts(encoder_of(space))
         images = self._sample_images(space)
         rows: BankRows = {"text": encoded[::2], "image": images[::2]}
         heldout: BankRows = {"text": encoded[1::2], "image": images[1::2]}
@@ -181,6 +173,16 @@ class QueryBanks:
             kept, hashes = kept[lowest], hashes[lowest]
         found: Vectors = kept.astype(np.float32)
         return found
+
+
+def _encode_typical_texts(encoder: Encoder) -> Vectors:
+    import numpy as np
+
+    texts = typical_texts()
+    if isinstance(encoder, KeepingEncoder):
+        return encoder.encode_kept(VERSION, texts)
+    batches = (texts[at : at + TEXTS_AT_ONCE] for at in range(0, len(texts), TEXTS_AT_ONCE))
+    return np.concatenate([encoder.encode("text", batch) for batch in batches])
 
 
 def _has_shipped_bank(space: Space) -> bool:

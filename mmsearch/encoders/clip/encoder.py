@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.encoders import Runtime, TokenEncoder, check_modality
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mmsearch.encoders import TokenEmbeddings
     from mmsearch.types import Modality, Vectors
 
+KEPT = "vectors.npy"
 _NOTHING: frozenset[Modality] = frozenset()
 
 
@@ -48,7 +50,7 @@ def load_clip(name: str, how: Runtime = Runtime()) -> ClipEncoder:  # noqa: B008
     if towers.facts() is None:
         names.check(source)
     runners = Runners(source, towers, plan_for(how, source.name))
-    return ClipEncoder(source.name, fingerprint, runners)
+    return ClipEncoder(source.name, fingerprint, runners, towers)
 
 
 class ClipEncoder(TokenEncoder):
@@ -59,10 +61,11 @@ class ClipEncoder(TokenEncoder):
 
     modalities: frozenset[Modality] = frozenset({"image", "text"})
 
-    def __init__(self, name: str, fingerprint: str, runners: Runners) -> None:
+    def __init__(self, name: str, fingerprint: str, runners: Runners, towers: TowerCache) -> None:
         self.name = name
         self.fingerprint = fingerprint
         self._runners = runners
+        self._towers = towers
         self._pixels = Pixels.read(runners.facts["pixels"])
         self.dim = int(runners.facts["dim"])
         self.image_size = max(self._pixels.height, self._pixels.width)
@@ -100,6 +103,19 @@ class ClipEncoder(TokenEncoder):
         if not ready:
             return np.empty((0, self.dim), np.float32)
         return self._runners.run(modality, ready)
+
+    def encode_kept(self, name: str, texts: Sequence[str]) -> Vectors:
+        """Unit rows (len(texts), dim), made once on this machine and kept beside the towers."""
+        import numpy as np
+
+        with suppress(OSError, ValueError):  # not there yet, or cut short
+            kept: Vectors = np.load(self._towers.folder / name / KEPT, allow_pickle=False)
+            if kept.shape == (len(texts), self.dim):
+                return kept
+        encoded = self.encode("text", texts)
+        with suppress(OSError), self._towers.making(name) as folder:
+            np.save(folder / KEPT, encoded)
+        return encoded
 
     def encode_with_tokens(
         self, modality: Modality, batch: Sequence[Any]

@@ -3,6 +3,7 @@
     facts/       facts.json: sizes, preprocessing, how texts become tokens; tokenizer.json
     image-int8/  graph.onnx, weights.bin; check.json: how its vectors compare with torch's
     text-fp32/   the same of another tower and precision
+    sentences-1/ vectors.npy: of texts that each index needs
 
 Each folder is made under another name and then renamed, so it is complete or absent.
 """
