@@ -118,13 +118,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", default="300000,1000000")
-    parser.add_argument("--work", type=Path, help="of temporary files")
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()), help="of temporary files"
+    )
     parser.add_argument("--queries", type=int, default=50)
     options = parser.parse_args()
     print(machine())
+    options.work.mkdir(parents=True, exist_ok=True)
     for size in map(int, options.sizes.split(",")):
         world = World(size)
-        options.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.work) as folder:
             index, exact, clusters = build(Path(folder), size, world)
             chance = world.rng.random(len(clusters))
