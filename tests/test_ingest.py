@@ -697,7 +697,8 @@ def test_a_sound_of_an_unknown_ending_is_named_by_its_format(library, photos, ki
     noise = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
     soundfile.write(photos / "sound.blob", noise, 44100, format=kind.upper())
     (warning,) = passed_over(library.add(photos))
-    assert f"to 'sound.{kind}'" in warning
+    assert warning.startswith("passed over 1 file that contains a picture, sound or video")
+    assert f"rename 'sound.blob' to 'sound.{kind}'" in warning
 
 
 def test_an_update_of_a_few_files_looks_into_none_of_unknown_endings(library, photos):

@@ -101,6 +101,11 @@ class PassedOver:
             return None
         if (more := len(counted) - _MOST_NAMED) > 0:
             counted[_MOST_NAMED:] = [f"and {more} more endings" if more > 1 else "and one more"]
+        if total == 1:
+            return (
+                "passed over 1 file that contains a picture, sound or video, but has an unknown "
+                f"ending: rename {example}"
+            )
         return (
             f"passed over {'' if exact else 'at least '}{total} files that contain pictures, "
             f"sounds or videos, but have unknown endings ({', '.join(counted)}): rename them, "
