@@ -28,11 +28,12 @@ class Disks:
         self._now = device_of(root)
         self._folders = store.sources.folder_devices(source_id)
         self._missing: dict[str, list[int]] = {}
-        self._met: Counter[int] = Counter()  # files on each device
-        self._met_on: dict[
-            int, set[int | None]
-        ] = {}  # stored device → current devices of its files
-        self._walked: dict[str, int] = {}  # devices of the folders with files
+        self._met: Counter[int] = Counter()
+        """How many files of each stored device were there."""
+        self._met_on: dict[int, set[int | None]] = {}
+        """By stored device, the devices that these files are on now."""
+        self._walked: dict[str, int] = {}
+        """The devices of the folders with files."""
 
     def met(self, folder: Folder, files: int) -> None:
         """Note a folder that was walked, and how many of the files stored of it were there."""

@@ -14,7 +14,7 @@ _ALL_SAMPLED = 8
 """Files of an unknown ending that are all sampled; beyond these, the 16th, 32nd, 64th, …"""
 
 _MOST_SAMPLES = 200
-"""Files of unknown endings whose first bytes a run reads: some 10 ms."""
+"""Files of unknown endings whose first bytes a run reads, at most."""
 
 _MOST_NAMED = 5
 """Endings that the warning names."""

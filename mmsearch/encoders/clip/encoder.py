@@ -108,7 +108,7 @@ class ClipEncoder(TokenEncoder):
         """Unit rows (len(texts), dim), made once on this machine and kept beside the towers."""
         import numpy as np
 
-        with suppress(OSError, ValueError):  # not there yet, or cut short
+        with suppress(OSError, ValueError, EOFError):  # not there yet, or cut short
             kept: Vectors = np.load(self._towers.folder / name / KEPT, allow_pickle=False)
             if kept.shape == (len(texts), self.dim):
                 return kept
