@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mmsearch.errors import PathNotFound, UnreadableFile, UnsupportedModality
 from mmsearch.media.kinds import FORMATS, kind_of
-from mmsearch.media.text import passages, read_text
 from mmsearch.search.planning import PlannedQuery, plan
 from mmsearch.search.query_vectors import encode_parts, unit_sum
 from mmsearch.spaces.open_index import OpenIndex
@@ -124,6 +123,8 @@ class Example:
         if modality != "text":
             return [Part(modality, self._path)]
         try:
+            from mmsearch.media.text import passages, read_text
+
             return [Part(modality, part.text) for part in passages(read_text(self._path))]
         except UnreadableFile as error:
             raise UnreadableFile(f"{self._path!r} cannot be searched with: {error}") from error

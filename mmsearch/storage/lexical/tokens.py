@@ -68,8 +68,9 @@ _ACCENT = re.compile(f"[{_ACCENTS}]")
 _FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 _STROKES = {"ø": "o", "đ": "d", "ł": "l", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe"}
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
-_RUN = re.compile(f"[{SPACELESS}]+|[^ {SPACELESS}]+")
-_SPACELESS = re.compile(f"[{SPACELESS}]")
+# compiled by the first text that is not ASCII, as that takes 5 ms
+_RUN = f"[{SPACELESS}]+|[^ {SPACELESS}]+"
+_SPACELESS = f"[{SPACELESS}]"
 _DIGITS = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")  # IMG|2034
 _CASES = re.compile(
     "(?<=[a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])"  # dog|Beach
@@ -244,11 +245,11 @@ def _runs(text: str) -> list[str]:
     """A text's words, and its runs of characters of scripts without spaces, in plain letters."""
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
-    return _RUN.findall(_plain(text))
+    return re.findall(_RUN, _plain(text))
 
 
 def _is_spaceless(run: str) -> bool:
-    return not run.isascii() and _SPACELESS.match(run) is not None
+    return not run.isascii() and re.match(_SPACELESS, run) is not None
 
 
 def _pairs(run: str) -> list[str]:

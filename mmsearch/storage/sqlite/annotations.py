@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, true
 
 from mmsearch.filters.values import number_in
-from mmsearch.media.tables import storable
 from mmsearch.storage.sqlite.database import Database, is_one_of
 from mmsearch.storage.sqlite.schema import items, metadata, tags
 from mmsearch.storage.store import MetadataStore, TagStore
@@ -50,6 +49,8 @@ def _ids_there(connection: Connection, ids: Iterable[int]) -> set[int]:
 
 
 def _texts(own: Mapping[str, Any]) -> dict[str, str]:
+    from mmsearch.media.tables import storable  # brings `media.text`, slow to import
+
     return {
         storable(key): str(value).lower() if isinstance(value, bool) else storable(str(value))
         for key, value in own.items()
