@@ -197,6 +197,17 @@ def test_a_vector_does_not_depend_on_the_batch(kind, precision, tmp_path):
         np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_a_process_that_encodes_once_gets_the_same_vectors(small, modality, precision):
+    things = TEXTS[:3] if modality == "text" else photos(1)
+    wanted = load_encoder(small, Runtime(precision=precision)).encode(modality, things)
+    once = load_encoder(small, Runtime(precision=precision, once=True)).encode(modality, things)
+    if precision == "int8":
+        assert np.array_equal(once, wanted)
+    assert np.abs(once - wanted).max() < 1e-6
+
+
 def test_channels_of_a_wide_range_cost_int8_no_precision(tmp_path):
     """As trained transformers have them: a few columns that are many times as wide as the rest."""
     from safetensors.torch import load_file, save_file

@@ -16,8 +16,10 @@ from mmsearch.cli.console import NOTHING_FOUND, out, say, terminal
 from mmsearch.cli.options import Device, Index, Precision, Runtime, as_path, option
 from mmsearch.collection import Collection
 from mmsearch.collection.opening import open_collection
+from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidQuery
 from mmsearch.filters import from_options
+from mmsearch.home import index_folder
 from mmsearch.search.settings import Setting, declared
 from mmsearch.spaces.calibration import no_good_match
 from mmsearch.types import Hit, Modality, Part, Query
@@ -204,7 +206,8 @@ def query(
             _show(found, library, settings, form, explain=explain)
         return
     parsed = _query(plain, {"text": text, "image": image, "audio": audio}, without)
-    with open_collection(index, runtime=runtime, device=device, precision=precision) as library:
+    how = runtime_of(runtime, device, precision, once=True)
+    with Collection(index_folder(index), how=how) as library:
         _show(library.search(parsed, **settings), library, settings, form, explain=explain)
 
 
@@ -220,7 +223,7 @@ def similar(
     explain: bool,
 ) -> None:
     """Find what is like a file, leaving out the file itself."""
-    with open_collection(index) as library:
+    with Collection(index_folder(index), how=runtime_of(once=True)) as library:
         _show(library.similar(file, **settings), library, settings, form, explain=explain)
 
 

@@ -156,9 +156,14 @@ class Runtime:
     runtime: RuntimeName = "auto"
     device: Device = "auto"
     precision: Precision = "auto"
+    once: bool = False
+    """Whether the process encodes one batch and ends: weights that the first run can read as they
+    lie in their file are not rearranged for later ones."""
 
 
-def runtime_of(runtime: str = "auto", device: str = "auto", precision: str = "auto") -> Runtime:
+def runtime_of(
+    runtime: str = "auto", device: str = "auto", precision: str = "auto", *, once: bool = False
+) -> Runtime:
     """The runtime of these names.
 
     Raises:
@@ -168,4 +173,4 @@ def runtime_of(runtime: str = "auto", device: str = "auto", precision: str = "au
     for (what, name), kind in zip(given.items(), (RuntimeName, Device, Precision), strict=True):
         if name not in get_args(kind):
             raise InvalidOption(f"the {what} is one of {', '.join(get_args(kind))}, not {name!r}")
-    return Runtime(**given)  # type: ignore[arg-type]
+    return Runtime(**given, once=once)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ def load_clip(name: str, how: Runtime = Runtime()) -> ClipEncoder:  # noqa: B008
     towers = TowerCache(fingerprint)
     if towers.facts() is None:
         names.check(source)
-    runners = Runners(source, towers, plan_for(how, source.name))
+    runners = Runners(source, towers, plan_for(how, source.name), once=how.once)
     return ClipEncoder(source.name, fingerprint, runners, towers)
 
 

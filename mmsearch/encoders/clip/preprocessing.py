@@ -153,7 +153,8 @@ class Tokens:
     def __init__(self, file: Path, recipe: TokenRecipe) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(file))
+        # `from_file` takes a quarter longer
+        self._tokenizer: Tokenizer = Tokenizer.from_buffer(file.read_bytes())
         self._recipe = recipe
 
     def __call__(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:

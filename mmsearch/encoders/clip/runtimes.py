@@ -27,6 +27,7 @@ from mmsearch.encoders.clip.torch_model import (
     has_device,
 )
 from mmsearch.encoders.clip.towers import Tower, TowerCache
+from mmsearch.encoders.onnx import import_onnxruntime, in_thread
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable
 
 if TYPE_CHECKING:
@@ -119,14 +120,23 @@ class Runners:
     """Runs a model's towers, each by the first of its plan that works; safe to use from threads.
 
     Graphs that do not exist yet are made at the first batch, and checked on it.
+
+    Args:
+        source: The model.
+        towers: What was made of it.
+        plan: What may run its towers.
+        once: Whether one batch is all; see `Runtime`.
     """
 
-    def __init__(self, source: Source, towers: TowerCache, plan: Plan) -> None:
+    def __init__(
+        self, source: Source, towers: TowerCache, plan: Plan, *, once: bool = False
+    ) -> None:
         self.notes: list[str] = []
         """Why something runs otherwise than planned, a line each."""
         self._source = source
         self._towers = towers
         self._plan = plan
+        self._once = once
         self._choosing = threading.RLock()
         self._chosen: dict[Modality, Run] = {}
         self._loaded: TorchModel | None = None
@@ -194,22 +204,25 @@ class Runners:
 
     def _opened(self, modality: Modality, precision: str, things: Sequence[Any]) -> Run | None:
         """A graph, ready to run; None if it cannot be read even after making it again."""
+        import_onnxruntime()
+        tokens: Tokens | None = None
         for attempt in range(2):
             file = self._towers.graph(modality, precision)
             check = self._towers.check(modality, precision) or {}
-            tower = Tower(file, modality, int(check.get("photos_per_run", 1)))
+            packs = not self._once or precision != "fp32"  # int8 products of others differ
+            tower = Tower(file, modality, int(check.get("photos_per_run", 1)), packs=packs)
+            loading = in_thread(tower.load, len(things))
+            if modality == "text" and tokens is None:
+                tokens = self._tokens()  # takes about as long as the graph
             try:
-                tower.load(len(things))
+                loading.result()
             except Exception as error:  # onnxruntime has its own kinds
                 log.warning("%s cannot be used: %s", file, error)
                 self._towers.forget(modality, precision)
                 if not attempt:
                     self._make(modality, things, [precision])
                 continue
-            if modality == "image":
-                return tower.run
-            tokens = self._tokens()
-            return lambda texts: tower.run(tokens(texts))
+            return tower.run if tokens is None else _text_run(tokens, tower)
         return None
 
     def _tokens(self) -> Tokens:
@@ -296,6 +309,10 @@ class Runners:
             if line not in self.notes:
                 self.notes.append(line)
                 log.info("%s", line)
+
+
+def _text_run(tokens: Tokens, tower: Tower) -> Run:
+    return lambda texts: tower.run(tokens(texts))
 
 
 def _fault(modality: Modality, precision: str, check: dict[str, Any]) -> str | None:

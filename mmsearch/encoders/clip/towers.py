@@ -119,10 +119,14 @@ class Tower:
         graph: An ONNX file with one input and one output, read at the first use.
         modality: "image" or "text".
         photos_per_run: The largest batch of photos.
+        packs: Whether weights are packed; see `session`.
     """
 
-    def __init__(self, graph: Path, modality: Modality, photos_per_run: int = 1) -> None:
+    def __init__(
+        self, graph: Path, modality: Modality, photos_per_run: int = 1, *, packs: bool = True
+    ) -> None:
         self._graph = graph
+        self._packs = packs
         self._is_image = modality == "image"
         self._batch_size = photos_per_run if self._is_image else TEXTS_PER_RUN
         self._loading = threading.Lock()
@@ -174,6 +178,9 @@ class Tower:
             wanted = "all cores" if alone else "one core"
             if wanted not in self._sessions:
                 self._sessions[wanted] = session(
-                    self._graph, optimise=self._is_image, threads=0 if alone else 1
+                    self._graph,
+                    optimise=self._is_image,
+                    threads=0 if alone else 1,
+                    packs=self._packs,
                 )
             return self._sessions[wanted]
