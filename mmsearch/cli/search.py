@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from inspect import Parameter
@@ -136,6 +137,9 @@ def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], A
 
         @wraps(command)
         def run(**given: Any) -> None:
+            # no product of one query is large enough for NumPy's other threads; after its import
+            # they spin for a while, and take the cores that load the model
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
             forms = {one.name: given.pop(one.name) for one in FORMS}
             form = render.pick_format(forms, terminal=terminal())
             filters = {one.name: given.pop(one.name) for one in FILTERS}
