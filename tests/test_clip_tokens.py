@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mmsearch.encoders.clip.make_towers import ODD, SENTENCES
-from mmsearch.encoders.clip.preprocessing import Tokens, clean, clip_pieces
+from mmsearch.encoders.clip.preprocessing import Tokens, clean, clip_pieces, write_pieces
 from mmsearch.encoders.clip.torch_model import TorchModel
 
 open_clip = pytest.importorskip("open_clip")
@@ -61,6 +61,41 @@ def test_any_text_has_the_tokens_of_open_clip(both, text):
 @pytest.mark.parametrize("text", ["a <start_of_text> b", "!!<end_of_text>c", "x<END_OF_TEXT>y"])
 def test_a_mark_that_somebody_types_is_that_mark(both, text):
     assert_same(both, [text])
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    """A recipe, the tokenizer that it is for, and its pieces in lines."""
+    folder = tmp_path_factory.mktemp("pieces")
+    model = SimpleNamespace(tokenizer=open_clip.get_tokenizer("ViT-B-32"), model=None)
+    recipe, backend = TorchModel.recipe(model)
+    backend.save(str(folder / "tokenizer.json"))
+    write_pieces(folder / "tokenizer.json", folder / "pieces.txt")
+    return folder / "tokenizer.json", recipe, folder / "pieces.txt"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(KNOWN, max_size=60) | st.text(TRICKY, max_size=40), min_size=1, max_size=3))
+@example([*ODD])
+@example(["x<END_OF_TEXT>y </w> <"])
+@example(["a" * 5000])
+def test_the_few_pieces_that_texts_need_give_the_same_tokens(both, pieces, texts):
+    for one, other in zip(both[1](texts), Tokens(*pieces)(texts), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_texts_that_need_other_pieces_get_them(both, pieces):
+    tokens = Tokens(*pieces)
+    for texts in (["a dog"], ["a zebra", "a dog"], ["a dog"]):
+        assert_same((both[0], tokens), texts)
+
+
+def test_a_tokenizer_whose_merges_are_in_another_order_has_no_lines(tmp_path):
+    clip_pieces({"a": 0, "b": 1, "bb": 2, "ab": 3}, [("a", "b"), ("b", "b")]).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    with pytest.raises(ValueError, match="order of their merges"):
+        write_pieces(tmp_path / "tokenizer.json", tmp_path / "pieces.txt")
 
 
 def test_a_long_text_is_cut_and_still_ends_with_the_end_mark(both):

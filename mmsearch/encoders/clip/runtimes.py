@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from mmsearch.encoders.clip.make_towers import (
     make_tower,
     makers,
 )
-from mmsearch.encoders.clip.preprocessing import TokenRecipe, Tokens
+from mmsearch.encoders.clip.preprocessing import TokenRecipe, Tokens, write_pieces
 from mmsearch.encoders.clip.torch_model import (
     BATCH_SIZE,
     Device,
@@ -31,6 +32,8 @@ from mmsearch.encoders.onnx import import_onnxruntime, in_thread
 from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mmsearch.encoders import Runtime
     from mmsearch.encoders.clip.names import Source
     from mmsearch.types import Modality, Vectors
@@ -213,7 +216,10 @@ class Runners:
             tower = Tower(file, modality, int(check.get("photos_per_run", 1)), packs=packs)
             loading = in_thread(tower.load, len(things))
             if modality == "text" and tokens is None:
-                tokens = self._tokens()  # takes about as long as the graph
+                pieces = self._pieces()
+                tokens = self._tokens(pieces)  # takes about as long as the graph
+                if pieces is not None:
+                    tokens(things)  # reads those that they need
             try:
                 loading.result()
             except Exception as error:  # onnxruntime has its own kinds
@@ -225,8 +231,17 @@ class Runners:
             return tower.run if tokens is None else _text_run(tokens, tower)
         return None
 
-    def _tokens(self) -> Tokens:
-        return Tokens(self._towers.tokenizer, TokenRecipe.read(self.facts["tokens"]))
+    def _tokens(self, pieces: Path | None = None) -> Tokens:
+        return Tokens(self._towers.tokenizer, TokenRecipe.read(self.facts["tokens"]), pieces)
+
+    def _pieces(self) -> Path | None:
+        """CLIP's pieces in a file that is read in part, if one batch is all."""
+        if not self._once or self.facts["tokens"]["kind"] != "clip":
+            return None
+        if not self._towers.pieces.exists():
+            with suppress(OSError, ValueError), self._towers.making("pieces") as folder:
+                write_pieces(self._towers.tokenizer, folder / self._towers.pieces.name)
+        return self._towers.pieces if self._towers.pieces.exists() else None
 
     def _torch(self, modality: Modality, device_name: str) -> Run:
         import numpy as np

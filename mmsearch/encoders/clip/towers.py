@@ -3,6 +3,7 @@
     facts/       facts.json: sizes, preprocessing, how texts become tokens; tokenizer.json
     image-int8/  graph.onnx, weights.bin; check.json: how its vectors compare with torch's
     text-fp32/   the same of another tower and precision
+    pieces/      pieces.txt: the tokenizer again, in lines, of which a query needs few
     sentences-1/ vectors.npy: of texts that each index needs
 
 Each folder is made under another name and then renamed, so it is complete or absent.
@@ -56,6 +57,11 @@ class TowerCache:
     def tokenizer(self) -> Path:
         """The path of the tokenizer, of a model that has one of its own."""
         return self.folder / "facts" / "tokenizer.json"
+
+    @property
+    def pieces(self) -> Path:
+        """The path of the tokenizer's pieces, as `write_pieces` wrote them; it may not exist."""
+        return self.folder / "pieces" / "pieces.txt"
 
     def check(self, tower: str, precision: str) -> dict[str, Any] | None:
         """How a graph compares with torch; None if none was made."""
