@@ -17,7 +17,7 @@ from mmsearch.collection.opening import load_encoder
 from mmsearch.collection.opening import open_collection as open  # noqa: A004 - mmsearch.open, as promised
 from mmsearch.errors import MMSearchError
 from mmsearch.spaces.calibration import no_good_match
-from mmsearch.types import Failure, Hit, Item, Query, Report, Signal, Span
+from mmsearch.types import Facets, Failure, Hit, Item, Query, Report, SearchPage, Signal, Span
 
 if TYPE_CHECKING:
     from mmsearch.evaluation import Evaluation
@@ -26,12 +26,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Collection",
+    "Facets",
     "Failure",
     "Hit",
     "Item",
     "MMSearchError",
     "Query",
     "Report",
+    "SearchPage",
     "Signal",
     "Span",
     "__version__",

@@ -69,7 +69,7 @@ class Item:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """size (bytes), modified (ISO 8601, UTC) and, where known, width, height (pixels), taken_at
     (ISO 8601, the camera's local time), camera, latitude, longitude (degrees), seconds, pages;
-    meta, the user's own metadata; tags, given by `mmsearch tag`, the most confident first."""
+    meta, the user's own metadata; tags, given by hand or by `mmsearch tag`, the surest first."""
 
 
 _WEIGHT = re.compile(r"([+-]?\d+(?:\.\d+)?):(?=.)", re.DOTALL)
@@ -77,9 +77,10 @@ _WEIGHT = re.compile(r"([+-]?\d+(?:\.\d+)?):(?=.)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a query: words, or the path of an example."""
+    """One part of a query: words, the path of an example, or a `StoredItem`."""
 
     modality: Modality
+    """Of a stored item, the search chooses it."""
     content: Any
     weight: float = 1.0
     """Its weight in the query; negative pushes similar items away, 0 leaves the part out."""
@@ -94,6 +95,13 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item of the index as the content of a query part: its stored vectors stand for it."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """What is searched for: a weighted sum of parts, `Query.text("dog") - Query.text("snow")`."""
 
@@ -105,14 +113,23 @@ class Query:
         return cls((Part("text", words, weight),))
 
     @classmethod
-    def image(cls, picture: str | Path | Image, weight: float = 1.0) -> Query:
-        """A query by example: the path of an image file, or a PIL image."""
+    def image(cls, picture: str | Path | bytes | Image, weight: float = 1.0) -> Query:
+        """A query by example: the path of an image file, its bytes, or a PIL image."""
         return cls((Part("image", picture, weight),))
 
     @classmethod
-    def audio(cls, sound: str | Path, weight: float = 1.0) -> Query:
-        """A query by example: the path of a sound file."""
+    def audio(cls, sound: str | Path | bytes, weight: float = 1.0) -> Query:
+        """A query by example: the path of a sound file, or its bytes."""
         return cls((Part("audio", sound, weight),))
+
+    @classmethod
+    def item(cls, item_id: int, weight: float = 1.0) -> Query:
+        """A query by an item of the index, by its stored vectors: nothing is decoded.
+
+        It is compared by the modality that is searched if it has vectors of that, else by what it
+        is: a photo by its picture.
+        """
+        return cls((Part("image", StoredItem(item_id), weight),))
 
     def __add__(self, other: object) -> Query:
         return Query(self.parts + other.parts) if isinstance(other, Query) else NotImplemented
@@ -159,6 +176,69 @@ class Hit:
     metadata: Mapping[str, Any]
     signals: Mapping[str, Signal]
     """The hit's signal in each ranking, by modality; "words" is the lexical ranking."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as `mmsearch query --json` and the HTTP API write them."""
+        span = self.span
+        return {
+            "rank": self.rank,
+            "id": self.id,
+            "path": self.path,
+            "modality": self.modality,
+            "score": self.score,
+            "confidence": self.confidence,
+            "span": span and {"start": span.start, "end": span.end, "unit": span.unit},
+            "caption": self.caption,
+            "metadata": dict(self.metadata),
+            "signals": {
+                name: {
+                    "rank": signal.rank,
+                    "score": signal.score,
+                    "standardised": signal.standardised,
+                    "share": signal.share,
+                }
+                for name, signal in self.signals.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """One page of the hits of a query."""
+
+    hits: list[Hit]
+    """Their ranks count from the first hit of all."""
+    total: int
+    """How many items could be hits: they pass the filter, and a ranking scores them. Of those that
+    only the lexical ranking scores, it counts the best few hundred."""
+    weak_from: int | None
+    """The position, from 0 and counted from the first hit of all, from which on hits are no good
+    matches; 0: there is no good match. None: not known, or sorted by date."""
+
+
+@dataclass(frozen=True, slots=True)
+class FacetCount:
+    """How many items have a value."""
+
+    value: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facets:
+    """How many items have each value: the most frequent first; years and months in their order."""
+
+    kind: list[FacetCount]
+    year: list[FacetCount]
+    """Of when an item was taken, else modified: "2019"."""
+    month: list[FacetCount]
+    """The same: "2019-07"."""
+    folder: list[FacetCount]
+    """Absolute, as a filter on `folder` takes it."""
+    camera: list[FacetCount]
+    tag: list[FacetCount]
+    counted: int
+    """How many items were counted."""
 
 
 @dataclass(frozen=True, slots=True)

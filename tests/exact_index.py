@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmsearch.vectors.exact import ranked
+from mmsearch.vectors.exact import DECIMALS, ranked
 from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class ExactIndex:
 
     def search(self, vector: Vectors, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k ids of the highest inner product with a vector (dim,); ties by id."""
-        scores = (self._rows @ vector.astype(float)).tolist()
+        scores = (self._rows @ vector.astype(float)).round(DECIMALS).tolist()
         ranking = ranked(self._ids, scores)
         if allowed is not None:
             among = set(allowed.ids.tolist())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -39,6 +40,7 @@ from mmsearch.storage import (
 )
 from mmsearch.storage.lexical import name_tokens, query_terms, tokens
 from mmsearch.storage.records import (
+    BY_HAND,
     IMPORTED_FINGERPRINT,
     IMPORTED_SOURCE,
     MEDIA_COLUMNS,
@@ -46,7 +48,7 @@ from mmsearch.storage.records import (
     TEXT,
     split_path,
 )
-from mmsearch.types import Failure, Item, Span, TextPart
+from mmsearch.types import FacetCount, Facets, Failure, Item, Span, TextPart
 from mmsearch.vectors.hubness import augmented
 from mmsearch.vectors.id_set import IdSet
 
@@ -327,6 +329,14 @@ class Files(Part):
         found = None if source is None else self._t.at(source, *split_path(path))
         return self._stored(found, imported=True)
 
+    def of(self, item_id: int) -> tuple[str, str, StoredFile] | None:
+        if (row := self._t.items.get(item_id)) is None:
+            return None
+        root = self._t.sources[row.source][0]
+        stored = self._stored(item_id, imported=root == IMPORTED_SOURCE)
+        assert stored is not None
+        return root, self._t.path(row), stored
+
     def _stored(self, id_: int | None, *, imported: bool = False) -> StoredFile | None:
         if id_ is None:
             return None
@@ -498,11 +508,27 @@ class Tags(Part):
             for tag, scores in found.items():
                 for id_ in tables.items:
                     own = dict(tables.tags.get(id_, {}))
+                    if own.get(tag) == BY_HAND:
+                        continue
                     if looked is None or id_ in looked:
                         own.pop(tag, None)
                     if id_ in scores:
                         own[tag] = float(scores[id_])
                     tables.tags[id_] = own
+
+    def add(self, tag: str, ids: Sequence[int]) -> int:
+        with self._store.write() as tables:
+            there = tables.items.keys() & set(ids)
+            for id_ in there:
+                tables.tags[id_] = tables.tags.get(id_, {}) | {tag: BY_HAND}
+        return len(there)
+
+    def remove(self, tag: str, ids: Sequence[int]) -> int:
+        with self._store.write() as tables:
+            having = [id_ for id_ in set(ids) if tag in tables.tags.get(id_, {})]
+            for id_ in having:
+                tables.tags[id_] = {t: s for t, s in tables.tags[id_].items() if t != tag}
+        return len(having)
 
     def clear(self, names: Iterable[str] | None = None) -> int:
         wanted = None if names is None else set(names)
@@ -569,6 +595,43 @@ class Filters(Part):
 
     def passing(self, filter_: Filter) -> IdSet:
         return IdSet.of(self.matching(filter_))
+
+    def by_date(self, ids: IdSet | None = None, *, oldest: bool = False) -> Any:
+        wanted = sorted(self._t.items) if ids is None else ids.ids.tolist()
+        dates = {id_: self._date(id_) for id_ in wanted if id_ in self._t.items}
+        dated = sorted(
+            (id_ for id_ in dates if dates[id_]), key=dates.__getitem__, reverse=not oldest
+        )
+        return np.array([*dated, *(id_ for id_ in dates if not dates[id_])], np.int64)
+
+    def _date(self, id_: int) -> str:
+        row = self._t.items[id_]
+        modified = datetime.fromtimestamp(row.stat[1] / 1e9, UTC).isoformat()[:19]
+        return row.media.get("taken_at") or (modified if row.stat[1] else "")
+
+    def facets(self, ids: IdSet | None = None) -> Facets:
+        wanted = self._t.items.keys() if ids is None else ids.ids.tolist()
+        rows = {id_: self._t.items[id_] for id_ in wanted if id_ in self._t.items}
+        months = [date[:7] for date in map(self._date, rows) if date]
+        folders = [os.path.dirname(self._t.path(row)) for row in rows.values()]
+        cameras = [row.media.get("camera") for row in rows.values()]
+        tags = [tag for id_ in rows for tag in self._t.tags.get(id_, {})]
+
+        def counted(values: Iterable[Any]) -> list[FacetCount]:
+            return [FacetCount(*pair) for pair in sorted(Counter(values).items())]
+
+        def best(values: Iterable[Any]) -> list[FacetCount]:
+            return sorted(counted(v for v in values if v), key=lambda one: -one.count)
+
+        return Facets(
+            best(row.kind for row in rows.values()),
+            counted(month[:4] for month in months),
+            counted(months),
+            best(folders),
+            best(cameras),
+            best(tags),
+            len(rows),
+        )
 
     def _passes(self, filter_: Filter, id_: int) -> bool:
         return all(self._holds(one, id_) for one in filter_.conditions)
@@ -1072,6 +1135,9 @@ class BruteForce:
 
     def __len__(self) -> int:
         return len(set(self._ids.tolist()))
+
+    def items(self) -> IdSet:
+        return IdSet.of(self._ids)
 
     def search(self, vector: Any, k: int, allowed: IdSet | None = None) -> list[tuple[int, float]]:
         best: dict[int, float] = {}

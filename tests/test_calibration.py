@@ -205,7 +205,7 @@ def best_of(queries: int, items: int) -> np.ndarray:
 def test_a_reference_knows_how_high_the_best_of_unrelated_items_gets():
     reference = Reference.of(best_of(400, 1600))
     fresh = np.random.default_rng(4).normal(0.0, 0.1, (400, 800)).max(axis=1)
-    shares = [reference.share_below(float(score), 800) for score in fresh]
+    shares = reference.shares_below(fresh.tolist(), 800)
     assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
 
 
@@ -224,5 +224,5 @@ def test_a_reference_subtracts_what_each_query_expects():
 def test_half_of_the_queries_without_a_match_have_a_confidence_below_a_half():
     reference = Reference.of(best_of(400, 1600))
     tops = best_of(400, 1600).max(axis=1)
-    sure = [reference.share_below(float(score), 1600) for score in tops]
+    sure = reference.shares_below(tops.tolist(), 1600)
     assert np.mean(np.array(sure) < NO_GOOD_MATCH) == pytest.approx(0.5, abs=0.15)

@@ -47,7 +47,7 @@ from mmsearch.storage.sqlite import filters as filters_module
 from mmsearch.storage.sqlite.columns import column, generation, predicates
 from mmsearch.storage.sqlite.filters import Filters
 from mmsearch.storage.sqlite.schema import items
-from mmsearch.storage.sqlite.view import Generation
+from mmsearch.storage.sqlite.view import Generation, View
 from mmsearch.vectors.id_set import IdSet
 
 HEARD = "INSERT INTO vectors (space_id, modality, item_id, position, vector) {}"
@@ -837,3 +837,54 @@ def test_options_of_a_command_line_are_answered_too(world: Catalog, tmp_path: Pa
     filter_ = from_options(path=["2019", "*.png"], after="2019", where=["who ~ an"])
     assert isinstance(columns.passing(filter_), IdSet)
     assert columns.passing(filter_).ids.tolist() == by_sql(world, filter_)
+
+
+# ---------------------------------------------------------------------- facets
+
+CHANGES_OF_FACETS = (
+    "UPDATE items SET taken_at = '2031-02-03T04:05:06', camera = 'Leica' WHERE id % 5 = 0",
+    "UPDATE items SET kind = 'audio', folder = 'else/' || id, mtime_ns = 0 WHERE id % 7 = 0",
+    "DELETE FROM items WHERE id % 6 = 0",
+    (
+        "INSERT INTO items (source_id, folder, name, kind, size, mtime_ns, hash, camera)"
+        " SELECT source_id, 'new', name || 'n' || id, kind, size, 86400000000000 * id, hash, 'Fuji'"
+        " FROM items WHERE id % 4 = 0"
+    ),
+    "INSERT INTO tags SELECT id, 'new', 0.5 FROM items WHERE id % 3 = 0",
+)
+
+
+@pytest.mark.parametrize("changes", range(len(CHANGES_OF_FACETS) + 1))
+def test_facets_by_columns_are_those_by_sql_whatever_changed(world, tmp_path, monkeypatch, changes):
+    filters = ready(world, tmp_path)
+    filters.facets()  # the columns are of before the changes
+    for statement in CHANGES_OF_FACETS[:changes]:
+        change(world, statement)
+    ids = [item.id for item in world.items.all()]
+    assert len(ids) > 30
+    for some in (None, IdSet.of(ids), IdSet.of(ids[::2]), IdSet.of(ids[-3:]), IdSet.of([])):
+        monkeypatch.setattr(filters_module, "FEW", -1)
+        by_columns = filters.facets(some)
+        monkeypatch.setattr(filters_module, "FEW", 10**9)
+        monkeypatch.setattr(filters_module, "CHANGED", -1)
+        monkeypatch.setattr(filters_module, "CHANGED_SHARE", 0)
+        by_sql = process(world, tmp_path / "none").facets(some)
+        monkeypatch.undo()
+        monkeypatch.setattr(filters_module, "SMALLEST", 1)
+        assert by_columns == by_sql
+        assert by_sql.counted == (len(ids) if some is None else len(some))
+
+
+def test_counting_many_items_reads_no_dates_of_the_catalog(world, tmp_path, monkeypatch):
+    filters = ready(world, tmp_path)
+    expected = filters.facets()
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "mmsearch.storage.sqlite.view.View.counted",
+        lambda self, names, ids=None: asked.append(tuple(names)) or ORIGINAL(self, names, ids),
+    )
+    assert filters.facets() == expected
+    assert asked == [("folder", "tag")]
+
+
+ORIGINAL = View.counted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,11 @@ def test_parts_that_are_ranked_on_their_own_have_a_signal_each(gallery):
         terms = [signal.rank and 1 / (60 + signal.rank) for signal in hit.signals.values()]
         weighted = [weight * term for weight, term in zip((3, 2, 1), terms, strict=True)]
         assert hit.score == pytest.approx(sum(weighted))
+
+
+def test_a_hit_as_plain_values_is_its_fields(gallery, notes):
+    for hit in gallery.search("red", k=3) + notes.search("dog", spans=True):
+        assert hit.as_dict() == asdict(hit)
 
 
 def test_words_that_all_that_passes_a_filter_has_tell_nothing(toy, tmp_path: Path):

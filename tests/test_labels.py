@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch.cli.app import app
-from mmsearch.errors import InvalidOption, UnknownTarget, UnreadableFile
+from mmsearch.errors import InvalidOption, PathNotFound, UnknownTarget, UnreadableFile
 from mmsearch.search.everyday_words import EVERYDAY
 from mmsearch.search.labels import (
     BINS,
@@ -219,6 +219,43 @@ def test_labels_taken_off_are_not_given_again(library, photos):
     assert library.tag_new() == {"blue": 1}
     assert library.untag() == 1
     assert counts(library) == {}
+
+
+def test_tags_given_by_hand_stay_whatever_labels_find(library, photos):
+    ids = {Path(item.path).stem: item.id for item in library.items}
+    assert library.add_tag("  holiday  snaps ", [ids["red"], ids["blue"]]) == 2
+    assert library.add_tag("red", [ids["blue"]]) == 1
+    assert library.tag("red", min_confidence=SURE) == {"red": 1}
+    assert library.tag("green", min_confidence=SURE) == {"green": 1}
+    paint(photos / "crimson.png", "red")
+    library.add(photos)
+    library.tag_new()
+    tags = tags_of(library)
+    assert sorted(tags["blue.png"]) == ["holiday snaps", "red"]
+    assert tags["red.png"] == ["holiday snaps", "red"]
+    assert tags["crimson.png"] == ["red"]
+    found = library.search("blue", where={"tag": "holiday snaps"})
+    assert {Path(hit.path).stem for hit in found} == {"red", "blue"}
+    assert library.remove_tag("red", ids.values()) == 2
+    assert library.untag(["holiday snaps"]) == 2
+
+
+def test_tagging_by_hand_leaves_out_items_that_are_gone_and_refuses_nonsense(library):
+    assert library.add_tag("x", [10**6]) == 0
+    assert library.remove_tag("x", []) == 0
+    for tag, ids in (("", [1]), (5, [1]), ("x", ["1"]), ("x", 5)):
+        with pytest.raises(InvalidOption):
+            library.add_tag(tag, ids)
+
+
+def test_an_item_is_found_by_its_id(library):
+    for item in library.items:
+        assert library.item(item.id) == item
+    for unknown in (10**6, 0, -1, 2**70):
+        with pytest.raises(PathNotFound, match=f"no item of the index has the id {unknown}"):
+            library.item(unknown)
+    with pytest.raises(InvalidOption):
+        library.item("1")
 
 
 def test_removed_items_take_their_tags_along(library, photos):

@@ -15,12 +15,14 @@ from mmsearch.encoders.registry import REGISTRY
 def test_the_public_names_are_these():
     assert mmsearch.__all__ == [
         "Collection",
+        "Facets",
         "Failure",
         "Hit",
         "Item",
         "MMSearchError",
         "Query",
         "Report",
+        "SearchPage",
         "Signal",
         "Span",
         "__version__",
@@ -97,6 +99,7 @@ import mmsearch
 def use(library: mmsearch.Collection) -> list[mmsearch.Hit]:
     library.search_many(queries=["a dog"], k=3)
     library.similar(path="dog.jpg", target="image")
+    library.search_page(k=3), library.search_page("a dog"), library.facets(where={"tag": "dog"})
     return library.search(query="a dog", k=3) + library.search("a dog", spans=True)
 """
 MISUSES = [
@@ -104,6 +107,7 @@ MISUSES = [
     'library.search("a dog", number=3)',
     'library.search("a dog", 3)',
     'library.similar(query="a dog")',
+    "library.search_page(5)",
 ]
 
 
@@ -118,4 +122,4 @@ def test_type_checkers_know_the_arguments_of_a_search(tmp_path):
     shown, _, _ = api.run(words)
     errors = [line for line in shown.splitlines() if ": error: " in line]
     wrong = [int(line.split(":")[1]) - USES.count("\n") - 2 for line in errors]
-    assert wrong == [1, 2, 3, 4], shown
+    assert wrong == [1, 2, 3, 4, 5], shown

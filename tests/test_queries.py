@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,14 @@ from PIL import Image
 
 import mmsearch
 from mmsearch import Query
-from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound, UnsupportedModality
+from mmsearch.errors import (
+    InvalidOption,
+    InvalidQuery,
+    PathNotFound,
+    TooLarge,
+    UnreadableFile,
+    UnsupportedModality,
+)
 from mmsearch.search.fusion import rrf
 from mmsearch.search.planning import parts_of
 from mmsearch.search.query_vectors import checked_vectors, unit_sum
@@ -151,6 +159,36 @@ def test_words_and_a_picture_go_together(library, tmp_path):
     query = Query.text("blue") + Query.image(picture)
     assert names(library, query)[-1] == "b"
     assert set(names(library, query, k=3, combine="late")) == {"a", "c", "d"}
+
+
+def test_a_picture_may_be_the_bytes_of_a_file(library, tmp_path):
+    file = paint(tmp_path / "green.png", "green")
+    words = Query.text("red", 0.5)
+    for combine in ("early", "late"):
+        by_path = found(library, Query.image(file) + words, combine=combine)
+        by_bytes = found(library, Query.image(file.read_bytes()) + words, combine=combine)
+        assert by_bytes == by_path
+    same = Query.image(file.read_bytes(), 2) - Query.image(file.read_bytes()) + words
+    assert found(library, same) == found(library, Query.image(file) + words)
+
+
+def test_a_sound_may_be_the_bytes_of_a_file(mixed, tmp_path):
+    file = tone(tmp_path / "query.wav", "low")
+    assert found(mixed, Query.audio(file.read_bytes())) == found(mixed, Query.audio(file))
+
+
+@pytest.mark.parametrize(
+    ("query", "kind"), [(Query.image(b"no picture"), "picture"), (Query.audio(b""), "sound")]
+)
+def test_bytes_of_no_use_are_refused(mixed, query, kind):
+    with pytest.raises(UnreadableFile, match=f"^the {kind} cannot be searched with: "):
+        mixed.search(query)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_as_too_large(library):
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0\x08\2\0\0\0"
+    with pytest.raises(TooLarge, match="too large: over 400 megapixels"):
+        library.search(Query.image(header + zlib.crc32(header[12:]).to_bytes(4, "big")))
 
 
 def test_late_parts_are_ranked_on_their_own_and_fused_by_weight(library):

@@ -348,7 +348,7 @@ def test_a_text_that_is_not_utf8_is_still_a_query(library):
     assert library.search("caf\udce9 red", k=1)
 
 
-@pytest.mark.parametrize("query", [5, None, b"red", mmsearch.Query.image(b"x"), Path("red")])
+@pytest.mark.parametrize("query", [5, None, b"red", mmsearch.Query.image(5), Path("red")])
 def test_what_is_no_query_is_an_error(library, query):
     with pytest.raises(InvalidQuery):
         library.search(query)

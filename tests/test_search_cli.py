@@ -196,3 +196,16 @@ def test_weights_decide_between_facets(folder):
 def test_a_flag_that_has_no_such_value_is_one_line_that_says_what_has(folder, flags):
     said = run("query", "red", *flags, code=2).stderr
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--offset", "1000"], "after the last hit: lower --offset"),
+        (["--min-confidence", "1", "--offset", "2"], "lower --min-confidence"),
+        (["--sort", "newest", "--offset", "1000"], "lower --offset"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_the_shell_says_which_setting_left_all_hits_out(flags, why):
+    assert why in run("query", "red", *flags, code=1).stderr

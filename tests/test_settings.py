@@ -171,6 +171,8 @@ FUSED = {"target": ["image", "text"]}
 
 CHANGES: dict[str, tuple[Any, str]] = {
     "k": (2, "-k 2"),
+    "offset": (2, "--offset 2"),
+    "sort": ("oldest", "--sort oldest"),
     "target": ("text", "--in text"),
     "combine": ("late", "--combine late"),
     "spans": (True, "--spans"),

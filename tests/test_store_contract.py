@@ -221,7 +221,10 @@ def test_change_times_are_stored_with_a_file_or_afterwards(store: Store):
     store.files.set_change_times([(second, 6)])
     known = store.files.known(source, "")
     assert (known["a.jpg"].ctime_ns, known["b.jpg"].ctime_ns) == (5, 6)
-    assert store.files.at(source, "", "a.jpg").ctime_ns == 5
+    found = store.files.at(source, "", "a.jpg")
+    assert found.ctime_ns == 5
+    assert store.files.of(found.id) == (ROOT, f"{ROOT}/a.jpg", found)
+    assert store.files.of(found.id + 1000) is None
     assert store.state() == before
 
 
@@ -435,6 +438,70 @@ def test_metadata_and_tags_are_replaced_whole(store: Store):
     assert [item.metadata.get("tags") for item in store.items.all()] == [None, ["dog"]]
 
 
+def test_a_tag_given_by_hand_stays_until_it_is_taken_off(store: Store):
+    one, two = put(store, record(store, "a.jpg"), record(store, "b.jpg"))
+    store.tags.set({"dog": {one: 0.5, two: 0.9}})
+    assert store.tags.add("dog", [one, 999]) == 1
+    store.tags.set({"dog": {one: 0.2}, "cat": {one: 0.3}})
+    (page,) = store.items.complete(None)
+    assert [item.tags for item in page] == [{"cat": 0.3, "dog": 1.0}, {}]
+    assert store.tags.remove("dog", [one, two, 999]) == 1
+    assert store.tags.remove("dog", [one]) == 0
+    assert [item.metadata.get("tags") for item in store.items.all()] == [["cat"], None]
+
+
+def test_items_come_by_date_and_those_without_one_last(store: Store):
+    taken = {"taken_at": "2020-05-01T10:00:00"}
+    day = 86_400 * 10**9
+    ids = put(
+        store,
+        record(store, "a.jpg", stat=(10, day)),
+        record(store, "b.jpg", media=taken),
+        record(store, "c.jpg", stat=(10, 0)),
+        record(store, "d.jpg", stat=(10, 20_000 * day)),  # 2024
+        record(store, "e.jpg", media=taken),
+    )
+    a, b, c, d, e = ids
+    assert store.filters.by_date().tolist() == [d, b, e, a, c]
+    assert store.filters.by_date(oldest=True).tolist() == [a, b, e, d, c]
+    assert store.filters.by_date(IdSet.of([a, c, e, 999])).tolist() == [e, a, c]
+    assert store.filters.by_date(IdSet.of([])).tolist() == []
+
+
+def test_facets_count_the_values_of_all_items_or_of_some(store: Store):
+    photo = {"taken_at": "2020-05-01T10:00:00", "camera": "Canon"}
+    a, b, c, _ = put(
+        store,
+        record(store, "a.jpg", media=photo),
+        record(store, "b.jpg", folder="x/y", media=photo | {"taken_at": "2019-12-31T23:59:59"}),
+        record(store, "c.jpg", folder="x/y", stat=(10, 0)),
+        record(store, "d.txt", kind="text", stat=(10, 20_000 * 86_400 * 10**9)),
+    )
+    store.tags.set({"dog": {a: 0.5, b: 0.9}, "cat": {c: 0.7}})
+
+    def shown(facets: Any) -> dict[str, Any]:
+        return {
+            name: value if name == "counted" else [(one.value, one.count) for one in value]
+            for name, value in ((name, getattr(facets, name)) for name in facets.__slots__)
+        }
+
+    assert shown(store.filters.facets()) == {
+        "kind": [("image", 3), ("text", 1)],
+        "year": [("2019", 1), ("2020", 1), ("2024", 1)],
+        "month": [("2019-12", 1), ("2020-05", 1), ("2024-10", 1)],
+        "folder": [("/photos", 2), ("/photos/x/y", 2)],
+        "camera": [("Canon", 2)],
+        "tag": [("dog", 2), ("cat", 1)],
+        "counted": 4,
+    }
+    some = shown(store.filters.facets(IdSet.of([b, c, 999])))
+    assert (some["folder"], some["tag"]) == ([("/photos/x/y", 2)], [("cat", 1), ("dog", 1)])
+    assert (some["month"], some["counted"]) == ([("2019-12", 1)], 2)
+    for folder, number in shown(store.filters.facets())["folder"]:
+        assert len(store.filters.matching(parse_where({"folder": folder}))) == number
+    assert store.filters.facets(IdSet.of([])).counted == 0
+
+
 def test_words_find_texts_names_and_metadata(store: Store):
     ids = put(
         store,
@@ -473,6 +540,7 @@ def test_a_batch_is_stored_whole_and_replaces_what_was_there(store: Store):
     found = store.files.imported("/x/0.jpg")
     assert found is not None
     assert found.imported
+    assert store.files.of(found.id) == ("", "/x/0.jpg", found)
     assert store.vectors.of(space, "image")[1].argmax(axis=1).tolist() == [2, 1]
     assert store.items.get([found.id])[found.id].texts[0].text == "a dog"
     assert store.vectors.missing_of_imported(space, "text", ["image"]) == 2

@@ -172,24 +172,14 @@ def duplicates(
 
 def _grouped(groups: list[Group], form: str) -> str:
     if form == "json":
-        return render.as_pretty_json(list(map(_group, groups)))
+        return render.as_pretty_json([group.as_dict() for group in groups])
     if form == "jsonl":
-        return render.jsonl(map(_group, groups))
+        return render.jsonl(group.as_dict() for group in groups)
     if form == "tsv":
         return "".join(render.tsv(_rows(number, group)) for number, group in enumerate(groups, 1))
     if form == "table":
         return "".join(map(_group_text, groups))
     return render.lines((copy.item.path for group in groups for copy in group.copies), form)
-
-
-def _group(group: Group) -> dict[str, Any]:
-    def values(item: Any) -> dict[str, Any]:
-        return {"id": item.id, "path": item.path, "modality": item.modality, **item.metadata}
-
-    copies = [
-        {**values(copy.item), "same": copy.same, "cosine": copy.cosine} for copy in group.copies
-    ]
-    return {"keep": values(group.keep), "copies": copies, "wasted": group.wasted}
 
 
 def _rows(number: int, group: Group) -> Iterator[tuple[str, ...]]:

@@ -72,7 +72,7 @@ def pick_format(flags: Mapping[str, bool], *, terminal: bool) -> str:
 
 def as_json(hits: Sequence[Hit]) -> str:
     """One array, a hit a line."""
-    rows = ",\n ".join(json_line(asdict(hit)) for hit in hits)
+    rows = ",\n ".join(json_line(hit.as_dict()) for hit in hits)
     return f"[{rows}]\n"
 
 
@@ -119,7 +119,7 @@ def explained(hits: Sequence[Hit]) -> str:
 FORMATS: dict[str, Callable[[Sequence[Hit]], str]] = {
     "csv": as_csv,
     "json": as_json,
-    "jsonl": lambda hits: jsonl(map(asdict, hits)),
+    "jsonl": lambda hits: jsonl(hit.as_dict() for hit in hits),
     "paths": lambda hits: lines((hit.path for hit in hits), "paths"),
     "paths0": lambda hits: lines((hit.path for hit in hits), "paths0"),
     "table": as_table,

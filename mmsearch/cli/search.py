@@ -262,6 +262,17 @@ def _show(
         out(render.explained(hits))
 
 
+def _left_out(settings: Mapping[str, Any]) -> str:
+    """The setting that may have left all hits out, and what to do about it."""
+    if least := settings.get("min_confidence"):
+        return f" with a confidence of {least:g}; lower --min-confidence"
+    if settings.get("offset"):
+        return " after the last hit: lower --offset"
+    if settings.get("sort", "relevance") != "relevance":
+        return ": no good match to sort by date; leave --sort out to see the nearest"
+    return ""
+
+
 def _why(library: Collection, settings: Mapping[str, Any]) -> str:
     """Why nothing was found, and what to do about it, if that is known."""
     if not len(library):
@@ -271,8 +282,8 @@ def _why(library: Collection, settings: Mapping[str, Any]) -> str:
         return f": the index has no vectors of {' or '.join(targets)}"
     if settings["where"] and not any(library.listed(where=settings["where"], limit=1)):
         return ": nothing passes the filters"
-    if least := settings.get("min_confidence"):
-        return f" with a confidence of {least:g}; lower --min-confidence"
+    if reason := _left_out(settings):
+        return reason
     from mmsearch.storage.records import IMPORTED_FINGERPRINT
 
     for model in library.status()["models"]:

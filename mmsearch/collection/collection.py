@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Collection as SizedContainer
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mmsearch.collection.search_methods import by_path, by_queries, by_query
+from mmsearch.collection.search_methods import by_any_query, by_path, by_queries, by_query
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound
 from mmsearch.home import path_text
-from mmsearch.search.setting_formats import one_or_several, whole
+from mmsearch.search.setting_formats import IDS, item_id, one_or_several, whole
 from mmsearch.search.settings import Settings
-from mmsearch.types import Failure, Hit, Item, Query, Ranking, Report
+from mmsearch.types import Facets, Failure, Hit, Item, Query, Ranking, Report, SearchPage
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from mmsearch.search.searcher import Searcher
     from mmsearch.storage import ListedItem
     from mmsearch.types import Modality, Progress
+
+DEFAULTS = Settings()
+
+TAGGING_WAIT = 5.0
+"""Seconds that tagging by hand waits for another thread or process that writes."""
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -120,6 +125,18 @@ class Collection:
         from mmsearch.collection.upkeep import status
 
         return status(self.index)
+
+    def item(self, id_: int) -> Item:
+        """What is stored of one item: path, kind, texts and metadata.
+
+        Raises:
+            PathNotFound: the index has no item of this id.
+            InvalidOption: it is no whole number.
+        """
+        with suppress(InvalidQuery):  # no item can have such an id
+            if found := self.catalog.items.get([item_id(id_)]):
+                return found[id_]
+        raise PathNotFound(f"no item of the index has the id {id_}")
 
     def listed(self, *, where: Any = None, limit: int | None = None) -> Iterator[ListedItem]:
         """The items in order of id, without texts or vectors: for millions of them.
@@ -484,6 +501,33 @@ class Collection:
         """
         return self._searcher().search([query], settings)[0]
 
+    @by_any_query(Settings)
+    def search_page(
+        self, query: str | Query | None = None, settings: Settings = DEFAULTS
+    ) -> SearchPage:
+        """`search`, with how many items could be hits, and where hits become weak.
+
+        `offset` and `k` choose the page; the pages of a query fit together as long as k and the
+        index are the same.
+
+        Args:
+            query: As for `search`; None for everything that passes the filter, the newest first
+                (with `sort="oldest"` the oldest): no other settings make a difference then.
+            settings: Each by keyword.
+        """
+        return self._searcher().page(query, settings)
+
+    @by_any_query(Settings)
+    def facets(self, query: str | Query | None = None, settings: Settings = DEFAULTS) -> Facets:
+        """How many items have each kind, year, month, folder, camera and tag.
+
+        Args:
+            query: Counted are its good matches (`SearchPage.weak_from`), or, where confidence is
+                not known, all that pass the filter; None counts these, too.
+            settings: Each by keyword; `k`, `offset` and `sort` make no difference.
+        """
+        return self._searcher().facets(query, settings)
+
     @by_queries(Settings)
     def search_many(self, queries: Sequence[str | Query], settings: Settings) -> list[list[Hit]]:
         """`search` for each query, encoded in batches; a list of hits for each."""
@@ -518,6 +562,11 @@ class Collection:
         difference.
         """
         return self._searcher().similar(path_text(path), settings)
+
+    @by_path(Settings)
+    def similar_page(self, path: str | os.PathLike[str], settings: Settings) -> SearchPage:
+        """`similar`, as `search_page` returns it."""
+        return self._searcher().similar_page(path_text(path), settings)
 
     def _searcher(self) -> Searcher:
         from mmsearch.search.searcher import Searcher
@@ -592,6 +641,41 @@ class Collection:
             self.catalog.words.refresh()
             self.index.keep_backup(changed=bool(removed))
         return removed
+
+    def add_tag(self, tag: str, ids: Iterable[int]) -> int:
+        """Tag some items by hand; returns how many of them have the tag now.
+
+        A tag given by hand stays whatever `tag` and `tag_new` find, also of the same name; only
+        `remove_tag` and `untag` remove it. Ids of items that are gone are left out.
+
+        Raises:
+            InvalidOption: the tag is empty, too long, or not text; an id is no whole number.
+            IndexBusy: another process is writing to the index.
+        """
+        return self._tag_by_hand(self.catalog.tags.add, tag, ids)
+
+    def remove_tag(self, tag: str, ids: Iterable[int]) -> int:
+        """Take a tag off some items; returns how many of them had it.
+
+        If `tag` found it to fit an item, the next `tag` or `tag_new` does so again.
+
+        Raises:
+            InvalidOption, IndexBusy: as `add_tag`.
+        """
+        return self._tag_by_hand(self.catalog.tags.remove, tag, ids)
+
+    def _tag_by_hand(
+        self, change: Callable[[str, Sequence[int]], int], tag: str, ids: Iterable[int]
+    ) -> int:
+        from mmsearch.search.labels import checked_labels
+
+        (label,) = checked_labels([tag])
+        wanted = IDS.check("ids", ids)
+        with self.index.writing("tagging", wait=TAGGING_WAIT):
+            changed = change(label, wanted)
+            self.catalog.words.refresh()
+            self.index.keep_backup(changed=bool(changed))
+        return changed
 
     def describe(
         self, path: str | os.PathLike[str], *, k: int = 5, labels: Sequence[str] | None = None

@@ -22,6 +22,12 @@ class _ByQuery(Protocol[Argument_contra, P, Result_co]):
     def __call__(self, query: Argument_contra, *_: P.args, **settings: P.kwargs) -> Result_co: ...
 
 
+class _ByAnyQuery(Protocol[Argument_contra, P, Result_co]):
+    def __call__(
+        self, query: Argument_contra | None = None, *_: P.args, **settings: P.kwargs
+    ) -> Result_co: ...
+
+
 class _ByQueries(Protocol[Argument_contra, P, Result_co]):
     def __call__(self, queries: Argument_contra, *_: P.args, **settings: P.kwargs) -> Result_co: ...
 
@@ -37,6 +43,13 @@ if TYPE_CHECKING:
     ) -> Callable[[Method[Argument_contra, Result_co]], _ByQuery[Argument_contra, P, Result_co]]:
         """`takes_settings` for a method of a `query`."""
 
+    def by_any_query(
+        declaration: Callable[P, Settings],
+    ) -> Callable[
+        [Method[Argument_contra | None, Result_co]], _ByAnyQuery[Argument_contra, P, Result_co]
+    ]:
+        """`takes_settings` for a method of a `query` that may be left out."""
+
     def by_queries(
         declaration: Callable[P, Settings],
     ) -> Callable[[Method[Argument_contra, Result_co]], _ByQueries[Argument_contra, P, Result_co]]:
@@ -48,4 +61,4 @@ if TYPE_CHECKING:
         """`takes_settings` for a method of a `path`."""
 
 else:
-    by_query = by_queries = by_path = takes_settings
+    by_query = by_any_query = by_queries = by_path = takes_settings

@@ -65,10 +65,7 @@ def _combined(word: str, wanted: Any, levels: int) -> Filter:
 
 
 def _all_of(filters: Iterable[Filter]) -> Filter:
-    found = Filter()
-    for one in filters:
-        found &= one
-    return found
+    return Filter(tuple(condition for one in filters for condition in one.conditions))
 
 
 def _of_key(key: str, wanted: Any) -> Filter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmsearch.search.duplicate_threshold import threshold_of
 from mmsearch.search.near_pairs import Pairs, leader_groups, near_pairs
@@ -51,6 +51,17 @@ class Group:
     """The others: those of the same content, then the most similar first."""
     wasted: int
     """Bytes of the others."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as `mmsearch duplicates --json` and the HTTP API write them."""
+        copies = [
+            {**_plain(copy.item), "same": copy.same, "cosine": copy.cosine} for copy in self.copies
+        ]
+        return {"keep": _plain(self.keep), "copies": copies, "wasted": self.wasted}
+
+
+def _plain(item: Item) -> dict[str, Any]:
+    return {"id": item.id, "path": item.path, "modality": item.modality, **item.metadata}
 
 
 def duplicate_groups(

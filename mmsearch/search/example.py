@@ -1,20 +1,22 @@
-"""Query by example: the modalities that a file is compared by, and its vectors."""
+"""Query by example: the modalities that a file or stored item is compared by, and its vectors."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mmsearch.errors import PathNotFound, UnreadableFile, UnsupportedModality
+from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile, UnsupportedModality
 from mmsearch.media.kinds import FORMATS, kind_of
-from mmsearch.search.planning import PlannedQuery, plan
+from mmsearch.search.planning import PlannedQuery, can_encode, plan
 from mmsearch.search.query_vectors import encode_parts, unit_sum
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import Serving
 from mmsearch.storage import Space
 from mmsearch.storage.resolver import is_current, item_at
-from mmsearch.types import Kind, Modality, Part, Query
+from mmsearch.types import Item, Kind, Modality, Part, Query, StoredItem
 
 if TYPE_CHECKING:
     from mmsearch.types import Vectors
@@ -27,6 +29,83 @@ COMPARED_BY: dict[Kind, tuple[Modality, ...]] = {
     "document": ("image", "text"),
 }
 """The modalities that a file can be compared by, the preferred one first."""
+
+
+class StoredParts:
+    """The parts of a query some of which are items of the index.
+
+    Args:
+        index: That they are stored in.
+        serving: The spaces that can be searched, with their modalities.
+        parts: All parts of the query.
+
+    Raises:
+        InvalidQuery: no item has one of the ids.
+        UnsupportedModality: an item has no vectors.
+    """
+
+    def __init__(self, index: OpenIndex, serving: Serving, parts: Sequence[Part]) -> None:
+        self._index = index
+        self._serving = serving
+        self._parts = parts
+        self._present: dict[tuple[int, int, Modality], bool] = {}
+        ids = {part.content.id for part in parts if isinstance(part.content, StoredItem)}
+        items = index.store.items.get(sorted(ids))
+        if missing := ids - items.keys():
+            raise InvalidQuery(f"no item of the index has the id {min(missing)}")
+        self._modalities = {id_: self._modalities_of(item) for id_, item in items.items()}
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """The modality of each part; of an item, the preferred one that it has vectors of."""
+        return [
+            self._modalities[part.content.id][0]
+            if isinstance(part.content, StoredItem)
+            else part.modality
+            for part in self._parts
+        ]
+
+    def compared_with(self, target: Modality) -> Query:
+        """The query with its items compared by the modality that suits what is searched."""
+        return Query(tuple(self._suited(part, target) for part in self._parts))
+
+    def encodable(self, space: Space, part: Part) -> bool:
+        """Whether a part has a vector in a space, or can be encoded for it."""
+        if isinstance(part.content, StoredItem):
+            return self._has_vector(space, part.modality, part.content.id)
+        return can_encode(space, part)
+
+    def _suited(self, part: Part, target: Modality) -> Part:
+        if not isinstance(part.content, StoredItem):
+            return part
+        modalities = self._modalities[part.content.id]
+        for modality in sorted(modalities, key=lambda modality: modality != target):
+            suited = replace(part, modality=modality)
+            with suppress(UnsupportedModality):
+                alone = Query((replace(suited, weight=1.0),))
+                plan(alone, [target], "early", self._serving, self.encodable)
+                return suited
+        return replace(part, modality=modalities[0])
+
+    def _modalities_of(self, item: Item) -> list[Modality]:
+        found: list[Modality] = [
+            modality
+            for modality in COMPARED_BY[item.modality]
+            if any(self._has_vector(space, modality, item.id) for space, _ in self._serving)
+        ]
+        if not found:
+            raise UnsupportedModality(
+                f"item {item.id} cannot be searched with, as it has no vectors: bring the index up "
+                "to date (mmsearch index)"
+            )
+        return found
+
+    def _has_vector(self, space: Space, modality: Modality, item_id: int) -> bool:
+        key = space.id, item_id, modality
+        if key not in self._present:
+            number = self._index.store.vectors.count(space, modality, [item_id])
+            self._present[key] = number > 0
+        return self._present[key]
 
 
 class Example:
@@ -100,10 +179,13 @@ class Example:
         for modality in sorted(self.modalities, key=lambda modality: modality != target):
             query = Query((Part(modality, self._path),))
             try:
-                return plan(query, [target], "early", self._serving, self._encodable)
+                return plan(query, [target], "early", self._serving, self._has_vector)
             except UnsupportedModality as error:
                 refusals.append(error)
         raise refusals[0]
+
+    def _has_vector(self, space: Space, part: Part) -> bool:
+        return self._encodable(space, part.modality)
 
     def _encodable(self, space: Space, modality: Modality) -> bool:
         """Whether it has a vector of a modality in a space, or can be read to get one."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -82,16 +83,19 @@ def wsum(
     total = math.fsum(averaged or (weight for weight in scaled if weight > 0)) or 1.0
     largest = max(averaged, default=1.0)
     for ranking, weight, floor in zip(rankings, scaled, floors, strict=True):
-        for key, score in ranking:
-            if weight < 0:
+        if weight < 0:
+            for key, score in ranking:
                 added[key].append(weight * max(score, 0.0) / total)
-            elif floor is None:
+        elif floor is None:
+            for key, score in ranking:
                 known[key].append((weight, score))
-            else:
+        else:
+            for key, score in ranking:
                 added[key].append(weight * (score - floor) / largest)
-    means = {key: _mean(pairs) for key, pairs in known.items()}
     keys = _fused_keys(rankings, scaled)
-    return _sorted({key: math.fsum([means.get(key, 0.0), *added[key]]) for key in keys})
+    fused = {key: _mean(known[key]) if key in known else 0.0 for key in keys}
+    fused |= {key: math.fsum([fused[key], *terms]) for key, terms in added.items() if key in fused}
+    return _sorted(fused)
 
 
 def combmnz(
@@ -144,9 +148,16 @@ def _fused_keys(rankings: Rankings[Key], weights: Sequence[float]) -> set[Key]:
 
 def _mean(pairs: Sequence[tuple[float, float]]) -> float:
     """The weighted mean of (weight, score) pairs; 0 if all weights are 0."""
-    total = math.fsum(weight for weight, _ in pairs)
-    return math.fsum(weight * score for weight, score in pairs) / total if total else 0.0
+    if len(pairs) > 2:
+        total = math.fsum(weight for weight, _ in pairs)
+        return math.fsum(weight * score for weight, score in pairs) / total if total else 0.0
+    weights = weighted = 0.0  # a sum of two is rounded once, in whatever order
+    for weight, score in pairs:
+        weights += weight
+        weighted += weight * score
+    return weighted / weights if weights else 0.0
 
 
 def _sorted(scores: Mapping[Key, float]) -> list[tuple[Key, float]]:
-    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    by_key = sorted(scores.items(), key=itemgetter(0))
+    return sorted(by_key, key=itemgetter(1), reverse=True)  # equal ones stay in order of key

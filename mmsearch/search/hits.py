@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmsearch.search.fusion import DEFAULT, FUSIONS, RRF_K
@@ -14,7 +14,7 @@ from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import NO_GOOD_MATCH
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage.lexical import best_text
-from mmsearch.types import CAPTIONS, Hit, Item, Ranking, Signal, Span, TextPart
+from mmsearch.types import CAPTIONS, Hit, Item, Signal, Span, TextPart
 
 MIN_SPANNED_ITEMS = 100
 """Items whose spans are ranked when each span is a hit of its own; more if k is higher."""
@@ -26,54 +26,121 @@ Match = tuple[Span | None, TextPart | None]
 """The span of an item that matched, and the text about it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class FusedList:
-    """The ranked lists of a query, fused into one."""
+    """The ranked lists of a query, fused into one: what is to be hits, in their order."""
 
+    index: OpenIndex
     lists: Sequence[RankedList]
     """The lists that were fused, after reranking if there was any."""
-    ranking: Ranking
-    """The items, in the order of the hits."""
-    confidence: Mapping[int, float]
-    """By item, the evidence that it is not a match by chance."""
-    copies: Mapping[int, Sequence[int]]
+    method: str
+    """How they were fused."""
+    words: str | None
+    """The words of the query that were looked up literally."""
+    ranking: list[tuple[Any, float]]
+    """(key, score), best first; a key is an item id, or an item id with a span."""
+    copies: Mapping[int, Sequence[int]] = field(default_factory=dict)
     """By item, the copies that are collapsed into it."""
 
+    def confidences(self, keys: Iterable[Any]) -> dict[Any, float]:
+        """By key, the evidence that it is not a match by chance; keys of which none is known lack.
 
-def fuse_lists(index: OpenIndex, lists: Sequence[RankedList], settings: Settings) -> FusedList:
-    """The best items of one query: reranked, fused, diversified, copies collapsed."""
+        An item that contains every word of the query is a match, whatever its vectors say.
+        """
+        confidence = _confidences(self.lists, keys)
+        word_lists = [ranked for ranked in self.lists if isinstance(ranked, WordList)]
+        complete = {item_id for ranked in word_lists for item_id in ranked.complete_matches}
+        for item_id in complete & confidence.keys():
+            confidence[item_id] = max(confidence[item_id], NO_GOOD_MATCH)
+        return confidence
+
+    def hits(self, ranking: Sequence[tuple[Any, float]]) -> Iterator[tuple[Any, Hit]]:
+        """Some of the ranking as hits, each with its key; their rank is still to be set."""
+        ids = [item_id for item_id, _ in ranking]
+        matched = _MatchedItems(self.index, self.lists, ids, self.words)
+        cosines = {ranked.name: matched.cosines(ranked) for ranked in self.lists}
+        matches = matched.matches()
+        captions = matched.matching_captions()
+        confidence = self.confidences(ids)
+        copies = [copy for item_id in ids for copy in self.copies.get(item_id, ())]
+        paths = {id_: item.path for id_, item in self.index.store.items.get(copies).items()}
+        for item_id, score in ranking:
+            if (item := matched.items.get(item_id)) is None:  # deleted meanwhile
+                continue
+            span, text = matches.get(item_id, (None, None))
+            text = text or (not span and captions.get(item_id)) or _text_about(item, span)
+            signals = _signals(self.lists, item_id, self.method, cosines)
+            hit = _hit(item, score, confidence.get(item_id), (span, text), signals)
+            duplicates = [paths[id_] for id_ in self.copies.get(item_id, ()) if id_ in paths]
+            if duplicates:
+                hit = replace(hit, metadata={**hit.metadata, "duplicates": duplicates})
+            yield item_id, hit
+
+
+@dataclass
+class FusedSpans(FusedList):
+    """The same, each matching span of the items by itself: windows, frames, pages, passages."""
+
+    items: Mapping[int, Item] = field(default_factory=dict)
+    matches: Mapping[SpanKey, Match] = field(default_factory=dict)
+    cosines: Mapping[str, Mapping[Any, float]] = field(default_factory=dict)
+
+    def confidences(self, keys: Iterable[Any]) -> dict[Any, float]:
+        """By span, the evidence that it is not a match by chance."""
+        return _confidences(self.lists, keys)
+
+    def hits(self, ranking: Sequence[tuple[Any, float]]) -> Iterator[tuple[Any, Hit]]:
+        """Some of the ranking as hits, each with its key; their rank is still to be set."""
+        confidence = self.confidences([key for key, _ in ranking])
+        for key, score in ranking:
+            signals = _signals(self.lists, key, self.method, self.cosines)
+            item, match = self.items[key[0]], self.matches[key]
+            yield key, _hit(item, score, confidence.get(key), match, signals)
+
+
+def fuse_lists(
+    index: OpenIndex, lists: Sequence[RankedList], settings: Settings, words: str | None, most: int
+) -> FusedList:
+    """The best of one query: reranked, fused, diversified, copies collapsed.
+
+    Args:
+        index: That the lists were made from.
+        lists: The ranked lists of the query.
+        settings: Of the search.
+        words: The words of the query that were looked up literally.
+        most: Spans are ranked of so many items.
+    """
     if settings.rerank == "fusion":
         lists = rerank_by_tokens(index, lists)
-    fused = _fuse(lists, settings)
+    ranking = _fuse(lists, settings)
     if settings.spans:
-        return FusedList(lists, fused[: max(settings.k, MIN_SPANNED_ITEMS)], {}, {})
+        ids = [item_id for item_id, _ in ranking[:most]]
+        return _fused_spans(_MatchedItems(index, lists, ids, words), settings)
     if settings.rerank == "diverse":
-        fused = diversify(index, fused, settings)
+        ranking = diversify(index, ranking, settings)
+    method = _fusion_method(lists, settings)
+    fused = FusedList(index, lists, method, words, ranking)
     if not settings.may_drop:
-        fused = fused[: settings.k]
-    groups = group_copies(index, fused, settings)
-    confidence = _confidences(lists, groups)
-    # an item that contains every word of the query is a match, whatever its vectors say
-    word_lists = [ranked for ranked in lists if isinstance(ranked, WordList)]
-    complete = {item_id for ranked in word_lists for item_id in ranked.complete_matches}
-    for item_id in complete & confidence.keys():
-        confidence[item_id] = max(confidence[item_id], NO_GOOD_MATCH)
-    ranking = [
-        (item_id, score)
-        for item_id, score in fused
-        if item_id in groups and confidence.get(item_id, 0.0) >= settings.min_confidence
-    ]
-    copies = {item_id: group[1:] for item_id, group in groups.items()}
-    return FusedList(lists, ranking[: settings.k], confidence, copies)
+        return fused
+    groups = group_copies(index, ranking, settings)
+    fused.copies = {item_id: group[1:] for item_id, group in groups.items()}
+    fused.ranking = _confident(fused, [pair for pair in ranking if pair[0] in groups], settings)
+    return fused
 
 
-def best_hits(
-    index: OpenIndex, lists: Sequence[RankedList], settings: Settings, words: str | None = None
-) -> list[Hit]:
-    """The best hits of one query, some of whose words may have been looked up literally."""
-    fused = fuse_lists(index, lists, settings)
-    matched = _MatchedItems(index, fused.lists, [item_id for item_id, _ in fused.ranking], words)
-    return _span_hits(matched, settings) if settings.spans else _item_hits(matched, fused, settings)
+def _confident(
+    fused: FusedList, ranking: list[tuple[Any, float]], settings: Settings
+) -> list[tuple[Any, float]]:
+    """Those of a ranking that have the confidence that hits must have."""
+    if not settings.min_confidence:
+        return ranking
+    confidence = fused.confidences([key for key, _ in ranking])
+    return [pair for pair in ranking if confidence.get(pair[0], 0.0) >= settings.min_confidence]
+
+
+def listed_hit(item: Item) -> Hit:
+    """An item as a hit of no query: without score, confidence and signals."""
+    return _hit(item, 0.0, None, (None, _text_about(item, None)), {})
 
 
 def _fuse(lists: Sequence[RankedList], settings: Settings) -> list[tuple[Any, float]]:
@@ -98,20 +165,20 @@ def _fusion_method(lists: Sequence[RankedList], settings: Settings) -> str:
 
 def _confidences(lists: Sequence[RankedList], keys: Iterable[Any]) -> dict[Any, float]:
     """By key, its highest confidence in any list."""
-    confidences: dict[Any, float] = {}
+    highest: dict[Any, float] = {}
+    wanted = list(keys)
     compared = [
         # the reference is of scores before reranking
         (ranked.scores | ranked.first_stage_scores, ranked.background)
         for ranked in lists
         if ranked.query is not None and ranked.background is not None
     ]
-    for key in keys:
-        for scores, background in compared:
-            if key in scores:
-                confidence = background.confidence(scores[key], len(compared))
-                if confidence is not None:
-                    confidences[key] = max(confidences.get(key, 0.0), confidence)
-    return confidences
+    for scores, background in compared:
+        known = [key for key in wanted if key in scores]
+        confidences = background.confidences([scores[key] for key in known], len(compared))
+        for key, confidence in zip(known, confidences or (), strict=False):
+            highest[key] = max(highest.get(key, 0.0), confidence)
+    return highest
 
 
 # ---------------------------------------------------------------------- what matched in an item
@@ -228,39 +295,11 @@ def _text_about(item: Item, span: Span | None) -> TextPart | None:
     return next(iter(captions or of_all), None)
 
 
-# ---------------------------------------------------------------------- items as hits
-
-
-def _item_hits(matched: _MatchedItems, fused: FusedList, settings: Settings) -> list[Hit]:
-    cosines = {ranked.name: matched.cosines(ranked) for ranked in matched.lists}
-    method = _fusion_method(matched.lists, settings)
-    matches = matched.matches()
-    captions = matched.matching_captions()
-    copies = [copy for item_id, _ in fused.ranking for copy in fused.copies[item_id]]
-    paths = {id_: item.path for id_, item in matched.index.store.items.get(copies).items()}
-    hits: list[Hit] = []
-    for item_id, score in fused.ranking:
-        if (item := matched.items.get(item_id)) is None:  # deleted meanwhile
-            continue
-        span, text = matches.get(item_id, (None, None))
-        match = (
-            span,
-            text or (not span and captions.get(item_id)) or _text_about(item, span),
-        )
-        confidence = fused.confidence.get(item_id)
-        signals = _signals(matched.lists, item_id, method, cosines)
-        hit = _hit(len(hits) + 1, item, score, confidence, match, signals)
-        if duplicates := [paths[id_] for id_ in fused.copies[item_id] if id_ in paths]:
-            hit = replace(hit, metadata={**hit.metadata, "duplicates": duplicates})
-        hits.append(hit)
-    return hits
-
-
 # ---------------------------------------------------------------------- spans as hits
 
 
-def _span_hits(matched: _MatchedItems, settings: Settings) -> list[Hit]:
-    """Each matching span as a hit: windows, frames, pages, passages."""
+def _fused_spans(matched: _MatchedItems, settings: Settings) -> FusedSpans:
+    """Each matching span of some items, ranked."""
     matches: dict[SpanKey, Match] = {}
     cosines: dict[str, dict[Any, float]] = {}
     lists = []
@@ -270,15 +309,19 @@ def _span_hits(matched: _MatchedItems, settings: Settings) -> list[Hit]:
         else:
             ranking, cosines[ranked.name] = _by_span(matched, ranked, matches)
         lists.append(replace(ranked, ranking=ranking, extra_scores=[]))
-    fused = _fuse(lists, settings)
-    confidence = _confidences(lists, [key for key, _ in fused])
-    best = [pair for pair in fused if confidence.get(pair[0], 0.0) >= settings.min_confidence]
     method = _fusion_method(lists, settings)
-    hits: list[Hit] = []
-    for rank, (key, score) in enumerate(best[: settings.k], start=1):
-        item, signals = matched.items[key[0]], _signals(lists, key, method, cosines)
-        hits.append(_hit(rank, item, score, confidence.get(key), matches[key], signals))
-    return hits
+    fused = FusedSpans(
+        matched.index,
+        lists,
+        method,
+        matched.words,
+        _fuse(lists, settings),
+        items=matched.items,
+        matches=matches,
+        cosines=cosines,
+    )
+    fused.ranking = _confident(fused, fused.ranking, settings)
+    return fused
 
 
 def _by_span(
@@ -356,7 +399,6 @@ def _term(ranked: RankedList, key: Any, method: str) -> float:
 
 
 def _hit(
-    rank: int,
     item: Item,
     score: float,
     confidence: float | None,
@@ -365,7 +407,7 @@ def _hit(
 ) -> Hit:
     span, text = match
     return Hit(
-        rank=rank,
+        rank=1,
         id=item.id,
         path=item.path,
         modality=item.modality,

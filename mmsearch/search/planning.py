@@ -11,10 +11,11 @@ from numbers import Real
 from typing import Any, get_args
 
 from mmsearch.errors import InvalidQuery, UnsupportedModality
+from mmsearch.search.setting_formats import item_id
 from mmsearch.search.settings import Combine
 from mmsearch.spaces.targets import Serving
 from mmsearch.storage import Space
-from mmsearch.types import Modality, Part, Query
+from mmsearch.types import Modality, Part, Query, StoredItem
 
 MAX_WEIGHT = 1e300
 """Larger weights are scaled down, so that their sums stay finite."""
@@ -25,8 +26,13 @@ NEGLIGIBLE = 1e-6
 CANCELLED = "the parts of the query cancel each other out"
 EMPTY = "the query is empty: say in words what to look for"
 
-Encodable = Callable[[Space, Modality], bool]
-"""Whether a query part of a modality has a vector in a space, or can be encoded for it."""
+Encodable = Callable[[Space, Part], bool]
+"""Whether a query part has a vector in a space, or can be encoded for it."""
+
+
+def can_encode(space: Space, part: Part) -> bool:
+    """Whether the encoder of a space takes the modality of a part."""
+    return part.modality in space.modalities
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ def plan(
     targets: Sequence[Modality],
     combine: Combine,
     serving: Serving,
-    encodable: Encodable = lambda space, modality: modality in space.modalities,
+    encodable: Encodable = can_encode,
 ) -> list[PlannedQuery]:
     """The rankings that answer a query: one for each modality, or for each modality and part.
 
@@ -65,7 +71,7 @@ def plan(
         targets: The modalities to search.
         combine: "early" sums the vectors of the parts; "late" makes a ranking for each part.
         serving: The spaces that can be searched, the preferred one first, with their modalities.
-        encodable: By default, whether the encoder of the space takes the modality.
+        encodable: Whether a part has, or can be given, a vector in a space.
 
     Raises:
         InvalidQuery: the query is empty.
@@ -113,7 +119,9 @@ def parts_of(query: str | Query) -> tuple[Part, ...]:
         if part.modality not in get_args(Modality):
             known = ", ".join(get_args(Modality))
             raise InvalidQuery(f"a part of a query is one of {known}, not {part.modality!r}")
-        if part.modality == "text":
+        if isinstance(part.content, StoredItem):
+            item_id(part.content.id)
+        elif part.modality == "text":
             words_of(part.content)
     parts = _merged(weighted) if len(weighted) > 1 else weighted
     if not parts:
@@ -162,9 +170,13 @@ def _merged(parts: Sequence[Part]) -> list[Part]:
 
 
 def _identity(content: Any) -> str:
-    """A string that identifies the words, path or picture."""
+    """A string that identifies the words, path, bytes or picture."""
     if isinstance(content, (str, os.PathLike)):
         return os.fsdecode(content)
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    if isinstance(content, StoredItem):
+        return f"item {content.id}"
     from PIL.Image import Image
 
     if not isinstance(content, Image):
@@ -191,7 +203,7 @@ class _Routes:
 
     def encodable_in(self, spaces: Sequence[Space], part: Part) -> bool:
         """Whether a part can be encoded in any of some spaces."""
-        return any(self.encodable(space, part.modality) for space in spaces)
+        return any(self.encodable(space, part) for space in spaces)
 
     def check_encodable(self, parts: Sequence[Part]) -> None:
         """Raise an error if no model can encode one of the parts."""
@@ -208,7 +220,7 @@ class _Routes:
         with_texts = self.spaces_with("text")
         for source in with_texts:
             for target in targets:
-                if self.encodable(source, part.modality) and target in with_texts:
+                if self.encodable(source, part) and target in with_texts:
                     return source, target
         return None
 
@@ -216,7 +228,7 @@ class _Routes:
         """The space to search in, and the space to encode in if that is another."""
         spaces = self.spaces_with(modality)
         for space in spaces:
-            if all(self.encodable(space, part.modality) for part in parts):
+            if all(self.encodable(space, part) for part in parts):
                 return space, None
         if len(parts) == 1 and (bridge := self.bridge(parts[0], spaces)):
             return bridge[1], bridge[0]
@@ -241,6 +253,8 @@ class _Routes:
 
 def _in_words(part: Part) -> str:
     """A part, for a message."""
+    if isinstance(part.content, StoredItem):
+        return f"item {part.content.id}"
     content = part.content if isinstance(part.content, (str, os.PathLike)) else "given"
     kind = {"text": "the text", "image": "the picture", "audio": "the sound"}[part.modality]
     return f"{kind} {os.fspath(content)!r}"

@@ -13,14 +13,14 @@ from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile, Unsuppor
 from mmsearch.search.planning import CANCELLED, NEGLIGIBLE, PlannedQuery, words_of
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import Space
-from mmsearch.types import Modality, Part
+from mmsearch.types import Modality, Part, StoredItem
 from mmsearch.vectors.hubness import EXTRA_DIMS, augmented_query
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mmsearch.types import Vectors
+    from mmsearch.types import Ranking, Vectors
 
 BATCH = 64
 """Query parts encoded in one call: decoded pictures are large."""
@@ -52,7 +52,7 @@ class QueryVector:
     query_modality: Modality | None = None
     """The modality of the query's parts, if they have the same."""
     part: Part | None = None
-    """The query part, if there is only one."""
+    """The query part, if there is only one, and it is not a stored item."""
 
     @property
     def augmented(self) -> NDArray[np.float32]:
@@ -71,20 +71,36 @@ def encode(index: OpenIndex, plans: Sequence[Sequence[PlannedQuery]]) -> list[li
     """The query vectors of each query's plan; each encoder gets all its parts in one call.
 
     Raises:
-        InvalidQuery: a part is empty, or the parts cancel each other out.
+        InvalidQuery: a part is empty, or the parts cancel each other out; an item is gone.
         PathNotFound, UnreadableFile: as `encode_parts`.
         UnsupportedModality: no text bridges two spaces.
     """
+    encoded: dict[tuple[int, int], Vectors] = {}
     parts: dict[int, tuple[Space, dict[int, Part]]] = {}
     for planned in chain.from_iterable(plans):
         space = planned.encoded_in
-        by_id = {id(part): part for part in planned.parts}
-        parts.setdefault(space.id, (space, {}))[1].update(by_id)
-    encoded: dict[tuple[int, int], Vectors] = {}
+        for part in planned.parts:
+            if isinstance(part.content, StoredItem):
+                vector = stored_vector(index, space, part.modality, part.content.id)
+                encoded[space.id, id(part)] = vector
+            else:
+                parts.setdefault(space.id, (space, {}))[1][id(part)] = part
     for space_id, (space, by_id) in parts.items():
         vectors = encode_parts(index.encoder(space), list(by_id.values()))
         encoded |= {(space_id, key): row for key, row in zip(by_id, vectors, strict=True)}
     return [[_sum_parts(index, planned, encoded) for planned in queries] for queries in plans]
+
+
+def stored_vector(index: OpenIndex, space: Space, modality: Modality, item_id: int) -> Vectors:
+    """The unit vector (dim,) of a stored item in a space; the mean, if it has several.
+
+    Raises:
+        InvalidQuery: it is gone.
+    """
+    matrix = index.store.vectors.of(space, modality, [item_id])[1]
+    if not len(matrix):
+        raise InvalidQuery(f"no item of the index has the id {item_id}")
+    return unit_sum(matrix, [1.0] * len(matrix))
 
 
 def query_vector(
@@ -102,8 +118,9 @@ def query_vector(
     """
     part: Part | None = None
     if shares is None:
-        part = planned.parts[0]
-        shares = {part.modality: 1.0}
+        only = planned.parts[0]
+        shares = {only.modality: 1.0}
+        part = None if isinstance(only.content, StoredItem) else only
     if planned.bridged_from is not None:
         vector = bridge_through_texts(index, vector, planned.bridged_from, planned.space)
         part, shares = None, {"text": 1.0}
@@ -207,6 +224,13 @@ def as_cosine(product: float) -> float:
     return max(-1.0, min(product, 1.0)) + 0.0
 
 
+def as_cosines(ranking: Ranking) -> Ranking:
+    """A ranking by inner products, best first, with cosines."""
+    if not ranking or (ranking[0][1] <= 1 and ranking[-1][1] >= -1):
+        return ranking
+    return [(item_id, as_cosine(score)) for item_id, score in ranking]
+
+
 # ---------------------------------------------------------------------- encoding parts
 
 
@@ -308,30 +332,38 @@ def _picture(content: Any, encoder: Encoder) -> Any:
 
     if isinstance(content, Image):
         return upright(content)
-    path = _file(content, "an image query is a path or a PIL image", "picture")
+    source = _file(content, "an image query is a path, bytes or a PIL image", "picture")
     try:
         scale = encoder.decode_scale  # as when it was indexed
-        return load_image(path, at_least=encoder.image_size, decode_scale=scale)[0]
+        return load_image(source, at_least=encoder.image_size, decode_scale=scale)[0]
     except UnreadableFile as error:
-        raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
+        raise _unusable(source, "picture", error) from error
 
 
 def _encode_sound(content: Any, encoder: Encoder) -> Vectors:
     """The mean (dim,) over a sound's windows."""
     from mmsearch.media.audio import windows
 
-    path = _file(content, "a sound query is a path", "sound")
+    source = _file(content, "a sound query is a path or bytes", "sound")
     try:
-        pieces = islice(windows(path, encoder.sample_rate), MAX_WINDOWS)
+        pieces = islice(windows(source, encoder.sample_rate), MAX_WINDOWS)
         batch = [encoder.prepare("audio", piece) for _, piece in pieces]
     except UnreadableFile as error:
-        raise UnreadableFile(f"{path!r} cannot be searched with: {error}") from error
+        raise _unusable(source, "sound", error) from error
     encoded = encoder.encode("audio", batch)
     return unit_sum(encoded, [1.0] * len(encoded))
 
 
-def _file(content: Any, expected: str, kind: str) -> str:
-    """The path of an existing file that is a query."""
+def _unusable(source: str | bytes, kind: str, error: UnreadableFile) -> UnreadableFile:
+    """The error of a file that is a query; of the same class."""
+    named = f"the {kind}" if isinstance(source, bytes) else repr(source)
+    return type(error)(f"{named} cannot be searched with: {error}")
+
+
+def _file(content: Any, expected: str, kind: str) -> str | bytes:
+    """The path of an existing file that is a query, or its bytes."""
+    if isinstance(content, bytes):
+        return content
     if not isinstance(content, (str, os.PathLike)):
         raise InvalidQuery(f"{expected}, not {type(content).__name__}")
     path = os.fsdecode(content)

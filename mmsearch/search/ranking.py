@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from mmsearch.errors import InvalidOption
-from mmsearch.search.query_vectors import QueryVector, as_cosine
+from mmsearch.search.query_vectors import QueryVector, as_cosines
 from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import Background, Moments
 from mmsearch.spaces.open_index import OpenIndex
@@ -61,12 +61,19 @@ class RankedList:
     @cached_property
     def standardised(self) -> list[tuple[Any, float]]:
         """All keys with their standardised scores."""
-        return [(key, self.standard_score(key)) for key, _ in self.ranking + self.extra_scores]
+        pairs = self.ranking + self.extra_scores
+        if self.background is None:
+            return pairs
+        above = self.background.all_standardised([score for _, score in pairs])
+        return [(key, score) for (key, _), score in zip(pairs, above, strict=True)]
 
     def standard_score(self, key: Any) -> float:
         """How many standard deviations a key's score is above the query's scores by chance."""
-        score = self.scores[key]
-        return score if self.background is None else self.background.standardised(score)
+        return self._standard_scores[key]
+
+    @cached_property
+    def _standard_scores(self) -> dict[Any, float]:
+        return dict(self.standardised)
 
     @property
     def absent_score(self) -> float | None:
@@ -85,24 +92,30 @@ class WordList(RankedList):
     rarity: float = 0.0
     """The idf of the whole query, scaled: 1 if one item contains every word, 0 if all do."""
 
-    def standard_score(self, key: Any) -> float:
-        """The standardised score of an item, bounded.
+    @cached_property
+    def standardised(self) -> list[tuple[Any, float]]:
+        """All items with their standardised scores, bounded.
 
         If few items contain all n words, they are what the user means: the query may be a name.
         An item with some of the words counts only 1/2n, since a sentence is better found by its
         meaning. Both are bounded, because the deviation of a word that only one item contains
         depends on nothing but the number of items.
         """
-        score = super().standard_score(key)
-        absent = self.absent_score
-        if absent is None:
-            return score
-        if key in self.complete_matches:
-            bounded = min(score, MAX_DEVIATIONS_ALL)
-            return absent + MAX_DEVIATIONS_ALL * self.rarity + bounded / 10
-        return absent + min(score - absent, MAX_DEVIATIONS_SOME) / (2 * self.terms)
+        background, absent = self.background, self.absent_score
+        pairs = self.ranking + self.extra_scores
+        if background is None or absent is None:
+            return pairs
+        above = background.all_standardised([score for _, score in pairs])
+        of_all, complete = absent + MAX_DEVIATIONS_ALL * self.rarity, self.complete_matches
+        share = 1 / (2 * self.terms)
+        return [
+            (key, of_all + min(score, MAX_DEVIATIONS_ALL) / 10)
+            if key in complete
+            else (key, absent + min(score - absent, MAX_DEVIATIONS_SOME) * share)
+            for (key, _), score in zip(pairs, above, strict=True)
+        ]
 
-    @property
+    @cached_property
     def absent_score(self) -> float | None:
         """The standardised score of an item that contains none of the words."""
         return self.background.standardised(0.0) if self.background else None
@@ -113,19 +126,16 @@ def rank(
     queries: Sequence[QueryVector],
     settings: Settings,
     *,
+    depth: int,
     words: str | None = None,
     allowed: IdSet | None = None,
     excluded: frozenset[int] = frozenset(),
-    pool: int | None = None,
 ) -> list[RankedList]:
     """A ranked list for each query vector, and the lexical one if words are looked up literally.
 
-    Each has `pool` candidates, by default as many as the settings say: allowed items (None allows
-    all), except the excluded ones.
+    Each has up to `depth` candidates: allowed items (None allows all), except the excluded ones.
     """
     several = len(queries) + (words is not None) > 1
-    pool = pool or settings.pool
-    depth = max(pool, DEPTH) if several else pool
     numbers: dict[str, int] = {}
     lists: list[RankedList] = []
     for query in queries:
@@ -153,7 +163,7 @@ def _nearest(index: OpenIndex, query: QueryVector, depth: int, allowed: IdSet | 
     if not len(neighbours):
         return RankedList(query.modality, [])
     vector = query.augmented
-    ranking = [(id_, as_cosine(score)) for id_, score in neighbours.search(vector, depth, allowed)]
+    ranking = as_cosines(neighbours.search(vector, depth, allowed))
     candidates = len(neighbours) if allowed is None else min(len(neighbours), len(allowed))
     bank_rows = index.query_banks.augmented_rows(query.space, query.modality)
     background = Background.of(
@@ -198,7 +208,7 @@ def _score_in_all_lists(index: OpenIndex, lists: Sequence[RankedList], words: st
             continue
         if query is not None:
             neighbours = index.vector_index(query.space, query.modality)
-            scores = neighbours.search(query.augmented, len(missing), missing)
-            ranked.extra_scores = [(item_id, as_cosine(score)) for item_id, score in scores]
+            found = neighbours.search(query.augmented, len(missing), missing)
+            ranked.extra_scores = as_cosines(found)
         elif words is not None:
             ranked.extra_scores = index.store.words.search(words, len(missing), missing)

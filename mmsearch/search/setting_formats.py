@@ -13,6 +13,9 @@ from mmsearch.filters import parse_where
 from mmsearch.filters.values import shown
 from mmsearch.search.fusion import WEIGHTS
 
+MAX_WEIGHT = 1000.0
+"""Of a ranking: with those of the parts of a query, sums of weighted scores stay finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class ValueFormat:
@@ -58,6 +61,10 @@ def _count(name: str, value: Any) -> int:
         raise InvalidQuery(str(error)) from error
 
 
+def _position(name: str, value: Any) -> int:
+    return whole(name, value, least=0)
+
+
 def whole(name: str, value: Any, *, least: int, most: float = 2**63 - 1) -> int:
     """A whole number from `least` on, by default of 63 bits, as SQLite and FAISS take them.
 
@@ -97,15 +104,20 @@ def _share(name: str, value: Any) -> float:
 def _ids(name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise InvalidOption(f"{name} is a list of ids, not {shown(value)}")
-    return tuple(map(_id, value))
+    return tuple(map(item_id, value))
 
 
 def _target(_: str, value: Any) -> Any:
     return value if isinstance(value, str) else tuple(one_or_several(value))
 
 
-def _id(value: Any) -> int:
-    """An item's id as SQLite can hold it."""
+def item_id(value: Any) -> int:
+    """An item's id as SQLite can hold it.
+
+    Raises:
+        InvalidOption: the value is no whole number.
+        InvalidQuery: no item can have this id.
+    """
     try:
         number = operator.index(value)
     except TypeError as error:
@@ -130,6 +142,11 @@ def _weight(ranking: str, value: Any) -> float:
     number = _float(value)
     if not (math.isfinite(number) and number >= 0):
         raise InvalidOption(f"a weight is a number of at least 0, not {shown(value)}")
+    if number > MAX_WEIGHT:
+        raise InvalidOption(
+            f"a weight is at most {MAX_WEIGHT:g}, not {shown(value)}: only how weights compare "
+            "makes a difference"
+        )
     return number
 
 
@@ -145,6 +162,7 @@ def _read_target(text: str) -> list[str] | None:
 SWITCH = ValueFormat(_switch, {"on": True, "off": False}.__getitem__, "on|off")
 AUTO = ValueFormat(_switch, {"on": True, "off": False, "auto": None}.__getitem__, "on|off|auto")
 COUNT = ValueFormat(_count, int, "a whole number")
+POSITION = ValueFormat(_position, int, "a whole number from 0 on")
 SHARE = ValueFormat(_share, float, "0…1")
 IDS = ValueFormat(_ids, int, "ID", tuple)
 WEIGHTS_OF_RANKINGS = ValueFormat(_weights, _read_weight, "image:1+text:0.5", dict)

@@ -1,8 +1,8 @@
 """The settings of a search, each declared once.
 
 A field of `Settings` is a keyword of `Collection.search` and similar methods, a flag of
-`mmsearch query` and `similar` with its help and default, and a name that `mmsearch eval --with`
-takes. To add a setting, add a field and use it.
+`mmsearch query` and `similar` with its help and default, a parameter of the HTTP API, and a name
+that `mmsearch eval --with` takes. To add a setting, add a field and use it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mmsearch.search.setting_formats import (
     COUNT,
     FILTER,
     IDS,
+    POSITION,
     SHARE,
     SWITCH,
     TARGET,
@@ -35,6 +36,7 @@ Target = str | Sequence[str] | None
 Combine = Literal["early", "late"]
 Rerank = Literal["none", "fusion", "diverse"]
 Duplicates = Literal["show", "collapse"]
+Sort = Literal["relevance", "newest", "oldest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,15 @@ class Settings:
     """
 
     k: Annotated[int, Setting(COUNT, "How many hits.", "-k", "N", in_eval=False)] = 10
+    offset: Annotated[int, Setting(POSITION, "Skip so many hits.", metavar="N", in_eval=False)] = 0
+    sort: Annotated[
+        Sort,
+        Setting(
+            choice(*get_args(Sort)),
+            "Put the best first, or the good matches by date, the newest or the oldest first.",
+            in_eval=False,
+        ),
+    ] = "relevance"
     target: Annotated[
         Target,
         Setting(
@@ -177,6 +188,11 @@ class Settings:
         return (self.weights or {}).get(ranking, WEIGHTS.get(ranking, 1.0))
 
     @property
+    def by_date(self) -> bool:
+        """Whether hits are sorted by date."""
+        return self.sort != "relevance"
+
+    @property
     def collapses(self) -> bool:
         """Whether copies of a hit are collapsed into it."""
         return self.duplicates == "collapse" or (
@@ -190,7 +206,10 @@ class Settings:
 
     @property
     def pool(self) -> int:
-        """How many candidates are ranked: more than k if some may be dropped or reranked."""
+        """How many candidates are ranked at first: more than k if some may be dropped or reranked.
+
+        The offset makes no difference, so that the pages of a query fit together.
+        """
         return max(4 * self.k, 100) if self.may_drop or self.rerank != "none" else self.k
 
 

@@ -31,6 +31,9 @@ LABELLED: tuple[Modality, ...] = ("image", "audio")
 
 SETTING = "labels"
 
+HIGHEST = 0.9999
+"""The highest score of a label: that of tags given by hand is above it."""
+
 IMPOSSIBLE = 0.005
 """A confidence so low that no frequency of a label can raise it to MIN_CONFIDENCE."""
 
@@ -196,7 +199,8 @@ class _Tally:
             for ids, column in candidates:
                 confidence = scale_odds(column, odds)
                 fits = confidence >= tag.min_confidence
-                tagged += zip(ids[fits].tolist(), confidence[fits].round(4).tolist(), strict=True)
+                scores = confidence[fits].round(4).clip(max=HIGHEST)
+                tagged += zip(ids[fits].tolist(), scores.tolist(), strict=True)
             yield tag, odds, tagged
 
 

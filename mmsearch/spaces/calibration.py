@@ -62,9 +62,24 @@ def no_good_match(hits: Iterable[Hit]) -> bool:
 
     True without any hits. False if no confidence is known, as in an index of a few items.
     """
-    hits = list(hits)
-    known = [hit.confidence for hit in hits if hit.confidence is not None]
-    return max(known) < NO_GOOD_MATCH if known else not hits
+    return weak_from([hit.confidence for hit in hits]) == 0
+
+
+def weak_from(confidences: Sequence[float | None]) -> int | None:
+    """The position, from 0, from which on no hit is a likely match; None if that is not known.
+
+    Hits before it may be weak, too: the order of several rankings is not that of the confidence.
+
+    Args:
+        confidences: Of the hits, in their order; None where one is not known.
+    """
+    if confidences and all(confidence is None for confidence in confidences):
+        return None
+    for position in range(len(confidences), 0, -1):
+        confidence = confidences[position - 1]
+        if confidence is not None and confidence >= NO_GOOD_MATCH:
+            return position
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +116,11 @@ class Reference:
         spread = float(best[0].std())
         return cls(float(level), max(float(growth), 0.0), spread, bank is not None)
 
-    def share_below(self, score: float, items: int) -> float:
-        """The share, 0 to 1, of such queries whose best score among `items` items is lower."""
+    def shares_below(self, scores: Sequence[float], items: int) -> list[float]:
+        """The share, 0 to 1, of such queries whose best among `items` items is below each score."""
         level = self.level + self.growth * math.log(max(items, 1))
-        return _normal((score - level) / max(self.spread, MIN_SPREAD))
+        spread = max(self.spread, MIN_SPREAD)
+        return [_normal((score - level) / spread) for score in scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +192,18 @@ class Background:
         """How many standard deviations a score is above the mean; 0 if all scores are equal."""
         return (score - self.center) / self.spread if self.spread > MIN_SPREAD else 0.0
 
+    def all_standardised(self, scores: Iterable[float]) -> list[float]:
+        """`standardised` of each score."""
+        center, spread = self.center, self.spread
+        return [(score - center) / spread if spread > MIN_SPREAD else 0.0 for score in scores]
+
     def confidence(self, score: float, modalities: int = 1) -> float | None:
-        """The confidence, from 0 to MAX_CONFIDENCE, that a score is not a match by chance.
+        """`confidences` of a single score."""
+        found = self.confidences([score], modalities)
+        return None if found is None else found[0]
+
+    def confidences(self, scores: Sequence[float], modalities: int = 1) -> list[float] | None:
+        """The confidence, from 0 to MAX_CONFIDENCE, that each score is not a match by chance.
 
         With a reference, it is the share of typical queries without a match whose best score is
         lower. Without one, it is the probability that all items score lower if their scores are
@@ -186,17 +212,20 @@ class Background:
         high confidence.
 
         Args:
-            score: As the index returns it, with the item's hub subtracted.
+            scores: As the index returns them, with the items' hubs subtracted.
             modalities: The number of modalities that an item could rank best in (Šidák's
                 correction).
         """
         if self.reference is not None:
-            share = self.reference.share_below(score - self.expected, self.items)
+            shares = self.reference.shares_below(
+                [score - self.expected for score in scores], self.items
+            )
         elif self.items >= MIN_ITEMS:
-            share = _normal(self.standardised(score)) ** self.items
+            shares = [_normal(self.standardised(score)) ** self.items for score in scores]
         else:
             return None
-        return min(float(share ** max(modalities, 1)), MAX_CONFIDENCE)
+        power = max(modalities, 1)
+        return [min(share**power, MAX_CONFIDENCE) for share in shares]
 
 
 def expected(bank: Scores) -> float:

@@ -68,6 +68,8 @@ class EncoderPool:
                 "again with --model NAME once it can be loaded here"
             )
         key = (space.name, space.fingerprint)
+        if (found := self._loaded.get(key)) is not None:
+            return found  # without waiting for another model that is being loaded
         with self._loading:
             if key not in self._loaded:
                 encoder = load_encoder(space.name, self._how, strict=False)
@@ -79,6 +81,11 @@ class EncoderPool:
                     )
                 self._loaded[key] = encoder
             return self._loaded[key]
+
+    def share(self, other: EncoderPool) -> None:
+        """Have two indexes share the encoders that they load, so that each is in memory once."""
+        other._loaded |= self._loaded
+        self._loaded, self._loading = other._loaded, other._loading
 
     def serve_requested(self) -> None:
         """Have the requested encoders serve the modalities they can encode; see `serve_with`."""

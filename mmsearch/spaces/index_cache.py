@@ -125,6 +125,10 @@ class IndexCache:
                 snapshot = self._updated(space, modality, state)
         return snapshot.index
 
+    def has(self, space: Space, modality: Modality) -> bool:
+        """Whether the index of a modality's vectors is in memory, of whatever state."""
+        return (space.id, modality) in self._snapshots
+
     def rebuild(self, serving: Serving, *, soon_again: bool = False) -> None:
         """Rebuild segments whose delta has grown, at the end of an indexing run.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.spaces.encoder_pool import EncoderPool
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 BACKUPS = "backups"
 """The setting that holds how many backups are kept, if not the default."""
+
+MOMENTS = 64
+"""How many moments' serving spaces are remembered: with several threads, each may see another."""
 
 CATCH_UP = 2_000
 """How many items a search adds to the full-text index at most, after an interrupted run."""
@@ -43,7 +47,7 @@ class OpenIndex:
         self.vector_indexes = IndexCache(
             folder / "cache", store, self.query_banks, self._lock.may_write
         )
-        self._serving: tuple[Any, Serving] | None = None
+        self._serving: dict[Hashable, Serving] = {}
 
     def close(self) -> None:
         """Close the store; calling it twice does no harm."""
@@ -54,16 +58,19 @@ class OpenIndex:
 
     def serving(self) -> Serving:
         """The spaces that serve, the preferred one first, and the modalities they serve."""
-        store, known = self.store, self._serving  # another thread may replace it
+        store = self.store
         moment = store.moment()  # read first, so that a concurrent change is seen next time
-        if known is None or known[0] != moment:
-            found = [
+        known = self._serving.get(moment)
+        if known is None:
+            known = [
                 (space, [name for name in store.vectors.modalities(space) if name in space.serves])
                 for space in store.spaces.all()
                 if space.serves
             ]
-            known = self._serving = moment, found
-        return known[1]
+            if len(self._serving) >= MOMENTS:
+                self._serving = {}
+            self._serving[moment] = known
+        return known
 
     def preferred_space(self) -> Space | None:
         """The preferred space of those that serve."""

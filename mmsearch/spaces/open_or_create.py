@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mmsearch.encoders import Encoder, Runtime
 from mmsearch.encoders.registry import choose, family_of, load_encoder
-from mmsearch.errors import CatalogDamaged, IndexNotFound, IndexUnusable
+from mmsearch.errors import CatalogDamaged, IndexUnusable
+from mmsearch.home import index_not_found
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import backups
 from mmsearch.storage.lock import WriterLock
@@ -53,7 +54,7 @@ def _open(
     path = folder / backups.CATALOG
     exists = path.is_file() and path.stat().st_size > 0
     if not create and not exists:
-        raise IndexNotFound(f"there is no index at {folder}: make one with `mmsearch index FOLDER`")
+        raise index_not_found(folder)
     # encoders are loaded first, so that a wrong name leaves no empty index behind
     names = [name for name in models if name != "auto"]
     encoders = [load_encoder(name, runtime, strict=len(names) == 1) for name in names]

@@ -224,6 +224,10 @@ class ListedItem:
         return moment.isoformat(timespec="seconds")
 
 
+BY_HAND = 1.0
+"""The score of a tag that the user gave to an item; labels are never that sure."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompleteItem:
     """An item with everything that is stored of it but its hash.

@@ -32,7 +32,7 @@ from mmsearch.storage.records import (
     StoreState,
     VectorField,
 )
-from mmsearch.types import Failure, Item, Kind, Modality, Progress, Ranking, Span
+from mmsearch.types import Facets, Failure, Item, Kind, Modality, Progress, Ranking, Span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +57,9 @@ class VectorIndex(Protocol):
     """
 
     def __len__(self) -> int: ...
+
+    def items(self) -> IdSet:
+        """The items that have a vector."""
 
     def search(self, vector: Vectors, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k items of the highest inner product with a vector (dim,); ties by id.
@@ -158,6 +161,9 @@ class FileStore(Protocol):
     def imported(self, path: str) -> StoredFile | None:
         """The imported item of a path or address."""
 
+    def of(self, item_id: int) -> tuple[str, str, StoredFile] | None:
+        """(source path, path, item) of an item by its id; an imported one has no source, ""."""
+
     def all(self, page: int = 20_000) -> Iterator[tuple[int, str, str, str]]:
         """(id, source path, folder below it, name) of every item in order of id."""
 
@@ -245,8 +251,14 @@ class TagStore(Protocol):
     ) -> None:
         """Replace tags by the scores of the items that have them, among some items or all.
 
-        Items that are gone are left out. All or none.
+        Tags given by hand stay. Items that are gone are left out. All or none.
         """
+
+    def add(self, tag: str, ids: Sequence[int]) -> int:
+        """Give a tag by hand; returns how many of the items are there, and have it now."""
+
+    def remove(self, tag: str, ids: Sequence[int]) -> int:
+        """Take a tag off some items; returns how many of them had it."""
 
     def clear(self, names: Iterable[str] | None = None) -> int:
         """Delete some tags, or all; returns of how many items each, in all."""
@@ -277,7 +289,7 @@ class WordStore(Protocol):
 
 
 class FilterStore(Protocol):
-    """Which items pass a filter."""
+    """Which items pass a filter, in which order, and what they have in common."""
 
     def matching(self, filter_: Filter, most: int | None = None) -> NDArray[np.int64]:
         """The ids (n,) of the items that pass, sorted; at most so many.
@@ -292,6 +304,16 @@ class FilterStore(Protocol):
         Raises:
             InvalidFilter: it names a key that no item has, or is too long.
         """
+
+    def by_date(self, ids: IdSet | None = None, *, oldest: bool = False) -> NDArray[np.int64]:
+        """The ids (n,) of some items or all by date, the newest first, or the oldest.
+
+        The date is when an item was taken, else when it was modified. Items of the same date are in
+        order of id; those without one come last.
+        """
+
+    def facets(self, ids: IdSet | None = None) -> Facets:
+        """How many of some items, or of all, have each kind, date, folder, camera and tag."""
 
 
 class SpaceStore(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import neg
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def search_exactly(
         bits: A `bitmap` of these rows; None: all.
     """
     import faiss
+    import numpy as np
 
     selector = None if bits is None else faiss.IDSelectorBitmap(bits)
     parameters = None if selector is None else faiss.SearchParameters(sel=selector)
@@ -99,10 +101,10 @@ def search_exactly(
         else:  # waking other threads would take longer than the search
             with one_thread():
                 scores, rows = index.search(query, wanted, params=parameters)
-        ranking = ranked(ids[rows[0]].tolist(), scores[0].tolist())
-        floor = round(float(scores[0][-1]), DECIMALS)  # no row left out scores higher
-        if wanted == count or (len(ranking) >= k and ranking[k - 1][1] > floor):
-            return ranking[:k]
+        rounded = scores[0].astype(np.float64).round(DECIMALS)
+        ranking = ranked(ids[rows[0]].tolist(), rounded.tolist())
+        if wanted == count or (len(ranking) >= k and ranking[k - 1][1] > rounded[-1]):
+            return ranking[:k]  # no row left out scores higher
         wanted = min(wanted * 4, count)
     return []
 
@@ -130,10 +132,14 @@ def as_float32(rows: Float16Rows, numbers: NDArray[np.int64] | None = None) -> V
 
 
 def ranked(ids: Sequence[int], scores: Sequence[float]) -> Ranking:
-    """Each id with its best score, the highest score first, then the lowest id."""
+    """Each id with its best score, the highest score first, then the lowest id.
+
+    Args:
+        ids: Of items; some may be there several times.
+        scores: Of each, rounded.
+    """
+    pairs = sorted(zip(map(neg, scores), ids, strict=True))
     best: dict[int, float] = {}
-    for item_id, score in zip(ids, scores, strict=True):
-        rounded = round(score, DECIMALS) + 0.0  # never -0.0
-        if rounded > best.get(item_id, float("-inf")):
-            best[item_id] = rounded
-    return sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))
+    for negative, item_id in pairs:
+        best.setdefault(item_id, 0.0 - negative)  # never -0.0
+    return list(best.items())

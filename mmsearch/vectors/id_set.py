@@ -66,6 +66,18 @@ class IdSet:
             found[first - low : last - low + 1] = common
         return found
 
+    def union(self, other: IdSet) -> IdSet:
+        """The ids of this set and of another."""
+        if not len(self) or not len(other):
+            return self if len(self) else other
+        low, high = min(self.span[0], other.span[0]), max(self.span[1], other.span[1])
+        return IdSet(self.mask(low, high) | other.mask(low, high), low)
+
+    def intersection(self, other: IdSet) -> IdSet:
+        """The ids of this set that another has, too."""
+        low, high = self.span
+        return IdSet(self._mask & other.mask(low, high), low)
+
     def contains(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the set has each of the given ids (n,); takes 1 ms per million."""
         import numpy as np

@@ -72,6 +72,11 @@ class LiveRows:
 
         return np.arange(len(self.segment)) if self.live is None else np.flatnonzero(self.live)
 
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The id of each of these rows."""
+        return self.segment.ids if self.live is None else self.segment.ids[self.live]
+
     def without(self, vector_ids: NDArray[np.int64]) -> LiveRows:
         """These rows less those of the given vectors, which need not be among them."""
         import numpy as np
@@ -292,6 +297,7 @@ class FaissIndex:
         self._rows = LiveRows(segment)
         self._delta = LiveRows(Segment.empty(segment.dim))
         self._sample: Vectors | None = None
+        self._items: IdSet | None = None
 
     @classmethod
     def empty(cls, dim: int) -> FaissIndex:
@@ -336,12 +342,18 @@ class FaissIndex:
         )
         if live is not None:
             live = np.concatenate([live, np.ones(len(vectors), np.bool_)])
-        self._delta, self._sample = LiveRows(delta, live), None
+        self._delta, self._sample, self._items = LiveRows(delta, live), None, None
 
     def delete(self, vector_ids: NDArray[np.int64]) -> None:
         """Delete the vectors of the catalog's ids (n,), as far as the index has them."""
         self._rows, self._delta = self._rows.without(vector_ids), self._delta.without(vector_ids)
-        self._sample = None
+        self._sample = self._items = None
+
+    def items(self) -> IdSet:
+        """The ids that have a vector."""
+        if self._items is None:
+            self._items = IdSet.of(self._rows.ids).union(IdSet.of(self._delta.ids))
+        return self._items
 
     def search(self, vector: Vectors, k: int, allowed: IdSet | None = None) -> Ranking:
         """The k ids of the highest inner products with a vector (dim,); ties in order of id.

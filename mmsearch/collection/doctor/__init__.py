@@ -16,7 +16,7 @@ from pathlib import Path
 from mmsearch.collection.doctor import catalog
 from mmsearch.collection.doctor import folder as index_folder
 from mmsearch.collection.doctor.check import CheckContext, Finding, Outcome
-from mmsearch.errors import IndexNotFound
+from mmsearch.home import index_not_found
 from mmsearch.storage import backups
 from mmsearch.storage.lock import WriterLock
 
@@ -65,7 +65,7 @@ def examine(
         StorageFailed: nothing can be written, and the index is to be repaired.
     """
     if backups.catalog_size(folder) is None and backups.newest(folder) is None:
-        raise IndexNotFound(f"there is no index at {folder}: make one with `mmsearch index FOLDER`")
+        raise index_not_found(folder)
     findings: list[Finding] = []
     with WriterLock(folder).writing("repairing") if repair else nullcontext():
         for check, outcome in _outcomes(folder, sample, repair=repair):

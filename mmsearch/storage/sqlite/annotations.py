@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, true
+from sqlalchemy import Connection, and_, delete, select, true
+from sqlalchemy.dialects.sqlite import Insert, insert
 
 from mmsearch.filters.values import number_in
+from mmsearch.storage.records import BY_HAND
 from mmsearch.storage.sqlite.database import Database, is_one_of
 from mmsearch.storage.sqlite.schema import items, metadata, tags
 from mmsearch.storage.store import MetadataStore, TagStore
@@ -70,13 +72,27 @@ class Tags(TagStore):
         changed = true() if among is None else is_one_of(tags.c.item_id, among)
         with self._database.write() as connection:
             for tag, scores in found.items():
-                connection.execute(delete(tags).where(tags.c.tag == tag, changed))
+                replaced = and_(tags.c.tag == tag, tags.c.score < BY_HAND, changed)
+                connection.execute(delete(tags).where(replaced))
                 rows = [
                     {"item_id": id_, "tag": tag, "score": float(scores[id_])}
                     for id_ in sorted(_ids_there(connection, scores))
                 ]
                 if rows:
-                    connection.execute(insert(tags).prefix_with("OR REPLACE"), rows)
+                    connection.execute(_set_score(), rows)
+
+    def add(self, tag: str, ids: Sequence[int]) -> int:
+        with self._database.write() as connection:
+            there = sorted(_ids_there(connection, ids))
+            if there:
+                rows = [{"item_id": id_, "tag": tag, "score": BY_HAND} for id_ in there]
+                connection.execute(_set_score(), rows)
+            return len(there)
+
+    def remove(self, tag: str, ids: Sequence[int]) -> int:
+        chosen = and_(tags.c.tag == tag, is_one_of(tags.c.item_id, ids))
+        with self._database.write() as connection:
+            return connection.execute(delete(tags).where(chosen)).rowcount
 
     def clear(self, names: Iterable[str] | None = None) -> int:
         chosen = delete(tags)
@@ -84,3 +100,12 @@ class Tags(TagStore):
             chosen = chosen.where(tags.c.tag.in_(list(names)))
         with self._database.write() as connection:
             return connection.execute(chosen).rowcount
+
+
+def _set_score() -> Insert:
+    """Gives an item a tag, or another score of it unless it has the tag by hand."""
+    new = insert(tags)
+    keys, score = [tags.c.item_id, tags.c.tag], new.excluded.score
+    return new.on_conflict_do_update(
+        index_elements=keys, set_={"score": score}, where=tags.c.score < BY_HAND
+    )

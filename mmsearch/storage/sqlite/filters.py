@@ -13,8 +13,10 @@ from mmsearch.filters import Filter
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE
 from mmsearch.storage.sqlite.columns import GenerationColumns, Unfit, remember
 from mmsearch.storage.sqlite.database import Database
+from mmsearch.storage.sqlite.facets import BY_INDEX, FACETS, Counts
 from mmsearch.storage.sqlite.view import GENERATION, Generation, View
 from mmsearch.storage.store import FilterStore
+from mmsearch.types import Facets
 from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ SMALLEST = 5_000
 
 ANSWERS = 16
 """How many results are cached until the store changes."""
+
+ORDERS = 4
+"""How many orders of all items by date are."""
+
+FEW = 2_000
+"""So many items are sorted, or counted, by themselves."""
 
 CHANGED, CHANGED_SHARE = 2_000, 0.005
 """A generation ends when more items than both, one by number and one by share, were added or
@@ -49,6 +57,7 @@ class Filters(FilterStore):
         self._folder = folder
         self._answers: dict[tuple[Any, Filter], IdSet] = {}
         self._columns: dict[Generation, GenerationColumns] = {}
+        self._orders: dict[tuple[Any, bool], NDArray[np.int64]] = {}
 
     @contextmanager
     def view(self) -> Iterator[View]:
@@ -72,6 +81,24 @@ class Filters(FilterStore):
         if columns is None and view.highest >= SMALLEST:
             self.begin_generation(view.generation)
         return answer
+
+    def by_date(self, ids: IdSet | None = None, *, oldest: bool = False) -> NDArray[np.int64]:
+        with self.view() as view:
+            if ids is not None and len(ids) <= FEW:
+                return view.by_date(oldest=oldest, ids=ids.ids.tolist())
+            order = self._orders.get((view.moment, oldest))
+            if order is None:
+                order = view.by_date(oldest=oldest)
+                remember(self._orders, (view.moment, oldest), order, ORDERS)
+        return order if ids is None else order[ids.contains(order)]
+
+    def facets(self, ids: IdSet | None = None) -> Facets:
+        with self.view() as view:
+            columns = self._columns_of(view)
+            found = view.as_facets(_counts(view, columns, ids))
+        if columns is None and view.highest >= SMALLEST:
+            self.begin_generation(view.generation)
+        return found
 
     def _answer(self, view: View, columns: GenerationColumns | None, filter_: Filter) -> IdSet:
         if columns is not None:
@@ -117,6 +144,15 @@ class Filters(FilterStore):
         finally:
             driver.execute(f"PRAGMA busy_timeout = {timeout}")
             pooled.close()
+
+
+def _counts(view: View, columns: GenerationColumns | None, ids: IdSet | None) -> Counts:
+    if columns is not None and (ids is None or len(ids) > FEW):
+        with suppress(Unfit):
+            counts = columns.counted(view, ids)
+            others = view.counted(BY_INDEX) if ids is None else view.counted_by_index(ids)
+            return {**counts, **others}
+    return view.counted(FACETS, None if ids is None else ids.ids)
 
 
 def _begin_generation(driver: Any, seen: Generation | None) -> bool:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.storage.records import StoreState
-from mmsearch.storage.sqlite.database import Database
+from mmsearch.storage.sqlite.database import Database, Prepared
 from mmsearch.storage.sqlite.schema import settings
 from mmsearch.storage.store import SettingStore
 
@@ -37,16 +37,21 @@ class Settings(SettingStore):
 
     def state(self) -> StoreState:
         """How far the catalog has come."""
-        found = dict(map(tuple, self._database.rows(_ALL)))
-        return StoreState(
-            found["catalog_id"],
-            int(found[REVISION]),
-            found.get(EPOCH, "0"),
-            int(found.get(CHANGES_FORGOTTEN, 0)),
-        )
+        kept = self._database.found
+        if StoreState not in kept:
+            with self._database.read() as connection:
+                found = dict(_ALL.of(connection))
+            kept[StoreState] = StoreState(
+                found["catalog_id"],
+                int(found[REVISION]),
+                found.get(EPOCH, "0"),
+                int(found.get(CHANGES_FORGOTTEN, 0)),
+            )
+        state: StoreState = kept[StoreState]
+        return state
 
 
-_ALL = select(settings.c.key, settings.c.value)
+_ALL = Prepared(select(settings.c.key, settings.c.value))
 
 
 def put_setting(connection: Connection, key: str, value: str) -> None:

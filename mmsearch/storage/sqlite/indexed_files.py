@@ -96,13 +96,23 @@ class Files(FileStore):
     def imported(self, path: str) -> StoredFile | None:
         return self._one(sources.c.path == IMPORTED_SOURCE, *split_path(path))
 
+    def of(self, item_id: int) -> tuple[str, str, StoredFile] | None:
+        return self._find(items.c.id == item_id)
+
     def _one(self, source: Any, folder: str, name: str) -> StoredFile | None:
+        found = self._find(source, items.c.folder == folder, items.c.name == name)
+        return None if found is None else found[2]
+
+    def _find(self, *where: Any) -> tuple[str, str, StoredFile] | None:
         c = items.c
-        query = select(c.id, c.kind, c.size, c.mtime_ns, c.hash, sources.c.path, c.ctime_ns)
-        query = query.join(sources).where(source, c.folder == folder, c.name == name)
-        for id_, kind, size, mtime_ns, hash_, root, ctime_ns in self._database.rows(query):
+        query = select(c.id, c.kind, c.size, c.mtime_ns, c.hash, c.ctime_ns)
+        query = query.add_columns(sources.c.path, c.folder, c.name).join(sources).where(*where)
+        for id_, kind, size, mtime_ns, hash_, ctime_ns, root, folder, name in self._database.rows(
+            query
+        ):
             imported = root == IMPORTED_SOURCE
-            return StoredFile(id_, kind, (size, mtime_ns), hash_, imported, ctime_ns)
+            stored = StoredFile(id_, kind, (size, mtime_ns), hash_, imported, ctime_ns)
+            return root, os.path.join(root, folder, name), stored
         return None
 
     def all(self, page: int = 20_000) -> Iterator[tuple[int, str, str, str]]:

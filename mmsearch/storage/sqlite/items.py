@@ -50,7 +50,8 @@ class Items(ItemStore):
         self._database = database
 
     def __len__(self) -> int:
-        return int(self._database.scalars(select(func.count()).select_from(items))[0])
+        with self._database.read() as connection:
+            return int(_COUNT.of(connection)[0][0])
 
     def counts(self) -> dict[str, int]:
         counted = select(items.c.kind, func.count()).group_by(items.c.kind)
@@ -202,6 +203,8 @@ class Items(ItemStore):
 
 
 # ---------------------------------------------------------------------- items with their parts
+
+_COUNT = Prepared(select(func.count()).select_from(items))
 
 _WITH_ROOT = select(items, sources.c.path.label("root")).join(sources).order_by(items.c.id)
 

@@ -281,7 +281,7 @@ tags = Table(
     PrimaryKeyConstraint("item_id", "tag"),
     Index("tags_by_tag", "tag", "item_id"),
 )
-"""What `mmsearch tag` found an item to show."""
+"""What `mmsearch tag` found an item to show, and tags given by hand, whose score is 1."""
 
 # ---------------------------------------------------------------------- words
 

@@ -6,7 +6,18 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, exists, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    select,
+    update,
+)
 
 from mmsearch.storage.records import IMPORTED_SOURCE, ItemVectors, NewVectors, Space, VectorField
 from mmsearch.storage.sqlite.database import IDS, Database, Prepared, id_list, is_one_of
@@ -124,14 +135,15 @@ class StoredVectors(VectorStore):
     def spans(
         self, space: Space, modality: Modality, ids: Sequence[int]
     ) -> dict[tuple[int, int], Span | None]:
-        c = texts.c if modality == "text" else vectors.c
-        chosen = select(c.item_id, c.position, c.start, c.end, c.unit)
-        chosen = chosen.where(is_one_of(c.item_id, ids))
-        if modality != "text":
-            chosen = chosen.where(c.space_id == space.id, c.modality == modality)
+        with self._database.read() as connection:
+            if modality == "text":
+                rows = _TEXT_SPANS.of(connection, ids=id_list(ids))
+            else:
+                given = {"space": space.id, "modality_": modality}
+                rows = _SPANS.of(connection, **given, ids=id_list(ids))
         return {
             (item_id, position): span_of(start, end, unit)
-            for item_id, position, start, end, unit in self._database.rows(chosen)
+            for item_id, position, start, end, unit in rows
         }
 
     # ------------------------------------------------------------------ what is missing
@@ -240,15 +252,26 @@ def _has(table: Table, space: Space, modality: Modality) -> ColumnElement[bool]:
 
 _TOKEN_EMBEDDINGS = token_embeddings
 
-_SELECTED = (
-    select(vectors.c.item_id, vectors.c.position, vectors.c.vector)
-    .where(vectors.c.space_id == bindparam("space"), vectors.c.modality == bindparam("modality_"))
-    .order_by(vectors.c.item_id, vectors.c.position)
-)
 
-_ALL = Prepared(_SELECTED)
+def _selected(*columns: Any) -> Select[Any]:
+    """Columns of the vectors of a space and modality, by item and position."""
+    c = vectors.c
+    chosen = select(*columns)
+    chosen = chosen.where(c.space_id == bindparam("space"), c.modality == bindparam("modality_"))
+    return chosen.order_by(c.item_id, c.position)
 
-_OF_ITEMS = Prepared(_SELECTED.where(vectors.c.item_id.in_(IDS)))
+
+_AMONG_ITEMS = vectors.c.item_id.in_(IDS)
+
+_SELECTED = _selected(vectors.c.item_id, vectors.c.position, vectors.c.vector)
+
+_ALL, _OF_ITEMS = Prepared(_SELECTED), Prepared(_SELECTED.where(_AMONG_ITEMS))
+
+_SPAN = ("item_id", "position", "start", "end", "unit")
+
+_SPANS = Prepared(_selected(*(vectors.c[name] for name in _SPAN)).where(_AMONG_ITEMS))
+
+_TEXT_SPANS = Prepared(select(*(texts.c[name] for name in _SPAN)).where(texts.c.item_id.in_(IDS)))
 
 _HASHES = Prepared(select(items.c.id, items.c.hash).where(items.c.id.in_(IDS)))
 
@@ -306,13 +329,13 @@ class Hubs(HubStore):
     ) -> NDArray[np.float32]:
         import numpy as np
 
-        c = vectors.c
-        chosen = select(_HUBS[query_modality])
-        chosen = chosen.where(c.space_id == space.id, c.modality == modality)
-        if ids is not None:
-            chosen = chosen.where(is_one_of(c.item_id, ids))
-        found = self._database.scalars(chosen.order_by(c.item_id, c.position))
-        return np.array(found, np.float32)  # None becomes NaN
+        given = {"space": space.id, "modality_": modality}
+        with self._database.read() as connection:
+            if ids is None:
+                rows = _ALL_HUBS[query_modality].of(connection, **given)
+            else:
+                rows = _HUBS_OF_ITEMS[query_modality].of(connection, **given, ids=id_list(ids))
+        return np.array([hub for (hub,) in rows], np.float32)  # None becomes NaN
 
     def missing(
         self, space: Space, modality: Modality, query_modality: Modality, most: int
@@ -338,6 +361,12 @@ class Hubs(HubStore):
 
 
 _HUBS = {"text": vectors.c.hub_text, "image": vectors.c.hub_image}
+
+_ALL_HUBS = {name: Prepared(_selected(column)) for name, column in _HUBS.items()}
+
+_HUBS_OF_ITEMS = {
+    name: Prepared(_selected(column).where(_AMONG_ITEMS)) for name, column in _HUBS.items()
+}
 
 
 class TokenEmbeddings(TokenEmbeddingStore):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -24,10 +24,14 @@ from sqlalchemy import (
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import KEYS, META, AnyOf, Condition, Filter, Not, Period
 from mmsearch.filters.match import folded
+from mmsearch.storage.sqlite import facets
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE
 from mmsearch.storage.sqlite.conditions import compiled, items_and_sources, table_of, value_of
+from mmsearch.storage.sqlite.database import driver_of_connection, is_one_of
 from mmsearch.storage.sqlite.schema import VECTOR, changes, items, metadata
 from mmsearch.storage.sqlite.sql_functions import register_functions
+from mmsearch.types import Facets
+from mmsearch.vectors.id_set import IdSet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,8 +98,8 @@ class View:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        driver: Any = connection.connection.dbapi_connection
-        version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+        driver = driver_of_connection(connection)
+        (version,) = driver.execute("PRAGMA data_version").fetchone()
         own = connection.info.setdefault(_CONNECTION, object())  # no other connection has it
         self.moment = own, version, driver.total_changes
         """Equal for two views of the same content: commits of other connections change the version,
@@ -179,6 +183,27 @@ class View:
     def passing_of(self, filter_: Filter, ids: Sequence[int]) -> NDArray[np.int64]:
         """The same among a few items."""
         return self._passing_in(filter_, ids)
+
+    def by_date(self, *, oldest: bool, ids: Sequence[int] | None = None) -> NDArray[np.int64]:
+        """The ids (n,) of all items, or of a few, the newest first, or the oldest."""
+        statement = facets.by_date(oldest=oldest)
+        return self._ids(statement if ids is None else statement.where(is_one_of(items.c.id, ids)))
+
+    def counted(self, names: Iterable[str], ids: Iterable[int] | None = None) -> facets.Counts:
+        """How many of some items, or of all, have each value of some facets."""
+        return facets.counted(self._connection, names, ids)
+
+    def counted_by_index(self, ids: IdSet) -> facets.Counts:
+        """The same of many items, by folder and tag."""
+        return facets.counted_by_index(self._connection, ids)
+
+    def ids_above(self, upto: int) -> NDArray[np.int64]:
+        """The ids (n,) of the items above one."""
+        return self._ids(select(items.c.id).where(items.c.id > upto))
+
+    def as_facets(self, counts: facets.Counts) -> Facets:
+        """Counts as users see them."""
+        return facets.as_facets(self._connection, counts)
 
     def _passing_in(self, filter_: Filter, ids: Any) -> NDArray[np.int64]:
         return self._ids(statement_of(filter_, few=True).where(items.c.id.in_(ids)))

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table, select
 from mmsearch.storage.lexical import Document, date_words, query_terms, split_terms
 from mmsearch.storage.sqlite.bm25 import Matching
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE, drop_applied
-from mmsearch.storage.sqlite.database import IDS, JSON_LIST, Database, Prepared, id_list
+from mmsearch.storage.sqlite.database import IDS, Database, Prepared, driver_of_connection, id_list
 from mmsearch.storage.sqlite.schema import WORDS, items, metadata, sources, tags, texts
 from mmsearch.storage.store import WordStore
 from mmsearch.types import Progress, Ranking
@@ -40,7 +40,7 @@ class Words(WordStore):
 
     def due(self) -> int:
         with self._database.read() as connection:
-            return int(connection.exec_driver_sql(_DUE).scalar_one())
+            return int(driver_of_connection(connection).execute(_DUE).fetchone()[0])
 
     def refresh(self, at_most: int | None = None, progress: Progress | None = None) -> int:
         due = self.due()
@@ -71,7 +71,7 @@ class Words(WordStore):
         if not terms or k < 1 or (allowed is not None and not len(allowed)):
             return []
         with self._database.read() as connection:
-            matching = Matching(connection, k, allowed)
+            matching = Matching(connection, k, allowed, self._database.found)
             scores = matching.scores(terms)
             parts = split_terms(terms)
             if len(scores) < k and parts != terms:
@@ -80,15 +80,12 @@ class Words(WordStore):
         return best[:k]
 
     def holding(self, query: str, ids: Sequence[int]) -> set[int]:
-        match = " AND ".join(term.match for term in query_terms(query))
-        if not match:
+        terms = query_terms(query)
+        if not terms or not len(ids):
             return set()
         with self._database.read() as connection:
-            found = connection.exec_driver_sql(_HOLDING, (match, id_list(ids)))
-            return set(found.scalars())
-
-
-_HOLDING = f"SELECT rowid FROM words WHERE words MATCH ? AND rowid IN {JSON_LIST}"  # noqa: S608
+            matching = Matching(connection, len(ids), None, self._database.found)
+            return matching.holding(terms, sorted(ids))
 
 
 _POSITION = "SELECT words_item, words_change FROM followers"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmsearch.filters import AnyOf, Condition, Filter, Not
 from mmsearch.storage.sqlite.columns.column import (
@@ -18,6 +19,7 @@ from mmsearch.storage.sqlite.columns.column import (
     write_column,
 )
 from mmsearch.storage.sqlite.columns.predicates import fulfilling
+from mmsearch.storage.sqlite.facets import Counts
 from mmsearch.storage.sqlite.schema import EVERY_ITEM
 from mmsearch.storage.sqlite.view import Generation, View
 from mmsearch.vectors.id_set import IdSet
@@ -88,6 +90,36 @@ class GenerationColumns:
             found[: len(older)] = older
             found[view.passing_lately(filter_, own.upto) - own.low] = True
         return IdSet(found, own.low)
+
+    def counted(self, view: View, ids: IdSet | None) -> Counts:
+        """How many of some items, or of all, have each kind, month and camera.
+
+        Raises:
+            Unfit: SQL must answer this.
+        """
+        import numpy as np
+
+        own = self._generation
+        among = self.column(view, PRESENT).has_value
+        altered = self._logged(view)
+        inside = altered[(altered >= own.low) & (altered <= own.upto)]
+        among[inside - own.low] = False
+        if ids is not None:
+            among &= ids.mask(own.low, own.upto)
+        taken, modified = self.column(view, "taken"), self.column(view, "modified")
+        known = modified.values != 0
+        months = modified.values.astype("datetime64[ns]").astype("datetime64[M]").astype("S7")
+        counts = {
+            "kind": _per_label(self.column(view, "modality"), among),
+            "camera": _per_label(self.column(view, "camera"), among),
+            "month": _per_label(taken, among, taken.values.astype("S7"))
+            + _per_label(modified, among & ~taken.has_value, np.where(known, months, b"")),
+        }
+        recent = np.union1d(inside, view.ids_above(own.upto))
+        if ids is not None:
+            recent = recent[ids.contains(recent)]
+        later = view.counted(counts.keys(), recent) if len(recent) else {}
+        return {facet: counts[facet] + later.get(facet, Counter()) for facet in counts}
 
     def source_has_moved(self, view: View) -> bool:
         """Whether the paths of items may be others than when the generation began."""
@@ -177,6 +209,28 @@ class GenerationColumns:
         if not few and remembered is None and not any(map(_changes_unlogged, conditions)):
             remember(self._answers, conditions, (view.logged, found), ANSWERS)
         return found
+
+
+def _per_label(
+    column: Column, among: Mask, labels: NDArray[np.bytes_] | None = None
+) -> Counter[Any]:
+    """How many of some items have a value of each label; equal labels are next to each other.
+
+    Args:
+        column: Of the values.
+        among: The items.
+        labels: (k,) of the values; b"" counts for none. By default the values themselves.
+    """
+    import numpy as np
+
+    labels = column.values if labels is None else labels
+    if not len(labels):
+        return Counter()
+    numbers = np.bincount(column.codes[among], minlength=len(labels) + 1)[1:]
+    starts = np.flatnonzero(np.append(True, labels[1:] != labels[:-1]))
+    sums = np.add.reduceat(numbers, starts).tolist()
+    texts = [label.decode("utf-8", "surrogateescape") for label in labels[starts].tolist()]
+    return Counter({text: n for text, n in zip(texts, sums, strict=True) if n and text})
 
 
 def _changes_unlogged(one: Condition) -> bool:
