@@ -19,14 +19,23 @@ _MOST_SAMPLES = 200
 _MOST_NAMED = 5
 """Endings that the warning names."""
 
-_OTHERS: dict[Kind, str] = {
-    "image": "photos, which none of this index's models can encode: add one with --model mini",
-    "text": "texts",
-    "audio": "sounds: those that end in .m4a and the like need `pip install 'mmsearch[av]'`, the "
-    "others a model that can encode sounds: add one with --model mini",
-    "video": "videos: index them with --video",
-    "document": "PDFs: index them with --pdf",
+_OTHERS: dict[Kind, tuple[str, str]] = {
+    "image": (
+        "photo",
+        "no model of this index can encode photos; to add one: `mmsearch index --model mini`",
+    ),
+    "text": ("text", ""),
+    "audio": (
+        "sound",
+        (
+            ".m4a and the like need `pip install 'mmsearch[av]'`; others a model that can encode "
+            "sounds: `mmsearch index --model mini`"
+        ),
+    ),
+    "video": ("video", "to include videos: `mmsearch index --video`"),
+    "document": ("PDF", "to include PDFs: `mmsearch index --pdf`"),
 }
+"""What a kind is called, and what to do; the page shows it too, so commands are named whole."""
 
 
 @dataclass(slots=True)
@@ -65,7 +74,9 @@ class PassedOver:
             look_inside: Whether to read the first bytes of files of unknown endings.
         """
         for kind, number in sorted(self.others.items()):
-            yield f"passed over {number} {_OTHERS[kind]}"
+            name, cure = _OTHERS[kind]
+            counted = f"{number} {name}" if number == 1 else f"{number} {name}s"
+            yield f"passed over {counted}" + (f" ({cure})" if cure else "")
         if look_inside and (warning := self._warning_of_unknown()):
             yield warning
 

@@ -71,7 +71,10 @@ class _Sound(NamedTuple):
 
 
 def windows(
-    source: str | Path | bytes, rate: int, *, breaks_off: Callable[[], None] | None = None
+    source: str | Path | bytes | BinaryIO,
+    rate: int,
+    *,
+    breaks_off: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Span, NDArray[np.float32]]]:
     """Each window of a sound: its span, and its samples (5 s · rate,) in [-1, 1].
 
@@ -80,7 +83,7 @@ def windows(
     span ends where the sound does. Only a few seconds of the sound are in memory at a time.
 
     Args:
-        source: A path, or the bytes of a file.
+        source: A path, the bytes of a file, or a binary file object.
         rate: Sample rate of the windows, in Hz; the sound is resampled to it.
         breaks_off: Called at the end of a sound that is truncated, or damaged after its beginning:
             what can be heard before that is in the windows.
@@ -115,7 +118,58 @@ def windows(
     yield Span(start, round(end, 3), "second"), np.resize(buffer[:length], length)
 
 
-def probe(source: str | Path | bytes) -> SoundInfo:
+def blocks(
+    source: str | Path | bytes | BinaryIO, *, breaks_off: Callable[[], None] | None = None
+) -> Iterator[tuple[int, Samples]]:
+    """The sound as it is in its file, block by block: sample rate, samples (frames, channels).
+
+    Args:
+        source: A path, the bytes of a file, or a binary file object.
+        breaks_off: As of `windows`.
+
+    Raises:
+        UnreadableFile, MissingExtra: As `windows`.
+    """
+    found = False
+    try:
+        with _opened(source) as sounds:
+            for sound in sounds:
+                for block in sound.blocks:
+                    found = True
+                    yield sound.info.sample_rate, block
+    except UnreadableFile as error:
+        if not found or may_pass(error):
+            raise
+        if breaks_off is not None:
+            breaks_off()
+    if not found:
+        raise UnreadableFile("0 seconds")
+
+
+_WITH_COVERS = "mp3,mov,flac,ogg,aiff,wav,asf,matroska"
+"""FFmpeg's demuxers of sound files that may have a cover."""
+
+
+def cover(source: str | Path | bytes | BinaryIO) -> bytes | None:
+    """The cover of a sound file, a picture among its tags, as an image file; None without one.
+
+    Raises:
+        UnreadableFile: It cannot be opened.
+        MissingExtra: PyAV is not installed.
+    """
+    with open_file(source) as file:
+        file.seek(0)
+        media = av_container(file, "the cover of a sound", demuxers=_WITH_COVERS)
+        with media:
+            from av.stream import Disposition
+
+            for stream in media.streams.video:
+                if stream.disposition & Disposition.attached_pic:
+                    return next((bytes(one) for one in media.demux(stream) if one.size), None)
+    return None
+
+
+def probe(source: str | Path | bytes | BinaryIO) -> SoundInfo:
     """The length and format of a sound, from its header.
 
     Raises:
@@ -164,7 +218,7 @@ _LIBSNDFILE_CONTAINERS = {"wav", "w64", "aiff", "caf", "au", "flac", "ogg", "mp3
 
 
 @contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[list[_Sound]]:
+def _opened(source: str | Path | bytes | BinaryIO) -> Iterator[list[_Sound]]:
     """The sound of a file, in several parts if files were joined to one.
 
     Whatever decoding its blocks raises becomes UnreadableFile.

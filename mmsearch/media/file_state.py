@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -84,6 +85,26 @@ def is_unchanged(path: str, stat: Stat, hash_: bytes, ctime_ns: int | None = Non
         return bool(hash_) and has_content(path, read_file(path)[1], hash_)
     except ChangedMeanwhile:
         return False
+
+
+def is_file_unchanged(
+    file: BufferedReader, stat: Stat, hash_: bytes, ctime_ns: int | None = None
+) -> bool:
+    """The same of an open file, whose position it changes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    now = os.fstat(file.fileno())
+    if now.st_size != stat[0]:
+        return False
+    touched = CTIME_TELLS and ctime_ns is not None and storable_time(now.st_ctime_ns) > ctime_ns
+    if storable_time(now.st_mtime_ns) == stat[1] and not touched:
+        return True
+    file.seek(0)
+    if now.st_size > WHOLE:
+        return _hash_of_pieces(file, now.st_size) == hash_
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest() == hash_
 
 
 def has_content(path: str, now: bytes, hash_: bytes) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from mmsearch.errors import MissingExtra, UnreadableFile
+from mmsearch.errors import MissingExtra, MMSearchError, UnreadableFile
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -52,7 +52,7 @@ def damage_as_unreadable() -> Iterator[None]:
     """
     try:
         yield
-    except (UnreadableFile, MissingExtra):
+    except MMSearchError:
         raise
     except MemoryError as error:
         raise UnreadableFile("out of memory") from error

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.media.open_media import open_file
@@ -74,11 +74,32 @@ def pages(source: str | Path | bytes, *, at_least: int) -> Iterator[Page]:
             raise UnreadableFile("damaged")
 
 
+def page(source: str | Path | bytes | BinaryIO, number: int, *, at_least: int) -> Page | None:
+    """One page, counted from 1; None beyond the last.
+
+    Args:
+        source: A path, the bytes of the file, or a binary file object.
+        number: Of the page.
+        at_least: As of `pages`.
+
+    Raises:
+        UnreadableFile: As `pages`; or this page is damaged.
+    """
+    with _opened(source) as document:
+        with _LOCK:
+            length = len(document)
+        if not 1 <= number <= length:
+            return None
+        if (found := _page(document, number - 1, 2 * at_least)) is None:
+            raise UnreadableFile("damaged")
+        return found
+
+
 # ---------------------------------------------------------------------- documents
 
 
 @contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[Any]:
+def _opened(source: str | Path | bytes | BinaryIO) -> Iterator[Any]:
     require()
     import pypdfium2
     import pypdfium2.raw as pdfium

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.media import exif
@@ -115,7 +115,39 @@ def frames(
             yield frame_of(shot)
 
 
-def has_sound(source: str | Path) -> bool:
+MOST_FRAMES = 300
+"""Frames decoded at most to reach a moment: those of the longest usual group of pictures."""
+EARLY = 0.1, 10.0
+"""Where the picture of a video is taken that no moment was named of: at this share of its length,
+at most at so many seconds. The first frame is often black."""
+
+
+def frame_at(
+    source: str | Path | BinaryIO, seconds: float | None = None, *, at_least: int
+) -> Image.Image:
+    """The picture at a moment, upright in RGB; past the end, the last one that can be decoded.
+
+    Args:
+        source: A path, or a binary file object at its beginning.
+        seconds: The moment; None takes one early in the video.
+        at_least: As of `frames`.
+
+    Raises:
+        UnreadableFile: It cannot be opened, is not a video, or no frame of it can be decoded.
+    """
+    with _opened(source) as container:
+        stream = _video_stream(container)
+        length = (container.duration or 0) / 1e6
+        if seconds is None:
+            seconds = min(EARLY[0] * length, EARLY[1])
+        seconds = min(seconds, length) if length else seconds
+        for start in (seconds, seconds / 2, 0.0):  # what a header names may be missing
+            if (found := _nearest_frame(container, stream, start)) is not None:
+                return _picture(found, stream, 2 * at_least)
+        raise UnreadableFile("damaged")
+
+
+def has_sound(source: str | Path | BinaryIO) -> bool:
     """Whether a video has a sound track that can be decoded.
 
     Raises:
@@ -151,7 +183,7 @@ def info(source: str | Path) -> VideoInfo:
 
 
 @contextmanager
-def _opened(source: str | Path) -> Iterator[InputContainer]:
+def _opened(source: str | Path | BinaryIO) -> Iterator[InputContainer]:
     """A file's container; FFmpeg's errors become UnreadableFile."""
     require()
     import av
@@ -262,6 +294,29 @@ def _end(container: InputContainer, stream: VideoStream, last_frame: float) -> t
     of_stream = float(stream.duration * (stream.time_base or 0)) if stream.duration else stated
     is_whole = end > of_stream - TAIL
     return (max(end, stated) if is_whole else end), is_whole
+
+
+def _nearest_frame(
+    container: InputContainer, stream: VideoStream, seconds: float
+) -> VideoFrame | None:
+    """The first frame from a moment on, else the last before it; None if none can be decoded."""
+    import av
+
+    zero = container.start_time or 0
+    with suppress(av.error.FFmpegError):  # a file without an index is read from where it is
+        container.seek(zero + round(seconds * 1e6))
+    last, decoded, step = None, 0, _frame_time(stream)
+    for packet in container.demux(stream):
+        for frame in _decoded(packet):
+            decoded += 1
+            if not frame.is_corrupt:
+                last = frame
+                late = frame.time is None or frame.time - zero / 1e6 >= seconds - step / 2
+                if late:
+                    return last
+        if decoded >= MOST_FRAMES:
+            break
+    return last
 
 
 # ---------------------------------------------------------------------- pictures

@@ -1,0 +1,120 @@
+"""The files of items, opened only while they are what was indexed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BufferedReader
+from typing import TYPE_CHECKING, Self
+
+from mmsearch.errors import MMSearchError, PathNotFound
+from mmsearch.media.file_state import is_file_unchanged
+
+if TYPE_CHECKING:
+    from mmsearch.storage import Store, StoredFile
+
+AGAIN = "bring the index up to date (mmsearch index)"
+_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)  # a link put there meanwhile is not followed
+    | getattr(os, "O_NONBLOCK", 0)  # nor is a pipe put there waited for
+    | getattr(os, "O_BINARY", 0)
+)
+_WALKS = os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")
+"""Whether a file can be opened folder by folder; not on Windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFile:
+    """The open file of an item; a context manager that closes it."""
+
+    file: BufferedReader
+    """At its beginning."""
+    path: str
+    """As it was indexed."""
+    stored: StoredFile
+    """What is stored of it."""
+    status: os.stat_result
+    """Of the open file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def open_item(store: Store, item_id: int) -> ItemFile:
+    """The file of an item, open.
+
+    It is checked after it was opened: whatever takes its place meanwhile is not what is read.
+
+    Raises:
+        PathNotFound: there is no such item, it was imported without a file, the file is gone or
+            has changed since it was indexed, or a link leads out of the indexed folder.
+    """
+    found = store.files.of(item_id)
+    if found is None or found[2].imported:
+        raise PathNotFound(f"item {item_id} is not in the index, or was imported without its file")
+    source, path, stored = found
+    root, real = os.path.realpath(source), os.path.realpath(path)
+    if not _lies_in(root, real):
+        raise PathNotFound(
+            f"{path!r} is a link that leads out of the indexed folder {source!r}: index the folder "
+            "that it leads to"
+        )
+    try:
+        descriptor = _open_below(root, os.path.relpath(real, root))
+    except (OSError, ValueError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or "it cannot be opened"
+        raise PathNotFound(f"{path!r} cannot be read: {why.lower()}; {AGAIN}") from error
+    file = os.fdopen(descriptor, "rb")
+    try:
+        status = os.fstat(file.fileno())
+        unchanged = stat.S_ISREG(status.st_mode) and is_file_unchanged(
+            file, stored.stat, stored.hash, stored.ctime_ns
+        )
+        file.seek(0)
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        file.close()
+        raise PathNotFound(f"{path!r} has changed since it was indexed: {AGAIN}")
+    return ItemFile(file, path, stored, status)
+
+
+def is_available(store: Store, item_id: int) -> bool:
+    """Whether `open_item` opens an item."""
+    with suppress(MMSearchError), open_item(store, item_id):
+        return True
+    return False
+
+
+def _lies_in(folder: str, path: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _open_below(root: str, below: str) -> int:
+    """A descriptor of a regular file below a folder, with no link followed on the way."""
+    if not _WALKS:
+        return _open_regular(os.path.join(root, below), None)
+    *folders, name = below.split(os.sep)
+    at = os.open(root, _FLAGS | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            below_it = os.open(folder, _FLAGS | os.O_DIRECTORY, dir_fd=at)
+            os.close(at)
+            at = below_it
+        return _open_regular(name, at)
+    finally:
+        os.close(at)
+
+
+def _open_regular(name: str, folder: int | None) -> int:
+    # looked at first: opening a device may have effects
+    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        raise OSError(0, "it is no longer a file")
+    return os.open(name, _FLAGS, dir_fd=folder)
