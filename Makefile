@@ -1,4 +1,4 @@
-# The two commands of the README, and what they need. Each sets itself up from a fresh clone.
+# The commands of the README, and what they need. Each sets itself up from a fresh clone.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,11 +6,16 @@ DATA ?= ../shared/data
 EXTRAS ?= dev
 DEMO := demo-data
 
-.PHONY: demo test lint mutants mini clean
+.PHONY: demo serve test lint mutants mini clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python demo/gather.py $(DEMO)
 	@BIN=$(BIN) DEMO=$(DEMO) sh demo/run.sh
+
+# The demo's index in a browser: make serve SERVE="--port 0 --open"
+serve: $(VENV)/.demo
+	@$(BIN)/python demo/gather.py $(DEMO)
+	@BIN=$(BIN) DEMO=$(DEMO) sh demo/serve.sh $(SERVE)
 
 test: $(VENV)/.$(EXTRAS) lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto

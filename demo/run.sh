@@ -34,3 +34,6 @@ printf '\nTry it yourself:\n'
 printf '  %s query -i %s/demo "an astronaut"\n' "$BIN/mmsearch" "$MMSEARCH_HOME"
 printf '  %s index YOUR_PHOTOS\n' "$BIN/mmsearch"
 printf '  %s query "a dog on a beach"\n' "$BIN/mmsearch"
+
+printf '\nLook at it in a browser:\n'
+printf '  make serve\n'

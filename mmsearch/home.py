@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mmsearch.errors import NoHomeFolder, PathNotFound
+from mmsearch.errors import IndexNotFound, NoHomeFolder, PathNotFound
 
 DEFAULT_NAME = "default"
 MARKER = ".mmsearch"
@@ -94,6 +95,18 @@ def index_folder(index: str | os.PathLike[str] | None = None) -> Path:
     if index in {".", ".."} or os.path.dirname(index):
         return _absolute(index)
     return home() / index
+
+
+def index_not_found(folder: Path) -> IndexNotFound:
+    """The error that there is no index in a folder, with the command that makes one."""
+    if folder.is_dir() and any(folder.iterdir()):  # a folder of photos, given in place of an index
+        what = f"{folder} is not an index: to search what is in it"
+        return IndexNotFound(f"{what}, run `mmsearch index {shlex.quote(str(folder))}`")
+    option = f" -i {shlex.quote(str(folder))}"
+    with suppress(NoHomeFolder):
+        option = "" if folder == index_folder() else option
+    what = f"there is no index at {folder}"
+    return IndexNotFound(f"{what}: make one with `mmsearch index FOLDER{option}`")
 
 
 def expanded(path: str, instead: str) -> str:

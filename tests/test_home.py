@@ -8,7 +8,7 @@ import pytest
 import mmsearch
 from mmsearch.encoders import hub
 from mmsearch.errors import NoHomeFolder
-from mmsearch.home import cache_folder, home, index_folder
+from mmsearch.home import cache_folder, home, index_folder, index_not_found
 from mmsearch.media.speech import model_folder
 
 CACHES = ("MMSEARCH_CACHE", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MMSEARCH_WHISPER")
@@ -109,3 +109,14 @@ def test_a_model_that_transcribes_is_not_looked_for_in_a_home_that_is_not_there(
 def test_no_model_is_downloaded_into_a_home_that_is_not_there():
     with pytest.raises(NoHomeFolder, match="set HOME or HF_HOME"):
         hub.fetch("someone/model", list, extra="clip")
+
+
+def test_the_error_of_no_index_names_the_command_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path / "home"))
+    assert str(index_not_found(index_folder())).endswith("`mmsearch index FOLDER`")
+    holiday = tmp_path / "home" / "holiday"
+    assert str(index_not_found(holiday)).endswith(f"`mmsearch index FOLDER -i {holiday}`")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").touch()
+    assert str(index_not_found(photos)).endswith(f"run `mmsearch index {photos}`")

@@ -22,6 +22,7 @@ COMMANDS = {
     "query": "search:query",
     "similar": "search:similar",
     "watch": "indexing:watch",
+    "serve": "serve:serve",
     "list": "contents:list_command",
     "status": "contents:status",
     "errors": "contents:errors",

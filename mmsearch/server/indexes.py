@@ -1,0 +1,161 @@
+"""The indexes that are served, and warming them up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsearch.collection import Collection
+from mmsearch.errors import IndexNotFound, IndexUnusable, MMSearchError
+from mmsearch.server.problems import Problem
+from mmsearch.storage.backups import CATALOG
+
+if TYPE_CHECKING:
+    from mmsearch.encoders import Encoder, Runtime
+    from mmsearch.types import Modality
+
+logger = logging.getLogger("mmsearch.server")
+
+
+class ServedIndexes:
+    """Collections by name, each opened when it is first asked for.
+
+    Methods may be called from any thread.
+
+    Args:
+        folders: The index folders by name; the first is the default. A folder need not exist yet.
+        how: What encoders run on.
+
+    Attributes:
+        ready: Whether the models are loaded; `warm_up` loads them.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], how: Runtime) -> None:
+        self.folders = dict(folders)
+        self.default = next(iter(self.folders))
+        self.ready = False
+        self.how = how
+        self._open: dict[str, Collection] = {}
+        self._opening = {name: threading.Lock() for name in self.folders}
+        self._closed = False
+
+    def get(self, name: str | None = None) -> Collection:
+        """An index, open. If its folder was replaced since it was opened, it is opened again.
+
+        Raises:
+            IndexNotFound: no index of this name is served, or nothing has been indexed yet.
+            IndexUnusable: it is damaged, or was made by a newer version.
+        """
+        name = self.default if name is None else name
+        folder = self.folder(name)
+        if (found := self._current(name)) is not None:
+            return found
+        with self._opening[name]:  # one lock an index, so that the other indexes answer meanwhile
+            if (found := self._current(name)) is not None:
+                return found
+            if (before := self._open.pop(name, None)) is not None:
+                before.close()
+            if self._closed:
+                raise IndexUnusable("the server is shutting down: ask again when it is back")
+            found = Collection(folder, how=self.how)
+            if other := next(iter(list(self._open.values())), None):
+                found.index.encoders.share(other.index.encoders)
+            self._open[name] = found
+            return found
+
+    def _current(self, name: str) -> Collection | None:
+        """An open index, unless its catalog was replaced since."""
+        found = self._open.get(name)
+        if found is not None:
+            try:
+                found.catalog.database.check_open()
+            except IndexUnusable:
+                return None
+        return found
+
+    def folder(self, name: str | None = None) -> Path:
+        """The folder of an index, which need not exist yet.
+
+        Raises:
+            IndexNotFound: no index of this name is served.
+        """
+        name = self.default if name is None else name
+        if name not in self.folders:
+            names = ", ".join(map(repr, self.folders))
+            raise IndexNotFound(f"no index {name!r} is served here; there are: {names}")
+        return self.folders[name]
+
+    def exists(self, name: str | None = None) -> bool:
+        """Whether anything has been indexed yet."""
+        return os.path.exists(self.folder(name) / CATALOG)
+
+    def sizes(self) -> dict[str, int]:
+        """The number of items of each index; an index that cannot be read is left out."""
+        found = {}
+        for name in self.folders:
+            try:
+                found[name] = len(self.get(name)) if self.exists(name) else 0
+            except MMSearchError:  # a search in it says why
+                continue
+        return found
+
+    def check_ready(self) -> None:
+        """Check that the models are loaded.
+
+        Raises:
+            Problem: 503, they are being loaded.
+        """
+        if not self.ready:
+            raise Problem(503, "the models are being loaded: ask again in a moment", retry_after=1)
+
+    def warm_up(self) -> None:
+        """Load the models and vector indexes, so that the first query is as quick as the next.
+
+        What cannot be loaded is logged: it is tried again, and reported, by each search.
+        """
+        for name in self.folders:
+            try:
+                if self.exists(name):
+                    _warm_up(self.get(name))
+            except Exception as error:
+                if self._closed:  # the error comes from that
+                    return
+                if not isinstance(error, (MMSearchError, OSError)):
+                    raise
+                logger.warning("index %r cannot be searched: %s", name, error)
+        self.ready = True
+
+    def close(self) -> None:
+        """Close all indexes; none is opened again."""
+        self._closed = True
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def _warm_up(collection: Collection) -> None:
+    for space, stored in collection.index.serving():
+        if not space.is_imported:
+            encoder = collection.index.encoder(space)
+            for modality in encoder.modalities:
+                encoder.encode(modality, [_sample(encoder, modality)])
+        for modality in stored:
+            collection.index.vector_index(space, modality)
+    if len(collection):
+        collection.search("warm up", k=1)
+
+
+def _sample(encoder: Encoder, modality: Modality) -> Any:
+    """An input for one encoding."""
+    if modality == "text":
+        return "warm up"
+    if modality == "image":
+        from PIL import Image
+
+        return Image.new("RGB", (encoder.image_size, encoder.image_size), "grey")
+    import numpy as np
+
+    return np.zeros(5 * encoder.sample_rate, np.float32)
