@@ -413,6 +413,8 @@ def test_a_file_that_cannot_exist_is_a_clear_error(library):
         ({"settings": {"colour": "red"}}, "no setting 'colour'; there is: target, "),
         ({"settings": {1: 2}}, "no setting 1"),
         ({"settings": {"k": 3}}, "no setting k: .* its depth"),
+        ({"settings": {"offset": 3}}, "no setting offset: .* its depth"),
+        ({"settings": {"sort": "newest"}}, "no setting sort: .* its depth"),
         ({"settings": {"lexical": "off"}}, "lexical is True or False, not 'off'"),
         ({"progress": 5}, "progress is a function of two numbers, not 5"),
         ({"depth": "3"}, "depth is a whole number, at least 1, not '3'"),

@@ -24,6 +24,10 @@ BATCH = 64
 """Queries per search; between batches progress is reported and Ctrl-C is noticed."""
 
 
+OF_PAGES = ("k", "offset", "sort")
+"""Settings that choose what is shown of a ranking."""
+
+
 def evaluate(
     collection: Collection,
     pairs: str | os.PathLike[str] | Sequence[Pair],
@@ -118,11 +122,13 @@ def _checked(given: Any) -> dict[str, Any]:
             f"settings are values by name, such as {{'lexical': False}}, not {shown(given)}; "
             "parse_settings reads them from text"
         ) from error
-    if "k" in settings:
-        raise InvalidOption("an evaluation has no setting k: how many ranks count is its depth")
     for name in settings:
+        if name in OF_PAGES:
+            raise InvalidOption(
+                f"an evaluation has no setting {name}: it reads the ranking down to its depth"
+            )
         if name not in declared():
-            known = ", ".join(name for name in declared() if name != "k")
+            known = ", ".join(name for name in declared() if name not in OF_PAGES)
             raise InvalidOption(f"there is no setting {shown(name)}; there is: {known}")
     settings_of(settings)
     return settings

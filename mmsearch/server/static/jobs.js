@@ -11,6 +11,9 @@ import { address, connection, request } from "./api.js";
 import { app } from "./app.js";
 import { button, byId, formatNumber, h, kindName } from "./grid.js";
 
+const counted = (/** @type {number} */ count, /** @type {string} */ noun) =>
+  `${formatNumber(count)} ${noun}${count === 1 ? "" : "s"}`;
+
 /** What a job is limited by. @type {Record<string, string>} */
 const STAGES = {
   scan: "listing files",
@@ -75,7 +78,7 @@ class IndexProgress extends HTMLElement {
       this.#bar.max = total;
       this.#bar.value = done;
     } else this.#bar.removeAttribute("value");
-    const count = `${formatNumber(done)}${total ? ` of ${formatNumber(total)}` : ""} files`;
+    const count = total ? `${formatNumber(done)} of ${counted(total, "file")}` : counted(done, "file");
     this.#text.textContent = `Indexing: ${count}${limiting ? `, limited by ${STAGES[limiting]}` : ""}`;
     if (state === "running" && done > 2 * this.#doneBefore) void this.#showMore(done);
     if (state === "running") return;
@@ -209,7 +212,7 @@ async function showAbout() {
   const kinds = Object.entries(status.items).filter(([, count]) => Number(count));
   const facts = {
     Items:
-      kinds.map(([kind, count]) => `${formatNumber(count)} ${kindName(kind)}`).join(", ") || "none",
+      kinds.map(([kind, count]) => counted(count, kindName(kind))).join(", ") || "none",
     Folders: status.sources.join("\n") || "none",
     Model: status.model ?? "none yet",
     "On disk": `${formatNumber(Math.round(status.bytes / 2 ** 20))} MiB`,
