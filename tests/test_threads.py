@@ -95,11 +95,9 @@ def test_searches_go_on_while_other_threads_add_files_and_tags(library, folder):
 
     def write() -> None:
         try:
-            for number in (11, 12):
-                paint_noise(folder / "photos", number)
-                library.add(folder / "photos")
-                ids = [item.id for item in library.items][-5:]
-                assert library.add_tag(f"tag {number}", ids) == 5
+            paint_noise(folder / "photos", 11)
+            library.add(folder / "photos")
+            assert library.add_tag("new", [item.id for item in library.items][-5:]) == 5
         except BaseException as error:
             failed.append(error)
         finally:
@@ -120,13 +118,10 @@ def test_searches_go_on_while_other_threads_add_files_and_tags(library, folder):
     writer.join()
     assert not failed
     assert min(rounds) >= 1
-    assert len(library) == before + 11 + 12
+    assert len(library) == before + 11
     with mmsearch.open(folder / "idx") as fresh:
         assert [call() for call in searches(fresh)] == [call() for call in calls]
-        assert {tag.value: tag.count for tag in fresh.facets().tag} == {
-            "tag 11": 5,
-            "tag 12": 5,
-        }
+        assert {tag.value: tag.count for tag in fresh.facets().tag} == {"new": 5}
 
 
 def test_searches_go_on_while_another_process_indexes(library, folder):
