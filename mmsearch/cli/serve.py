@@ -75,7 +75,7 @@ def serve(
     )
 
     # before numpy is imported: threads that share a small product wait for each other, which slows
-    # down several searches at once (benchmarks/serve.py)
+    # down several searches at once (`OPENBLAS_NUM_THREADS=2 python benchmarks/serve.py` shows it)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from mmsearch.server.app import create_app
