@@ -22,7 +22,8 @@ from server_world import indexed, problem, served
 
 from mmsearch.collection import Collection
 from mmsearch.errors import TooLarge, UnreadableFile
-from mmsearch.server import item_files, thumbnails
+from mmsearch.media import thumbnails
+from mmsearch.server import item_files
 from mmsearch.server.byte_ranges import wanted_range
 from mmsearch.server.derived_files import DerivedFiles, FileCache
 from mmsearch.server.item_files import is_available, open_item

@@ -11,6 +11,7 @@ text        text files, and passages of texts
 pdf         pages of PDFs
 ocr         text in pictures
 speech      transcripts of speech
+thumbnails  small pictures of photos, videos, pages and covers
 captions    files of captions; `tables` reads any table about files that a user wrote
 file_state  whether a file has changed
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.staticfiles import StaticFiles
 
 from mmsearch import __version__
+from mmsearch.media import thumbnails
 from mmsearch.server import (
     contents,
     embeddings,
@@ -20,7 +21,6 @@ from mmsearch.server import (
     metrics,
     searches,
     security,
-    thumbnails,
     uploads,
     waveforms,
 )

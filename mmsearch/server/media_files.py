@@ -15,9 +15,10 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from mmsearch.errors import TooLarge, UnreadableFile
+from mmsearch.media import thumbnails
 from mmsearch.media.image import decoder_of
 from mmsearch.media.sound_files import find_sound
-from mmsearch.server import thumbnails, waveforms
+from mmsearch.server import waveforms
 from mmsearch.server.byte_ranges import file_response, is_fresh, not_modified
 from mmsearch.server.item_files import ItemFile, open_item
 from mmsearch.server.requests import Index, ItemId, collection_of, strict_router

@@ -16,9 +16,9 @@ from fastapi import Request
 from starlette.responses import Response
 
 from mmsearch.errors import MissingExtra, PathNotFound, TooLarge, UnreadableFile
+from mmsearch.media import thumbnails
 from mmsearch.media.image import decoder_of, load_image
 from mmsearch.media.sound_files import find_sound
-from mmsearch.server import thumbnails
 from mmsearch.server.derived_files import FileCache, folder_of
 from mmsearch.server.media_files import FOREVER, WEBP, webp_response
 from mmsearch.server.problems import AsciiJSONResponse, Problem
