@@ -28,12 +28,14 @@ Ranking = list[tuple[int, float]]
 Progress = Callable[[int, int | None], None]
 """Called with (number done, number in all); the latter is None until they have been counted."""
 
-Unit = Literal["line", "second", "page"]
+Unit = Literal["line", "second", "page", "slide", "section"]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of an item: lines or pages, counted from 1 and inclusive, or seconds."""
+    """A stretch of an item: lines, pages, slides or sections, counted from 1 and inclusive, or
+    seconds. A section is the text below a heading; 0 is what comes before the first.
+    """
 
     start: float
     end: float
@@ -69,7 +71,8 @@ class Item:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """size (bytes), modified (ISO 8601, UTC) and, where known, width, height (pixels), taken_at
     (ISO 8601, the camera's local time), camera, latitude, longitude (degrees), seconds, pages;
-    meta, the user's own metadata; tags, given by hand or by `mmsearch tag`, the surest first."""
+    meta, the user's metadata and the file's own (docs/commands.md lists its keys);
+    tags, given by hand or by `mmsearch tag`, the surest first."""
 
 
 _WEIGHT = re.compile(r"([+-]?\d+(?:\.\d+)?):(?=.)", re.DOTALL)
@@ -170,7 +173,8 @@ class Hit:
     confidence: float | None
     """From 0 to 1: the evidence that this is not a match by chance; compares across queries."""
     span: Span | None
-    """The span that matched best: lines of a text, pages of a PDF, seconds of a sound."""
+    """The span that matched best: lines of a text, sections or slides of a document, pages of a
+    PDF, seconds of a sound, video or animation."""
     caption: str | None
     """The text that matched, else the first text of the item."""
     metadata: Mapping[str, Any]

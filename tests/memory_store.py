@@ -45,7 +45,10 @@ from mmsearch.storage.records import (
     IMPORTED_SOURCE,
     MEDIA_COLUMNS,
     NO_MODALITIES,
+    NUMERIC_KEYS,
     TEXT,
+    fact_text,
+    metadata_key,
     split_path,
 )
 from mmsearch.types import FacetCount, Facets, Failure, Item, Span, TextPart
@@ -93,7 +96,8 @@ class Tables:
     vectors: dict[int, VectorRow] = field(default_factory=dict)
     tokens: dict[tuple[int, str, int, int], Any] = field(default_factory=dict)
     absent: dict[tuple[int, str, int], bool] = field(default_factory=dict)
-    metadata: dict[int, dict[str, str]] = field(default_factory=dict)
+    metadata: dict[int, dict[str, str]] = field(default_factory=dict)  # by users
+    facts: dict[int, dict[str, str]] = field(default_factory=dict)  # by the files
     tags: dict[int, dict[str, float]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     banks: dict[int, bytes] = field(default_factory=dict)
@@ -132,8 +136,11 @@ class Tables:
     def delete_item(self, item: int) -> None:
         self.delete_vectors(self.vectors_of(item))
         self.absent = {key: True for key in self.absent if key[2] != item}
-        for table in (self.items, self.metadata, self.tags):
+        for table in (self.items, self.metadata, self.facts, self.tags):
             table.pop(item, None)
+
+    def meta(self, item: int) -> dict[str, str]:
+        return dict(sorted((self.facts.get(item, {}) | self.metadata.get(item, {})).items()))
 
     def put_vectors(self, item: int, place: tuple[int, str], new: ItemVectors) -> None:
         here = [id_ for id_ in self.vectors_of(item) if self.vectors[id_].place[:2] == place]
@@ -165,8 +172,8 @@ class Part:
         modified = datetime.fromtimestamp(mtime / 1e9, UTC).isoformat(timespec="seconds")
         known = {key: row.media[key] for key in MEDIA_COLUMNS if row.media.get(key) is not None}
         metadata: dict[str, Any] = {"size": size, "modified": modified} | known
-        if own := self._t.metadata.get(id_):
-            metadata["meta"] = dict(sorted(own.items()))
+        if own := self._t.meta(id_):
+            metadata["meta"] = own
         if tags := self._t.tags.get(id_):
             metadata["tags"] = sorted(tags, key=lambda tag: (-tags[tag], tag))
         return Item(id_, self._t.path(row), row.kind, row.texts, metadata)  # type: ignore[arg-type]
@@ -205,10 +212,12 @@ class Items(Part):
                 for v in _ordered(self._t, space, None, [listed.id])
             ]
             texts = [(part.origin, part.text, *_span(part.span)) for part in row.texts]
-            own = dict(sorted(self._t.metadata.get(listed.id, {}).items()))
+            said = (self._t.metadata, self._t.facts)
+            own, facts = (dict(sorted(some.get(listed.id, {}).items())) for some in said)
             tags = dict(sorted(self._t.tags.get(listed.id, {}).items()))
             kind: Any = row.kind
-            page.append(CompleteItem(listed.id, listed.path, kind, columns, texts, own, tags))
+            page.append(CompleteItem(listed.id, listed.path, kind, columns, texts, own, facts))
+            page[-1].tags.update(tags)
             page[-1].vectors.extend(vectors)
         if page:
             yield page
@@ -493,7 +502,9 @@ class Metadata(Part):
             for id_, own in rows:
                 if id_ in tables.items:
                     tables.metadata[id_] = {
-                        key: str(value).lower() if isinstance(value, bool) else str(value)
+                        metadata_key(key): str(value).lower()
+                        if isinstance(value, bool)
+                        else str(value)
                         for key, value in own.items()
                         if value is not None
                     }
@@ -558,7 +569,13 @@ class Words(Part):
             words = [token for part in row.texts for token in tokens(part.text)]
             for name in (row.name, root, *row.folder.split(os.sep)):
                 words += name_tokens(name)
-            facts = [row.media.get("camera") or "", *self._t.metadata.get(id_, {}).values()]
+            own = self._t.metadata.get(id_, {})
+            values = [
+                value
+                for key, value in self._t.meta(id_).items()
+                if key in own or key not in NUMERIC_KEYS
+            ]
+            facts = [row.media.get("camera") or "", *values]
             words += [
                 token for fact in (*facts, *self._t.tags.get(id_, {})) for token in tokens(fact)
             ]
@@ -649,7 +666,7 @@ class Filters(Part):
     def _values(self, key: str, id_: int) -> list[Any]:
         row = self._t.items[id_]
         if key.startswith(META):
-            own = self._t.metadata.get(id_, {})
+            own = self._t.meta(id_)
             name = key.removeprefix(META)
             return [own[name]] if name in own else []
         path, relative = self._t.path(row), os.path.join(row.folder, row.name)
@@ -1081,7 +1098,9 @@ class Loader(Part):
                 ids.append(id_)
             if batch.texts is not None:
                 self._put_texts(tables, ids, batch.texts)
-            for table, columns in ((tables.metadata, batch.metadata), (tables.tags, batch.tags)):
+            given_columns = (batch.metadata, batch.facts, batch.tags)
+            stored = (tables.metadata, tables.facts, tables.tags)
+            for table, columns in zip(stored, given_columns, strict=True):
                 if columns is not None:
                     for id_ in ids:
                         table[id_] = {}  # type: ignore[assignment]
@@ -1277,7 +1296,11 @@ def _put(tables: Tables, record: ItemRecord) -> None:  # noqa: PLR0912 - a case 
     if record.texts is not None:
         row = replace(row, texts=tuple(record.texts))
     tables.items[id_] = row
-    for name in (record.name, record.sidecar_name):
+    if record.facts is not None:
+        tables.facts[id_] = {key: fact_text(value) for key, value in record.facts.items()}
+    elif record.duplicate_of is not None:
+        tables.facts[id_] = tables.facts.get(record.duplicate_of, {})
+    for name in (record.name, record.sidecar_name, *record.companions):
         tables.failures.pop((record.source_id, record.folder, name or ""), None)
     if record.duplicate_of != id_:
         tables.delete_vectors(tables.vectors_of(id_))

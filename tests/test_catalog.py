@@ -326,8 +326,9 @@ def test_an_older_catalog_on_a_full_disk_says_that_room_is_lacking(tmp_path):
     path = tmp_path / "catalog.db"
     one_item(path)
     with closing(sqlite3.connect(path)) as older:
-        older.execute("PRAGMA user_version = 8")
-        older.execute("ALTER TABLE failures DROP COLUMN ctime_ns")
+        older.execute("PRAGMA user_version = 9")
+        older.execute("ALTER TABLE metadata DROP COLUMN origin")
+        older.execute("ALTER TABLE metadata DROP COLUMN shadowed")
         older.commit()
     with full_disk(), pytest.raises(IndexUnusable, match="free 1 MB on its disk, which is full"):
         Catalog(path)

@@ -116,7 +116,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Catalog, Fi
     made.close()
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(wanted=wheres)
 @example(wanted={})
 @example(wanted={"$not": {"width": {"$gt": 1}}})
@@ -166,7 +166,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Catalog, Fi
     made.close()
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     op=st.sampled_from(["$glob", "$glob", "$glob", "$contains", "$eq"]),
     parts=st.lists(
@@ -345,7 +345,7 @@ def test_an_item_that_is_altered_after_it_was_added_and_its_words_filed_is_found
     assert newest in by_sql(world, filter_)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(st.lists(st.sampled_from(KINDS), max_size=3), min_size=1, max_size=5),
     wanted=st.lists(wheres, min_size=1, max_size=4),

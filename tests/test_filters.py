@@ -953,7 +953,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones(world: Catalog):
     with pytest.raises(InvalidFilter) as caught:
         matching(world, "camra = x")
     assert "did you mean 'camera'" in str(caught.value)
-    assert "of your own metadata: Shot by, rating, who" in str(caught.value)
+    assert "of metadata: Shot by, rating, who" in str(caught.value)
 
 
 @of(Thing(meta={"size": "XL"}), Thing(name="b", size=7))
@@ -1049,12 +1049,12 @@ def test_any_key_of_the_metadata_can_be_asked_for(catalog_of, key):
 
 
 def test_a_key_is_found_in_any_case_unless_there_is_one_written_so(catalog_of):
-    catalog = catalog_of("", "a.jpg", {"Rating": "5", "rating": "4", "Place": "Rome"})
+    catalog = catalog_of("", "a.jpg", {"Stars": "5", "stars": "4", "Place": "Rome"})
     for condition, found in (
-        ("Rating = 5", [1]),
-        ("rating = 5", []),
-        ("RATING = 5", [1]),
-        ("RATING = 4", [1]),
+        ("Stars = 5", [1]),
+        ("stars = 5", []),
+        ("STARS = 5", [1]),
+        ("STARS = 4", [1]),
         ("!place", []),
         ("place != Rome", []),
     ):

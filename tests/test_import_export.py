@@ -40,7 +40,10 @@ def everything(library: Collection) -> list[Any]:
     catalog = library.catalog
     (space,) = catalog.spaces.all()
     found = [
-        (item.path, item.kind, item.columns, item.texts, item.metadata, item.tags, item.vectors)
+        (
+            *(item.path, item.kind, item.columns, item.texts),
+            *(item.metadata, item.facts, item.tags, item.vectors),
+        )
         for page in catalog.items.complete(space)
         for item in page
     ]
@@ -100,6 +103,7 @@ def wholes(draw: Any) -> list[dict[str, Any]]:
             "width": draw(st.none() | st.integers(0, 10_000)),
             "latitude": draw(st.none() | st.floats(-90, 90)),
             "metadata": draw(st.dictionaries(keys, values, max_size=3)),
+            "facts": draw(st.dictionaries(keys, values, max_size=3)),
             "tags": draw(st.dictionaries(keys, st.floats(0, 1), max_size=2)),
             "texts": said,
         }

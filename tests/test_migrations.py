@@ -99,6 +99,39 @@ def test_an_index_of_version_6_opens_with_everything_in_it(tmp_path: Path):
         assert [id_ for id_, _ in catalog.words.search("rome dog", 5)] == [3, 1]
 
 
+def test_metadata_of_an_older_catalog_are_the_users(tmp_path: Path):
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        fill(catalog)
+        catalog.metadata.set([(1, {"title": "Monet", "rating": 5})])
+        catalog.words.refresh()
+        with catalog.database.write() as connection:
+            connection.exec_driver_sql("UPDATE metadata SET key = 'Rating' WHERE key = 'rating'")
+        catalog.words.refresh()
+    old_schemas.to_version_9(tmp_path / "catalog.db")
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        assert catalog.words.due() == 1  # a title counts as a text now
+        told = {"rating": 1.0, "iso": 100.0}
+        catalog.put(
+            [ItemRecord(1, "may", "a.jpg", "image", (10, 20), b"a.jpg", id=1, duplicate_of=1,
+                        facts=told)]
+        )  # fmt: skip
+        item = catalog.items.get([1])[1]
+        assert item.metadata["meta"] == {"iso": "100", "rating": "5", "title": "Monet"}
+
+
+def test_photos_of_an_older_catalog_count_as_changed_beside_themselves_once(tmp_path: Path):
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        fill(catalog)
+        catalog.files.set_change_times([(1, 30)])
+        before = catalog.files.known(1, "may")
+    old_schemas.to_version_9(tmp_path / "catalog.db")
+    with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+        after = catalog.files.known(1, "may")
+    assert after["c.jpg"] == before["c.jpg"]  # without a change time its content would be read
+    changed = before["a.jpg"]._replace(sidecar_size=-1, sidecar_mtime_ns=-1)
+    assert after["a.jpg"] == changed
+
+
 def test_what_an_older_version_could_not_read_is_tried_once_more(tmp_path: Path):
     with closing(Catalog(tmp_path / "catalog.db")) as catalog:
         fill(catalog)

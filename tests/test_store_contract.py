@@ -438,6 +438,104 @@ def test_metadata_and_tags_are_replaced_whole(store: Store):
     assert [item.metadata.get("tags") for item in store.items.all()] == [None, ["dog"]]
 
 
+def meta(store: Store) -> list[dict[str, str]]:
+    return [dict(item.metadata.get("meta", {})) for item in store.items.all()]
+
+
+def test_what_a_file_tells_of_itself_is_metadata_until_the_file_tells_otherwise(store: Store):
+    told = {"iso": 800.0, "aperture": 2.8, "title": "Rome"}
+    (id_,) = put(store, record(store, "a.jpg", facts=told))
+    assert meta(store) == [{"aperture": "2.8", "iso": "800", "title": "Rome"}]
+    assert store.filters.matching(parse_where({"iso": {"$gt": 100}})).tolist() == [id_]
+    put(store, record(store, "a.jpg", id=id_, duplicate_of=id_))
+    assert meta(store) == [{"aperture": "2.8", "iso": "800", "title": "Rome"}]
+    put(store, record(store, "a.jpg", id=id_, hash=b"new", facts={"title": "Paris"}))
+    assert meta(store) == [{"title": "Paris"}]
+    put(store, record(store, "a.jpg", id=id_, hash=b"newer", facts={}))
+    assert meta(store) == [{}]
+
+
+def test_the_users_metadata_count_before_the_files_which_come_forth_again(store: Store):
+    (id_,) = put(store, record(store, "a.jpg", facts={"rating": 2.0, "iso": 100.0}))
+    store.metadata.set([(id_, {"rating": 5, "place": "Rome"})])
+    assert meta(store) == [{"iso": "100", "place": "Rome", "rating": "5"}]
+    assert store.filters.matching(parse_where({"rating": 2})).tolist() == []
+    ((complete,),) = store.items.complete(None)
+    assert complete.metadata == {"place": "Rome", "rating": "5"}
+    assert complete.facts == {"iso": "100", "rating": "2"}
+    put(store, record(store, "a.jpg", id=id_, duplicate_of=id_, facts={"rating": 3.0}))
+    assert meta(store) == [{"place": "Rome", "rating": "5"}]
+    store.metadata.set([(id_, {"Rating": 4})])  # whatever its case
+    assert meta(store) == [{"rating": "4"}]
+    store.metadata.set([(id_, {"place": "Rome"})])
+    assert meta(store) == [{"place": "Rome", "rating": "3"}]
+    store.metadata.set([(id_, {"rating": 1})])
+    put(store, record(store, "a.jpg", id=id_, duplicate_of=id_, facts={}))
+    store.metadata.set([(id_, {})])
+    assert meta(store) == [{}]
+
+
+def test_a_duplicate_tells_what_its_content_tells_and_not_what_the_user_says(store: Store):
+    (id_,) = put(store, record(store, "a.jpg", facts={"rating": 2.0, "iso": 100.0}))
+    store.metadata.set([(id_, {"rating": 5})])
+    copy = record(store, "b.jpg", hash=b"a.jpg", duplicate_of=id_)
+    own = record(store, "c.jpg", hash=b"a.jpg", duplicate_of=id_, facts={"rating": 1.0})
+    put(store, copy, own)
+    assert meta(store)[1:] == [{"iso": "100", "rating": "2"}, {"rating": "1"}]
+
+
+def test_a_moved_file_keeps_what_it_tells(store: Store):
+    (id_,) = put(store, record(store, "a.jpg", facts={"iso": 100.0}))
+    moved = record(store, "b.jpg", folder="x", id=id_, hash=b"a.jpg", duplicate_of=id_)
+    assert put(store, moved) == [id_]
+    assert meta(store) == [{"iso": "100"}]
+
+
+def test_a_batch_replaces_what_users_say_and_what_files_tell_each_by_itself(store: Store):
+    source = store.sources.imported()
+
+    def loaded(**columns: Any) -> list[dict[str, str]]:
+        with store.loader.loading(1) as put_batch:
+            put_batch(ItemBatch([source], ["/x"], ["a.jpg"], **columns), None)
+        return meta(store)
+
+    told = [[0, 0], ["iso", "title"], ["100", "file"], [100.0, None]]
+    assert loaded(facts=told) == [{"iso": "100", "title": "file"}]
+    said = [[0], ["title"], ["user"], [None]]
+    assert loaded(metadata=said) == [{"iso": "100", "title": "user"}]
+    assert loaded(facts=[[0], ["title"], ["new"], [None]]) == [{"title": "user"}]
+    assert loaded(metadata=[[], [], [], []]) == [{"title": "new"}]
+    assert loaded(facts=told, metadata=said) == [{"iso": "100", "title": "user"}]
+
+
+def test_titles_and_keywords_are_words_and_exposures_are_not(store: Store):
+    told = {"title": "A day at sea", "keywords": "beach, dog", "rating": 5.0, "iso": 800.0}
+    ids = put(store, record(store, "a.jpg", facts=told), record(store, "b.jpg"))
+    store.words.refresh()
+    for query in ("beach", "sea", "dogs"):
+        assert [id_ for id_, _ in store.words.search(query, 9)] == ids[:1]
+    assert store.words.search("5 800", 9) == []
+    store.metadata.set([(ids[0], {"rating": 7})])
+    store.words.refresh()
+    assert [id_ for id_, _ in store.words.search("7", 9)] == ids[:1]
+
+
+def test_what_is_said_of_an_item_may_change_often_before_its_words_are_brought_up_to_date(
+    store: Store,
+):
+    (id_,) = put(store, record(store, "a.jpg", facts={"title": "Rome"}))
+    store.words.refresh()
+    for number in range(3):
+        store.metadata.set([(id_, {"title": f"Paris {number}"})])
+        store.tags.set({"dog": {id_: 0.5 + number / 10}})
+        store.tags.add("dog", [id_])
+        again = record(store, "a.jpg", id=id_, duplicate_of=id_, facts={"title": f"Oslo {number}"})
+        put(store, again)
+    store.words.refresh()
+    assert [found for found, _ in store.words.search("paris dog", 9)] == [id_]
+    assert store.words.search("rome oslo", 9) == []
+
+
 def test_a_tag_given_by_hand_stays_until_it_is_taken_off(store: Store):
     one, two = put(store, record(store, "a.jpg"), record(store, "b.jpg"))
     store.tags.set({"dog": {one: 0.5, two: 0.9}})

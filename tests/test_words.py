@@ -81,7 +81,7 @@ def test_an_item_is_found_by_all_that_is_said_of_it(world: World, query: str):
     said = ("A dog runs", "past the café")
     world.put("IMG_0042.jpg", *said, folder="Trip/Rome", camera="Canon EOS 5D")
     world.put("b.jpg", "nothing", taken_at="2001-07-04T10:00:00")
-    world.run("INSERT INTO metadata VALUES (1, 'by', 'Ann Lee', NULL)")
+    world.run("INSERT INTO metadata (item_id, key, text, number) VALUES (1, 'by', 'Ann Lee', NULL)")
     world.run("INSERT INTO tags VALUES (1, 'sunset', 0.9)")
     world.catalog.words.refresh()
     assert 1 in dict(world.catalog.words.search(query, 5))
@@ -364,8 +364,8 @@ def test_a_removed_source_takes_its_words_along(world: World):
         "UPDATE items SET mtime_ns = 0 WHERE id = 1",
         "UPDATE texts SET text = 'new' WHERE item_id = 1",
         "DELETE FROM texts WHERE item_id = 1",
-        "INSERT INTO metadata VALUES (1, 'k', 'new', NULL)",
-        "INSERT OR REPLACE INTO metadata VALUES (1, 'k', 'newer', NULL)",
+        "INSERT INTO metadata (item_id, key, text) VALUES (1, 'k', 'new')",
+        "INSERT OR REPLACE INTO metadata (item_id, key, text) VALUES (1, 'k', 'newer')",
         "DELETE FROM metadata",
         "INSERT INTO tags VALUES (1, 'new', 0.5)",
         "DELETE FROM tags",
@@ -373,7 +373,7 @@ def test_a_removed_source_takes_its_words_along(world: World):
 )
 def test_any_change_of_its_words_makes_an_item_due(world: World, change: str):
     world.fill(["a dog", "a cat"])
-    world.run("INSERT INTO metadata VALUES (1, 'k', 'old', NULL)")
+    world.run("INSERT INTO metadata (item_id, key, text, number) VALUES (1, 'k', 'old', NULL)")
     world.run("INSERT INTO tags VALUES (1, 'old', 0.5)")
     world.catalog.words.refresh()
     world.run(change.replace("(1, 'k', 'new'", "(1, 'k2', 'new'"))

@@ -36,6 +36,13 @@ CREATE TABLE failures (source_id INTEGER NOT NULL, folder TEXT NOT NULL, name TE
 """The tables of version 1."""
 
 
+DOWN_TO_9 = """
+DELETE FROM metadata WHERE origin = 'file';
+ALTER TABLE metadata DROP COLUMN origin;
+ALTER TABLE metadata DROP COLUMN shadowed;
+PRAGMA user_version=9;
+"""
+
 DOWN_TO_8 = """
 ALTER TABLE failures DROP COLUMN ctime_ns;
 PRAGMA user_version=8;
@@ -100,8 +107,15 @@ PRAGMA user_version=4;
 """
 
 
+def to_version_9(catalog: Path) -> None:
+    """Turn a catalog of this version into one of version 9: before files told of themselves."""
+    with closing(sqlite3.connect(catalog)) as driver:
+        driver.executescript(DOWN_TO_9)
+
+
 def to_version_8(catalog: Path) -> None:
     """Turn a catalog of this version into one of version 8: before failures had change times."""
+    to_version_9(catalog)
     with closing(sqlite3.connect(catalog)) as driver:
         driver.executescript(DOWN_TO_8)
 

@@ -5,7 +5,8 @@ Parsing, SQL, columns, error messages and the table of keys in docs/commands.md 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import glob
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -13,7 +14,7 @@ from typing import Any, Literal, get_args
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters import values
 from mmsearch.filters.match import nanoseconds, path_spellings, spellings
-from mmsearch.filters.model import META, AnyOf, Condition, Filter, Not, Op
+from mmsearch.filters.model import META, AnyOf, Condition, Filter, MetadataValue, Not, Op
 from mmsearch.types import Kind
 
 _EQUALITY = ("$eq", "$ne", "$in", "$nin")
@@ -102,7 +103,7 @@ _DECLARED = (
     Key("latitude", NUMBER, "degrees north of the equator", "latitude"),
     Key("longitude", NUMBER, "degrees east of Greenwich", "longitude"),
     Key("near", CIRCLE, "within so many kilometres of a place: `near = 48.2,16.37,10`"),
-    Key("seconds", NUMBER, "how long a sound or video is", "seconds"),
+    Key("seconds", NUMBER, "how long a sound, video or animation is", "seconds"),
     Key("pages", NUMBER, "how many pages a PDF has", "pages"),
     Key("has", PROPERTY, "`caption`, `gps`, `text` or `sound`, as for `--has`"),
     Key(
@@ -146,10 +147,23 @@ def condition(name: str, operation: str, value: Any) -> Filter:
         exists = Filter((Condition(key, "exists"),))
         return exists if value else Filter((Not(exists),))
     found = _condition(name, key, type_, operation, value)
+    if key.lower() == _KEYWORDS and found.op == "in":
+        return Filter((AnyOf((Filter((found,)), *_has_keyword(key, found.value))),))
     if found.op != "glob":
         return Filter((found,))
     spelled = [Filter((Condition(key, "glob", one),)) for one in _spellings(type_, found.value)]
     return spelled[0] if len(spelled) == 1 else Filter((AnyOf(tuple(spelled)),))
+
+
+_KEYWORDS = f"{META}keywords"
+"""The key, in any case, whose value is a list joined by ", "."""
+
+
+def _has_keyword(key: str, wanted: Iterable[MetadataValue]) -> Iterator[Filter]:
+    """Filters that pass lists of several keywords, one of which is wanted."""
+    for text in (glob.escape(text) for value in wanted for text in value.texts):
+        for pattern in (f"{text}, *", f"*, {text}", f"*, {text}, *"):
+            yield Filter((Condition(key, "glob", pattern),))
 
 
 def _spellings(type_: KeyType, value: str) -> tuple[str, ...]:
@@ -163,6 +177,12 @@ def _equal_to(name: str, type_: KeyType, given: Iterable[Any]) -> tuple[Any, ...
     ):  # may be given with a slash at its end; those of addresses are stored with it
         bare = [one.rstrip("/") or one[:1] for one in parsed]
         parsed = list(dict.fromkeys([*parsed, *bare]))
+    if type_ is METADATA:  # "1/100" is an exposure of 0.01, or that text in the user's own metadata
+        parsed += [
+            MetadataValue(one.texts, None)
+            for one in parsed
+            if one.number is not None and values.number_in(one.texts[0]) is None
+        ]
     if type_ in (TEXT, PATH):
         parsed = [spelled for one in parsed for spelled in _spellings(type_, one)]
     return tuple(parsed)

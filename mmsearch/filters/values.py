@@ -14,7 +14,7 @@ from typing import Any
 
 from mmsearch.errors import InvalidFilter
 from mmsearch.filters.match import spellings
-from mmsearch.filters.model import Circle, MetadataValue, Period
+from mmsearch.filters.model import META, Circle, MetadataValue, Period
 
 LONGEST = 4096
 """Characters of one value: the longest path, and shorter than the longest pattern of SQLite."""
@@ -151,10 +151,30 @@ def metadata_value(key: str, value: Any) -> MetadataValue:
     found = text(key, value)
     if (word := found.lower()) in ("true", "false"):
         return MetadataValue(tuple(dict.fromkeys((found, word, word.title(), word.upper()))), None)
-    return MetadataValue(spellings(found), number_in(found))
+    number_ = number_in(found)
+    return MetadataValue(
+        spellings(found), _photographic(key, found) if number_ is None else number_
+    )
 
 
 # ---------------------------------------------------------------------- parts of the above
+
+
+_PHOTOGRAPHIC = {
+    "aperture": re.compile(r"\s*f\s*/?\s*(\d+\.?\d*)\s*", re.IGNORECASE | re.ASCII),
+    "exposure": re.compile(r"\s*(\d+)\s*/\s*(\d+)\s*s?\s*", re.ASCII),
+    "focal_length": re.compile(r"\s*(\d+\.?\d*)\s*mm\s*", re.IGNORECASE | re.ASCII),
+}
+"""By key, numbers as photographers write them: f/2.8, 1/100 s, 50 mm."""
+
+
+def _photographic(key: str, written: str) -> float | None:
+    """Such a number, with the four digits that are stored of what photos tell."""
+    pattern = _PHOTOGRAPHIC.get(key.removeprefix(META).lower())
+    if pattern is None or (found := pattern.fullmatch(written)) is None:
+        return None
+    above, below = float(found[1]), float(found[2]) if pattern.groups == 2 else 1.0
+    return float(f"{above / below:.4g}") if below and math.isfinite(above / below) else None
 
 
 def _float(value: Any) -> float | None:

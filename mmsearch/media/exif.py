@@ -1,4 +1,4 @@
-"""Time, camera and place of a photo, from its EXIF; tags that cannot be read count as missing."""
+"""The EXIF tags of a photo, and the time, camera and place in them; unreadable tags are missing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 
 _MAKE, _MODEL, ORIENTATION, _CHANGED = 0x010F, 0x0110, 0x0112, 0x0132
 _TAKEN, _DIGITISED = 0x9003, 0x9004
+APERTURE, EXPOSURE, FOCAL_LENGTH, USER_COMMENT = 0x829D, 0x829A, 0x920A, 0x9286
+ISO = (0x8827, 0x8832, 0x8833)
+"""PhotographicSensitivity, at most 65535; then the tags for higher values."""
+LENS_SPECIFICATION, LENS = 0xA432, 0xA434
+DESCRIPTION, RATING = 0x010E, 0x4746
+XP_TITLE, XP_COMMENT, XP_KEYWORDS = 0x9C9B, 0x9C9C, 0x9C9E
+"""Written by Windows."""
+XMP = 0x02BC
+"""In a TIFF; other formats store XMP outside EXIF."""
+_IN_MAIN = (
+    *(_MAKE, _MODEL, ORIENTATION, _CHANGED, DESCRIPTION, RATING),
+    *(XP_TITLE, XP_COMMENT, XP_KEYWORDS, XMP),
+)
 _EXIF_PART, _GPS_PART, _INTEROP_PART = 0x8769, 0x8825, 0xA005
 _COLOUR_SPACE, _UNCALIBRATED = 0xA001, 0xFFFF
 _DATE = re.compile(r"\s*(\d{4})\D(\d\d?)\D(\d\d?)\D+(\d\d?)\D(\d\d?)\D(\d\d?)")
@@ -30,7 +43,7 @@ def tags_of(opened: Image.Image) -> dict[int, Any]:
         exif = opened.getexif()
         with suppress(Exception):
             tags.update(exif.get_ifd(_EXIF_PART))
-        for tag in (_MAKE, _MODEL, ORIENTATION, _CHANGED):
+        for tag in _IN_MAIN:
             with suppress(Exception):
                 tags[tag] = exif[tag]
         with suppress(Exception):
@@ -44,10 +57,16 @@ def tags_of(opened: Image.Image) -> dict[int, Any]:
 def taken_at(tags: Mapping[int, Any]) -> datetime | None:
     """When the photo was taken, by the camera's clock: a local time without a zone."""
     for tag in (_TAKEN, _DIGITISED, _CHANGED):
-        date = _DATE.match(_clean_text(tags.get(tag)))
-        if date:
-            with suppress(ValueError):  # cameras without a clock write 0000:00:00 00:00:00
-                return datetime(*map(int, date.groups()))  # type: ignore[arg-type]  # noqa: DTZ001
+        if found := time_of(_clean_text(tags.get(tag))):
+            return found
+    return None
+
+
+def time_of(text: str) -> datetime | None:
+    """The time of "2019:07:04 12:34:56", with any separators; None if it is not one."""
+    if date := _DATE.match(text):
+        with suppress(ValueError):  # cameras without a clock write 0000:00:00 00:00:00
+            return datetime(*map(int, date.groups()))  # type: ignore[arg-type]  # noqa: DTZ001
     return None
 
 
@@ -57,7 +76,7 @@ def camera(tags: Mapping[int, Any]) -> str | None:
 
 
 def camera_name(make: Any, model: Any) -> str | None:
-    """A make and a model as one name; what is no text counts as missing."""
+    """Make and model as one name, the make not repeated; None if neither is text."""
     make, model = _clean_text(make), _clean_text(model)
     # "Canon" + "Canon EOS 5D", "NIKON CORPORATION" + "NIKON D90"
     repeated = make and model and make.split()[0].lower() == model.split()[0].lower()
@@ -73,14 +92,14 @@ def is_adobe_rgb(tags: Mapping[int, Any]) -> bool:
 def position(tags: Mapping[int, Any]) -> tuple[float, float] | tuple[None, None]:
     """(latitude, longitude) in degrees, north and east positive; both or neither."""
     gps = tags.get(_GPS_PART, {})
-    latitude = _degrees(gps.get(2), gps.get(1), "NS", 90)
-    longitude = _degrees(gps.get(4), gps.get(3), "EW", 180)
+    latitude = degrees(gps.get(2), gps.get(1), "NS", 90)
+    longitude = degrees(gps.get(4), gps.get(3), "EW", 180)
     if latitude is None or longitude is None or latitude == longitude == 0:
         return None, None  # 0, 0 lies at sea; receivers write it before their first fix
     return latitude, longitude
 
 
-def _degrees(parts: Any, reference: Any, signs: str, limit: float) -> float | None:
+def degrees(parts: Any, reference: Any, signs: str, limit: float) -> float | None:
     """Degrees, minutes, seconds with N, S, E or W, in decimal degrees."""
     try:
         numbers = [float(part) for part in (parts if isinstance(parts, tuple) else (parts,))]

@@ -205,8 +205,8 @@ class Example:
         if modality != "text":
             return [Part(modality, self._path)]
         try:
-            from mmsearch.media.text import passages, read_text
+            from mmsearch.media.documents.reader import read_passages
 
-            return [Part(modality, part.text) for part in passages(read_text(self._path))]
+            return [Part(modality, part.text) for part in read_passages(self._path, self._path)]
         except UnreadableFile as error:
             raise UnreadableFile(f"{self._path!r} cannot be searched with: {error}") from error

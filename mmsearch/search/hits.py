@@ -220,21 +220,25 @@ class _MatchedItems:
     def matches(self) -> dict[int, Match]:
         """By item, what matched in the list that ranks it highest.
 
-        Photos have no span, unless one of their texts matched.
+        Photos have no span, unless they are animations, or one of their texts matched.
         """
         best: dict[int, Match] = {}
         for ranked, ids in self._highest():
             in_text = ranked.query is not None and ranked.query.modality == "text"
-            photos = all(self.items[item_id].modality == "image" for item_id in ids)
-            spans = {} if in_text or photos else self.spans(ranked)
-            for vector in self.scored.get(ranked.name, ()):
+            scored = self.scored.get(ranked.name, ())
+            # most photos are no animations, and have one vector
+            still = all(self.items[item_id].modality == "image" for item_id in ids) and not any(
+                vector.key[1] for vector in scored
+            )
+            spans = {} if in_text or still else self.spans(ranked)
+            for vector in scored:
                 item_id, position = vector.key
                 item = self.items.get(item_id)
                 if item is None or item_id not in ids or item_id in best:
                     continue
                 if in_text:
                     best[item_id] = _match(_text_at(item, position))
-                elif item.modality != "image":
+                else:
                     best[item_id] = spans.get(vector.key), None
             if ranked.name == WORDS:
                 best |= {item_id: self.matching_text(self.items[item_id]) for item_id in ids}
@@ -288,7 +292,7 @@ def _text_about(item: Item, span: Span | None) -> TextPart | None:
                 continue
             if other.start < span.end and other.end > span.start:
                 return text
-            if span.unit == "page" and other.start == span.start:
+            if other.start == span.start:
                 return text
     of_all = [text for text in item.texts if text.span is None or span is None]
     captions = [text for text in of_all if text.origin in CAPTIONS]

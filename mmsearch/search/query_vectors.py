@@ -26,7 +26,7 @@ BATCH = 64
 """Query parts encoded in one call: decoded pictures are large."""
 
 MAX_WINDOWS = 240
-"""Windows of a query sound that are encoded at most: ten minutes."""
+"""At most so many windows of a query sound (ten minutes), or shots of an animation, are encoded."""
 
 ROUNDING = 1e-6
 """How far from 1 the length of a float32 unit vector may be."""
@@ -251,6 +251,12 @@ def encode_parts(encoder: Encoder, parts: Sequence[Part]) -> Vectors:
             for row in rows:
                 vectors[row] = _encode_sound(parts[row].content, encoder)
             continue
+        if modality == "image":
+            means = {row: _encode_animation(parts[row].content, encoder) for row in rows}
+            for row, mean in means.items():
+                if mean is not None:
+                    vectors[row] = mean
+            rows = [row for row in rows if means[row] is None]
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             prepared = [prepare_part(parts[row], encoder) for row in batch]
@@ -338,6 +344,21 @@ def _picture(content: Any, encoder: Encoder) -> Any:
         return load_image(source, at_least=encoder.image_size, decode_scale=scale)[0]
     except UnreadableFile as error:
         raise _unusable(source, "picture", error) from error
+
+
+def _encode_animation(content: Any, encoder: Encoder) -> Vectors | None:
+    """The mean vector (dim,) over the shots of an animation; None if it has fewer than two."""
+    if not isinstance(content, (str, bytes, os.PathLike)):
+        return None
+    from mmsearch.media.animation import frames
+
+    source = content if isinstance(content, bytes) else os.fsdecode(content)
+    shots = islice(frames(source, at_least=encoder.image_size), MAX_WINDOWS)
+    batch = [encoder.prepare("image", shot.picture) for shot in shots]
+    if len(batch) < 2:
+        return None
+    encoded = encoder.encode("image", batch)
+    return unit_sum(encoded, [1.0] * len(encoded))
 
 
 def _encode_sound(content: Any, encoder: Encoder) -> Vectors:

@@ -88,6 +88,31 @@ class ItemVectors:
     hubs: Mapping[Modality, NDArray[np.float32]] = field(default_factory=dict)
 
 
+DESCRIPTIVE_KEYS = frozenset({"title", "keywords", "description"})
+"""Metadata that somebody wrote to say what an item shows: their words weigh as much as those of
+captions."""
+
+NUMERIC_KEYS = frozenset({"aperture", "iso", "focal_length", "exposure", "rating"})
+"""Metadata that a file states as numbers. They are not indexed as words: "5" would be a word of
+most photos."""
+
+FACT_KEYS = DESCRIPTIVE_KEYS | NUMERIC_KEYS | {"lens"}
+"""The metadata that are read from files."""
+
+
+def metadata_key(key: str) -> str:
+    """The user's key as it is stored: "Rating" as "rating", so that it overrides the file's."""
+    lower = key.lower()
+    return lower if lower in FACT_KEYS else key
+
+
+def fact_text(value: str | float) -> str:
+    """A value of a file's metadata as it is stored: 800 for 800.0."""
+    if isinstance(value, str):
+        return value
+    return str(int(value)) if value == int(value) else repr(value)
+
+
 @dataclass(frozen=True, slots=True)
 class ItemRecord:
     """A file as it is to be stored.
@@ -106,11 +131,14 @@ class ItemRecord:
     id: int | None = None  # the item to change; None makes a new one
     sidecar: Stat | None = None
     sidecar_name: str | None = None
+    companions: Sequence[str] = ()  # the names of other files that belong to it
     media: dict[str, Any] | None = None  # MEDIA_COLUMNS and "readings"; None leaves them
     texts: Sequence[TextPart] | None = None  # None leaves them
     vectors: dict[VectorField, ItemVectors] = field(default_factory=dict)
     duplicate_of: int | None = None  # an item of the same content, itself if it has not changed
     ctime_ns: int | None = None  # when it last changed in any way; None: not known
+    # the file's own metadata by key; None leaves those stored of it, or of its duplicate
+    facts: Mapping[str, str | float] | None = None
 
     @property
     def changes_vectors(self) -> bool:
@@ -238,6 +266,7 @@ class CompleteItem:
         columns: size, mtime_ns and MEDIA_COLUMNS, None where not known.
         texts: (origin, text, start, end, unit) each.
         metadata: The user's, by key.
+        facts: The file's own metadata by key, including values that the user has overridden.
         tags: Scores by tag.
         vectors: (modality, position, start, end, unit, float16 bytes) each.
     """
@@ -248,6 +277,7 @@ class CompleteItem:
     columns: dict[str, Any]
     texts: list[tuple[Any, ...]] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
     tags: dict[str, float] = field(default_factory=dict)
     vectors: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -329,7 +359,8 @@ class ItemBatch:
         columns: Of kind, size, mtime_ns, sidecar_size, sidecar_mtime_ns and MEDIA_COLUMNS, those
             that are known; None leaves what is there.
         texts: item, position, origin, text, start, end, unit; None leaves what is there.
-        metadata: item, key, text, number; None leaves what is there.
+        metadata: The user's: item, key, text, number; None leaves what is there.
+        facts: The files' own metadata, likewise.
         tags: item, tag, score; None leaves what is there.
         vectors: By modality: item, position, start, end, unit, float16 bytes, hub_text, hub_image.
     """
@@ -341,6 +372,7 @@ class ItemBatch:
     columns: dict[str, list[Any]] = field(default_factory=dict)
     texts: RowColumns | None = None
     metadata: RowColumns | None = None
+    facts: RowColumns | None = None
     tags: RowColumns | None = None
     vectors: dict[Modality, RowColumns] = field(default_factory=dict)
 

@@ -234,10 +234,15 @@ class FailureStore(Protocol):
 
 
 class MetadataStore(Protocol):
-    """The user's own metadata of the items."""
+    """The user's own metadata of the items.
+
+    An item also has its file's own metadata (`ItemRecord.facts`). Under the same key the user's
+    value overrides the file's wherever metadata are shown, searched or filtered; once it is
+    removed, the file's takes effect again.
+    """
 
     def set(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Replace the metadata of some items, all or none; None is as if not there.
+        """Replace the user's metadata of some items, all or none; None is as if not there.
 
         An item that is gone is left out.
         """

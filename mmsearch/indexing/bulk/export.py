@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.filters import parse_where
 from mmsearch.indexing.bulk.rows import SPAN
-from mmsearch.indexing.bulk.sources import META, PATH_BYTES, PLACE, TAGS, TEXTS
+from mmsearch.indexing.bulk.sources import FACTS, META, PATH_BYTES, PLACE, TAGS, TEXTS
 from mmsearch.indexing.bulk.vector_files import (
     FINGERPRINT,
     ITEMS,
@@ -223,6 +223,7 @@ def rows_of(page: Iterable[CompleteItem], *, with_vectors: bool) -> Iterator[dic
             "modality": item.kind,
             **item.columns,
             META: item.metadata or None,
+            FACTS: item.facts or None,
             TAGS: item.tags or None,
             TEXTS: [_text(part) for part in item.texts] or None,
         }
@@ -274,6 +275,7 @@ def _schema(space: Space | None) -> Any:
         ("seconds", number),
         ("pages", whole),
         (META, pa.map_(text, text)),
+        (FACTS, pa.map_(text, text)),
         (TAGS, pa.map_(text, number)),
         (TEXTS, pa.list_(pa.struct([("text", text), ("origin", text), *span]))),
     ]

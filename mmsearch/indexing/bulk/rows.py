@@ -16,6 +16,7 @@ from mmsearch.errors import InvalidMetadata, InvalidOption
 from mmsearch.filters.values import number_in, shown
 from mmsearch.indexing.bulk.sources import (
     CAPTIONS,
+    FACTS,
     META,
     PATH_BYTES,
     PATHS,
@@ -32,7 +33,7 @@ from mmsearch.media.file_state import stat_of
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.tables import storable
 from mmsearch.storage import ItemBatch
-from mmsearch.storage.records import RowColumns, split_path
+from mmsearch.storage.records import RowColumns, metadata_key, split_path
 from mmsearch.types import Kind, Modality, Unit
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def batch_of(
     columns = {name: values for name, values in columns.items() if name not in used}
     batch.texts = _texts(columns, "passage" if modality == "text" else "caption", losses)
     batch.tags = _tags(columns, losses)
+    batch.facts = _facts(columns, losses)
     batch.columns, batch.metadata = _known_and_own(columns, losses)
     for name, found in on_disk.items():
         given = batch.columns.get(name) or [None] * len(chosen)
@@ -194,6 +196,23 @@ def _tags(columns: Columns, losses: Losses) -> RowColumns | None:
     return _transposed(((*key, score) for key, score in tags.items()), 3)
 
 
+def _facts(columns: Columns, losses: Losses) -> RowColumns | None:
+    """Item, key, text, number of the files' own metadata; their column is removed."""
+    if not _are_mappings(columns.get(FACTS, ())):
+        return None
+    found: dict[str, dict[int, Any]] = {}
+    _add_mappings(found, columns.pop(FACTS), losses)
+    return metadata_columns(found, losses)
+
+
+def _add_mappings(own: dict[str, dict[int, Any]], values: Sequence[Any], losses: Losses) -> None:
+    """Add the mapping of each item to `own`, which is by key and item."""
+    for item, mapping in enumerate(values):
+        for key, value in pairs(mapping):
+            if value is not None:
+                own.setdefault(metadata_key(_key(key, losses)), {})[item] = value
+
+
 def _known_and_own(columns: Columns, losses: Losses) -> tuple[Columns, RowColumns | None]:
     """The columns of items, and the user's own metadata; None if there is no column for them."""
     known: Columns = {}
@@ -207,13 +226,10 @@ def _known_and_own(columns: Columns, losses: Losses) -> tuple[Columns, RowColumn
             unparsed = (v if p is None else None for v, p in zip(values, found, strict=True))
             rest = [None if isinstance(v, str) and not v else v for v in unparsed]
         if name == META and _are_mappings(rest):
-            for item, mapping in enumerate(rest):
-                for key, value in pairs(mapping):
-                    if value is not None:
-                        own.setdefault(_key(key, losses), {})[item] = value
+            _add_mappings(own, rest, losses)
         else:
             given = {item: value for item, value in enumerate(rest) if value is not None}
-            own.setdefault(_key(name, losses), {}).update(given)
+            own.setdefault(metadata_key(_key(name, losses)), {}).update(given)
     return known, metadata_columns(own, losses) if columns else None
 
 

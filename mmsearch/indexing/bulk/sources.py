@@ -56,9 +56,10 @@ PLACE = "vector_place"
 """The key, in our own exports, of the place of a row's vector in its item: facet, position, span.
 None if the item has no vector."""
 
-PATH_BYTES, TEXTS, TAGS, META = "path_bytes", "texts", "tags", "metadata"
-"""Other keys of our own exports: names that are not UTF-8, texts with spans, tags with scores,
-metadata by key."""
+PATH_BYTES, TEXTS, TAGS = "path_bytes", "texts", "tags"
+META, FACTS = "metadata", "facts"
+"""Other keys of our own exports: names that are not UTF-8, texts with spans, tags with scores; the
+user's metadata by key, and the files' own."""
 
 
 Columns = dict[str, list[Any]]

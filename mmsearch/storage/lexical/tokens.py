@@ -90,11 +90,11 @@ class Document:
     """The tokens of an item, separated by spaces, in fields of different weight."""
 
     texts: str
-    """Of captions, passages, words read or heard."""
+    """Of captions, passages, words read or heard, titles, keywords and descriptions."""
     names: str
     """Of its file and folders."""
     facts: str
-    """Of the camera, the date, the user's metadata, tags."""
+    """Of the camera, the date, other metadata, tags."""
 
     @classmethod
     def of(cls, texts: Iterable[str], names: Iterable[str], facts: Iterable[str]) -> Document:

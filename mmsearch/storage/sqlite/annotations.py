@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, select, true
 from sqlalchemy.dialects.sqlite import Insert, insert
 
-from mmsearch.filters.values import number_in
-from mmsearch.storage.records import BY_HAND
+from mmsearch.storage.records import BY_HAND, metadata_key
 from mmsearch.storage.sqlite.database import Database, is_one_of
-from mmsearch.storage.sqlite.schema import items, metadata, tags
+from mmsearch.storage.sqlite.schema import items, tags
+from mmsearch.storage.sqlite.writer import put_metadata
 from mmsearch.storage.store import MetadataStore, TagStore
 
 ITEMS_AT_ONCE = 2_000
@@ -29,20 +29,8 @@ class Metadata(MetadataStore):
         with self._database.write() as connection:
             waiting = iter(rows)
             while some := dict(islice(waiting, ITEMS_AT_ONCE)):
-                _replace(connection, some)
-
-
-def _replace(connection: Connection, some: Mapping[int, Mapping[str, Any]]) -> None:
-    there = _ids_there(connection, some)
-    connection.execute(delete(metadata).where(is_one_of(metadata.c.item_id, some)))
-    rows = [
-        {"item_id": item_id, "key": key, "text": text, "number": number_in(text)}
-        for item_id, own in some.items()
-        if item_id in there
-        for key, text in _texts(own).items()
-    ]
-    if rows:
-        connection.execute(insert(metadata), rows)
+                there = _ids_there(connection, some)
+                put_metadata(connection, {id_: _texts(some[id_]) for id_ in sorted(there)})
 
 
 def _ids_there(connection: Connection, ids: Iterable[int]) -> set[int]:
@@ -54,7 +42,9 @@ def _texts(own: Mapping[str, Any]) -> dict[str, str]:
     from mmsearch.media.tables import storable  # brings `media.text`, slow to import
 
     return {
-        storable(key): str(value).lower() if isinstance(value, bool) else storable(str(value))
+        metadata_key(storable(key)): str(value).lower()
+        if isinstance(value, bool)
+        else storable(str(value))
         for key, value in own.items()
         if value is not None
     }

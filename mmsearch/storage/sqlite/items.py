@@ -24,6 +24,8 @@ from mmsearch.storage.sqlite.database import IDS, Database, Prepared, id_list, i
 from mmsearch.storage.sqlite.index_settings import next_revision
 from mmsearch.storage.sqlite.indexed_files import at_or_below
 from mmsearch.storage.sqlite.schema import (
+    FILE,
+    USER,
     failures,
     items,
     metadata,
@@ -115,13 +117,17 @@ class Items(ItemStore):
         span = ("start", "end", "unit")
         for id_, *rest in rows_of(texts, "origin", "text", *span, order="position"):
             page[id_].texts.append(tuple(rest))
-        for id_, key, text in rows_of(metadata, "key", "text", order="key"):
-            page[id_].metadata[key] = text
+        columns = ("key", "text", "origin", "shadowed")
+        for id_, key, text, origin, shadowed in rows_of(metadata, *columns, order="key"):
+            if origin == USER:
+                page[id_].metadata[key] = text
+            if (fact := text if origin == FILE else shadowed) is not None:
+                page[id_].facts[key] = fact
         for id_, tag, score in rows_of(tags, "tag", "score", order="tag"):
             page[id_].tags[tag] = score
         if space is not None:
-            columns = ("modality", "position", *span, "vector")
-            for id_, *rest in rows_of(vectors, *columns, order="modality position"):
+            encoded = ("modality", "position", *span, "vector")
+            for id_, *rest in rows_of(vectors, *encoded, order="modality position"):
                 page[id_].vectors.append(tuple(rest))
 
     def _pages(self, base: Select[Any], ids: Any, size: int) -> Iterator[list[Any]]:

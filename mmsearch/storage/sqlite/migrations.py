@@ -186,6 +186,24 @@ ALTER TABLE failures ADD COLUMN ctime_ns BIGINT;
 UPDATE failures SET retry = 1
 """
 
+# The words of titles, keywords and descriptions are indexed anew, as words of texts. The sidecar
+# columns of photos and videos are made outdated, so that the next run reads their metadata (facts)
+# without decoding them.
+_ORIGINS_OF_METADATA = """
+ALTER TABLE metadata ADD COLUMN origin TEXT NOT NULL DEFAULT 'user';
+ALTER TABLE metadata ADD COLUMN shadowed TEXT;
+UPDATE OR IGNORE metadata SET "key" = lower("key") WHERE lower("key") IN (
+    'aperture', 'iso', 'focal_length', 'exposure', 'lens',
+    'rating', 'keywords', 'title', 'description'
+);
+INSERT OR REPLACE INTO changes (what, item_id)
+    SELECT DISTINCT 'words', item_id FROM metadata
+    WHERE lower("key") IN ('title', 'keywords', 'description')
+    AND item_id <= (SELECT words_item FROM followers);
+UPDATE items SET sidecar_size = -1, sidecar_mtime_ns = -1
+    WHERE kind IN ('image', 'video') AND ctime_ns IS NOT NULL
+"""
+
 
 def _run(script: str, connection: Connection) -> None:
     made = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
@@ -217,6 +235,11 @@ SELECT 'words', id FROM items WHERE (
 """
 
 
+def _add_origins(connection: Connection) -> None:
+    _run(_ORIGINS_OF_METADATA, connection)
+    create_triggers(connection)
+
+
 def _execute(script: str, connection: Connection) -> None:
     for statement in script.split(";\n"):
         connection.exec_driver_sql(statement)
@@ -236,5 +259,6 @@ MIGRATIONS: list[Callable[[Connection], None]] = [
     _log_changes,
     _add_devices,
     partial(_execute, _FAILURES_TRIED_AGAIN),
+    _add_origins,
 ]
 """Number i brings a catalog of version i + 1 to version i + 2; never edited once released."""

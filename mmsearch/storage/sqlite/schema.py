@@ -59,6 +59,8 @@ def _span() -> list[Column[Any]]:
     return [Column("start", Float), Column("end", Float), Column("unit", Text)]
 
 
+USER, FILE = "user", "file"
+
 tables = MetaData()
 
 settings = Table(
@@ -121,7 +123,7 @@ items = Table(
     Column("camera", Text),
     Column("latitude", Float),  # degrees
     Column("longitude", Float),
-    Column("seconds", Float),  # of sounds and videos
+    Column("seconds", Float),  # of sounds, videos and animations
     Column("pages", Integer),
     Column("readings", Text, nullable=False, server_default=""),  # of "ocr speech": what was read
     # when the file, or the text beside it, last changed in any way; empty: not known
@@ -267,10 +269,12 @@ metadata = Table(
     Column("key", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("number", Float),  # the same, where it reads as a number
+    Column("origin", Text, nullable=False, server_default=USER),  # of the value: USER or FILE
+    Column("shadowed", Text),  # the file's value, where the user's overrides it
     PrimaryKeyConstraint("item_id", "key"),
     Index("metadata_by_value", "key", "number", "text", "item_id"),
 )
-"""What the user knows of an item."""
+"""The user's metadata of an item, and its file's own; a row holds the value in effect."""
 
 tags = Table(
     "tags",
@@ -346,8 +350,10 @@ _TRIGGERS = (
         f"""
     CREATE TRIGGER {table}_{event.lower()} AFTER {event} ON {table}
     WHEN {row}.item_id {_KNOWN} BEGIN
-        {_LOG} SELECT 'words', id FROM items WHERE id = {row}.item_id;
-    END"""  # noqa: S608 - constants; an item that is being deleted is none any more
+        DELETE FROM changes WHERE what = 'words' AND item_id = {row}.item_id AND vector_id IS NULL;
+        INSERT INTO changes (what, item_id) SELECT 'words', id FROM items WHERE id = {row}.item_id;
+    END"""  # noqa: S608 - constants; an item that is being deleted is none any more; not OR REPLACE,
+        # as the ON CONFLICT of an upsert holds for the statements of its triggers too
         for table in ("texts", "metadata", "tags")
         for event, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD"))
     ),

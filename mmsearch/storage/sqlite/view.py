@@ -302,7 +302,7 @@ def _unknown(key: str, own: Sequence[str]) -> str:
     known = [*KEYS, *(f"{META}{one}" if one in KEYS else one for one in own)]
     near = get_close_matches(key, known, 1)
     perhaps = f"; did you mean {near[0]!r}?" if near else ";"
-    mine = f"; and of your own metadata: {', '.join(known[len(KEYS) :])}" if own else ""
+    mine = f"; and of metadata: {', '.join(known[len(KEYS) :])}" if own else ""
     return f"no item has a key {key!r}{perhaps} there are: {', '.join(KEYS)}{mine}"
 
 

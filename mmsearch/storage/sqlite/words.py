@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Table, select
 
 from mmsearch.storage.lexical import Document, date_words, query_terms, split_terms
+from mmsearch.storage.records import DESCRIPTIVE_KEYS, NUMERIC_KEYS
 from mmsearch.storage.sqlite.bm25 import Matching
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE, drop_applied
 from mmsearch.storage.sqlite.database import IDS, Database, Prepared, driver_of_connection, id_list
-from mmsearch.storage.sqlite.schema import WORDS, items, metadata, sources, tags, texts
+from mmsearch.storage.sqlite.schema import USER, WORDS, items, metadata, sources, tags, texts
 from mmsearch.storage.store import WordStore
 from mmsearch.types import Progress, Ranking
 from mmsearch.vectors.id_set import IdSet
@@ -136,7 +137,13 @@ def _column(table: Table, name: str, order: str) -> Prepared:
 
 _TEXTS = _column(texts, "text", "position")
 
-_FACTS = (_column(metadata, "text", "key"), _column(tags, "tag", "tag"))
+_METADATA = Prepared(
+    select(metadata.c.item_id, metadata.c.key, metadata.c.text, metadata.c.origin)
+    .where(metadata.c.item_id.in_(IDS))
+    .order_by(metadata.c.item_id, metadata.c.key)
+)
+
+_TAGS = _column(tags, "tag", "tag")
 
 _c = items.c
 
@@ -153,9 +160,11 @@ def _documents(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int
     for item_id, text in _TEXTS.of(connection, ids=given):
         own[item_id].append(text)
     facts: dict[int, list[str]] = defaultdict(list)
-    for statement in _FACTS:
-        for item_id, text in statement.of(connection, ids=given):
-            facts[item_id].append(text)
+    for item_id, key, text, origin in _METADATA.of(connection, ids=given):
+        if origin == USER or key not in NUMERIC_KEYS:
+            (own if key.lower() in DESCRIPTIVE_KEYS else facts)[item_id].append(text)
+    for item_id, tag in _TAGS.of(connection, ids=given):
+        facts[item_id].append(tag)
     for id_, root, folder, name, camera, taken, mtime_ns in _ITEMS.of(connection, ids=given):
         names = [name, *_folders(root, folder)]
         known = [camera or "", date_words(taken or _day(mtime_ns)), *facts[id_]]

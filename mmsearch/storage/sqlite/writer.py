@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
+from mmsearch.filters.values import number_in
 from mmsearch.storage.records import (
     MEDIA_COLUMNS,
     DuplicateGone,
@@ -23,9 +24,10 @@ from mmsearch.storage.records import (
     RowColumns,
     Space,
     VectorField,
+    fact_text,
 )
 from mmsearch.storage.sqlite.database import JSON_LIST, id_list
-from mmsearch.storage.sqlite.schema import path_bytes
+from mmsearch.storage.sqlite.schema import FILE, USER, path_bytes
 from mmsearch.types import Span, TextPart
 
 if TYPE_CHECKING:
@@ -85,6 +87,18 @@ def put_vectors(
     writer.add_vectors(items)
 
 
+def put_metadata(connection: Connection, items: Mapping[int, Mapping[str, str]]) -> None:
+    """Replace the user's metadata of some items."""
+    writer = _Writer(connection)
+    writer.clear_metadata(items)
+    rows = [
+        (item_id, key, text, number_in(text))
+        for item_id, own in items.items()
+        for key, text in own.items()
+    ]
+    writer.insert_metadata(_columns(_METADATA, rows))
+
+
 def put_batch(connection: Connection, batch: ItemBatch, space: Space | None) -> tuple[int, int]:
     """Write a batch; returns how many items are new, and how many existed before.
 
@@ -102,13 +116,15 @@ def put_batch(connection: Connection, batch: ItemBatch, space: Space | None) -> 
 
     if batch.texts is not None:
         writer.replace_texts(rows(_TEXTS, batch.texts), there.values())
-    for table, names, columns in (
-        ("metadata", _METADATA, batch.metadata),
-        ("tags", _TAGS, batch.tags),
-    ):
-        if columns is not None:
-            writer.clear([table], there.values())
-            writer.insert(table, rows(names, columns))
+    if batch.facts is not None:
+        writer.clear_facts(there.values())
+        writer.insert_facts(rows(_METADATA, batch.facts))
+    if batch.metadata is not None:
+        writer.clear_metadata(there.values())
+        writer.insert_metadata(rows(_METADATA, batch.metadata))
+    if batch.tags is not None:
+        writer.clear(["tags"], there.values())
+        writer.insert("tags", rows(_TAGS, batch.tags))
     for modality, columns in batch.vectors.items():
         if space is None:
             break
@@ -240,6 +256,40 @@ class _Writer:
         columns = _columns((*_FIELD, "item_id"), absent)
         self.insert("absent_modalities", columns, " ON CONFLICT DO NOTHING")
 
+    # ------------------------------------------------------------------ metadata
+
+    def insert_metadata(self, rows: Mapping[str, Any]) -> None:
+        """Insert the user's metadata; they override the files' under the same keys."""
+        self.insert("metadata", {**rows, "origin": USER}, _SHADOW)
+
+    def clear_metadata(self, ids: Iterable[int]) -> None:
+        """Delete the user's metadata of items; the files' under the same keys take effect."""
+        listed = list(ids)
+        shadowed = self._shadowed(listed)
+        self.clear(["metadata"], listed, " AND origin = ?", USER)
+        self.insert_facts(_fact_rows(shadowed))
+
+    def insert_facts(self, rows: Mapping[str, Any]) -> None:
+        """Insert the files' own metadata, shadowed where the user has the same keys."""
+        self.insert("metadata", {**rows, "origin": FILE}, _BE_SHADOWED)
+
+    def clear_facts(self, ids: Iterable[int]) -> None:
+        """Delete the files' own metadata of items."""
+        if listed := list(ids):
+            self.clear(["metadata"], listed, " AND origin = ?", FILE)
+            self._run(_FORGET_SHADOWED, (id_list(listed),))
+
+    def _shadowed(self, ids: Sequence[int]) -> list[tuple[int, str, str]]:
+        """Item, key and text of the files' metadata that the user overrides."""
+        return self._run(_SHADOWED, (id_list(ids),)).fetchall() if ids else []
+
+    def copy_facts(self, from_id: int, to_id: int) -> None:
+        """Copy the file's own metadata of an item to another one of the same content."""
+        own = self._run(_FACTS, (from_id,)).fetchall()
+        found = [*own, *self._shadowed([from_id])]
+        self.clear_facts([to_id])
+        self.insert_facts(_fact_rows((to_id, key, text) for _, key, text in found))
+
     # ------------------------------------------------------------------ records
 
     def item_at(self, record: ItemRecord) -> int | None:
@@ -255,6 +305,7 @@ class _Writer:
         self.insert("items", _columns(("id", *_PATH_KEY, *_FILE, *_MEDIA), rows))
         self._forget_failures(records)
         self.add_texts((id_, record.texts or ()) for id_, record in made)
+        self.insert_facts(_facts_of(made))
         self.add_vectors([(id_, record.vectors) for id_, record in made])
 
     def change(self, record: ItemRecord, there: int | None = None) -> None:
@@ -277,6 +328,11 @@ class _Writer:
             self.clear((*_OF_FIELDS, "absent_modalities"), [item_id])
         elif record.duplicate_of != item_id:
             self._reuse(record, item_id)
+            if record.facts is None:
+                self.copy_facts(record.duplicate_of, item_id)
+        if record.facts is not None:
+            self.clear_facts([item_id])
+            self.insert_facts(_facts_of([(item_id, record)]))
         if record.texts is not None:
             self.clear_texts([item_id])
             self.add_texts([(item_id, record.texts)])
@@ -328,7 +384,7 @@ class _Writer:
 
     def _forget_failures(self, records: Iterable[ItemRecord]) -> None:
         for record in records:
-            for name in (record.name, record.sidecar_name):
+            for name in (record.name, record.sidecar_name, *record.companions):
                 if name is not None:
                     self._run(_FORGET_FAILURE, _path(record, name))
 
@@ -382,6 +438,24 @@ _ITEM_AT = f"SELECT id FROM items {_AT}"  # noqa: S608 - constants
 
 _FORGET_FAILURE = f"DELETE FROM failures {_AT}"  # noqa: S608
 
+_SHADOW = f"""
+    ON CONFLICT (item_id, key) DO UPDATE SET text = excluded.text, number = excluded.number,
+    shadowed = CASE origin WHEN '{FILE}' THEN text ELSE shadowed END, origin = '{USER}'
+"""
+
+_BE_SHADOWED = " ON CONFLICT (item_id, key) DO UPDATE SET shadowed = excluded.text"
+
+_SHADOWED = f"""
+    SELECT item_id, key, shadowed FROM metadata
+    WHERE item_id IN {JSON_LIST} AND shadowed IS NOT NULL
+"""  # noqa: S608 - a constant
+
+_FORGET_SHADOWED = f"""
+    UPDATE metadata SET shadowed = NULL WHERE item_id IN {JSON_LIST} AND shadowed IS NOT NULL
+"""  # noqa: S608
+
+_FACTS = f"SELECT item_id, key, text FROM metadata WHERE item_id = ? AND origin = '{FILE}'"  # noqa: S608
+
 _COPIED: dict[str, Sequence[str]] = {
     "vectors": (*_FIELD, *_VECTORS[1:]),
     "token_embeddings": (*_FIELD, *_EMBEDDINGS[3:]),
@@ -421,6 +495,18 @@ def _file(record: ItemRecord) -> tuple[Any, ...]:
 def _media(record: ItemRecord) -> Iterator[Any]:
     known = {"readings": "", **(record.media or {})}
     return map(known.get, _MEDIA)
+
+
+def _facts_of(items: Iterable[tuple[int, ItemRecord]]) -> dict[str, list[Any]]:
+    """Rows of metadata, of the files' own in some records."""
+    found = [(id_, *pair) for id_, record in items for pair in (record.facts or {}).items()]
+    return _fact_rows((id_, key, fact_text(value)) for id_, key, value in found)
+
+
+def _fact_rows(facts: Iterable[tuple[int, str, str]]) -> dict[str, list[Any]]:
+    """Rows of metadata, from item, key and text each."""
+    rows = [(id_, key, text, number_in(text)) for id_, key, text in facts]
+    return _columns(_METADATA, rows)
 
 
 def _span(span: Span | None) -> tuple[Any, ...]:

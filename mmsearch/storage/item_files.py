@@ -1,21 +1,25 @@
-"""The files of items, opened only while they are what was indexed."""
+"""Opening the files of items, only if they are unchanged since they were indexed."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from mmsearch.errors import MMSearchError, PathNotFound
+from mmsearch.errors import MMSearchError, PathNotFound, TooLarge, UnreadableFile
 from mmsearch.media.file_state import is_file_unchanged
 
 if TYPE_CHECKING:
-    from mmsearch.storage import Store, StoredFile
+    from mmsearch.storage.records import StoredFile
+    from mmsearch.storage.store import Store
+    from mmsearch.types import Item
 
-AGAIN = "bring the index up to date (mmsearch index)"
+_REINDEX = "bring the index up to date (mmsearch index)"
 _FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_CLOEXEC", 0)
@@ -40,6 +44,13 @@ class ItemFile:
     status: os.stat_result
     """Of the open file."""
 
+    def key(self, *what: object) -> str:
+        """The cache key of a file derived from it, the same for all items of the same content."""
+        stored = self.stored
+        content = stored.hash or (os.fsencode(self.path), stored.stat)  # imported: may have none
+        described = repr((content, stored.kind, *what))
+        return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+
     def __enter__(self) -> Self:
         return self
 
@@ -50,7 +61,7 @@ class ItemFile:
 def open_item(store: Store, item_id: int) -> ItemFile:
     """The file of an item, open.
 
-    It is checked after it was opened: whatever takes its place meanwhile is not what is read.
+    The open file is checked, not its path: a file that replaces it meanwhile is not read.
 
     Raises:
         PathNotFound: there is no such item, it was imported without a file, the file is gone or
@@ -70,7 +81,7 @@ def open_item(store: Store, item_id: int) -> ItemFile:
         descriptor = _open_below(root, os.path.relpath(real, root))
     except (OSError, ValueError) as error:
         why = (isinstance(error, OSError) and error.strerror) or "it cannot be opened"
-        raise PathNotFound(f"{path!r} cannot be read: {why.lower()}; {AGAIN}") from error
+        raise PathNotFound(f"{path!r} cannot be read: {why.lower()}; {_REINDEX}") from error
     file = os.fdopen(descriptor, "rb")
     try:
         status = os.fstat(file.fileno())
@@ -82,8 +93,19 @@ def open_item(store: Store, item_id: int) -> ItemFile:
         unchanged = False
     if not unchanged:
         file.close()
-        raise PathNotFound(f"{path!r} has changed since it was indexed: {AGAIN}")
+        raise PathNotFound(f"{path!r} has changed since it was indexed: {_REINDEX}")
     return ItemFile(file, path, stored, status)
+
+
+@contextmanager
+def errors_with_path(path: str) -> Iterator[None]:
+    """Add the file's path to the errors that readers of media raise."""
+    try:
+        yield
+    except TooLarge as error:
+        raise TooLarge(f"{path!r} is too large to be shown: save it") from error
+    except UnreadableFile as error:
+        raise UnreadableFile(f"{path!r} cannot be shown: {error}") from error
 
 
 def is_available(store: Store, item_id: int) -> bool:
@@ -91,6 +113,13 @@ def is_available(store: Store, item_id: int) -> bool:
     with suppress(MMSearchError), open_item(store, item_id):
         return True
     return False
+
+
+def duplicates_of(store: Store, item: Item) -> list[dict[str, Any]]:
+    """The id and path of the other items of the same content, byte for byte."""
+    hash_ = store.items.hashes([item.id]).get(item.id)
+    copies = store.files.duplicates_of(hash_, item.modality) if hash_ else []
+    return [{"id": id_, "path": path} for id_, *_, path in copies if id_ != item.id]
 
 
 def _lies_in(folder: str, path: str) -> bool:
