@@ -63,7 +63,7 @@ def test_a_file_comes_with_its_modality_size_and_time(tmp_path):
 
 
 def test_endings_are_told_in_any_case_and_other_kinds_are_left_out(tmp_path):
-    make(tmp_path, "A.JPG", "b.HeiC", "c.Md", "d.docx", "e", "jpg", "f.jpg.bak")
+    make(tmp_path, "A.JPG", "b.HeiC", "c.Md", "d.xlsx", "e", "jpg", "f.jpg.bak")
     assert listed(tmp_path) == ["A.JPG", "b.HeiC", "c.Md"]
 
 
@@ -178,7 +178,7 @@ def test_links_to_files_are_followed(tmp_path):
 
 def test_a_broken_link_is_a_failure_only_when_it_is_called_like_media(tmp_path):
     (tmp_path / "a.jpg").symlink_to("nowhere")
-    (tmp_path / "b.docx").symlink_to("nowhere")
+    (tmp_path / "b.xlsx").symlink_to("nowhere")
     [folder] = walk(tmp_path)
     assert (folder.files, folder.failures) == ([], [("a.jpg", "broken link")])
     assert folder.complete
@@ -361,7 +361,15 @@ def test_count_agrees_with_walk_and_no_path_comes_twice(paths, exclude, hidden):
         ((b"G" + bytes(187)) * 4, ".mts"),
         ((bytes(4) + b"G" + bytes(187)) * 4, ".mts"),
         (b"II*\0", ".tif"),
-        (b"\0\0\0\x14ftypcrx \0\0\0\0", None),  # a raw photo
+        (b"\0\0\0\x14ftypcrx \0\0\0\0", ".cr3"),
+        (b"II*\0\x10\0\0\0CR\2\0", ".cr2"),
+        (b"FUJIFILMCCD-RAW 0201", ".raf"),
+        (b"IIRO\x08\0\0\0", ".orf"),
+        (b"IIU\0\x08\0\0\0", ".rw2"),
+        (b"\xff\x0a\x0f\x07", ".jxl"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", ".jxl"),
+        (b"\0\0\1\0\1\0\x10\x10", ".ico"),
+        (b"\0\0\2\0\0\0\0\0\0\0\0\0\x10\0\x10\0\x18\0", None),  # perhaps a TGA
         (b"BMW cars", None),
         (b"P1 bugs", None),
         (b"\xff\xe3\x90\0", None),

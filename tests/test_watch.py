@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -128,6 +129,17 @@ def test_a_photo_that_is_painted_over_is_encoded_anew(index, photos, toy):
         before = toy.encoded["image"]
         paint(photos / "red.png", "white")
         seen.waits(lambda: toy.encoded["image"] > before)
+        assert seen.names() == {"red.png", "green.png", "blue.png"}
+
+
+def test_a_sidecar_that_is_written_reaches_its_photo(index, photos, toy):
+    with watched(index, [photos]) as seen:
+        encoded = toy.encoded["image"]
+        told = {"photoTakenTime": {"timestamp": "1525600000"}}
+        (photos / "package.json").write_text("{}")
+        (photos / "deep" / "blue.png.json").write_text(json.dumps(told))
+        seen.waits(lambda: [one for one in seen.updates if one.updated])
+        assert toy.encoded["image"] == encoded
         assert seen.names() == {"red.png", "green.png", "blue.png"}
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from mmsearch.indexing.scopes import is_in
+from mmsearch.media.companions import may_be_sidecar
 from mmsearch.media.kinds import kind_of
 
 QUIET = 1.0
@@ -136,5 +137,10 @@ def readable_below(folder: str) -> list[str]:
 
 
 def _is_relevant(change: str, path: str) -> bool:
-    """Whether it is a file to index or a folder; of a deleted one, only the name is known."""
-    return change == "deleted" or kind_of(os.path.basename(path)) is not None or os.path.isdir(path)
+    """Whether it is a file to index, one that may belong to one, or a folder.
+
+    Of what was deleted, only the name is known.
+    """
+    name = os.path.basename(path)
+    known = kind_of(name) is not None or may_be_sidecar(name)
+    return change == "deleted" or known or os.path.isdir(path)

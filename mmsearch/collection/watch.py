@@ -96,7 +96,7 @@ def watch(  # noqa: PLR0913 - keywords, all optional
         IndexNotFound: the index was deleted meanwhile.
     """
     if not poll and importlib.util.find_spec("watchfiles") is None:
-        raise MissingExtra("being told of changes", "watch")
+        raise MissingExtra("mmsearch watch without --poll", "watch")
     watcher = _Watcher(
         collection,
         PendingChanges(quiet, patience),

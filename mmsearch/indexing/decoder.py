@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
-from mmsearch.errors import UnreadableFile
+from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.indexing.file_contents import Contents, Reader, ReadOptions
 from mmsearch.indexing.scan import ScannedFile
-from mmsearch.media.file_state import CHANGED, ChangedMeanwhile, may_pass, read_file, stat_of
+from mmsearch.media import facts
+from mmsearch.media.companions import JSON, XMP
+from mmsearch.media.file_state import (
+    CHANGED,
+    ChangedMeanwhile,
+    may_pass,
+    read_file,
+    stat_of,
+    touched_since,
+)
+from mmsearch.media.kinds import ending_of
+from mmsearch.media.photo_metadata import PhotoFacts
 from mmsearch.media.text import passages, read_text
-from mmsearch.media.walk import CAPTIONED, is_away
+from mmsearch.media.walk import CAPTIONED, WITH_COMPANIONS, is_away
 from mmsearch.spaces.targets import EncodingTarget
-from mmsearch.storage import Store
+from mmsearch.storage import KnownFile, Store
 from mmsearch.types import CAPTIONS, Item, TextPart
 
 
@@ -30,7 +43,9 @@ class DecodedFile:
         renamed: Whether this is that item under a new name.
         contents: None if everything stored of the duplicate is reused.
         texts: None if those of the duplicate are reused.
-        failures: (name, reason, whether to try again), of the file or its sidecar.
+        photo: When, where and how a photo or video was taken, by the file, its companions and its
+            name; None leaves what is stored.
+        failures: (name, reason, whether to try again), of the file, its sidecar or its companions.
         usable: Whether there is something to store.
         seconds: That each stage took.
     """
@@ -42,6 +57,7 @@ class DecodedFile:
     renamed: bool = False
     contents: Contents | None = None
     texts: list[TextPart] | None = None
+    photo: PhotoFacts | None = None
     failures: list[tuple[str, str, bool]] = field(default_factory=list)
     usable: bool = True
     seconds: dict[str, float] = field(default_factory=dict)
@@ -56,7 +72,7 @@ class Decoder:
         self._store = store
         self._options = options
         self._reader = Reader(targets, options)
-        self.stop = self._reader.stop
+        self.stop, self.close = self._reader.stop, self._reader.close
 
     def __call__(self, scanned: ScannedFile, *, reuse: bool = True) -> DecodedFile:
         """Decode a file; what is stored of the same content is reused unless it is not to be."""
@@ -66,20 +82,28 @@ class Decoder:
         except OSError as error:
             decoded.failures.append((scanned.name, os.strerror(error.errno or 0).lower(), True))
             decoded.usable = False
-        except UnreadableFile as error:
+        # MissingExtra: of a raw photo whose ending is that of another format
+        except (UnreadableFile, MissingExtra) as error:
             decoded.failures.append((scanned.name, str(error), may_pass(error)))
             decoded.usable = False
         return decoded
 
     def _read(self, decoded: DecodedFile, *, reuse: bool) -> None:
         began = time.perf_counter()
-        content, decoded.hash = read_file(decoded.scanned.path)
+        scanned = decoded.scanned
+        known = scanned.known
+        content: bytes | str
+        if known is not None and reuse and _has_stored_content(known, scanned.path):
+            content, decoded.hash = scanned.path, known.hash
+        else:
+            content, decoded.hash = read_file(scanned.path)
         read = time.perf_counter()
         decoded.seconds["read"] = read - began
         try:
             if reuse:
                 self._find_duplicate(decoded)
             decoded.texts = self._texts(decoded, self._decode(decoded, content))
+            decoded.photo = self._photo_facts(decoded, content)
         finally:
             decoded.seconds["decode"] = time.perf_counter() - read
 
@@ -127,7 +151,7 @@ class Decoder:
         captions = [part for part in before.texts if part.origin in CAPTIONS] if before else []
         if own is None:
             own = [p for p in duplicate.texts if p.origin not in CAPTIONS] if duplicate else []
-        texts = own + (_sidecar(decoded, captions) if scanned.file.sidecar else [])
+        texts = own + (_sidecar(decoded, captions) if scanned.file.sidecar_name else [])
         if scanned.captions is not None:
             texts += [TextPart(text, "caption") for text in scanned.captions]
         elif keeps_captions:
@@ -137,8 +161,69 @@ class Decoder:
         same = duplicate is not None and follows and texts == list(duplicate.texts)
         return None if same else texts
 
+    def _photo_facts(self, decoded: DecodedFile, content: bytes | str) -> PhotoFacts | None:
+        """As `DecodedFile.photo`; of a duplicate too: it has its own name and companions."""
+        scanned, contents = decoded.scanned, decoded.contents
+        if scanned.file.kind not in WITH_COMPANIONS:
+            return None
+        sidecar, takeout, complete = _companion_facts(decoded)
+        known_id = scanned.known.id if scanned.known else None
+        if not complete and known_id is not None and known_id == decoded.duplicate_of:
+            return None
+        if decoded.duplicate_of is None and contents is not None:
+            own = _as_photo_facts(contents.columns, contents.facts or {})
+        elif scanned.file.kind == "image":
+            own = facts.of_photo(content)
+        else:
+            from mmsearch.media import video
+
+            own = video.facts(scanned.path)
+        if scanned.known is not None and not decoded.hash:  # imported, with the user's own columns
+            stored = self._item(known_id)
+            own = _as_photo_facts(stored.metadata if stored else {}, {}).completed_by(own)
+        by_name = facts.of_name(scanned.name)
+        return own.edited_by(sidecar).completed_by(takeout).completed_by(by_name)
+
     def _item(self, item_id: int | None) -> Item | None:
         return None if item_id is None else self._store.items.get([item_id]).get(item_id)
+
+
+def _has_stored_content(known: KnownFile, path: str) -> bool:
+    """Whether a file is unchanged, so that only its sidecar or companions can have changed.
+
+    An imported file has no hash: it counts as unchanged while its size and time are the same.
+    """
+    if known.hash and known.ctime_ns is None:
+        return False
+    return stat_of(path) == known[2:4] and not touched_since(path, known.ctime_ns)
+
+
+def _as_photo_facts(columns: Mapping[str, Any], more: facts.Facts) -> PhotoFacts:
+    """The columns of an item, and the rest of its file's metadata, as one."""
+    taken_at = columns.get("taken_at")
+    return PhotoFacts(
+        None if taken_at is None else datetime.fromisoformat(taken_at),
+        columns.get("camera"),
+        columns.get("latitude"),
+        columns.get("longitude"),
+        more,
+    )
+
+
+def _companion_facts(decoded: DecodedFile) -> tuple[PhotoFacts, PhotoFacts, bool]:
+    """The facts in XMP sidecars and in Takeout's JSON; False if one may be readable later."""
+    xmp, takeout, complete = PhotoFacts(), PhotoFacts(), True
+    for name in decoded.scanned.file.companions:
+        path = os.path.join(os.path.dirname(decoded.scanned.path), name)
+        try:
+            if ending_of(name) == XMP:
+                xmp = xmp.completed_by(facts.of_xmp(path))
+            elif ending_of(name) == JSON:
+                takeout = takeout.completed_by(facts.of_takeout(path))
+        except UnreadableFile as error:
+            decoded.failures.append((name, str(error), may_pass(error)))
+            complete = complete and not may_pass(error)
+    return xmp, takeout, complete
 
 
 def _is_other_spelling(one: str, other: str) -> bool:

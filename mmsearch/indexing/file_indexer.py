@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmsearch.indexing.decoder import DecodedFile, Decoder
 from mmsearch.indexing.encoding import FileVectors, encode
@@ -82,7 +82,7 @@ class FileIndexer:
             step=self._step,
         )
         pipeline = Pipeline(self._decoder, self._encode, self._report)
-        with closing(pipeline.run(self._counted(scan))) as batches:
+        with closing(self._decoder), closing(pipeline.run(self._counted(scan))) as batches:
             for batch, vectors in batches:
                 with self._report.busy("store"):
                     self._put(batch, vectors)
@@ -156,7 +156,7 @@ class FileIndexer:
             renamed = record.id is not None
             self._report.renamed += renamed
             self._report.added += not renamed
-        elif decoded.duplicate_of == record.id and record.texts is None:
+        elif _is_touched(record, decoded):
             self._report.unchanged += 1  # only its time stamp changed
         else:
             self._report.updated += 1
@@ -207,12 +207,34 @@ def _record(decoded: DecodedFile, item_id: int | None, vectors: FileVectors) -> 
         id=item_id,
         sidecar=file.sidecar,
         sidecar_name=file.sidecar_name,
-        media=decoded.contents.columns if decoded.contents else None,
+        companions=file.companions,
+        media=_media(decoded),
+        facts=None if decoded.photo is None else decoded.photo.facts,
         texts=decoded.texts,
         vectors=vectors,
         duplicate_of=decoded.duplicate_of,
         ctime_ns=file.ctime_ns,
     )
+
+
+def _media(decoded: DecodedFile) -> dict[str, Any] | None:
+    """The columns of an item that are to change."""
+    contents, photo = decoded.contents, decoded.photo
+    if photo is None:
+        return None if contents is None else contents.columns
+    taken_at = None if photo.taken_at is None else photo.taken_at.isoformat()
+    place = {"latitude": photo.latitude, "longitude": photo.longitude}
+    taken = {"taken_at": taken_at, "camera": photo.camera, **place}
+    return {**(contents.columns if contents else {}), **taken}
+
+
+def _is_touched(record: ItemRecord, decoded: DecodedFile) -> bool:
+    """Whether only the time stamps of a stored file or of its captions have changed."""
+    known, file = decoded.scanned.known, decoded.scanned.file
+    if known is None or decoded.duplicate_of != record.id or record.texts is not None:
+        return False
+    same = known[4:6] == (file.sidecar_size, file.sidecar_mtime_ns)
+    return same or (file.sidecar_name is not None and not file.companions)
 
 
 def _failures(decoded: DecodedFile) -> Iterator[FailureRecord]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import get_args
 
 from mmsearch.encoders.onnx import import_onnxruntime
-from mmsearch.errors import MissingExtra, ModelUnavailable
+from mmsearch.errors import InvalidOption, MissingExtra, ModelUnavailable
 from mmsearch.indexing.file_contents import ReadOptions
+from mmsearch.media.companions import RawPairs
 from mmsearch.spaces.targets import EncodingTarget, modalities_of
 from mmsearch.storage import Store
 from mmsearch.types import Kind
 
 WHISPER = "whisper"
 """The setting that holds the model that transcribes speech, if one was named."""
+
+RAW_PAIRS = "raw pairs"
+"""The setting that is "both" if RAW photos beside JPEGs are items."""
 
 KINDS: dict[str, Kind] = {"video": "video", "pdf": "document"}
 """The kinds of files that an option turns on."""
@@ -33,6 +38,8 @@ class MediaOptions:
         ocr: The writing in pictures.
         transcribe: Speech.
         whisper: The model that transcribes it: a size, a repository or a folder.
+        raw_pairs: Whether a RAW photo and the JPEG of its name are "one" item (the default), or
+            "both" are items.
     """
 
     video: bool | None = None
@@ -40,16 +47,20 @@ class MediaOptions:
     ocr: bool | None = None
     transcribe: bool | None = None
     whisper: str | None = None
+    raw_pairs: str | None = None
 
     def resolve(self, store: Store) -> ResolvedMedia:
         """What is on and off from now on; it is remembered in the store.
 
         Raises:
+            InvalidOption: `raw_pairs` is neither "one" nor "both".
             MissingExtra: something was turned on whose packages are not installed.
             ModelUnavailable: transcribing was turned on, and there is no model for it.
         """
+        if self.raw_pairs not in (None, *get_args(RawPairs)):
+            raise InvalidOption(f"--raw-pairs is one or both, not {self.raw_pairs!r}")
         given: dict[str, bool | None] = asdict(self)
-        del given["whisper"]
+        del given["whisper"], given["raw_pairs"]
         whisper = self.whisper or store.settings.get(WHISPER)
         if self.whisper is not None and os.path.isdir(self.whisper):
             whisper = os.path.abspath(self.whisper)
@@ -73,8 +84,11 @@ class MediaOptions:
         usable = "transcribe" in enabled or states["transcribe"] != "on"
         if self.whisper is not None and whisper is not None and usable:
             store.settings.set(WHISPER, whisper)
+        if self.raw_pairs is not None:
+            store.settings.set(RAW_PAIRS, self.raw_pairs)
+        pairs: RawPairs = "both" if store.settings.get(RAW_PAIRS) == "both" else "one"
         off = [kind for name, kind in KINDS.items() if states[name] == "off"]
-        return ResolvedMedia(frozenset(enabled), frozenset(off), whisper, warnings)
+        return ResolvedMedia(frozenset(enabled), frozenset(off), whisper, warnings, pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +100,14 @@ class ResolvedMedia:
         removed_kinds: Kinds that were turned off: stored files of these leave the index.
         whisper: The model that transcribes speech.
         warnings: What is on, but cannot be done here just now.
+        raw_pairs: As in `MediaOptions`.
     """
 
     enabled: frozenset[str]
     removed_kinds: frozenset[Kind]
     whisper: str | None
     warnings: list[str]
+    raw_pairs: RawPairs = "one"
 
     def read_options(
         self, options: ReadOptions, targets: Sequence[EncodingTarget], *, captions: bool
@@ -115,6 +131,7 @@ class ResolvedMedia:
             readings=frozenset(READINGS[name] for name in self.enabled & READINGS.keys()),
             removed_kinds=self.removed_kinds,
             whisper=self.whisper,
+            raw_pairs=self.raw_pairs,
         )
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, get_args
 
-from mmsearch.errors import PathNotFound
+from mmsearch.errors import PathNotFound, UnreadableFile
 from mmsearch.indexing.disks import Disks
 from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.passed_over import PassedOver
 from mmsearch.indexing.scopes import Scope, is_in
 from mmsearch.media.file_state import Stat, same_stats
-from mmsearch.media.kinds import endings_of, kind_of
-from mmsearch.media.walk import CAPTIONED, FileStat, Folder, is_passed_over
+from mmsearch.media.kinds import FORMATS, ending_of, endings_of, kind_of
+from mmsearch.media.walk import CAPTIONED, FileStat, Film, Folder, Tree, is_passed_over
 from mmsearch.storage import FailureRecord, KnownFile, Store
 from mmsearch.types import Failure, Kind, Report
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     _Failed = tuple[Stat, int | None]
     """The stat and the ctime_ns of a file when it failed."""
+
+LONGEST_FILM = 10.0
+"""Seconds; the film of a Live Photo takes 3. A longer video is an item of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Scan:
         report: Report,
         step: Callable[[int], None],
     ) -> None:
-        self.passed_over = PassedOver()
+        self.passed_over = PassedOver(options.kinds)
         """The files that are not indexed here; complete when `files` has ended."""
         self._store = store
         self._scopes = scopes
@@ -96,7 +99,7 @@ class Scan:
                 if scope.only is not None:
                     total += len(scope.only)
                 else:
-                    total += scope.tree(self._endings).count()
+                    total += self._tree(scope).count()
             return total
         return None
 
@@ -115,23 +118,30 @@ class Scan:
         if self._unusable:
             shown = ", ".join(self._unusable[:3]) + (", …" if len(self._unusable) > 3 else "")
             kinds = " ".join(sorted(self._endings))
+            older = any(ending_of(name) in (".doc", ".ppt") for name in self._unusable)
             self._report.warnings.append(
                 f"{len(self._unusable)} of the files given cannot be indexed: {shown} "
-                f"(what can be: {kinds})"
+                f"({'save .doc as .docx, .ppt as .pptx; ' if older else ''}what can be: {kinds})"
             )
+
+    def _tree(self, scope: Scope) -> Tree:
+        return scope.tree(self._endings, self._options.raw_pairs)
 
     def _all_files(self, scope: Scope) -> Iterator[ScannedFile]:
         seen: set[str] = set()
         unlisted: list[str] = []
-        for folder in () if self._is_deleted(scope) else scope.tree(self._endings).walk():
+        if scope.is_whole:
+            self.passed_over.walk(scope.folder)
+        for folder in () if self._is_deleted(scope) else self._tree(scope).walk():
             seen.add(folder.path)
-            self.passed_over.others.update(folder.others)
+            self.passed_over.add(scope.folder, folder.others)
             if folder.unknown:
                 place = os.path.join(scope.root, folder.path)
                 self.passed_over.add_unknown(place, folder.unknown)
             if not folder.complete:
                 unlisted.append(folder.path)
-            yield from self._changed(scope, folder)
+            known = self._store.files.known(scope.source_id, folder.path)
+            yield from self._changed(scope, self._with_long_films(scope, folder, known), known)
         if scope.recursive or not seen:
             self._miss_deleted_folders(scope, seen, unlisted)
 
@@ -142,36 +152,81 @@ class Scan:
         if self._is_deleted(scope):
             self._miss(scope, scope.below, named)
             return
-        folder = next(scope.tree(self._endings).walk(), None)
+        folder = next(self._tree(scope).walk(), None)
         if folder is None:
             return
+        folder = self._with_long_films(scope, folder, known)
+        attached = _attached_in(folder)
         for name, stored in named.items():
             deleted = not os.path.lexists(os.path.join(scope.folder, name))
-            if deleted or kind_of(name) in self._options.removed_kinds:
+            if deleted or name in attached or kind_of(name) in self._options.removed_kinds:
                 self._disks[scope.source_id].miss(scope.below, [stored.id])
         files = [
             file
             for file in folder.files
-            if os.path.basename(file.path) in only or file.sidecar_name in only
+            if os.path.basename(file.path) in only
+            or file.sidecar_name in only
+            or not only.isdisjoint(file.companions)
         ]
         failures = [pair for pair in folder.failures if os.path.basename(pair[0]) in only]
         met = {os.path.basename(file.path) for file in files}
         met |= {file.sidecar_name or "" for file in files}
+        met.update(*(file.companions for file in files))
         met |= {os.path.basename(path) for path, _ in failures}
         unmet = only - met
         self._unusable += sorted(name for name in unmet if kind_of(name) is None)
-        self.passed_over.others.update(
-            kind for name in unmet if (kind := kind_of(name)) and not self._is_wanted(name)
-        )
-        yield from self._changed(
-            scope, replace(folder, files=files, failures=failures, complete=False)
-        )
+        for name in only:
+            place, ending = os.path.join(scope.folder, name), ending_of(name)
+            self.passed_over.walk(place)
+            if name in unmet and (form := FORMATS.get(ending)) and ending not in self._endings:
+                self.passed_over.add(place, {form: 1})
+        folder = replace(folder, files=files, failures=failures, complete=False)
+        yield from self._changed(scope, folder, known)
+
+    def _with_long_films(
+        self, scope: Scope, folder: Folder, known: Mapping[str, KnownFile]
+    ) -> Folder:
+        """The folder, in which films that are too long for a Live Photo are files of their own.
+
+        A film's length is read only if neither its still nor the film itself is stored unchanged.
+        """
+        if not folder.films:
+            return folder
+        start = len(folder.path) + 1 if folder.path else 0
+        stored: dict[int, Film] = {}
+        long: list[Film] = []
+        by_path = {file.path: file for file in folder.files}
+        for path, (still, film) in folder.films.items():
+            name, row = film.path[start:], known.get(path[start:])
+            if row is not None and same_stats(row[2:7], by_path[path]):
+                continue
+            if name in scope.unsettled and folder.path == scope.top:
+                continue
+            row = known.get(name)
+            if row is not None and same_stats(row[2:7], film):
+                stored[row.id] = still, film
+            elif _is_long(os.path.join(scope.root, film.path)):
+                long.append((still, film))
+        for item_id, item in self._store.items.get(list(stored)).items() if stored else ():
+            if (item.metadata.get("seconds") or 0.0) > LONGEST_FILM:
+                long.append(stored[item_id])
+        for still, film in long:
+            by_path |= {still.path: still, film.path: film}
+        files = sorted(by_path.values(), key=lambda file: file.path)
+        return replace(folder, files=files) if long else folder
 
     # ------------------------------------------------------------------ one folder
 
-    def _changed(self, scope: Scope, folder: Folder) -> Iterator[ScannedFile]:
-        """What is new or different in one folder; the rest is counted."""
-        known = self._store.files.known(scope.source_id, folder.path)
+    def _changed(
+        self, scope: Scope, folder: Folder, known: dict[str, KnownFile]
+    ) -> Iterator[ScannedFile]:
+        """What is new or different in one folder; the rest is counted.
+
+        Args:
+            scope: What is scanned.
+            folder: With the files that are there.
+            known: Those that are stored; files that are met are removed from it.
+        """
         stored = len(known)
         new_times: list[tuple[int, int]] = []
         failed = self._failures_in(scope, folder.path)
@@ -182,8 +237,13 @@ class Scan:
             failed.pop(path[start:], None)
         files = folder.files
         if scope.unsettled and folder.path == scope.top:
-            files = [file for file in files if file.path[start:] not in scope.unsettled]
-            for name in scope.unsettled:
+            unsettled = {*scope.unsettled}
+            # a file waits for its companions
+            unsettled.update(
+                file.path[start:] for file in files if not unsettled.isdisjoint(file.companions)
+            )
+            files = [file for file in files if file.path[start:] not in unsettled]
+            for name in unsettled:
                 known.pop(name, None)
                 failed.pop(name, None)
         captions = self._captions_of(scope, files)
@@ -204,7 +264,7 @@ class Scan:
                 unchanged += 1
                 continue
             if row is not None and same:
-                same = row.id not in outdated and file.sidecar_name not in retried
+                same = row.id not in outdated and retried.isdisjoint(_attached_to(file))
             self._count_unchanged(unchanged)
             unchanged = 0
             if self._needs_work(scope, file, row, failed, same=same):
@@ -215,7 +275,7 @@ class Scan:
             self._store.files.set_change_times(new_times)
         self._disks[scope.source_id].met(folder, stored - len(known))
         if folder.complete:
-            self._miss(scope, folder.path, known)
+            self._miss(scope, folder.path, known, _attached_in(folder))
             if not scope.recursive:  # folders in it that failed are not looked at
                 at = os.path.join(scope.root, folder.path)
                 failed = {n: s for n, s in failed.items() if not os.path.isdir(f"{at}/{n}")}
@@ -238,15 +298,15 @@ class Scan:
         if row is not None and self._nested:
             self._met.add(row.id)
         failure = failed.pop(name, None)
-        sidecar_failure = failed.pop(file.sidecar_name, None) if file.sidecar_name else None
+        beside = [
+            found for one in _attached_to(file) if (found := failed.pop(one, None)) is not None
+        ]
         if failure is not None and _is_unchanged(failure, file):
             self._report.skipped += 1
             self._step(1)
             return False
         if same:
-            self._report.skipped += (
-                sidecar_failure is not None and sidecar_failure[0] == file.sidecar
-            )
+            self._report.skipped += len(beside)
             if failure is not None:  # it is again what it was when it was stored
                 self._store.failures.remove(scope.source_id, folder, [name])
             self._count_unchanged(1)
@@ -262,18 +322,25 @@ class Scan:
 
     # ------------------------------------------------------------------ deleted files
 
-    def _miss(self, scope: Scope, folder: str, known: dict[str, KnownFile]) -> None:
+    def _miss(
+        self,
+        scope: Scope,
+        folder: str,
+        known: dict[str, KnownFile],
+        attached: Collection[str] = (),
+    ) -> None:
         """Items of a folder whose files were not found are missing, unless they may stay.
 
         A walk leaves out hidden files, which may have been named, and files of kinds that cannot be
-        read now, for example because a package is missing: those stay while they exist.
+        read now, for example because a package is missing: those stay while they exist, unless they
+        are companions.
         """
         missing = []
         for name, row in known.items():
             path = os.path.join(folder, name)
             exists = os.path.lexists(os.path.join(scope.root, path))
             unread = not self._is_wanted(name) and kind_of(name) not in self._options.removed_kinds
-            if not (exists and (is_passed_over(path) or unread)):
+            if name in attached or not (exists and (is_passed_over(path) or unread)):
                 missing.append(row.id)
         self._disks[scope.source_id].miss(folder, missing)
 
@@ -348,6 +415,28 @@ class Scan:
         self._report.skipped += 1
         failure = FailureRecord(scope.source_id, folder, name, reason, stat=None, retry=True)
         self._store.failures.add([failure])
+
+
+def _is_long(path: str) -> bool:
+    """Whether a video is too long for the film of a Live Photo; True if it cannot be read."""
+    from mmsearch.media import video
+
+    try:
+        return video.seconds(path) > LONGEST_FILM
+    except UnreadableFile:
+        return True  # as a file of its own, it is listed as a failure
+
+
+def _attached_to(file: FileStat) -> Sequence[str]:
+    """The names of a file's companions, and of its captions."""
+    if file.sidecar_name is None:
+        return file.companions
+    return (file.sidecar_name, *file.companions)
+
+
+def _attached_in(folder: Folder) -> set[str]:
+    """The names of all companions and captions in a folder."""
+    return {name for file in folder.files for name in _attached_to(file)}
 
 
 def _is_unchanged(failed: _Failed, file: FileStat) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmsearch.errors import PathNotFound
+from mmsearch.media.companions import RawPairs, may_be_sidecar
 from mmsearch.media.kinds import FORMATS, kind_of
 from mmsearch.media.walk import Tree, device_of, is_away
 from mmsearch.spaces.open_index import OpenIndex
@@ -51,7 +52,12 @@ class Scope:
         """The folder where the scan begins, relative to the root."""
         return self.below if self.start is None else self.start
 
-    def tree(self, endings: Collection[str] = FORMATS) -> Tree:
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is a folder as it was given to `index`, not a part of it."""
+        return self.only is None and self.start is None and self.recursive
+
+    def tree(self, endings: Collection[str] = FORMATS, raw_pairs: RawPairs = "one") -> Tree:
         """The files to scan; those that are named are included even if they are hidden."""
         named = self.only is not None
         return Tree(
@@ -62,6 +68,7 @@ class Scope:
             exclude=self.exclude,
             include_hidden=self.include_hidden or named,
             endings=endings,
+            raw_pairs=raw_pairs,
         )
 
 
@@ -160,14 +167,14 @@ def touched_scopes(
     for path in changed:
         for place in spellings(path)[:2]:
             folder, name = os.path.split(place)
-            if kind_of(name) is not None:
+            if kind_of(name) is not None or may_be_sidecar(name):
                 flat.add(folder)
             else:
                 _forget_failure(store, place)  # a folder that still fails is recorded again
             if not os.path.isfile(place) and (os.path.isdir(place) or _had_files(store, place)):
                 deep.add(place)
     deep = outermost(deep)
-    flat = {folder for folder in flat if folder not in deep and not _is_inside(folder, deep)}
+    flat = {folder for folder in flat if folder not in deep and not is_inside(folder, deep)}
     leave: dict[str, set[str]] = {}
     for path in unsettled:
         folder, name = os.path.split(path)
@@ -237,7 +244,7 @@ def is_in(folder: str, other: str) -> bool:
 def outermost(folders: Iterable[str]) -> set[str]:
     """Those of some folders that lie in no other of them."""
     several = set(folders)
-    return {one for one in several if not _is_inside(one, several)}
+    return {one for one in several if not is_inside(one, several)}
 
 
 # ---------------------------------------------------------------------- parts of the above
@@ -272,7 +279,7 @@ def _parts(scope: Scope, folder: str, *, recursive: bool = True) -> Iterator[Sco
             yield replace(scope, start=_relative(folder, scope.root), recursive=recursive)
 
 
-def _is_inside(path: str, folders: Collection[str]) -> bool:
+def is_inside(path: str, folders: Collection[str]) -> bool:
     """Whether one of some folders is above a path."""
     while (above := os.path.dirname(path)) != path:
         if above in folders:

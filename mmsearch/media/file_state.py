@@ -8,7 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from mmsearch.errors import TooLarge, UnreadableFile
+from mmsearch.errors import MissingExtra, TooLarge, UnreadableFile
 
 if TYPE_CHECKING:
     from mmsearch.media.walk import FileStat
@@ -155,9 +155,9 @@ def _hash_of_pieces(file: BinaryIO, size: int) -> bytes:
     return digest.digest()
 
 
-def may_pass(error: UnreadableFile) -> bool:
+def may_pass(error: UnreadableFile | MissingExtra) -> bool:
     """Whether a retry may succeed though the file stays as it is: its bytes are not at fault."""
-    if isinstance(error, (TooLarge, ChangedMeanwhile)):
+    if isinstance(error, (TooLarge, ChangedMeanwhile, MissingExtra)):
         return True
     # a decoder that reads the file itself wraps the disk's errors in its own
     return isinstance(error.__cause__, OSError) and error.__cause__.errno is not None

@@ -14,8 +14,9 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmsearch.errors import PathNotFound
+from mmsearch.media.companions import COMPANION_ENDINGS, FILM, RAW, RawPairs, find_companions
 from mmsearch.media.file_state import EARLIEST, LATEST, storable_time
-from mmsearch.media.kinds import FORMATS, ending_of, kind_of
+from mmsearch.media.kinds import FORMATS, Format, ending_of, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 CAPTIONED: frozenset[Kind] = frozenset({"image", "audio", "video"})
 """The kinds that may have captions; texts and documents are text already."""
+
+WITH_COMPANIONS: frozenset[Kind] = frozenset({"image", "video"})
+"""The kinds that may have companions (see `companions`)."""
 
 _BINS = {"#recycle", "@Recycle", "$RECYCLE.BIN", ".Trashes", "lost+found"}
 _THUMBNAILS = {"@eaDir", ".thumbnails"}
@@ -50,19 +54,27 @@ class FileStat(NamedTuple):
     """Bytes."""
     mtime_ns: int
     sidecar_size: int | None = None
-    """Of `photo.txt` beside `photo.jpg`; not of texts and documents."""
+    """Bytes of the captions (`photo.txt` beside `photo.jpg`, not beside texts and documents) and of
+    all companions except RAW photos."""
     sidecar_mtime_ns: int | None = None
+    """Of the latest of them."""
     ctime_ns: int | None = None
-    """When the file, or the text beside it, last changed in any way; None if nothing tells."""
+    """When the file, or one of those, last changed in any way; None if not known."""
     sidecar_name: str | None = None
     """The name of that text: photo.txt, photo.TXT."""
+    companions: Sequence[str] = ()
+    """The names of its companions, as `find_companions` orders them."""
 
     @property
     def sidecar(self) -> tuple[int, int] | None:
-        """(size, mtime_ns) of the text beside it, if there is one."""
+        """(size, mtime_ns) of its captions and companions, if it has any."""
         if self.sidecar_size is None or self.sidecar_mtime_ns is None:
             return None
         return self.sidecar_size, self.sidecar_mtime_ns
+
+
+Film = tuple[FileStat, FileStat]
+"""A still as it is without its film, and the film as a file of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +89,12 @@ class Folder:
     """(path relative to the root, reason) of the folder itself or of files in it."""
     complete: bool
     """False if listing the folder failed: nothing below it may be considered deleted."""
-    others: Mapping[Kind, int]
-    """How many files of each kind were skipped because `endings` lacks theirs."""
+    others: Mapping[Format, int]
+    """How many files of each format were skipped because `endings` lacks theirs."""
     unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By ending, the names of the files whose endings are not in FORMATS."""
+    films: Mapping[str, Film] = field(default_factory=dict)
+    """By path of a still, it and its film as they are if the film is an item."""
     device: int | None = field(default=None, compare=False)
     """The device that it lies on, as `device_of` has it; None if that cannot be read."""
 
@@ -101,12 +115,14 @@ class Tree:
             and folders, or of their paths relative to the folder that is walked.
         include_hidden: Whether to include names that begin with a dot.
         endings: Which of FORMATS to find.
+        raw_pairs: Whether a RAW photo is a companion of the JPEG of its name ("one"), or a file of
+            its own ("both").
 
     Raises:
         PathNotFound: `root` is not a folder, or has no folder `below` or `start` under it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, all optional
         self,
         root: str | Path,
         below: str = "",
@@ -116,13 +132,17 @@ class Tree:
         exclude: Sequence[str] = (),
         include_hidden: bool = False,
         endings: Collection[str] = FORMATS,
+        raw_pairs: RawPairs = "one",
     ) -> None:
         self._root = os.fspath(root)
         self._real_root = os.path.realpath(root)
         self._below = _normalised(self._root, below)
         self._start = self._below if start is None else _normalised(self._root, start)
         self._recursive = recursive
-        self._kinds = {ending: FORMATS[ending].kind for ending in endings}
+        self._endings = endings
+        self._raw_pairs = raw_pairs
+        # companions are looked for only in folders that have such endings
+        self._kinds = {one: FORMATS[one].kind for one in endings if one not in COMPANION_ENDINGS}
         self._excluded = excluder(exclude)
         self._include_hidden = include_hidden
 
@@ -130,11 +150,23 @@ class Tree:
         """Every folder from the root down, depth first and sorted, with its files."""
         for listing in self._listings():
             files, failures = _stat_files(listing.path, listing.media)
+            films: dict[str, Film] = {}
+            if listing.companions:
+                with_films = FILM in self._endings
+                files, films, more = _with_companions(listing, files, with_films=with_films)
+                failures += more
             failures = listing.failures + failures
             complete = not listing.failures
             others, unknown = listing.others, listing.unknown
             yield Folder(
-                listing.path, files, failures, complete, others, unknown, device=listing.device
+                listing.path,
+                files,
+                failures,
+                complete,
+                others,
+                unknown,
+                films,
+                device=listing.device,
             )
 
     def count(self) -> int:
@@ -200,13 +232,38 @@ class Tree:
                 continue
             elif kind := self._kinds.get(ending := ending_of(name)):
                 listing.media.append((name, kind, entry))
-            elif kind := kind_of(name):
-                listing.others[kind] = listing.others.get(kind, 0) + 1
+            elif ending in COMPANION_ENDINGS:
+                listing.possible_companions[name] = entry
+            elif form := FORMATS.get(ending):
+                listing.others[form] = listing.others.get(form, 0) + 1
             else:
                 listing.unknown.setdefault(ending, []).append(name)
+        if listing.possible_companions:
+            self._find_companions(listing)
         listing.media.sort()
         listing.subfolders.sort(key=lambda entry: entry.name)
         return listing
+
+    def _find_companions(self, listing: _Listing) -> None:
+        """Set the companions of a listing; the other possible ones become media of their own."""
+        others = listing.possible_companions
+        photos = [
+            name
+            for name, kind, entry in listing.media
+            if kind in WITH_COMPANIONS and _is_file(entry)  # not a broken link
+        ]
+        found = find_companions(photos, others, self._raw_pairs)
+        listing.companions = found
+        attached = {file for files in found.values() for file in files}
+        for name, entry in others.items():
+            kind = kind_of(name)
+            if kind is None or name in attached:
+                continue
+            if ending_of(name) in self._endings:
+                listing.media.append((name, kind, entry))
+            else:
+                form = FORMATS[ending_of(name)]
+                listing.others[form] = listing.others.get(form, 0) + 1
 
     def _hides(self, name: str) -> bool:
         # "._name" is macOS's resource fork of "name", which is never a picture
@@ -244,8 +301,12 @@ class _Listing:
     media: list[Medium] = field(default_factory=list)
     subfolders: list[os.DirEntry[str]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
-    others: dict[Kind, int] = field(default_factory=dict)
+    others: dict[Format, int] = field(default_factory=dict)
     unknown: dict[str, list[str]] = field(default_factory=dict)
+    possible_companions: dict[str, os.DirEntry[str]] = field(default_factory=dict)
+    """By name, the files whose endings are in COMPANION_ENDINGS."""
+    companions: dict[str, list[str]] = field(default_factory=dict)
+    """Name of a file → the names of its companions."""
 
 
 def device_of(path: str) -> int:
@@ -356,9 +417,58 @@ def _stat_files(
                 size, mtime_ns, ctime_ns = status.st_size, status.st_mtime_ns, status.st_ctime_ns
                 if not earliest <= mtime_ns <= latest >= ctime_ns:
                     mtime_ns, ctime_ns = storable_time(mtime_ns), storable_time(ctime_ns)
-                found = prefix + name, kind, size, mtime_ns, None, None, ctime_ns, None
+                found = prefix + name, kind, size, mtime_ns, None, None, ctime_ns, None, ()
                 files.append(make(FileStat, found))
     return (_with_sidecars(files, len(prefix)) if has_texts else files), failures
+
+
+def _with_companions(
+    listing: _Listing, files: Sequence[FileStat], *, with_films: bool
+) -> tuple[list[FileStat], dict[str, Film], list[tuple[str, str]]]:
+    """The files of a folder with their companions; its films; (path, reason) of failures.
+
+    Args:
+        listing: The folder.
+        files: Those to index, with their captions.
+        with_films: Whether videos are indexed; if not, films are ignored.
+    """
+    name_at = len(listing.path) + 1 if listing.path else 0
+    left_alone = RAW if with_films else RAW | {FILM}
+    names = {name for some in listing.companions.values() for name in some}
+    entries: list[Medium] = [
+        (name, "video", listing.possible_companions[name])
+        for name in sorted(names)
+        if ending_of(name) not in left_alone
+    ]
+    found, failures = _stat_files(listing.path, entries)
+    stats = {file.path[name_at:]: file for file in found}
+
+    def joined(file: FileStat, *, film: bool = False) -> FileStat:
+        names = listing.companions.get(file.path[name_at:], ())
+        if not with_films or not film:
+            names = [name for name in names if ending_of(name) != FILM]
+        parts = [stats[name] for name in names if name in stats]
+        if not parts:
+            return file._replace(companions=tuple(names))
+        return file._replace(
+            sidecar_size=(file.sidecar_size or 0) + sum(part.size for part in parts),
+            sidecar_mtime_ns=max(
+                *(part.mtime_ns for part in parts), file.sidecar_mtime_ns or EARLIEST
+            ),
+            ctime_ns=max(*(part.ctime_ns or 0 for part in parts), file.ctime_ns or 0),
+            companions=tuple(names),
+        )
+
+    whole, films = [], {}
+    for file in files:
+        own = listing.companions.get(file.path[name_at:])
+        film = next(
+            (stats[name] for name in own or () if name in stats and ending_of(name) == FILM), None
+        )
+        if film is not None:
+            films[file.path] = joined(file), joined(film)
+        whole.append(joined(file, film=film is not None) if own else file)
+    return whole, films, failures
 
 
 def _with_sidecars(files: Sequence[FileStat], name_at: int) -> list[FileStat]:
