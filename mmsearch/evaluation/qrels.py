@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from mmsearch.errors import InvalidOption, InvalidQuery, UnreadableFile
 from mmsearch.evaluation.pairs import Pair
+from mmsearch.media.documents.reader import is_document, read_passages
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.tables import normal_path
 from mmsearch.media.text import read_text
@@ -250,6 +251,9 @@ def _as_query(path: str) -> Part | None:
     kind = kind_of(path)
     if kind == "text":
         with suppress(UnreadableFile):
+            if is_document(path):
+                passages = read_passages(path, path)
+                return Part("text", "\n\n".join(part.text for part in passages))
             return Part("text", read_text(path))
     return Part(kind, path) if kind in ("image", "audio") else None
 

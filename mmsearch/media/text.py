@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_MEBIBYTES = 64
 """Larger text files are logs and dumps, which nobody searches for a sentence."""
 
+MAX_WORDS = 90
+"""Of a passage; about what text encoders take in."""
+
 UNICODE_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -323,7 +326,7 @@ def count_words(text: str) -> int:
     return sum(1 for _ in _WORD.finditer(text))
 
 
-def passages(text: str, *, max_words: int = 90) -> list[Passage]:
+def passages(text: str, *, max_words: int = MAX_WORDS) -> list[Passage]:
     """The text in passages of at most `max_words`, in order, with nothing left out.
 
     It is cut between paragraphs where possible, or else at the ends of sentences or lines, or else
