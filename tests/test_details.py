@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ToyEncoder, paint
+from conftest import COLOURS, ToyEncoder, paint
 from PIL import Image
 from sqlalchemy import func, select, update
 
@@ -57,6 +57,18 @@ def names(hits) -> list[str]:
 
 def test_every_photo_and_text_has_what_reranking_looks_at(looking):
     assert kept(looking) == {item.id: 1 for item in looking.items}
+
+
+def test_every_shot_of_an_animation_has_it_too(looking, photos):
+    shots = [Image.new("RGB", (40, 30), COLOURS[name]) for name in ("red", "blue")]
+    shots[0].save(photos / "a.gif", save_all=True, append_images=shots[1:], duration=2000)
+    looking.add()
+    [hit] = [hit for hit in looking.search("red", target="image") if hit.path.endswith("a.gif")]
+    assert kept(looking)[hit.id] == 2
+    assert names(looking.search("red", target="image", rerank="fusion"))[:2] == [
+        "blue.png",
+        "a.gif",
+    ]
 
 
 def test_reranking_puts_first_what_the_closer_look_likes(looking):

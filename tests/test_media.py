@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import COLOURS, Ear, paint, tone
 from PIL import Image, ImageDraw, ImageFont
+from raw_photos import dng
 
 import mmsearch
 from mmsearch import Span
@@ -386,3 +390,50 @@ def test_a_caption_stays_beside_the_writing_that_was_read(toy, tmp_path):
 def test_a_limit_without_sense_is_refused(toy, photos, tmp_path):
     with pytest.raises(InvalidOption):
         mmsearch.index(photos, tmp_path / "i", max_megapixels=0)
+
+
+# ---------------------------------------------------------------------- packages that are broken
+
+
+def jpeg_xl(picture: Image.Image) -> bytes:
+    importlib.import_module("pillow_jxl")
+    out = io.BytesIO()
+    picture.save(out, "JXL")
+    return out.getvalue()
+
+
+def pdf_page(picture: Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PDF")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "ending", "make"),
+    [
+        ("rawpy", "raw", ".dng", dng),
+        ("pillow_jxl", "jxl", ".jxl", jpeg_xl),
+        ("pypdfium2", "pdf", ".pdf", pdf_page),
+        ("anydoc", "docs", ".rtf", lambda _: rb"{\rtf1 Words.\par}"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_no_damage_of_the_file(
+    toy, tmp_path, monkeypatch, package, extra, ending, make
+):
+    pytest.importorskip(package)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / f"a{ending}").write_bytes(make(Image.new("RGB", (64, 64), "red")))
+    (tmp_path / "broken" / package).mkdir(parents=True)
+    why = "libgomp.so.1: cannot open shared object file"
+    (tmp_path / "broken" / package / "__init__.py").write_text(f"raise ImportError({why!r})")
+    with monkeypatch.context() as broken:
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
+            broken.delitem(sys.modules, name)
+        broken.syspath_prepend(tmp_path / "broken")
+        library = mmsearch.index(tmp_path / "files", tmp_path / "i", pdf=ending == ".pdf")
+        (failure,) = library.report.failures
+        assert why in failure.reason
+        assert f"pip install --force-reinstall 'mmsearch[{extra}]'" in failure.reason
+    with library:
+        library.add()  # the file is as it was
+        assert (library.report.added, library.report.failures) == (1, [])

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mmsearch.encoders import token_encoder
 from mmsearch.indexing.file_contents import Contents
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import ItemVectors, VectorField
 from mmsearch.types import Modality, TextPart
-
-if TYPE_CHECKING:
-    from mmsearch.encoders import TokenEmbeddings
-    from mmsearch.types import Vectors
 
 FileVectors = dict[VectorField, ItemVectors]
 """The vectors of one file."""
@@ -62,7 +57,8 @@ def _encode_all(
 
     if not inputs:
         return
-    matrix, tokens = _encoded(target, modality, [one for _, several in inputs for one in several])
+    things = [one for _, several in inputs for one in several]
+    matrix, tokens = target.encode(modality, things)
     start = 0
     for vectors, several in inputs:
         end = start + len(several)
@@ -70,16 +66,6 @@ def _encode_all(
             matrix[start:end].astype(np.float16), token_embeddings=tokens[start:end]
         )
         start = end
-
-
-def _encoded(
-    target: EncodingTarget, modality: Modality, inputs: Sequence[Any]
-) -> tuple[Vectors, Sequence[TokenEmbeddings]]:
-    """Vectors, and their token embeddings if the target stores these."""
-    encoder = token_encoder(target.encoder)
-    if encoder is not None and modality in target.token_modalities:
-        return encoder.encode_with_tokens(modality, inputs)
-    return target.encoder.encode(modality, inputs), ()
 
 
 def _add_hubs(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.errors import InvalidOption
+from mmsearch.errors import InvalidOption, UnreadableFile
+from mmsearch.media.companions import RawPairs
+from mmsearch.media.documents.reader import DocumentReader, read_passages
 from mmsearch.media.image import DECODE_SCALE, load_image
 from mmsearch.media.kinds import kind_of
-from mmsearch.media.text import passages, read_text
+from mmsearch.media.text import passages
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import ItemVectors, VectorField
 from mmsearch.types import Kind, Modality, Span, TextPart
 
 if TYPE_CHECKING:
+    from mmsearch.encoders import TokenEmbeddings
     from mmsearch.media.image import ImageInfo
     from mmsearch.media.video import VideoInfo
 
@@ -47,6 +50,7 @@ class ReadOptions:
         removed_kinds: Kinds that were turned off: stored files of these leave the index.
         readings: The READINGS that are wanted.
         whisper: The model that transcribes speech: a size, a repository or a folder.
+        raw_pairs: Whether a RAW photo and the JPEG of its name are one item or both.
     """
 
     max_megapixels: float = 200.0
@@ -54,6 +58,7 @@ class ReadOptions:
     removed_kinds: frozenset[Kind] = frozenset()
     readings: frozenset[str] = frozenset()
     whisper: str | None = None
+    raw_pairs: RawPairs = "one"
 
     def __post_init__(self) -> None:
         size: Any = self.max_megapixels
@@ -76,16 +81,19 @@ class Contents:
     pictures: dict[int, Any] = field(default_factory=dict)
     """By space, the photo as its encoder wants it."""
     rows: dict[VectorField, ItemVectors] = field(default_factory=dict)
-    """Of sounds, videos and documents: encoded as they are read, so never in memory as a whole."""
+    """Of sounds, videos, documents and animations of several shots: encoded as they are read, so
+    never in memory as a whole."""
     texts: list[TextPart] = field(default_factory=list)
     """The file's own: not its captions."""
     columns: dict[str, Any] = field(default_factory=dict)
     """Of the item."""
+    facts: dict[str, str | float] | None = None
+    """The rest of the file's own metadata; None leaves what is stored."""
     breaks_off: bool = False
-    """Whether it is a sound or video that is truncated or damaged after its beginning."""
+    """Whether it is a sound, video or animation that is damaged or truncated after its start."""
 
     def break_off(self) -> None:
-        """Called by the readers of sounds and videos."""
+        """Called by the readers of sounds, videos and animations."""
         self.breaks_off = True
 
 
@@ -96,6 +104,7 @@ class Reader:
         self._targets = targets
         self._options = options
         self._stop = threading.Event()
+        self._documents = DocumentReader()
         encoders = [target.encoder for target in self._of("image")]
         self._side = max((encoder.image_size for encoder in encoders), default=SMALLEST)
         self._decode_scale = max(
@@ -110,6 +119,11 @@ class Reader:
     def stop(self) -> None:
         """Have every thread give up the long file it is reading."""
         self._stop.set()
+        self.close()
+
+    def close(self) -> None:
+        """End the process that reads documents, if there is one."""
+        self._documents.close()
 
     def read(self, kind: Kind, source: str | bytes, path: str) -> Contents:
         """All of a file.
@@ -142,7 +156,7 @@ class Reader:
         if kind in ("audio", "video"):
             return self._speech(path)
         reader = Reader([], self._options)
-        reader._stop = self._stop
+        reader._stop, reader._documents = self._stop, self._documents
         return reader.read(kind, source, path).texts
 
     def _of(self, modality: Modality) -> list[EncodingTarget]:
@@ -162,18 +176,50 @@ class Reader:
             max_megapixels=self._options.max_megapixels,
             decode_scale=self._decode_scale,
         )
-        for target in self._of("image"):
-            found.pictures[target.space.id] = target.encoder.prepare("image", picture)
-        found.columns |= _columns(info)
+        # None clears the length of a file that was an animation before
+        found.columns |= _columns(info) | {"seconds": None}
+        found.facts = dict(info.facts)
+        targets = self._of("image")
+        if not self._animation(found, source, targets):
+            for target in targets:
+                found.pictures[target.space.id] = target.encoder.prepare("image", picture)
         if "ocr" in self._options.readings:
             found.texts += _ocr(picture)
 
+    def _animation(
+        self, found: Contents, source: str | bytes, targets: Sequence[EncodingTarget]
+    ) -> bool:
+        """Encode the shots of an animation; False if it has fewer than two, or is a still."""
+        from mmsearch.media import animation
+
+        if not targets:
+            return False
+        frames = animation.frames(
+            source,
+            at_least=self._side,
+            max_megapixels=self._options.max_megapixels,
+            breaks_off=found.break_off,
+        )
+        if not (first := list(islice(frames, 2))):
+            return False
+        found.columns["seconds"] = first[-1].span.end
+        if len(first) == 1:
+            return False
+
+        def pictures() -> Iterator[tuple[Span, Any]]:
+            for frame in chain(first, frames):
+                found.columns["seconds"] = frame.span.end
+                yield frame.span, frame.picture
+
+        found.rows |= self._encoded(targets, "image", pictures(), tokens=True)
+        return True
+
     def _text(self, found: Contents, source: str | bytes, path: str) -> None:
-        del path
-        found.texts += [
-            TextPart(part.text, "passage", Span(part.start, part.end, "line"))
-            for part in passages(read_text(source))
-        ]
+        try:
+            found.texts += read_passages(source, path, self._documents)
+        except UnreadableFile:
+            self._check()  # stopping the run also ends the reading of documents
+            raise
 
     def _audio(self, found: Contents, source: str | bytes, path: str) -> None:
         from mmsearch.media.audio import probe, windows
@@ -240,28 +286,39 @@ class Reader:
         targets: Sequence[EncodingTarget],
         modality: Modality,
         pieces: Iterable[tuple[Span, Any]],
+        *,
+        tokens: bool = False,
     ) -> dict[VectorField, ItemVectors]:
-        """The vectors of a stream of pieces, PIECES of which are in memory at a time."""
+        """The vectors of a stream of pieces, PIECES of which are in memory at a time.
+
+        With `tokens`, the token embeddings that targets keep are among them.
+        """
         import numpy as np
 
         matrices = [[np.zeros((0, target.space.dim), np.float16)] for target in targets]
+        token_embeddings: list[list[TokenEmbeddings]] = [[] for _ in targets]
         spans: list[Span] = []
         stream = iter(pieces)
         while some := list(islice(stream, PIECES)):
             self._check()
             spans += [span for span, _ in some]
-            for target, found in zip(targets, matrices, strict=True):
+            for target, found, embeddings in zip(targets, matrices, token_embeddings, strict=True):
                 ready = [target.encoder.prepare(modality, piece) for _, piece in some]
-                found.append(target.encoder.encode(modality, ready).astype(np.float16))
+                if tokens:
+                    matrix, more = target.encode(modality, ready)
+                    embeddings.extend(more)
+                else:
+                    matrix = target.encoder.encode(modality, ready)
+                found.append(matrix.astype(np.float16))
         return {
-            (target.space.id, modality): ItemVectors(np.concatenate(found), spans)
-            for target, found in zip(targets, matrices, strict=True)
+            (target.space.id, modality): ItemVectors(np.concatenate(found), spans, embeddings)
+            for target, found, embeddings in zip(targets, matrices, token_embeddings, strict=True)
         }
 
 
 def _columns(info: ImageInfo | VideoInfo) -> dict[str, Any]:
     """The columns of an item, which are called as the fields are."""
-    columns = asdict(info)
+    columns = {name: value for name, value in asdict(info).items() if name != "facts"}
     if info.taken_at is not None:
         columns["taken_at"] = info.taken_at.isoformat()
     if "seconds" in columns:

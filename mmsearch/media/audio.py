@@ -6,19 +6,21 @@ format of a file and where its sound is.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.media.file_state import may_pass
-from mmsearch.media.open_media import av_container, damage_as_unreadable, open_file
+from mmsearch.media.open_media import (
+    av_container,
+    c_stderr_off,
+    damage_as_unreadable,
+    open_file,
+)
 from mmsearch.media.sound_files import (
     FilePart,
     find_sound,
@@ -294,7 +296,7 @@ def _open_with_libsndfile(
 
     length_is_stated = container == "flac" or (container == "mp3" and states_length(part))
     part.seek(0)
-    with _c_stderr_off:
+    with c_stderr_off:
         sound = stack.enter_context(soundfile.SoundFile(part))
     # libsndfile reads a file that is shorter than its header states, and only logs it
     for stated, actual in _SHORT_CHUNK.findall(sound.extra_info):
@@ -321,7 +323,7 @@ def _libsndfile_blocks(
     while failed is None:
         block = np.full((BLOCK // sound.channels, sound.channels), np.nan, np.float32)
         try:
-            with _c_stderr_off:
+            with c_stderr_off:
                 block = sound.read(out=block)
         except soundfile.LibsndfileError as error:
             failed = error  # what it had decoded before is no longer NaN
@@ -337,51 +339,6 @@ def _libsndfile_blocks(
         raise UnreadableFile("truncated" if cut else "damaged") from failed
     if truncated or decoded + 2 * _MP3_FRAME < expected:
         raise UnreadableFile("truncated")
-
-
-class _CStderrOff:
-    """Silences libmpg123, inside libsndfile, which writes to stderr about unusual files.
-
-    It has no switch for that. So the C library's `stderr` points to the null device while any
-    thread is inside; Python's own and the file descriptor, which other threads use, stay as they
-    are.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._threads_inside = 0
-        self._original: int | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._threads_inside += 1
-            if self._threads_inside == 1 and (found := _c_stderr()):
-                stderr, null_stream = found
-                self._original, stderr.value = stderr.value, null_stream
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._threads_inside -= 1
-            if self._threads_inside == 0 and (found := _c_stderr()):
-                found[0].value = self._original
-
-
-_c_stderr_off = _CStderrOff()
-
-
-@cache
-def _c_stderr() -> tuple[Any, int] | None:
-    """The C library's variable `stderr` and a stream to the null device, where it has them."""
-    import ctypes
-
-    try:
-        library = ctypes.CDLL(None)
-        stderr = ctypes.c_void_p.in_dll(library, "stderr")
-        library.fopen.restype = ctypes.c_void_p
-        null_stream = library.fopen(os.devnull.encode(), b"w")
-    except (OSError, TypeError, ValueError, AttributeError):  # differs between systems
-        return None
-    return (stderr, null_stream) if stderr.value and null_stream else None
 
 
 # ---------------------------------------------------------------------- FFmpeg

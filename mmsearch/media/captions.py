@@ -12,7 +12,7 @@ from mmsearch.errors import InvalidCaptions
 from mmsearch.media.tables import FILE_COLUMNS, FileNames, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     Row = tuple[int, str, list[str]]
     """(line number, file name, captions)"""
@@ -91,6 +91,26 @@ class CaptionFile:
     def unused(self) -> list[str]:
         """The names, as written, of which `find` has met no file."""
         return [name for name in self._captions if name not in self._used]
+
+
+class GivenCaptions(CaptionFile):
+    """The captions of one file, given as a list instead of in a captions file."""
+
+    def __init__(self, file: str, captions: Sequence[str]) -> None:
+        """The captions of the `file` at an absolute path."""
+        self._file = file
+        self._given = list(captions)
+        self.warnings = []
+        self.path = ""
+
+    def find(self, absolute_path: str, relative_path: str) -> list[str] | None:  # noqa: ARG002
+        """The captions, if this is the file's path."""
+        return list(self._given) if absolute_path == self._file else None
+
+    @property
+    def unused(self) -> list[str]:
+        """None: the file is known."""
+        return []
 
 
 def _rows(table: Table) -> Iterator[Row]:

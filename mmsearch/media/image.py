@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import re
+import struct
 import warnings
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from importlib import import_module
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mmsearch.errors import TooLarge, UnreadableFile
-from mmsearch.media import exif
+from mmsearch.media import exif, jpeg_xl, photo_metadata, raw
 from mmsearch.media.colour import head_of, profile_of, to_srgb
 from mmsearch.media.image_repair import (
     Tag,
     jpeg_ends,
+    largest_icon,
     pillow_reads,
     png_without_faulty_chunks,
     tiff_directory,
@@ -28,11 +30,13 @@ from mmsearch.media.image_repair import (
 from mmsearch.media.open_media import damage_as_unreadable, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
+
+    from mmsearch.media.photo_metadata import Facts
 
 _DECODERS = {
     b"\xff\xd8\xff": "JPEG",
@@ -46,9 +50,14 @@ _DECODERS = {
     b"MM\0+": "TIFF",
     b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
     b"\xff\x4f\xff\x51": "JPEG2000",
+    **dict.fromkeys(raw.MAGIC, "RAW"),
+    jpeg_xl.CONTAINER: "JXL",
+    jpeg_xl.CODESTREAM: "JXL",
+    b"\0\0\1\0": "ICO",
     **{b"P%d%c" % (number, space): "PPM" for number in range(1, 7) for space in b" \t\r\n#"},
+    **{b"Pf%c" % space: "PPM" for space in b" \t\r\n#"},
 }
-"""First bytes of a file → Pillow's decoder; `decoder_of` tells RIFF and ISO containers apart.
+"""First bytes of a file → Pillow's decoder, RAW or JXL; `decoder_of` distinguishes containers.
 
 No other decoder is run: a .jpg that contains PostScript must not start an interpreter.
 """
@@ -61,7 +70,7 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Size and EXIF of a photo."""
+    """Size of a photo, and the metadata in its EXIF, IPTC and XMP."""
 
     width: int
     """Pixels of the upright picture, at full size."""
@@ -73,6 +82,8 @@ class ImageInfo:
     """Degrees, north positive."""
     longitude: float | None
     """Degrees, east positive."""
+    facts: Facts = field(default_factory=dict)
+    """The rest of its metadata."""
 
 
 class _Limits(NamedTuple):
@@ -99,8 +110,8 @@ def load_image(
     Args:
         source: A path, the bytes of a file, or a binary file object (which stays open).
         at_least: The side in pixels the caller will scale the picture to. The picture may then be
-            reduced to sides of twice this length, or `decode_scale` times if it is a JPEG: scaled
-            again it looks the same, and most of the time and memory is saved.
+            reduced to sides of twice this length, or `decode_scale` times if it is a JPEG or a raw
+            photo: scaled again it looks the same, and most of the time and memory is saved.
         max_megapixels: Larger pictures are refused before they are decoded.
         decode_scale: See `Encoder.decode_scale`.
 
@@ -129,6 +140,23 @@ def load_image(
 
 def _loaded(file: BinaryIO, decoder: str, limits: _Limits) -> tuple[Image.Image, ImageInfo]:
     """As `load_image`; raises whatever Pillow does."""
+    if decoder == "RAW":
+        return _raw_photo(file, limits)
+    if decoder == "JXL":
+        return _jpeg_xl(file, limits)
+    if decoder == "ICO":
+        icon, size = largest_icon(file)
+        _check_size(*size, limits.max_megapixels)  # Pillow decodes it on opening
+        file = io.BytesIO(icon)
+    picture, size, opened = _decoded(file, decoder, limits)
+    head = head_of(file) if decoder in ("PNG", "AVIF") else b""
+    return _finished(picture, size, opened, head, limits.at_least)
+
+
+def _decoded(
+    file: BinaryIO, decoder: str, limits: _Limits
+) -> tuple[Image.Image, tuple[int, int], Image.Image]:
+    """The decoded picture, its size before it was reduced, and the picture that has its EXIF."""
     from PIL import Image
 
     file.seek(0)
@@ -151,10 +179,75 @@ def _loaded(file: BinaryIO, decoder: str, limits: _Limits) -> tuple[Image.Image,
         opened.load()
         picture = opened
     width, height = full_size if drafted else picture.size  # decoding may rotate a TIFF
-    if decoder == "BMP" and picture.mode == "RGBA" and not picture.getchannel("A").getbbox():
+    if (
+        decoder in ("BMP", "TGA")
+        and picture.mode == "RGBA"
+        and not picture.getchannel("A").getbbox()
+    ):
         picture = picture.convert("RGB")  # four bytes a pixel, the last of them unused
-    head = head_of(file) if decoder in ("PNG", "AVIF") else b""
-    return _finished(picture, (width, height), opened, head, limits.at_least)
+    return picture, (width, height), opened
+
+
+def _raw_photo(file: BinaryIO, limits: _Limits) -> tuple[Image.Image, ImageInfo]:
+    """The preview in a raw photo if it is large enough, else the developed picture.
+
+    The preview is the camera's own rendering, and is decoded in a tenth of the time.
+    """
+    at_least = limits.at_least
+    needed = limits.decode_scale * at_least if at_least else math.inf
+    with raw.open_raw(file) as photo:
+        _check_size(*photo.samples, limits.max_megapixels)
+        shorter = min(photo.size)
+        preview = _preview(photo, limits)
+        developed = None
+        # cameras cut a few pixels off the edges of previews
+        if preview is None or min(preview[1]) < min(needed, 0.9 * shorter):
+            developed = photo.developed(half=shorter >= 2 * needed)
+        preview_tags = exif.tags_of(preview[2]) if preview else {}
+        described = raw.metadata_of(file)
+        tags = raw.merged_exif(exif.tags_of(described), preview_tags)
+        if developed is not None:
+            picture = _upright_rgb(developed, 1, at_least, None)
+        elif preview is not None:
+            picture, size, opened = preview
+            orientation = photo.orientation_of(*size, preview_tags.get(exif.ORIENTATION))
+            is_adobe_rgb = exif.is_adobe_rgb({**tags, **preview_tags})
+            profile = profile_of(opened, is_adobe_rgb=is_adobe_rgb)
+            picture = _upright_rgb(picture, orientation, at_least, profile)
+        else:
+            raise UnreadableFile("damaged, or compressed in a way that LibRaw cannot read")
+        return picture, _info(photo.size, described, tags)
+
+
+def _preview(
+    photo: raw.RawPhoto, limits: _Limits
+) -> tuple[Image.Image, tuple[int, int], Image.Image] | None:
+    """The preview of a raw photo, as `_decoded` returns it; None if there is none, or damaged."""
+    with suppress(Exception):
+        found = photo.preview()
+        if isinstance(found, bytes):
+            return _decoded(io.BytesIO(found), "JPEG", limits)
+        if found is not None:
+            return found, found.size, found
+    return None
+
+
+def _jpeg_xl(file: BinaryIO, limits: _Limits) -> tuple[Image.Image, ImageInfo]:
+    from PIL import Image
+
+    _check_size(*jpeg_xl.size_of(file), limits.max_megapixels)
+    decoded = jpeg_xl.decode(file)
+    if isinstance(decoded, bytes):
+        return _loaded(io.BytesIO(decoded), "JPEG", limits)
+    levels = decoded.samples
+    if levels.dtype.itemsize > 1:
+        levels = _to_8_bits(levels)
+    picture = Image.fromarray(levels if levels.shape[2] > 1 else levels[:, :, 0])
+    described = Image.new("1", (1, 1))
+    described.info = {**jpeg_xl.metadata_of(file), "icc_profile": decoded.profile}
+    with suppress(Exception):  # broken EXIF is no reason to refuse a photo
+        described.getexif()[exif.ORIENTATION] = 1  # it is applied already
+    return _finished(picture, picture.size, described, b"", limits.at_least)
 
 
 def _finished(
@@ -178,9 +271,14 @@ def _finished(
     width, height = reversed(size) if orientation in (5, 6, 7, 8) else size
     profile = profile_of(described, head, is_adobe_rgb=exif.is_adobe_rgb(tags))
     picture = _upright_rgb(picture, orientation, at_least, profile)
-    return picture, ImageInfo(
-        width, height, exif.taken_at(tags), exif.camera(tags), *exif.position(tags)
-    )
+    return picture, _info((width, height), described, tags)
+
+
+def _info(size: tuple[int, int], described: Image.Image, tags: Mapping[int, Any]) -> ImageInfo:
+    """The metadata of an open picture, given its EXIF."""
+    found = photo_metadata.of_picture(described, tags)
+    place = found.latitude, found.longitude
+    return ImageInfo(*size, found.taken_at, found.camera, *place, found.facts)
 
 
 def _repaired(
@@ -222,8 +320,39 @@ def _tiff_of_unusual_samples(
     return _finished(picture, picture.size, described, b"", limits.at_least)
 
 
-def upright(picture: Image.Image) -> Image.Image:
+@contextmanager
+def open_picture(source: str | Path | bytes | BinaryIO) -> Iterator[Image.Image]:
+    """A picture as Pillow opens it, before its pixels are decoded.
+
+    For a raw photo or JPEG XL, it has their metadata alone.
+
+    Raises:
+        UnreadableFile: It cannot be opened, is not an image, or is damaged.
+    """
+    from PIL import Image
+
+    _silence_pillow()
+    with open_file(source) as file, damage_as_unreadable():
+        decoder = decoder_of(file)
+        _import_decoder(decoder)
+        if decoder == "RAW":
+            yield raw.metadata_of(file)
+        elif decoder == "JXL":
+            picture = Image.new("1", (1, 1))
+            picture.info.update(jpeg_xl.metadata_of(file))
+            yield picture
+        else:
+            file.seek(0)
+            yield Image.open(file, formats=[decoder])
+
+
+def upright(picture: Image.Image, *, at_least: int | None = None, head: bytes = b"") -> Image.Image:
     """An open picture, decoded and turned upright in RGB as by `load_image`.
+
+    Args:
+        picture: With its EXIF and profile.
+        at_least: As of `load_image`.
+        head: The beginning of its file; see `profile_of`.
 
     Raises:
         UnreadableFile: Its file turns out to be damaged.
@@ -232,35 +361,74 @@ def upright(picture: Image.Image) -> Image.Image:
     with _damage_as_unreadable(math.inf):
         picture.load()
         tags = exif.tags_of(picture)
-        profile = profile_of(picture, is_adobe_rgb=exif.is_adobe_rgb(tags))
-        return _upright_rgb(picture, tags.get(exif.ORIENTATION, 1), None, profile)
+        profile = profile_of(picture, head, is_adobe_rgb=exif.is_adobe_rgb(tags))
+        return _upright_rgb(picture, tags.get(exif.ORIENTATION, 1), at_least, profile)
 
 
 # ---------------------------------------------------------------------- files
 
 
 def decoder_of(file: BinaryIO) -> str:
-    """The name of Pillow's decoder, from the first bytes of a file: endings are often wrong."""
+    """The name of Pillow's decoder, "RAW" or "JXL", by the first bytes: endings are often wrong."""
     file.seek(0)
     head = file.read(256)
     if not head:
         raise UnreadableFile("0 bytes")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    if head[4:8] == b"ftyp":
-        box = head[8 : int.from_bytes(head[:4], "big")]
-        brands = {box[start : start + 4] for start in range(0, len(box), 4)}
-        if brands & {b"avif", b"avis"}:
-            return "AVIF"
-        if brands & _HEIF_BRANDS:
-            return "HEIF"
+    if head[4:8] == b"ftyp" and (decoder := _decoder_of_brands(head)):
+        return decoder
     for magic, decoder in _DECODERS.items():
         if head.startswith(magic):
+            if decoder == "TIFF" and raw.ending_of_tiff(file) is not None:
+                return "RAW"
             return decoder
+    if _may_be_tga(head):
+        return "TGA"
     raise UnreadableFile("not an image")
 
 
-_MODULES = {"WEBP": "WebP", "AVIF": "Avif", "TIFF": "Tiff", "JPEG2000": "Jpeg2K"}
+def _decoder_of_brands(head: bytes) -> str | None:
+    box = head[8 : int.from_bytes(head[:4], "big")]
+    brands = {box[start : start + 4] for start in range(0, len(box), 4)}
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    if brands & _HEIF_BRANDS:
+        return "HEIF"
+    return "RAW" if raw.CANON_3 in brands else None
+
+
+def _may_be_tga(head: bytes) -> bool:
+    """Whether a file may be a TGA, which has no magic number: all of its header is valid."""
+    if len(head) < 18:
+        return False
+    _, palette, kind, _, colours, depth, *_, width, height, bits, flags = struct.unpack_from(
+        "<BBBHHBHHHHBB", head
+    )
+    kind &= ~8  # run-length encoded
+    if palette == 0:
+        is_sound = kind in (2, 3) and head[3:8] == bytes(5)
+    else:
+        is_sound = (palette, kind) == (1, 1) and colours > 0 and depth in (15, 16, 24, 32)
+    allowed = {1: (8,), 2: (16, 24, 32), 3: (8, 16)}.get(kind, ())
+    # the lower four flags count bits of alpha, and the upper two are not used
+    return (
+        is_sound
+        and width > 0 < height
+        and bits in allowed
+        and flags & 15 in (0, 1, 8)
+        and flags < 64
+    )
+
+
+_MODULES = {
+    "WEBP": "WebP",
+    "AVIF": "Avif",
+    "TIFF": "Tiff",
+    "JPEG2000": "Jpeg2K",
+    "ICO": "Ico",
+    "TGA": "Tga",
+}
 """Decoder → the name of its module, of decoders that Pillow does not import by itself."""
 
 

@@ -108,6 +108,40 @@ def _has_all_scans(data: bytes) -> bool:
     return components > 0 and len(given) >= 64 * components
 
 
+# ---------------------------------------------------------------------- ICO
+
+
+def largest_icon(file: BinaryIO) -> tuple[bytes, tuple[int, int]]:
+    """An icon file with only the largest picture of one, and the size stated in that picture.
+
+    Of several that are equally large, Pillow would take the one with the fewest colours.
+
+    Raises:
+        ValueError: It is truncated.
+        struct.error: It is truncated.
+    """
+    file.seek(0)
+    [count] = struct.unpack("<4xH", file.read(6))
+    icons = []
+    for place in range(count):
+        entry = file.read(16)
+        width, height, bits, size, at = struct.unpack("<BB4xHII", entry)
+        # 0 stands for 256
+        icons.append(((width or 256) * (height or 256), bits, -place, entry, size, at))
+    *_, entry, size, at = max(icons)
+    file.seek(at)
+    data = file.read(size)
+    if len(data) < size:
+        raise ValueError("truncated")
+    if data.startswith(b"\x89PNG"):
+        stated = struct.unpack_from(">II", data, 16)
+    else:
+        width, height = struct.unpack_from("<ii", data, 4)
+        stated = abs(width), abs(height) // 2  # the mask lies below the colours
+    one = struct.pack("<HHH", 0, 1, 1) + entry[:12] + struct.pack("<I", 6 + 16) + data
+    return one, stated
+
+
 # ---------------------------------------------------------------------- TIFF
 
 

@@ -23,8 +23,12 @@ class Format(NamedTuple):
 
 _TABLE: tuple[tuple[Kind, str | None, str], ...] = (
     ("image", None, ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff"),
-    ("image", None, ".heic .heif .hif .avif .jp2 .j2k .jpx .jpf .ppm .pgm .pbm .pnm"),
+    ("image", None, ".heic .heif .hif .avif .jp2 .j2k .jpx .jpf .ppm .pgm .pbm .pnm .pfm"),
+    ("image", None, ".ico .tga .icb .vda"),
+    ("image", "rawpy", ".cr2 .cr3 .nef .arw .dng .raf .orf .rw2"),
+    ("image", "pillow_jxl", ".jxl"),
     ("text", None, ".txt .text .md .markdown"),
+    ("text", "anydoc", ".docx .pptx .odt .html .htm .epub .rtf .eml"),
     ("audio", None, ".wav .wave .flac .ogg .oga .opus .mp3 .mp2 .mpga .aif .aiff .aifc"),
     ("audio", None, ".caf .au .w64 .rf64"),
     ("audio", "av", ".m4a .m4b .m4r .aac .wma .amr .3ga .mka .weba .wv .tta .ac3 .eac3"),
@@ -80,8 +84,8 @@ _USUAL_ENDINGS = {
     "mpegts": ".mts",
 }
 """By decoder of pictures, or container of sounds, if it is not that name itself."""
-_ENDING_OF_BRAND = {b"M4A ": ".m4a", b"M4B ": ".m4b", b"qt  ": ".mov", b"crx ": None}
-"""Of files that begin like MP4; the last are raw photos."""
+_ENDING_OF_BRAND = {b"M4A ": ".m4a", b"M4B ": ".m4b", b"qt  ": ".mov"}
+"""Of files that begin like MP4."""
 _USUAL_FRAMES = b"\xfb\xfa\xf3\xf2\xf1\xf9"
 """The second byte of frames of MP3 and AAC, in nearly all files; other files have the others."""
 
@@ -110,6 +114,7 @@ def ending_by_content(path: str) -> str | None:
 
 def _ending_of_picture(file: BinaryIO, ending: str) -> str | None:
     from mmsearch.media.image import decoder_of
+    from mmsearch.media.raw import ending_of_raw
 
     with suppress(UnreadableFile):
         decoder = decoder_of(file)
@@ -119,9 +124,11 @@ def _ending_of_picture(file: BinaryIO, ending: str) -> str | None:
         is_text = (
             decoder == "BMP" and int.from_bytes(head[14:], "little") not in range(12, 125)
         ) or (decoder == "PPM" and not head[3:4].isdigit() and head[2:4] != b"\n#")
-        # a raw photo has only a small picture in the form of a TIFF
-        is_raw = decoder == "TIFF" and ending and not ending.startswith(".tif")
-        return None if is_text or is_raw else _usual_ending(decoder)
+        # a raw photo of another kind has only a small picture in the form of a TIFF
+        is_other = decoder == "TIFF" and ending and not ending.startswith(".tif")
+        if is_text or is_other or decoder == "TGA":  # which has no magic
+            return None
+        return ending_of_raw(file) or None if decoder == "RAW" else _usual_ending(decoder)
     return None
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from threading import Lock
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mmsearch.errors import MissingExtra, MMSearchError, UnreadableFile
+from mmsearch.errors import MissingExtra, MMSearchError, TooLarge, UnreadableFile
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+
+MOST_IN_MEMORY = 2**30
+"""Bytes of a file that is read as a whole."""
 
 
 @contextmanager
@@ -41,6 +47,18 @@ def open_file(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise UnreadableFile((error.strerror or "cannot be read").lower()) from error
+
+
+def read_whole(file: BinaryIO, what: str) -> bytes:
+    """The content of a file, for a decoder that needs all of it in memory; `what` names it.
+
+    Raises:
+        TooLarge: It is larger than MOST_IN_MEMORY.
+    """
+    if (size := file.seek(0, os.SEEK_END)) > MOST_IN_MEMORY:
+        raise TooLarge(f"too large: {what} of {size / 2**30:.1f} GiB (limit 1 GiB)")
+    file.seek(0)
+    return file.read()
 
 
 @contextmanager
@@ -78,13 +96,13 @@ def av_container(
         demuxers: Otherwise the formats to try, separated by commas.
 
     Raises:
-        MissingExtra: PyAV is not installed.
+        MissingExtra: PyAV cannot be imported.
         av.error.FFmpegError: The file has no such format, or is damaged.
     """
     try:
         import av
-    except ModuleNotFoundError as error:
-        raise MissingExtra(what, "av") from error
+    except ImportError as error:
+        raise MissingExtra(what, "av", error) from error
     options = {"protocol_whitelist": ""}
     if demuxers:
         options["format_whitelist"] = demuxers
@@ -97,3 +115,48 @@ def av_container(
         buffer_size=2**18,
     )
     return container
+
+
+class _CStderrOff:
+    """Silences libmpg123, inside libsndfile, and LibRaw, which write to stderr about damaged files.
+
+    They have no switch for that. So the C library's `stderr` points to the null device while any
+    thread is inside; Python's own and the file descriptor, which other threads use, stay as they
+    are.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._threads_inside = 0
+        self._original: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._threads_inside += 1
+            if self._threads_inside == 1 and (found := _c_stderr()):
+                stderr, null_stream = found
+                self._original, stderr.value = stderr.value, null_stream
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads_inside -= 1
+            if self._threads_inside == 0 and (found := _c_stderr()):
+                found[0].value = self._original
+
+
+c_stderr_off = _CStderrOff()
+
+
+@cache
+def _c_stderr() -> tuple[Any, int] | None:
+    """The C library's variable `stderr` and a stream to the null device, where it has them."""
+    import ctypes
+
+    try:
+        library = ctypes.CDLL(None)
+        stderr = ctypes.c_void_p.in_dll(library, "stderr")
+        library.fopen.restype = ctypes.c_void_p
+        null_stream = library.fopen(os.devnull.encode(), b"w")
+    except (OSError, TypeError, ValueError, AttributeError):  # differs between systems
+        return None
+    return (stderr, null_stream) if stderr.value and null_stream else None

@@ -101,8 +101,11 @@ def page(source: str | Path | bytes | BinaryIO, number: int, *, at_least: int) -
 @contextmanager
 def _opened(source: str | Path | bytes | BinaryIO) -> Iterator[Any]:
     require()
-    import pypdfium2
-    import pypdfium2.raw as pdfium
+    try:
+        import pypdfium2
+        import pypdfium2.raw as pdfium
+    except ImportError as error:
+        raise MissingExtra("reading PDFs", "pdf", error) from error
 
     with open_file(source) as file:
         head = file.read(1024)  # a few other bytes may come before the magic number

@@ -1,10 +1,11 @@
-"""Thumbnails: small pictures of photos, videos, pages and covers, as WebP."""
+"""Thumbnails: small pictures of photos, videos, pages and covers, as WebP or JPEG."""
 
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from mmsearch.errors import MissingExtra, PathNotFound, UnreadableFile
 from mmsearch.media.image import load_image
@@ -28,8 +29,8 @@ MOST_BYTES = 2**30
 VERSION = 1
 """To be raised whenever thumbnails change, as it is part of their keys."""
 
-_QUALITY, _METHOD = 80, 2
-"""Of WebP; a higher method takes twice as long to save 4 % of the bytes."""
+_SAVING = {"webp": {"quality": 80, "method": 2}, "jpeg": {"quality": 85}}
+"""How formats are saved; a higher method takes twice as long to save 4 % of the bytes."""
 
 
 def thumbnail(
@@ -40,22 +41,26 @@ def thumbnail(
     at: float | None = None,
     page: int = 1,
     max_megapixels: float = 200.0,
+    format: Literal["webp", "jpeg"] = "webp",  # noqa: A002 - what everybody calls it
 ) -> bytes:
-    """A WebP of a file's picture: upright, sRGB, on white, its longest side at most `size`.
+    """A small picture of a file: upright, sRGB, on white, its longest side at most `size`.
 
     Args:
         file: At its beginning.
         kind: What it is.
         size: Pixels.
-        at: Seconds into a video; by default a frame near its beginning.
+        at: Seconds into a video, by default a frame near its beginning; or into an animation, by
+            default its first frame.
         page: Of a document, from 1.
         max_megapixels: Larger photos are refused.
+        format: "webp", or "jpeg", which every program takes.
 
     Raises:
         PathNotFound: it has no picture, or no such page.
         UnreadableFile: it cannot be decoded.
     """
-    from PIL import WebPImagePlugin  # noqa: F401 - else Pillow imports all fifty formats to find it
+    # else Pillow imports all fifty formats to find one
+    from PIL import JpegImagePlugin, WebPImagePlugin  # noqa: F401
 
     # the longer side is at least the shorter one, which stays twice this long
     at_least = size // 2
@@ -63,7 +68,7 @@ def thumbnail(
         picture = _picture(file, kind, at_least, at, page, max_megapixels)
         picture.thumbnail((size, size))
         out = io.BytesIO()
-        picture.save(out, "WEBP", quality=_QUALITY, method=_METHOD)
+        picture.save(out, format.upper(), **_SAVING[format])
     return out.getvalue()
 
 
@@ -90,6 +95,13 @@ def _picture(
         source = _cover(file)
     if kind == "text" or source is None:
         raise PathNotFound(f"there is no picture of it: it is of the kind {kind!r}")
+    if kind == "image" and at is not None:
+        from mmsearch.media import animation
+
+        with suppress(UnreadableFile):  # the first frame may be intact
+            shown = animation.frame_at(file, at, at_least=at_least, max_megapixels=max_megapixels)
+            if shown is not None:
+                return shown
     return load_image(source, at_least=at_least, max_megapixels=max_megapixels)[0]
 
 

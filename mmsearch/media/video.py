@@ -16,6 +16,7 @@ from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.media import exif
 from mmsearch.media.colour import numbered_profile, to_srgb
 from mmsearch.media.open_media import av_container, open_file
+from mmsearch.media.photo_metadata import PhotoFacts
 from mmsearch.media.shots import Shot, ShotFinder
 from mmsearch.types import Span
 
@@ -75,7 +76,7 @@ class VideoInfo:
 def require() -> None:
     """Raise MissingExtra unless PyAV is installed, without which no video can be read."""
     if find_spec("av") is None:
-        raise MissingExtra("video", "av")
+        raise MissingExtra("reading videos", "av")
 
 
 def frames(
@@ -177,6 +178,24 @@ def info(source: str | Path) -> VideoInfo:
         seconds = container.duration / 1e6 if container.duration else time + _frame_time(stream)
         tags = {**stream.metadata, **container.metadata}
         return VideoInfo(seconds, *size, _taken_at(tags), _camera(tags), *_position(tags))
+
+
+def seconds(source: str | Path) -> float:
+    """The length that the header of a video states; 0 if it states none.
+
+    Raises:
+        UnreadableFile: It cannot be opened, or is not a video.
+    """
+    with _opened(source) as container:
+        return (container.duration or 0) / 1e6
+
+
+def facts(source: str | Path) -> PhotoFacts:
+    """Time, camera and place of a video, from its header; empty if it is damaged."""
+    with suppress(UnreadableFile), _opened(source) as container:
+        tags = {**_video_stream(container).metadata, **container.metadata}
+        return PhotoFacts(_taken_at(tags), _camera(tags), *_position(tags))
+    return PhotoFacts()
 
 
 # ---------------------------------------------------------------------- decoding
