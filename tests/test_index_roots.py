@@ -158,12 +158,14 @@ def test_a_package_that_is_gone_is_warned_of_and_what_it_read_stays(toy, tmp_pat
 
 
 def test_sounds_stay_when_the_package_that_reads_them_is_gone(toy, tmp_path, monkeypatch):
+    from mmsearch.indexing import passed_over
     from mmsearch.media import kinds
 
     tone(tmp_path / "s" / "low.wav", "low")
     with mmsearch.index(tmp_path / "s", tmp_path / "i", model="ear") as library:
         monkeypatch.setitem(kinds.FORMATS, ".wav", kinds.Format("audio", "av"))
-        monkeypatch.setattr(kinds, "find_spec", lambda _: None)
+        for module in (kinds, passed_over):
+            monkeypatch.setattr(module, "find_spec", lambda _: None)
         library.add()
         assert names(library) == ["low.wav"]
         assert "mmsearch[av]" in " ".join(library.report.warnings)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmsearch.errors import InvalidOption, PathNotFound
+from mmsearch.indexing.passed_over import stored_groups
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage.resolver import spellings
 from mmsearch.storage.sqlite import Catalog
@@ -45,6 +46,7 @@ def status(index: OpenIndex) -> dict[str, Any]:
         "vectors": _served_vectors(models),
         "indexes": index.vector_indexes.describe(index.serving()),
         "failures": len(store.failures),
+        "passed_over": stored_groups(store),
         "bytes": sum(file.stat().st_size for file in index.folder.rglob("*") if file.is_file()),
     }
 

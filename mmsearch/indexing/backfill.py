@@ -116,6 +116,7 @@ class Backfill:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+            reader.close()
 
     def _put_batch(
         self, missing: Sequence[Missing], read: Sequence[Contents | Away | None]

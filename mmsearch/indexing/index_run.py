@@ -111,6 +111,7 @@ class IndexRun:
             self.report.warnings.append(
                 f"the captions file names {len(unused)} files that were not found: {first}"
             )
+        passed_over.store(self._store)
         self.report.warnings += passed_over.warnings(look_inside=not soon_again)
 
     def _warn_of_removal(self, number: int) -> None:

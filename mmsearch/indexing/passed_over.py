@@ -1,14 +1,22 @@
-"""Files that a scan skips though users may want them, and how to have them indexed."""
+"""Files that a scan passes over though users may want them, and how to include them."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
 
-from mmsearch.media.kinds import ending_by_content, may_be_missed
+from mmsearch.indexing.scopes import is_inside, outermost
+from mmsearch.media.kinds import Format, ending_by_content, may_be_missed
+from mmsearch.storage import Store
 from mmsearch.types import Kind
+
+COUNTS = "passed over"
+"""The setting with the counts by index root and group, from the last complete walk of each."""
 
 _ALL_SAMPLED = 8
 """Files of an unknown ending that are all sampled; beyond these, the 16th, 32nd, 64th, …"""
@@ -19,23 +27,31 @@ _MOST_SAMPLES = 200
 _MOST_NAMED = 5
 """Endings that the warning names."""
 
-_OTHERS: dict[Kind, tuple[str, str]] = {
-    "image": (
-        "photo",
-        "no model of this index can encode photos; to add one: `mmsearch index --model mini`",
-    ),
+_KINDS: dict[Kind, tuple[str, str]] = {
+    "image": ("photo", "no model of this index can encode photos; to add one"),
     "text": ("text", ""),
-    "audio": (
-        "sound",
-        (
-            ".m4a and the like need `pip install 'mmsearch[av]'`; others a model that can encode "
-            "sounds: `mmsearch index --model mini`"
-        ),
-    ),
-    "video": ("video", "to include videos: `mmsearch index --video`"),
-    "document": ("PDF", "to include PDFs: `mmsearch index --pdf`"),
+    "audio": ("sound", "no model of this index can encode sounds; to add one"),
+    "video": ("video", "to include videos"),
+    "document": ("PDF", "to include PDFs"),
 }
-"""What a kind is called, and what to do; the page shows it too, so commands are named whole."""
+"""What a kind is called, and what its step is for."""
+
+_STEPS: dict[Kind, tuple[str, str | None]] = {
+    "image": ("mmsearch index --model mini", None),
+    "audio": ("mmsearch index --model mini", None),
+    "video": ("mmsearch index --video", "av"),
+    "document": ("mmsearch index --pdf", "pypdfium2"),
+}
+"""The command that includes a kind, and the package that it needs."""
+
+_PACKAGES: dict[str, tuple[Kind, str, str]] = {
+    "anydoc": ("text", "document", "docs"),
+    "av": ("audio", "M4A, AAC or WMA sound", "av"),
+    "pillow_jxl": ("image", "JPEG XL picture", "jxl"),
+    "pypdfium2": ("document", "PDF", "pdf"),
+    "rawpy": ("image", "RAW photo", "raw"),
+}
+"""Package of FORMATS → kind, name and extra of the files that need it."""
 
 
 @dataclass(slots=True)
@@ -48,15 +64,32 @@ class _Unknown:
 
 
 class PassedOver:
-    """The files that a scan passes over, counted.
+    """Counts of the files that a scan passes over, in groups that one step would include.
+
+    A group is a kind that the index does not include, or else the package that its files need.
 
     Attributes:
-        others: How many files of each kind that this index does not include.
+        by_root: Index root → group → number of files, of roots that were walked as a whole.
     """
 
-    def __init__(self) -> None:
-        self.others: Counter[Kind] = Counter()
+    def __init__(self, kinds: Collection[Kind]) -> None:
+        """Count nothing yet; `kinds` are those that the index includes."""
+        self.by_root: dict[str, Counter[str]] = {}
+        self._kinds = kinds
+        self._by_folder: dict[str, Counter[str]] = {}
         self._unknown: dict[str, _Unknown] = {}
+
+    def walk(self, root: str) -> None:
+        """Start the counts of a root (absolute; a folder or file) that is walked as a whole."""
+        self.by_root[root] = Counter()
+
+    def add(self, root: str, formats: Mapping[Format, int]) -> None:
+        """Count files of some formats below a root (absolute)."""
+        for (kind, package), number in formats.items():
+            group = package if package is not None and kind in self._kinds else kind
+            self._by_folder.setdefault(root, Counter())[group] += number
+            if root in self.by_root:
+                self.by_root[root][group] += number
 
     def add_unknown(self, folder: str, names: Mapping[str, Sequence[str]]) -> None:
         """Count the files of a folder (absolute) of unknown endings, given by ending."""
@@ -67,16 +100,28 @@ class PassedOver:
                 if unknown.number <= _ALL_SAMPLED or unknown.number.bit_count() == 1:
                     unknown.samples.append(os.path.join(folder, name))
 
+    def store(self, store: Store) -> None:
+        """Store the counts of the roots that were walked as a whole; those of others stay."""
+        before = _stored(store)
+        roots = {root.path for root in store.index_roots.all()}
+        counts = before | {root: dict(number) for root, number in self.by_root.items()}
+        after = {root: found for root, found in counts.items() if found and root in roots}
+        if after != before:
+            store.settings.set(COUNTS, json.dumps(after))
+
     def warnings(self, *, look_inside: bool) -> Iterator[str]:
         """What to tell the user about them.
 
         Args:
             look_inside: Whether to read the first bytes of files of unknown endings.
         """
-        for kind, number in sorted(self.others.items()):
-            name, cure = _OTHERS[kind]
-            counted = f"{number} {name}" if number == 1 else f"{number} {name}s"
-            yield f"passed over {counted}" + (f" ({cure})" if cure else "")
+        total: Counter[str] = Counter()
+        for folder, found in self._by_folder.items():
+            if not is_inside(folder, self.by_root):  # else that counts them, too
+                total.update(found)
+        for group in _groups(total):
+            cure = f" ({group['cure']})" if group["cure"] else ""
+            yield f"passed over {group['files']} {group['what']}{cure}"
         if look_inside and (warning := self._warning_of_unknown()):
             yield warning
 
@@ -122,3 +167,45 @@ class PassedOver:
             f"sounds or videos, but have unknown endings ({', '.join(counted)}): rename them, "
             f"for example {example}"
         )
+
+
+def stored_groups(store: Store) -> list[dict[str, Any]]:
+    """The `passed_over` of `Collection.status`: the groups of all index roots."""
+    counts = _stored(store)
+    total: Counter[str] = Counter()
+    # files below two roots count once
+    for root in outermost(root.path for root in store.index_roots.all()):
+        total.update(counts.get(root, {}))
+    return _groups(total)
+
+
+def _stored(store: Store) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = json.loads(store.settings.get(COUNTS) or "{}")
+    return found
+
+
+def _groups(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Each group as {"kind", "what", "files", "cure"}; see `Collection.status`."""
+    return [
+        {"kind": kind, "what": name + "s" * (number != 1), "files": number, "cure": cure}
+        for group, number in sorted(counts.items())
+        if number
+        for kind, name, cure in _described(group)
+    ]
+
+
+def _described(group: str) -> Iterator[tuple[Kind, str, str]]:
+    """The kind, name and cure of a group; nothing if only a later version knows it."""
+    for kind, (name, purpose) in _KINDS.items():
+        if group == kind:
+            yield kind, name, f"{purpose}: {_step(*_STEPS[kind])}" if kind in _STEPS else ""
+    if group in _PACKAGES:
+        kind, name, _ = _PACKAGES[group]
+        yield kind, name, f"to include {name}s: {_step('mmsearch index', group)}"
+
+
+def _step(command: str, package: str | None) -> str:
+    """A command, after the installation of the package that it needs; the page shows it, too."""
+    if package is None or find_spec(package) is not None:  # it may have been installed since
+        return f"`{command}`"
+    return f"`pip install 'mmsearch[{_PACKAGES[package][2]}]'`, then `{command}`"
