@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slow_toy
 from PIL import Image
 
 fastapi = pytest.importorskip("fastapi")
@@ -27,6 +28,7 @@ httpx = pytest.importorskip("httpx")
 from mmsearch.collection import Collection  # noqa: E402
 from mmsearch.collection.doctor import examine  # noqa: E402
 from mmsearch.encoders import runtime_of  # noqa: E402
+from mmsearch.encoders.registry import REGISTRY  # noqa: E402
 from mmsearch.errors import IndexUnusable  # noqa: E402
 from mmsearch.server import index_process  # noqa: E402
 from mmsearch.server import jobs as jobs_module  # noqa: E402
@@ -113,6 +115,12 @@ def photos(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
+def fill(index: Path, folder: Path) -> None:
+    """Index a folder without a job."""
+    with Collection(index, create=True) as library:
+        library.add(folder)
+
+
 def post(client, *paths, status: int = 202):
     answer = client.post("/jobs", json={"paths": [str(path) for path in paths]} if paths else {})
     assert answer.status_code == status, answer.text
@@ -185,9 +193,32 @@ def events(response) -> Iterator[tuple[str | None, dict]]:
             yield event_id, json.loads(value)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def slow_toy_as_best() -> Iterator[None]:
+    """New indexes get a model that costs child processes little, unless a test undoes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(REGISTRY, "slow", slow_toy.FAMILY)
+        patch.setattr(jobs_module, "command", command_with_slow_toy)
+        yield
+
+
+def command_with_slow_toy() -> list[str]:
+    *python, code, _ = index_process.command()[:5]
+    code = code.replace("from", "import slow_toy; slow_toy.register(); from", 1)
+    return [*python, code, str(Path(__file__).parent), *sys.path]
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
     return tmp_path / "index"
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory) -> Iterator[tuple[Path, httpx.Client]]:
+    """A server of an index that does not exist, and is not to be created."""
+    index = tmp_path_factory.mktemp("refusing") / "index"
+    with serving(index) as (_, client):
+        yield index, client
 
 
 @pytest.fixture
@@ -195,16 +226,18 @@ def dozen(tmp_path: Path) -> Path:
     return photos(tmp_path / "photos", 12)
 
 
-@pytest.fixture
-def many(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
     """As many photos as take some seconds, so that a job can be met in the midst."""
-    return photos(tmp_path / "many", 100)
+    return photos(tmp_path_factory.mktemp("photos") / "many", 100)
 
 
 # ------------------------------------------------------------------ a job
 
 
-def test_a_job_creates_the_index_and_reports_what_it_did(index, dozen):
+def test_a_job_creates_the_index_and_reports_what_it_did(index, dozen, monkeypatch):
+    monkeypatch.delitem(REGISTRY, "slow")  # the command as it is, with the built-in model
+    monkeypatch.setattr(jobs_module, "command", index_process.command)
     (dozen / "broken.png").write_bytes(b"not a picture")
     with serving(index) as (_, client):
         started = post(client, dozen)
@@ -221,16 +254,16 @@ def test_a_job_creates_the_index_and_reports_what_it_did(index, dozen):
 
 
 def test_without_paths_what_was_indexed_is_brought_up_to_date(index, dozen):
+    fill(index, dozen)
     with serving(index) as (_, client):
-        ended(client, post(client, dozen))
         photos(dozen, 2, seed=1)
         job = ended(client, post(client))
         assert (job["paths"], job["report"]["added"], job["report"]["unchanged"]) == (None, 2, 12)
 
 
 def test_the_open_index_finds_new_photos_while_a_job_runs(index, dozen, many):
+    fill(index, dozen)
     with serving(index) as (server, client):
-        ended(client, post(client, dozen))
         library = server.app.state.indexes.get("main")
         before = {hit.id for hit in library.search("colours", k=1000)}
         job = post(client, many)
@@ -284,19 +317,19 @@ def test_the_last_jobs_are_remembered_when_they_have_ended(index, tmp_path, monk
     ],
     ids=repr,
 )
-def test_paths_that_are_no_folders_are_refused(index, paths, why):
-    with serving(index) as (_, client):
-        body = json.dumps({"paths": paths})
-        answer = client.post("/jobs", content=body, headers={"Content-Type": "application/json"})
-        assert (answer.status_code, answer.json()["status"]) == (422, 422)
-        assert why in answer.json()["detail"]
-        assert client.get("/jobs").json() == []
+def test_paths_that_are_no_folders_are_refused(refusing, paths, why):
+    index, client = refusing
+    body = json.dumps({"paths": paths})
+    answer = client.post("/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["status"]) == (422, 422)
+    assert why in answer.json()["detail"]
+    assert client.get("/jobs").json() == []
     assert not index.exists()
 
 
 def test_a_misspelt_field_does_not_index_everything(index, dozen):
+    fill(index, dozen)
     with serving(index) as (_, client):
-        ended(client, post(client, dozen))
         assert client.post("/jobs", json={"path": [str(dozen)]}).status_code == 422
         assert client.post("/jobs?indx=other", json={}).status_code == 422
         assert client.post("/jobs", content="{}").status_code == 415
@@ -326,11 +359,11 @@ def test_a_folder_whose_name_is_not_utf8_is_indexed(index, tmp_path):
 
 
 def test_a_body_that_is_there_is_declared_as_json(index, dozen):
+    fill(index, dozen)
     with serving(index) as (_, client):
         body = json.dumps({"paths": [str(dozen)]})
         answer = client.post("/jobs", content=body)
         assert (answer.status_code, answer.json()["status"]) == (415, 415)
-        ended(client, post(client, dozen))
         assert ended(client, client.post("/jobs").json())["state"] == "done"
 
 
@@ -342,15 +375,13 @@ def test_a_server_that_others_reach_starts_and_cancels_no_jobs(index, dozen):
     assert not index.exists()
 
 
-def test_nothing_can_be_brought_up_to_date_before_something_was_indexed(index):
-    with serving(index) as (_, client):
-        assert "paths" in post(client, status=404)["detail"]
+def test_nothing_can_be_brought_up_to_date_before_something_was_indexed(refusing):
+    assert "paths" in post(refusing[1], status=404)["detail"]
 
 
-def test_an_index_that_is_not_served_is_named(index, dozen):
-    with serving(index) as (_, client):
-        answer = client.post("/jobs?index=other", json={"paths": [str(dozen)]})
-        assert (answer.status_code, "'main'" in answer.json()["detail"]) == (404, True)
+def test_an_index_that_is_not_served_is_named(refusing, dozen):
+    answer = refusing[1].post("/jobs?index=other", json={"paths": [str(dozen)]})
+    assert (answer.status_code, "'main'" in answer.json()["detail"]) == (404, True)
 
 
 def test_a_second_job_is_refused_while_one_runs(index, many, dozen):
@@ -365,8 +396,8 @@ def test_a_second_job_is_refused_while_one_runs(index, many, dozen):
 
 
 def test_a_job_fails_while_another_process_writes(index, dozen):
+    fill(index, dozen)
     with serving(index) as (_, client):
-        ended(client, post(client, dozen))
         with WriterLock(index).writing("importing"):
             job = ended(client, post(client))
         assert (job["state"], job["report"]) == ("failed", None)
@@ -443,7 +474,11 @@ SERVER = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
+import slow_toy
+import test_server_jobs
 from test_server_jobs import Server, application
+slow_toy.register()
+test_server_jobs.jobs_module.command = test_server_jobs.command_with_slow_toy
 server = Server(application(Path({index!r}), watch={watch}))
 print(server.url, flush=True)
 server.run([server.listener])
@@ -501,11 +536,12 @@ def test_ctrl_c_ends_the_server_its_streams_and_its_child(index, many):
     assert wrong(index) == []
 
 
-def test_a_folder_that_vanishes_ends_the_job_and_not_the_server(index, many):
+def test_a_folder_that_vanishes_ends_the_job_and_not_the_server(index, many, tmp_path):
+    folder = shutil.copytree(many, tmp_path / "many")
     with serving(index) as (_, client):
-        job = post(client, many)
+        job = post(client, folder)
         begun(client, job)
-        shutil.rmtree(many)
+        shutil.rmtree(folder)
         job = ended(client, job)
         assert job["state"] in {"done", "failed"}
         assert job["state"] == "done" or job["error"]
@@ -597,8 +633,7 @@ def test_a_watched_index_finds_what_is_added_after_the_job(index, dozen):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_server_that_watches_begins_with_a_job_and_leaves_no_process(index, dozen):
     pytest.importorskip("watchfiles")
-    with Collection(index, create=True, model="auto") as library:
-        library.add(dozen)
+    fill(index, dozen)
     photos(dozen, 2, seed=1)
     with server_process(index, watch=True) as (server, client):
         until(lambda: client.get("/jobs").json())

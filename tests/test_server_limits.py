@@ -353,6 +353,7 @@ def test_every_error_of_the_library_has_a_status(tmp_path):
         errors.UnknownModel: 422,
         errors.ModelUnavailable: 503,
         errors.MissingExtra: 501,
+        errors.LanguageModelFailed: 422,
         errors.UnsupportedModality: 422,
         errors.ModelDamaged: 503,
         errors.UnreadableFile: 422,

@@ -1,10 +1,12 @@
 import asyncio
+import base64
 import io
 import os
 import struct
 import threading
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from urllib.parse import unquote
 
 import numpy as np
@@ -13,6 +15,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from raw_photos import dng
 from test_pdf import document, says
 
 pytest.importorskip("fastapi")
@@ -23,13 +26,16 @@ from server_world import indexed, problem, served
 from mmsearch.collection import Collection
 from mmsearch.errors import TooLarge, UnreadableFile
 from mmsearch.media import thumbnails
-from mmsearch.server import item_files
 from mmsearch.server.byte_ranges import wanted_range
 from mmsearch.server.derived_files import DerivedFiles, FileCache
-from mmsearch.server.item_files import is_available, open_item
 from mmsearch.server.limits import Workers
 from mmsearch.server.problems import Problem
 from mmsearch.server.waveforms import at_points, waveform
+from mmsearch.storage import item_files
+from mmsearch.storage.item_files import is_available, open_item
+
+JPEG_XL = base64.b64decode("/woxQSQIBAEAkABLGIsVANSIQRvjHkAEGLpLsOJFpJ3Gfq664p6gzVyPkAHnLx4=")
+"""Red, 300 by 200."""
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +113,17 @@ def kinds_of_pictures(folder):
     yield "moving.gif", COLOURS["green"]
     Image.new("RGBA", (300, 200), (0, 0, 0, 0)).save(folder / "clear.png")
     yield "clear.png", (255, 255, 255)
+    for name in ("a.tga", "a.jp2", "a.ppm"):
+        plain.save(folder / name)
+        yield name, COLOURS["green"]
+    if find_spec("rawpy") is not None:
+        preview = io.BytesIO()
+        plain.save(preview, "JPEG", quality=95)
+        (folder / "a.nef").write_bytes(dng(Image.new("RGB", (300, 200)), preview.getvalue()))
+        yield "a.nef", COLOURS["green"]
+    if find_spec("pillow_jxl") is not None:
+        (folder / "a.jxl").write_bytes(JPEG_XL)
+        yield "a.jxl", COLOURS["red"]
 
 
 def test_photos_of_every_kind_have_thumbnails_in_srgb_on_white(tmp_path, folder):
@@ -118,6 +135,20 @@ def test_photos_of_every_kind_have_thumbnails_in_srgb_on_white(tmp_path, folder)
             assert picture.size == (256, 171), name
             assert is_near(picture, (128, 80), colour), name
             assert "icc_profile" not in picture.info
+
+
+def test_the_thumbnail_of_an_animation_is_of_the_moment_that_is_asked_for(folder, one):
+    first, second = (Image.new("RGB", (300, 200), COLOURS[name]) for name in ("red", "blue"))
+    first.save(folder / "moving.gif", save_all=True, append_images=[second], duration=2000)
+    client, item = one("moving.gif")
+    for at, colour in (("", "red"), ("?at=0", "red"), ("?at=2", "blue"), ("?at=99", "blue")):
+        assert is_near(picture_of(client.get(f"{item}/thumbnail{at}")), (128, 80), COLOURS[colour])
+
+
+def test_a_still_photo_looks_the_same_at_every_moment(folder, one):
+    paint(folder / "still.gif", "green", (300, 200))
+    client, item = one("still.gif")
+    assert is_near(picture_of(client.get(f"{item}/thumbnail?at=3")), (128, 80), COLOURS["green"])
 
 
 def test_a_photo_in_display_p3_has_a_thumbnail_in_srgb(folder, one):
@@ -235,6 +266,35 @@ def test_a_cache_folder_that_cannot_be_written_costs_only_the_keeping(folder, on
     assert picture_of(client.get(f"{item}/thumbnail"))
 
 
+def test_a_page_that_takes_long_does_not_hold_up_the_thumbnails_of_photos(
+    tmp_path, folder, monkeypatch
+):
+    pytest.importorskip("pypdfium2")
+    (folder / "slow.pdf").write_bytes(document(says("text")))
+    paint(folder / "photo.png", "red", (300, 200))
+    ids = indexed(tmp_path / "index", folder, pdf=True)
+    is_slow, may_end = threading.Event(), threading.Event()
+    make = thumbnails.thumbnail
+
+    def slow(file, kind, *args, **options):
+        if kind == "document":
+            is_slow.set()
+            assert may_end.wait(20)
+        return make(file, kind, *args, **options)
+
+    monkeypatch.setattr(thumbnails, "thumbnail", slow)
+    with served(tmp_path / "index", thumbnails=1) as client:
+        page = f"/api/v1/items/{ids['slow.pdf']}/thumbnail"
+        asking = threading.Thread(target=client.get, args=[page])
+        asking.start()
+        try:
+            assert is_slow.wait(20)
+            assert picture_of(client.get(f"/api/v1/items/{ids['photo.png']}/thumbnail"))
+        finally:
+            may_end.set()
+            asking.join()
+
+
 def test_copies_share_a_thumbnail(tmp_path, folder, makes):
     paint(folder / "photo.jpg", "red")
     (folder / "copy.jpg").write_bytes((folder / "photo.jpg").read_bytes())
@@ -329,6 +389,19 @@ def test_what_takes_long_is_given_up_when_the_server_ends():
     derived.close()
     with pytest.raises(Problem, match="shutting down"):
         waveform(sound, "audio", derived.check_open)
+
+
+def test_a_jpeg_holds_the_pixels_and_nothing_that_the_file_says_of_itself(tmp_path):
+    exif = Image.Exif()
+    exif[0x0110] = "Canon EOS 5D"
+    photo = paint(tmp_path / "a.jpg", "red", (400, 300), exif=exif, comment=b"a secret")
+    with photo.open("rb") as file:
+        made = thumbnails.thumbnail(file, "image", 128, format="jpeg")
+    picture = Image.open(io.BytesIO(made))
+    assert (picture.format, picture.size) == ("JPEG", (128, 96))
+    assert b"Canon" not in made
+    assert b"a secret" not in made
+    assert is_near(picture, (64, 48), COLOURS["red"])
 
 
 def test_what_has_no_picture_says_so(tmp_path, folder):
@@ -690,8 +763,18 @@ def files_of_many_types(folder):
         yield name, kind
     picture.save(folder / "really-a-png.jpg", "PNG")
     yield "really-a-png.jpg", "image/png"
-    picture.save(folder / "a.ppm")
-    yield "a.ppm", None
+    picture.save(folder / "a.ico")
+    yield "a.ico", "image/vnd.microsoft.icon"
+    for name in ("a.ppm", "a.tga", "a.jp2"):
+        picture.save(folder / name)
+        yield name, None
+    (folder / "raw.dng").write_bytes(dng(picture))
+    (folder / "a.jxl").write_bytes(JPEG_XL)
+    for name, package in (("raw.dng", "rawpy"), ("a.jxl", "pillow_jxl")):
+        if find_spec(package) is None:
+            (folder / name).unlink()
+        else:
+            yield name, None
     for name, kind in (("b.wav", "audio/wav"), ("b.flac", "audio/flac"), ("b.ogg", "audio/ogg")):
         tone(folder / name, "low", seconds=1)
         yield name, kind
@@ -730,6 +813,23 @@ def test_the_type_is_told_by_the_bytes_and_what_is_not_on_the_list_is_saved(tmp_
             assert found.headers["content-disposition"].startswith(f"{shown};"), name
             saved = client.get(f"/api/v1/items/{ids[name]}/media?download=1")
             assert saved.headers["content-disposition"].startswith("attachment;"), name
+
+
+def test_documents_are_saved_not_shown(tmp_path, folder):
+    pytest.importorskip("anydoc")
+    from test_documents import RTF, mail, word
+
+    (folder / "a.html").write_text("red <script>alert(1)</script>")
+    (folder / "a.rtf").write_bytes(RTF)
+    (folder / "a.eml").write_bytes(mail("red").as_bytes())
+    (folder / "a.docx").write_bytes(word("red"))
+    ids = indexed(tmp_path / "index", folder)
+    assert len(ids) == 4
+    with served(tmp_path / "index") as client:
+        for item in ids.values():
+            found = client.get(f"/api/v1/items/{item}/media")
+            assert found.headers["content-type"] == "application/octet-stream"
+            assert found.headers["content-disposition"].startswith("attachment;")
 
 
 def test_videos_and_documents_have_their_types(tmp_path, folder):

@@ -7,6 +7,7 @@ from struct import pack
 import numpy as np
 import pytest
 from PIL import Image
+from raw_photos import dng
 
 pytest.importorskip("fastapi")
 
@@ -58,6 +59,17 @@ def bomb(width, height):
 
 
 # ---------------------------------------------------------------------- what is taken
+
+
+def test_a_raw_photo_is_kept_and_searched_with(client):
+    pytest.importorskip("rawpy")
+    content = dng(Image.new("RGB", (300, 200)), photo((300, 200)))
+    added = client.post(UPLOADS, content=content).json()
+    assert added == {"id": added["id"], "modality": "image", "width": 300, "height": 200}
+    found = client.post("/api/v1/search", json={"parts": [{"upload": added["id"]}]})
+    assert found.status_code == 200
+    assert client.get(f"{UPLOADS}/{added['id']}/thumbnail").status_code == 200
+    assert "truncated" in problem(client.post(UPLOADS, content=content[:5000]), 422)
 
 
 def test_a_photo_is_kept_by_its_content(client):

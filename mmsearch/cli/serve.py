@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mmsearch.cli.console import say
-from mmsearch.cli.options import option
+from mmsearch.cli.options import ServedIndexes, option
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, MissingExtra
 from mmsearch.home import index_folder
@@ -26,15 +26,7 @@ PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 def serve(
     *,
-    index: Annotated[
-        list[str] | None,
-        option(
-            "-i --index",
-            "Which index: a name, or a folder if it has a path separator; repeatable. "
-            "(default: $MMSEARCH_INDEX, else 'default')",
-            "NAME|DIR",
-        ),
-    ] = None,
+    index: ServedIndexes = None,
     host: Annotated[
         str,
         option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from mmsearch import __version__
-from mmsearch.media import thumbnails
 from mmsearch.server import (
     contents,
     embeddings,
@@ -29,6 +30,7 @@ from mmsearch.server.indexes import ServedIndexes
 from mmsearch.server.jobs import Jobs
 from mmsearch.server.jobs import router as job_routes
 from mmsearch.server.limits import BodyLimits, Limits, Workers
+from mmsearch.server.mcp_endpoint import McpEndpoint
 from mmsearch.server.metrics import CountRequests, Metrics
 from mmsearch.server.problems import (
     MEDIA_TYPE,
@@ -40,6 +42,7 @@ from mmsearch.server.problems import (
     logger,
 )
 from mmsearch.server.security import Access, Security
+from mmsearch.server.services import Services
 from mmsearch.server.uploads import Uploads
 
 API = "/api/v1"
@@ -80,8 +83,11 @@ def create_app(
                 await jobs.start_watching()
             except Exception:  # searches work without it
                 logger.exception("the indexes are not kept up to date")
+        mcp_sessions = asyncio.create_task(app.state.mcp.run())
         yield
         app.state.stop()
+        mcp_sessions.cancel()
+        await asyncio.wait([mcp_sessions])
         await jobs.close()
         indexes.close()
 
@@ -111,6 +117,8 @@ def create_app(
     app.include_router(embeddings.router)
     app.include_router(metrics.router)
     app.include_router(security.router)
+    # not in the OpenAPI document: MCP describes its tools itself
+    app.router.routes.append(Route("/mcp", app.state.mcp, methods=["POST"]))
     _add_page(app)
 
     add_problem_handlers(app)
@@ -131,15 +139,13 @@ def _set_state(
     state.indexes, state.access, state.limits, state.jobs = indexes, access, limits, jobs
     state.writable = access.loopback  # whether jobs may be started
     state.metrics = Metrics(indexes)
+    services = Services.of(indexes, limits, state.metrics.observe)
+    state.searches, state.thumbnails = services.searches, services.thumbnails
+    state.mcp = McpEndpoint(services)
     workers = partial(
         Workers, waiting=limits.waiting, seconds=limits.seconds, observe=state.metrics.observe
     )
-    state.searches = workers("search", running=limits.searches)
     state.encodes = workers("encode", running=limits.encodes)
-    state.thumbnails = DerivedFiles(
-        FileCache(folder_of("thumbnails"), most_bytes=thumbnails.MOST_BYTES),
-        workers("thumbnail", running=limits.thumbnails),
-    )
     state.waveforms = DerivedFiles(
         FileCache(folder_of("waveforms"), most_bytes=waveforms.MOST_BYTES),
         workers("waveform", running=1),

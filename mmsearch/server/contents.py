@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
 from mmsearch import __version__
-from mmsearch.server.item_files import is_available
 from mmsearch.server.problems import AsciiJSONResponse
 from mmsearch.server.requests import (
-    Body,
     Index,
     ItemId,
     collection_of,
     run_in_workers,
     strict_router,
 )
-
-if TYPE_CHECKING:
-    from mmsearch.collection import Collection
-    from mmsearch.types import Item
+from mmsearch.server.strict_models import StrictModel
+from mmsearch.storage.item_files import duplicates_of, is_available
 
 router = strict_router(tag="contents")
-
-NOT_YET: dict[str, Any] = {
-    "model": None,
-    "fingerprint": None,
-    "dim": None,
-    "models": [],
-    "sources": [],
-    "items": {},
-    "vectors": {},
-    "indexes": [],
-    "failures": 0,
-    "bytes": 0,
-}
-"""The status of an index before its first indexing run."""
 
 
 @router.get("/indexes")
@@ -59,16 +41,12 @@ def indexes(request: Request) -> AsciiJSONResponse:
 def status(request: Request, index: Index = None) -> AsciiJSONResponse:
     """What an index holds, as `mmsearch status --json` prints it, and the state of the server."""
     state = request.app.state
-    if state.indexes.exists(index):
-        found = state.indexes.get(index).status()
-    else:
-        found = {"index": str(state.indexes.folder(index)), **NOT_YET}
     server = {
         "writable": state.writable,
         "ready": state.indexes.ready,
         "version": __version__,
     }
-    return AsciiJSONResponse(found | server)
+    return AsciiJSONResponse(state.indexes.status(index) | server)
 
 
 @router.get("/errors")
@@ -87,17 +65,9 @@ def item(request: Request, item_id: ItemId, index: Index = None) -> AsciiJSONRes
         {
             **asdict(found),
             "available": is_available(collection.index.store, item_id),
-            "duplicates": _same_content(collection, found),
+            "duplicates": duplicates_of(collection.index.store, found),
         }
     )
-
-
-def _same_content(collection: Collection, item: Item) -> list[dict[str, Any]]:
-    """The other items with the same content, byte for byte."""
-    store = collection.index.store
-    hash_ = store.items.hashes([item.id]).get(item.id)
-    copies = store.files.duplicates_of(hash_, item.modality) if hash_ else []
-    return [{"id": id_, "path": path} for id_, *_, path in copies if id_ != item.id]
 
 
 @router.get("/duplicates")
@@ -122,7 +92,7 @@ async def duplicates(
 # ---------------------------------------------------------------------- tags
 
 
-class TagBody(Body):
+class TagBody(StrictModel):
     """A tag, and the items to add it to or remove it from."""
 
     tag: Annotated[str, Field(description="The tag.")]

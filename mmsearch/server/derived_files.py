@@ -143,21 +143,29 @@ class DerivedFiles:
     Args:
         cache: Keeps them.
         workers: Make them.
+        slow_workers: Make those that may take seconds, so that the others do not wait for them; by
+            default `workers`.
     """
 
-    def __init__(self, cache: FileCache, workers: Workers) -> None:
+    def __init__(
+        self, cache: FileCache, workers: Workers, slow_workers: Workers | None = None
+    ) -> None:
         self._cache = cache
         self._workers = workers
+        self._slow_workers = slow_workers or workers
         self._making: dict[str, tuple[asyncio.Task[bytes], list[HasLeft]]] = {}
         self._closing = threading.Event()
 
-    async def get(self, key: str, make: Callable[[], bytes], has_left: HasLeft) -> bytes:
+    async def get(
+        self, key: str, make: Callable[[], bytes], has_left: HasLeft, *, slow: bool = False
+    ) -> bytes:
         """The content of a derived file.
 
         Args:
             key: A hash, in hexadecimal, of all that the file depends on.
             make: Makes the content, in a thread.
             has_left: Once all its clients have left, a file that is not begun is not made.
+            slow: Whether making it may take seconds.
 
         Raises:
             Problem: as `Workers.run`.
@@ -174,7 +182,8 @@ class DerivedFiles:
             async def all_have_left() -> bool:
                 return all([await one() for one in clients])
 
-            made = self._workers.run(partial(self._made, key, make), all_have_left)
+            workers = self._slow_workers if slow else self._workers
+            made = workers.run(partial(self._made, key, make), all_have_left)
             task = asyncio.create_task(made)
             task.add_done_callback(lambda _: self._making.pop(key))
             self._making[key] = task, clients
@@ -184,6 +193,7 @@ class DerivedFiles:
         """Start making nothing more. What takes long gives up, by `check_open`."""
         self._closing.set()
         self._workers.close()
+        self._slow_workers.close()
 
     def check_open(self) -> None:
         """Raise a Problem (503) once the server is ending."""

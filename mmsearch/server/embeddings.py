@@ -12,13 +12,13 @@ from starlette.responses import Response
 from mmsearch.encoders import check_modality
 from mmsearch.server.problems import Problem
 from mmsearch.server.requests import (
-    Body,
     Index,
     collection_of,
     data_url,
     run_in_workers,
     strict_router,
 )
+from mmsearch.server.strict_models import StrictModel
 from mmsearch.types import Part
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ PICTURE = "data:image/"
 """An input that begins so is a picture; any other is a text."""
 
 
-class EmbeddingsBody(Body):
+class EmbeddingsBody(StrictModel):
     """The body of a request, as clients of OpenAI's API send it."""
 
     input: Annotated[

@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mmsearch.server")
 
 
+EMPTY_STATUS: dict[str, Any] = {
+    "model": None,
+    "fingerprint": None,
+    "dim": None,
+    "models": [],
+    "sources": [],
+    "items": {},
+    "vectors": {},
+    "indexes": [],
+    "failures": 0,
+    "passed_over": [],
+    "bytes": 0,
+}
+"""The status of an index before its first indexing run."""
+
+
 class ServedIndexes:
     """Collections by name, each opened when it is first asked for.
 
@@ -102,6 +118,16 @@ class ServedIndexes:
             except MMSearchError:  # a search in it says why
                 continue
         return found
+
+    def status(self, name: str | None = None) -> dict[str, Any]:
+        """As `Collection.status`; of an index that does not exist yet, that of an empty one.
+
+        Raises:
+            IndexNotFound, IndexUnusable: as `get`.
+        """
+        if self.exists(name):
+            return self.get(name).status()
+        return {"index": str(self.folder(name)), **EMPTY_STATUS}
 
     def check_ready(self) -> None:
         """Check that the models are loaded.

@@ -29,7 +29,8 @@ from mmsearch.home import expanded
 from mmsearch.server.index_process import Task, command
 from mmsearch.server.indexes import ServedIndexes
 from mmsearch.server.problems import AsciiJSONResponse, Problem, shutting_down
-from mmsearch.server.requests import Body, Index, strict_router
+from mmsearch.server.requests import Index, strict_router
+from mmsearch.server.strict_models import StrictModel
 
 REMEMBERED = 50
 """Ended jobs that are still listed."""
@@ -345,7 +346,7 @@ _Text = Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string"})
 """A string that may hold surrogate escapes, as paths may; pydantic's `str` refuses them."""
 
 
-class JobRequest(Body):
+class JobRequest(StrictModel):
     """What to index."""
 
     paths: list[_Text] | None = Field(

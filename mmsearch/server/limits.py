@@ -65,7 +65,8 @@ class Limits:
     searches: int = field(default_factory=lambda: 2 * _cores())
     """Searches that run at once."""
     thumbnails: int = field(default_factory=lambda: max(1, _cores() // 2))
-    """Thumbnails made at once; the other processor cores are left to searches."""
+    """Thumbnails of photos made at once, and as many of pages and frames; the other processor cores
+    are left to searches."""
     encodes: int = field(default_factory=_cores)
     """Requests of /v1/embeddings that run at once."""
     waiting: int = 100

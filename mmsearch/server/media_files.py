@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 from urllib.parse import quote
@@ -14,14 +12,16 @@ from anyio import to_thread
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from mmsearch.errors import TooLarge, UnreadableFile
+from mmsearch.errors import UnreadableFile
 from mmsearch.media import thumbnails
+from mmsearch.media.documents.reader import is_document
 from mmsearch.media.image import decoder_of
 from mmsearch.media.sound_files import find_sound
 from mmsearch.server import waveforms
 from mmsearch.server.byte_ranges import file_response, is_fresh, not_modified
-from mmsearch.server.item_files import ItemFile, open_item
+from mmsearch.server.item_thumbnails import ItemThumbnail, thumbnail_of
 from mmsearch.server.requests import Index, ItemId, collection_of, strict_router
+from mmsearch.storage.item_files import ItemFile, errors_with_path, open_item
 
 if TYPE_CHECKING:
     from mmsearch.server.derived_files import DerivedFiles
@@ -47,27 +47,25 @@ async def thumbnail(
         thumbnails.Size, Query(description="Pixels of the longest side")
     ] = thumbnails.Size.SMALL,
     v: Annotated[str | None, Query(description="modified-size: an immutable address")] = None,
-    at: Annotated[float | None, Query(ge=0, le=1e6, description="Seconds, of a video")] = None,
+    at: Annotated[
+        float | None, Query(ge=0, le=1e6, description="Seconds, of a video or animation")
+    ] = None,
     page: Annotated[int, Query(ge=1, le=10**6, description="Of a document, from 1")] = 1,
     index: Index = None,
 ) -> Response:
     """A small picture of an item, upright and in sRGB, as WebP."""
-    store, item = await to_thread.run_sync(_store_and_file, request, index, item_id)
-    stored = item.stored
-    at = None if at is None or stored.kind != "video" else round(at, 1)
-    page = page if stored.kind == "document" else 1
-    key = _key(item, "thumbnail", thumbnails.VERSION, int(size), at, page)
 
-    def make() -> bytes:
-        with open_item(store, item_id) as opened, _errors_name(opened.path):
-            return thumbnails.thumbnail(opened.file, stored.kind, size, at=at, page=page)
+    def of_item() -> ItemThumbnail:
+        store = collection_of(request, index).index.store
+        return thumbnail_of(store, item_id, size, at=at, page=page)
 
-    caching = FOREVER if v == version_of(stored) else REVALIDATED
-    return await webp_response(request, key, caching, make)
+    found = await to_thread.run_sync(of_item)
+    caching = FOREVER if v == version_of(found.stored) else REVALIDATED
+    return await webp_response(request, found.key, caching, found.make, slow=found.slow)
 
 
 async def webp_response(
-    request: Request, key: str, caching: str, make: Callable[[], bytes]
+    request: Request, key: str, caching: str, make: Callable[[], bytes], *, slow: bool = False
 ) -> Response:
     """The answer with a thumbnail: kept, newly made, or known to the client.
 
@@ -76,12 +74,13 @@ async def webp_response(
         key: Of the thumbnail; see `DerivedFiles.get`.
         caching: Its Cache-Control.
         make: Makes the WebP, in a thread.
+        slow: Whether making it may take seconds.
     """
     headers = {"ETag": f'"{key}"', "Cache-Control": caching}
     if is_fresh(request, headers["ETag"]):
         return not_modified(headers)
-    kept: DerivedFiles = request.app.state.thumbnails
-    made = await kept.get(key, make, request.is_disconnected)
+    thumbnails: DerivedFiles = request.app.state.thumbnails
+    made = await thumbnails.get(key, make, request.is_disconnected, slow=slow)
     return Response(made, headers=headers, media_type="image/webp")
 
 
@@ -97,10 +96,10 @@ async def waveform(
     kept: DerivedFiles = request.app.state.waveforms
 
     def make() -> bytes:
-        with open_item(store, item_id) as opened, _errors_name(opened.path):
+        with open_item(store, item_id) as opened, errors_with_path(opened.path):
             return waveforms.waveform(opened.file, item.stored.kind, kept.check_open)
 
-    key = _key(item, "waveform", waveforms.VERSION)
+    key = item.key("waveform", waveforms.VERSION)
     return waveforms.at_points(await kept.get(key, make, request.is_disconnected), points)
 
 
@@ -124,6 +123,8 @@ def media(
     opened = open_item(collection_of(request, index).index.store, item_id)
     try:
         kind = content_type(opened.file, opened.stored.kind)
+        if is_document(opened.path):  # browsers show mail and RTF as their source, HTML not at all
+            kind = None
         opened.file.seek(0)
         shown = "attachment" if download or kind is None else "inline"
         headers = {
@@ -151,24 +152,6 @@ def _store_and_file(request: Request, index: str | None, item_id: int) -> tuple[
         return store, opened
 
 
-@contextmanager
-def _errors_name(path: str) -> Iterator[None]:
-    """Have the errors of media files say which file it is."""
-    try:
-        yield
-    except TooLarge as error:
-        raise TooLarge(f"{path!r} is too large to be shown: save it") from error
-    except UnreadableFile as error:
-        raise UnreadableFile(f"{path!r} cannot be shown: {error}") from error
-
-
-def _key(item: ItemFile, *what: object) -> str:
-    """The key of a derived file: the same for all items with the same content."""
-    stored = item.stored
-    content = stored.hash or (os.fsencode(item.path), stored.stat)  # imported ones may have none
-    return hashlib.blake2b(repr((content, stored.kind, *what)).encode(), digest_size=16).hexdigest()
-
-
 def _encoded_name(path: str) -> str:
     name = os.fsencode(os.path.basename(path)).decode("utf-8", "replace")
     return quote("".join(one if one.isprintable() else "_" for one in name), safe="")
@@ -185,6 +168,7 @@ _PICTURES = {
     "HEIF": "image/heic",
     "BMP": "image/bmp",
     "TIFF": "image/tiff",
+    "ICO": "image/vnd.microsoft.icon",
 }
 """By decoder; browsers cannot show the others."""
 _SOUNDS = {

@@ -7,13 +7,11 @@ import logging
 import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +27,9 @@ from mmsearch.errors import (
     PathNotFound,
     TooLarge,
 )
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 logger = logging.getLogger("mmsearch.server")
 
@@ -145,6 +146,7 @@ def shutting_down() -> Problem:
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every expected error with a problem document."""
+    from fastapi.exceptions import RequestValidationError  # `mmsearch mcp` does without FastAPI
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> ProblemResponse:
@@ -212,7 +214,7 @@ class UnexpectedErrors:
                 raise
             if refused:
                 return
-            logger.error("%s %s failed:\n%s", scope["method"], route_of(scope), _where(error))  # noqa: TRY400
+            logger.error("%s %s failed:\n%s", scope["method"], route_of(scope), trace_of(error))  # noqa: TRY400
             if not started:  # else uvicorn closes the connection
                 detail = (
                     "the server failed to answer; its output says where: please report that, "
@@ -231,8 +233,8 @@ def route_of(scope: Scope) -> str:
     return f"{'/'.join(before)}{pattern}"
 
 
-def _where(error: BaseException) -> str:
-    """The traceback of an exception and its causes, without messages."""
+def trace_of(error: BaseException) -> str:
+    """The traceback of an exception and its causes, without messages: they may quote queries."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:

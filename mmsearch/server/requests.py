@@ -1,29 +1,23 @@
-"""Reading requests strictly (unknown parameters, JSON, data URLs), and answering from a worker."""
+"""Reading requests strictly (unknown parameters, data URLs), and answering from a worker."""
 
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mmsearch.filters.values import shown
 from mmsearch.server.problems import AsciiJSONResponse, Problem
+from mmsearch.server.strict_models import NESTED, no_such, strict_json
 
 if TYPE_CHECKING:
     from mmsearch.collection import Collection
     from mmsearch.server.indexes import ServedIndexes
     from mmsearch.server.limits import Workers
-
-NESTED = "it is nested too deeply"
 
 Index = Annotated[str | None, Query(description="Which index; by default the first served.")]
 ItemId = Annotated[int, Path(ge=1, lt=2**63, description="The id of an item.")]
@@ -96,67 +90,6 @@ def _has_body(request: Request) -> bool:
 
 def _is_list(annotation: Any) -> bool:
     return any(get_origin(one) is list for one in (annotation, *get_args(annotation)))
-
-
-def no_such(what: str, name: str, known: Iterable[str]) -> str:
-    """The message for an unknown parameter or field: with the close names, else with all."""
-    known = list(known)
-    if near := get_close_matches(name, known):
-        hint = f"; did you mean {' or '.join(map(repr, near))}?"
-    elif known:
-        hint = f"; there are: {', '.join(known)}"
-    else:
-        hint = ", as there is none at all"
-    return f"there is no {what} {shown(name)}{hint}"
-
-
-# ---------------------------------------------------------------------- JSON
-
-
-def strict_json(text: str | bytes) -> Any:
-    """The value of a JSON text (RFC 8259): no NaN or Infinity, no name twice in an object.
-
-    Raises:
-        ValueError: it is not such JSON.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError as error:
-        raise ValueError(NESTED) from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"an object holds the name {shown(name)} twice")
-        found[name] = value
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-class Body(BaseModel):
-    """The body of a request. Values are not converted: "7" is not a number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, given: Any) -> Any:
-        if isinstance(given, Mapping):
-            for name in given:
-                if name not in cls.model_fields:
-                    message = no_such("field", name, cls.model_fields)
-                    raise refused(message)
-        return given
-
-
-def refused(message: str) -> PydanticCustomError:
-    """A validation error; its message may contain braces, which pydantic would fill in."""
-    return PydanticCustomError("refused", "{message}", {"message": message})
 
 
 # ---------------------------------------------------------------------- answers

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any, Union, get_args
+from dataclasses import asdict
+from typing import Annotated, Any
 
 from fastapi import Query, Request
-from pydantic import Field, SkipValidation, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 from starlette.responses import Response
 
 from mmsearch.errors import InvalidOption
 from mmsearch.filters.values import shown
 from mmsearch.search.settings import Setting, declared
-from mmsearch.server.limits import Limits
-from mmsearch.server.problems import Problem
 from mmsearch.server.requests import (
-    Body,
     Index,
     ItemId,
     collection_of,
     data_url,
-    refused,
     run_in_workers,
-    strict_json,
     strict_router,
+)
+from mmsearch.server.strict_models import (
+    PAGED,
+    StrictModel,
+    check_limits,
+    description_of,
+    refused,
+    setting_field,
+    strict_json,
 )
 from mmsearch.types import Facets, Hit, SearchPage
 from mmsearch.types import Part as QueryPart
@@ -37,14 +41,6 @@ WithFacets = Annotated[bool, Query(description="Count the facets as well.")]
 Words = Annotated[str, Query(description="What to look for, in words. Left out: lists all items.")]
 
 # ---------------------------------------------------------------------- settings
-
-PAGED = ("k", "offset")
-"""The settings that choose a page of the hits."""
-
-
-def _about(setting: Setting) -> str:
-    default = f" Default: {setting.default_text}." if setting.default_text else ""
-    return setting.help + default
 
 
 def _text_schema(setting: Setting) -> dict[str, Any]:
@@ -74,7 +70,7 @@ def _parameters(*, without: Sequence[str] = ()) -> dict[str, Any]:
                 "name": name,
                 "in": "query",
                 "required": False,
-                "description": _about(setting),
+                "description": description_of(setting),
                 "schema": _text_schema(setting),
             }
             for name, setting in declared().items()
@@ -105,19 +101,10 @@ def _from_text(name: str, setting: Setting, texts: Sequence[str]) -> Any:
         raise InvalidOption(f"{name} takes {takes}, not {shown(texts[-1])}") from error
 
 
-def _field(setting: Setting) -> Any:
-    """The field of a body for a setting; the search checks its value."""
-    kinds = [kind for kind in get_args(setting.type) if not is_dataclass(kind)]
-    kind = setting.type
-    if kinds and type(None) in kinds:  # a union
-        kind = Union[tuple(kinds)]  # noqa: UP007 - of a tuple
-    return Annotated[kind, SkipValidation], Field(None, description=_about(setting))
-
-
 # ---------------------------------------------------------------------- bodies
 
 
-class Part(Body):
+class Part(StrictModel):
     """Words or an example, with a weight; a negative one pushes similar items away."""
 
     text: Annotated[str | None, Field(description="Words.")] = None
@@ -135,7 +122,7 @@ class Part(Body):
         return self
 
 
-class _Search(Body):
+class _Search(StrictModel):
     """The parts of a query and the settings of its search."""
 
     parts: Annotated[
@@ -145,7 +132,7 @@ class _Search(Body):
 
 
 def _body(name: str, *, without: Sequence[str] = (), **more: Any) -> type[_Search]:
-    chosen = {key: _field(one) for key, one in declared().items() if key not in without}
+    chosen = {key: setting_field(one) for key, one in declared().items() if key not in without}
     return create_model(name, __base__=_Search, **more, **chosen)
 
 
@@ -204,19 +191,6 @@ def _part(part: Part, where: str, state: Any) -> SearchQuery:
     return SearchQuery.audio(data_url(part.audio, f"{where}.audio", most), weight)
 
 
-def _check_limits(parts: Sequence[Part], settings: Mapping[str, Any], limits: Limits) -> None:
-    """Refuse queries that are too long, and pages that take too long to find."""
-    if len(parts) > limits.batch:
-        raise Problem(422, f"parts: a query has at most {limits.batch} parts")
-    if sum(len(part.text or "") for part in parts) > limits.query_characters:
-        raise Problem(422, f"a query has at most {limits.query_characters} characters: shorten it")
-    for name in PAGED:
-        most, value = getattr(limits, name), settings.get(name)
-        # the search refuses what is not a number
-        if isinstance(value, int) and value > most:
-            raise Problem(422, f"{name} is at most {most} here: ask for a page after the other")
-
-
 # ---------------------------------------------------------------------- answers
 
 
@@ -238,7 +212,7 @@ async def _search(
     facets: bool,
 ) -> Response:
     state = request.app.state
-    _check_limits(parts, settings, state.limits)
+    check_limits([part.text or "" for part in parts], settings, state.limits)
 
     def make() -> dict[str, Any]:
         collection, query = collection_of(request, index), _query_of(parts, state)
@@ -255,7 +229,7 @@ async def _facets(
     request: Request, index: str | None, parts: Sequence[Part], settings: Mapping[str, Any]
 ) -> Response:
     state = request.app.state
-    _check_limits(parts, settings, state.limits)
+    check_limits([part.text or "" for part in parts], settings, state.limits)
 
     def make() -> dict[str, Any]:
         query = _query_of(parts, state)
@@ -304,7 +278,7 @@ async def similar(request: Request, item_id: ItemId, index: Index = None) -> Res
     """The items most similar to an item, without the item itself."""
     state = request.app.state
     settings = _settings_from(request)
-    _check_limits((), settings, state.limits)
+    check_limits((), settings, state.limits)
 
     def make() -> dict[str, Any]:
         collection = collection_of(request, index)

@@ -2,7 +2,7 @@
  * Client of the HTTP API: a search, its address and its request; its results, loaded page by page;
  * requests that are repeated when the server is busy or unreachable; addresses of media.
  *
- * @typedef {{start: number, end: number, unit: "line" | "second" | "page"}} Span
+ * @typedef {{start: number, end: number, unit: "line" | "second" | "page" | "slide" | "section"}} Span
  * @typedef {{rank: number | null, score: number, standardised: number | null, share: number}} Signal
  * @typedef {{id: number, path: string, modality: "image" | "text" | "audio" | "video" | "document",
  *   score: number, confidence: number | null, span: Span | null, caption: string | null,
@@ -377,7 +377,7 @@ export function thumbnailAddress(hit, size, search, span = hit.span) {
   return itemAddress(hit.id, "thumbnail", search, {
     size,
     v: `${modified}-${bytes}`, // with it, the answer may be kept for ever
-    ...(span?.unit === "second" && hit.modality === "video" && { at: span.start }),
+    ...(span?.unit === "second" && hit.modality !== "audio" && { at: span.start }),
     ...(span?.unit === "page" && { page: span.start }),
   });
 }

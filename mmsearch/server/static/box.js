@@ -77,9 +77,12 @@ class SearchBox extends HTMLElement {
       void this.#upload([...byId("file").files]); // the list is emptied with the field
       byId("file").value = "";
     });
-    byId("sort").addEventListener("change", () =>
-      app.navigate(app.search.with({ sort: byId("sort").value })),
-    );
+    byId("sort").addEventListener("change", () => {
+      const sort = byId("sort").value;
+      // the newest first is what comes without a query: a later one is to start with the best
+      const isDefault = app.search.isBrowsing && sort === "newest";
+      app.navigate(app.search.with({ sort: isDefault ? "relevance" : sort }));
+    });
     byId("confidence").addEventListener("input", () => {
       this.#showConfidence(Number(byId("confidence").value));
       this.#debounce(() => {
@@ -206,7 +209,10 @@ class SearchBox extends HTMLElement {
   /** Brings the controls in line with the search. */
   #show() {
     const { search } = app;
-    byId("sort").value = search.sort;
+    const sort = byId("sort");
+    const [relevance] = sort.options; // there is none without a query
+    relevance.hidden = relevance.disabled = search.isBrowsing;
+    sort.value = search.isBrowsing && search.sort === "relevance" ? "newest" : search.sort;
     byId("index").value = search.index;
     byId("confidence").value = String(search.confidence);
     this.#showConfidence(search.confidence);

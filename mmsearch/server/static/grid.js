@@ -144,6 +144,9 @@ export function spanText(/** @type {Span | null} */ span) {
   if (!span) return "";
   const { start, end, unit } = span;
   if (unit === "second") return `${clock(start)}–${clock(end)}`;
+  if (unit === "slide" || unit === "section") {
+    return start ? `${unit === "slide" ? "slide" : "§"} ${start}` : "";
+  }
   const range = end > start ? `${start}–${end}` : `${start}`;
   return unit === "page" ? `p. ${range}` : `${end > start ? "lines" : "line"} ${range}`;
 }
@@ -257,10 +260,10 @@ function tile(hit, { width, height, search, sources }) {
     cell.append(h("p", { class: "name" }, name), sound);
   } else {
     cell.append(picture(hit, Math.max(width, height), search));
-    const badge =
-      modality === "video"
-        ? `▶ ${clock(span?.start ?? 0)}`
-        : modality === "document" && (where || "PDF");
+    const moves = modality === "video" || (modality === "image" && metadata.seconds);
+    const badge = moves
+      ? `▶ ${clock(span?.unit === "second" ? span.start : 0)}`
+      : modality === "document" && (where || "PDF");
     if (badge) cell.append(h("span", { class: "badge", "aria-hidden": "true" }, badge));
   }
   cell.append(

@@ -41,6 +41,14 @@ const ORIGINS = {
   speech: "heard",
 };
 
+/** How numbers that photos tell of themselves are written. @type {Record<string, Function>} */
+const WRITTEN = {
+  aperture: (/** @type {number} */ value) => `f/${value}`,
+  exposure: (/** @type {number} */ value) =>
+    value < 0.3 ? `1/${Math.round(1 / value)} s` : `${value} s`,
+  focal_length: (/** @type {number} */ value) => `${value} mm`,
+};
+
 // ---------- zoom
 
 /** Zooms a picture by wheel, keys, double click or pinch, and pans it by dragging. */
@@ -342,17 +350,22 @@ class Viewer {
     const sharpen = async () => {
       if (isSharp || modality !== "image") return;
       isSharp = true;
-      const whole = new Image();
-      whole.src = media;
-      await whole
-        .decode()
-        .then(() => (image.src = media))
-        .catch(() => {}); // a format of cameras
+      try {
+        // no browser shows a raw photo of 50 MB
+        const { headers } = await fetch(media, { method: "HEAD" });
+        if (!headers.get("Content-Type")?.startsWith("image/")) return;
+        const whole = new Image();
+        whole.src = media;
+        await whole.decode();
+        image.src = media;
+      } catch {} // a format of some cameras
     };
     this.#zoom = new Zoom(this.#stage, image, {
       sharpen: () => void sharpen(),
       swipe: (step) => void this.step(step),
     });
+    // an animation plays by itself, after a picture of the moment that matched
+    if (metadata.seconds && !matchMedia("(prefers-reduced-motion: reduce)").matches) void sharpen();
     if (modality !== "document" || !(metadata.pages > 1)) return [image];
     this.#page = span?.unit === "page" ? span.start : 1;
     const before = signButton("Page before", "‹", () => this.#turn(-1));
@@ -384,7 +397,9 @@ class Viewer {
     const texts = item?.texts ?? [{ text: caption ?? "", span }];
     const query = wordsOf(app.search);
     const passages = texts.map((/** @type {any} */ { text, span: place }) => {
-      const matched = texts.length > 1 && span && place?.start === span.start;
+      const isPlace = span && place?.start === span.start;
+      // of a long section, the passage alone
+      const matched = texts.length > 1 && isPlace && (span.unit === "line" || text === caption);
       return h("p", { class: matched ? "matched" : null }, ...highlight(text, query));
     });
     return h("article", { tabindex: 0, "aria-label": "Text" }, ...passages);
@@ -399,6 +414,7 @@ class Viewer {
       app.navigate(new Search({ index: app.search.index, filters: [filter] }));
     const date = dateOf(metadata).slice(0, 10);
     const download = itemAddress(id, "media", app.search, { download: 1 });
+    const isGone = item?.available === false;
     const actions = h(
       "div",
       { class: "actions" },
@@ -410,11 +426,10 @@ class Viewer {
         button("Nearby", only({ near: `${latitude},${longitude},${NEARBY_KM}` })),
       button("Same folder", only({ folder: folderOf(path) })),
       button("Copy path", () => void copy(path, "Copied the path.")),
-      h("a", { href: download, download: nameOf(path) }, "Download"),
+      !isGone && h("a", { href: download, download: nameOf(path) }, "Download"),
     );
     const gone =
-      item?.available === false &&
-      h("p", { class: "warning" }, "The file has changed or is gone since it was indexed.");
+      isGone && h("p", { class: "warning" }, "The file has changed or is gone since it was indexed.");
     // the buttons are made anew, so the focus stays at least in the details
     const hadFocus = this.#details.contains(document.activeElement);
     this.#details.replaceChildren(
@@ -501,7 +516,10 @@ class Viewer {
         latitude != null && longitude != null && `${latitude.toFixed(5)}, ${longitude.toFixed(5)}`,
       ],
       ["Tags", tags?.length && tags.map((/** @type {any} */ tag) => tag.tag ?? tag).join(", ")],
-      ...Object.entries(meta ?? {}),
+      ...Object.entries(meta ?? {}).map(([key, value]) => [
+        key,
+        value > 0 && Object.hasOwn(WRITTEN, key) ? WRITTEN[key](Number(value)) : value,
+      ]),
       ["Folder", relativeFolder(folderOf(path), app.status?.sources ?? [])],
       ["Path", path],
       ["Id", id],
