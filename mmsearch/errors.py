@@ -9,6 +9,7 @@
     ├── UnknownModel            no encoder of this name
     ├── ModelUnavailable        its weights are not on this machine and cannot be downloaded
     ├── MissingExtra            a package that only some users need is not installed
+    ├── LanguageModelFailed     a language model cannot be reached, refuses, or breaks off
     ├── UnsupportedModality     this encoder cannot encode that
     ├── ModelDamaged            a model file is missing or does not match its checksum
     ├── UnreadableFile          one media file cannot be used (kept in the catalog, never fatal)
@@ -59,16 +60,25 @@ class ModelUnavailable(MMSearchError):
 
 
 class MissingExtra(MMSearchError):
-    """A package that only some users need is not installed.
+    """A package that only some users need is not installed, or cannot be imported.
 
     Args:
         what: What cannot be done without it, as the beginning of a sentence.
         extra: The extra of mmsearch that installs it.
+        error: What importing it raised: it may be there, but lack a library of the system, say.
     """
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs more packages: pip install 'mmsearch[{extra}]'")
+    def __init__(self, what: str, extra: str, error: ImportError | None = None) -> None:
+        needs, options = "more packages", ""
+        if error is not None and not isinstance(error, ModuleNotFoundError):
+            needs = f"packages that are installed but cannot be imported ({error})"
+            options = "--force-reinstall "
+        super().__init__(f"{what} needs {needs}: pip install {options}'mmsearch[{extra}]'")
         self.extra = extra
+
+
+class LanguageModelFailed(MMSearchError):
+    """A language model cannot be reached, refuses what it is asked, or breaks off."""
 
 
 class UnsupportedModality(MMSearchError):

@@ -11,7 +11,7 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import NOTHING_FOUND, out, progress_bar, say, terminal
-from mmsearch.cli.options import Index, Json, Quiet, as_path, option
+from mmsearch.cli.options import Index, Json, LLMModel, Quiet, as_path, option
 from mmsearch.collection.opening import open_collection
 from mmsearch.errors import InvalidOption, PathNotFound
 
@@ -97,10 +97,28 @@ def describe(
             "A,B,C",
         ),
     ] = None,
+    llm: Annotated[
+        str | None,
+        option(
+            "--llm",
+            "Instead, have a language model at this address write a caption. "
+            "(default, with --keep or --llm-model: $OPENAI_BASE_URL)",
+            "URL",
+        ),
+    ] = None,
+    llm_model: LLMModel = None,
+    keep: Annotated[
+        bool, option("--keep", "Add that caption to those of the file, which must be indexed.")
+    ] = False,
     index: Index = None,
     json: Json = False,
 ) -> None:
     """Say what a file shows: the texts of the index that fit it best, and labels."""
+    if llm is not None or llm_model is not None or keep:
+        if labels is not None:
+            raise InvalidOption("--labels cannot be combined with --llm, --llm-model or --keep")
+        _write_caption(file, llm, llm_model, index, keep=keep, json=json)
+        return
     choice = None if labels is None else labels.split(",")
     with open_collection(index) as library:
         found = library.describe(file, k=k, labels=choice)
@@ -112,6 +130,18 @@ def describe(
     if not (found.own or found.texts or found.labels):
         say("nothing in the index describes it")
         raise typer.Exit(NOTHING_FOUND)
+
+
+def _write_caption(
+    file: str, llm: str | None, model: str | None, index: str | None, *, keep: bool, json: bool
+) -> None:
+    from mmsearch.cli.ask import show_reply
+
+    with open_collection(index) as library:
+        caption = library.write_caption(file, llm=llm, model=model, keep=keep)
+        show_reply(caption, quiet=json)
+    if json:
+        out(render.as_pretty_json({"path": file, "caption": caption.text, "kept": keep}))
 
 
 def _description(found: Description) -> str:

@@ -15,12 +15,14 @@ from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound
 from mmsearch.home import path_text
 from mmsearch.search.setting_formats import IDS, item_id, one_or_several, whole
-from mmsearch.search.settings import Settings
+from mmsearch.search.settings import Settings, settings_of
 from mmsearch.types import Facets, Failure, Hit, Item, Query, Ranking, Report, SearchPage
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from mmsearch.collection.ask import Answer
+    from mmsearch.collection.language_model import Reply
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.indexing.bulk.export import Exported
     from mmsearch.indexing.bulk.vector_files import Files
@@ -121,7 +123,12 @@ class Collection:
         return self.catalog.failures.all()
 
     def status(self) -> dict[str, Any]:
-        """What is stored: folder, models, sources, items, vectors, failures, bytes."""
+        """What is stored: folder, models, sources, items, vectors, failures, bytes.
+
+        `passed_over` has the files that the last complete walk of each indexed path passed over, in
+        groups that one step would include: {"kind": of the files, "what": their name,
+        "files": how many, "cure": that step}.
+        """
         from mmsearch.collection.upkeep import status
 
         return status(self.index)
@@ -171,6 +178,7 @@ class Collection:
         ocr: bool | None = None,
         transcribe: bool | None = None,
         whisper: str | None = None,
+        raw_pairs: str | None = None,
         metadata: str | os.PathLike[str] | None = None,
         details: bool | None = None,
         backups: int | None = None,
@@ -194,6 +202,8 @@ class Collection:
             ocr: Whether to read the writing in pictures.
             transcribe: Whether to transcribe the speech in sounds and videos.
             whisper: The model for it: a size ("base"), a repository or a folder; remembered.
+            raw_pairs: "one" makes one item of a RAW photo and the JPEG or HEIC of the same name
+                beside it, the latter; "both" makes two. Remembered, at first "one".
             metadata: A csv, tsv or jsonl file of file names and further facts about them: keys
                 that `where` can filter by.
             details: Whether to keep token embeddings of pictures and texts, at most 4 KB each,
@@ -210,7 +220,7 @@ class Collection:
         Raises:
             PathNotFound: one of `paths`, or `captions`, does not exist.
             InvalidOption: `max_megapixels` is not above 0, `backups` is not a whole number from 0
-                on, or `kind` or `recall` is not valid.
+                on, or `raw_pairs`, `kind` or `recall` is not valid.
             IndexBusy: another process is writing to the index.
             InvalidCaptions: the captions file cannot be parsed.
             MissingExtra: packages that an option needs are not installed.
@@ -233,7 +243,7 @@ class Collection:
         index, store = self.index, self.index.store
         with index.writing("indexing"):
             self.catalog.loader.restore_indexes()
-            media = MediaOptions(video, pdf, ocr, transcribe, whisper).resolve(store)
+            media = MediaOptions(video, pdf, ocr, transcribe, whisper, raw_pairs).resolve(store)
             index.configure(
                 backups_kept=backups, token_embeddings=details, kind=kind, recall=recall
             )
@@ -572,6 +582,82 @@ class Collection:
         from mmsearch.search.searcher import Searcher
 
         return Searcher(self.index)
+
+    # ------------------------------------------------------------------ language models
+
+    def ask(
+        self,
+        question: str,
+        *,
+        llm: str | None = None,
+        model: str | None = None,
+        k: int = 6,
+        **settings: Any,
+    ) -> Answer:
+        """The answer of a language model to a question, from the best hits for it.
+
+        The model is given a thumbnail of each hit, its captions, title, keywords and tags, the
+        passage that matched, its date, name and folder. Nothing is sent before the answer is
+        iterated over, which gives the text in pieces as they come:
+
+            for piece in library.ask("which beach were we at in 2019?"): print(piece, end="")
+
+        If no item passes the filters, the answer is "Not in your files.", and no model is asked. If
+        all matches are weak, the model is told so.
+
+        Args:
+            question: In words.
+            llm: The base URL of an OpenAI-compatible server, "http://localhost:11434/v1"; left out,
+                `$OPENAI_BASE_URL`. `$OPENAI_API_KEY` is sent there if it is set.
+            model: The name of the model; left out, the first that the server lists.
+            k: How many hits it is given: six pictures and their texts fit small models.
+            settings: Others of the search, as for `search`.
+
+        Raises:
+            InvalidOption: there is no address, or it is invalid; a setting has an invalid value.
+            InvalidQuery, InvalidFilter, UnknownTarget: as `search`.
+            MissingExtra: the package `openai` is not installed.
+            PathNotFound: all files that were found have changed since they were indexed, or are
+                gone.
+            LanguageModelFailed: while iterating: the server cannot be reached, refuses, breaks off
+                or is too slow.
+        """
+        from mmsearch.collection.ask import ask
+        from mmsearch.collection.language_model import LanguageModel
+
+        chosen = settings_of({"k": k, **settings})
+        return ask(self.index, question, LanguageModel(llm, model), chosen)
+
+    def write_caption(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        llm: str | None = None,
+        model: str | None = None,
+        keep: bool = False,
+    ) -> Reply:
+        """A caption of a file, written by a language model; iterating over it gives the text.
+
+        Args:
+            path: A photo, video or document, of which a picture is sent, or a text; indexed or not.
+            llm: As for `ask`; so is `model`.
+            model: The name of a model that takes pictures.
+            keep: Whether to add the finished caption to those of the item: it can be searched at
+                once, and later indexing runs keep it.
+
+        Raises:
+            PathNotFound: there is no such file; with `keep`, it is not in the index, or has changed
+                since it was indexed.
+            UnreadableFile: it has neither a picture nor a text.
+            InvalidOption: as `ask`; or the file is of a kind that has no captions.
+            MissingExtra: the package `openai` is not installed.
+            LanguageModelFailed: while iterating, as `ask`.
+            IndexBusy, StorageFailed: at the end of the iteration: the caption cannot be stored.
+        """
+        from mmsearch.collection.ask import write_caption
+        from mmsearch.collection.language_model import LanguageModel
+
+        return write_caption(self.index, path_text(path), LanguageModel(llm, model), keep=keep)
 
     # ------------------------------------------------------------------ labels and duplicates
 
