@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,23 @@ def test_index_ends_with_4_and_says_why_when_files_failed(toy, photos):
     assert "skipped 1 (1 known from before)" in result.stderr
 
 
+def test_an_option_before_the_command_is_told_where_it_belongs(toy):
+    result = run("-i", "trip", "query", "red", code=2)
+    assert result.stderr == (
+        "mmsearch: No such option: -i; options come after the command: mmsearch COMMAND -i\n"
+    )
+
+
 def test_index_of_a_missing_folder_is_a_usage_error(toy, tmp_path):
     result = run("index", str(tmp_path / "nowhere"), code=2)
     assert "nowhere" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_old_office_file_is_told_what_to_save_it_as(folder):
+    (folder / "old.doc").touch()
+    words = run("index", str(folder / "old.doc")).stderr
+    assert "1 of the files given cannot be indexed: old.doc (save .doc as .docx, " in words
 
 
 def test_a_mistyped_folder_leaves_no_empty_index_behind(toy, tmp_path):
@@ -141,6 +155,61 @@ def test_a_name_with_a_line_end_stays_on_one_line_of_tsv(folder):
     line = run("query", "white", "-k", "1").stdout
     assert line.count("\n") == 1
     assert r"new\nline\t.png" in line
+
+
+EVIL = "a\x1b[2Jb\x9b31m\x90q\x9c\u202e\x7f\u2028 é 👩\u200d🌾"
+"""What a terminal would obey, and words that are none of that."""
+
+
+OUTPUTS = ("search", "contents", "analysis", "preview", "console")
+
+
+def set_terminal(monkeypatch: pytest.MonkeyPatch, *, is_one: bool) -> None:
+    # all are imported first: one that is imported later would keep what console has now
+    for module in [import_module(f"mmsearch.cli.{name}") for name in OUTPUTS]:
+        monkeypatch.setattr(module, "terminal", lambda: is_one)
+
+
+@pytest.fixture
+def evil(folder, monkeypatch) -> Path:
+    """A photo with such a name and caption, and a standard output that is a terminal."""
+    path = paint(folder / f"{EVIL}.png", "white")
+    path.with_suffix(".txt").write_text(f"{EVIL} white")
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(path.read_bytes() + b" ")
+    run("index", str(folder))
+    set_terminal(monkeypatch, is_one=True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    return path
+
+
+FORMS = ["--json", "--jsonl", "--csv", "--tsv", "--table", "--paths", "-0"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_files_say_gives_a_terminal_no_orders(evil, form):
+    shown = run("query", "white", form).stdout
+    assert all(char.isprintable() or char in "\n\t\u200d" for char in shown)
+
+
+def test_what_files_say_gives_a_terminal_no_orders_elsewhere(evil):
+    for words in (["list", "-f"], ["list", "--json"], ["describe", str(evil)], ["errors"]):
+        shown = runner.invoke(app, words).output
+        assert all(char.isprintable() or char in "\n\u200d" for char in shown), words
+
+
+def test_programs_get_names_and_texts_as_they_are(evil, monkeypatch):
+    set_terminal(monkeypatch, is_one=False)
+    assert f"{evil}\n" in run("query", "white", "--paths").stdout
+    assert b"/\xff.png\n" in run("query", "white", "--paths").stdout_bytes
+    assert str(evil) in [hit["path"] for hit in json.loads(run("query", "white", "--json").stdout)]
+    rows = csv.DictReader(io.StringIO(run("query", "white", "--csv").stdout))
+    assert str(evil) in [row["path"] for row in rows]
+
+
+def test_an_error_that_names_something_gives_a_terminal_no_orders(folder):
+    said = run("query", "red", "-i", f"{EVIL}/x", code=3).stderr
+    assert all(char.isprintable() or char in "\n\u200d" for char in said)
 
 
 def test_an_image_or_option_text_is_a_query_too(folder):
@@ -243,6 +312,26 @@ def test_status_in_words_and_in_json(folder):
     assert "3 image, 1 text" in words
     status = json.loads(run("status", "--json").stdout)
     assert status["items"] == {"image": 3, "text": 1}
+
+
+def test_status_says_what_was_passed_over_and_how_to_include_it(folder):
+    (folder / "a.mp4").touch()
+    run("index", str(folder))
+    words = run("status").stdout
+    assert "passed over 1 video (to include videos: `mmsearch index --video`)" in words
+    [group] = json.loads(run("status", "--json").stdout)["passed_over"]
+    assert (group["kind"], group["files"]) == ("video", 1)
+
+
+def test_steps_that_are_named_are_for_the_index_that_was_named(folder, tmp_path):
+    (folder / "a.mp4").touch()
+    (folder / "bad.jpg").touch()
+    for name in ("trip", str(tmp_path / "a b")):
+        words = run("index", "-i", name, str(folder), code=4).stderr
+        named = f"-i {shlex.quote(name)}"
+        assert f"`mmsearch index {named} --video`" in words
+        assert f"`mmsearch errors {named}`" in words
+        assert f"`mmsearch index {named} --video`" in run("status", "-i", name).stdout
 
 
 def test_errors_lists_path_and_reason(folder):
@@ -413,7 +502,7 @@ def command_of(words: str) -> str:
 @pytest.mark.parametrize(
     ("flag", "tested"),
     [
-        ("--index", [*COMMANDS, "watch", "serve"]),
+        ("--index", [*COMMANDS, "watch", "serve", "mcp", "ask"]),
         ("--quiet", [*SHOW_PROGRESS, "watch"]),
         ("--runtime", RUN_MODELS),
         ("--device", RUN_MODELS),

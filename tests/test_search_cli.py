@@ -122,6 +122,15 @@ def test_the_shell_says_when_there_is_no_good_match(folder, monkeypatch, poor):
     assert piped.stdout.startswith("1\t")
 
 
+def test_a_table_says_by_which_words_of_its_own_a_photo_was_found(folder, monkeypatch):
+    monkeypatch.chdir(folder)  # short paths, for a narrow table
+    (folder / "stars.csv").write_text("file,title,keywords\nred.png,Our wall,\ngreen.png,,lawn\n")
+    run("index", str(folder), "--metadata", str(folder / "stars.csv"))
+    rows = run("query", "wall lawn", "--in", "image", "--table").stdout.splitlines()
+    told = {name: row.split()[-1] for row in rows for name in ("red", "green") if name in row}
+    assert told == {"red": "wall", "green": "lawn"}
+
+
 @pytest.mark.parametrize("command", ["query", "similar"])
 def test_a_table_explains_each_hit_when_asked(album, command):
     what = "blue" if command == "query" else str(album / "red.png")

@@ -21,8 +21,10 @@ COMMANDS = {
     "index": "indexing:index_command",
     "query": "search:query",
     "similar": "search:similar",
+    "ask": "ask:ask",
     "watch": "indexing:watch",
     "serve": "serve:serve",
+    "mcp": "mcp:mcp",
     "list": "contents:list_command",
     "status": "contents:status",
     "errors": "contents:errors",
@@ -73,6 +75,16 @@ class _Main(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands: Any = _Commands()
+
+    def make_context(self, *of: Any, **more: Any) -> Any:
+        try:
+            return super().make_context(*of, **more)
+        except _UsageError as error:
+            if (name := getattr(error, "option_name", None)) is None:
+                raise
+            message = error.format_message().rstrip(".")
+            say(f"mmsearch: {message}; options come after the command: mmsearch COMMAND {name}")
+            raise typer.Exit(USAGE) from error
 
     def invoke(self, ctx: Any) -> Any:
         try:

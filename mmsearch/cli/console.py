@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from mmsearch.cli.render import printable
 from mmsearch.errors import MMSearchError
 
 if TYPE_CHECKING:
@@ -34,9 +35,17 @@ def terminal() -> bool:
 
 
 def out(text: str, *, raw: bool = False) -> None:
-    """Write results to stdout; bytes of file names that are not UTF-8 as they are if `raw`."""
+    """Write results to stdout.
+
+    Args:
+        text: The results, safe to show unless they are `raw`.
+        raw: Bytes of file names that are not UTF-8 are written as they are; not to a terminal,
+            which would obey a name with an escape sequence.
+    """
     if sys.stdout is None:  # closed by the caller
         return
+    if raw and terminal():
+        text = printable(text)
     data = text.encode("utf-8", "surrogateescape" if raw else "backslashreplace")
     try:
         sys.stdout.buffer.write(data)
@@ -56,12 +65,13 @@ def _drop_output() -> None:
 
 
 def say(text: str) -> None:
-    """Write a line that is not a result to stderr."""
+    """Write a line that is not a result to stderr, safe to show: it may name a file."""
     if sys.stderr is None:
         return
     encoding = sys.stderr.encoding or "utf-8"
     with suppress(OSError):
-        sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+        sys.stderr.write(shown + "\n")
 
 
 # ---------------------------------------------------------------------- progress

@@ -73,7 +73,8 @@ def status(*, index: Index = None, json: Json = False) -> None:
     """Show what an index holds, and where."""
     with open_collection(index) as library:
         found = library.status()
-    out(render.as_pretty_json(found) if json else render.status_text(found))
+    words = render.for_index(render.status_text(found), index)
+    out(render.as_pretty_json(found) if json else words)
 
 
 def errors(*, index: Index = None, json: Json = False) -> None:

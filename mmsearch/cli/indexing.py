@@ -18,6 +18,7 @@ from mmsearch.cli.options import Device, Index, Precision, Quiet, Runtime, as_pa
 from mmsearch.collection.opening import collection_for, open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption
+from mmsearch.media.companions import RawPairs
 from mmsearch.media.kinds import FORMATS
 from mmsearch.types import Modality
 
@@ -77,6 +78,14 @@ def index_command(
     whisper: Annotated[
         str | None, option("--whisper", "The model that transcribes: a size or a folder.", "M")
     ] = None,
+    raw_pairs: Annotated[
+        RawPairs | None,
+        option(
+            "--raw-pairs",
+            "Whether a RAW photo and the JPEG of its name are one item or both. (default: one)",
+            "one|both",
+        ),
+    ] = None,
     metadata: Annotated[
         Path | None,
         option(
@@ -124,8 +133,8 @@ def index_command(
     """Index folders of photos, texts and sounds, or bring an index up to date.
 
     Only files that are new or changed are read. Files that were deleted leave the index; nothing
-    on your disk is ever changed. --video, --pdf, --ocr, --transcribe and --details stay as they
-    were last set.
+    on your disk is ever changed. --video, --pdf, --ocr, --transcribe, --raw-pairs and --details
+    stay as they were last set.
     """
     if drop_space is not None:
         if paths or model:
@@ -143,7 +152,7 @@ def index_command(
             return library.report.limiting if library.report else None
 
         with (
-            _report_shown(library),
+            _report_shown(library, index),
             progress_bar(" files", quiet=quiet, limiting=stage) as progress,
         ):
             report = library.add(
@@ -157,6 +166,7 @@ def index_command(
                 ocr=ocr,
                 transcribe=transcribe,
                 whisper=whisper,
+                raw_pairs=raw_pairs,
                 metadata=metadata,
                 details=details,
                 kind=kind,
@@ -167,18 +177,19 @@ def index_command(
         if not len(library):
             say(f"nothing was found to index; what can be: {' '.join(sorted(FORMATS))}")
         if report.skipped:
-            say("see `mmsearch errors` for the files that were skipped")
+            say(render.for_index("see `mmsearch errors` for the files that were skipped", index))
             raise typer.Exit(SOME_FAILED)
 
 
 @contextmanager
-def _report_shown(library: Collection) -> Iterator[None]:
+def _report_shown(library: Collection, index: str | None) -> Iterator[None]:
     """Show what a run did, also one that fails or is interrupted."""
     try:
         yield
     finally:
         if library.report is not None:
-            warnings = map(render.visible, library.report.warnings)
+            shown = map(render.visible, library.report.warnings)
+            warnings = [render.for_index(warning, index) for warning in shown]
             say("\n".join([*warnings, render.report_line(library.report)]))
 
 
@@ -232,7 +243,7 @@ def import_command(
     shards_in(vectors, metadata or (), text_vectors or ())  # if it fails, no empty index is left
     with (
         collection_for([*vectors, *([root] if root else [])], index) as library,
-        _report_shown(library),
+        _report_shown(library, index),
         progress_bar(" rows", quiet=quiet) as progress,
     ):
         library.import_files(
@@ -281,7 +292,7 @@ def watch(
         library = collection_for(paths, index) if paths else open_collection(index)
         opened.enter_context(library)
         progress = bar.enter_context(progress_bar(" files", quiet=quiet))
-        on_update, on_trouble = _reporter(bar.close, quiet=quiet)
+        on_update, on_trouble = _reporter(bar.close, index, quiet=quiet)
         done = keep_watching(
             library,
             paths or None,
@@ -315,7 +326,7 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
 
 def _reporter(
-    close_bar: Callable[[], None], *, quiet: bool
+    close_bar: Callable[[], None], index: str | None, *, quiet: bool
 ) -> tuple[Callable[[Report], None], Callable[[str], None]]:
     """Callbacks that say, with the time, what each update did and what went wrong, each once."""
     known: set[str] = set()
@@ -323,7 +334,8 @@ def _reporter(
 
     def line(text: str) -> None:
         close_bar()
-        say(f"{time.strftime('%H:%M:%S')} {render.visible(text)}")
+        said = render.for_index(render.visible(text), index)
+        say(f"{time.strftime('%H:%M:%S')} {said}")
 
     def update(report: Report) -> None:
         nonlocal first

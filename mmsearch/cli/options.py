@@ -40,6 +40,28 @@ Index = Annotated[
         "NAME|DIR",
     ),
 ]
+ServedIndexes = Annotated[
+    list[str] | None,
+    option(
+        "-i --index",
+        "Which index: a name, or a folder if it has a path separator; repeatable. "
+        "(default: $MMSEARCH_INDEX, else 'default')",
+        "NAME|DIR",
+    ),
+]
+LLM = Annotated[
+    str | None,
+    option(
+        "--llm",
+        "The address of an OpenAI-compatible server: http://localhost:11434/v1 for Ollama. "
+        "(default: $OPENAI_BASE_URL)",
+        "URL",
+    ),
+]
+LLMModel = Annotated[
+    str | None,
+    option("--llm-model", "Which of its models. (default: the first that it lists)", "NAME"),
+]
 Json = Annotated[bool, option("--json", "Print JSON.")]
 Quiet = Annotated[bool, option("-q --quiet", "No progress bar.")]
 Runtime = Annotated[

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -20,9 +22,20 @@ if TYPE_CHECKING:
 COLUMNS = ("rank", "score", "path", "span", "caption")
 
 
+_HIDDEN = re.compile(
+    r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+"""What JSON may hold as it is, and a terminal may obey: C1 controls, marks of direction."""
+
+
 def json_line(value: Any) -> str:
     """A plain value on one line."""
-    return json.dumps(value, ensure_ascii=False)
+    return _as_json(value)
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def jsonl(values: Iterable[Any]) -> str:
@@ -32,12 +45,19 @@ def jsonl(values: Iterable[Any]) -> str:
 
 def as_pretty_json(value: Any) -> str:
     """A plain value, indented."""
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    return _as_json(value, indent=2) + "\n"
 
 
 def tsv(rows: Iterable[Iterable[str]]) -> str:
     r"""A row a line, tabs between its cells; tabs and line ends in them stand as \t and \n."""
     return "".join("\t".join(map(visible, row)) + "\n" for row in rows)
+
+
+def for_index(text: str, index: str | None) -> str:
+    """A text whose commands, in backticks, are about the index that the user named by `-i`."""
+    if index is None:
+        return text
+    return re.sub(r"`mmsearch (\w+)", lambda found: f"{found[0]} -i {shlex.quote(index)}", text)
 
 
 def lines(texts: Iterable[str], form: str) -> str:
@@ -49,6 +69,11 @@ def lines(texts: Iterable[str], form: str) -> str:
 def visible(text: str) -> str:
     r"""Text on one line, safe to show: control characters as \n, \t, \x1b and so on."""
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def printable(text: str) -> str:
+    """Text of several lines, safe to show."""
+    return "".join(char if char in "\n\t" else visible(char) for char in text)
 
 
 def _escaped(char: str) -> str:
@@ -92,10 +117,24 @@ def as_table(hits: Sequence[Hit]) -> str:
         rank, score, *_, caption = _cells(hit)
         confidence = "" if hit.confidence is None else f"{hit.confidence:.0%}"
         copies = len(hit.metadata.get("duplicates", ()))
-        text = visible(caption) + (f" (+{copies} alike)" if copies else "")
+        text = visible(caption or _told(hit)) + (f" (+{copies} alike)" if copies else "")
         rows.append((rank, score, confidence, _place(hit), text))
     numbers = [("#", True), ("score", True), ("sure", True)]
     return _table([*numbers, ("path", False), ("text", False)], rows)
+
+
+def _told(hit: Hit) -> str:
+    """What a photo without a caption says of itself, by whose words it may have been found."""
+    meta = hit.metadata.get("meta", {})
+    told = next((meta[key] for key in ("title", "description", "keywords") if key in meta), "")
+    return " ".join(str(told).split())
+
+
+def label_of(hit: Hit) -> tuple[str, str]:
+    """What stands below a hit's thumbnail, in two lines: rank and name; date and span."""
+    date = hit.metadata.get("taken_at") or hit.metadata.get("modified") or ""
+    name = visible(os.path.basename(hit.path))
+    return f"{hit.rank}  {name}", "  ".join(filter(None, (date[:10], span_text(hit.span))))
 
 
 def explained(hits: Sequence[Hit]) -> str:
@@ -171,19 +210,24 @@ def failures_json(failures: Sequence[Failure]) -> str:
 def status_text(status: Mapping[str, Any]) -> str:
     """`Collection.status()` for people."""
     shown = {
-        "index": status["index"],
+        "index": visible(status["index"]),
         "model": ", ".join(map(_model, status["models"])) or "none yet",
         "items": _counted(status["items"]),
         "vectors": _counted(status["vectors"]),
         "failures": f"{status['failures']}" + (" (mmsearch errors)" if status["failures"] else ""),
         "on disk": f"{status['bytes'] / 2**20:.1f} MiB",
     }
-    rows = [f"{key:<9} {value}" for key, value in shown.items()]
+    rows = [f"{key:<11} {value}" for key, value in shown.items()]
     rows += [
-        f"{'answers':<9} {index['facet']}: {index['kind']}: {index['why']}"
+        f"{'passed over':<11} {group['files']} {group['what']}"
+        + (f" ({group['cure']})" if group["cure"] else "")
+        for group in status["passed_over"]
+    ]
+    rows += [
+        f"{'answers':<11} {index['facet']}: {index['kind']}: {index['why']}"
         for index in status["indexes"]
     ]
-    rows += [f"{'source':<9} {visible(path)}" for path in status["sources"]]
+    rows += [f"{'source':<11} {visible(path)}" for path in status["sources"]]
     return "\n".join(rows) + "\n"
 
 
@@ -249,14 +293,18 @@ def _cells(hit: Hit) -> tuple[str, str, str, str, str]:
 
 
 def span_text(span: Span | None) -> str:
-    """Lines as `12-18`, pages as `p. 3`, seconds as `0:07.5–0:12.5`; nothing for a whole item."""
-    if span is None:
+    """Lines as `12-18`, pages as `p. 3`, slides as `slide 3`, sections as `§ 3`, seconds as
+    `0:07.5–0:12.5`; nothing for a whole item, and for what comes before the first section.
+    """
+    if span is None or not (span.end or span.unit == "second"):
         return ""
     if span.unit == "second":
         return f"{_clock(span.start)}–{_clock(span.end)}"
     if span.unit == "page":
         pages = f"{span.start:g}" if span.start == span.end else f"{span.start:g}-{span.end:g}"
         return f"p. {pages}"
+    if span.unit in ("slide", "section"):
+        return f"{'slide' if span.unit == 'slide' else '§'} {span.start:g}"
     return f"{span.start:g}-{span.end:g}"
 
 
@@ -272,9 +320,9 @@ def _clock(seconds: float) -> str:
 
 def _place(hit: Hit) -> str:
     place = visible(_short(hit.path))
-    if hit.span is None:
+    if hit.span is None or not (stretch := span_text(hit.span)):
         return place
-    return f"{place}{':' if hit.span.unit == 'line' else ' '}{span_text(hit.span)}"
+    return f"{place}{':' if hit.span.unit == 'line' else ' '}{stretch}"
 
 
 def _short(path: str) -> str:

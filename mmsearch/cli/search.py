@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial, wraps
 from inspect import Parameter
 from pathlib import Path
@@ -38,7 +39,8 @@ def _flag(
     **more: Any,
 ) -> Parameter:
     """A flag of `--help`'s panel; with a metavar it takes a value, and is None unless given."""
-    kind: Any = list[str] | None if several else str | None if metavar else bool
+    kind: Any = more.pop("kind", str)
+    kind = list[kind] | None if several else kind | None if metavar else bool
     flags = more.pop("flags", f"--{name.replace('_', '-')}")
     about = option(flags, text, metavar, rich_help_panel=panel, **more)
     default = None if metavar else False
@@ -106,7 +108,13 @@ FILTERS = [
         flags="-w --where",
     ),
 ]
-EXPLAIN = _output("explain", "Below the table, show what each ranking says of each hit.")
+MORE = [
+    _output("explain", "Below the table, show what each ranking says of each hit."),
+    _output(
+        "preview", "Below, show the hits' thumbnails, in a terminal with Kitty, iTerm2 or sixel."
+    ),
+    _output("open", "Open the hit of this rank with the system's viewer.", "N", kind=int, min=1),
+]
 FORMS = [
     _output("json", "One JSON array."),
     _output("jsonl", "One JSON object a line."),
@@ -118,30 +126,44 @@ FORMS = [
 ]
 
 
-def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], Any]:
-    """Have the last parameters of a command given by flags: `settings`, `form` and `explain`.
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The flags that say how hits are shown."""
+
+    form: str
+    explain: bool
+    preview: bool
+    open: int | None
+    """The rank of the hit to open in a viewer."""
+
+
+def with_search_flags(
+    *, without: str = "", shows_hits: bool = True
+) -> Callable[[Callable[..., None]], Any]:
+    """Have the last parameters of a command given by flags: `settings` and `output`.
 
     Args:
         without: A setting that the command has no flag for.
+        shows_hits: Whether the command has `output`.
     """
     chosen = {name: one for name, one in SETTINGS.items() if name != without}
     ranking = [_setting_flag(name, one) for name, one in chosen.items()]
-    shared = [*ranking, *FILTERS, EXPLAIN, *FORMS]
+    shared = [*ranking, *FILTERS, *([*MORE, *FORMS] if shows_hits else [])]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
-        *own, _, _, _ = (
+        own = [
             one.replace(annotation=hints[name])
             for name, one in inspect.signature(command).parameters.items()
-        )
+            if name not in ("settings", "output")
+        ]
 
         @wraps(command)
         def run(**given: Any) -> None:
             # no product of one query is large enough for NumPy's other threads; after its import
             # they spin for a while, and take the cores that load the model
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-            forms = {one.name: given.pop(one.name) for one in FORMS}
-            form = render.pick_format(forms, terminal=terminal())
+            output = {"output": _output_of(given)} if shows_hits else {}
             filters = {one.name: given.pop(one.name) for one in FILTERS}
             where = from_options(
                 **{name: value for name, value in filters.items() if value is not None}
@@ -153,13 +175,25 @@ def with_search_flags(*, without: str = "") -> Callable[[Callable[..., None]], A
                     settings[name] = one.format.collect(value or ())
                 elif value is not None:
                     settings[name] = value
-            command(**given, settings=settings, form=form)
+            command(**given, settings=settings, **output)
 
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in (*own, *shared)}
         return run
 
     return decorate
+
+
+def _output_of(given: dict[str, Any]) -> Output:
+    """The output flags, removed from the given ones."""
+    forms = {one.name: given.pop(one.name) for one in FORMS}
+    form = render.pick_format(forms, terminal=terminal())
+    output = Output(form, **{one.name: given.pop(one.name) for one in MORE})
+    if output.preview:
+        from mmsearch.cli.preview import check_installed
+
+        check_installed()
+    return output
 
 
 # ---------------------------------------------------------------------- the commands
@@ -192,8 +226,7 @@ def query(
     device: Device = "auto",
     precision: Precision = "auto",
     settings: dict[str, Any],
-    form: str,
-    explain: bool,
+    output: Output,
 ) -> None:
     """Find photos, texts or sounds: in words, by example, or both at once.
 
@@ -207,12 +240,12 @@ def query(
             raise InvalidQuery("--vector stands alone: no words and no files with it")
         with open_collection(index) as library:
             found = library.search_vectors(read_vector(vector), **settings)[0]
-            _show(found, library, settings, form, explain=explain)
+            _show(found, library, settings, output)
         return
     parsed = _query(plain, {"text": text, "image": image, "audio": audio}, without)
     how = runtime_of(runtime, device, precision, once=True)
     with Collection(index_folder(index), how=how) as library:
-        _show(library.search(parsed, **settings), library, settings, form, explain=explain)
+        _show(library.search(parsed, **settings), library, settings, output)
 
 
 @with_search_flags(without="combine")
@@ -223,12 +256,11 @@ def similar(
     *,
     index: Index = None,
     settings: dict[str, Any],
-    form: str,
-    explain: bool,
+    output: Output,
 ) -> None:
     """Find what is like a file, leaving out the file itself."""
     with Collection(index_folder(index), how=runtime_of(once=True)) as library:
-        _show(library.similar(file, **settings), library, settings, form, explain=explain)
+        _show(library.similar(file, **settings), library, settings, output)
 
 
 def _query(
@@ -247,19 +279,31 @@ def _query(
 
 
 def _show(
-    hits: list[Hit], library: Collection, settings: Mapping[str, Any], form: str, *, explain: bool
+    hits: list[Hit], library: Collection, settings: Mapping[str, Any], output: Output
 ) -> None:
+    form = output.form
     if not hits:
         if form in {"json", "csv"}:
             out(render.FORMATS[form](hits))
-        say(f"nothing found{_why(library, settings)}")
+        say(f"nothing found{why_nothing(library, settings)}")
         raise typer.Exit(NOTHING_FOUND)
     if no_good_match(hits):
         poor = "no good match; nearest:"
         out(f"{poor}\n") if form == "table" else say(poor)
-    out(render.FORMATS[form](hits), raw=form.startswith("paths"))
-    if explain and form == "table":
+    text = render.FORMATS[form](hits)
+    # a program reads CSV as it is
+    safe = render.printable(text) if form == "csv" and terminal() else text
+    out(safe, raw=form.startswith("paths"))
+    if output.explain and form == "table":
         out(render.explained(hits))
+    if output.preview:
+        from mmsearch.cli.preview import show_thumbnails
+
+        show_thumbnails(hits)
+    if output.open is not None:
+        from mmsearch.cli.preview import open_hit
+
+        open_hit(hits, output.open)
 
 
 def _left_out(settings: Mapping[str, Any]) -> str:
@@ -273,7 +317,7 @@ def _left_out(settings: Mapping[str, Any]) -> str:
     return ""
 
 
-def _why(library: Collection, settings: Mapping[str, Any]) -> str:
+def why_nothing(library: Collection, settings: Mapping[str, Any]) -> str:
     """Why nothing was found, and what to do about it, if that is known."""
     if not len(library):
         return ": the index is empty, fill it with `mmsearch index`"
