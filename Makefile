@@ -18,7 +18,7 @@ serve: $(VENV)/.demo
 	@BIN=$(BIN) DEMO=$(DEMO) sh demo/serve.sh $(SERVE)
 
 test: $(VENV)/.$(EXTRAS) lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.$(EXTRAS)
 	$(BIN)/ruff check .

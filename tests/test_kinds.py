@@ -114,7 +114,7 @@ def test_if_no_kind_reaches_the_recall_all_rows_are_compared(monkeypatch):
     assert "RaBitQ found" in choice.why
 
 
-@pytest.mark.parametrize("kind", ["HNSW16", "IVF32,PQ8", "RR32,RaBitQ", "IVF32,RaBitQ", "PQ16"])
+@pytest.mark.parametrize("kind", ["HNSW16", "IVF32,PQ8x4", "RR32,RaBitQ", "IVF32,RaBitQ", "PQ16x4"])
 def test_a_kind_given_by_the_user_is_used_and_measured(kind):
     choice, codes = choose_index(clustered(5000), sample_queries, kind=kind)
     assert choice.kind == kind
@@ -455,7 +455,7 @@ def test_the_sample_of_a_large_segment_is_evenly_strided(tmp_path):
 # ---------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("kind", [EXACT, "RaBitQ", "IVF32,PQ8"])
+@pytest.mark.parametrize("kind", [EXACT, "RaBitQ", "IVF32,PQ8x4"])
 def test_a_written_segment_is_opened_again(tmp_path, kind):
     segment = made(clustered(2500), tmp_path, kind=kind)
     again = Segment.open(tmp_path)

@@ -28,10 +28,11 @@ SIDEWAYS = {("home", "errors"), ("cli", "evaluation"), ("cli", "server"), ("__ma
 
 HEAVY = {"torch", "open_clip", "transformers", "faiss", "onnxruntime", "numpy", "PIL", "tokenizers"}
 HEAVY |= {"av", "soundfile", "soxr", "pypdfium2", "rapidocr", "faster_whisper", "huggingface_hub"}
-HEAVY |= {"chardet", "filelock", "pyarrow", "watchfiles"}
+HEAVY |= {"anydoc", "chardet", "filelock", "openai", "pillow_jxl", "pyarrow", "rawpy"}
+HEAVY |= {"textual_image", "watchfiles"}
 
 
-SERVER = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"}
+SERVER = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client", "mcp"}
 """What the server alone is built on."""
 
 
@@ -128,5 +129,12 @@ def test_a_query_on_the_built_in_model_never_imports_torch(tmp_path):
 def test_no_command_but_serve_imports_what_the_server_is_built_on():
     code = "from mmsearch.cli.app import app\nfrom typer.testing import CliRunner\n"
     code += "assert CliRunner().invoke(app, ['serve', '--help']).exit_code == 0\n"
+    code += "assert CliRunner().invoke(app, ['mcp', '--help']).exit_code == 0\n"
     code += "assert CliRunner().invoke(app, ['query', '-i', './none', 'a dog']).exit_code == 3"
     assert not modules_after(code) & SERVER
+
+
+def test_the_tools_of_assistants_need_no_fastapi_and_bring_no_model():
+    pytest.importorskip("mcp")
+    heavy = HEAVY - {"watchfiles"} | {"fastapi"}  # uvicorn, which the SDK imports, imports it
+    assert not modules_after("import mmsearch.server.mcp") & heavy
