@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
 import threading
@@ -20,6 +19,8 @@ from llm_server import Handler, Server, running
 from typer.testing import CliRunner
 
 import mmsearch
+from mmsearch.cli import ask as cli_ask
+from mmsearch.cli import console
 from mmsearch.cli.app import app
 from mmsearch.collection import language_model
 from mmsearch.collection.language_model import is_this_machine
@@ -796,20 +797,15 @@ def test_a_host_that_does_not_answer_is_not_waited_for_for_ever(library, monkeyp
             list(library.ask("red?", llm=url))
 
 
-def test_an_interrupt_ends_it_and_keeps_what_came(album, server):
-    over = threading.Event()
+def test_an_interrupt_ends_it_and_keeps_what_came(album, server, monkeypatch):
+    def out_until_interrupted(text: str) -> None:
+        console.out(text)
+        if text == "It is":
+            raise KeyboardInterrupt
 
-    def interrupting(handler: Handler) -> None:
-        handler.begin()
-        handler.piece("It is")
-        main = threading.main_thread().ident
-        assert main is not None
-        threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
-        over.wait(10)
-
-    server.on_chat = interrupting
+    monkeypatch.setattr(cli_ask, "out", out_until_interrupted)
+    server.on_chat = lambda one: one.stream("It is", " red.")
     shown = run("ask", "red?", "--llm", server.url, code=130)
-    over.set()
     assert shown.stdout == "It is\n"
     assert shown.stderr == "mmsearch: interrupted\n"
 

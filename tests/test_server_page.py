@@ -1055,7 +1055,10 @@ def test_the_first_results_are_shown_while_the_rest_is_indexed(open_page, tmp_pa
         event = f"event: job\ndata: {json.dumps(job)}\n\n"
         page.route("**/api/v1/status*", lambda route: route.fulfill(json=status))
         page.route("**/api/v1/search*", lambda route: route.fulfill(json=hits))
-        page.route("**/api/v1/jobs*", lambda route: route.fulfill(json=job, status=202))
+        page.route(
+            "**/api/v1/jobs*",
+            lambda route: route.fulfill(json=[job] if route.request.method == "GET" else job),
+        )
         page.route(
             "**/api/v1/jobs/1/events*",
             lambda route: route.fulfill(content_type="text/event-stream", body=event),

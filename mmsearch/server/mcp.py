@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -493,12 +495,15 @@ def session_manager(services: Services) -> StreamableHTTPSessionManager:
 
 
 def run_stdio(services: Services) -> None:
-    """Serve on stdin and stdout until stdin ends; the SDK redirects what is printed to stderr."""
+    """Serve on stdin and stdout until stdin ends; what is printed meanwhile goes to stderr."""
 
     async def serve() -> None:
         server = create_server(services)
         async with stdio_server() as (reading, writing):
-            await server.run(reading, writing, server.create_initialization_options())
+            # the SDK redirects the descriptor, but what Python has not yet written when serving
+            # ends would go to the client
+            with redirect_stdout(sys.stderr):
+                await server.run(reading, writing, server.create_initialization_options())
 
     try:
         asyncio.run(serve())
