@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -808,6 +810,31 @@ def test_an_interrupt_ends_it_and_keeps_what_came(album, server, monkeypatch):
     shown = run("ask", "red?", "--llm", server.url, code=130)
     assert shown.stdout == "It is\n"
     assert shown.stderr == "mmsearch: interrupted\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT for another process there")
+def test_an_interrupt_while_it_waits_for_the_next_piece_ends_it(server, tmp_path):
+    over = threading.Event()
+
+    def falling_silent(handler: Handler) -> None:
+        handler.begin()
+        handler.piece("It is")
+        over.wait(30)
+
+    server.on_chat = falling_silent
+    (tmp_path / "note.txt").write_text("a red wall")
+    mmsearch.index(tmp_path / "note.txt", into=tmp_path / "idx", model="mini").close()
+    command = ["-m", "mmsearch", "ask", "red?", "--llm", server.url, "-i", str(tmp_path / "idx")]
+    with subprocess.Popen([sys.executable, *command], stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(5) == "It is"
+        while process.poll() is None:  # one that comes as a wait begins ends only the next
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+        shown = process.communicate()
+    over.set()
+    assert (process.returncode, *shown) == (130, "\n", "mmsearch: interrupted\n")
 
 
 # ---------------------------------------------------------------------- captions

@@ -791,7 +791,7 @@ def test_without_the_package_the_server_serves_and_says_how_to_install_it(client
 # ---------------------------------------------------------------------- over stdio
 
 NOISY = """
-import os, sys
+import os, sys, time
 from mmsearch.cli.app import main
 from mmsearch.collection import Collection
 
@@ -801,6 +801,9 @@ def search_page(self, *query, **settings):
     print("noise")
     os.write(1, b"more noise\\n")
     os.system("echo noise of a child")
+    if query == ("slowly",):
+        time.sleep(0.5)
+        print("noise at the end")
     return found(self, *query, **settings)
 
 Collection.search_page = search_page
@@ -849,21 +852,26 @@ def test_a_client_starts_the_command_and_finds_a_file(notes):
     assert text == "a dog on the beach"
 
 
-def test_nothing_but_the_protocol_is_printed_and_the_end_of_input_ends_it(notes):
-    process = started("-c", NOISY, "mcp", "-i", str(notes))
+def noisy_search(index: Path, query: str, *more: str) -> subprocess.Popen[str]:
+    """A client's session with the noisy command: a search, and further lines."""
+    process = started("-c", NOISY, "mcp", "-i", str(index))
     about = {"protocolVersion": "2025-11-25", "capabilities": {}}
     about["clientInfo"] = {"name": "test", "version": "1"}
-    call = message("tools/call", name="search", arguments={"query": "a dog"}) | {"id": 2}
-    assert process.stdin is not None
-    assert process.stdout is not None
-    for one in (
+    messages = [
         message("initialize", **about),
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
-        call,
-        "no JSON",
-    ):
-        process.stdin.write(f"{one if isinstance(one, str) else json.dumps(one)}\n")
+        message("tools/call", name="search", arguments={"query": query}) | {"id": 2},
+    ]
+    assert process.stdin is not None
+    for line in (*map(json.dumps, messages), *more):
+        process.stdin.write(f"{line}\n")
     process.stdin.flush()
+    return process
+
+
+def test_nothing_but_the_protocol_is_printed_and_the_end_of_input_ends_it(notes):
+    process = noisy_search(notes, "a dog", "no JSON")
+    assert process.stdout is not None
     answers: dict[Any, Any] = {}
     while 2 not in answers:
         line = json.loads(process.stdout.readline())
@@ -876,6 +884,15 @@ def test_nothing_but_the_protocol_is_printed_and_the_end_of_input_ends_it(notes)
     assert all(json.loads(line)["jsonrpc"] == "2.0" for line in rest.splitlines())
     assert said.count("noise") == 3
     assert "Traceback" not in said
+
+
+def test_what_a_search_prints_after_the_input_has_ended_is_not_sent(notes):
+    process = noisy_search(notes, "slowly")
+    assert process.stderr is not None
+    process.stderr.readline()  # the search runs
+    rest, said = process.communicate(timeout=30)
+    assert "noise" not in rest
+    assert "noise at the end" in said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT for another process there")

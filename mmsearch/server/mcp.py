@@ -11,7 +11,6 @@ import base64
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -495,15 +494,17 @@ def session_manager(services: Services) -> StreamableHTTPSessionManager:
 
 
 def run_stdio(services: Services) -> None:
-    """Serve on stdin and stdout until stdin ends; what is printed meanwhile goes to stderr."""
+    """Serve on stdin and stdout until stdin ends, as the last thing that the process does.
+
+    What is printed from then on goes to stderr.
+    """
 
     async def serve() -> None:
         server = create_server(services)
         async with stdio_server() as (reading, writing):
-            # the SDK redirects the descriptor, but what Python has not yet written when serving
-            # ends would go to the client
-            with redirect_stdout(sys.stderr):
-                await server.run(reading, writing, server.create_initialization_options())
+            # the SDK redirects the descriptor, but gives it back before the last calls have ended
+            sys.stdout = sys.stderr
+            await server.run(reading, writing, server.create_initialization_options())
 
     try:
         asyncio.run(serve())
