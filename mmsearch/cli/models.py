@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 CHECKED_ON = 64
 """Photos that an image tower is checked on."""
+
+_NOT_COMMERCIAL = re.compile(r"(?i)\bnc\b|non-?commercial|amlr|research")
+"""Of licences."""
 
 models = typer.Typer(
     name="models",
@@ -58,12 +62,27 @@ def list_models(
 
 
 @models.command()
-def pull(name: Name, *, quiet: Quiet = False) -> None:
+def pull(
+    name: Name,
+    *,
+    trust_remote_code: Annotated[
+        bool,
+        option("--trust-remote-code", "Let Python code that the model brings run here."),
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
     """Fetch a model's weights, once; then it works without a network."""
+    from mmsearch.encoders.registry import check_name, family_of, is_here
     from mmsearch.encoders.registry import pull as fetch
 
+    check_name(name)
+    licence = None if is_here(name) else family_of(name).licence(name)
+    if licence and _NOT_COMMERCIAL.search(licence):
+        say(f"the licence of {name}, {licence}, forbids commercial use")
     with progress_bar("B", quiet=quiet) as progress:
         place = fetch(name, progress)
+    if trust_remote_code:
+        family_of(name).trust(name)
     say(f"{name} is at {place}")
 
 

@@ -72,6 +72,12 @@ class Encoder(Protocol):
         """
         ...
 
+    def encode_query(self, modality: Modality, batch: Sequence[Decoded | Prepared]) -> Vectors:
+        """The same, of queries: some models are given another prompt for what is searched with
+        than for what is searched.
+        """
+        return self.encode(modality, batch)
+
 
 @runtime_checkable
 class TokenEncoder(Encoder, Protocol):

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mmsearch.errors import UnknownModel
+from mmsearch.errors import InvalidOption, UnknownModel
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
@@ -140,6 +140,18 @@ class Family(ABC):
     @abstractmethod
     def pull(self, name: str, progress: Progress | None) -> Path:
         """Where a model lies, after downloading what was missing; `models.pull` says the rest."""
+
+    def licence(self, name: str) -> str | None:
+        """The licence of a model's weights, if it is known; may ask the hub."""
+        return next((one.licence for one in self.recommended() if one.name == name), None)
+
+    def trust(self, name: str) -> None:
+        """Let Python code that a model brings run on this machine, until its files change.
+
+        Raises:
+            InvalidOption: models of this family bring none; or the choice cannot be stored.
+        """
+        raise InvalidOption(f"{name} brings no code: leave out --trust-remote-code")
 
     def accepts(self, name: str) -> bool:
         """Whether this can be the name of one of its models."""

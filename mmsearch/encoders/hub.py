@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,18 @@ def cache() -> Path:
     return Path(os.path.expanduser(os.path.expandvars(home))) / "hub"
 
 
-def snapshot(repository: str) -> Path | None:
-    """The folder of a repository's main branch on this machine, which may lack some files."""
+def snapshot(repository: str, revision: str = "main") -> Path | None:
+    """The folder of a repository on this machine, which may lack some files.
+
+    Args:
+        repository: ORG/NAME.
+        revision: A branch, a tag or a commit.
+    """
     folder = cache() / f"models--{repository.replace('/', '--')}"
     try:
-        commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
+        commit = (folder / "refs" / revision).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
-        return None
+        commit = revision
     found = folder / "snapshots" / commit
     return found if found.is_dir() else None
 
@@ -74,6 +80,7 @@ def fetch(
     progress: Progress | None = None,
     *,
     extra: str,
+    revision: str = "main",
 ) -> Path:
     """The folder of a repository's files after downloading those that were chosen.
 
@@ -84,6 +91,7 @@ def fetch(
         choose: Returns which of the repository's files are wanted.
         progress: Called with the bytes downloaded so far and the bytes in all.
         extra: The extra of mmsearch that brings huggingface_hub.
+        revision: A branch, a tag or a commit.
 
     Raises:
         MissingExtra: huggingface_hub is not installed.
@@ -101,12 +109,14 @@ def fetch(
     except ImportError as error:
         raise MissingExtra("fetching a model", extra) from error
     try:
-        found = HfApi().model_info(repository, files_metadata=True, timeout=10)
+        found = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=10)
         sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
         wanted = choose(sorted(sizes))
         meter = _Meter(progress, sum(sizes[name] for name in wanted))
         for name in wanted:
-            path = hf_hub_download(repository, name, tqdm_class=meter.bar_class())
+            path = hf_hub_download(
+                repository, name, revision=revision, tqdm_class=meter.bar_class()
+            )
             meter.file_done(sizes[name])
     except RepositoryNotFoundError as error:
         raise UnknownModel(
@@ -120,6 +130,18 @@ def fetch(
     if not wanted:
         raise ModelUnavailable(f"{repository} has none of the files that this model needs")
     return Path(path).parents[len(Path(name).parts) - 1]
+
+
+def licence(repository: str) -> str | None:
+    """The licence that a repository's card states, None if none or if the hub does not answer."""
+    with suppress(Exception):  # the hub's client and its HTTP library raise dozens of kinds
+        from huggingface_hub import HfApi
+
+        check_reachable(repository)
+        card = HfApi().model_info(repository, timeout=10).card_data
+        stated = card and (card.get("license_name") or card.get("license"))
+        return str(stated) if stated else None
+    return None
 
 
 def check_reachable(

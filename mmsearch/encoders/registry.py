@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmsearch.encoders import Runtime
 from mmsearch.encoders.clap import Clap
 from mmsearch.encoders.clip import Clip, advice
 from mmsearch.encoders.mini import MINI
-from mmsearch.errors import InvalidOption, ModelUnavailable, NoHomeFolder, UnknownModel
-from mmsearch.home import home
+from mmsearch.encoders.model_settings import store, stored, unusable
+from mmsearch.encoders.st import SentenceTransformers
+from mmsearch.errors import ModelUnavailable, UnknownModel
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder
     from mmsearch.encoders.family import Family, KnownModel, ModelRow
     from mmsearch.types import Progress
 
-REGISTRY: dict[str, Family] = {"mini": MINI, "clip": Clip(), "clap": Clap()}
+REGISTRY: dict[str, Family] = {
+    "mini": MINI,
+    "clip": Clip(),
+    "clap": Clap(),
+    "st": SentenceTransformers(),
+}
 """The families, by what stands before the first colon of a name."""
 
 KEY = "model"
@@ -128,10 +133,10 @@ def default() -> str | None:
     Raises:
         InvalidOption: the settings cannot be read; the message says what to do.
     """
-    chosen = _settings().get(KEY)
+    chosen = stored().get(KEY)
     if chosen is None or (isinstance(chosen, str) and chosen.partition(":")[0] in REGISTRY):
         return chosen
-    raise _unusable(f"its {KEY!r} is {chosen!r}")
+    raise unusable(f"its {KEY!r} is {chosen!r}")
 
 
 def set_default(name: str) -> None:
@@ -151,43 +156,7 @@ def set_default(name: str) -> None:
             raise ModelUnavailable(
                 f"{name} is not on this machine; fetch it with: mmsearch models pull {name}"
             )
-    try:
-        settings = _settings()
-    except InvalidOption:
-        settings = {}
-    settings.pop(KEY, None)
-    if name != "auto":
-        settings[KEY] = name
-    from mmsearch.encoders.model_files import replace_file
-
-    try:
-        replace_file(_settings_file(), json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise InvalidOption(f"the settings cannot be written: {error}") from error
-
-
-def _settings() -> dict[str, Any]:
-    """Everything in settings.json, beside the indexes; {} without such a file."""
-    try:
-        found = json.loads(_settings_file().read_text(encoding="utf-8"))
-    except (FileNotFoundError, NoHomeFolder):
-        return {}
-    except (OSError, ValueError) as error:
-        raise _unusable(str(error)) from error
-    if not isinstance(found, dict):
-        raise _unusable("it is not a JSON object")
-    return found
-
-
-def _settings_file() -> Path:
-    return home() / "settings.json"
-
-
-def _unusable(why: str) -> InvalidOption:
-    return InvalidOption(
-        f"{_settings_file()} cannot be used ({why}); write it anew with: mmsearch models default "
-        "mini"
-    )
+    store(KEY, None if name == "auto" else name)
 
 
 # ---------------------------------------------------------------------- listing and fetching

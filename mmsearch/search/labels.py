@@ -100,7 +100,7 @@ class Labeller:
     def __init__(self, encoder: Encoder, modality: Modality, labels: Sequence[str]) -> None:
         self._vectors = label_vectors(encoder, modality, labels)
         written = [PLAIN[modality].format(word) for word in EVERYDAY[modality]]
-        self._everyday = encoder.encode("text", written)
+        self._everyday = encoder.encode_query("text", written)
 
     def standardised(self, matrix: Vectors) -> NDArray[np.float32]:
         """(n, labels): for unit rows (n, dim), how far each label scores above everyday words.
@@ -172,7 +172,7 @@ def label_vectors(encoder: Encoder, modality: Modality, labels: Sequence[str]) -
     templates = TEMPLATES[modality]
     names = [_ARTICLE.sub("", label) for label in labels]
     written = [template.format(name) for name in names for template in templates]
-    rows = encoder.encode("text", written).reshape(len(labels), len(templates), -1)
+    rows = encoder.encode_query("text", written).reshape(len(labels), len(templates), -1)
     mean = rows.mean(axis=1)
     found: Vectors = (mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9)).astype(
         np.float32

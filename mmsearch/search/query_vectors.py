@@ -260,7 +260,7 @@ def encode_parts(encoder: Encoder, parts: Sequence[Part]) -> Vectors:
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             prepared = [prepare_part(parts[row], encoder) for row in batch]
-            vectors[batch] = encoder.encode(modality, prepared)
+            vectors[batch] = encoder.encode_query(modality, prepared)
     return vectors
 
 
@@ -357,7 +357,7 @@ def _encode_animation(content: Any, encoder: Encoder) -> Vectors | None:
     batch = [encoder.prepare("image", shot.picture) for shot in shots]
     if len(batch) < 2:
         return None
-    encoded = encoder.encode("image", batch)
+    encoded = encoder.encode_query("image", batch)
     return unit_sum(encoded, [1.0] * len(encoded))
 
 
@@ -371,7 +371,7 @@ def _encode_sound(content: Any, encoder: Encoder) -> Vectors:
         batch = [encoder.prepare("audio", piece) for _, piece in pieces]
     except UnreadableFile as error:
         raise _unusable(source, "sound", error) from error
-    encoded = encoder.encode("audio", batch)
+    encoded = encoder.encode_query("audio", batch)
     return unit_sum(encoded, [1.0] * len(encoded))
 
 

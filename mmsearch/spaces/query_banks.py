@@ -182,7 +182,7 @@ def _encode_typical_texts(encoder: Encoder) -> Vectors:
     if isinstance(encoder, KeepingEncoder):
         return encoder.encode_kept(VERSION, texts)
     batches = (texts[at : at + TEXTS_AT_ONCE] for at in range(0, len(texts), TEXTS_AT_ONCE))
-    return np.concatenate([encoder.encode("text", batch) for batch in batches])
+    return np.concatenate([encoder.encode_query("text", batch) for batch in batches])
 
 
 def _has_shipped_bank(space: Space) -> bool:
