@@ -240,18 +240,20 @@ def _model(model: Mapping[str, Any]) -> str:
 
 
 def models_table(rows: Sequence[ModelRow]) -> str:
-    """Name, where it is, size, recalls, licence and what it is for, a model a row."""
+    """Name, where it is, size, what it takes, recalls, licence and purpose, a model a row."""
     shown = []
     for row in rows:
-        name, state, megabytes, *rest = _model_cells(row)
+        name, state, megabytes, *figures, about, modalities = _model_cells(row)
         size = megabytes and f"{megabytes} MB"
-        shown.append((f"{name} *" if row.is_default else name, state, size, *rest))
-    columns = [("model (* auto)", False), ("state", True), ("size", True), ("Flickr30k", True)]
-    return _table([*columns, ("COCO", True), ("licence", True), ("", False)], shown)
+        cells = (f"{name} *" if row.is_default else name, state, size, modalities, *figures, about)
+        shown.append(cells)
+    columns = [("model (* auto)", False), ("state", True), ("size", True), ("takes", True)]
+    columns += [("Flickr30k", True), ("COCO", True), ("licence", True), ("", False)]
+    return _table(columns, shown)
 
 
 def models_tsv(rows: Sequence[ModelRow]) -> str:
-    """Name, state, megabytes, recalls at 1 and 5, licence and purpose, a model a row."""
+    """Name, state, megabytes, recalls at 1 and 5, licence, purpose, modalities, a model a row."""
     return tsv(map(_model_cells, rows))
 
 
@@ -264,6 +266,7 @@ def _model_cells(row: ModelRow) -> list[str]:
         _recall(row, "coco"),
         row.licence or "",
         row.about,
+        " ".join(row.modalities),
     ]
 
 

@@ -37,9 +37,11 @@ class KnownModel:
     """Of the Hugging Face hub."""
     about: str
     megabytes: int
-    """Of the weights, 10^6 bytes: as the repository lists them, else ("~" in the table) 4 bytes a
-    parameter."""
+    """Of the weights, 10^6 bytes: as the repository lists them, else ("~" in the table) by the
+    number of its parameters, at 4 bytes, or 2 for models in half precision."""
     dim: int
+    modalities: tuple[str, ...]
+    """What it takes; all in one space."""
     licence: str
     """As the repository states it; `apple-amlr` allows research only."""
     source: str
@@ -65,6 +67,8 @@ SOURCES = {
     "image_text/README_siglip2.md",
     "mobileclip": "https://github.com/apple/ml-mobileclip/tree/main/results",
     "clap": "https://github.com/LAION-AI/CLAP",
+    "embeddinggemma": "https://huggingface.co/google/embeddinggemma-2",
+    "qwen3-vl": "https://huggingface.co/Qwen/Qwen3-VL-Embedding-2B",
 }
 """By their names in the table."""
 
@@ -86,6 +90,7 @@ def _known(row: Mapping[str, str]) -> KnownModel:
         about=row["about"],
         megabytes=int(row["megabytes"].removeprefix("~")),
         dim=int(row["dim"]),
+        modalities=tuple(row["modalities"].split()),
         licence=row["licence"],
         source=SOURCES[row["source"]],
         recall={
@@ -109,6 +114,9 @@ class ModelRow:
     licence: str | None
     about: str
     recall: Mapping[str, Recall] = field(default_factory=dict)
+    """As published; empty if nothing was."""
+    modalities: tuple[str, ...] = ()
+    """What it takes, where that is known without loading it."""
     is_default: bool = False
     """Whether `auto` stands for it just now."""
 
@@ -176,7 +184,15 @@ class Family(ABC):
             state: Literal["here", "downloadable"] = (
                 "here" if self.is_here(one.name) else "downloadable"
             )
-            yield ModelRow(one.name, state, one.megabytes, one.licence, one.about, one.recall)
+            yield ModelRow(
+                one.name,
+                state,
+                one.megabytes,
+                one.licence,
+                one.about,
+                one.recall,
+                one.modalities,
+            )
 
     def recognise(self, repository: str, folder: Path) -> ModelRow | None:
         """The line of a repository in the hub's cache, if it plainly holds a model of this family.
@@ -202,6 +218,7 @@ class SingleModel(Family):
         about: What `mmsearch models` says of it.
         licence: Of its weights.
         folder: Of its weights, if it has any.
+        modalities: What it takes.
     """
 
     def __init__(
@@ -212,8 +229,10 @@ class SingleModel(Family):
         about: str = "",
         licence: str | None = None,
         folder: Path | None = None,
+        modalities: tuple[str, ...] = (),
     ) -> None:
         self.forms = (name,)
+        self._modalities = modalities
         self._name, self._make = name, make
         self._about, self._licence, self._folder = about, licence, folder
 
@@ -242,7 +261,14 @@ class SingleModel(Family):
         megabytes = None
         if self._folder is not None and self._folder.is_dir():
             megabytes = round(sum(path.stat().st_size for path in self._folder.iterdir()) / 1e6)
-        yield ModelRow(self._name, "built in", megabytes, self._licence, self._about)
+        yield ModelRow(
+            self._name,
+            "built in",
+            megabytes,
+            self._licence,
+            self._about,
+            modalities=self._modalities,
+        )
 
 
 def similar_names(name: str, names: Sequence[str]) -> list[str]:

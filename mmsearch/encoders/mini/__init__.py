@@ -20,5 +20,10 @@ def _load() -> Encoder:
 
 
 MINI = SingleModel(
-    "mini", _load, about="small and quick; needs nothing else", licence="apache-2.0", folder=FOLDER
+    "mini",
+    _load,
+    about="small and quick; needs nothing else",
+    licence="apache-2.0",
+    folder=FOLDER,
+    modalities=("audio", "image", "text"),
 )
