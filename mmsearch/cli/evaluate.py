@@ -21,7 +21,8 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="PAIRS",
-            help="Queries and the files to be found: tsv, csv, jsonl.",
+            help="Queries and the files to be found: tsv, csv, jsonl; with --benchmark, the folder "
+            "of its files.",
             parser=as_path,
         ),
     ],
@@ -66,6 +67,16 @@ def evaluate(
             "A B",
         ),
     ] = None,
+    benchmark: Annotated[
+        str | None,
+        option(
+            "--benchmark",
+            "Measure the model on a public dataset, beside its published recalls: flickr30k, "
+            "coco, flickr8k, clotho, audiocaps. What is lacking is indexed. (-i, default: an index "
+            "of that name)",
+            "NAME",
+        ),
+    ] = None,
     depth: Annotated[
         int, option("-k --depth", "How many ranks count. (default: 1000)", "N")
     ] = 1000,
@@ -100,6 +111,10 @@ def evaluate(
     from mmsearch.evaluation import parse_settings, report
     from mmsearch.evaluation.pairs import read_pairs
 
+    how: dict[str, Any] = {"runtime": runtime, "device": device, "precision": precision}
+    if benchmark is not None:
+        _run_benchmark(benchmark, pairs, index, how, json=json, quiet=quiet)
+        return
     common: dict[str, Any] = {}
     for written in settings or ():
         common |= parse_settings(written)
@@ -109,7 +124,6 @@ def evaluate(
     if plot is not None:
         report.check_plot(plot)
     judged = read_pairs(pairs, None if columns is None else columns.split(","))
-    how = {"runtime": runtime, "device": device, "precision": precision}
     found = []
     for run in runs:
         folder = run.pop("index", index)
@@ -122,6 +136,32 @@ def evaluate(
     _show(found[0] if compare is None else evaluation.compare(*found), json, per_query)
     if plot is not None:
         report.plot(dict(zip(compare or ("",), found, strict=True)), plot)
+
+
+def _run_benchmark(
+    name: str, folder: Path, index: str | None, how: dict[str, Any], *, json: bool, quiet: bool
+) -> None:
+    from mmsearch.collection.opening import collection_for
+    from mmsearch.encoders import runtime_of
+    from mmsearch.evaluation import run_benchmark
+    from mmsearch.evaluation.benchmarks import read_benchmark
+    from mmsearch.evaluation.report import benchmark_dict, benchmark_table, benchmark_tsv
+
+    read_benchmark(name, folder)  # before an index is made
+    with (
+        collection_for([folder], index or name, how=runtime_of(**how)) as library,
+        progress_bar(" files", quiet=quiet) as progress,
+    ):
+        found = run_benchmark(library, name, folder, progress)
+    if found.missing:
+        say(
+            f"{len(found.missing)} files of {name} are missing or cannot be read, "
+            f"{found.missing[0]!r} for one: these figures are not those of the benchmark"
+        )
+    if json:
+        out(render.as_pretty_json(benchmark_dict(found)))
+    else:
+        out(benchmark_table(found) if terminal() else benchmark_tsv(found))
 
 
 def _show(found: Evaluation | Comparison, json: bool, per_query: bool) -> None:

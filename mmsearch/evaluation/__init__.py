@@ -6,6 +6,7 @@ a["text→image"].measures["Recall@10"]          # a value, and its interval
 compare(a, b).directions[0].measures["MRR"].verdict
 """
 
+from mmsearch.evaluation.benchmarks import BenchmarkResult, run_benchmark
 from mmsearch.evaluation.comparison import Compared, Comparison, Difference, compare, parse_settings
 from mmsearch.evaluation.results import (
     MEASURES,
@@ -22,6 +23,7 @@ __all__ = [
     "DEPTH",
     "MEASURES",
     "MEDIAN",
+    "BenchmarkResult",
     "Compared",
     "Comparison",
     "Difference",
@@ -33,4 +35,5 @@ __all__ = [
     "evaluate",
     "parse_settings",
     "recall_curve",
+    "run_benchmark",
 ]

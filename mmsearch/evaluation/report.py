@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidOption, MissingExtra, PathNotFound
+from mmsearch.evaluation.benchmarks import BenchmarkResult
 from mmsearch.evaluation.comparison import Compared, Comparison
 from mmsearch.evaluation.qrels import few
 from mmsearch.evaluation.results import MEDIAN, Direction, Evaluation, Figure, recall_curve
@@ -77,6 +78,40 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     )
     return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def benchmark_table(result: BenchmarkResult) -> str:
+    """A line per direction and cutoff, beside the published recalls."""
+    rows = [["", "", "value", "95 % interval", "published", "difference, points"]]
+    for direction, measure, value, low, high, published in result.rows():
+        bounds = f"{_value(measure, low)} … {_value(measure, high)}"
+        theirs = "–" if published is None else _value(measure, published)
+        apart = "" if published is None else _change(measure, value - published)
+        rows.append([direction, measure, _value(measure, value), bounds, theirs, apart])
+    title = f"{result.name}, {result.model}: {_count(result.files, 'file')}"
+    source = f"published: {result.source}\n" if result.source else ""
+    return f"{title}\n{_aligned(rows)}{source}"
+
+
+def benchmark_tsv(result: BenchmarkResult) -> str:
+    """Direction, measure, value, low, high, published (or nothing), a line each; shares."""
+    return "".join(
+        "\t".join([*names, *("" if one is None else f"{one:.6g}" for one in numbers)]) + "\n"
+        for *names, numbers in ((row[0], row[1], row[2:]) for row in result.rows())
+    )
+
+
+def benchmark_dict(result: BenchmarkResult) -> dict[str, Any]:
+    """Plain values for JSON."""
+    keys = ("direction", "measure", "value", "low", "high", "published")
+    return {
+        "benchmark": result.name,
+        "model": result.model,
+        "files": result.files,
+        "missing": list(result.missing),
+        "source": result.source,
+        "recalls": [dict(zip(keys, row, strict=True)) for row in result.rows()],
+    }
 
 
 def as_tsv(result: Evaluation | Comparison) -> str:
