@@ -3,6 +3,7 @@
 model    a filter as data: a tree of conditions
 keys     what can be asked of an item: one declaration a key
 values   dates, sizes, places and texts, parsed
+check    the limits of a filter, and its keys as a store spells them
 parse    mappings, written conditions and command-line options as filters
 match    how values are compared: patterns, times, distances
 """

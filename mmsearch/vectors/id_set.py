@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    Fetch = Callable[[NDArray[np.int64] | None], NDArray[np.int64]]
+    """Returns those of the given ids (n,) that pass; of None, all that do."""
+
+FEW = 10_000
+"""So many ids a server is asked for by themselves: the others that pass may be millions."""
 
 
 class IdSet:
@@ -91,3 +97,64 @@ class IdSet:
         found = np.zeros(len(ids), np.bool_)
         found[inside] = self._mask[ids[inside] - low]
         return found
+
+
+class LazyIdSet(IdSet):
+    """A set of ids that a server knows, and that are fetched only where they themselves are needed.
+
+    The server's own searches are given the condition instead, so that a filter which millions of
+    items pass costs one count.
+
+    Args:
+        condition: What an item must fulfil, in the form that the server takes.
+        count: Returns how many ids there are.
+        fetch: Returns the ids, all or those among some.
+    """
+
+    def __init__(self, condition: Any, count: Callable[[], int], fetch: Fetch) -> None:
+        self.condition = condition
+        self._count = count
+        self._fetch = fetch
+
+    @cached_property
+    def _whole(self) -> IdSet:
+        return IdSet.of(self._fetch(None))
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether all ids are here already."""
+        return "_whole" in self.__dict__
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids (n,), sorted."""
+        return self._whole.ids
+
+    @cached_property
+    def _size(self) -> int:
+        return len(self._whole) if self.is_fetched else self._count()
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """A lower and an upper bound of the ids, both inclusive."""
+        return self._whole.span
+
+    def mask(self, low: int, high: int) -> NDArray[np.bool_]:
+        """Whether the set has each id from `low` to `high`, both inclusive."""
+        return self._whole.mask(low, high)
+
+    def union(self, other: IdSet) -> IdSet:
+        """The ids of this set and of another."""
+        return self._whole.union(other)
+
+    def intersection(self, other: IdSet) -> IdSet:
+        """The ids of this set that another has, too."""
+        if self.is_fetched or len(other) > FEW:
+            return self._whole.intersection(other)
+        return IdSet.of(self._fetch(other.ids))
+
+    def contains(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the set has each of the given ids (n,)."""
+        if self.is_fetched or len(ids) > FEW:
+            return self._whole.contains(ids)
+        return IdSet.of(self._fetch(ids)).contains(ids)

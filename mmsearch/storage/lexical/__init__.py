@@ -1,5 +1,6 @@
 """Words: how texts, names and dates become tokens, and which of them a query looks for."""
 
+from mmsearch.storage.lexical.documents import WEIGHTS, item_document
 from mmsearch.storage.lexical.tokens import (
     Document,
     Term,
@@ -12,10 +13,12 @@ from mmsearch.storage.lexical.tokens import (
 )
 
 __all__ = [
+    "WEIGHTS",
     "Document",
     "Term",
     "best_text",
     "date_words",
+    "item_document",
     "name_tokens",
     "query_terms",
     "split_terms",

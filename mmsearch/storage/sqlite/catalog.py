@@ -5,29 +5,23 @@ It is the truth; everything else in an index folder can be made again from it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from mmsearch.storage.records import FailureRecord, ItemRecord, StoreState
-from mmsearch.storage.sqlite.annotations import Metadata, Tags
-from mmsearch.storage.sqlite.change_log import Changes
+from mmsearch.storage.sql.store import SqlStore
+from mmsearch.storage.sqlite.change_log import SqliteChanges
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.sqlite.filters import Filters
-from mmsearch.storage.sqlite.index_settings import Settings, next_revision
-from mmsearch.storage.sqlite.indexed_files import Failures, Files, IndexRoots, Sources, put_failures
-from mmsearch.storage.sqlite.items import Items
 from mmsearch.storage.sqlite.loader import Loader
 from mmsearch.storage.sqlite.relocation import Relocation
-from mmsearch.storage.sqlite.spaces import QueryBanks, Spaces
-from mmsearch.storage.sqlite.vectors import Hubs, StoredVectors, TokenEmbeddings
+from mmsearch.storage.sqlite.transfer import SqliteTransfer
+from mmsearch.storage.sqlite.vectors import SqliteVectors
 from mmsearch.storage.sqlite.words import Words
-from mmsearch.storage.sqlite.writer import put_records
-from mmsearch.storage.store import VectorIndexes
+from mmsearch.storage.store import VectorIndexes, WriterLock
 
 
-class Catalog:
+class Catalog(SqlStore):
     """The `mmsearch.storage.Store` in one SQLite file; what its methods promise is said there.
 
     Args:
@@ -42,29 +36,18 @@ class Catalog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.database = database = Database(path)
-        self.settings = Settings(database)
-        self.sources = Sources(database)
-        self.index_roots = IndexRoots(database)
-        self.files = Files(database)
-        self.failures = Failures(database)
-        self.items = Items(database)
-        self.metadata = Metadata(database)
-        self.tags = Tags(database)
+        super().__init__(database)
         self.words = Words(database)
         self.filters = Filters(database, path.parent / "cache")
-        self.spaces = Spaces(database)
-        self.vectors = StoredVectors(database)
-        self.changes = Changes(database)
-        self.token_embeddings = TokenEmbeddings(database)
-        self.hubs = Hubs(database)
-        self.query_banks = QueryBanks(database)
-        self.loader = Loader(database, self.settings)
+        self.vectors = SqliteVectors(database)
+        self.changes = SqliteChanges(database)
+        self.loader = Loader(database)
+        self.transfer = SqliteTransfer(database, self.loader)
         self.relocation = Relocation(database)
         self.vector_indexes: VectorIndexes | None = None
         """SQLite finds no neighbours: `mmsearch.spaces.index_cache` does."""
-
-    def __len__(self) -> int:
-        return len(self.items)
+        self.writer_lock: WriterLock | None = None
+        """SQLite's own lock lasts as long as a transaction: the folder's lasts as long as a run."""
 
     def counts(self) -> dict[str, Any]:
         """How many there are: items by kind, vectors by space id and modality, failures."""
@@ -74,30 +57,20 @@ class Catalog:
             "failures": len(self.failures),
         }
 
-    def put(self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()) -> None:
-        with self.database.write() as connection:
-            put_records(connection, records)
-            put_failures(connection, failures)
-            if any(record.changes_vectors for record in records):
-                next_revision(connection)
-
-    def state(self) -> StoreState:
-        return self.settings.state()
-
     def moment(self) -> Hashable:
         with self.filters.view() as view:
             return view.moment
 
-    def snapshot(self) -> AbstractContextManager[None]:
-        return self.database.snapshot()
-
-    @property
-    def in_snapshot(self) -> bool:
-        return self.database.in_snapshot
-
     def shrink(self) -> None:
         """Return the space of deleted rows to the disk."""
         self.database.shrink()
+
+    def size(self) -> int:
+        files = (self.path.with_name(self.path.name + end) for end in ("", "-wal", "-shm"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def check_open(self) -> None:
+        self.database.check_open()
 
     def close(self) -> None:
         self.database.close()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.filters import Filter
+from mmsearch.storage.sql.facets import BY_INDEX, FACETS, Counts
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE
 from mmsearch.storage.sqlite.columns import GenerationColumns, Unfit, remember
 from mmsearch.storage.sqlite.database import Database
-from mmsearch.storage.sqlite.facets import BY_INDEX, FACETS, Counts
 from mmsearch.storage.sqlite.view import GENERATION, Generation, View
 from mmsearch.storage.store import FilterStore
 from mmsearch.types import Facets

@@ -7,19 +7,19 @@ does it, on another connection.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from sqlalchemy import Connection, func, select
 
 from mmsearch.storage.records import ItemBatch, Space
+from mmsearch.storage.sql.index_settings import next_numbers, next_revision
+from mmsearch.storage.sql.schema import items, metadata, tags
+from mmsearch.storage.sql.writer import put_batch
 from mmsearch.storage.sqlite.database import Database, driver_of, storage_errors
-from mmsearch.storage.sqlite.index_settings import Settings, next_revision, put_setting
-from mmsearch.storage.sqlite.schema import items, metadata, tags
-from mmsearch.storage.sqlite.writer import put_batch
 from mmsearch.storage.store import LoaderStore, PutBatch
 
 _FOR_LOADING = {"cache_size": -262_144, "wal_autocheckpoint": 0, "foreign_keys": 0}
@@ -36,19 +36,34 @@ MOST_PAGES = 16_384
 """Pages in the log from which the next batch waits until all of it has been moved: 256 MiB. Only
 then does SQLite write it from its beginning again."""
 
-_NUMBERED = "numbered items"
-"""The setting that holds the next number for items that came without a name."""
-
 
 class Loader(LoaderStore):
     """Writes many items at once."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._settings = settings
 
     @contextmanager
     def loading(self, total: int | None = None) -> Iterator[PutBatch]:
+        with self.transactions(total) as transaction:
+
+            def put(batch: ItemBatch, space: Space | None) -> tuple[int, int]:
+                with transaction() as connection:
+                    done = put_batch(self._database.writer(connection), batch, space)
+                    next_revision(connection)
+                return done
+
+            yield put
+
+    @contextmanager
+    def transactions(
+        self, total: int | None = None
+    ) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
+        """A context that gives what begins a transaction of many rows, one after the other.
+
+        Args:
+            total: How many rows are coming, if that is known.
+        """
         there = self._database.rows(select(func.max(items.c.id)))[0][0] or 0
         if total is not None and total > max(MANY_ROWS, there):
             # sorting all keys at the end is several times as fast as putting each in its place
@@ -62,14 +77,13 @@ class Loader(LoaderStore):
                 Checkpoints(self._database.path) as checkpoints,
             ):
 
-                def put(batch: ItemBatch, space: Space | None) -> tuple[int, int]:
+                @contextmanager
+                def transaction() -> Iterator[Connection]:
                     with storage_errors(), connection.begin():
-                        done = put_batch(connection, batch, space)
-                        next_revision(connection)
+                        yield connection
                     checkpoints.committed()
-                    return done
 
-                yield put
+                yield transaction
         finally:
             self.restore_indexes()
 
@@ -102,9 +116,7 @@ class Loader(LoaderStore):
 
     def next_numbers(self, number: int) -> range:
         with self._database.write() as connection:
-            first = int(self._settings.get(_NUMBERED) or 0)
-            put_setting(connection, _NUMBERED, str(first + number))
-        return range(first, first + number)
+            return next_numbers(connection, number)
 
 
 class Checkpoints:

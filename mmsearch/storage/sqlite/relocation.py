@@ -22,23 +22,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.media.walk import device_of
-from mmsearch.storage.sqlite.database import Database, is_one_of
-from mmsearch.storage.sqlite.index_settings import next_revision
-from mmsearch.storage.sqlite.indexed_files import (
+from mmsearch.storage.sql.database import is_one_of
+from mmsearch.storage.sql.index_settings import next_revision
+from mmsearch.storage.sql.indexed_files import (
     at_or_below,
     folder_below,
     note_devices,
     path_below,
 )
-from mmsearch.storage.sqlite.schema import (
-    PathText,
-    failures,
-    folder_devices,
-    index_roots,
-    items,
-    path_bytes,
-    sources,
-)
+from mmsearch.storage.sql.schema import failures, folder_devices, index_roots, items, sources
+from mmsearch.storage.sql.types import PathText, path_bytes
+from mmsearch.storage.sqlite.database import Database
 
 _TABLES = (items, failures, folder_devices)
 

@@ -1,5 +1,7 @@
 """Texts that match a pattern or contain a part, compared by SQLite where it agrees with Python.
 
+They are the `Functions` of SQLite's `Dialect` of conditions.
+
 GLOB compares bytes where a pattern has ASCII letters and stars only: that is right for any name.
 With other characters or `?`, GLOB and LIKE are right for texts of printable ASCII. For the rest,
 SQLite calls functions of Python, which know the case of all letters, classes in brackets, and names
@@ -15,11 +17,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, case, cast, func, literal
 
-from mmsearch.filters import Circle
-from mmsearch.filters.match import folded, kilometres, matcher
-from mmsearch.storage.sqlite.schema import PathText
+from mmsearch.filters import Circle, match
+from mmsearch.filters.match import folded, matcher
+from mmsearch.storage.sql.conditions import Expression
+from mmsearch.storage.sql.types import PATH
 
-Expression = ColumnElement[bool]
+FOLDERS_ONCE = True
+"""To compare a folder once, and not once for each item in it, is quicker."""
 
 _REGISTERED = "mmsearch functions"
 
@@ -48,23 +52,32 @@ def matches(text: ColumnElement[str], *patterns: str, below: bool = False) -> Ex
         return exactly
     quick = _glob(text, patterns[0])
     if below:  # a text that matches also does so with a slash at its end
-        quick = _glob(text.concat(literal("/", PathText())), f"{patterns[0]}/*")
+        quick = _glob(text.concat(literal("/", PATH)), f"{patterns[0]}/*")
     if not _UNSURE.search(patterns[0]):
         return quick
     return case((_is_plain(text), quick), else_=exactly)
 
 
 def _glob(text: ColumnElement[str], pattern: str) -> Expression:
-    return text.op("GLOB", is_comparison=True)(literal(pattern, PathText()))
+    return text.op("GLOB", is_comparison=True)(literal(pattern, PATH))
 
 
 def contains(text: ColumnElement[str], part: str) -> Expression:
     """Whether a text contains a part, whatever the case of either."""
     wanted = folded(part)
     escaped = re.sub(r"([\\%_])", r"\\\1", wanted)
-    quick = text.like(literal(f"%{escaped}%", PathText()), escape="\\")
+    quick = text.like(literal(f"%{escaped}%", PATH), escape="\\")
     exactly = func.mmsearch_contains(cast(text, LargeBinary), _bytes(wanted)) == 1
     return case((_is_plain(text), quick), else_=exactly)
+
+
+def kilometres(
+    latitude: ColumnElement[float], longitude: ColumnElement[float], circle: Circle
+) -> ColumnElement[float]:
+    """How far a place is from the centre of a circle."""
+    centre = literal(circle.latitude), literal(circle.longitude)
+    distance: ColumnElement[float] = func.mmsearch_kilometres(latitude, longitude, *centre)
+    return distance
 
 
 def register_functions(connection: Connection) -> None:
@@ -103,4 +116,4 @@ def _kilometres(
 ) -> float | None:
     if latitude is None or longitude is None:
         return None
-    return kilometres(latitude, longitude, Circle(here, there, 0.0))
+    return match.kilometres(latitude, longitude, Circle(here, there, 0.0))

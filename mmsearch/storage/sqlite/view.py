@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +21,21 @@ from sqlalchemy import (
     union_all,
 )
 
-from mmsearch.errors import InvalidFilter
-from mmsearch.filters import KEYS, META, AnyOf, Condition, Filter, Not, Period
-from mmsearch.filters.match import folded
-from mmsearch.storage.sqlite import facets
+from mmsearch.filters import KEYS, META, Filter
+from mmsearch.filters.check import checked
+from mmsearch.storage.sql import facets
+from mmsearch.storage.sql.conditions import (
+    Dialect,
+    compiled,
+    items_and_sources,
+    table_of,
+    value_of,
+)
+from mmsearch.storage.sql.database import driver_of_connection, is_one_of
+from mmsearch.storage.sql.schema import VECTOR, changes, items, metadata
+from mmsearch.storage.sqlite import sql_functions
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE
-from mmsearch.storage.sqlite.conditions import compiled, items_and_sources, table_of, value_of
-from mmsearch.storage.sqlite.database import driver_of_connection, is_one_of
-from mmsearch.storage.sqlite.schema import VECTOR, changes, items, metadata
+from mmsearch.storage.sqlite.facets import counted_by_index
 from mmsearch.storage.sqlite.sql_functions import register_functions
 from mmsearch.types import Facets
 from mmsearch.vectors.id_set import IdSet
@@ -39,13 +46,6 @@ if TYPE_CHECKING:
 
 GENERATION = "columns upto"
 """The setting that holds the generation of columns."""
-
-DEEPEST = 40
-"""Levels to which filters may be nested: Python and SQLite both have a limit."""
-
-MOST_CONDITIONS = 250
-MOST_VALUES = 10_000
-"""In one filter: SQLite takes expressions of 1,000 levels, and 32,766 parameters."""
 
 _PAGE = 20_000  # rows fetched at a time
 
@@ -138,24 +138,10 @@ class View:
         Raises:
             InvalidFilter: it cannot be answered here.
         """
-        conditions = list(_conditions(filter_))
-        values = [value for one in conditions if one.op == "in" for value in one.value]
-        periods = sum(isinstance(value, Period) for value in values)  # each is two comparisons
-        if len(conditions) + periods > MOST_CONDITIONS or len(values) > MOST_VALUES:
-            raise InvalidFilter(
-                f"a filter has at most {MOST_CONDITIONS} conditions and {MOST_VALUES:,} values"
-            )
-        own = {one.key.removeprefix(META) for one in conditions if one.key not in KEYS}
-        stored: dict[str, list[str]] = {}
-        for key in sorted(own):
-            if not self._connection.exec_driver_sql(_IS_KEY, (key,)).scalar_one():
-                there = self.metadata_keys()
-                stored[META + key] = alike = [
-                    META + one for one in there if folded(one) == folded(key)
-                ]
-                if not alike:
-                    raise InvalidFilter(_unknown(key, there))
-        return _with_keys(filter_, stored) if stored else filter_
+        return checked(filter_, self._is_metadata_key, self.metadata_keys)
+
+    def _is_metadata_key(self, key: str) -> bool:
+        return bool(self._connection.exec_driver_sql(_IS_KEY, (key,)).scalar_one())
 
     def metadata_keys(self) -> list[str]:
         """The keys of the user's own metadata, sorted."""
@@ -191,11 +177,12 @@ class View:
 
     def counted(self, names: Iterable[str], ids: Iterable[int] | None = None) -> facets.Counts:
         """How many of some items, or of all, have each value of some facets."""
-        return facets.counted(self._connection, names, ids)
+        is_one = None if ids is None else partial(is_one_of, ids=ids)
+        return facets.counted(self._connection, names, is_one)
 
     def counted_by_index(self, ids: IdSet) -> facets.Counts:
         """The same of many items, by folder and tag."""
-        return facets.counted_by_index(self._connection, ids)
+        return counted_by_index(self._connection, ids)
 
     def ids_above(self, upto: int) -> NDArray[np.int64]:
         """The ids (n,) of the items above one."""
@@ -263,47 +250,9 @@ class View:
 
 
 def statement_of(filter_: Filter, *, few: bool = False) -> Select[Any]:
-    """Selects the ids of the items that pass, sorted; `few` as `compiled` has it."""
+    """Selects the ids of the items that pass, sorted; `few` as `Dialect` has it."""
     chosen = select(items.c.id).select_from(items_and_sources)
-    return chosen.where(compiled(filter_, few=few)).order_by(items.c.id)
-
-
-def _conditions(filter_: Filter) -> Iterator[Condition]:
-    """All conditions of a filter."""
-    level, waiting = 0, [filter_]
-    while waiting:
-        if level == DEEPEST:
-            raise InvalidFilter(f"a filter is nested {DEEPEST // 2} deep at most")
-        level, parts = level + 1, [one for part in waiting for one in part.conditions]
-        yield from (one for one in parts if isinstance(one, Condition))
-        waiting = [one.filter for one in parts if isinstance(one, Not)]
-        waiting += [part for one in parts if isinstance(one, AnyOf) for part in one.filters]
-
-
-def _with_keys(filter_: Filter, stored: Mapping[str, Sequence[str]]) -> Filter:
-    """A filter with other keys in place of some, any of which may fulfil a condition."""
-
-    def renamed(one: Condition | AnyOf | Not) -> Condition | AnyOf | Not:
-        if isinstance(one, Not):
-            return Not(_with_keys(one.filter, stored))
-        if isinstance(one, AnyOf):
-            return AnyOf(tuple(_with_keys(part, stored) for part in one.filters))
-        if one.key not in stored:
-            return one
-        ways = [replace(one, key=key) for key in stored[one.key]]
-        return ways[0] if len(ways) == 1 else AnyOf(tuple(Filter((way,)) for way in ways))
-
-    return Filter(tuple(map(renamed, filter_.conditions)))
-
-
-def _unknown(key: str, own: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    known = [*KEYS, *(f"{META}{one}" if one in KEYS else one for one in own)]
-    near = get_close_matches(key, known, 1)
-    perhaps = f"; did you mean {near[0]!r}?" if near else ";"
-    mine = f"; and of metadata: {', '.join(known[len(KEYS) :])}" if own else ""
-    return f"no item has a key {key!r}{perhaps} there are: {', '.join(KEYS)}{mine}"
+    return chosen.where(compiled(filter_, Dialect(sql_functions, few))).order_by(items.c.id)
 
 
 def _next_key(before: Sequence[str]) -> Select[Any]:

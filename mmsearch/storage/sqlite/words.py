@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Sequence
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection
 
-from mmsearch.storage.lexical import Document, date_words, query_terms, split_terms
-from mmsearch.storage.records import DESCRIPTIVE_KEYS, NUMERIC_KEYS
-from mmsearch.storage.sqlite.bm25 import Matching
+from mmsearch.storage.lexical import query_terms
+from mmsearch.storage.lexical.bm25 import ranking
+from mmsearch.storage.sql.database import driver_of_connection
+from mmsearch.storage.sql.documents import documents
+from mmsearch.storage.sql.schema import WORDS
+from mmsearch.storage.sqlite.bm25 import SqliteMatching
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE, drop_applied
-from mmsearch.storage.sqlite.database import IDS, Database, Prepared, driver_of_connection, id_list
-from mmsearch.storage.sqlite.schema import USER, WORDS, items, metadata, sources, tags, texts
+from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.store import WordStore
 from mmsearch.types import Progress, Ranking
 from mmsearch.vectors.id_set import IdSet
@@ -72,20 +70,15 @@ class Words(WordStore):
         if not terms or k < 1 or (allowed is not None and not len(allowed)):
             return []
         with self._database.read() as connection:
-            matching = Matching(connection, k, allowed, self._database.found)
-            scores = matching.scores(terms)
-            parts = split_terms(terms)
-            if len(scores) < k and parts != terms:
-                scores = matching.scores(parts) | scores
-        best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
-        return best[:k]
+            matching = SqliteMatching(connection, k, allowed, self._database.found)
+            return ranking(matching.scores, terms, k)
 
     def holding(self, query: str, ids: Sequence[int]) -> set[int]:
         terms = query_terms(query)
         if not terms or not len(ids):
             return set()
         with self._database.read() as connection:
-            matching = Matching(connection, len(ids), None, self._database.found)
+            matching = SqliteMatching(connection, len(ids), None, self._database.found)
             return matching.holding(terms, sorted(ids))
 
 
@@ -120,7 +113,7 @@ def _refresh(connection: Connection, limit: int) -> int:
     for start in range(0, len(ids), PAGE):
         rows = [
             (id_, document.texts, document.names, document.facts)
-            for id_, document in _documents(connection, ids[start : start + PAGE])
+            for id_, document in documents(connection, ids[start : start + PAGE])
         ]
         insert = "INSERT OR REPLACE INTO words(rowid, texts, names, facts) VALUES (?, ?, ?, ?)"
         if rows:
@@ -128,61 +121,6 @@ def _refresh(connection: Connection, limit: int) -> int:
     moved = (max([last, *new]), seq)
     run("UPDATE followers SET words_item = ?, words_change = ?", moved)
     return len(ids)
-
-
-def _column(table: Table, name: str, order: str) -> Prepared:
-    chosen = select(table.c.item_id, table.c[name]).where(table.c.item_id.in_(IDS))
-    return Prepared(chosen.order_by(table.c.item_id, table.c[order]))
-
-
-_TEXTS = _column(texts, "text", "position")
-
-_METADATA = Prepared(
-    select(metadata.c.item_id, metadata.c.key, metadata.c.text, metadata.c.origin)
-    .where(metadata.c.item_id.in_(IDS))
-    .order_by(metadata.c.item_id, metadata.c.key)
-)
-
-_TAGS = _column(tags, "tag", "tag")
-
-_c = items.c
-
-_ITEMS = Prepared(
-    select(_c.id, sources.c.path, _c.folder, _c.name, _c.camera, _c.taken_at, _c.mtime_ns)
-    .join(sources)
-    .where(_c.id.in_(IDS))
-)
-
-
-def _documents(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, Document]]:
-    given = id_list(ids)
-    own: dict[int, list[str]] = defaultdict(list)
-    for item_id, text in _TEXTS.of(connection, ids=given):
-        own[item_id].append(text)
-    facts: dict[int, list[str]] = defaultdict(list)
-    for item_id, key, text, origin in _METADATA.of(connection, ids=given):
-        if origin == USER or key not in NUMERIC_KEYS:
-            (own if key.lower() in DESCRIPTIVE_KEYS else facts)[item_id].append(text)
-    for item_id, tag in _TAGS.of(connection, ids=given):
-        facts[item_id].append(tag)
-    for id_, root, folder, name, camera, taken, mtime_ns in _ITEMS.of(connection, ids=given):
-        names = [name, *_folders(root, folder)]
-        known = [camera or "", date_words(taken or _day(mtime_ns)), *facts[id_]]
-        yield id_, Document.of(own[id_], names, known)
-
-
-def _folders(root: str, folder: str) -> list[str]:
-    """The names of the folders that a file is in, from that of its source on."""
-    return [os.path.basename(root), *(name for name in folder.split(os.sep) if name)]
-
-
-def _day(mtime_ns: int) -> str:
-    """The day of a file's last change, in UTC, as it is shown."""
-    if not mtime_ns:  # an imported item has none
-        return ""
-    with suppress(ValueError, OverflowError, OSError):  # of a broken clock
-        return datetime.fromtimestamp(mtime_ns / 1e9, UTC).date().isoformat()
-    return ""
 
 
 def _count_words(connection: Connection) -> None:

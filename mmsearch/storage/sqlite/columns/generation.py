@@ -10,6 +10,8 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmsearch.filters import AnyOf, Condition, Filter, Not
+from mmsearch.storage.sql.facets import Counts
+from mmsearch.storage.sql.schema import EVERY_ITEM
 from mmsearch.storage.sqlite.columns.column import (
     Column,
     Unfit,
@@ -19,8 +21,6 @@ from mmsearch.storage.sqlite.columns.column import (
     write_column,
 )
 from mmsearch.storage.sqlite.columns.predicates import fulfilling
-from mmsearch.storage.sqlite.facets import Counts
-from mmsearch.storage.sqlite.schema import EVERY_ITEM
 from mmsearch.storage.sqlite.view import Generation, View
 from mmsearch.vectors.id_set import IdSet
 

@@ -1,4 +1,4 @@
-"""A filter as a SQLAlchemy expression over the catalog's tables.
+"""A filter as a SQLAlchemy expression over the tables of items, for SQLite and PostgreSQL.
 
 Whatever a user typed becomes a bound parameter, never a part of the statement.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from operator import ge, gt, le, lt
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import (
     ColumnElement,
@@ -29,59 +30,79 @@ from mmsearch.filters import KEYS, META, AnyOf, Circle, Condition, Filter, Key, 
 from mmsearch.filters.match import EXACT, bounding_box, folded, readings, time_ranges
 from mmsearch.filters.values import number_in
 from mmsearch.storage.records import IMPORTED_SOURCE, split_path
-from mmsearch.storage.sqlite.schema import (
-    PathText,
-    items,
-    metadata,
-    sources,
-    tables,
-    texts,
-    vectors,
-)
-from mmsearch.storage.sqlite.sql_functions import Expression, contains, matches
+from mmsearch.storage.sql.schema import items, metadata, sources, tables, texts, vectors
+from mmsearch.storage.sql.types import PATH
+
+Expression = ColumnElement[bool]
 
 
-def compiled(filter_: Filter, *, few: bool = False) -> Expression:
-    """What a row of `items_and_sources` must fulfil to pass. It may be NULL, which does not pass.
+class Functions(Protocol):
+    """What SQLite and PostgreSQL say in different ways."""
 
-    Args:
-        filter_: The filter.
+    FOLDERS_ONCE: bool
+    """Whether to compare a folder once, and not once for each item in it, is quicker."""
+
+    def matches(self, text: ColumnElement[str], *patterns: str, below: bool = False) -> Expression:
+        """Whether a text matches one of some shell patterns, or with `below`, a folder of it."""
+
+    def contains(self, text: ColumnElement[str], part: str) -> Expression:
+        """Whether a text contains a part, whatever the case of either."""
+
+    def kilometres(
+        self, latitude: ColumnElement[float], longitude: ColumnElement[float], circle: Circle
+    ) -> ColumnElement[float]:
+        """How far a place is from the centre of a circle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How conditions are to be written.
+
+    Attributes:
+        functions: Of the engine.
         few: Whether few items are tried: then folders, texts, tags and metadata are looked up for
             each of them instead of for all items.
     """
-    return and_(true(), *(_compiled(one, few=few) for one in filter_.conditions))
+
+    functions: Functions
+    few: bool = False
 
 
-def _compiled(one: Condition | AnyOf | Not, *, few: bool) -> Expression:
+def compiled(filter_: Filter, to: Dialect) -> Expression:
+    """What a row of `items_and_sources` must fulfil to pass; NULL does not pass, either."""
+    return and_(true(), *(_compiled(one, to) for one in filter_.conditions))
+
+
+def _compiled(one: Condition | AnyOf | Not, to: Dialect) -> Expression:
     if isinstance(one, Not):
-        return compiled(one.filter, few=few).is_not(true())
+        return compiled(one.filter, to).is_not(true())
     if isinstance(one, AnyOf):
-        return or_(false(), *(compiled(part, few=few) for part in one.filters))
+        return or_(false(), *(compiled(part, to) for part in one.filters))
     if one.op == "in" and not one.value:
         return false()
     if one.key.startswith(META):
-        return _any_row(metadata, _of_metadata(one), few=few)
+        return _any_row(metadata, _of_metadata(one, to), to)
     key = KEYS[one.key]
     if key.field is None:
-        return _computed(one, few=few)
+        return _computed(one, to)
     table = table_of(key)
-    found = _compare(key, one)
-    return found if table is items else _any_row(table, [found], few=few)
+    found = _compare(key, one, to)
+    return found if table is items else _any_row(table, [found], to)
 
 
-def _computed(one: Condition, *, few: bool) -> Expression:
+def _computed(one: Condition, to: Dialect) -> Expression:
     """A condition on what is no stored value."""
     match one.key:
         case "path":
-            return _of_path(one, few=few)
+            return _of_path(one, to)
         case "folder":
-            return _in_folder(lambda *spellings: _of_text(spellings, one, path=True), few=few)
+            return _in_folder(lambda *spellings: _of_text(spellings, one, to, path=True), to)
         case "date":
-            return _of_date(one)
+            return _of_date(one, to)
         case "near":
-            return _of_near(one.value)
+            return _of_near(one.value, to)
         case "has":
-            return or_(*(_has(what, few=few) for what in dict.fromkeys(one.value)))
+            return or_(*(_has(what, to) for what in dict.fromkeys(one.value)))
     raise AssertionError(f"no way to evaluate {one.key}")
 
 
@@ -104,9 +125,9 @@ def value_of(key: Key) -> ColumnElement[Any]:
     return expression
 
 
-def _any_row(table: Table, ways: Sequence[Expression], *, few: bool) -> Expression:
+def _any_row(table: Table, ways: Sequence[Expression], to: Dialect) -> Expression:
     """Whether an item has a row of a table that fulfils one of some expressions."""
-    if few:
+    if to.few:
         # CASE keeps SQLite from going through all rows of the key instead of those of the item
         passes = case((or_(*ways), 1), else_=0) == 1
         return select(table.c.item_id).where(table.c.item_id == items.c.id, passes).exists()
@@ -117,7 +138,7 @@ def _any_row(table: Table, ways: Sequence[Expression], *, few: bool) -> Expressi
 # ---------------------------------------------------------------------- stored values
 
 
-def _compare(key: Key, one: Condition) -> Expression:
+def _compare(key: Key, one: Condition, to: Dialect) -> Expression:
     value = value_of(key)
     if one.op == "exists":
         return value.is_not(None)
@@ -125,7 +146,7 @@ def _compare(key: Key, one: Condition) -> Expression:
         return _of_time(value, key.type.encode, one)
     if one.op in _ORDER:
         return _ordered(value, one.op, one.value)
-    return _of_text([value], one, path=key.type.compared_as == "path")
+    return _of_text([value], one, to, path=key.type.compared_as == "path")
 
 
 _ORDER = {"gt": gt, "gte": ge, "lt": lt, "lte": le}
@@ -137,14 +158,14 @@ def _ordered(number: ColumnElement[Any], op: str, value: Any) -> Expression:
 
 
 def _of_text(
-    spellings: Sequence[ColumnElement[Any]], one: Condition, *, path: bool = False
+    spellings: Sequence[ColumnElement[Any]], one: Condition, to: Dialect, *, path: bool = False
 ) -> Expression:
     """A text that has several spellings, the longest of them first."""
     if one.op == "contains":
-        return contains(spellings[0], one.value)
+        return to.functions.contains(spellings[0], one.value)
     if one.op == "glob":
         patterns = readings(one.value) if path else (one.value,)
-        return or_(*(matches(text, *patterns) for text in spellings))
+        return or_(*(to.functions.matches(text, *patterns) for text in spellings))
     return or_(*(text.in_(one.value) for text in spellings))
 
 
@@ -161,12 +182,12 @@ def _of_time(column: ColumnElement[Any], encode: Callable[..., Any], one: Condit
 
 
 _c = items.c
-_NOTHING, _SLASH = (literal(text, PathText()) for text in ("", os.sep))
+_NOTHING, _SLASH = (literal(text, PATH) for text in ("", os.sep))
 
 
 def _absolute(root: ColumnElement[str], below: ColumnElement[str]) -> ColumnElement[str]:
     """A path below a source: "/" is one; paths that were imported have nothing before them."""
-    slashed = func.rtrim(root, os.sep, type_=PathText()).concat(_SLASH)
+    slashed = func.rtrim(root, os.sep, type_=PATH).concat(_SLASH)
     return case((root == "", _NOTHING), else_=slashed).concat(below)
 
 
@@ -191,18 +212,17 @@ _FOLDERS = select(_c.source_id, _c.folder).distinct().cte("folders")
 
 def _in_folder(
     condition: Callable[[ColumnElement[str], ColumnElement[str]], Expression],
+    to: Dialect,
     name: str | None = None,
-    *,
-    few: bool,
 ) -> Expression:
     """Whether the folder of an item fulfils a condition, which is evaluated once per folder.
 
     Args:
         condition: Takes the absolute path of the folder and the one below the source.
+        to: As `compiled` has it.
         name: The file's name; None allows all.
-        few: As `compiled` has it.
     """
-    if few:
+    if to.few or not to.functions.FOLDERS_ONCE:
         passes = condition(_absolute_folder(sources.c.path, _c.folder), _c.folder)
         return passes if name is None else passes & (_c.name == name)
     folder, item = _FOLDERS.c, items.alias().c
@@ -215,19 +235,19 @@ def _in_folder(
     return _c.id.in_(found if name is None else found.where(item.name == name))
 
 
-def _of_path(one: Condition, *, few: bool) -> Expression:
+def _of_path(one: Condition, to: Dialect) -> Expression:
     if one.op == "glob":
-        return _at(one.value, few=few)
+        return _at(one.value, to)
     if one.op == "in":
         names = [os.path.basename(path) for path in one.value]
-        return _c.name.in_(names) & _of_text(_SPELLINGS, one)  # names first: they are quick
+        return _c.name.in_(names) & _of_text(_SPELLINGS, one, to)  # names first: they are quick
     if os.sep in folded(one.value):
-        return contains(_ABSOLUTE, one.value)
-    in_folder = _in_folder(lambda absolute, _: contains(absolute, one.value), few=few)
-    return or_(contains(_c.name, one.value), in_folder)
+        return to.functions.contains(_ABSOLUTE, one.value)
+    in_folder = _in_folder(lambda absolute, _: to.functions.contains(absolute, one.value), to)
+    return or_(to.functions.contains(_c.name, one.value), in_folder)
 
 
-def _at(pattern: str, *, few: bool) -> Expression:
+def _at(pattern: str, to: Dialect) -> Expression:
     """The files that a pattern matches, and those below a folder that it matches.
 
     A pattern without a slash is compared with the names of the file and of its folders; one with a
@@ -236,20 +256,22 @@ def _at(pattern: str, *, few: bool) -> Expression:
     plain = pattern.removeprefix("./").rstrip("/")
     if plain and pattern.startswith("./"):  # rows may have been imported under such a path
         imported = sources.c.path == IMPORTED_SOURCE
-        as_written = matches(_RELATIVE, *readings(pattern.rstrip("/")), below=True)
-        return or_(_at(plain, few=few), imported & as_written)
+        as_written = to.functions.matches(_RELATIVE, *readings(pattern.rstrip("/")), below=True)
+        return or_(_at(plain, to), imported & as_written)
     patterns = readings(plain)
     if "/" not in plain and not pattern.startswith("/"):
         folders = [f"*/{one}/*" for one in patterns]
-        in_folder = _in_folder(lambda _, below: matches(_between_slashes(below), *folders), few=few)
-        return or_(matches(_c.name, *patterns), in_folder)
+        in_folder = _in_folder(
+            lambda _, below: to.functions.matches(_between_slashes(below), *folders), to
+        )
+        return or_(to.functions.matches(_c.name, *patterns), in_folder)
     if plain and not _SPECIAL.search(plain):
-        return _at_or_below(plain, few=few)
+        return _at_or_below(plain, to)
     if plain[:1] in ("", "/", "*"):  # the absolute path alone: its star covers the relative one
-        return matches(_ABSOLUTE, *patterns, below=True)
-    relative = matches(_RELATIVE, *patterns, below=True)
+        return to.functions.matches(_ABSOLUTE, *patterns, below=True)
+    relative = to.functions.matches(_RELATIVE, *patterns, below=True)
     if plain[0] in "?[":
-        return or_(relative, matches(_ABSOLUTE, *patterns, below=True))
+        return or_(relative, to.functions.matches(_ABSOLUTE, *patterns, below=True))
     return relative
 
 
@@ -260,33 +282,31 @@ def _between_slashes(folder: ColumnElement[str]) -> ColumnElement[str]:
 _SPECIAL = re.compile(r"[*?\[]")
 
 
-def _at_or_below(path: str, *, few: bool) -> Expression:
+def _at_or_below(path: str, to: Dialect) -> Expression:
     """The file at a path, or the files in the folder at it, to any depth."""
     spelling = 0 if path.startswith("/") else 1
     folder, name = split_path(path)
     return or_(
-        _in_folder(lambda *folders: matches(folders[spelling], path, below=True), few=few),
-        _in_folder(lambda *folders: folders[spelling] == folder, name, few=few),
+        _in_folder(lambda *folders: to.functions.matches(folders[spelling], path, below=True), to),
+        _in_folder(lambda *folders: folders[spelling] == folder, to, name),
     )
 
 
 # ---------------------------------------------------------------------- other evaluators
 
 
-def _of_date(one: Condition) -> Expression:
+def _of_date(one: Condition, to: Dialect) -> Expression:
     """When it was taken, else when it was modified."""
-    taken, modified = (_compare(KEYS[name], one) for name in ("taken", "modified"))
+    taken, modified = (_compare(KEYS[name], one, to) for name in ("taken", "modified"))
     return case((_c.taken_at.is_not(None), taken), else_=modified)
 
 
 _HAS_POSITION = and_(_c.latitude.is_not(None), _c.longitude.is_not(None))
 
 
-def _of_near(circle: Circle) -> Expression:
+def _of_near(circle: Circle, to: Dialect) -> Expression:
     (low, high), longitudes = bounding_box(circle)
-    distance = func.mmsearch_kilometres(
-        _c.latitude, _c.longitude, literal(circle.latitude), literal(circle.longitude)
-    )
+    distance = to.functions.kilometres(_c.latitude, _c.longitude, circle)
     return and_(
         _HAS_POSITION,
         _c.latitude.between(low, high),
@@ -302,34 +322,34 @@ _ORIGINS = {
 }
 
 
-def _has(what: str, *, few: bool) -> Expression:
+def _has(what: str, to: Dialect) -> Expression:
     """Whether an item has a property."""
     if what == "gps":
         return _HAS_POSITION
     if what == "sound":
         # videos whose sound is indexed or whose speech is transcribed: they are few
-        heard = _any_row(vectors, [vectors.c.modality == "audio"], few=True)
-        video = and_(_c.kind == "video", or_(heard, _has("speech", few=True)))
+        heard = _any_row(vectors, [vectors.c.modality == "audio"], replace(to, few=True))
+        video = and_(_c.kind == "video", or_(heard, _has("speech", replace(to, few=True))))
         return or_(_c.kind == "audio", video)
-    return _any_row(texts, [texts.c.origin.in_(_ORIGINS[what])], few=few)
+    return _any_row(texts, [texts.c.origin.in_(_ORIGINS[what])], to)
 
 
 # ---------------------------------------------------------------------- the user's own metadata
 
 
-def _of_metadata(one: Condition) -> list[Expression]:
+def _of_metadata(one: Condition, to: Dialect) -> list[Expression]:
     is_key = metadata.c.key == one.key.removeprefix(META)
-    return [and_(is_key, way) for way in _ways_of_value(one)]
+    return [and_(is_key, way) for way in _ways_of_value(one, to)]
 
 
-def _ways_of_value(one: Condition) -> list[Expression]:
+def _ways_of_value(one: Condition, to: Dialect) -> list[Expression]:
     c = metadata.c
     if one.op == "exists":
         return [true()]
     if one.op == "in":
         return _equal_to_any(one.value)
     if one.op in ("contains", "glob"):
-        return [_of_text([c.text], one)]
+        return [_of_text([c.text], one, to)]
     value: MetadataValue = one.value
     if value.number is not None:
         return [_ordered(c.number, one.op, value.number)]

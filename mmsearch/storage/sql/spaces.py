@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, and_, delete, select, update
-from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.encoders import Encoder
-from mmsearch.storage.records import IMPORTED_FINGERPRINT, NO_MODALITIES, TEXT, Modalities, Space
-from mmsearch.storage.sqlite.database import Database
-from mmsearch.storage.sqlite.index_settings import next_revision
-from mmsearch.storage.sqlite.schema import items, query_banks, spaces
+from mmsearch.storage.records import IMPORTED_FINGERPRINT, NO_MODALITIES, TEXT, Space
+from mmsearch.storage.serving import assigned, in_order, joined, split, switched
+from mmsearch.storage.sql.database import Database, insert_into, put_rows
+from mmsearch.storage.sql.index_settings import next_revision
+from mmsearch.storage.sql.schema import items, query_banks, spaces
 from mmsearch.storage.store import QueryBankStore, SpaceStore
 from mmsearch.types import Modality
 
@@ -35,7 +35,9 @@ class Spaces(SpaceStore):
         key = {"name": name, "fingerprint": IMPORTED_FINGERPRINT}
         mine = and_(c.name == name, c.fingerprint == IMPORTED_FINGERPRINT)
         with self._database.write() as connection:
-            made = insert(spaces).values(**key, dim=dim, modalities="", serves="", backfills="")
+            made = insert_into(connection, spaces).values(
+                **key, dim=dim, modalities="", serves="", backfills=""
+            )
             connection.execute(made.on_conflict_do_nothing())
             served = connection.execute(select(c.serves).where(mine)).scalar_one().split()
             joined = " ".join(sorted({*served, *modalities}))
@@ -44,7 +46,7 @@ class Spaces(SpaceStore):
 
     def adopt(self, encoder: Encoder) -> None:
         c = spaces.c
-        known = {"fingerprint": encoder.fingerprint, "modalities": _joined(encoder.modalities)}
+        known = {"fingerprint": encoder.fingerprint, "modalities": joined(encoder.modalities)}
         here = select(c.id).where(c.name == encoder.name, c.fingerprint == encoder.fingerprint)
         with self._database.write() as connection:
             if connection.execute(here).first() is None:
@@ -57,23 +59,31 @@ class Spaces(SpaceStore):
             for encoder in encoders:
                 space = _add(connection, encoder)
                 space_of |= dict.fromkeys(sorted(encoder.modalities - TEXT), space.id)
-            if space_of:
-                _assign(connection, space_of)
+            if not space_of:
+                return
+            before = _spaces(connection)
+            now = assigned({one.id: one for one in before}, space_of)
+            if connection.execute(select(items.c.id).limit(1)).first() is None:
+                for one in before:
+                    now = switched(now, one.id)
+            _store(connection, before, now)
 
     def switch_to(self, space: Space) -> None:
         with self._database.write() as connection:
-            now = next((one for one in _spaces(connection) if one.id == space.id), None)
-            if now is not None and now.backfills == space.backfills:
-                _switch(connection, now)
+            before = _spaces(connection)
+            known = {one.id: one for one in before}
+            if space.id in known and known[space.id].backfills == space.backfills:
+                _store(connection, before, switched(known, space.id))
 
     def cancel_backfill(self, space: Space) -> None:
+        stopped = update(spaces).where(spaces.c.id == space.id)
         with self._database.write() as connection:
-            _put(connection, space, space.serves, NO_MODALITIES)
+            connection.execute(stopped.values(backfills=joined(NO_MODALITIES)))
 
     def set_modalities(self, space: Space, modalities: Iterable[Modality]) -> None:
         changed = update(spaces).where(spaces.c.id == space.id)
         with self._database.write() as connection:
-            connection.execute(changed.values(modalities=_joined(modalities)))
+            connection.execute(changed.values(modalities=joined(modalities)))
 
     def drop(self, space: Space) -> None:
         with self._database.write() as connection:
@@ -88,12 +98,10 @@ _SPACES = select(_c.id, _c.name, _c.fingerprint, _c.dim, _c.modalities, _c.serve
 
 def _spaces(connection: Connection) -> list[Space]:
     found = [
-        Space(id_, name, fingerprint, dim, *map(_split, modalities))
+        Space(id_, name, fingerprint, dim, *map(split, modalities))
         for id_, name, fingerprint, dim, *modalities in connection.execute(_SPACES).all()
     ]
-    return sorted(
-        found, key=lambda s: ("image" not in s.serves, "audio" not in s.serves, not s.serves, -s.id)
-    )
+    return in_order(found)
 
 
 def _find(connection: Connection, name: str, fingerprint: str) -> Space:
@@ -104,48 +112,20 @@ def _find(connection: Connection, name: str, fingerprint: str) -> Space:
 def _add(connection: Connection, encoder: Encoder) -> Space:
     """The space of an encoder, made if it is new."""
     key = {"name": encoder.name, "fingerprint": encoder.fingerprint}
-    modalities = {"modalities": _joined(encoder.modalities)}
-    made = insert(spaces).values(**key, **modalities, dim=encoder.dim, serves="", backfills="")
+    modalities = {"modalities": joined(encoder.modalities)}
+    made = insert_into(connection, spaces).values(
+        **key, **modalities, dim=encoder.dim, serves="", backfills=""
+    )
     connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=modalities))
     return _find(connection, encoder.name, encoder.fingerprint)
 
 
-def _assign(connection: Connection, space_of: Mapping[Modality, int]) -> None:
-    """Say which space (by its id) is to serve "image" or "audio"."""
-    empty = connection.execute(select(items.c.id).limit(1)).first() is None
-    for modality, space_id in space_of.items():
-        for space in _spaces(connection):
-            backfills = space.backfills - {modality}
-            if space.id == space_id and modality not in space.serves:
-                backfills |= {modality} | ((TEXT & space.modalities) - space.serves)
-            elif not backfills - TEXT:
-                backfills = NO_MODALITIES
-            _put(connection, space, space.serves, backfills)
-    if empty:
-        for space in _spaces(connection):
-            _switch(connection, space)
-
-
-def _switch(connection: Connection, space: Space) -> None:
-    media = space.backfills - TEXT
-    for other in _spaces(connection):
-        if other.id != space.id and other.serves & media:
-            left = other.serves - media
-            _put(connection, other, left if left - TEXT else NO_MODALITIES, other.backfills)
-    _put(connection, space, space.encodes_for, NO_MODALITIES)
-
-
-def _put(connection: Connection, space: Space, serves: Modalities, backfills: Modalities) -> None:
-    changed = {"serves": _joined(serves), "backfills": _joined(backfills)}
-    connection.execute(update(spaces).where(spaces.c.id == space.id).values(**changed))
-
-
-def _joined(modalities: Iterable[Modality]) -> str:
-    return " ".join(sorted(modalities))
-
-
-def _split(modalities: str) -> Modalities:
-    return frozenset(modalities.split())  # type: ignore[arg-type]
+def _store(connection: Connection, before: Sequence[Space], now: Mapping[int, Space]) -> None:
+    """Store what spaces serve and backfill, where it has changed."""
+    for space in before:
+        if (new := now[space.id]) != space:
+            changed = {"serves": joined(new.serves), "backfills": joined(new.backfills)}
+            connection.execute(update(spaces).where(_c.id == space.id).values(**changed))
 
 
 class QueryBanks(QueryBankStore):
@@ -162,4 +142,4 @@ class QueryBanks(QueryBankStore):
     def set(self, space: Space, version: str, bank: bytes) -> None:
         row = {"space_id": space.id, "version": version, "bank": bank}
         with self._database.write() as connection:
-            connection.execute(insert(query_banks).prefix_with("OR REPLACE").values(row))
+            put_rows(connection, query_banks, row)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
-from sqlalchemy.dialects.sqlite import insert
+from collections.abc import Mapping
+
+from sqlalchemy import BigInteger, Connection, Text, cast, select, update
 
 from mmsearch.storage.records import StoreState
-from mmsearch.storage.sqlite.database import Database, Prepared
-from mmsearch.storage.sqlite.schema import settings
+from mmsearch.storage.sql.database import Database, Prepared, insert_into, put_rows
+from mmsearch.storage.sql.schema import settings
 from mmsearch.storage.store import SettingStore
 
 REVISION = "revision"
@@ -18,6 +19,10 @@ EPOCH = "hubs epoch"
 
 CHANGES_FORGOTTEN = "changes forgotten"
 """Up to which number the deletions of vectors have been dropped from the log of changes."""
+
+
+STATE = ("catalog_id", REVISION, EPOCH, CHANGES_FORGOTTEN)
+"""The settings that make the state of a store."""
 
 
 class Settings(SettingStore):
@@ -36,39 +41,56 @@ class Settings(SettingStore):
             put_setting(connection, key, value)
 
     def state(self) -> StoreState:
-        """How far the catalog has come."""
+        """How far the store has come."""
         kept = self._database.found
         if StoreState not in kept:
             with self._database.read() as connection:
-                found = dict(_ALL.of(connection))
-            kept[StoreState] = StoreState(
-                found["catalog_id"],
-                int(found[REVISION]),
-                found.get(EPOCH, "0"),
-                int(found.get(CHANGES_FORGOTTEN, 0)),
-            )
+                kept[StoreState] = state_of(dict(_ALL.of(connection)))
         state: StoreState = kept[StoreState]
         return state
+
+
+def state_of(found: Mapping[str, str]) -> StoreState:
+    """How far a store of some settings has come."""
+    return StoreState(
+        found["catalog_id"],
+        int(found[REVISION]),
+        found.get(EPOCH, "0"),
+        int(found.get(CHANGES_FORGOTTEN, 0)),
+    )
 
 
 _ALL = Prepared(select(settings.c.key, settings.c.value))
 
 
+_NEXT = cast(cast(settings.c.value, BigInteger) + 1, Text)
+
+
 def put_setting(connection: Connection, key: str, value: str) -> None:
     """Store the text of a key within a transaction."""
-    row = insert(settings).values(key=key, value=value)
-    stored = {"value": row.excluded.value}
-    connection.execute(row.on_conflict_do_update(index_elements=["key"], set_=stored))
+    put_rows(connection, settings, {"key": key, "value": value})
 
 
 def next_revision(connection: Connection) -> None:
     """Note that vectors changed: indexes of an earlier revision are out of date."""
     changed = update(settings).where(settings.c.key == REVISION)
-    connection.execute(changed.values(value=settings.c.value + 1))
+    connection.execute(changed.values(value=_NEXT))
 
 
 def next_epoch(connection: Connection) -> None:
     """Note that rows changed in place: indexes that hold them must be rebuilt."""
-    row = insert(settings).values(key=EPOCH, value="1")
-    more = {"value": settings.c.value + 1}
+    row = insert_into(connection, settings).values(key=EPOCH, value="1")
+    more = {"value": _NEXT}
     connection.execute(row.on_conflict_do_update(index_elements=["key"], set_=more))
+
+
+def next_numbers(connection: Connection, number: int) -> range:
+    """Numbers that were never returned before, in a transaction."""
+    chosen = select(settings.c.value).where(settings.c.key == _NUMBERED)
+    first = int(connection.execute(chosen).scalar() or 0)
+    put_setting(connection, _NUMBERED, str(first + number))
+    return range(first, first + number)
+
+
+_NUMBERED = "numbered items"
+"""The setting that holds the next number for items that came without a name."""

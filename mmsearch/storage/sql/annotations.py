@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, and_, delete, select, true
-from sqlalchemy.dialects.sqlite import Insert, insert
 
-from mmsearch.storage.records import BY_HAND, metadata_key
-from mmsearch.storage.sqlite.database import Database, is_one_of
-from mmsearch.storage.sqlite.schema import items, tags
-from mmsearch.storage.sqlite.writer import put_metadata
+from mmsearch.storage.records import BY_HAND, metadata_texts
+from mmsearch.storage.sql.database import Database, insert_into, is_one_of
+from mmsearch.storage.sql.schema import items, tags
+from mmsearch.storage.sql.writer import put_metadata
 from mmsearch.storage.store import MetadataStore, TagStore
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects.sqlite import Insert
 
 ITEMS_AT_ONCE = 2_000
 """Items whose metadata are written by one statement."""
@@ -27,27 +29,15 @@ class Metadata(MetadataStore):
 
     def set(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         with self._database.write() as connection:
-            waiting = iter(rows)
+            waiting, writer = iter(rows), self._database.writer(connection)
             while some := dict(islice(waiting, ITEMS_AT_ONCE)):
                 there = _ids_there(connection, some)
-                put_metadata(connection, {id_: _texts(some[id_]) for id_ in sorted(there)})
+                put_metadata(writer, {id_: metadata_texts(some[id_]) for id_ in sorted(there)})
 
 
 def _ids_there(connection: Connection, ids: Iterable[int]) -> set[int]:
     """Those of some ids that are of an item."""
     return set(connection.execute(select(items.c.id).where(is_one_of(items.c.id, ids))).scalars())
-
-
-def _texts(own: Mapping[str, Any]) -> dict[str, str]:
-    from mmsearch.media.tables import storable  # brings `media.text`, slow to import
-
-    return {
-        metadata_key(storable(key)): str(value).lower()
-        if isinstance(value, bool)
-        else storable(str(value))
-        for key, value in own.items()
-        if value is not None
-    }
 
 
 class Tags(TagStore):
@@ -69,14 +59,14 @@ class Tags(TagStore):
                     for id_ in sorted(_ids_there(connection, scores))
                 ]
                 if rows:
-                    connection.execute(_set_score(), rows)
+                    connection.execute(_set_score(connection), rows)
 
     def add(self, tag: str, ids: Sequence[int]) -> int:
         with self._database.write() as connection:
             there = sorted(_ids_there(connection, ids))
             if there:
                 rows = [{"item_id": id_, "tag": tag, "score": BY_HAND} for id_ in there]
-                connection.execute(_set_score(), rows)
+                connection.execute(_set_score(connection), rows)
             return len(there)
 
     def remove(self, tag: str, ids: Sequence[int]) -> int:
@@ -92,9 +82,9 @@ class Tags(TagStore):
             return connection.execute(chosen).rowcount
 
 
-def _set_score() -> Insert:
+def _set_score(connection: Connection) -> Insert:
     """Gives an item a tag, or another score of it unless it has the tag by hand."""
-    new = insert(tags)
+    new = insert_into(connection, tags)
     keys, score = [tags.c.item_id, tags.c.tag], new.excluded.score
     return new.on_conflict_do_update(
         index_elements=keys, set_={"score": score}, where=tags.c.score < BY_HAND

@@ -1,10 +1,10 @@
-"""The items of a catalog: one row a file, with its texts, metadata and tags."""
+"""The items of a store: one row a file, with its texts, metadata and tags."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -20,10 +20,10 @@ from mmsearch.storage.records import (
     Space,
     split_path,
 )
-from mmsearch.storage.sqlite.database import IDS, Database, Prepared, id_list, is_one_of
-from mmsearch.storage.sqlite.index_settings import next_revision
-from mmsearch.storage.sqlite.indexed_files import at_or_below
-from mmsearch.storage.sqlite.schema import (
+from mmsearch.storage.sql.database import Database, Prepared, is_one_of, is_one_of_ids
+from mmsearch.storage.sql.index_settings import next_revision
+from mmsearch.storage.sql.indexed_files import at_or_below
+from mmsearch.storage.sql.schema import (
     FILE,
     USER,
     failures,
@@ -35,6 +35,7 @@ from mmsearch.storage.sqlite.schema import (
     texts,
     vectors,
 )
+from mmsearch.storage.sql.types import id_list
 from mmsearch.storage.store import ItemStore
 from mmsearch.types import Item, TextPart
 
@@ -65,17 +66,23 @@ class Items(ItemStore):
         if not len(ids):
             return {}
         with self._database.read() as connection:
-            return _items(connection, _BY_ID, ids=id_list(ids))
+            return self._found(connection, ids=id_list(ids))
 
     def all(self, page: int = 500) -> Iterator[Item]:
         last = 0
         while True:
             with self._database.read() as connection:
-                some = _items(connection, _NEXT_PAGE, last=last, page=page)
+                some = self._found(connection, last=last, page=page)
             if not some:
                 return
             yield from some.values()
             last = max(some)
+
+    def _found(self, connection: Connection, **given: Any) -> dict[int, Item]:
+        """Items in order of id: those of `ids`, an `id_list`, or a `page` after the `last`."""
+        rows = (_BY_ID if "ids" in given else _NEXT_PAGE).of(connection, **given)
+        ids = id_list(row[0] for row in rows)
+        return as_items(rows, *(one.of(connection, ids=ids) for one in (_TEXTS, _METADATA, _TAGS)))
 
     def listed(self, ids: Any = None, limit: int | None = None) -> Iterator[ListedItem]:
         c = items.c
@@ -212,20 +219,21 @@ class Items(ItemStore):
 
 _COUNT = Prepared(select(func.count()).select_from(items))
 
-_WITH_ROOT = select(items, sources.c.path.label("root")).join(sources).order_by(items.c.id)
+WITH_ROOT = select(items, sources.c.path.label("root")).join(sources).order_by(items.c.id)
+"""Items, each with the path of its source."""
 
-_BY_ID = Prepared(_WITH_ROOT.where(items.c.id.in_(IDS)))
+_BY_ID = Prepared(WITH_ROOT.where(is_one_of_ids(items.c.id)))
 
-_NEXT_PAGE = Prepared(_WITH_ROOT.where(items.c.id > bindparam("last")).limit(bindparam("page")))
+_NEXT_PAGE = Prepared(WITH_ROOT.where(items.c.id > bindparam("last")).limit(bindparam("page")))
 
 _TEXTS = Prepared(
-    select(texts).where(texts.c.item_id.in_(IDS)).order_by(texts.c.item_id, texts.c.position)
+    select(texts).where(is_one_of_ids(texts.c.item_id)).order_by(texts.c.item_id, texts.c.position)
 )
 
 
 def _pairs(table: Table, key: Column[Any], value: Column[Any]) -> Prepared:
     pairs = select(table.c.item_id, key, value)
-    return Prepared(pairs.where(table.c.item_id.in_(IDS)).order_by(key))
+    return Prepared(pairs.where(is_one_of_ids(table.c.item_id)).order_by(key))
 
 
 _METADATA = _pairs(metadata, metadata.c.key, metadata.c.text)
@@ -233,25 +241,27 @@ _METADATA = _pairs(metadata, metadata.c.key, metadata.c.text)
 _TAGS = _pairs(tags, tags.c.tag, tags.c.score)
 
 
-def _items(connection: Connection, which: Prepared, **given: Any) -> dict[int, Item]:
+def as_items(
+    found: Iterable[Any], texts_found: Iterable[Any], pairs: Iterable[Any], tagged: Iterable[Any]
+) -> dict[int, Item]:
     """Items by id, with everything that is shown of them.
 
     Args:
-        connection: In a transaction.
-        which: _BY_ID or _NEXT_PAGE.
-        given: Its parameters.
+        found: Rows of WITH_ROOT.
+        texts_found: Rows of their texts, in order of position.
+        pairs: (item id, key, text) of their metadata, in order of key.
+        tagged: (item id, tag, score) of their tags.
     """
-    rows = which.named(connection, **given)
+    rows = _BY_ID.by_name(found)
     parts: dict[int, list[TextPart]] = {row["id"]: [] for row in rows}
-    ids = id_list(parts)
-    for row in _TEXTS.named(connection, ids=ids):
+    for row in _TEXTS.by_name(texts_found):
         span = span_of(row["start"], row["end"], row["unit"])
         parts[row["item_id"]].append(TextPart(row["text"], row["origin"], span))
     own: dict[int, dict[str, str]] = {}
-    for item_id, key, text in _METADATA.of(connection, ids=ids):
+    for item_id, key, text in pairs:
         own.setdefault(item_id, {})[key] = text
     scores: dict[int, dict[str, float]] = {}
-    for item_id, tag, score in _TAGS.of(connection, ids=ids):
+    for item_id, tag, score in tagged:
         scores.setdefault(item_id, {})[tag] = score
     return {
         id_: _item(row, tuple(parts[id_]), own.get(id_), scores.get(id_))

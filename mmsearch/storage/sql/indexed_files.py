@@ -15,12 +15,12 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    insert,
     literal,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert
 
 from mmsearch.media.file_state import Stat
 from mmsearch.storage.records import (
@@ -29,18 +29,18 @@ from mmsearch.storage.records import (
     IndexRoot,
     KnownFile,
     StoredFile,
+    bounds,
     split_path,
 )
-from mmsearch.storage.sqlite.database import Database
-from mmsearch.storage.sqlite.schema import (
-    PathText,
+from mmsearch.storage.sql.database import Database, insert_into, put_rows
+from mmsearch.storage.sql.schema import (
     failures,
     folder_devices,
     index_roots,
     items,
-    path_bytes,
     sources,
 )
+from mmsearch.storage.sql.types import PATH
 from mmsearch.storage.store import FailureStore, FileStore, IndexRootStore, SourceStore
 from mmsearch.types import Failure, Kind
 
@@ -54,15 +54,22 @@ class Files(FileStore):
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def known(self, source_id: int, folder: str) -> dict[str, KnownFile]:
-        rows = self._database.driver_rows(_KNOWN, (source_id, path_bytes(folder)))
+    def known(self, source_id: int, folder: str, prefix: str = "") -> dict[str, KnownFile]:
+        if prefix:
+            rows = self._database.driver_rows(_KNOWN_FROM, (source_id, folder, *bounds(prefix)))
+            rows = [row for row in rows if row[0].startswith(prefix)]
+        else:
+            rows = self._database.driver_rows(_KNOWN, (source_id, folder))
         make = tuple.__new__  # a quarter of the time of KnownFile._make: a scan needs all files
         return {row[0]: make(KnownFile, row) for row in rows}
 
     def set_change_times(self, rows: Sequence[tuple[int, int]]) -> None:
-        with self._database.write() as connection:
-            changed = "UPDATE items SET ctime_ns = ? WHERE id = ?"
-            connection.exec_driver_sql(changed, [(ctime_ns, id_) for id_, ctime_ns in rows])
+        if rows:
+            changed = update(items).where(items.c.id == bindparam("id_"))
+            changed = changed.values(ctime_ns=bindparam("ctime"))
+            given = [{"id_": id_, "ctime": ctime_ns} for id_, ctime_ns in rows]
+            with self._database.write() as connection:
+                connection.execute(changed, given)
 
     def readings(self, item_id: int) -> frozenset[str]:
         found = self._database.scalars(select(items.c.readings).where(items.c.id == item_id))
@@ -130,12 +137,14 @@ _KNOWN = (
     "FROM items WHERE source_id = ? AND folder = CAST(? AS TEXT)"
 )
 
+_KNOWN_FROM = f"{_KNOWN} AND name >= CAST(? AS TEXT) AND name < CAST(? AS TEXT)"
+
 _DUPLICATES = (
     "SELECT items.id, sources.path, sources.device, folder_devices.device, "
     "items.folder, name FROM items JOIN sources ON sources.id = items.source_id "
     "LEFT JOIN folder_devices ON folder_devices.source_id = items.source_id "
     "AND folder_devices.folder = items.folder "
-    "WHERE hash = ? AND kind = ? ORDER BY items.id LIMIT ?"
+    "WHERE hash = ? AND kind = CAST(? AS TEXT) ORDER BY items.id LIMIT ?"
 )
 
 
@@ -171,8 +180,7 @@ class Sources(SourceStore):
                     gone = delete(folder_devices).where(c.source_id == source_id)
                     connection.execute(gone.where(c.folder == folder))
                 else:
-                    put = insert(folder_devices).prefix_with("OR REPLACE")
-                    connection.execute(put.values(row))
+                    put_rows(connection, folder_devices, row)
 
     def of(self, path: str) -> tuple[int, str, str] | None:
         return _source_of(path, self.all())
@@ -199,7 +207,7 @@ class Sources(SourceStore):
 
     def imported(self) -> int:
         with self._database.write() as connection:
-            made = insert(sources).values(path=IMPORTED_SOURCE, device=0)
+            made = insert_into(connection, sources).values(path=IMPORTED_SOURCE, device=0)
             connection.execute(made.on_conflict_do_nothing())
             chosen = select(sources.c.id).where(sources.c.path == IMPORTED_SOURCE)
             return int(connection.execute(chosen).scalar_one())
@@ -207,11 +215,11 @@ class Sources(SourceStore):
 
 def note_devices(connection: Connection, source_id: int) -> None:
     """Note the device of a source for each of its folders, before it becomes part of another."""
-    connection.exec_driver_sql(
-        "INSERT OR IGNORE INTO folder_devices SELECT DISTINCT sources.id, folder, device "
-        "FROM items JOIN sources ON sources.id = source_id WHERE sources.id = ?",
-        (source_id,),
+    found = select(sources.c.id, items.c.folder, sources.c.device).join(sources).distinct()
+    note = insert_into(connection, folder_devices).from_select(
+        ["source_id", "folder", "device"], found.where(sources.c.id == source_id)
     )
+    connection.execute(note.on_conflict_do_nothing())
 
 
 _SOURCES = select(sources.c.id, sources.c.path).where(sources.c.path != IMPORTED_SOURCE)
@@ -244,7 +252,7 @@ def folder_below(table: Any, below: str) -> Any:
     """The folder of a row of items or failures, seen from a folder that its source is `below`."""
     if not below:
         return table.c.folder
-    place = literal(below, PathText())
+    place = literal(below, PATH)
     return case((table.c.folder == "", place), else_=place.concat(os.sep).concat(table.c.folder))
 
 
@@ -273,7 +281,7 @@ class IndexRoots(IndexRootStore):
                     "exclude": json.dumps(list(one.exclude)),
                     "include_hidden": int(one.include_hidden),
                 }
-                connection.execute(insert(index_roots).prefix_with("OR REPLACE").values(row))
+                put_rows(connection, index_roots, row)
 
     def remove(self, path: str) -> None:
         with self._database.write() as connection:
@@ -346,4 +354,4 @@ def put_failures(connection: Connection, records: Sequence[FailureRecord]) -> No
         for one in records
     ]
     if rows:
-        connection.execute(insert(failures).prefix_with("OR REPLACE"), rows)
+        put_rows(connection, failures, rows)

@@ -1,0 +1,1 @@
+"""What the stores in SQL databases share: the tables, and the statements that are the same."""
