@@ -1,0 +1,49 @@
+"""Items with all their parts in one statement, since each one is a round trip to the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Text, bindparam, func, select, type_coerce
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from mmsearch.storage.sql.database import Prepared, is_one_of_ids
+from mmsearch.storage.sql.items import WITH_ROOT, Items, as_items
+from mmsearch.storage.sql.schema import items, metadata, tags, texts
+from mmsearch.storage.stored_text import text_of
+from mmsearch.types import Item
+
+
+class PostgresItems(Items):
+    """Reads and deletes items."""
+
+    def _found(self, connection: Connection, **given: Any) -> dict[int, Item]:
+        rows = (_BY_ID if "ids" in given else _NEXT_PAGE).of(connection, **given)
+        several = zip(*(row[-3:] for row in rows), strict=True) if rows else ((), (), ())
+        parts = ([_texts(part) for one in some for part in one or ()] for some in several)
+        return as_items([row[:-3] for row in rows], *parts)
+
+
+def _texts(part: list[Any]) -> list[Any]:
+    """A row of a list, its texts as they were given."""
+    return [text_of(one) if isinstance(one, str) else one for one in part]
+
+
+def _listed(*columns: ColumnElement[Any], order: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A JSON list of an item's rows of a table, each a list; None if there are none."""
+    row = func.json_build_array(*(type_coerce(column, Text) for column in columns))
+    listed = select(func.json_agg(aggregate_order_by(row, order)))
+    return listed.where(columns[0] == items.c.id).correlate(items).scalar_subquery()
+
+
+_m, _t = metadata.c, tags.c
+
+_WHOLE = WITH_ROOT.add_columns(
+    _listed(*texts.c, order=texts.c.position).label("texts"),
+    _listed(_m.item_id, _m.key, _m.text, order=_m.key).label("metadata"),
+    _listed(_t.item_id, _t.tag, _t.score, order=_t.tag).label("tags"),
+)
+
+_BY_ID = Prepared(_WHOLE.where(is_one_of_ids(items.c.id)))
+
+_NEXT_PAGE = Prepared(_WHOLE.where(items.c.id > bindparam("last")).limit(bindparam("page")))
