@@ -7,12 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.indexing.file_contents import Contents, Reader, ReadOptions
 from mmsearch.indexing.scan import ScannedFile
 from mmsearch.media import facts
+from mmsearch.media.addresses import SEPARATOR, lexists, member_at
 from mmsearch.media.companions import JSON, XMP
 from mmsearch.media.file_state import (
     CHANGED,
@@ -28,7 +29,11 @@ from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, WITH_COMPANIONS, is_away
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import KnownFile, Store
+from mmsearch.storage.records import fact_text, metadata_key
 from mmsearch.types import CAPTIONS, Item, TextPart
+
+if TYPE_CHECKING:
+    from mmsearch.media.corpora import Details
 
 
 @dataclass(slots=True)
@@ -46,6 +51,8 @@ class DecodedFile:
         photo: When, where and how a photo or video was taken, by the file, its companions and its
             name; None leaves what is stored.
         failures: (name, reason, whether to try again), of the file, its sidecar or its companions.
+        details: What the corpus that it is a member of says of it; None of a file.
+        changes_details: Whether other metadata were stored of it.
         usable: Whether there is something to store.
         seconds: That each stage took.
     """
@@ -59,6 +66,8 @@ class DecodedFile:
     texts: list[TextPart] | None = None
     photo: PhotoFacts | None = None
     failures: list[tuple[str, str, bool]] = field(default_factory=list)
+    details: Details | None = None
+    changes_details: bool = False
     usable: bool = True
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -102,10 +111,32 @@ class Decoder:
         try:
             if reuse:
                 self._find_duplicate(decoded)
-            decoded.texts = self._texts(decoded, self._decode(decoded, content))
+            own = self._decode(decoded, content)
+            self._read_details(decoded)
+            decoded.texts = self._texts(decoded, own)
             decoded.photo = self._photo_facts(decoded, content)
         finally:
             decoded.seconds["decode"] = time.perf_counter() - read
+
+    def _read_details(self, decoded: DecodedFile) -> None:
+        """What the corpus of a member says of it."""
+        scanned = decoded.scanned
+        if (address := member_at(scanned.path)) is None:
+            return
+        from mmsearch.media.corpora import open_corpus
+
+        decoded.details = details = open_corpus(address[0]).details(address[1])
+        if details.problem is not None:
+            name, reason = details.problem
+            start = len(scanned.name) - len(address[1])
+            decoded.failures.append((scanned.name[:start] + name, reason, False))
+        if scanned.known is not None and scanned.known.id == decoded.duplicate_of:
+            item = self._item(scanned.known.id)
+            stored = item.metadata.get("meta", {}) if item is not None else {}
+            decoded.changes_details = any(
+                stored.get(metadata_key(key)) != fact_text(value)
+                for key, value in details.metadata.items()
+            )
 
     def _decode(self, decoded: DecodedFile, content: bytes | str) -> list[TextPart] | None:
         """The file's own texts; None if those of its duplicate are reused."""
@@ -131,7 +162,7 @@ class Decoder:
         for item_id, root, below, device, path in self._store.files.duplicates_of(
             decoded.hash, scanned.file.kind
         ):
-            deleted = not os.path.lexists(path) or _is_other_spelling(path, scanned.path)
+            deleted = not lexists(path) or _is_other_spelling(path, scanned.path)
             if decoded.duplicate_of is None or deleted:
                 decoded.duplicate_of, decoded.duplicate_is_deleted = item_id, deleted
                 # a file that is away with its disk has not moved
@@ -152,6 +183,10 @@ class Decoder:
         if own is None:
             own = [p for p in duplicate.texts if p.origin not in CAPTIONS] if duplicate else []
         texts = own + (_sidecar(decoded, captions) if scanned.file.sidecar_name else [])
+        if decoded.details is not None and scanned.file.kind in CAPTIONED:
+            beside = (part for text in decoded.details.captions for part in passages(text))
+            there = {part.text for part in texts}  # some tools write captions in two places
+            texts += [TextPart(part.text, "sidecar") for part in beside if part.text not in there]
         if scanned.captions is not None:
             texts += [TextPart(text, "caption") for text in scanned.captions]
         elif keeps_captions:
@@ -181,7 +216,7 @@ class Decoder:
         if scanned.known is not None and not decoded.hash:  # imported, with the user's own columns
             stored = self._item(known_id)
             own = _as_photo_facts(stored.metadata if stored else {}, {}).completed_by(own)
-        by_name = facts.of_name(scanned.name)
+        by_name = facts.of_name(os.path.basename(scanned.name.rpartition(SEPARATOR)[2]))
         return own.edited_by(sidecar).completed_by(takeout).completed_by(by_name)
 
     def _item(self, item_id: int | None) -> Item | None:
@@ -214,7 +249,7 @@ def _companion_facts(decoded: DecodedFile) -> tuple[PhotoFacts, PhotoFacts, bool
     """The facts in XMP sidecars and in Takeout's JSON; False if one may be readable later."""
     xmp, takeout, complete = PhotoFacts(), PhotoFacts(), True
     for name in decoded.scanned.file.companions:
-        path = os.path.join(os.path.dirname(decoded.scanned.path), name)
+        path = decoded.scanned.beside(name)
         try:
             if ending_of(name) == XMP:
                 xmp = xmp.completed_by(facts.of_xmp(path))
@@ -230,7 +265,7 @@ def _is_other_spelling(one: str, other: str) -> bool:
     """Whether two paths differ in case alone and are one file to the file system."""
     if one == other or one.lower() != other.lower():
         return False
-    return os.path.samefile(one, other)
+    return member_at(one) is None and os.path.samefile(one, other)
 
 
 def _sidecar(decoded: DecodedFile, captions: Sequence[TextPart]) -> list[TextPart]:
@@ -240,7 +275,7 @@ def _sidecar(decoded: DecodedFile, captions: Sequence[TextPart]) -> list[TextPar
     """
     name = decoded.scanned.file.sidecar_name or ""
     try:
-        lines = read_text(os.path.join(os.path.dirname(decoded.scanned.path), name)).splitlines()
+        lines = read_text(decoded.scanned.beside(name)).splitlines()
     except UnreadableFile as error:
         decoded.failures.append((name, str(error), may_pass(error)))
         return [part for part in captions if part.origin == "sidecar"] if may_pass(error) else []

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import os
+import posixpath
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, get_args
 
-from mmsearch.errors import PathNotFound, UnreadableFile
+from mmsearch.errors import MissingExtra, PathNotFound, UnreadableFile
+from mmsearch.indexing.corpora import ScannedCorpora, by_corpus
 from mmsearch.indexing.disks import Disks
 from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.passed_over import PassedOver
 from mmsearch.indexing.scopes import Scope, is_in
-from mmsearch.media.file_state import Stat, same_stats
-from mmsearch.media.kinds import FORMATS, ending_of, endings_of, kind_of
-from mmsearch.media.walk import CAPTIONED, FileStat, Film, Folder, Tree, is_passed_over
+from mmsearch.media.addresses import (
+    SEPARATOR,
+    TAR,
+    folder_and_name,
+    lexists,
+    split_address,
+)
+from mmsearch.media.file_state import Stat, may_pass, same_stats, storable_time
+from mmsearch.media.kinds import FORMATS, Format, ending_of, endings_of, kind_of
+from mmsearch.media.walk import (
+    CAPTIONED,
+    FileStat,
+    Film,
+    Folder,
+    Tree,
+    device_now,
+    excluder,
+    is_passed_over,
+)
 from mmsearch.storage import FailureRecord, KnownFile, Store
 from mmsearch.types import Failure, Kind, Report
 
 if TYPE_CHECKING:
     from mmsearch.media.captions import CaptionFile
+    from mmsearch.media.corpora import Member
 
     _Failed = tuple[Stat, int | None]
     """The stat and the ctime_ns of a file when it failed."""
@@ -51,6 +71,10 @@ class ScannedFile:
     def path(self) -> str:
         """Absolute."""
         return os.path.join(self.root, self.folder, self.name)
+
+    def beside(self, name: str) -> str:
+        """The absolute path of another file in its folder, or member of its corpus."""
+        return os.path.join(self.root, self.folder, name)
 
 
 class Scan:
@@ -84,9 +108,13 @@ class Scan:
             one is not other and one.source_id == other.source_id and is_in(one.top, other.top)
             for one in scopes
             for other in scopes
+            if not (one.corpora or other.corpora)
         )
         self._met: set[int] = set()  # of nested scopes, one may leave out what another meets
         self._disks: dict[int, Disks] = {}  # by source
+        self._corpora = ScannedCorpora(store, options)
+        self._failed_members: dict[str, dict[str, _Failed | None]] | None = None
+        """The failures in the folder that is scanned for corpora, by corpus."""
         self._endings = endings_of(options.kinds)
         self._readings = {kind: options.readings_of(kind) for kind in get_args(Kind)}
         """By kind, what is to be read from a file besides its pixels and samples."""
@@ -95,6 +123,8 @@ class Scan:
         """How many files there are, by their names alone; None if a folder vanished."""
         total = 0
         with suppress(OSError, PathNotFound):
+            if any(scope.corpora for scope in self._scopes):
+                return None  # their members have no names but in their files
             for scope in self._scopes:
                 if scope.only is not None:
                     total += len(scope.only)
@@ -112,7 +142,8 @@ class Scan:
             if scope.source_id not in self._disks:
                 self._disks[scope.source_id] = Disks(self._store, scope.source_id, scope.root)
             if scope.only is not None:
-                yield from self._named_files(scope, scope.only)
+                scan = self._members if scope.corpora else self._named_files
+                yield from scan(scope, scope.only)
             else:
                 yield from self._all_files(scope)
         if self._unusable:
@@ -136,6 +167,8 @@ class Scan:
             seen.add(folder.path)
             self.passed_over.add(scope.folder, folder.others)
             if folder.unknown:
+                tars = len(folder.unknown.get(TAR, ()))
+                self.passed_over.add_tars(scope.folder, tars)
                 place = os.path.join(scope.root, folder.path)
                 self.passed_over.add_unknown(place, folder.unknown)
             if not folder.complete:
@@ -183,6 +216,111 @@ class Scan:
         folder = replace(folder, files=files, failures=failures, complete=False)
         yield from self._changed(scope, folder, known)
 
+    def _members(self, scope: Scope, only: frozenset[str]) -> Iterator[ScannedFile]:
+        """Scan corpora of a folder, each as if it were a folder with its members."""
+        self._failed_members = None
+        met = 0
+        for name in sorted(only - scope.unsettled):
+            path = os.path.join(scope.folder, name)
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                known = self._store.files.known(scope.source_id, scope.below, name + SEPARATOR)
+                self._miss(scope, scope.below, known, corpus=name)
+                self._forget_failures(scope, name)
+                self._corpora.forget(path)
+                continue
+            except OSError:
+                continue  # its disk may be failing: its items stay
+            unchanged = None if self._caption_file else self._corpora.unchanged(path, status)
+            if unchanged is not None:
+                items, failures = unchanged
+                self._count_unchanged(items)
+                self._report.skipped += failures
+                self._step(failures)
+                met += items
+            else:
+                yield from self._members_of(scope, name, path, status)
+        if met:
+            self._disks[scope.source_id].met(_folder_of(scope, [], complete=True), met)
+
+    def _members_of(
+        self, scope: Scope, name: str, path: str, status: os.stat_result
+    ) -> Iterator[ScannedFile]:
+        """The members of a corpus that are new or may have changed."""
+        prefix = name + SEPARATOR
+        above = f"{scope.below}/{prefix}" if scope.below else prefix
+        known = self._store.files.known(scope.source_id, scope.below, prefix)
+        mtime_ns, ctime_ns = storable_time(status.st_mtime_ns), storable_time(status.st_ctime_ns)
+        leaves_out = excluder(scope.exclude)
+        files, failures = [], []
+        others: Counter[Format] = Counter()
+
+        def fail(name: str, reason: str, size: int, *, retry: bool) -> None:
+            place = scope.source_id, scope.below, name
+            failures.append(FailureRecord(*place, reason, (size, mtime_ns), retry, ctime_ns))
+
+        from mmsearch.media.corpora import open_corpus
+
+        try:
+            corpus = open_corpus(path)
+            for member in corpus.members():
+                # ".." in a name is no hidden folder, but a failure
+                if is_passed_over(member.name.replace("..", "")) and not scope.include_hidden:
+                    continue
+                if leaves_out is not None and (
+                    leaves_out(member.name) or leaves_out(posixpath.basename(member.name))
+                ):
+                    continue
+                ending = ending_of(member.name)
+                if ending and ending not in self._endings and ending in FORMATS:
+                    others[FORMATS[ending]] += 1
+                elif member.problem:
+                    fail(prefix + member.name, member.problem, member.size, retry=member.retry)
+                else:
+                    files.append(_member_stat(above, member, mtime_ns, ctime_ns))
+            if corpus.problem:
+                fail(name, corpus.problem, status.st_size, retry=False)
+            complete = not corpus.problem
+        except (UnreadableFile, MissingExtra, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            retry = isinstance(error, OSError) or may_pass(error)
+            files, complete = [], False
+            failures.clear()
+            fail(
+                name,
+                why.lower() if isinstance(error, OSError) else why,
+                status.st_size,
+                retry=retry,
+            )
+        self.passed_over.walk(path)
+        self.passed_over.add(path, others)
+        if not (files or failures or others):
+            self._report.warnings.append(f"{path} has no member that can be indexed")
+        self._fail_members(scope, failures)
+        for failure in failures:
+            known.pop(failure.name, None)
+        folder = _folder_of(scope, files, complete=complete)
+        failed = {failure.name for failure in failures}
+        self._corpora.scanned(scope, name, status)
+        yield from self._changed(scope, folder, known, corpus=name, failed_now=failed)
+
+    def _fail_members(self, scope: Scope, failures: Sequence[FailureRecord]) -> None:
+        """Record the failures of a corpus and of members that cannot even be listed."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        for failure in failures:
+            path = os.path.join(scope.folder, failure.name)
+            self._report.failures.append(Failure(path, failure.reason, now))
+            self._report.skipped += 1
+            self._step(1)
+        if failures:
+            self._store.failures.add(failures)
+            self._folders_with_failures.add(scope.below)
+
+    def _forget_failures(self, scope: Scope, name: str) -> None:
+        failed = self._failures_in(scope, scope.below, name)
+        self._store.failures.remove(scope.source_id, scope.below, failed)
+
     def _with_long_films(
         self, scope: Scope, folder: Folder, known: Mapping[str, KnownFile]
     ) -> Folder:
@@ -218,7 +356,13 @@ class Scan:
     # ------------------------------------------------------------------ one folder
 
     def _changed(
-        self, scope: Scope, folder: Folder, known: dict[str, KnownFile]
+        self,
+        scope: Scope,
+        folder: Folder,
+        known: dict[str, KnownFile],
+        *,
+        corpus: str = "",
+        failed_now: Collection[str] = (),
     ) -> Iterator[ScannedFile]:
         """What is new or different in one folder; the rest is counted.
 
@@ -226,10 +370,14 @@ class Scan:
             scope: What is scanned.
             folder: With the files that are there.
             known: Those that are stored; files that are met are removed from it.
+            corpus: The name of the corpus in the folder whose members these are; "" for its files.
+            failed_now: What failed in this scan already.
         """
         stored = len(known)
         new_times: list[tuple[int, int]] = []
-        failed = self._failures_in(scope, folder.path)
+        failed = self._failures_in(scope, folder.path, corpus)
+        for name in failed_now:
+            failed.pop(name, None)
         start = len(folder.path) + 1 if folder.path else 0
         for path, reason in folder.failures:
             self._record_failure(scope, path, reason)
@@ -237,15 +385,7 @@ class Scan:
             failed.pop(path[start:], None)
         files = folder.files
         if scope.unsettled and folder.path == scope.top:
-            unsettled = {*scope.unsettled}
-            # a file waits for its companions
-            unsettled.update(
-                file.path[start:] for file in files if not unsettled.isdisjoint(file.companions)
-            )
-            files = [file for file in files if file.path[start:] not in unsettled]
-            for name in unsettled:
-                known.pop(name, None)
-                failed.pop(name, None)
+            files = _settled(files, scope.unsettled, start, known, failed)
         captions = self._captions_of(scope, files)
         outdated = self._outdated_captions(known, captions)
         retried = {name for name, stat in failed.items() if stat is None}
@@ -267,7 +407,7 @@ class Scan:
                 same = row.id not in outdated and retried.isdisjoint(_attached_to(file))
             self._count_unchanged(unchanged)
             unchanged = 0
-            if self._needs_work(scope, file, row, failed, same=same):
+            if self._needs_work(scope, folder.path, file, row, failed, same=same):
                 place = scope.source_id, scope.root, folder.path, name
                 yield ScannedFile(*place, file, row, captions.get(name))
         self._count_unchanged(unchanged)
@@ -275,7 +415,7 @@ class Scan:
             self._store.files.set_change_times(new_times)
         self._disks[scope.source_id].met(folder, stored - len(known))
         if folder.complete:
-            self._miss(scope, folder.path, known, _attached_in(folder))
+            self._miss(scope, folder.path, known, _attached_in(folder), corpus=corpus)
             if not scope.recursive:  # folders in it that failed are not looked at
                 at = os.path.join(scope.root, folder.path)
                 failed = {n: s for n, s in failed.items() if not os.path.isdir(f"{at}/{n}")}
@@ -284,6 +424,7 @@ class Scan:
     def _needs_work(
         self,
         scope: Scope,
+        folder: str,
         file: FileStat,
         row: KnownFile | None,
         failed: dict[str, _Failed | None],
@@ -291,7 +432,7 @@ class Scan:
         same: bool,
     ) -> bool:
         """Whether a file is to be read; if not, it is counted."""
-        folder, name = os.path.split(file.path)
+        name = file.path[len(folder) + 1 if folder else 0 :]
         own_path = os.path.join(scope.root, file.path)
         if self._caption_file is not None and self._caption_file.path == own_path:
             return False  # the captions file itself is not indexed
@@ -328,18 +469,23 @@ class Scan:
         folder: str,
         known: dict[str, KnownFile],
         attached: Collection[str] = (),
+        *,
+        corpus: str = "",
     ) -> None:
         """Items of a folder whose files were not found are missing, unless they may stay.
 
         A walk leaves out hidden files, which may have been named, and files of kinds that cannot be
         read now, for example because a package is missing: those stay while they exist, unless they
-        are companions.
+        are companions. The members of a corpus are missed only by a scan of it.
         """
         missing = []
         for name, row in known.items():
+            if not corpus and split_address(name) is not None:
+                continue
             path = os.path.join(folder, name)
-            exists = os.path.lexists(os.path.join(scope.root, path))
-            unread = not self._is_wanted(name) and kind_of(name) not in self._options.removed_kinds
+            exists = lexists(os.path.join(scope.root, path))
+            kind = kind_of(name)
+            unread = not self._is_wanted(name) and kind not in self._options.removed_kinds
             if name in attached or not (exists and (is_passed_over(path) or unread)):
                 missing.append(row.id)
         self._disks[scope.source_id].miss(folder, missing)
@@ -349,12 +495,16 @@ class Scan:
         for folder in self._store.files.folders(scope.source_id, scope.top) - seen:
             if not any(is_in(folder, one) for one in unlisted):
                 self._miss(scope, folder, self._store.files.known(scope.source_id, folder))
-                failed = self._store.failures.known(scope.source_id, folder)
-                self._store.failures.remove(scope.source_id, folder, failed)
+                failed = by_corpus(self._store.failures.known(scope.source_id, folder))
+                self._store.failures.remove(scope.source_id, folder, failed.get("", {}))
 
     def _is_deleted(self, scope: Scope) -> bool:
         """Whether the scope's folder was deleted, with all files in it, and the source exists."""
         return bool(scope.top) and not os.path.isdir(os.path.join(scope.root, scope.top))
+
+    def finish_corpora(self) -> None:
+        """Note the corpora whose members are all stored or failed, once they are."""
+        self._corpora.finish()
 
     def deleted(self, renamed: Collection[int]) -> list[int]:
         """The items whose files are gone, when `files` has ended; those stay that are away.
@@ -387,7 +537,7 @@ class Scan:
                 given = os.path.relpath(file.path, scope.below or os.curdir)
                 captions = self._caption_file.find(absolute, given)
                 if captions is not None:
-                    found[os.path.basename(file.path)] = captions
+                    found[folder_and_name(file.path)[1]] = captions
         return found
 
     def _outdated_captions(
@@ -402,10 +552,17 @@ class Scan:
             if given[item_id] != [part.text for part in item.texts if part.origin == "caption"]
         }
 
-    def _failures_in(self, scope: Scope, folder: str) -> dict[str, _Failed | None]:
+    def _failures_in(
+        self, scope: Scope, folder: str, corpus: str = ""
+    ) -> dict[str, _Failed | None]:
+        """The failures of the files in a folder, or of a corpus in it and its members."""
         if folder not in self._folders_with_failures:
             return {}
-        return self._store.failures.known(scope.source_id, folder)
+        if not corpus:
+            return by_corpus(self._store.failures.known(scope.source_id, folder)).get("", {})
+        if self._failed_members is None:
+            self._failed_members = by_corpus(self._store.failures.known(scope.source_id, folder))
+        return self._failed_members.get(corpus, {})
 
     def _record_failure(self, scope: Scope, path: str, reason: str) -> None:
         """Record what could not even be listed."""
@@ -415,6 +572,42 @@ class Scan:
         self._report.skipped += 1
         failure = FailureRecord(scope.source_id, folder, name, reason, stat=None, retry=True)
         self._store.failures.add([failure])
+
+
+def _settled(
+    files: Sequence[FileStat],
+    unsettled: Collection[str],
+    start: int,
+    known: dict[str, KnownFile],
+    failed: dict[str, _Failed | None],
+) -> list[FileStat]:
+    """The files of a folder that are not being written; the others leave `known` and `failed`."""
+    waiting = {*unsettled}
+    # a file waits for its companions
+    waiting.update(file.path[start:] for file in files if not waiting.isdisjoint(file.companions))
+    for name in waiting:
+        known.pop(name, None)
+        failed.pop(name, None)
+    return [file for file in files if file.path[start:] not in waiting]
+
+
+def _folder_of(scope: Scope, files: list[FileStat], *, complete: bool) -> Folder:
+    """The members of a corpus as files of the folder that it is in."""
+    device = device_now(scope.root, scope.below)
+    return Folder(scope.below, files, [], complete, {}, device=device)
+
+
+def _member_stat(above: str, member: Member, mtime_ns: int, ctime_ns: int) -> FileStat:
+    """A member of a corpus as a file; `above` begins its path."""
+    kind = kind_of(above + member.name)
+    assert kind is not None
+    beside: tuple[int | None, int | None, str | None] = (None, None, None)
+    if member.sidecar:
+        name = above.rpartition("/")[2] + member.sidecar
+        beside = member.sidecar_size, mtime_ns, name
+    path, (size, sidecar_mtime_ns, sidecar) = above + member.name, beside
+    own = path, kind, member.size, mtime_ns, size, sidecar_mtime_ns
+    return FileStat(*own, ctime_ns, sidecar)
 
 
 def _is_long(path: str) -> bool:

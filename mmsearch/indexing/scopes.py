@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmsearch.errors import PathNotFound
+from mmsearch.media.addresses import is_corpus
 from mmsearch.media.companions import RawPairs, may_be_sidecar
 from mmsearch.media.kinds import FORMATS, kind_of
 from mmsearch.media.walk import Tree, device_of, is_away
@@ -30,6 +31,7 @@ class Scope:
         start: The folder at or under `below` to scan, relative to the root; None: all.
         recursive: Whether the folders under that are scanned too.
         unsettled: Names of files in it that are still being written: they are left as they were.
+        corpora: Whether `only` names corpora, whose members are scanned.
     """
 
     source_id: int
@@ -41,6 +43,7 @@ class Scope:
     start: str | None = None
     recursive: bool = True
     unsettled: frozenset[str] = frozenset()
+    corpora: bool = False
 
     @property
     def folder(self) -> str:
@@ -98,6 +101,10 @@ def add_scopes(
         else:
             raise PathNotFound(f"there is no file or folder {os.fsdecode(path)!r}")
     outer = outermost(folders)
+    # a folder does not take in the members of corpora, which are given by name
+    corpora = {
+        os.path.join(one, name) for one, some in files.items() for name in some if is_corpus(name)
+    }
     files = {one: some for one, some in files.items() if not any(is_in(one, o) for o in outer)}
     how: dict[str, Any] = {"exclude": tuple(exclude), "include_hidden": include_hidden}
     roots = [IndexRoot(folder, folder=True, **how) for folder in folders if folder in outer]
@@ -106,9 +113,14 @@ def add_scopes(
         for folder, names in files.items()
         for name in sorted(names)
     ]
+    there = {root.path for root in roots}
+    roots += [IndexRoot(path, folder=False, **how) for path in sorted(corpora) if path not in there]
     for folder in dict.fromkeys(os.path.dirname(o.path) if not o.folder else o.path for o in roots):
         store.sources.add(folder, device_of(folder))
+    before = [root for root in store.index_roots.all() if _is_corpus_root(root)]
     store.index_roots.add(roots)
+    after = {root.path for root in store.index_roots.all()}
+    store.index_roots.add([root for root in before if root.path not in after])
     return _scopes(store, roots)
 
 
@@ -167,7 +179,7 @@ def touched_scopes(
     for path in changed:
         for place in spellings(path)[:2]:
             folder, name = os.path.split(place)
-            if kind_of(name) is not None or may_be_sidecar(name):
+            if kind_of(name) is not None or may_be_sidecar(name) or is_corpus(name):
                 flat.add(folder)
             else:
                 _forget_failure(store, place)  # a folder that still fails is recorded again
@@ -224,10 +236,15 @@ def root_folders(store: Store) -> dict[str, bool]:
     return folders
 
 
+def _is_corpus_root(root: IndexRoot) -> bool:
+    return not root.folder and is_corpus(root.path)
+
+
 def scope_of(scopes: Iterable[Scope], place: str) -> Scope | None:
     """The scope that takes in an absolute path, if any does."""
+    corpus = is_corpus(place) and not os.path.isdir(place)
     for scope in scopes:
-        if not is_in(place, scope.folder):
+        if not is_in(place, scope.folder) or (corpus and not scope.corpora):
             continue
         if scope.only is None and not scope.tree().leaves_out(_relative(place, scope.root)):
             return scope
@@ -252,17 +269,19 @@ def outermost(folders: Iterable[str]) -> set[str]:
 
 def _scopes(store: Store, roots: Sequence[IndexRoot]) -> list[Scope]:
     # to be called when all sources are there, since a new one may take in others
-    names: dict[tuple[str, tuple[str, ...], bool], set[str]] = {}
+    names: dict[tuple[str, tuple[str, ...], bool, bool], set[str]] = {}
     scopes = []
     for root in roots:
         if not root.folder:
             folder, name = os.path.split(root.path)
-            names.setdefault((folder, tuple(root.exclude), root.include_hidden), set()).add(name)
+            how = tuple(root.exclude), root.include_hidden, is_corpus(name)
+            names.setdefault((folder, *how), set()).add(name)
         elif (source := store.sources.of(root.path)) is not None:
             scopes.append(Scope(*source, None, tuple(root.exclude), root.include_hidden))
-    for (folder, exclude, hidden), some in names.items():
+    for (folder, exclude, hidden, corpora), some in names.items():
         if (source := store.sources.of(folder)) is not None:
-            scopes.append(Scope(*source, frozenset(some), exclude, hidden))
+            only = frozenset(some)
+            scopes.append(Scope(*source, only, exclude, hidden, corpora=corpora))
     return scopes
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from mmsearch.errors import MissingExtra, TooLarge, UnreadableFile
+from mmsearch.errors import MissingExtra, MMSearchError, TooLarge, UnreadableFile
+from mmsearch.media.addresses import member_at
 
 if TYPE_CHECKING:
     from mmsearch.media.walk import FileStat
@@ -37,8 +38,20 @@ class ChangedMeanwhile(UnreadableFile):
 
 def stat_of(path: str) -> Stat:
     """A file's present size and time stamp; raises OSError if it is missing."""
-    status = os.stat(path)
+    status = status_of(path)
     return status.st_size, storable_time(status.st_mtime_ns)
+
+
+def status_of(path: str) -> os.stat_result:
+    """As `os.stat`; of a member of a corpus, its size and the times of the corpus."""
+    if (address := member_at(path)) is not None:
+        from mmsearch.media import corpora
+
+        try:
+            return corpora.status_of(*address)
+        except MMSearchError as error:
+            raise OSError(errno.EIO, str(error), path) from error
+    return os.stat(path)
 
 
 def storable_time(nanoseconds: int) -> int:
@@ -70,7 +83,7 @@ def touched_since(path: str, ctime_ns: int | None) -> bool:
     """
     if ctime_ns is None or not CTIME_TELLS:
         return False
-    return storable_time(os.stat(path).st_ctime_ns) > ctime_ns
+    return storable_time(status_of(path).st_ctime_ns) > ctime_ns
 
 
 def is_unchanged(path: str, stat: Stat, hash_: bytes, ctime_ns: int | None = None) -> bool:
@@ -88,14 +101,25 @@ def is_unchanged(path: str, stat: Stat, hash_: bytes, ctime_ns: int | None = Non
 
 
 def is_file_unchanged(
-    file: BufferedReader, stat: Stat, hash_: bytes, ctime_ns: int | None = None
+    file: BinaryIO,
+    stat: Stat,
+    hash_: bytes,
+    ctime_ns: int | None = None,
+    now: os.stat_result | None = None,
 ) -> bool:
     """The same of an open file, whose position it changes.
+
+    Args:
+        file: Open.
+        stat: Its size and time stamp when it was stored.
+        hash_: Of its content then.
+        ctime_ns: When it had last changed in any way; None if not known.
+        now: Of a member of a corpus, its status.
 
     Raises:
         OSError: it cannot be read.
     """
-    now = os.fstat(file.fileno())
+    now = os.fstat(file.fileno()) if now is None else now
     if now.st_size != stat[0]:
         return False
     touched = CTIME_TELLS and ctime_ns is not None and storable_time(now.st_ctime_ns) > ctime_ns
@@ -104,7 +128,10 @@ def is_file_unchanged(
     file.seek(0)
     if now.st_size > WHOLE:
         return _hash_of_pieces(file, now.st_size) == hash_
-    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest() == hash_
+    digest = hashlib.blake2b(digest_size=16)
+    while block := file.read(2**18):
+        digest.update(block)
+    return digest.digest() == hash_
 
 
 def has_content(path: str, now: bytes, hash_: bytes) -> bool:
@@ -117,7 +144,7 @@ def has_content(path: str, now: bytes, hash_: bytes) -> bool:
     """
     if now == hash_:
         return True
-    if os.path.getsize(path) <= WHOLE:
+    if status_of(path).st_size <= WHOLE or member_at(path) is not None:
         return False
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest() == hash_
@@ -132,6 +159,8 @@ def read_file(path: str) -> tuple[bytes | str, bytes]:
         ChangedMeanwhile: it changed while it was read, twice in a row.
         OSError: it cannot be read.
     """
+    if (address := member_at(path)) is not None:
+        return _read_member(path, *address)
     for _ in range(2):
         with Path(path).open("rb") as file:
             before = os.fstat(file.fileno())
@@ -145,6 +174,20 @@ def read_file(path: str) -> tuple[bytes | str, bytes]:
         if (size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             return result
     raise ChangedMeanwhile(CHANGED)
+
+
+def _read_member(path: str, corpus: str, name: str) -> tuple[bytes | str, bytes]:
+    from mmsearch.media import corpora
+
+    with corpora.open_member(corpus, name) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size > WHOLE:
+            return path, _hash_of_pieces(file, size)
+        file.seek(0)
+        content = file.read()
+    if len(content) != size or not corpora.is_current(corpus):
+        raise ChangedMeanwhile(CHANGED)
+    return content, hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _hash_of_pieces(file: BinaryIO, size: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from importlib.util import find_spec
@@ -43,6 +44,9 @@ FORMATS: dict[str, Format] = {
 """The endings (lower case) of files that can be indexed."""
 
 
+_ROW = re.compile(r"\.(?:parquet|jsonl|ndjson)::\d+\Z", re.IGNORECASE | re.ASCII)
+
+
 def ending_of(name: str) -> str:
     """The ending of a file's name, ".jpg", in lower case; "" if it has none."""
     dot = name.rfind(".")
@@ -50,9 +54,13 @@ def ending_of(name: str) -> str:
 
 
 def kind_of(name: str) -> Kind | None:
-    """The kind of a file, or None if it cannot be indexed."""
-    found = FORMATS.get(ending_of(name))
-    return found and found.kind
+    """The kind of a file, or None if it cannot be indexed.
+
+    A row without an ending (`texts.jsonl::3`; see `corpora`) is a text.
+    """
+    if (found := FORMATS.get(ending_of(name))) is not None:
+        return found.kind
+    return "text" if _ROW.search(name) else None
 
 
 def endings_of(kinds: Collection[Kind]) -> frozenset[str]:
@@ -103,12 +111,17 @@ def may_be_missed(ending: str) -> bool:
     return known == "application/octet-stream" or known.startswith(("image/", "audio/", "video/"))
 
 
-def ending_by_content(path: str) -> str | None:
-    """The ending that a picture, sound or video should have, by its first bytes; None of others."""
+def ending_by_content(source: str | bytes) -> str | None:
+    """The ending that a picture, sound or video should have, by its first bytes; None of others.
+
+    Args:
+        source: The path of a file, or its bytes.
+    """
     from mmsearch.media.open_media import open_file
 
-    with suppress(UnreadableFile, OSError), open_file(path) as file:
-        return _ending_of_picture(file, ending_of(path)) or _ending_of_sound(file)
+    ending = "" if isinstance(source, bytes) else ending_of(source)
+    with suppress(UnreadableFile, OSError), open_file(source) as file:
+        return _ending_of_picture(file, ending) or _ending_of_sound(file)
     return None
 
 

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.errors import MissingExtra, MMSearchError, TooLarge, UnreadableFile
+from mmsearch.media.addresses import member_at
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -26,7 +27,8 @@ def open_file(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
     """A seekable binary file; of a path or bytes, at its beginning.
 
     Args:
-        source: A path, the bytes of a file, or a binary file object (which stays open).
+        source: A path, the address of a member of a corpus, the bytes of a file, or a binary file
+            object (which stays open).
 
     Raises:
         UnreadableFile: It is missing, cannot be read, or is not a regular file (a pipe, say).
@@ -40,6 +42,12 @@ def open_file(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
     if "\0" in str(source):
         raise UnreadableFile("no such file")
     try:
+        if (address := member_at(str(source))) is not None:
+            from mmsearch.media.corpora import open_member
+
+            with open_member(*address) as file:
+                yield file
+            return
         # checked before opening: opening a pipe would wait for a writer
         if not stat.S_ISREG(Path(source).stat().st_mode):
             raise UnreadableFile("not a regular file")

@@ -8,10 +8,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BufferedReader
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from mmsearch.errors import MMSearchError, PathNotFound, TooLarge, UnreadableFile
+from mmsearch.media.addresses import member_at
 from mmsearch.media.file_state import is_file_unchanged
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _WALKS = os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")
 class ItemFile:
     """The open file of an item; a context manager that closes it."""
 
-    file: BufferedReader
+    file: BinaryIO
     """At its beginning."""
     path: str
     """As it was indexed."""
@@ -71,7 +71,9 @@ def open_item(store: Store, item_id: int) -> ItemFile:
     if found is None or found[2].imported:
         raise PathNotFound(f"item {item_id} is not in the index, or was imported without its file")
     source, path, stored = found
-    root, real = os.path.realpath(source), os.path.realpath(path)
+    address = member_at(path)
+    on_disk = path if address is None else address[0]
+    root, real = os.path.realpath(source), os.path.realpath(on_disk)
     if not _lies_in(root, real):
         raise PathNotFound(
             f"{path!r} is a link that leads out of the indexed folder {source!r}: index the folder "
@@ -82,19 +84,31 @@ def open_item(store: Store, item_id: int) -> ItemFile:
     except (OSError, ValueError) as error:
         why = (isinstance(error, OSError) and error.strerror) or "it cannot be opened"
         raise PathNotFound(f"{path!r} cannot be read: {why.lower()}; {_REINDEX}") from error
-    file = os.fdopen(descriptor, "rb")
+    file: BinaryIO = os.fdopen(descriptor, "rb")
     try:
         status = os.fstat(file.fileno())
-        unchanged = stat.S_ISREG(status.st_mode) and is_file_unchanged(
-            file, stored.stat, stored.hash, stored.ctime_ns
+        unchanged = stat.S_ISREG(status.st_mode)
+        if unchanged and address is not None:
+            file, status = _member(on_disk, address[1], file)
+        unchanged = unchanged and is_file_unchanged(
+            file, stored.stat, stored.hash, stored.ctime_ns, status
         )
         file.seek(0)
-    except OSError:
+    except (OSError, MMSearchError):
         unchanged = False
     if not unchanged:
         file.close()
         raise PathNotFound(f"{path!r} has changed since it was indexed: {_REINDEX}")
     return ItemFile(file, path, stored, status)
+
+
+def _member(path: str, name: str, file: BinaryIO) -> tuple[BinaryIO, os.stat_result]:
+    """A member of a corpus that is open, and its status; the corpus is closed with it."""
+    from mmsearch.media.corpora import open_corpus
+
+    corpus = open_corpus(path)
+    status = corpus.status_of(name)
+    return corpus.open(name, file), status
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from mmsearch.errors import PathNotFound
+from mmsearch.errors import PathNotFound, UnreadableFile
+from mmsearch.media.addresses import folder_and_name
 from mmsearch.media.file_state import is_unchanged
 from mmsearch.storage.records import StoredFile
 from mmsearch.storage.store import Store
@@ -41,7 +42,7 @@ def item_at(store: Store, path: str) -> StoredFile | None:
     for place in spellings(path):
         if (source := store.sources.of(place)) is not None:
             source_id, _, below = source
-            if (found := store.files.at(source_id, *os.path.split(below))) is not None:
+            if (found := store.files.at(source_id, *folder_and_name(below))) is not None:
                 return found
     return None
 
@@ -54,7 +55,7 @@ def current_item_at(store: Store, path: str) -> int | None:
 
 def is_current(stored: StoredFile, path: str) -> bool:
     """Whether a file is as it was stored; an imported item counts as current."""
-    with suppress(OSError):
+    with suppress(OSError, UnreadableFile):
         return stored.imported or is_unchanged(path, stored.stat, stored.hash, stored.ctime_ns)
     return False
 

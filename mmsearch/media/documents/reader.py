@@ -20,7 +20,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from mmsearch.errors import MissingExtra, UnreadableFile
+from mmsearch.media.addresses import member_at
 from mmsearch.media.kinds import FORMATS, ending_of
+from mmsearch.media.open_media import open_file, read_whole
 from mmsearch.media.text import MAX_WORDS, count_words, passages, read_text
 from mmsearch.types import Span, TextPart, Unit
 
@@ -152,6 +154,9 @@ class DocumentReader:
             raise MissingExtra(f"reading {ending_of(path)} files", "docs")
         task: dict[str, Any] = {"ending": ending_of(path)}
         data = b""
+        if not isinstance(source, bytes) and member_at(source) is not None:
+            with open_file(source) as file:
+                source = read_whole(file, "a document")
         if isinstance(source, bytes):
             task["size"], data = len(source), source
         else:
