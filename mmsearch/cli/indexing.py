@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import render
+from mmsearch.cli.console import out as out_
 from mmsearch.cli.console import progress_bar, say
 from mmsearch.cli.options import Device, Index, Precision, Quiet, Runtime, as_path, option
 from mmsearch.collection.opening import collection_for, open_collection
@@ -20,7 +21,7 @@ from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption
 from mmsearch.media.companions import RawPairs
 from mmsearch.media.kinds import FORMATS
-from mmsearch.types import Modality
+from mmsearch.types import Modality, Report
 
 if TYPE_CHECKING:
     from mmsearch.collection import Collection
@@ -31,11 +32,21 @@ SOME_FAILED = 4
 MOST_FAILURES = 5
 """How many failed files `watch` names at a time; `mmsearch errors` lists all."""
 
+On = Annotated[
+    str | None,
+    option(
+        "--on",
+        "Decode and encode with Ray: ray (workers of this machine), or a cluster's address.",
+        "ray[://HOST:PORT]",
+    ),
+]
+
 Paths = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[PATH]...",
-        help="Folders and files. (default: all that was indexed before)",
+        help="Folders and files; also tar shards, parquet and jsonl, whose members are indexed. "
+        "(default: all that was indexed before)",
         show_default=False,
     ),
 ]
@@ -122,6 +133,7 @@ def index_command(
             "R",
         ),
     ] = None,
+    on: On = None,
     drop_space: Annotated[
         str | None, option("--drop-space", "Delete the vectors of one of the index's models.", "M")
     ] = None,
@@ -172,13 +184,72 @@ def index_command(
                 kind=kind,
                 recall=recall,
                 backups=backups,
+                on=on,
                 progress=progress,
             )
         if not len(library):
             say(f"nothing was found to index; what can be: {' '.join(sorted(FORMATS))}")
+        _say_lost(report)
         if report.skipped:
             say(render.for_index("see `mmsearch errors` for the files that were skipped", index))
+        if report.skipped or report.lost:
             raise typer.Exit(SOME_FAILED)
+
+
+def _say_lost(report: Report) -> None:
+    if report.lost:
+        first = render.visible(report.lost[0])
+        say(
+            f"missing: {len(report.lost)} files, {first!r} for one, as the workers that had them "
+            "died. The same command again does them"
+        )
+
+
+def encode(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Folders and files.")],
+    *,
+    out: Annotated[
+        Path,
+        option("--out", "The folder of the shards; a later run adds to it.", "DIR", parser=as_path),
+    ],
+    form: Annotated[
+        str,
+        option(
+            "--format",
+            "Parquet files, or folders of vectors.npy and items.jsonl. (default: parquet)",
+            "parquet|npy",
+        ),
+    ] = "parquet",
+    model: Annotated[
+        list[str] | None,
+        option("--model", "Which encoder; repeatable. (see `mmsearch models`)", "M"),
+    ] = None,
+    on: On = None,
+    runtime: Runtime = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Encode files into shards of vectors, for a search engine of your own.
+
+    `mmsearch import` reads them, too. No index is needed. The same command again goes on where it
+    was interrupted, and encodes only what is new.
+    """
+    from mmsearch.collection.encode import encode as encoded
+
+    how = runtime_of(runtime, device, precision)
+    with progress_bar(" files", quiet=quiet) as progress:
+        shards = encoded(
+            paths, out, format=form, model=model or "auto", on=on, how=how, progress=progress
+        )
+    report = shards.report
+    say("\n".join([*map(render.visible, report.warnings), render.report_line(report)]))
+    for failure in report.failures:
+        say(f"{render.visible(failure.path)}: {render.visible(failure.reason)}")
+    out_("".join(f"{file}\n" for file in shards.files), raw=True)
+    _say_lost(report)
+    if report.skipped or report.lost:
+        raise typer.Exit(SOME_FAILED)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,11 @@ from mmsearch.indexing.scopes import Scope
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import DuplicateGone, FailureRecord, ItemRecord, Store
+from mmsearch.storage.records import metadata_key
 from mmsearch.types import Failure, Progress
 
 if TYPE_CHECKING:
+    from mmsearch.indexing.ray_pipeline import RayPipeline
     from mmsearch.media.captions import CaptionFile
 
 
@@ -36,7 +38,7 @@ class FileIndexer:
     (files done, files in all or None).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, all optional
         self,
         store: Store,
         targets: Sequence[EncodingTarget],
@@ -46,6 +48,7 @@ class FileIndexer:
         *,
         caption_file: CaptionFile | None = None,
         progress: Progress | None = None,
+        ray: RayPipeline | None = None,
     ) -> None:
         self._store = store
         self._targets = targets
@@ -55,6 +58,7 @@ class FileIndexer:
         self._caption_file = caption_file
         self._progress = progress
         self._decoder = Decoder(store, targets, options)
+        self._ray = ray
         self._done = 0
         self._total: int | None = None
         self._renamed: set[int] = set()  # items that this run gave a new path
@@ -81,7 +85,7 @@ class FileIndexer:
             report=self._report,
             step=self._step,
         )
-        pipeline = Pipeline(self._decoder, self._encode, self._report)
+        pipeline = self._ray or Pipeline(self._decoder, self._encode, self._report)
         with closing(self._decoder), closing(pipeline.run(self._counted(scan))) as batches:
             for batch, vectors in batches:
                 with self._report.busy("store"):
@@ -91,6 +95,7 @@ class FileIndexer:
             before_removal(len(missing))
         self._store.items.remove(missing)
         self._report.removed += len(missing)
+        scan.finish_corpora()
         self._warn_of_missing_sources()
         self._warn_of_what_breaks_off()
         return scan.passed_over
@@ -171,7 +176,7 @@ class FileIndexer:
     def _report_failures(self, decoded: DecodedFile) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for name, reason, _ in decoded.failures:
-            path = os.path.join(os.path.dirname(decoded.scanned.path), name)
+            path = decoded.scanned.beside(name)
             if path not in self._failed:  # a sidecar may belong to two photos
                 self._failed.add(path)
                 self._report.failures.append(Failure(path, reason, now))
@@ -209,12 +214,21 @@ def _record(decoded: DecodedFile, item_id: int | None, vectors: FileVectors) -> 
         sidecar_name=file.sidecar_name,
         companions=file.companions,
         media=_media(decoded),
-        facts=None if decoded.photo is None else decoded.photo.facts,
+        facts=_facts(decoded),
         texts=decoded.texts,
         vectors=vectors,
         duplicate_of=decoded.duplicate_of,
         ctime_ns=file.ctime_ns,
     )
+
+
+def _facts(decoded: DecodedFile) -> Mapping[str, str | float] | None:
+    """The metadata of the file itself, and those that its corpus has of it."""
+    own = None if decoded.photo is None else decoded.photo.facts
+    if decoded.details is None:
+        return own
+    more = {metadata_key(key): value for key, value in decoded.details.metadata.items()}
+    return {**(own or {}), **more}
 
 
 def _media(decoded: DecodedFile) -> dict[str, Any] | None:
@@ -232,6 +246,8 @@ def _is_touched(record: ItemRecord, decoded: DecodedFile) -> bool:
     """Whether only the time stamps of a stored file or of its captions have changed."""
     known, file = decoded.scanned.known, decoded.scanned.file
     if known is None or decoded.duplicate_of != record.id or record.texts is not None:
+        return False
+    if decoded.changes_details:
         return False
     same = known[4:6] == (file.sidecar_size, file.sidecar_mtime_ns)
     return same or (file.sidecar_name is not None and not file.companions)

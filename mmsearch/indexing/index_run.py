@@ -21,6 +21,7 @@ from mmsearch.storage import backups
 from mmsearch.types import Progress
 
 if TYPE_CHECKING:
+    from mmsearch.indexing.ray_pipeline import RayPipeline
     from mmsearch.media.captions import CaptionFile
 
 UNUSUAL_SHARE = 0.25
@@ -45,8 +46,21 @@ class IndexRun:
         *,
         caption_file: CaptionFile | None = None,
         metadata: MetadataFile | None = None,
+        on: str | None = None,
     ) -> None:
-        """Have the requested encoders serve; the caller holds the writer lock."""
+        """Have the requested encoders serve; the caller holds the writer lock.
+
+        Args:
+            index: What to bring up to date.
+            options: How files are read.
+            media: Which kinds are.
+            caption_file: Of captions.
+            metadata: Of the user's metadata.
+            on: Where files are decoded and encoded, see `RayPipeline`; None does it here.
+
+        Raises:
+            InvalidOption, MissingExtra: as `RayPipeline`.
+        """
         self._index = index
         self._store = index.store
         index.encoders.serve_requested()
@@ -61,6 +75,12 @@ class IndexRun:
         for file in (caption_file, metadata):
             self.report.warnings += file.warnings if file is not None else ()
         self._progress: Progress | None = None
+        self._ray: RayPipeline | None = None
+        if on is not None:
+            from mmsearch.indexing.ray_pipeline import RayPipeline, Work
+
+            work = Work(index.place, self._options, index.runtime)
+            self._ray = RayPipeline(on, work, self.report)
 
     def run(
         self,
@@ -103,6 +123,7 @@ class IndexRun:
             self.report,
             caption_file=self._caption_file,
             progress=self._progress,
+            ray=self._ray,
         )
         passed_over = indexer.run(scopes, self._warn_of_removal)
         unused = self._caption_file.unused if self._caption_file is not None else []
@@ -125,8 +146,8 @@ class IndexRun:
         )
         if trouble := self._index.keep_backup(now=True):
             self.report.warnings += trouble
-        elif (backup := backups.newest(self._index.folder)) is not None:
-            catalog = self._index.folder / backups.CATALOG
+        elif (backup := backups.newest(self._index.place.folder)) is not None:
+            catalog = self._index.place.folder / backups.CATALOG
             warning += (
                 f". {backup} is from before: to undo it once the files are back, rename {catalog} "
                 "and run `mmsearch index`"
@@ -202,7 +223,7 @@ class IndexRun:
     def _finish(self, *, soon_again: bool) -> None:
         """Rebuild outgrown vector segments, and back the store up if it has changed."""
         index, report = self._index, self.report
-        index.vector_indexes.rebuild(index.serving(), soon_again=soon_again)
+        index.rebuild_indexes(soon_again=soon_again)
         if not soon_again:
             report.warnings += index.vector_indexes.warnings(index.serving())
         done = report.added, report.updated, report.renamed, report.removed, report.filled

@@ -54,6 +54,10 @@ _PACKAGES: dict[str, tuple[Kind, str, str]] = {
 """Package of FORMATS → kind, name and extra of the files that need it."""
 
 
+_TARS = "tar"
+"""The group of tar archives, which are read only where they are named."""
+
+
 @dataclass(slots=True)
 class _Unknown:
     """The files of an ending that is not in FORMATS."""
@@ -90,6 +94,13 @@ class PassedOver:
             self._by_folder.setdefault(root, Counter())[group] += number
             if root in self.by_root:
                 self.by_root[root][group] += number
+
+    def add_tars(self, root: str, number: int) -> None:
+        """Count tar archives below a root (absolute)."""
+        if number:
+            self._by_folder.setdefault(root, Counter())[_TARS] += number
+            if root in self.by_root:
+                self.by_root[root][_TARS] += number
 
     def add_unknown(self, folder: str, names: Mapping[str, Sequence[str]]) -> None:
         """Count the files of a folder (absolute) of unknown endings, given by ending."""
@@ -199,6 +210,8 @@ def _described(group: str) -> Iterator[tuple[Kind, str, str]]:
     for kind, (name, purpose) in _KINDS.items():
         if group == kind:
             yield kind, name, f"{purpose}: {_step(*_STEPS[kind])}" if kind in _STEPS else ""
+    if group == _TARS:
+        yield "image", "tar archive", "to index what is in them: `mmsearch index FOLDER/*.tar`"
     if group in _PACKAGES:
         kind, name, _ = _PACKAGES[group]
         yield kind, name, f"to include {name}s: {_step('mmsearch index', group)}"

@@ -46,19 +46,21 @@ class Exported:
     files: list[Path]
 
 
-def export(
+def export(  # noqa: PLR0913 - keywords, all optional
     store: Store,
     dest: str,
     form: str | None,
     *,
     where: Any = None,
+    ids: Sequence[int] | None = None,
     space: Space | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
     """Write everything, as it is at one moment, whole or not at all: see `Collection.export`.
 
-    The vectors are those of `space`; without one, only the items are written.
+    The vectors are those of `space`; without one, only the items are written. `ids` are those of
+    the items to write, sorted.
 
     Raises:
         InvalidOption: there is no such format; there is a file already.
@@ -78,7 +80,8 @@ def export(
                     f"{str(taken)!r} is there already: name another place, or overwrite it "
                     "(--overwrite)"
                 )
-            ids = store.filters.matching(wanted) if wanted else None
+            if wanted:
+                ids = store.filters.matching(wanted).tolist()
             items = len(store.items) if ids is None else len(ids)
             rows = store.vectors.count(space, ids=ids) if space is not None else 0
             pages = _counted(store.items.complete(space, ids), items, progress)

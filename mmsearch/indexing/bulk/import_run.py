@@ -266,7 +266,7 @@ class ImportRun:
             if has_texts and not self._store.vectors.any_missing(space, "text", ()):
                 self._store.settings.set(INCOMPLETE, incomplete)  # no caption lacks a vector
         self._store.words.refresh(progress=progress)
-        index.vector_indexes.rebuild(index.serving())
+        index.rebuild_indexes()
         self.report.warnings += index.keep_backup()
 
     def _serve(self, space: Space) -> bool:

@@ -389,8 +389,9 @@ def _plain(columns: Mapping[Any, Any]) -> Columns:
     """Columns of any kind as lists of plain values, in which NaN is None."""
     found = {}
     for key, values in columns.items():
-        to_list = getattr(values, "to_pylist", None) or getattr(values, "tolist", None)
         try:
+            whole = _in_microseconds(values)
+            to_list = getattr(whole, "to_pylist", None) or getattr(whole, "tolist", None)
             listed = values if to_list is None else to_list()  # of pyarrow; of NumPy and pandas
         except (ValueError, OverflowError):  # pyarrow has times that Python cannot represent
             listed = _times(key, values)
@@ -400,6 +401,24 @@ def _plain(columns: Mapping[Any, Any]) -> Columns:
         else:
             found[as_text(key)] = list(map(_plain_value, listed))
     return found
+
+
+def _in_microseconds(values: Any) -> Any:
+    """A pyarrow column of times in microseconds, as Python has them; other columns as they are.
+
+    Of nanoseconds, pyarrow makes values of pandas where that is installed.
+
+    Raises:
+        ValueError: they would be rounded.
+    """
+    type_: Any = getattr(values, "type", None)
+    if getattr(type_, "unit", None) != "ns":
+        return values
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(type_):
+        return values.cast(pa.timestamp("us", type_.tz))
+    return values.cast(pa.duration("us") if pa.types.is_duration(type_) else pa.time64("us"))
 
 
 def _times(key: Any, values: Any) -> list[Any]:
