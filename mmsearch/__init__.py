@@ -20,7 +20,11 @@ from mmsearch.spaces.calibration import no_good_match
 from mmsearch.types import Facets, Failure, Hit, Item, Query, Report, SearchPage, Signal, Span
 
 if TYPE_CHECKING:
+    from mmsearch.collection.copy import Copied
+    from mmsearch.collection.encode import Shards
     from mmsearch.evaluation import Evaluation
+    from mmsearch.home import IndexLike
+    from mmsearch.types import Progress
 
 __version__ = "0.1.0"
 
@@ -37,12 +41,62 @@ __all__ = [
     "Signal",
     "Span",
     "__version__",
+    "copy",
+    "encode",
     "evaluate",
     "index",
     "load_encoder",
     "no_good_match",
     "open",
 ]
+
+
+def copy(
+    source: IndexLike,
+    destination: IndexLike,
+    *,
+    progress: Progress | None = None,
+) -> Copied:
+    """Copy an index to a new place, wherever both are; nothing is encoded again.
+
+    A copy that was interrupted goes on where it was; until it is done, the destination cannot be
+    opened.
+
+    Args:
+        source: The name, folder or address of an index, which others may use meanwhile.
+        destination: That of another one, which is new or empty.
+        progress: Called with (rows done, rows in all), then with items whose words are done.
+
+    Raises:
+        IndexNotFound: there is no index at `source`.
+        IndexUnusable: one of them cannot be opened, or was not copied to the end itself.
+        InvalidOption: the destination holds something else.
+        IndexBusy: another process is writing to the destination, or copying to it.
+        StorageFailed: the disk is full, say; what was copied before stays.
+    """
+    from mmsearch.collection.copy import copy as copied  # SQLAlchemy takes long to import
+
+    return copied(source, destination, progress=progress)
+
+
+def encode(paths: Any, out: Any, **options: Any) -> Shards:
+    """Encode files into shards of vectors, for other engines; there need be no index.
+
+    Args:
+        paths: Folders (searched to any depth) and files.
+        out: The folder of the shards; a later run adds to them what is new.
+        options: As `mmsearch.collection.encode.encode` takes them: format ("parquet" or "npy"),
+            model, on, progress.
+
+    Raises:
+        PathNotFound: one of `paths` does not exist.
+        InvalidOption: an option has no sense.
+        StorageFailed: the shards cannot be written.
+        MissingExtra, UnknownModel, ModelUnavailable: as `index`.
+    """
+    from mmsearch.collection.encode import encode as encoded
+
+    return encoded(paths, out, **options)
 
 
 def evaluate(collection: Collection, pairs: Any, **options: Any) -> Evaluation:

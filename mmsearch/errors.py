@@ -18,10 +18,10 @@
     ├── InvalidCaptions         a captions file cannot be parsed
     ├── InvalidMetadata         metadata cannot be parsed or stored
     ├── IndexBusy               another process is writing to the index
-    └── IndexUnusable           the index folder cannot be used
+    └── IndexUnusable           the index cannot be used
         ├── IndexNotFound       no index there
         ├── CatalogDamaged      the catalog is damaged: a backup restores it
-        └── StorageFailed       the catalog could not be read or written
+        └── StorageFailed       the catalog, or a server, could not be read or written
 
 Each message says what went wrong and, where something can be done, what to do.
 """
@@ -114,7 +114,7 @@ class IndexBusy(MMSearchError):
 
 
 class IndexUnusable(MMSearchError):
-    """The index folder cannot be used."""
+    """The index cannot be used."""
 
 
 class IndexNotFound(IndexUnusable):
@@ -138,4 +138,4 @@ class CatalogDamaged(IndexUnusable):
 
 
 class StorageFailed(IndexUnusable):
-    """The catalog could not be read or written."""
+    """The catalog, or the server that stores the index, could not be read or written."""

@@ -277,6 +277,9 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
+    lost: list[str] = field(default_factory=list)
+    """Paths of files that workers on other machines took with them (`on`); the next run finds them
+    as they were."""
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage was busy: scan, read, decode, encode, store. Of a stage that runs in
     several threads, the mean over threads, so that none exceeds the run."""

@@ -34,8 +34,10 @@ COMMANDS = {
     "tag": "analysis:tag",
     "duplicates": "analysis:duplicates",
     "eval": "evaluate:evaluate",
+    "encode": "indexing:encode",
     "import": "indexing:import_command",
     "export": "contents:export",
+    "copy": "maintenance:copy",
     "doctor": "maintenance:doctor",
     "backup": "maintenance:backup",
     "models": "models:models",
@@ -46,7 +48,7 @@ USAGE, UNUSABLE, BUSY, INTERRUPTED = 2, 3, 5, 130
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer keeps click's to itself
 
-_REPORTING = {"index", "import", "watch"}
+_REPORTING = {"index", "import", "watch", "copy"}
 """Commands that say what they stored, also when they are interrupted."""
 
 

@@ -12,7 +12,7 @@ from mmsearch.cli.options import LLM, Index, Json, LLMModel, option
 from mmsearch.cli.search import why_nothing, with_search_flags
 from mmsearch.collection import Collection
 from mmsearch.encoders import runtime_of
-from mmsearch.home import index_folder
+from mmsearch.home import index_place
 
 if TYPE_CHECKING:
     from mmsearch.collection.ask import Answer
@@ -35,7 +35,7 @@ def ask(
 
     Nothing leaves this machine unless the address is another machine's.
     """
-    with Collection(index_folder(index), how=runtime_of(once=True)) as library:
+    with Collection(index_place(index), how=runtime_of(once=True)) as library:
         answer = library.ask(" ".join(question), llm=llm, model=llm_model, k=k, **settings)
         if not answer.sources:
             say(f"nothing found{why_nothing(library, settings)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,6 +122,7 @@ def evaluate(
     if target is not None:
         common["target"] = [modality.strip() for modality in target.split(",")]
     runs = [common | parse_settings(written) for written in compare or ("default",)]
+    names = [_named(written, run) for written, run in zip(compare or ("",), runs, strict=True)]
     if plot is not None:
         report.check_plot(plot)
     judged = read_pairs(pairs, None if columns is None else columns.split(","))
@@ -135,7 +137,13 @@ def evaluate(
             found.append(evaluation.evaluate(library, judged, settings=run, **more))
     _show(found[0] if compare is None else evaluation.compare(*found), json, per_query)
     if plot is not None:
-        report.plot(dict(zip(compare or ("",), found, strict=True)), plot)
+        report.plot(dict(zip(names, found, strict=True)), plot)
+
+
+def _named(written: str, run: Mapping[str, Any]) -> str:
+    """Settings as the user wrote them, without the password of an address."""
+    index = run.get("index", "")
+    return written.replace(index, render.shown_index(index)) if index else written
 
 
 def _run_benchmark(

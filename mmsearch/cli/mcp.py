@@ -25,12 +25,12 @@ def mcp(
         from mmsearch.server.mcp import run_stdio
     except ImportError as error:  # it is not installed, or too old
         raise MissingExtra("mmsearch mcp", "mcp") from error
-    from mmsearch.cli.serve import served_folders
+    from mmsearch.cli.serve import served_places
     from mmsearch.server.indexes import ServedIndexes
     from mmsearch.server.services import Services
 
-    indexes = ServedIndexes(served_folders(index), runtime_of())
-    for name in indexes.folders if index else ():  # the default index need not exist yet
+    indexes = ServedIndexes(served_places(index), runtime_of())
+    for name in indexes.places if index else ():  # the default index need not exist yet
         if not indexes.exists(name):
             indexes.get(name)  # raises, with what to do
     if sys.stdin is None or sys.stdout is None:

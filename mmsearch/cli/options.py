@@ -35,18 +35,18 @@ Index = Annotated[
     str | None,
     option(
         "-i --index",
-        "Which index: a name, or a folder if it has a path separator. (default: $MMSEARCH_INDEX, "
-        "else 'default')",
-        "NAME|DIR",
+        "Which index: a name, a folder if it has a path separator, or an address, "
+        "postgresql://… or milvus://…. (default: $MMSEARCH_INDEX, else 'default')",
+        "NAME|DIR|URL",
     ),
 ]
 ServedIndexes = Annotated[
     list[str] | None,
     option(
         "-i --index",
-        "Which index: a name, or a folder if it has a path separator; repeatable. "
-        "(default: $MMSEARCH_INDEX, else 'default')",
-        "NAME|DIR",
+        "Which index: a name, a folder if it has a path separator, or an address, "
+        "postgresql://… or milvus://…; repeatable. (default: $MMSEARCH_INDEX, else 'default')",
+        "NAME|DIR|URL",
     ),
 ]
 LLM = Annotated[

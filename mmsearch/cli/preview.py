@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from mmsearch.cli.console import out, say, terminal
 from mmsearch.cli.render import label_of
 from mmsearch.errors import InvalidQuery, MissingExtra, MMSearchError, PathNotFound
+from mmsearch.media.addresses import exists, member_at
 from mmsearch.media.kinds import kind_of
 
 if TYPE_CHECKING:
@@ -322,6 +323,11 @@ def open_hit(hits: Sequence[Hit], rank: int) -> None:
             f"--open {rank}: the hits have the ranks {hits[0].rank} to {hits[-1].rank}"
         )
     path = os.path.abspath(hit.path)
+    if (address := member_at(path)) is not None and exists(path):
+        raise MMSearchError(
+            f"{hit.path!r} lies in {os.path.basename(address[0])!r}, and programs open whole "
+            "files: take it out first, or see it with --preview"
+        )
     if not os.path.isfile(path):
         raise PathNotFound(
             f"{hit.path!r} is gone: bring the index up to date (mmsearch index), or mount its disk"

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidQuery
+from mmsearch.home import index_place
 from mmsearch.types import Failure, Hit, Report, Span
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ def for_index(text: str, index: str | None) -> str:
     """A text whose commands, in backticks, are about the index that the user named by `-i`."""
     if index is None:
         return text
-    return re.sub(r"`mmsearch (\w+)", lambda found: f"{found[0]} -i {shlex.quote(index)}", text)
+    option = f" -i {shlex.quote(shown_index(index))}"
+    return re.sub(r"`mmsearch (\w+)", lambda found: found[0] + option, text)
+
+
+def shown_index(index: str) -> str:
+    """An index as the user named it; an address without its password."""
+    return index_place(index).address if "://" in index else index
 
 
 def lines(texts: Iterable[str], form: str) -> str:
@@ -215,8 +222,9 @@ def status_text(status: Mapping[str, Any]) -> str:
         "items": _counted(status["items"]),
         "vectors": _counted(status["vectors"]),
         "failures": f"{status['failures']}" + (" (mmsearch errors)" if status["failures"] else ""),
-        "on disk": f"{status['bytes'] / 2**20:.1f} MiB",
     }
+    if status["bytes"] is not None:
+        shown["on disk"] = f"{status['bytes'] / 2**20:.1f} MiB"
     rows = [f"{key:<11} {value}" for key, value in shown.items()]
     rows += [
         f"{'passed over':<11} {group['files']} {group['what']}"

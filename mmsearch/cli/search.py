@@ -21,7 +21,7 @@ from mmsearch.collection.opening import open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidQuery
 from mmsearch.filters import from_options
-from mmsearch.home import index_folder
+from mmsearch.home import index_place
 from mmsearch.search.settings import Setting, declared
 from mmsearch.spaces.calibration import no_good_match
 from mmsearch.types import Hit, Modality, Part, Query
@@ -244,7 +244,7 @@ def query(
         return
     parsed = _query(plain, {"text": text, "image": image, "audio": audio}, without)
     how = runtime_of(runtime, device, precision, once=True)
-    with Collection(index_folder(index), how=how) as library:
+    with Collection(index_place(index), how=how) as library:
         _show(library.search(parsed, **settings), library, settings, output)
 
 
@@ -259,7 +259,7 @@ def similar(
     output: Output,
 ) -> None:
     """Find what is like a file, leaving out the file itself."""
-    with Collection(index_folder(index), how=runtime_of(once=True)) as library:
+    with Collection(index_place(index), how=runtime_of(once=True)) as library:
         _show(library.similar(file, **settings), library, settings, output)
 
 

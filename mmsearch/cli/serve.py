@@ -7,18 +7,18 @@ import os
 import socket
 import webbrowser
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mmsearch.cli.console import say
 from mmsearch.cli.options import ServedIndexes, option
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, MissingExtra
-from mmsearch.home import index_folder
+from mmsearch.home import index_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mmsearch.home import IndexPlace
     from mmsearch.server.security import Access
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
@@ -75,14 +75,14 @@ def serve(
     from mmsearch.server.run import listen, run
     from mmsearch.server.security import Access
 
-    indexes = ServedIndexes(served_folders(index), runtime_of())
+    indexes = ServedIndexes(served_places(index), runtime_of())
     try:
-        for name in indexes.folders if index else ():  # the default index need not exist yet
+        for name in indexes.places if index else ():  # the default index need not exist yet
             indexes.get(name)
         listening = listen(host, port)
         access = Access.of(host, listening.getsockname(), token)
         say("loading the models …")
-        ready = _announce(access, host, list(indexes.folders), made=token is None, show=open_page)
+        ready = _announce(access, host, list(indexes.places), made=token is None, show=open_page)
         run(create_app(indexes, access=access, watch=watch, on_ready=ready), listening)
     finally:
         indexes.close()
@@ -100,22 +100,22 @@ def _checked(where: str, token: str | None) -> str | None:
     return token
 
 
-def served_folders(indexes: Sequence[str] | None) -> dict[str, Path]:
-    """The folders of indexes, each once, by the names under which they are served.
+def served_places(indexes: Sequence[str] | None) -> dict[str, IndexPlace]:
+    """Where indexes live, each once, by the names under which they are served.
 
     That is the name of the index, or of its folder; to a name that is taken, a number is added.
     """
-    named: dict[str, Path] = {}
-    folders = map(index_folder, indexes) if indexes else [index_folder()]
-    for folder in folders:
-        if folder in named.values():
+    named: dict[str, IndexPlace] = {}
+    places = map(index_place, indexes) if indexes else [index_place()]
+    for place in places:
+        if any(place.address == other.address for other in named.values()):
             continue
-        name = wanted = folder.name or "index"
+        name = wanted = place.name or place.folder.name or "index"
         number = 1
         while name in named:
             number += 1
             name = f"{wanted}-{number}"
-        named[name] = folder
+        named[name] = place
     return named
 
 

@@ -29,6 +29,7 @@ from mmsearch.errors import (
     PathNotFound,
     UnreadableFile,
 )
+from mmsearch.media.addresses import exists, folder_and_name, member_at
 from mmsearch.media.kinds import kind_of
 from mmsearch.media.open_media import open_file
 from mmsearch.media.tables import storable
@@ -307,7 +308,7 @@ def write_caption(index: OpenIndex, path: str, model: LanguageModel, *, keep: bo
 
 def _file_content(path: str) -> Content:
     """A file's picture, or the beginning of its text."""
-    if not os.path.exists(path):
+    if not exists(path):
         raise PathNotFound(f"there is no file {path!r}")
     kind = kind_of(path)
     if kind == "text":
@@ -355,7 +356,8 @@ def add_caption(index: OpenIndex, item_id: int, caption: str) -> None:
     text = storable(" ".join(caption.split()).strip('"“”'))[:MOST_TEXT]
     with index.writing("storing a caption", wait=LOCK_TIMEOUT):
         found, item = store.files.of(item_id), store.items.get([item_id]).get(item_id)
-        source = None if found is None else store.sources.of(os.path.dirname(found[1]))
+        folder, name = ("", "") if found is None else folder_and_name(found[1])
+        source = None if found is None else store.sources.of(folder)
         if found is None or item is None or source is None:
             raise PathNotFound("its file has left the index meanwhile: the caption is not kept")
         captions = [part.text for part in item.texts if part.origin == "caption"]
@@ -367,7 +369,10 @@ def add_caption(index: OpenIndex, item_id: int, caption: str) -> None:
             MediaOptions().resolve(store),
             caption_file=GivenCaptions(found[1], [*captions, text]),
         )
-        run.run([Scope(*source, only=frozenset({os.path.basename(found[1])}))], soon_again=True)
+        address = member_at(found[1])
+        only = frozenset({name if address is None else os.path.basename(address[0])})
+        scope = Scope(*source, only=only, corpora=address is not None)
+        run.run([scope], soon_again=True)
         item = store.items.get([item_id]).get(item_id)
         if item is None or text not in [part.text for part in item.texts]:
             why = "; ".join(failure.reason for failure in run.report.failures) or "it is gone"

@@ -1,4 +1,4 @@
-"""One index folder: what users of the package work with."""
+"""One index: what users of the package work with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mmsearch.collection.search_methods import by_any_query, by_path, by_queries, by_query
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound
-from mmsearch.home import path_text
+from mmsearch.home import IndexLike, path_text, place_of
 from mmsearch.search.setting_formats import IDS, item_id, one_or_several, whole
 from mmsearch.search.settings import Settings, settings_of
 from mmsearch.types import Facets, Failure, Hit, Item, Query, Ranking, Report, SearchPage
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from mmsearch.collection.ask import Answer
+    from mmsearch.collection.copy import Copied
     from mmsearch.collection.language_model import Reply
     from mmsearch.encoders import Encoder, Runtime
     from mmsearch.indexing.bulk.export import Exported
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from mmsearch.search.describe import Description
     from mmsearch.search.duplicates import Group
     from mmsearch.search.searcher import Searcher
-    from mmsearch.storage import ListedItem
+    from mmsearch.storage import ListedItem, Store
+    from mmsearch.storage.sqlite import Catalog
     from mmsearch.types import Modality, Progress
 
 DEFAULTS = Settings()
@@ -54,10 +56,10 @@ class Items:
 
 
 class Collection:
-    """An index folder, open; also a context manager.
+    """An index, open; also a context manager.
 
     Args:
-        folder: The index folder.
+        folder: The index folder, or the address of an index on a server.
         model: The name of an encoder, or several; None and "auto" take those that the index was
             built with. The next `add` encodes everything stored for another one, which answers
             from then on.
@@ -66,22 +68,24 @@ class Collection:
         restore: Restore a damaged catalog from its newest backup; `create` does so as well.
 
     Attributes:
-        folder: The index folder.
+        place: Where the index lives.
+        folder: The index folder; that of a server's index only holds caches.
         report: The result of the last run of indexing on this object, if any.
-        catalog: The SQLite store of the index.
         index: What indexing and searching work on: the store, encoders, vector indexes, lock.
 
     Raises:
         IndexNotFound: there is no index, and `create` is False.
         CatalogDamaged: the catalog is damaged, and is not to be restored or has no backup.
-        IndexUnusable: the catalog is not one, or was made by a newer version.
+        IndexUnusable: the catalog is not one, or was made by a newer version; or the server fails.
+        InvalidOption: the address cannot be used.
+        MissingExtra: the packages that talk to the server are not installed.
         UnknownModel: no encoder has this name.
         ModelUnavailable: the weights of an encoder are not on this machine.
     """
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: IndexLike,
         *,
         model: str | Sequence[str] | None = None,
         how: Runtime | None = None,
@@ -90,12 +94,25 @@ class Collection:
     ) -> None:
         from mmsearch.spaces.open_or_create import open_or_create  # SQLAlchemy takes long to import
 
-        self.folder = Path(path_text(folder))
+        self.place = place_of(folder)
+        self.folder = self.place.folder
         self.report: Report | None = None
         models = [] if model is None else one_or_several(model)
-        self.catalog, self.index = open_or_create(
-            self.folder, models, how or runtime_of(), create=create, restore=restore
+        self.index = open_or_create(
+            self.place, models, how or runtime_of(), create=create, restore=restore
         )
+
+    @property
+    def store(self) -> Store:
+        """What is stored, whatever engine stores it."""
+        return self.index.store
+
+    @property
+    def _catalog(self) -> Catalog | None:
+        """The store, if it is SQLite's: for what only that can do, or needs."""
+        from mmsearch.storage.sqlite import Catalog
+
+        return self.store if isinstance(self.store, Catalog) else None
 
     # ------------------------------------------------------------------ what is stored
 
@@ -110,7 +127,7 @@ class Collection:
         return self.index.preferred_encoder()
 
     def __len__(self) -> int:
-        return len(self.catalog)
+        return len(self.store)
 
     @property
     def items(self) -> Items:
@@ -120,7 +137,7 @@ class Collection:
     @property
     def failures(self) -> list[Failure]:
         """Files that could not be used, in all runs so far, by path."""
-        return self.catalog.failures.all()
+        return self.store.failures.all()
 
     def status(self) -> dict[str, Any]:
         """What is stored: folder, models, sources, items, vectors, failures, bytes.
@@ -141,7 +158,7 @@ class Collection:
             InvalidOption: it is no whole number.
         """
         with suppress(InvalidQuery):  # no item can have such an id
-            if found := self.catalog.items.get([item_id(id_)]):
+            if found := self.store.items.get([item_id(id_)]):
                 return found[id_]
         raise PathNotFound(f"no item of the index has the id {id_}")
 
@@ -159,9 +176,9 @@ class Collection:
         from mmsearch.filters import parse_where
 
         wanted = parse_where(where)
-        ids = self.catalog.filters.matching(wanted) if wanted else None
+        ids = self.store.filters.matching(wanted) if wanted else None
         limit = None if limit is None else whole("limit", limit, least=0, most=math.inf)
-        return self.catalog.items.listed(ids, limit)
+        return self.store.items.listed(ids, limit)
 
     # ------------------------------------------------------------------ indexing
 
@@ -184,6 +201,7 @@ class Collection:
         backups: int | None = None,
         kind: str | None = None,
         recall: float | None = None,
+        on: str | None = None,
         progress: Progress | None = None,
     ) -> Report:
         """Bring folders or files up to date in the index; `report` holds the result as well.
@@ -215,6 +233,9 @@ class Collection:
             recall: The share of the nearest vectors that a search finds on average, at least, for
                 queries of any kind and under any filter; 1 compares every vector. Remembered, at
                 first 0.98.
+            on: Where files are decoded and encoded: "ray" on workers of this machine,
+                "ray://HOST:10001" on those of a Ray cluster; None in this process. `report.lost`
+                has the files that died with a worker, which the next run does.
             progress: Called with (files done, files in all or None).
 
         Raises:
@@ -242,12 +263,15 @@ class Collection:
         metadata_file = None if metadata is None else MetadataFile(metadata)
         index, store = self.index, self.index.store
         with index.writing("indexing"):
-            self.catalog.loader.restore_indexes()
+            if catalog := self._catalog:
+                catalog.loader.restore_indexes()
             media = MediaOptions(video, pdf, ocr, transcribe, whisper, raw_pairs).resolve(store)
             index.configure(
                 backups_kept=backups, token_embeddings=details, kind=kind, recall=recall
             )
-            run = IndexRun(index, options, media, caption_file=caption_file, metadata=metadata_file)
+            run = IndexRun(
+                index, options, media, caption_file=caption_file, metadata=metadata_file, on=on
+            )
             self.report = run.report
             walk: Any = {"exclude": one_or_several(exclude), "include_hidden": include_hidden}
             if roots is None:
@@ -346,7 +370,8 @@ class Collection:
             for space in self.index.encoders.drop(model):
                 self.index.vector_indexes.drop(space)
             self.index.vector_indexes.clear()
-            self.catalog.shrink()
+            if catalog := self._catalog:
+                catalog.shrink()
 
     # ------------------------------------------------------------------ vectors made elsewhere
 
@@ -696,7 +721,7 @@ class Collection:
                 target=target,
                 progress=progress,
             )
-            self.catalog.words.refresh()
+            self.store.words.refresh()
             self.index.keep_backup()
         return counts
 
@@ -710,7 +735,7 @@ class Collection:
 
         with self.index.writing("tagging"):
             counts = tag_new(self.index, progress)
-            self.catalog.words.refresh()
+            self.store.words.refresh()
             self.index.keep_backup(changed=bool(counts))
         return counts
 
@@ -724,7 +749,7 @@ class Collection:
 
         with self.index.writing("tagging"):
             removed = forget_labels(self.index.store, labels)
-            self.catalog.words.refresh()
+            self.store.words.refresh()
             self.index.keep_backup(changed=bool(removed))
         return removed
 
@@ -738,7 +763,7 @@ class Collection:
             InvalidOption: the tag is empty, too long, or not text; an id is no whole number.
             IndexBusy: another process is writing to the index.
         """
-        return self._tag_by_hand(self.catalog.tags.add, tag, ids)
+        return self._tag_by_hand(self.store.tags.add, tag, ids)
 
     def remove_tag(self, tag: str, ids: Iterable[int]) -> int:
         """Take a tag off some items; returns how many of them had it.
@@ -748,7 +773,7 @@ class Collection:
         Raises:
             InvalidOption, IndexBusy: as `add_tag`.
         """
-        return self._tag_by_hand(self.catalog.tags.remove, tag, ids)
+        return self._tag_by_hand(self.store.tags.remove, tag, ids)
 
     def _tag_by_hand(
         self, change: Callable[[str, Sequence[int]], int], tag: str, ids: Iterable[int]
@@ -759,7 +784,7 @@ class Collection:
         wanted = IDS.check("ids", ids)
         with self.index.writing("tagging", wait=TAGGING_WAIT):
             changed = change(label, wanted)
-            self.catalog.words.refresh()
+            self.store.words.refresh()
             self.index.keep_backup(changed=bool(changed))
         return changed
 
@@ -807,12 +832,25 @@ class Collection:
         Writers need not wait: the copy is a snapshot.
 
         Raises:
-            InvalidOption: `target` exists already, or lies in the index.
+            InvalidOption: `target` exists already, or lies in the index; or the index is on a
+                server.
             StorageFailed: it could not be copied; nothing is left of the attempt then.
         """
-        from mmsearch.storage.backups import copy_index
+        from mmsearch.collection.upkeep import backup
 
-        return copy_index(self.folder, Path(os.path.abspath(path_text(target))))
+        return backup(self.place, Path(os.path.abspath(path_text(target))))
+
+    def copy(self, destination: IndexLike, *, progress: Progress | None = None) -> Copied:
+        """Copy the index to a new place, of whatever kind of store: see `mmsearch.copy`.
+
+        Raises:
+            InvalidOption: the destination holds something else.
+            IndexBusy: another process is writing to it, or copying to it.
+            StorageFailed: it cannot be written; what was copied before stays.
+        """
+        from mmsearch.collection.copy import copy
+
+        return copy(self.place, destination, progress=progress)
 
     def relocate(
         self, old: str | os.PathLike[str], new: str | os.PathLike[str], *, force: bool = False
@@ -830,13 +868,13 @@ class Collection:
 
         Raises:
             PathNotFound: there is no folder `new`, or the index holds nothing at `old`.
-            InvalidOption: most of the stored files are not in `new`.
+            InvalidOption: most of the stored files are not in `new`; or the index is on a server.
             IndexBusy: another process is writing to the index.
         """
         from mmsearch.collection.upkeep import relocate
 
         with self.index.writing("relocating"):
-            return relocate(self.index, self.catalog, path_text(old), path_text(new), force=force)
+            return relocate(self.index, path_text(old), path_text(new), force=force)
 
     def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
         """A context that holds the writer lock; methods that write acquire it themselves.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from mmsearch.indexing.scopes import is_in
+from mmsearch.media.addresses import is_corpus
 from mmsearch.media.companions import may_be_sidecar
 from mmsearch.media.kinds import kind_of
 
@@ -142,5 +143,5 @@ def _is_relevant(change: str, path: str) -> bool:
     Of what was deleted, only the name is known.
     """
     name = os.path.basename(path)
-    known = kind_of(name) is not None or may_be_sidecar(name)
+    known = kind_of(name) is not None or may_be_sidecar(name) or is_corpus(name)
     return change == "deleted" or known or os.path.isdir(path)

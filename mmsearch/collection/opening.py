@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.collection import Collection, Paths, existing
 from mmsearch.encoders import runtime_of
-from mmsearch.home import index_folder
+from mmsearch.home import IndexLike, index_place
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
@@ -39,7 +39,7 @@ def load_encoder(
 
 
 def open_collection(
-    index: str | os.PathLike[str] | None = None,
+    index: IndexLike | None = None,
     *,
     runtime: str = "auto",
     device: str = "auto",
@@ -48,7 +48,7 @@ def open_collection(
     """An existing index, open.
 
     Args:
-        index: Its name or folder; see `mmsearch.home.index_folder`.
+        index: Its name, folder or address; see `mmsearch.home.index_place`.
         runtime: What its encoders run on; see `load_encoder`.
         device: See `load_encoder`.
         precision: See `load_encoder`.
@@ -57,12 +57,12 @@ def open_collection(
         IndexNotFound: there is no such index.
         IndexUnusable: it is damaged, or was made by a newer version.
     """
-    return Collection(index_folder(index), how=runtime_of(runtime, device, precision))
+    return Collection(index_place(index), how=runtime_of(runtime, device, precision))
 
 
 def collection_for(
     needed: Sequence[str | os.PathLike[str]],
-    into: str | os.PathLike[str] | None = None,
+    into: IndexLike | None = None,
     *,
     model: str | Sequence[str] = "auto",
     how: Runtime | None = None,
@@ -72,7 +72,7 @@ def collection_for(
 
     Args:
         needed: Files and folders that must exist.
-        into: The name or folder of the index.
+        into: The name, folder or address of the index.
         model: The name of the encoder, or several.
         how: What encoders run on.
         create: Create the index if there is none.
@@ -82,12 +82,12 @@ def collection_for(
         IndexNotFound: there is no index, and `create` is False.
     """
     existing(needed)
-    return Collection(index_folder(into), model=model, how=how, create=create, restore=True)
+    return Collection(index_place(into), model=model, how=how, create=create, restore=True)
 
 
 def index_paths(
     paths: Paths,
-    into: str | os.PathLike[str] | None = None,
+    into: IndexLike | None = None,
     *,
     model: str | Sequence[str] = "auto",
     runtime: str = "auto",
@@ -99,7 +99,7 @@ def index_paths(
 
     Args:
         paths: Folders (searched to any depth) and files.
-        into: The name or folder of the index.
+        into: The name, folder or address of the index.
         model: The name of the encoder, or several.
         runtime: What encoders run on; see `load_encoder`.
         device: See `load_encoder`.

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmsearch.errors import InvalidOption, PathNotFound
+from mmsearch.home import IndexPlace
+from mmsearch.indexing.corpora import scan_again
 from mmsearch.indexing.passed_over import stored_groups
+from mmsearch.media.addresses import SEPARATOR, is_corpus, split_address
+from mmsearch.media.file_state import stat_of
 from mmsearch.spaces.open_index import OpenIndex
+from mmsearch.storage import Store
+from mmsearch.storage.backups import copy_index
 from mmsearch.storage.resolver import spellings
 from mmsearch.storage.sqlite import Catalog
 
@@ -36,7 +44,7 @@ def status(index: OpenIndex) -> dict[str, Any]:
     ]
     preferred = next((space for space in spaces if space.serves), None)
     return {
-        "index": str(index.folder),
+        "index": index.place.address,
         "model": preferred.name if preferred else None,
         "fingerprint": preferred.fingerprint if preferred else None,
         "dim": preferred.dim if preferred else None,
@@ -47,8 +55,15 @@ def status(index: OpenIndex) -> dict[str, Any]:
         "indexes": index.vector_indexes.describe(index.serving()),
         "failures": len(store.failures),
         "passed_over": stored_groups(store),
-        "bytes": sum(file.stat().st_size for file in index.folder.rglob("*") if file.is_file()),
+        "bytes": _size(index),
     }
+
+
+def _size(index: OpenIndex) -> int | None:
+    """The bytes of an index folder, or what a server says that it stores."""
+    if not index.place.is_folder:
+        return index.store.size()
+    return sum(file.stat().st_size for file in index.place.folder.rglob("*") if file.is_file())
 
 
 def _served_vectors(models: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -69,17 +84,66 @@ def remove(index: OpenIndex, path: str) -> int:
     sources = [source for place in places if (source := store.sources.of(place)) is not None]
     below += [(source_id, folder) for source_id, _, folder in sources]
     removed = sum(store.items.remove_below(*one) for one in below)
+    removed += sum(_remove_members(store, place) for place in places)
     removed += store.items.remove_imported(path)
     for place in places:
         store.index_roots.remove(place)
+        address = split_address(place)
+        scan_again(store, place if address is None else address[0])
     if not removed and not any(folder == "" for _, folder in below):
         raise PathNotFound(f"the index holds nothing at {path!r}")
     index.keep_backup()
     return removed
 
 
-def relocate(index: OpenIndex, catalog: Catalog, old: str, new: str, *, force: bool) -> int:
+def _remove_members(store: Store, path: str) -> int:
+    """Remove a member of a corpus, or all of one; returns how many items and failures."""
+    address = split_address(path)
+    if address is None and not is_corpus(path):
+        return 0
+    corpus = path if address is None else address[0]
+    if (source := store.sources.of(corpus)) is None:
+        return 0
+    folder, name = os.path.split(source[2])
+    name += SEPARATOR
+    failed = store.failures.known(source[0], folder)
+    if address is None:
+        ids = [one.id for one in store.files.known(source[0], folder, name).values()]
+        bad = [one for one in failed if one.startswith(name)]
+    else:
+        name += address[1]
+        found = store.files.at(source[0], folder, name)
+        ids = [] if found is None else [found.id]
+        bad = [name] if name in failed else []
+    store.items.remove(ids)
+    store.failures.remove(source[0], folder, bad)
+    return len(ids) + len(bad)
+
+
+SERVER_BACKUPS = {"postgresql": "pg_dump", "milvus": "milvus-backup"}
+"""What backs the index up where it is, by engine."""
+
+
+def backup(place: IndexPlace, dest: Path) -> int:
+    """As `Collection.backup`."""
+    place.check_folder(
+        "`mmsearch backup` copies",
+        f"{SERVER_BACKUPS.get(place.engine)} backs up what the server has, and "
+        f"`mmsearch copy {shlex.quote(place.address)} DEST` makes a folder of it",
+    )
+    return copy_index(place.folder, dest)
+
+
+def relocate(index: OpenIndex, old: str, new: str, *, force: bool) -> int:
     """As `Collection.relocate`."""
+    catalog = index.store
+    if not isinstance(catalog, Catalog):
+        index.place.check_folder(
+            "`mmsearch relocate` follows files of",
+            f"`mmsearch index {shlex.quote(new)}` recognises moved files by what they contain, and "
+            f"encodes none again; then `mmsearch remove {shlex.quote(old)}`",
+        )
+        raise InvalidOption("this store cannot follow a folder that was moved")
     place = os.path.realpath(new)
     if not new or not os.path.isdir(place):
         raise PathNotFound(f"there is no folder {new!r}")
@@ -115,6 +179,6 @@ def _check_moved(catalog: Catalog, old: str, new: str) -> None:
 
 def _has_size(path: str, size: int) -> bool:
     try:
-        return os.stat(path).st_size == size
+        return stat_of(path)[0] == size
     except OSError:
         return False

@@ -24,6 +24,7 @@ from mmsearch.collection.folder_changes import (
 )
 from mmsearch.errors import IndexBusy, IndexNotFound, MissingExtra, PathNotFound, StorageFailed
 from mmsearch.indexing.scopes import is_in, outermost
+from mmsearch.storage.backups import CATALOG
 from mmsearch.types import Report
 
 if TYPE_CHECKING:
@@ -253,8 +254,9 @@ class _Watcher:
     # ------------------------------------------------------------------ refreshing
 
     def _refresh(self, paths: set[str]) -> None:
-        if not (self.collection.folder / "catalog.db").is_file():
-            raise IndexNotFound(f"the index at {self.collection.folder} is gone")
+        place = self.collection.place
+        if place.is_folder and not (place.folder / CATALOG).is_file():
+            raise IndexNotFound(f"the index at {place} is gone")
         began, done = time.monotonic(), False
         try:
             self.collection.refresh(paths, unsettled=self.pending.paths, progress=self._step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -149,14 +150,16 @@ def parse_settings(written: str) -> dict[str, Any]:
         name: one.format for name, one in declared().items() if one.format.parse and one.in_eval
     }
     found: dict[str, Any] = {}
-    for pair in written.split(",") if written.strip() != PLAIN else ():
+    # hosts in an address have commas between them; it goes on up to the next name
+    pairs = re.split(r",(?=\s*\w+\s*=)" if "://" in written else ",", written)
+    for pair in pairs if written.strip() != PLAIN else ():
         name, _, text = (part.strip() for part in pair.partition("="))
         if name == "index" and text:
             found[name] = text
             continue
         if name not in known or not text:
             names = [f"{name}={format_.syntax}" for name, format_ in known.items()]
-            choices = ", ".join([PLAIN, "index=NAME|DIR", *names])
+            choices = ", ".join([PLAIN, "index=NAME|DIR|URL", *names])
             raise InvalidOption(f"{pair.strip()!r} is no setting; there is: {choices}")
         format_ = known[name]
         try:

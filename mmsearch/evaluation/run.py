@@ -89,7 +89,7 @@ def evaluate(
         raise InvalidQuery(next(iter(qrels.left_out.values())))
     return Evaluation(
         directions=tuple(directions),
-        index=str(collection.folder),
+        index=collection.place.address,
         settings=settings,
         depth=depth,
         items=qrels.size,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile, UnsupportedModality
+from mmsearch.media.addresses import exists
 from mmsearch.media.kinds import FORMATS, kind_of
 from mmsearch.search.planning import PlannedQuery, can_encode, plan
 from mmsearch.search.query_vectors import encode_parts, unit_sum
 from mmsearch.spaces.open_index import OpenIndex
-from mmsearch.spaces.targets import Serving
-from mmsearch.storage import Space
+from mmsearch.storage import Serving, Space
 from mmsearch.storage.resolver import is_current, item_at
 from mmsearch.types import Item, Kind, Modality, Part, Query, StoredItem
 
@@ -124,7 +123,7 @@ class Example:
 
     def __init__(self, index: OpenIndex, path: str, serving: Serving) -> None:
         stored = item_at(index.store, path)
-        if not os.path.exists(path) and not (stored and stored.imported):
+        if not exists(path) and not (stored and stored.imported):
             raise PathNotFound(f"there is no file {path!r}, neither on disk nor in the index")
         kind = kind_of(path) if stored is None else stored.kind
         if kind is None:
@@ -189,8 +188,7 @@ class Example:
 
     def _encodable(self, space: Space, modality: Modality) -> bool:
         """Whether it has a vector of a modality in a space, or can be read to get one."""
-        exists = os.path.exists(self._path)
-        readable = exists and modality == self._kind and modality in space.modalities
+        readable = exists(self._path) and modality == self._kind and modality in space.modalities
         return readable or len(self._vectors(space, modality)) > 0
 
     def _vectors(self, space: Space, modality: Modality) -> Vectors:

@@ -13,8 +13,7 @@ from typing import Any, get_args
 from mmsearch.errors import InvalidQuery, UnsupportedModality
 from mmsearch.search.setting_formats import item_id
 from mmsearch.search.settings import Combine
-from mmsearch.spaces.targets import Serving
-from mmsearch.storage import Space
+from mmsearch.storage import Serving, Space
 from mmsearch.types import Modality, Part, Query, StoredItem
 
 MAX_WEIGHT = 1e300

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.encoders import Encoder
 from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile, UnsupportedModality
+from mmsearch.media.addresses import exists
 from mmsearch.search.planning import CANCELLED, NEGLIGIBLE, PlannedQuery, words_of
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import Space
@@ -388,7 +389,7 @@ def _file(content: Any, expected: str, kind: str) -> str | bytes:
     if not isinstance(content, (str, os.PathLike)):
         raise InvalidQuery(f"{expected}, not {type(content).__name__}")
     path = os.fsdecode(content)
-    if not os.path.exists(path):
+    if not exists(path):
         raise PathNotFound(f"there is no file {path!r}")
     if os.path.isdir(path):
         raise UnreadableFile(f"{path!r} is a folder: give one {kind} in it")

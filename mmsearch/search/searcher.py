@@ -294,7 +294,7 @@ class Searcher:
             if (of := ranked.query) is not None:
                 found = found.union(self._index.vector_index(of.space, of.modality).items())
         if allowed is not None:
-            found = found.intersection(allowed)
+            found = allowed.intersection(found)
         others = {_item_of(key) for one in lists if one.query is None for key in one.ranks}
         if query.words and all(one.query is None for one in lists):  # which are as short as a page
             deep = self._index.store.words.search(query.words, MAX_GOOD, allowed)

@@ -18,8 +18,7 @@ from mmsearch.search.labels import (
 )
 from mmsearch.search.setting_formats import SHARE
 from mmsearch.spaces.open_index import OpenIndex
-from mmsearch.spaces.targets import Serving
-from mmsearch.storage import Space, Store
+from mmsearch.storage import Serving, Space, Store
 from mmsearch.types import Modality, Progress
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ def indexes(request: Request) -> AsciiJSONResponse:
     return AsciiJSONResponse(
         [
             {"name": name, "items": sizes.get(name), "default": name == served.default}
-            for name in served.folders
+            for name in served.places
         ]
     )
 

@@ -1,6 +1,7 @@
 """The child process that indexes for a server, so that queries do not wait for indexing.
 
-It reads its task, a line of JSON, from stdin, and writes messages to stdout, a line of JSON each:
+It reads its task, a line of JSON, from stdin (other users of the machine see its arguments, and an
+address may hold a password), and writes messages to stdout, a line of JSON each:
 
     {"done": 12, "total": 40, "limiting": "encode"}     progress
     {"report": {…}}                                     the task is done, or was interrupted
@@ -23,13 +24,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypedDict
 
 from mmsearch.collection.opening import collection_for
 from mmsearch.collection.watch import watch
 from mmsearch.encoders import Runtime
 from mmsearch.errors import MMSearchError
+from mmsearch.home import place_of
 from mmsearch.types import Report
 
 NICENESS = 10
@@ -48,8 +49,8 @@ MOST_FAILURES = 100
 class Task(TypedDict):
     """What a child is to do."""
 
-    folder: str
-    """Of the index; it is created if there are paths."""
+    index: str
+    """Its folder, or its address, password and all; it is created if there are paths."""
     paths: list[str] | None
     """None brings up to date all that was indexed before."""
     watch: bool
@@ -110,8 +111,8 @@ def main() -> None:
 def _run(task: Task, send: Send) -> None:
     paths = task["paths"]
     how = Runtime(**task["how"])  # type: ignore[arg-type]
-    folder = Path(task["folder"])
-    with collection_for(paths or (), folder, how=how, create=bool(paths)) as collection:
+    place = place_of(task["index"])
+    with collection_for(paths or (), place, how=how, create=bool(paths)) as collection:
         reported = False
         sent = float("-inf")
 

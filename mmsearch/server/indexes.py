@@ -6,11 +6,11 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.collection import Collection
 from mmsearch.errors import IndexNotFound, IndexUnusable, MMSearchError
+from mmsearch.home import IndexLike, IndexPlace, place_of
 from mmsearch.server.problems import Problem
 from mmsearch.storage.backups import CATALOG
 
@@ -43,31 +43,31 @@ class ServedIndexes:
     Methods may be called from any thread.
 
     Args:
-        folders: The index folders by name; the first is the default. A folder need not exist yet.
+        indexes: The indexes by name; the first is the default. They need not exist yet.
         how: What encoders run on.
 
     Attributes:
         ready: Whether the models are loaded; `warm_up` loads them.
     """
 
-    def __init__(self, folders: Mapping[str, Path], how: Runtime) -> None:
-        self.folders = dict(folders)
-        self.default = next(iter(self.folders))
+    def __init__(self, indexes: Mapping[str, IndexLike], how: Runtime) -> None:
+        self.places = {name: place_of(index) for name, index in indexes.items()}
+        self.default = next(iter(self.places))
         self.ready = False
         self.how = how
         self._open: dict[str, Collection] = {}
-        self._opening = {name: threading.Lock() for name in self.folders}
+        self._opening = {name: threading.Lock() for name in self.places}
         self._closed = False
 
     def get(self, name: str | None = None) -> Collection:
-        """An index, open. If its folder was replaced since it was opened, it is opened again.
+        """An index, open. If its store was replaced since it was opened, it is opened again.
 
         Raises:
             IndexNotFound: no index of this name is served, or nothing has been indexed yet.
             IndexUnusable: it is damaged, or was made by a newer version.
         """
         name = self.default if name is None else name
-        folder = self.folder(name)
+        place = self.place(name)
         if (found := self._current(name)) is not None:
             return found
         with self._opening[name]:  # one lock an index, so that the other indexes answer meanwhile
@@ -77,42 +77,54 @@ class ServedIndexes:
                 before.close()
             if self._closed:
                 raise IndexUnusable("the server is shutting down: ask again when it is back")
-            found = Collection(folder, how=self.how)
+            found = Collection(place, how=self.how)
             if other := next(iter(list(self._open.values())), None):
                 found.index.encoders.share(other.index.encoders)
             self._open[name] = found
             return found
 
     def _current(self, name: str) -> Collection | None:
-        """An open index, unless its catalog was replaced since."""
+        """An open index, unless its store was replaced since."""
         found = self._open.get(name)
         if found is not None:
             try:
-                found.catalog.database.check_open()
+                found.store.check_open()
             except IndexUnusable:
                 return None
         return found
 
-    def folder(self, name: str | None = None) -> Path:
-        """The folder of an index, which need not exist yet.
+    def place(self, name: str | None = None) -> IndexPlace:
+        """Where an index lives, which need not exist yet.
 
         Raises:
             IndexNotFound: no index of this name is served.
         """
         name = self.default if name is None else name
-        if name not in self.folders:
-            names = ", ".join(map(repr, self.folders))
+        if name not in self.places:
+            names = ", ".join(map(repr, self.places))
             raise IndexNotFound(f"no index {name!r} is served here; there are: {names}")
-        return self.folders[name]
+        return self.places[name]
 
     def exists(self, name: str | None = None) -> bool:
-        """Whether anything has been indexed yet."""
-        return os.path.exists(self.folder(name) / CATALOG)
+        """Whether anything has been indexed yet.
+
+        Raises:
+            IndexNotFound: no index of this name is served.
+            IndexUnusable: its server cannot tell.
+        """
+        place = self.place(name)
+        if place.is_folder:
+            return os.path.exists(place.folder / CATALOG)
+        try:
+            self.get(name)
+        except IndexNotFound:
+            return False
+        return True
 
     def sizes(self) -> dict[str, int]:
         """The number of items of each index; an index that cannot be read is left out."""
         found = {}
-        for name in self.folders:
+        for name in self.places:
             try:
                 found[name] = len(self.get(name)) if self.exists(name) else 0
             except MMSearchError:  # a search in it says why
@@ -127,7 +139,7 @@ class ServedIndexes:
         """
         if self.exists(name):
             return self.get(name).status()
-        return {"index": str(self.folder(name)), **EMPTY_STATUS}
+        return {"index": self.place(name).address, **EMPTY_STATUS}
 
     def check_ready(self) -> None:
         """Check that the models are loaded.
@@ -143,7 +155,7 @@ class ServedIndexes:
 
         What cannot be loaded is logged: it is tried again, and reported, by each search.
         """
-        for name in self.folders:
+        for name in self.places:
             try:
                 if self.exists(name):
                     _warm_up(self.get(name))

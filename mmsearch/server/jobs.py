@@ -24,7 +24,7 @@ from fastapi import Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from mmsearch.errors import PathNotFound
+from mmsearch.errors import MMSearchError, PathNotFound
 from mmsearch.home import expanded
 from mmsearch.server.index_process import Task, command
 from mmsearch.server.indexes import ServedIndexes
@@ -245,7 +245,7 @@ class Jobs:
             Problem: 409, a job of this index runs; 503, the server is ending.
         """
         index = self._indexes.default if index is None else index
-        folder = self._indexes.folder(index)
+        place = self._indexes.place(index)
         if paths is None and not await to_thread.run_sync(self._indexes.exists, index):
             raise PathNotFound("nothing was indexed yet: say which folders to index, as `paths`")
         if self._stopping:
@@ -261,7 +261,7 @@ class Jobs:
         job = Job(secrets.token_hex(8), index, None if paths is None else list(paths))
         child = _Child(job, replaced)
         task: Task = {
-            "folder": str(folder),
+            "index": place.given,
             "paths": job.paths,
             "watch": self._watch,
             "how": asdict(self._indexes.how),
@@ -277,8 +277,13 @@ class Jobs:
 
         An index that does not exist yet is watched from its first job on.
         """
-        for name in self._indexes.folders:
-            if await to_thread.run_sync(self._indexes.exists, name):
+        for name in self._indexes.places:
+            try:
+                exists = await to_thread.run_sync(self._indexes.exists, name)
+            except MMSearchError as error:
+                _log.warning("index %r cannot be watched: %s", name, error)
+                continue
+            if exists:
                 await self.start(name)
 
     def cancel(self, job: Job) -> None:

@@ -306,9 +306,7 @@ class Tools:
             status, sizes = indexes.status(name), indexes.sizes()
             return StatusResult(
                 index=data(name),
-                indexes=[
-                    IndexSize(name=data(one), items=sizes.get(one)) for one in indexes.folders
-                ],
+                indexes=[IndexSize(name=data(one), items=sizes.get(one)) for one in indexes.places],
                 items=status["items"],
                 models=[model["name"] for model in status["models"]],
                 failures=status["failures"],

@@ -21,19 +21,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.spaces.query_banks import QueryBanks
-from mmsearch.spaces.targets import Serving
-from mmsearch.storage import Space, Store, StoreState
+from mmsearch.storage import SampleQueriesOf, Serving, Space, Store, StoreState
+from mmsearch.storage.index_kind import check_recall, want_index, wanted_index
 from mmsearch.types import Modality
 from mmsearch.vectors import (
     AUTO,
     EXACT,
-    RECALL,
     FaissIndex,
     Segment,
     SegmentDamaged,
     write_segment,
 )
-from mmsearch.vectors.hubness import EXTRA_DIMS, augmented, augmented_query
+from mmsearch.vectors.hubness import EXTRA_DIMS, augmented
 from mmsearch.vectors.segment import UPTO, read_about
 
 if TYPE_CHECKING:
@@ -41,10 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmsearch.storage import NewVectors
-    from mmsearch.vectors.index_choice import SampleQueries
-
-KIND, LEAST_RECALL = "kind", "recall"
-"""The settings that hold the kind of index that the user wants, and its least recall."""
 
 MAX_DELTA = 20_000
 """A search rebuilds a segment whose delta exceeds this, and half the segment."""
@@ -58,9 +53,6 @@ MIN_DELTA = 1_000
 
 MAX_CHANGES = 100_000
 """The log of changes is cut when it has so many that every segment has applied."""
-
-SAMPLE_QUERIES = 128
-"""Queries of each modality that the recall of an index is measured with."""
 
 SNAPSHOTS = 2
 """Snapshots of an index kept in memory, as a thread may still be searching an older one."""
@@ -98,7 +90,7 @@ class IndexCache:
     Args:
         folder: Of the segments; made when there is one to store.
         store: The source of the vectors.
-        query_banks: Of hubs, and of sample queries.
+        query_banks: Of hubs, and of the queries that a search measures recall with.
         may_write: A context that tells whether the store may be written.
     """
 
@@ -129,13 +121,13 @@ class IndexCache:
         """Whether the index of a modality's vectors is in memory, of whatever state."""
         return (space.id, modality) in self._snapshots
 
-    def rebuild(self, serving: Serving, *, soon_again: bool = False) -> None:
+    def rebuild(
+        self, serving: Serving, queries: SampleQueriesOf, *, soon_again: bool = False
+    ) -> None:
         """Rebuild segments whose delta has grown, at the end of an indexing run.
 
         If another run is likely to follow soon, small segments wait for it.
         """
-        if self._store.vector_indexes is not None:
-            return  # the store's own engine finds neighbours
         for space, modalities in serving:
             for modality in modalities:
                 index = self.index(space, modality)
@@ -143,7 +135,7 @@ class IndexCache:
                 limit = rows * MAX_DELTA_SHARE if rows > SMALL_SEGMENT or soon_again else 0
                 if index.delta_size > (max(limit, MIN_DELTA) if soon_again else limit):
                     with self._lock:
-                        self._rebuilt(space, modality)
+                        self._rebuilt(space, modality, queries)
         last = self._last_common_change()
         if last is not None and last > self._store.state().forgotten + MAX_CHANGES:
             self._store.changes.forget(last)
@@ -154,20 +146,17 @@ class IndexCache:
         Raises:
             InvalidOption: FAISS knows no such kind, or the recall is not a share.
         """
-        if recall is not None and not 0 < recall <= 1:
-            raise InvalidOption(f"the recall is a share above 0, up to 1, not {recall}")
+        check_recall(recall)
         if kind is not None:
             for dim in {space.dim for space in self._store.spaces.all()} or {256}:
                 _check_kind(kind, dim + EXTRA_DIMS)
-            self._store.settings.set(KIND, kind)
-        if recall is not None:
-            self._store.settings.set(LEAST_RECALL, str(recall))
+        want_index(self._store.settings, kind, recall)
         if kind is not None or recall is not None:
             self.clear()
 
     def describe(self, serving: Serving) -> list[dict[str, Any]]:
         """The kind of index of each modality, and why; only those that have a segment."""
-        state, (kind, _) = self._store.state(), self._settings()
+        state, (kind, _) = self._store.state(), wanted_index(self._store.settings)
         found = []
         for space, modalities in serving:
             for modality in modalities:
@@ -182,7 +171,7 @@ class IndexCache:
 
     def warnings(self, serving: Serving) -> list[str]:
         """The modalities whose index could not be of the kind that the user wants, and why."""
-        kind, _ = self._settings()
+        kind, _ = wanted_index(self._store.settings)
         return [
             f"{one['facet']}: {one['why']}; every vector is compared meanwhile"
             for one in self.describe(serving)
@@ -218,7 +207,7 @@ class IndexCache:
         elif found.state != state:
             found = self._followed(found, space, modality, state)
         if found is None or found.index.delta_size > max(MAX_DELTA, len(found.index.segment) // 2):
-            return self._rebuilt(space, modality)
+            return self._rebuilt(space, modality, self._query_banks.searches)
         self._keep(found, space, modality)
         return found
 
@@ -260,7 +249,12 @@ class IndexCache:
         self, space: Space, modality: Modality, state: StoreState
     ) -> Iterator[tuple[Path, dict[str, Any]]]:
         """The stored segments that can be brought up to a state, and their ABOUT; newest first."""
-        wanted = (state.store_id, state.epoch, *self._settings(), space.dim + EXTRA_DIMS)
+        wanted = (
+            state.store_id,
+            state.epoch,
+            *wanted_index(self._store.settings),
+            space.dim + EXTRA_DIMS,
+        )
         for folder in segment_folders(self._folder, space.id, modality):
             about: dict[str, Any] = {}
             with suppress(SegmentDamaged):  # all of it is in the store
@@ -281,7 +275,7 @@ class IndexCache:
                 return self._followed(found, space, modality, state)
         return None
 
-    def _rebuilt(self, space: Space, modality: Modality) -> _Snapshot:
+    def _rebuilt(self, space: Space, modality: Modality, queries: SampleQueriesOf) -> _Snapshot:
         """A snapshot built from the store, and stored as a segment if the disk takes it."""
         if not self._store.in_snapshot:
             with self._may_write("making an index") as may, suppress(StorageFailed):
@@ -290,22 +284,24 @@ class IndexCache:
         with self._store.snapshot():
             state = self._store.state()
             try:
-                segment = self._stored(space, modality, state)
+                segment = self._stored(space, modality, state, queries)
             except OSError:  # full or read-only: only the next search is slower for it
-                segment = self._built(None, space, modality, state)
+                segment = self._built(None, space, modality, state, queries)
         about = segment.about
         found = _Snapshot(FaissIndex(segment), state, about[UPTO], about[LAST_CHANGE])
         self._keep(found, space, modality)
         return found
 
-    def _stored(self, space: Space, modality: Modality, state: StoreState) -> Segment:
+    def _stored(
+        self, space: Space, modality: Modality, state: StoreState, queries: SampleQueriesOf
+    ) -> Segment:
         """A new segment in a folder of its own, which replaces older ones."""
         unique = uuid.uuid4().hex[:6]
         name = f"{modality}-{space.id}-{state.store_id}-{state.revision}-{unique}"
         unfinished = self._folder / f"{name}{UNFINISHED}"
         unfinished.mkdir(parents=True)
         try:
-            self._built(unfinished, space, modality, state)
+            self._built(unfinished, space, modality, state, queries)
             segment = Segment.open(unfinished.rename(self._folder / name))
         except SegmentDamaged as error:
             raise OSError(str(error)) from error
@@ -319,10 +315,15 @@ class IndexCache:
         return segment
 
     def _built(
-        self, folder: Path | None, space: Space, modality: Modality, state: StoreState
+        self,
+        folder: Path | None,
+        space: Space,
+        modality: Modality,
+        state: StoreState,
+        queries: SampleQueriesOf,
     ) -> Segment:
         """A segment of all vectors there are, written to a folder or kept in memory."""
-        kind, recall = self._settings()
+        kind, recall = wanted_index(self._store.settings)
         about = {
             "catalog": state.store_id,
             "revision": state.revision,
@@ -334,25 +335,8 @@ class IndexCache:
             (_augmented(some), some.ids, some.vector_ids)
             for some in self._store.vectors.new(space, modality)
         )
-        dim, queries = space.dim + EXTRA_DIMS, lambda: self._sample_queries(space, modality)
-        return write_segment(folder, dim, batches, about, queries, kind=kind, recall=recall)
-
-    def _sample_queries(self, space: Space, modality: Modality) -> SampleQueries:
-        """Queries of each modality, as an index is given them by a search."""
-        import numpy as np
-
-        found = {}
-        for query_modality in get_args(Modality):
-            vectors = self._query_banks.sample_queries(space, query_modality, SAMPLE_QUERIES)
-            if len(vectors):
-                weight = self._query_banks.hub_weight(space, query_modality, modality)
-                queries = [augmented_query(one, query_modality, weight) for one in vectors]
-                found[query_modality] = np.stack(queries)
-        return found
-
-    def _settings(self) -> tuple[str, float]:
-        setting = self._store.settings.get
-        return setting(KIND) or AUTO, float(setting(LEAST_RECALL) or RECALL)
+        dim, sample = space.dim + EXTRA_DIMS, lambda: queries(space, modality)
+        return write_segment(folder, dim, batches, about, sample, kind=kind, recall=recall)
 
     def _last_common_change(self) -> int | None:
         """The last change that every stored segment has applied; None without a segment."""

@@ -1,19 +1,26 @@
-"""One index folder, open: everything that indexing and searching draw on."""
+"""One index, open: everything that indexing and searching draw on."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from contextlib import AbstractContextManager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import IndexUnusable, StorageFailed
+from mmsearch.home import IndexPlace
 from mmsearch.spaces.encoder_pool import EncoderPool
 from mmsearch.spaces.index_cache import IndexCache
 from mmsearch.spaces.query_banks import QueryBanks
-from mmsearch.spaces.targets import Serving
-from mmsearch.storage import Space, Store, VectorIndex, backups
-from mmsearch.storage.lock import WriterLock
+from mmsearch.storage import (
+    Serving,
+    Space,
+    Store,
+    VectorIndex,
+    VectorIndexes,
+    WriterLock,
+    backups,
+)
+from mmsearch.storage.lock import FolderLock
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
@@ -32,20 +39,20 @@ CATCH_UP = 2_000
 class OpenIndex:
     """The parts of an open index: store, encoders, query banks, vector indexes, lock.
 
-    The folder exists; it contains caches, backups and the lock.
+    The folder of its place exists; it contains caches, and without a server backups and the lock.
     """
 
-    def __init__(self, folder: Path, store: Store, runtime: Runtime) -> None:
-        self.folder = folder
+    def __init__(self, place: IndexPlace, store: Store, runtime: Runtime) -> None:
+        self.place = place
         self.store = store
         self.runtime = runtime
         self.notices: list[str] = []
         """What the next report tells the user."""
         self.encoders = EncoderPool(store, runtime)
         self.query_banks = QueryBanks(store)
-        self._lock = WriterLock(folder)
-        self.vector_indexes = IndexCache(
-            folder / "cache", store, self.query_banks, self._lock.may_write
+        self._lock: WriterLock = store.writer_lock or FolderLock(place.folder)
+        self.vector_indexes: VectorIndexes = store.vector_indexes or IndexCache(
+            place.folder / "cache", store, self.query_banks, self._lock.may_write
         )
         self._serving: dict[Hashable, Serving] = {}
 
@@ -94,12 +101,12 @@ class OpenIndex:
         if space := self.preferred_space():
             return self.encoder(space)
         if not self.encoders.requested:
-            raise IndexUnusable(f"{self.folder} has no model yet: fill it with `mmsearch index`")
+            raise IndexUnusable(f"{self.place} has no model yet: fill it with `mmsearch index`")
         return self.encoders.requested[-1]
 
     def vector_index(self, space: Space, modality: Modality) -> VectorIndex:
         """The index over the vectors of a modality in a space, as this thread sees the store."""
-        return (self.store.vector_indexes or self.vector_indexes).index(space, modality)
+        return self.vector_indexes.index(space, modality)
 
     # ------------------------------------------------------------------ writing
 
@@ -117,16 +124,26 @@ class OpenIndex:
         kind of vector index with its least recall.
 
         Raises:
-            InvalidOption: FAISS knows no such kind, or the recall is not a share.
+            InvalidOption: there is no such kind, the recall is not a share, or the index is on a
+                server, where no backups are kept.
         """
         if backups_kept is not None:
+            self.place.check_folder(
+                "backups are kept of", "leave out --backups, and have the server backed up"
+            )
             self.store.settings.set(BACKUPS, str(backups_kept))
         self.vector_indexes.configure(kind, recall)
         self.encoders.keep_tokens(wanted=token_embeddings)
 
     def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
-        """The right to write, for as long as a `with` lasts: see `WriterLock.writing`."""
+        """The right to write, for as long as a `with` lasts: see `WriterLock`."""
         return self._lock.writing(what, wait=wait)
+
+    def rebuild_indexes(self, *, soon_again: bool = False) -> None:
+        """Build the vector indexes that what was written has outgrown, see `VectorIndexes`."""
+        self.vector_indexes.rebuild(
+            self.serving(), self.query_banks.searches, soon_again=soon_again
+        )
 
     def catch_up_words(self) -> None:
         """Index some words that an interrupted run left out, unless another process writes."""
@@ -137,13 +154,14 @@ class OpenIndex:
 
     def keep_backup(self, *, changed: bool = True, now: bool = False) -> list[str]:
         """Back the store up if it has changed and that is due, or now; returns warnings."""
-        if not (self.folder / backups.CATALOG).exists():
+        folder = self.place.folder
+        if not (folder / backups.CATALOG).exists():
             return []  # the store is not in this folder
-        if not changed and backups.newest(self.folder) is not None:
+        if not changed and backups.newest(folder) is not None:
             return []
         kept = self.store.settings.get(BACKUPS)
         try:
-            backups.roll(self.folder, backups.KEPT if kept is None else int(kept), now=now)
+            backups.roll(folder, backups.KEPT if kept is None else int(kept), now=now)
         except StorageFailed as error:
             return [str(error)]
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 from zlib import crc32
 
 from mmsearch.encoders import Encoder, KeepingEncoder
@@ -35,9 +35,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmsearch.types import Vectors
+    from mmsearch.vectors.index_choice import SampleQueries
 
 TEXTS_AT_ONCE = 64
 ROWS_AT_ONCE = 8_192
+
+SAMPLE_QUERIES = 128
+"""Queries of each modality that the recall of an index is measured with."""
 
 FEWEST_SAMPLES = 32
 """With fewer stored vectors than this, sample queries come from the bank."""
@@ -105,6 +109,22 @@ class QueryBanks:
         bank = self.bank(space) if len(stored) < FEWEST_SAMPLES else None
         rows = bank.rows.get(modality) if bank else None
         return stored if rows is None else rows[:: max(1, len(rows) // number)][:number]
+
+    def searches(self, space: Space, modality: Modality) -> SampleQueries:
+        """Queries of each modality as an index of `modality` is given them, to measure recall with.
+
+        By query modality, up to `SAMPLE_QUERIES` augmented vectors (n, dim + EXTRA_DIMS).
+        """
+        import numpy as np
+
+        found = {}
+        for query_modality in get_args(Modality):
+            vectors = self.sample_queries(space, query_modality, SAMPLE_QUERIES)
+            if len(vectors):
+                weight = self.hub_weight(space, query_modality, modality)
+                queries = [augmented_query(one, query_modality, weight) for one in vectors]
+                found[query_modality] = np.stack(queries)
+        return found
 
     # ------------------------------------------------------------------ at indexing
 

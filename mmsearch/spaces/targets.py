@@ -21,9 +21,6 @@ KINDS_WITH: dict[Modality, frozenset[Kind]] = {
 }
 """By modality, the kinds of files that always have vectors of it. Any item may have texts."""
 
-Serving = Sequence[tuple[Space, Sequence[Modality]]]
-"""The spaces that serve, the preferred one first, and the modalities each has vectors of."""
-
 
 @dataclass(frozen=True, slots=True)
 class EncodingTarget:

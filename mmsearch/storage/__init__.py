@@ -12,12 +12,19 @@ from mmsearch.storage.records import (
     KnownFile,
     ListedItem,
     NewVectors,
+    Serving,
     Space,
     StoredFile,
     StoreState,
     VectorField,
 )
-from mmsearch.storage.store import Store, VectorIndex, VectorIndexes
+from mmsearch.storage.store import (
+    SampleQueriesOf,
+    Store,
+    VectorIndex,
+    VectorIndexes,
+    WriterLock,
+)
 
 __all__ = [
     "CompleteItem",
@@ -31,6 +38,8 @@ __all__ = [
     "KnownFile",
     "ListedItem",
     "NewVectors",
+    "SampleQueriesOf",
+    "Serving",
     "Space",
     "Store",
     "StoreState",
@@ -38,4 +47,5 @@ __all__ = [
     "VectorField",
     "VectorIndex",
     "VectorIndexes",
+    "WriterLock",
 ]

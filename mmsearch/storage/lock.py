@@ -14,13 +14,13 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmsearch.errors import IndexBusy, StorageFailed
+from mmsearch.errors import IndexBusy, IndexUnusable, StorageFailed
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -56,7 +56,7 @@ class Holder:
         return f"pid {self.pid} on {self.host}, {self.what} since {when}"
 
 
-class WriterLock:
+class FolderLock:
     """The right to write to an index, which one thread of one process has at a time.
 
     That thread may take it again, as functions that it calls do.
@@ -102,19 +102,12 @@ class WriterLock:
         finally:
             self._thread.release()
 
-    @contextmanager
-    def may_write(self, what: str) -> Iterator[bool]:
+    def may_write(self, what: str) -> AbstractContextManager[bool]:
         """Whether there is the right to write, as long as the context lasts; never waits.
 
         For work that can as well be left undone: a search that would store what it has computed.
         """
-        with ExitStack() as stack:
-            free = True
-            try:
-                stack.enter_context(self.writing(what))
-            except (IndexBusy, StorageFailed):
-                free = False
-            yield free
+        return may_enter(self.writing(what))
 
     def holder(self) -> Holder | None:
         """The last process that said it was writing; it may be gone by now."""
@@ -146,7 +139,7 @@ class WriterLock:
 
     def _write_holder(self, what: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        holder = json.dumps(asdict(Holder(os.getpid(), _host(), what, now)))
+        holder = json.dumps(asdict(Holder(os.getpid(), this_host(), what, now)))
         part = self._folder / f"{HOLDER}.part"
         try:
             part.write_text(holder, encoding="utf-8")
@@ -161,7 +154,7 @@ class WriterLock:
             return IndexBusy(
                 f"another process is writing to the index at {self._folder}; wait for it or stop it"
             )
-        if (holder.pid, holder.host) == (os.getpid(), _host()):
+        if (holder.pid, holder.host) == (os.getpid(), this_host()):
             return IndexBusy(
                 f"this process is writing to the index already: {holder}; wait until it is done"
             )
@@ -176,7 +169,24 @@ class WriterLock:
         )
 
 
-def _host() -> str:
+@contextmanager
+def may_enter(writing: AbstractContextManager[None]) -> Iterator[bool]:
+    """Whether there is the right to write, as long as the context lasts.
+
+    Args:
+        writing: The context of that right, which is entered if it can be.
+    """
+    with ExitStack() as stack:
+        free = True
+        try:
+            stack.enter_context(writing)
+        except (IndexBusy, IndexUnusable):
+            free = False
+        yield free
+
+
+def this_host() -> str:
+    """The name of this machine."""
     import socket  # a query that writes nothing has no need of it
 
     return socket.gethostname()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -71,6 +72,10 @@ class Space:
 # ---------------------------------------------------------------------- what is stored of a file
 
 
+Serving = Sequence[tuple[Space, Sequence[Modality]]]
+"""The spaces that serve, the preferred one first, and the modalities each has vectors of."""
+
+
 @dataclass(frozen=True, slots=True)
 class ItemVectors:
     """The vectors of one item in one vector field.
@@ -104,6 +109,19 @@ def metadata_key(key: str) -> str:
     """The user's key as it is stored: "Rating" as "rating", so that it overrides the file's."""
     lower = key.lower()
     return lower if lower in FACT_KEYS else key
+
+
+def metadata_texts(own: Mapping[str, Any]) -> dict[str, str]:
+    """The user's metadata of an item as they are stored; what is None is left out."""
+    from mmsearch.media.tables import storable  # brings `media.text`, slow to import
+
+    return {
+        metadata_key(storable(key)): str(value).lower()
+        if isinstance(value, bool)
+        else storable(str(value))
+        for key, value in own.items()
+        if value is not None
+    }
 
 
 def fact_text(value: str | float) -> str:
@@ -380,6 +398,16 @@ class ItemBatch:
 IMPORTED_SOURCE = ""
 """The path of the source of imported items, which lie in no indexed folder: what is below it is a
 whole path, or an address."""
+
+
+def bounds(prefix: str) -> tuple[str, str]:
+    """(first, end) of a range of names, end excluded, that holds all that begin with a prefix.
+
+    It may hold others, since it goes by the prefix up to its last letter or sign of ASCII: what
+    comes after that is the same in every form that stores keep names in.
+    """
+    first = re.sub(r"[^ -}]+$", "", prefix)
+    return first, first[:-1] + chr(ord(first[-1]) + 1) if first else "\U0010ffff"
 
 
 def split_path(path: str) -> tuple[str, str]:

@@ -6,7 +6,8 @@ revision. No method hands out a cursor: a stream is read page by page.
 
 A vector is filed under a space and a modality. Its nearest neighbours come from the engine if that
 can find them (`Store.vector_indexes`); else `mmsearch.spaces.index_cache` builds FAISS indexes of
-the vectors and follows the store by their ascending ids and its log of deletions.
+the vectors and follows the store by their ascending ids and its log of deletions. Likewise, who may
+write is decided by the engine (`Store.writer_lock`), or else by a lock in the index folder.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from mmsearch.storage.records import (
     KnownFile,
     ListedItem,
     NewVectors,
+    Serving,
     Space,
     StoredFile,
     StoreState,
     VectorField,
 )
+from mmsearch.storage.transfer import TransferStore
 from mmsearch.types import Facets, Failure, Item, Kind, Modality, Progress, Ranking, Span
 
 if TYPE_CHECKING:
@@ -42,10 +45,38 @@ if TYPE_CHECKING:
     from mmsearch.filters import Filter
     from mmsearch.types import Vectors
     from mmsearch.vectors.id_set import IdSet
+    from mmsearch.vectors.index_choice import SampleQueries
 
 PutBatch = Callable[[ItemBatch, Space | None], tuple[int, int]]
 """Writes a batch, with its vectors in a space; returns how many items are new, and how many were
 there."""
+
+
+SampleQueriesOf = Callable[[Space, Modality], "SampleQueries"]
+"""Queries (n, dim + EXTRA_DIMS) of each modality, as searches give them to the index of a space and
+modality: what its recall is measured with."""
+
+
+class WriterLock(Protocol):
+    """The right to write to a store."""
+
+    def writing(self, what: str, *, wait: float = 0.0) -> AbstractContextManager[None]:
+        """The right to write, as long as the context lasts; its thread may take it again.
+
+        Args:
+            what: What is being done, for those who find the index busy: "indexing".
+            wait: Seconds to wait for another writer.
+
+        Raises:
+            IndexBusy: another process or thread is writing.
+            StorageFailed: the store cannot be written.
+        """
+
+    def may_write(self, what: str) -> AbstractContextManager[bool]:
+        """Whether there is the right to write, as long as the context lasts; never waits.
+
+        For work that can as well be left undone: a search that would store what it has computed.
+        """
 
 
 class VectorIndex(Protocol):
@@ -90,6 +121,43 @@ class VectorIndexes(Protocol):
 
     def index(self, space: Space, modality: Modality) -> VectorIndex:
         """The index of a modality's vectors, as of this thread's snapshot of the store."""
+
+    def has(self, space: Space, modality: Modality) -> bool:
+        """Whether an index can answer at once; if not, its `warm_up` is worth a thread."""
+
+    def rebuild(
+        self, serving: Serving, queries: SampleQueriesOf, *, soon_again: bool = False
+    ) -> None:
+        """Build the indexes that what was written has outgrown, at the end of an indexing run.
+
+        Args:
+            serving: The spaces and modalities that searches need.
+            queries: What the recall of an index is measured with.
+            soon_again: Another run is likely to follow soon: small changes wait for it.
+        """
+
+    def configure(self, kind: str | None, recall: float | None) -> None:
+        """Store the kind of index to use and its least recall; None leaves it unchanged.
+
+        Raises:
+            InvalidOption: there is no such kind, or the recall is not a share.
+        """
+
+    def describe(self, serving: Serving) -> list[dict[str, Any]]:
+        """The kind of index of each modality, its recall, and why: what `status` shows.
+
+        Each has "model", "facet", "rows", "dim", "bytes", the kind that was "asked" for, and
+        the fields of `mmsearch.vectors.index_choice.IndexChoice`.
+        """
+
+    def warnings(self, serving: Serving) -> list[str]:
+        """The modalities whose index could not be of the kind that the user wants, and why."""
+
+    def drop(self, space: Space) -> None:
+        """Delete the indexes of a space."""
+
+    def clear(self) -> None:
+        """Release what is in memory."""
 
 
 class ItemStore(Protocol):
@@ -137,8 +205,15 @@ class ItemStore(Protocol):
 class FileStore(Protocol):
     """What a scan compares the disk with."""
 
-    def known(self, source_id: int, folder: str) -> dict[str, KnownFile]:
-        """The stored files that lie directly in a folder of a source, by name."""
+    def known(self, source_id: int, folder: str, prefix: str = "") -> dict[str, KnownFile]:
+        """The stored files that lie directly in a folder of a source, by name.
+
+        Args:
+            source_id: The source.
+            folder: Below it.
+            prefix: Only names that begin with it: "shard.tar::", the members of a corpus. Its
+                last character is ASCII.
+        """
 
     def set_change_times(self, rows: Sequence[tuple[int, int]]) -> None:
         """Store (item id, ctime_ns) of files of which that was not known."""
@@ -558,8 +633,14 @@ class Store(Protocol):
     @property
     def loader(self) -> LoaderStore: ...
     @property
+    def transfer(self) -> TransferStore: ...
+    @property
     def vector_indexes(self) -> VectorIndexes | None:
         """The engine's own nearest-neighbour search; None if it has none."""
+
+    @property
+    def writer_lock(self) -> WriterLock | None:
+        """The engine's own way to decide who may write; None: a lock in the index folder does."""
 
     def put(self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()) -> None:
         """Store files, all or none; a file that is stored loses its earlier failure.
@@ -573,6 +654,16 @@ class Store(Protocol):
 
     def moment(self) -> Hashable:
         """Equal for two calls if the store cannot have changed between; cheaper than any read."""
+
+    def size(self) -> int | None:
+        """How many bytes it takes where it is stored, indexes included; None if nobody knows."""
+
+    def check_open(self) -> None:
+        """Check that it is still the store that was opened; as cheap as `moment`.
+
+        Raises:
+            IndexUnusable: it was closed, or deleted or replaced since: it has to be opened again.
+        """
 
     def close(self) -> None:
         """Close the store; calling it twice does no harm."""

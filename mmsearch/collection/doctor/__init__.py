@@ -9,6 +9,7 @@ Nothing is encoded here: lost vectors are marked, and the next `mmsearch index` 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -16,11 +17,16 @@ from pathlib import Path
 from mmsearch.collection.doctor import catalog
 from mmsearch.collection.doctor import folder as index_folder
 from mmsearch.collection.doctor.check import CheckContext, Finding, Outcome
-from mmsearch.home import index_not_found
+from mmsearch.home import IndexLike, index_not_found, place_of
 from mmsearch.storage import backups
-from mmsearch.storage.lock import WriterLock
+from mmsearch.storage.lock import FolderLock
 
 __all__ = ["SAMPLE", "Finding", "examine"]
+
+SERVER_CHECKS = {
+    "postgresql": "pg_amcheck checks PostgreSQL's files",
+    "milvus": "Milvus checks its own files",
+}
 
 SAMPLE = 1_000
 """How many vectors and files are checked closely."""
@@ -44,7 +50,7 @@ CHECKS: dict[str, Callable[[CheckContext], Outcome | None]] = {
 
 
 def examine(
-    folder: Path,
+    index: IndexLike,
     *,
     repair: bool = False,
     sample: int = SAMPLE,
@@ -53,21 +59,29 @@ def examine(
     """A finding for each check of an index.
 
     Args:
-        folder: The index folder.
+        index: The index folder, or another place.
         repair: Repair what can be repaired; nobody else writes meanwhile.
         sample: How many vectors are compared, and how many files are read again.
         on_finding: Called with each finding as it is made.
 
     Raises:
+        InvalidOption: it is on a server.
         IndexNotFound: there is no index.
         IndexUnusable: it was made by a newer mmsearch, or cannot be read at all.
         IndexBusy: another process is writing, and the index is to be repaired.
         StorageFailed: nothing can be written, and the index is to be repaired.
     """
+    place = place_of(index)
+    place.check_folder(
+        "`mmsearch doctor` checks",
+        f"`mmsearch status` counts what is stored, {SERVER_CHECKS.get(place.engine)}, and a folder "
+        f"made by `mmsearch copy {shlex.quote(place.address)} DIR` can be checked",
+    )
+    folder = place.folder
     if backups.catalog_size(folder) is None and backups.newest(folder) is None:
-        raise index_not_found(folder)
+        raise index_not_found(place)
     findings: list[Finding] = []
-    with WriterLock(folder).writing("repairing") if repair else nullcontext():
+    with FolderLock(folder).writing("repairing") if repair else nullcontext():
         for check, outcome in _outcomes(folder, sample, repair=repair):
             finding = outcome.finding(check, repair=repair)
             findings.append(finding)

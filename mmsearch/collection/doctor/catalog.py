@@ -13,6 +13,7 @@ from typing import Any, Literal
 from mmsearch.collection.doctor.check import REPAIR, CheckContext, Outcome
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing.index_run import INCOMPLETE
+from mmsearch.media.addresses import exists
 from mmsearch.media.file_state import has_content, read_file, stat_of, touched_since
 from mmsearch.media.walk import is_away
 from mmsearch.spaces.targets import KINDS_WITH
@@ -244,7 +245,7 @@ def _reason(
     (file,) = context.rows("SELECT source_id, folder, name FROM items WHERE id = ?", item_id)
     if tuple(file) in failed:
         return "could not be read (`mmsearch errors` says why)"
-    if modality != "text" and not os.path.exists(path):
+    if modality != "text" and not exists(path):
         return "whose files are not there just now"
     return None
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from mmsearch.indexing.index_run import INCOMPLETE
 from mmsearch.storage import backups
+from mmsearch.storage.sql.index_settings import next_revision
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.index_settings import next_revision
 
 State = Literal["ok", "wrong", "repaired", "note"]
 """A note is no fault, but worth knowing."""

@@ -215,7 +215,8 @@ async function showAbout() {
       kinds.map(([kind, count]) => counted(count, kindName(kind))).join(", ") || "none",
     Folders: status.sources.join("\n") || "none",
     Model: status.model ?? "none yet",
-    "On disk": `${formatNumber(Math.round(status.bytes / 2 ** 20))} MiB`,
+    "On disk":
+      status.bytes === null ? "not known" : `${formatNumber(Math.round(status.bytes / 2 ** 20))} MiB`,
     Index: status.index,
     Version: status.version,
   };
