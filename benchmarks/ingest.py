@@ -146,7 +146,7 @@ def make_index(tree: Path, place: Path) -> None:
     seed = crops(place.parent / "one", 1, SMALL)
     with mmsearch.Collection(place, model="mini", create=True) as library:
         library.add(seed, details=False)
-        catalog = library.catalog
+        catalog = library.store
         place_of_vectors = catalog.spaces.all()[0].id, "image"
         rows = np.random.default_rng(0).standard_normal((FILES_A_FOLDER, 512)).astype(np.float16)
         source = catalog.sources.add(os.path.realpath(tree), os.stat(tree).st_dev)

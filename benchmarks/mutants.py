@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DECIDING = """
     search/fusion search/hits search/settings search/ranking spaces/calibration vectors/exact
     vectors/index vectors/hubness vectors/id_set filters/parse filters/values filters/match
-    storage/sqlite/conditions storage/sqlite/writer
+    storage/sql/conditions storage/sql/writer
 """.split()  # noqa: SIM905
 OTHERS = """
     search/planning search/query_vectors search/searcher search/diversity search/rerank
@@ -55,7 +55,7 @@ OTHERS = """
     search/labels search/tagging search/describe search/everyday_words search/setting_formats
     vectors/segment vectors/ann_index vectors/index_choice filters/keys filters/model
     storage/sqlite/change_log storage/sqlite/loader storage/sqlite/filters
-    storage/sqlite/annotations storage/sqlite/columns/predicates storage/sqlite/columns/column
+    storage/sql/annotations storage/sqlite/columns/predicates storage/sqlite/columns/column
 """.split()  # noqa: SIM905
 """Below mmsearch/, without the ending."""
 

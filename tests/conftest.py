@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import milvus_server
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -24,6 +26,16 @@ os.environ["HF_HOME"] = f"{_CACHE.name}/hub"
 os.environ["MMSEARCH_CACHE"] = f"{_CACHE.name}/cache"
 for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
     os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def milvus() -> Iterator[milvus_server.MilvusServer]:
+    """A Milvus server for the tests that ask for one."""
+    if not milvus_server.is_installed():
+        pytest.skip("milvus-lite or pymilvus is not installed")
+    server = milvus_server.MilvusServer()
+    yield server
+    server.stop()
 
 
 def pytest_collection_finish() -> None:

@@ -6,18 +6,21 @@ leaves the tables it began with.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from mmsearch.errors import IndexBusy, InvalidOption
 from mmsearch.filters import META, AnyOf, Condition, Filter, Not
 from mmsearch.filters.keys import KEYS
 from mmsearch.filters.match import folded, matcher
@@ -34,11 +37,13 @@ from mmsearch.storage import (
     KnownFile,
     ListedItem,
     NewVectors,
+    Serving,
     Space,
     StoredFile,
     StoreState,
 )
 from mmsearch.storage.lexical import name_tokens, query_terms, tokens
+from mmsearch.storage.packing import pack, unpack
 from mmsearch.storage.records import (
     BY_HAND,
     IMPORTED_FINGERPRINT,
@@ -51,7 +56,9 @@ from mmsearch.storage.records import (
     metadata_key,
     split_path,
 )
+from mmsearch.storage.transfer import COLUMNS, COPYING, is_own, key_of
 from mmsearch.types import FacetCount, Facets, Failure, Item, Span, TextPart
+from mmsearch.vectors import AUTO, EXACT
 from mmsearch.vectors.hubness import augmented
 from mmsearch.vectors.id_set import IdSet
 
@@ -100,7 +107,7 @@ class Tables:
     facts: dict[int, dict[str, str]] = field(default_factory=dict)  # by the files
     tags: dict[int, dict[str, float]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
-    banks: dict[int, bytes] = field(default_factory=dict)
+    banks: dict[int, tuple[str, bytes]] = field(default_factory=dict)
     deleted: dict[int, VectorRow] = field(default_factory=dict)  # by change; keeps the row's place
     deleted_ids: dict[int, int] = field(default_factory=dict)  # by change, the vector's id
     numbers: dict[str, int] = field(default_factory=dict)
@@ -285,7 +292,7 @@ class Items(Part):
 
 
 class Files(Part):
-    def known(self, source_id: int, folder: str) -> dict[str, KnownFile]:
+    def known(self, source_id: int, folder: str, prefix: str = "") -> dict[str, KnownFile]:
         return {
             row.name: KnownFile(
                 row.name,
@@ -297,7 +304,7 @@ class Files(Part):
                 row.media.get("readings") or None,
             )
             for id_, row in self._t.items.items()
-            if (row.source, row.folder) == (source_id, folder)
+            if (row.source, row.folder) == (source_id, folder) and row.name.startswith(prefix)
         }
 
     def set_change_times(self, rows: Sequence[tuple[int, int]]) -> None:
@@ -1046,12 +1053,11 @@ class Hubs(Part):
 
 class Banks(Part):
     def get(self, space: Space) -> bytes | None:
-        return self._t.banks.get(space.id)
+        return self._t.banks.get(space.id, ("", None))[1]
 
     def set(self, space: Space, version: str, bank: bytes) -> None:
-        del version
         with self._store.write() as tables:
-            tables.banks[space.id] = bank
+            tables.banks[space.id] = version, bank
 
 
 class Settings(Part):
@@ -1139,6 +1145,177 @@ class Loader(Part):
             tables.vectors[tables.next("vectors")] = row
 
 
+class Transfer(Part):
+    """All tables as sorted rows; putting them all, in order, makes the same store."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        return self._store.snapshot()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        if not self._store.copying.acquire(blocking=False):
+            raise IndexBusy("this process is copying to this store")
+        try:
+            yield
+        finally:
+            self._store.copying.release()
+
+    def count(self, table: str) -> int:
+        return len(self._rows(table))
+
+    def pages(self, table: str, after: Any, rows: int) -> Iterator[Any]:
+        left = [r for r in self._rows(table) if after is None or key_of(table, r) > tuple(after)]
+        for start in range(0, len(left), rows):
+            yield left[start : start + rows]
+
+    def _rows(self, table: str) -> list[tuple[Any, ...]]:
+        return sorted(getattr(self, f"_{table}")(), key=lambda row: key_of(table, row))
+
+    def _settings(self) -> Iterable[Any]:
+        return [(key, text) for key, text in self._t.settings.items() if not is_own(key)]
+
+    def _sources(self) -> Iterable[Any]:
+        return [(id_, *source) for id_, source in self._t.sources.items()]
+
+    def _folder_devices(self) -> Iterable[Any]:
+        return [(*place, device) for place, device in self._t.folder_devices.items()]
+
+    def _index_roots(self) -> Iterable[Any]:
+        for one in self._t.roots.values():
+            exclude = json.dumps(list(one.exclude))
+            yield one.path, int(one.folder), exclude, int(one.include_hidden)
+
+    def _spaces(self) -> Iterable[Any]:
+        for one in self._t.spaces.values():
+            modalities = (one.modalities, one.serves, one.backfills)
+            texts = (" ".join(sorted(names)) for names in modalities)
+            yield one.id, one.name, one.fingerprint, one.dim, *texts
+
+    def _query_banks(self) -> Iterable[Any]:
+        return [(space, *bank) for space, bank in self._t.banks.items()]
+
+    def _items(self) -> Iterable[Any]:
+        for id_, row in self._t.items.items():
+            yield (
+                *(id_, row.source, row.folder, row.name, row.kind, *row.stat),
+                *(*(row.sidecar or (None, None)), row.hash),
+                *(row.media.get(key) for key in MEDIA_COLUMNS),
+                *(row.media.get("readings") or "", row.ctime_ns),
+            )
+
+    def _texts(self) -> Iterable[Any]:
+        for id_, row in self._t.items.items():
+            for position, part in enumerate(row.texts):
+                yield id_, position, part.origin, part.text, *_span(part.span)
+
+    def _metadata(self) -> Iterable[Any]:
+        for id_ in self._t.items:
+            own, facts = self._t.metadata.get(id_, {}), self._t.facts.get(id_, {})
+            for key, text in (facts | own).items():
+                origin, shadowed = ("user", facts.get(key)) if key in own else ("file", None)
+                yield id_, key, text, number_in(text), origin, shadowed
+
+    def _tags(self) -> Iterable[Any]:
+        return [(id_, tag, s) for id_, own in self._t.tags.items() for tag, s in own.items()]
+
+    def _failures(self) -> Iterable[Any]:
+        for one, seen in self._t.failures.values():
+            stat = one.stat or (None, None)
+            place = one.source_id, one.folder, one.name
+            yield *place, one.reason, seen, *stat, int(one.retry), one.ctime_ns
+
+    def _vectors(self) -> Iterable[Any]:
+        for id_, row in self._t.vectors.items():
+            hubs = (row.hubs.get("text"), row.hubs.get("image"))
+            place = row.space, row.modality, row.item, row.position
+            yield id_, *place, *_span(row.span), row.vector.astype("<f2").tobytes(), *hubs
+
+    def _token_embeddings(self) -> Iterable[Any]:
+        return [(*key, pack(matrix)) for key, matrix in self._t.tokens.items()]
+
+    def _absent_modalities(self) -> Iterable[Any]:
+        return list(self._t.absent)
+
+    def put(self, table: str, page: Any, progress: str) -> None:
+        with self._store.write() as tables:
+            for row in page:
+                self._put(tables, table, row)
+            tables.settings[COPYING] = progress
+
+    def _put(self, tables: Tables, table: str, row: Any) -> None:  # noqa: PLR0912, PLR0915 - a case each
+        one: Any = SimpleNamespace(**dict(zip(COLUMNS[table], row, strict=True)))
+        match table:
+            case "settings":
+                tables.settings[one.key] = one.value
+            case "sources":
+                tables.sources[one.id] = one.path, one.device
+            case "folder_devices":
+                tables.folder_devices[one.source_id, one.folder] = one.device
+            case "index_roots":
+                excluded = tuple(json.loads(one.exclude))
+                root = IndexRoot(one.path, bool(one.folder), excluded, bool(one.include_hidden))
+                tables.roots[one.path] = root
+            case "spaces":
+                modalities = (one.modalities, one.serves, one.backfills)
+                sets: Any = [frozenset(names.split()) for names in modalities]
+                tables.spaces[one.id] = Space(one.id, one.name, one.fingerprint, one.dim, *sets)
+            case "query_banks":
+                tables.banks[one.space_id] = one.version, one.bank
+            case "items":
+                media = {key: getattr(one, key) for key in ("readings", *MEDIA_COLUMNS)}
+                sidecar = None if one.sidecar_size is None else row[7:9]
+                place = one.source_id, one.folder, one.name, one.kind, (one.size, one.mtime_ns)
+                made = ItemRow(*place, one.hash, sidecar, media, ctime_ns=one.ctime_ns)
+                tables.items[one.id] = made
+            case "texts":
+                item = tables.items[one.item_id]
+                part = TextPart(one.text, one.origin, _span_of(one))
+                parts = (*item.texts[: one.position], part)
+                tables.items[one.item_id] = replace(item, texts=parts)
+            case "metadata":
+                mine, other = tables.metadata, tables.facts
+                if one.origin == "file":
+                    mine, other = other, mine
+                mine[one.item_id] = mine.get(one.item_id, {}) | {one.key: one.text}
+                if one.shadowed is not None:
+                    facts = other.get(one.item_id, {}) | {one.key: one.shadowed}
+                    other[one.item_id] = facts
+            case "tags":
+                tables.tags[one.item_id] = tables.tags.get(one.item_id, {}) | {one.tag: one.score}
+            case "failures":
+                stat = None if one.size is None else (one.size, one.mtime_ns)
+                place = row[:3]
+                record = FailureRecord(*place, one.reason, stat, bool(one.retry), one.ctime_ns)
+                tables.failures[place] = record, one.seen_at
+            case "vectors":
+                pairs = {"text": one.hub_text, "image": one.hub_image}
+                hubs = {asked: hub for asked, hub in pairs.items() if hub is not None}
+                vector = np.frombuffer(one.vector, "<f2")
+                tables.vectors[one.id] = VectorRow(*row[1:5], _span_of(one), vector, hubs)
+            case "token_embeddings":
+                tables.tokens[row[:4]] = unpack(one.embeddings)
+            case "absent_modalities":
+                tables.absent[row] = True
+
+    def clear(self) -> None:
+        with self._store.write() as tables:
+            kept = {key: text for key, text in tables.settings.items() if is_own(key)}
+            numbers = tables.numbers
+            for one in fields(tables):
+                setattr(tables, one.name, {})
+            tables.settings, tables.numbers = kept, numbers
+
+    def finish(self) -> None:
+        with self._store.write(vectors=True) as tables:
+            tables.next("epoch")
+            for name in ("sources", "spaces", "items", "vectors"):
+                tables.numbers[name] = max(getattr(tables, name), default=0)
+
+
+def _span_of(row: Any) -> Span | None:
+    return None if row.unit is None else Span(row.start, row.end, row.unit)
+
+
 def _rows(columns: list[Any]) -> Iterator[tuple[Any, ...]]:
     number = len(columns[0])
     return zip(*(c if isinstance(c, list) else [c] * number for c in columns), strict=True)
@@ -1188,6 +1365,32 @@ class BruteForceIndexes:
     def index(self, space: Space, modality: Any) -> BruteForce:
         return BruteForce(self._store, space, modality)
 
+    def has(self, space: Space, modality: Any) -> bool:
+        del space, modality
+        return True
+
+    def rebuild(self, serving: Serving, queries: Any, *, soon_again: bool = False) -> None:
+        """Every search compares all there is."""
+
+    def configure(self, kind: str | None, recall: float | None) -> None:
+        del recall
+        if kind not in (None, AUTO, EXACT):
+            raise InvalidOption(f"a store in memory has no index of kind {kind!r}, only {EXACT!r}")
+
+    def describe(self, serving: Serving) -> list[dict[str, Any]]:
+        del serving
+        return []
+
+    def warnings(self, serving: Serving) -> list[str]:
+        del serving
+        return []
+
+    def drop(self, space: Space) -> None:
+        """There is nothing to delete."""
+
+    def clear(self) -> None:
+        """There is nothing to release."""
+
 
 class MemoryStore:
     """Everything in dicts; one writer at a time."""
@@ -1214,7 +1417,10 @@ class MemoryStore:
         self.query_banks = Banks(self)
         self.settings = Settings(self)
         self.loader = Loader(self)
+        self.transfer = Transfer(self)
+        self.copying = threading.Lock()
         self.vector_indexes = BruteForceIndexes(self)
+        self.writer_lock = None
 
     @property
     def tables(self) -> Tables:
@@ -1246,7 +1452,7 @@ class MemoryStore:
     def state(self) -> StoreState:
         numbers = self.tables.numbers
         epoch, forgotten = str(numbers.get("epoch", 0)), numbers.get("forgotten", 0)
-        return StoreState("memory", numbers.get("revision", 0), epoch, forgotten)
+        return StoreState(f"memory {id(self)}", numbers.get("revision", 0), epoch, forgotten)
 
     def moment(self) -> int:
         return self._moment
@@ -1265,6 +1471,12 @@ class MemoryStore:
     @property
     def in_snapshot(self) -> bool:
         return getattr(self._thread, "seen", None) is not None
+
+    def size(self) -> None:
+        """Nobody knows how many bytes dicts take."""
+
+    def check_open(self) -> None:
+        """Nothing can replace it."""
 
     def close(self) -> None:
         """Nothing is open."""

@@ -812,6 +812,16 @@ def test_an_interrupt_ends_it_and_keeps_what_came(album, server, monkeypatch):
     assert shown.stderr == "mmsearch: interrupted\n"
 
 
+INTERRUPTIBLE = """
+import signal
+from mmsearch.cli.app import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""The command, also where the tests run in the background of a shell: there, SIGINT is ignored."""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT for another process there")
 def test_an_interrupt_while_it_waits_for_the_next_piece_ends_it(server, tmp_path):
     over = threading.Event()
@@ -824,8 +834,13 @@ def test_an_interrupt_while_it_waits_for_the_next_piece_ends_it(server, tmp_path
     server.on_chat = falling_silent
     (tmp_path / "note.txt").write_text("a red wall")
     mmsearch.index(tmp_path / "note.txt", into=tmp_path / "idx", model="mini").close()
-    command = ["-m", "mmsearch", "ask", "red?", "--llm", server.url, "-i", str(tmp_path / "idx")]
-    with subprocess.Popen([sys.executable, *command], stdout=-1, stderr=-1, text=True) as process:
+    command = ["-c", INTERRUPTIBLE, "ask", "red?", "--llm", server.url, "-i", str(tmp_path / "idx")]
+    with subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.read(5) == "It is"
         while process.poll() is None:  # one that comes as a wait begins ends only the next

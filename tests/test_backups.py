@@ -28,7 +28,7 @@ HOUR = 3600
 
 def content(library: mmsearch.Collection) -> list[tuple[str, bytes]]:
     """(path, vector) of every item, without ids."""
-    ids, rows, _ = library.catalog.vectors.of(library.index.serving()[0][0], "image")
+    ids, rows, _ = library.store.vectors.of(library.index.serving()[0][0], "image")
     paths = {item.id: item.path for item in library.items}
     return sorted((paths[i], row.tobytes()) for i, row in zip(ids.tolist(), rows, strict=True))
 
@@ -373,10 +373,10 @@ def test_a_damaged_backup_is_passed_over_for_an_older_one(idx, photos):
 
 def test_a_restored_catalog_uses_no_cache_made_after_its_backup(idx):
     with mmsearch.open(idx) as library:
-        before = library.catalog.state().store_id
+        before = library.store.state().store_id
     backups.restore(idx)
     with mmsearch.open(idx) as library:
-        assert library.catalog.state().store_id != before
+        assert library.store.state().store_id != before
         assert len(library.search("red")) == 3
 
 
@@ -474,8 +474,8 @@ def test_an_index_can_be_copied_while_it_is_written(toy, photos, tmp_path, monke
         def write() -> None:
             number = 0
             while not stop.is_set():
-                library.catalog.settings.set("one", str(number))
-                library.catalog.settings.set("other", str(number))
+                library.store.settings.set("one", str(number))
+                library.store.settings.set("other", str(number))
                 number += 1
 
         writer = threading.Thread(target=write)
@@ -489,7 +489,7 @@ def test_an_index_can_be_copied_while_it_is_written(toy, photos, tmp_path, monke
     for number in range(3):
         assert backups.fault_of(tmp_path / f"copy-{number}" / "catalog.db") is None
         with mmsearch.open(tmp_path / f"copy-{number}") as copy:
-            one, other = (int(copy.catalog.settings.get(key) or 0) for key in ("one", "other"))
+            one, other = (int(copy.store.settings.get(key) or 0) for key in ("one", "other"))
             assert one - other in (0, 1)
             assert len(copy) == 3
 

@@ -41,8 +41,8 @@ def unit(rows: int, seed: int = 0, dim: int = DIM) -> Any:
 
 def stored(library: Collection, facet: str = "image") -> Any:
     """The vectors of a facet in order of id."""
-    (space,) = library.catalog.spaces.all()
-    return library.catalog.vectors.of(space, facet)[1]
+    (space,) = library.store.spaces.all()
+    return library.store.vectors.of(space, facet)[1]
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_more_rows_than_fit_in_a_batch_are_all_stored_in_order(library: Collecti
 
 def test_captions_are_found_by_their_words(library: Collection):
     library.add_vectors(unit(2), {"url": ["a", "b"], "caption": ["a tin drum", "a flute"]})
-    assert library.catalog.words.search("drum", 5)[0][0] == 1
+    assert library.store.words.search("drum", 5)[0][0] == 1
     assert next(iter(library.items)).texts[0].origin == "caption"
 
 
@@ -211,7 +211,7 @@ def test_an_encoder_that_came_later_adopts_its_vectors(
     assert "no model is called 'toy'" in report.warnings[0]
     monkeypatch.setitem(REGISTRY, "toy", SingleModel("toy", lambda: toy))
     library.add_vectors(toy.encode("text", ["red"]), {"path": ["red"]}, model="toy")
-    assert len(library.catalog.spaces.all()) == 1
+    assert len(library.store.spaces.all()) == 1
     assert library.search("blue", target="image", k=1)[0].path == "blue"
 
 
@@ -254,9 +254,9 @@ def test_hubs_of_imported_vectors_are_as_those_of_encoded_ones(tmp_path: Path):
     library = Collection(tmp_path / "index", create=True, model="mini")
     vectors = unit(5, dim=mini.dim)
     library.add_vectors(vectors, model="mini")
-    space = library.catalog.spaces.all()[0]
-    kept = library.catalog.vectors.of(space, "image")[1]
-    found = library.catalog.hubs.of(space, "image", "text")
+    space = library.store.spaces.all()[0]
+    kept = library.store.vectors.of(space, "image")[1]
+    found = library.store.hubs.of(space, "image", "text")
     assert found == pytest.approx(hubs(kept, bank.rows["text"]), abs=1e-5)
     library.close()
 
@@ -591,7 +591,7 @@ def test_rows_of_metadata_come_in_whatever_portions_are_asked_for(rows: Any, por
 def test_what_is_removed_after_an_import_takes_all_that_belongs_to_it_along(library: Collection):
     library.add_vectors(unit(4), [{"path": f"{n}.jpg", "caption": "x", "a": 1} for n in range(4)])
     library.remove("2.jpg")
-    with library.catalog.database.read() as connection:
+    with library.store.database.read() as connection:
         ask = connection.exec_driver_sql
         assert ask("PRAGMA foreign_key_check").all() == []
         for table in ("texts", "metadata", "vectors"):
@@ -608,7 +608,7 @@ def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
     said = [{"path": f"/x/{n}.jpg", "colour": "red"} for n in range(4)]
 
     def names(library) -> set[str]:
-        with library.catalog.database.read() as connection:
+        with library.store.database.read() as connection:
             found = connection.exec_driver_sql("SELECT name FROM sqlite_master")
             return {row[0] for row in found}
 
@@ -620,7 +620,7 @@ def test_indexes_that_a_killed_import_has_left_out_are_made_by_the_next_run(
         )
         assert during[0] == set()
         assert wanted <= names(library)
-        with library.catalog.database.write() as connection:
+        with library.store.database.write() as connection:
             connection.exec_driver_sql("DROP INDEX metadata_by_value")
         library.add(photos)
         assert wanted <= names(library)
@@ -664,7 +664,7 @@ def test_a_search_that_goes_on_during_an_import_stops_neither(tmp_path, monkeypa
     rows = np.eye(200, dtype=np.float32)
     with Collection(tmp_path / "idx", create=True) as library:
         library.add_vectors(rows[:10])
-        with Collection(tmp_path / "idx") as reader, reader.catalog.snapshot():
+        with Collection(tmp_path / "idx") as reader, reader.store.snapshot():
             assert len(reader) == 10
             library.add_vectors(np.array_split(rows[10:], 10))
             assert len(reader) == 10

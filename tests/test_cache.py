@@ -17,7 +17,7 @@ from mmsearch.collection.doctor import examine
 from mmsearch.errors import InvalidOption
 from mmsearch.spaces import index_cache
 from mmsearch.spaces.index_cache import segment_folders
-from mmsearch.storage.sqlite.index_settings import next_epoch
+from mmsearch.storage.sql.index_settings import next_epoch
 from mmsearch.vectors import EXACT, Segment, index_choice
 from mmsearch.vectors.segment import checksum
 
@@ -117,7 +117,7 @@ def test_a_segment_is_rebuilt_when_hubs_change_in_place(library, tmp_path):
     with mmsearch.open(tmp_path / "idx") as reader:
         assert found(reader, "red", 1) == ["red.png"]
         before = segments_of(library)
-        with library.catalog.database.write() as connection:
+        with library.store.database.write() as connection:
             next_epoch(connection)
         assert found(reader, "red", 1) == ["red.png"]
         assert segments_of(library) != before
@@ -130,8 +130,8 @@ def test_deletions_are_forgotten_once_every_segment_knows_of_them(library, tmp_p
         for name in ("red", "green"):
             (tmp_path / "photos" / f"{name}.png").unlink()
             library.add()
-        space = library.catalog.spaces.all()[0]
-        assert library.catalog.changes.deleted_vectors(space, "image", 0)[0].tolist() == []
+        space = library.store.spaces.all()[0]
+        assert library.store.changes.deleted_vectors(space, "image", 0)[0].tolist() == []
         assert found(reader, "red") == ["blue.png"]  # it knew of neither deletion
 
 
@@ -208,7 +208,7 @@ def test_a_thread_with_an_older_snapshot_finds_what_was_there_then(library, tmp_
     inside, go_on = threading.Event(), threading.Event()
 
     def older() -> None:
-        with library.catalog.snapshot():
+        with library.store.snapshot():
             inside.set()
             go_on.wait(60)
             seen.append(found(library, "red"))
@@ -243,7 +243,7 @@ def mixed(tmp_path):
 @pytest.mark.parametrize("facet", ["image", "text"])
 @pytest.mark.parametrize("after", [0, 1, 19, 21, 40, 1000, 2039, 2040, 9999])
 def test_new_vectors_are_read_in_order_of_id(mixed, facet, after):
-    catalog = mixed.catalog
+    catalog = mixed.store
     with catalog.database.read() as connection:
         asked = "SELECT id FROM vectors WHERE modality = ? AND id > ? ORDER BY id"
         due = [row[0] for row in connection.exec_driver_sql(asked, (facet, after))]
@@ -253,7 +253,7 @@ def test_new_vectors_are_read_in_order_of_id(mixed, facet, after):
 
 @pytest.mark.parametrize(("facet", "after"), [("image", 2035), ("text", 30)])
 def test_reading_new_vectors_reads_little_else(mixed, facet, after):
-    catalog, steps = mixed.catalog, []
+    catalog, steps = mixed.store, []
     with catalog.snapshot(), catalog.database.read() as connection:
         driver = connection.connection.driver_connection
         driver.set_progress_handler(lambda: steps.append(1), 10)

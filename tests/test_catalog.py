@@ -288,7 +288,7 @@ def test_encoders_are_to_answer_all_or_none(catalog: Catalog, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("mmsearch.storage.sqlite.spaces._assign", interrupted)
+        patched.setattr("mmsearch.storage.sql.spaces.assigned", interrupted)
         with pytest.raises(KeyboardInterrupt):
             catalog.spaces.serve_with([Encoder()])
     assert catalog.spaces.all() == []

@@ -464,11 +464,13 @@ SHOW_PROGRESS = (
     "eval pairs.tsv",
     "import v.npy --model toy",
     "export out --format npy --overwrite",
+    "copy ../idx ./new",
+    "encode . --out ../shards --model toy",
     "models pull toy",
 )
 """Each command that shows progress, except `watch`."""
 
-RUN_MODELS = ("index .", "query red", "eval pairs.tsv")
+RUN_MODELS = ("index .", "query red", "eval pairs.tsv", "encode . --out ../shards --model toy")
 """Each command that can be told what its models run on."""
 
 
@@ -539,9 +541,10 @@ def test_progress_is_shown_unless_it_is_to_be_quiet(inputs, monkeypatch, command
 
     monkeypatch.setattr("mmsearch.encoders.registry.pull", pull)
     monkeypatch.setattr("mmsearch.cli.console.SECONDS_A_LINE", 0.0)
-    where = [] if command.startswith("models") else ["-i", str(inputs)]
+    where = [] if command.startswith(("models", "copy", "encode")) else ["-i", str(inputs)]
     assert "[00:00" in run(*command.split(), *where).stderr
-    assert "[00:00" not in run(*command.split(), *where, "-q").stderr
+    again = command.replace("./new", "./newer")
+    assert "[00:00" not in run(*again.split(), *where, "-q").stderr
 
 
 class Recording(SingleModel):
@@ -576,7 +579,8 @@ def recording(monkeypatch: pytest.MonkeyPatch, inputs: Path) -> Recording:
 )
 def test_models_run_as_each_command_is_told(recording, inputs, command, flags, how):
     paint(Path("white.png"), "white")
-    run(*command.split(), *flags.split(), "-i", str(inputs))
+    where = [] if command.startswith("encode") else ["-i", str(inputs)]
+    run(*command.split(), *flags.split(), *where)
     assert {replace(told, once=False) for told in recording.told} == {how}
 
 

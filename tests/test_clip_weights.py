@@ -208,7 +208,8 @@ def test_fetching_takes_the_files_open_clip_would(caches, monkeypatch):
         siblings = [SimpleNamespace(rfilename=name, size=10) for name in there]
         return SimpleNamespace(siblings=siblings)
 
-    def download(repository, name, *, tqdm_class):
+    def download(repository, name, *, revision, tqdm_class):
+        assert revision == "main"
         asked.append(name)
         with tqdm_class(total=10, initial=0, unit="B", desc=name, name="x") as bar:
             bar.update(4)

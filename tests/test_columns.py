@@ -43,10 +43,10 @@ from mmsearch.filters import (
 )
 from mmsearch.filters.keys import NUMBER, TEXT
 from mmsearch.filters.match import kilometres
+from mmsearch.storage.sql.schema import items
 from mmsearch.storage.sqlite import filters as filters_module
 from mmsearch.storage.sqlite.columns import column, generation, predicates
 from mmsearch.storage.sqlite.filters import Filters
-from mmsearch.storage.sqlite.schema import items
 from mmsearch.storage.sqlite.view import Generation, View
 from mmsearch.vectors.id_set import IdSet
 

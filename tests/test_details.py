@@ -16,7 +16,7 @@ from mmsearch.encoders import TokenEncoder
 from mmsearch.encoders.family import SingleModel
 from mmsearch.encoders.query_bank import FEWEST_PICTURES
 from mmsearch.encoders.registry import REGISTRY
-from mmsearch.storage.sqlite.schema import token_embeddings, vectors
+from mmsearch.storage.sql.schema import token_embeddings, vectors
 
 
 class Looking(ToyEncoder, TokenEncoder):
@@ -48,7 +48,7 @@ def kept(library) -> dict[int, int]:
     """Rows of details by item."""
     c = token_embeddings.c
     counted = select(c.item_id, func.count()).group_by(c.item_id)
-    return dict(map(tuple, library.catalog.database.rows(counted)))
+    return dict(map(tuple, library.store.database.rows(counted)))
 
 
 def names(hits) -> list[str]:
@@ -89,11 +89,11 @@ def test_a_picture_is_compared_closely_with_texts(looking, photos):
 
 
 def test_what_changed_is_looked_at_as_it_is_now(looking, photos):
-    before = looking.catalog.token_embeddings.of(looking.index.serving()[0][0], "image", [1, 2, 3])
+    before = looking.store.token_embeddings.of(looking.index.serving()[0][0], "image", [1, 2, 3])
     for name, colour in (("red.png", "white"), ("green.png", "blue")):
         paint(photos / name, colour, (33, 44))
     looking.add(photos)
-    after = looking.catalog.token_embeddings.of(looking.index.serving()[0][0], "image", [1, 2, 3])
+    after = looking.store.token_embeddings.of(looking.index.serving()[0][0], "image", [1, 2, 3])
     assert before.keys() == after.keys()
     changed = [key for key in before if not np.array_equal(before[key], after[key])]
     assert len(changed) == 2
@@ -140,7 +140,7 @@ def many(toy, tmp_path: Path):
 
 
 def hubs(library) -> np.ndarray:
-    return library.catalog.hubs.of(library.index.serving()[0][0], "image", "text")
+    return library.store.hubs.of(library.index.serving()[0][0], "image", "text")
 
 
 def test_an_index_of_many_pictures_knows_its_hubs(many):
@@ -159,7 +159,7 @@ def test_a_score_is_the_cosine_less_a_share_of_the_hub(many):
     space = many.index.serving()[0][0]
     weight = many.index.query_banks.hub_weight(space, "text", "image")
     assert weight > 0
-    ids = many.catalog.vectors.of(space, "image")[0]
+    ids = many.store.vectors.of(space, "image")[0]
     of_item = dict(zip(ids.tolist(), hubs(many).astype(np.float16).tolist(), strict=True))
     for hit in many.search("red green", target="image", k=20):
         expected = hit.signals["image"].score - weight * of_item[hit.id]
@@ -182,7 +182,7 @@ def test_hubs_of_new_pictures_are_told_by_the_same_bank(many, tmp_path):
 
 def test_an_index_without_hubs_is_given_them_when_it_is_next_asked(many, tmp_path):
     before = many.search("red green", target="image")
-    with many.catalog.database.write() as connection:
+    with many.store.database.write() as connection:
         connection.execute(update(vectors).values(hub_text=None, hub_image=None))
     shutil.rmtree(tmp_path / "idx" / "cache")
     with mmsearch.open(tmp_path / "idx") as again:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch.cli.app import app
-from mmsearch.storage.sqlite.schema import tables
+from mmsearch.storage.sql.schema import tables
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from mmsearch.cli.app import app
 from mmsearch.collection import Collection
 from mmsearch.collection.doctor import examine
 from mmsearch.errors import IndexBusy, IndexNotFound
-from mmsearch.storage.lock import WriterLock
+from mmsearch.storage.lock import FolderLock
 
 
 @pytest.fixture
@@ -374,7 +374,7 @@ def test_imported_vectors_need_no_files(toy, tmp_path):
 
 
 def test_an_index_that_is_being_written_is_checked_but_not_repaired(index):
-    with WriterLock(index).writing("testing"):
+    with FolderLock(index).writing("testing"):
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(1) as other:

@@ -195,11 +195,11 @@ def test_a_threshold_is_a_cosine(library, given):
 
 
 def test_the_built_in_models_threshold_is_known(library):
-    space = library.catalog.spaces.all()[0]
+    space = library.store.spaces.all()[0]
     known = {(space.name, "image"): 0.5}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threshold, "KNOWN", known)
-        assert threshold.threshold_of(library.catalog, space) == 0.5
+        assert threshold.threshold_of(library.store, space) == 0.5
 
 
 def varied(folder: Path, count: int) -> None:
@@ -213,7 +213,7 @@ def varied(folder: Path, count: int) -> None:
 def test_another_models_threshold_is_measured_on_the_index_once(toy: ToyEncoder, tmp_path):
     varied(tmp_path / "p", 12)
     with mmsearch.index(tmp_path / "p", tmp_path / "i") as library:
-        catalog, space = library.catalog, library.catalog.spaces.all()[0]
+        catalog, space = library.store, library.store.spaces.all()[0]
         first = threshold.threshold_of(catalog, space, lambda _: toy)
         assert 0.9 < first <= 1
         encoded = dict(toy.encoded)
@@ -223,7 +223,7 @@ def test_another_models_threshold_is_measured_on_the_index_once(toy: ToyEncoder,
 
 
 def test_too_few_pictures_leave_the_threshold_wary(library, toy):
-    catalog, space = library.catalog, library.catalog.spaces.all()[0]
+    catalog, space = library.store, library.store.spaces.all()[0]
     wary = threshold.UNMEASURED["image"]
     assert threshold.threshold_of(catalog, space, lambda _: toy) == wary
 
@@ -232,8 +232,8 @@ def test_pictures_that_are_gone_are_passed_over(toy, tmp_path):
     varied(tmp_path / "p", 12)
     with mmsearch.index(tmp_path / "p", tmp_path / "i") as library:
         shutil.rmtree(tmp_path / "p")
-        space = library.catalog.spaces.all()[0]
-        assert threshold.measured(library.catalog, space, toy) is None
+        space = library.store.spaces.all()[0]
+        assert threshold.measured(library.store, space, toy) is None
 
 
 def test_altered_copies_differ_from_the_picture_and_from_each_other(tmp_path):

@@ -24,7 +24,7 @@ from mmsearch.collection import Collection
 from mmsearch.collection.doctor import examine
 from mmsearch.errors import IndexUnusable, StorageFailed
 from mmsearch.indexing.decoder import Decoder
-from mmsearch.storage.lock import WriterLock
+from mmsearch.storage.lock import FolderLock
 
 NAMES = list(COLOURS)
 YEARS = 365 * 86_400
@@ -47,7 +47,7 @@ def many(tmp_path) -> Path:
 
 def content(library: Collection) -> dict[str, Any]:
     """By path, the vector; and the texts."""
-    ids, rows, _ = library.catalog.vectors.of(library.index.serving()[0][0], "image")
+    ids, rows, _ = library.store.vectors.of(library.index.serving()[0][0], "image")
     paths = {item.id: item.path for item in library.items}
     found: dict[str, Any] = {
         paths[id_]: row.tobytes() for id_, row in zip(ids.tolist(), rows, strict=True)
@@ -73,7 +73,7 @@ def test_wherever_a_disk_fills_up_what_is_stored_is_whole_and_the_rest_comes_lat
     with mmsearch.index(many, into=tmp_path / "undisturbed") as library:
         wanted = content(library)
     with Collection(tmp_path / "idx", model="toy", create=True) as library:
-        engine = library.catalog.database.engine
+        engine = library.store.database.engine
         limit = _pages(tmp_path / "idx") + more
 
         def bound(driver: Any, *_: object) -> None:
@@ -395,15 +395,15 @@ def test_captions_of_an_import_that_ends_early_get_their_vectors_later(toy, tmp_
         assert wrong(tmp_path / "idx") == []
         paint(tmp_path / "photos" / "red.png", "red")
         library.add(tmp_path / "photos")
-        (space,) = library.catalog.spaces.all()
-        assert library.catalog.vectors.missing(space, "text", ()) == []
+        (space,) = library.store.spaces.all()
+        assert library.store.vectors.missing(space, "text", ()) == []
 
 
 def test_an_import_without_captions_leaves_nothing_to_be_done(toy, tmp_path):
     rows = np.random.default_rng(1).standard_normal((20, ToyEncoder.dim)).astype(np.float32)
     with Collection(tmp_path / "idx", model="toy", create=True) as library:
         library.add_vectors(rows, [{"path": f"/far/{n}.png"} for n in range(20)], model="toy")
-        assert not library.catalog.settings.get("holes")
+        assert not library.store.settings.get("holes")
 
 
 # ------------------------------------------------------------------ old or new, never half
@@ -476,5 +476,5 @@ def test_a_disk_too_full_to_name_the_writer_keeps_no_half_written_name(tmp_path,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_text", full)
-    with WriterLock(tmp_path).writing("indexing"):
+    with FolderLock(tmp_path).writing("indexing"):
         assert {path.name for path in tmp_path.iterdir()} <= {"writer.lock"}

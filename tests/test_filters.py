@@ -23,8 +23,8 @@ from mmsearch.filters.match import bounding_box, kilometres, nanoseconds
 from mmsearch.filters.model import Circle
 from mmsearch.storage import ItemRecord
 from mmsearch.storage.records import split_path
+from mmsearch.storage.sql.schema import tags, vectors
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.schema import tags, vectors
 from mmsearch.storage.sqlite.view import statement_of
 from mmsearch.types import TextPart
 

@@ -8,7 +8,7 @@ import pytest
 import mmsearch
 from mmsearch.encoders import hub
 from mmsearch.errors import NoHomeFolder
-from mmsearch.home import cache_folder, home, index_folder, index_not_found
+from mmsearch.home import cache_folder, home, index_not_found, index_place, place_of
 from mmsearch.media.speech import model_folder
 
 CACHES = ("MMSEARCH_CACHE", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MMSEARCH_WHISPER")
@@ -43,23 +43,23 @@ def test_without_either_the_users_data_folder_is_the_home(monkeypatch, tmp_path)
 
 def test_a_bare_name_lies_in_the_home(monkeypatch, tmp_path):
     monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path))
-    assert index_folder("holiday") == tmp_path / "holiday"
-    assert index_folder() == tmp_path / "default"
+    assert index_place("holiday").folder == tmp_path / "holiday"
+    assert index_place().folder == tmp_path / "default"
 
 
 def test_the_environment_names_the_index(monkeypatch, tmp_path):
     monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path))
     monkeypatch.setenv("MMSEARCH_INDEX", "work")
-    assert index_folder() == tmp_path / "work"
+    assert index_place().folder == tmp_path / "work"
 
 
 @pytest.mark.parametrize("value", ["./idx", "a/b", "idx/", ".", ".."])
 def test_a_value_with_a_separator_is_a_folder(value, tmp_path):
-    assert index_folder(value) == Path(value).resolve()
+    assert index_place(value).folder == Path(value).resolve()
 
 
 def test_a_path_object_is_a_folder(tmp_path):
-    assert index_folder(Path("idx")) == tmp_path / "idx"
+    assert index_place(Path("idx")).folder == tmp_path / "idx"
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_an_index_in_a_named_folder_needs_no_home(tmp_path):
 @pytest.mark.parametrize("folder", ["~/idx", "~"])
 def test_a_folder_in_a_home_that_is_not_there_is_refused_not_made(tmp_path, folder):
     with pytest.raises(NoHomeFolder, match="set HOME or give another path"):
-        index_folder(os.path.join(folder, ""))
+        index_place(os.path.join(folder, ""))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,10 +113,10 @@ def test_no_model_is_downloaded_into_a_home_that_is_not_there():
 
 def test_the_error_of_no_index_names_the_command_that_makes_it(tmp_path, monkeypatch):
     monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path / "home"))
-    assert str(index_not_found(index_folder())).endswith("`mmsearch index FOLDER`")
+    assert str(index_not_found(index_place())).endswith("`mmsearch index FOLDER`")
     holiday = tmp_path / "home" / "holiday"
-    assert str(index_not_found(holiday)).endswith(f"`mmsearch index FOLDER -i {holiday}`")
+    assert str(index_not_found(place_of(holiday))).endswith(f"`mmsearch index FOLDER -i {holiday}`")
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "a.jpg").touch()
-    assert str(index_not_found(photos)).endswith(f"run `mmsearch index {photos}`")
+    assert str(index_not_found(place_of(photos))).endswith(f"run `mmsearch index {photos}`")

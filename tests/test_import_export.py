@@ -37,7 +37,7 @@ def unit(rows: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
 
 def everything(library: Collection) -> list[Any]:
     """All that an index holds but ids, in order of path."""
-    catalog = library.catalog
+    catalog = library.store
     (space,) = catalog.spaces.all()
     found = [
         (

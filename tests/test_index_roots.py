@@ -92,14 +92,14 @@ def test_what_to_leave_out_or_take_in_is_set_for_all_folders_by_naming_none(
 
 def test_paths_stay_known_when_patterns_are_set_for_all_of_them(library, photos):
     library.add([photos / "deep", photos / "green.png"])
-    roots = [root.path for root in library.catalog.index_roots.all()]
+    roots = [root.path for root in library.store.index_roots.all()]
     library.add(exclude="*.gif")
-    assert [root.path for root in library.catalog.index_roots.all()] == roots
+    assert [root.path for root in library.store.index_roots.all()] == roots
     library.add(photos)
     library.add(photos / "deep")
-    roots = [root.path for root in library.catalog.index_roots.all()]
+    roots = [root.path for root in library.store.index_roots.all()]
     library.add(exclude="*.gif")
-    assert [root.path for root in library.catalog.index_roots.all()] == roots
+    assert [root.path for root in library.store.index_roots.all()] == roots
 
 
 def test_a_folder_that_was_excluded_and_then_asked_for_stays(library, photos):

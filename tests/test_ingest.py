@@ -252,8 +252,8 @@ def test_a_file_in_a_hidden_folder_that_was_named_stays(library, photos):
 
 
 def test_an_empty_folder_that_was_on_another_disk_keeps_its_items(library, photos, tmp_path):
-    ((source_id, _),) = library.catalog.sources.all()
-    library.catalog.sources.set_device(source_id, -1)  # as if it had been a mounted drive
+    ((source_id, _),) = library.store.sources.all()
+    library.store.sources.set_device(source_id, -1)  # as if it had been a mounted drive
     photos.rename(tmp_path / "away")
     photos.mkdir()
     report = library.add(photos)
@@ -266,10 +266,10 @@ def test_an_empty_mount_point_loses_nothing_of_a_subfolder_asked_for_alone(libra
     library.add([photos, photos / "deep"])
     library.add([photos / "deep" / "blue.png"])
     before = {item.path for item in library.items}
-    ((source_id, _),) = library.catalog.sources.all()
+    ((source_id, _),) = library.store.sources.all()
     shutil.rmtree(photos)
     photos.mkdir()
-    library.catalog.sources.set_device(source_id, -1)  # as if it had been a mounted drive
+    library.store.sources.set_device(source_id, -1)  # as if it had been a mounted drive
     report = library.add()
     assert {item.path for item in library.items} == before
     assert sum("is it mounted?" in warning for warning in report.warnings) == 1
@@ -287,17 +287,15 @@ def test_what_a_disk_that_is_mounted_over_it_hides_stays(library, photos, monkey
 
 def on_another_disk(library: mmsearch.Collection, folder: str) -> None:
     """Have the index believe that a folder was another disk's mount point."""
-    ((source_id, _),) = library.catalog.sources.all()
-    library.catalog.sources.set_folder_devices(source_id, {folder: -1})
+    ((source_id, _),) = library.store.sources.all()
+    library.store.sources.set_folder_devices(source_id, {folder: -1})
 
 
 @pytest.mark.parametrize("mount_point", [None, "", ".hidden.png", "new.png"])
 def test_a_disk_that_was_mounted_below_a_folder_and_is_away_keeps_its_items(
     library, photos, mount_point
 ):
-    library.catalog.metadata.set(
-        [(item_of(library, photos / "deep" / "blue.png").id, {"stars": 5})]
-    )
+    library.store.metadata.set([(item_of(library, photos / "deep" / "blue.png").id, {"stars": 5})])
     on_another_disk(library, "deep")
     shutil.rmtree(photos / "deep")
     if mount_point is not None:
@@ -340,8 +338,8 @@ def test_a_copy_of_what_is_on_a_disk_that_is_away_is_no_rename(library, photos):
 
 
 def test_a_mount_point_with_hidden_files_keeps_its_items(library, photos, tmp_path):
-    ((source_id, _),) = library.catalog.sources.all()
-    library.catalog.sources.set_device(source_id, -1)
+    ((source_id, _),) = library.store.sources.all()
+    library.store.sources.set_device(source_id, -1)
     photos.rename(tmp_path / "away")
     (photos / "lost+found").mkdir(parents=True)
     (photos / ".not_mounted").touch()
@@ -448,11 +446,11 @@ def test_a_file_whose_rights_changed_is_not_encoded_again(library, photos, toy):
 def test_an_index_that_knows_no_change_times_reads_nothing_and_learns_them(
     library, photos, monkeypatch
 ):
-    with library.catalog.database.write() as connection:
+    with library.store.database.write() as connection:
         connection.exec_driver_sql("UPDATE items SET ctime_ns = NULL")
     monkeypatch.setattr(Decoder, "__call__", None)
     assert counts(library.add(photos)) == {"unchanged": 3}
-    known = library.catalog.files.known(1, "")["red.png"]
+    known = library.store.files.known(1, "")["red.png"]
     assert known.ctime_ns == (photos / "red.png").stat().st_ctime_ns
 
 
@@ -521,7 +519,7 @@ def test_items_taken_out_by_another_process_meanwhile_are_stored_anew(library, p
         with mmsearch.open(library.folder) as other:
             ids = {os.path.basename(item.path): item.id for item in other.items}
             if "red.png" in ids:
-                other.catalog.items.remove([ids["red.png"]])
+                other.store.items.remove([ids["red.png"]])
         return done
 
     monkeypatch.setattr(Decoder, "__call__", then_remove)
@@ -904,7 +902,7 @@ def test_a_disk_that_fills_up_keeps_earlier_batches(toy, tmp_path, monkeypatch):
     for number in range(100):
         paint(folder / f"{number:03}.png", "red", (50 + number, 10))
     library = mmsearch.Collection(tmp_path / "idx", model="toy", create=True)
-    put = library.catalog.put
+    put = library.store.put
     calls = []
 
     def fill_up(*args, **options):
@@ -913,7 +911,7 @@ def test_a_disk_that_fills_up_keeps_earlier_batches(toy, tmp_path, monkeypatch):
             raise StorageFailed("database or disk is full")
         return put(*args, **options)
 
-    monkeypatch.setattr(library.catalog, "put", fill_up)
+    monkeypatch.setattr(library.store, "put", fill_up)
     with pytest.raises(StorageFailed):
         library.add(folder)
     monkeypatch.undo()
@@ -967,6 +965,6 @@ def test_all_eight_orientations_of_a_photo_give_one_vector(tmp_path):
         (tmp_path / "p").mkdir(exist_ok=True)
         stored.save(tmp_path / "p" / f"{tag}.jpg", exif=exif, quality=95)
     with mmsearch.index(tmp_path / "p", into=tmp_path / "idx", model="mini") as library:
-        _, vectors, _ = library.catalog.vectors.of(library.index.serving()[0][0], "image")
+        _, vectors, _ = library.store.vectors.of(library.index.serving()[0][0], "image")
     assert vectors.shape == (8, encoder.dim)
     assert (vectors @ vectors.T).min() >= 0.99

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch.cli.app import app
+from mmsearch.encoders import Encoder
 from mmsearch.errors import InvalidOption, PathNotFound, UnknownTarget, UnreadableFile
 from mmsearch.search.everyday_words import EVERYDAY
 from mmsearch.search.labels import (
@@ -35,7 +36,7 @@ SURE = 0.999
 """The toy tells colours well, so its scores are high throughout."""
 
 
-class Hashing:
+class Hashing(Encoder):
     """Gives each text a direction of its own."""
 
     name, fingerprint, dim, image_size, sample_rate = "hashing", "1", 16, 8, 0
@@ -285,21 +286,21 @@ def test_a_confidence_lies_between_0_and_1(library, sure):
 
 
 def test_tags_of_items_that_are_gone_are_left_out(library):
-    library.catalog.tags.set({"x": {999: 0.9}})
+    library.store.tags.set({"x": {999: 0.9}})
     assert counts(library) == {}
 
 
 def test_items_that_were_not_looked_at_keep_a_tag(library):
     one, two, three = (item.id for item in library.items)
-    library.catalog.tags.set({"x": {one: 0.9, two: 0.8}})
-    library.catalog.tags.set({"x": {three: 0.7}}, among=[two, three])
-    (page,) = library.catalog.items.complete(None)
+    library.store.tags.set({"x": {one: 0.9, two: 0.8}})
+    library.store.tags.set({"x": {three: 0.7}}, among=[two, three])
+    (page,) = library.store.items.complete(None)
     assert {item.id: item.tags for item in page} == {one: {"x": 0.9}, two: {}, three: {"x": 0.7}}
 
 
 def test_the_surest_tag_of_an_item_stands_first(library):
     one = next(iter(library.items)).id
-    library.catalog.tags.set({"a": {one: 0.5}, "b": {one: 0.9}})
+    library.store.tags.set({"a": {one: 0.5}, "b": {one: 0.9}})
     assert next(iter(library.items)).metadata["tags"] == ["b", "a"]
 
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.errors import IndexBusy, StorageFailed
-from mmsearch.storage.lock import WriterLock
+from mmsearch.storage.lock import FolderLock
 from mmsearch.storage.sqlite import migrations
 
 WITHOUT_FLOCK = """
@@ -33,8 +33,8 @@ fcntl.flock = no_locks
 HOLDS = """
 import sys, time
 from pathlib import Path
-from mmsearch.storage.lock import WriterLock
-with WriterLock(Path(sys.argv[1])).writing("indexing"):
+from mmsearch.storage.lock import FolderLock
+with FolderLock(Path(sys.argv[1])).writing("indexing"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -58,9 +58,9 @@ def end(child: subprocess.Popen[str]) -> None:
 def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path):
     child = hold(tmp_path)
     try:
-        with pytest.raises(IndexBusy) as raised, WriterLock(tmp_path).writing("tagging"):
+        with pytest.raises(IndexBusy) as raised, FolderLock(tmp_path).writing("tagging"):
             pass
-        holder = WriterLock(tmp_path).holder()
+        holder = FolderLock(tmp_path).holder()
     finally:
         end(child)
     assert f"pid {child.pid} on {socket.gethostname()}, indexing since " in str(raised.value)
@@ -74,7 +74,7 @@ def test_the_lock_of_a_killed_process_blocks_nobody(tmp_path: Path):
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
     assert (tmp_path / "writer.lock").exists()
-    with WriterLock(tmp_path).writing("indexing"):
+    with FolderLock(tmp_path).writing("indexing"):
         pass
 
 
@@ -89,10 +89,10 @@ def test_without_locks_of_the_file_system_a_live_holder_is_respected_and_a_dead_
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     child = hold(tmp_path, WITHOUT_FLOCK)
-    with pytest.raises(IndexBusy), WriterLock(tmp_path).writing("tagging"):
+    with pytest.raises(IndexBusy), FolderLock(tmp_path).writing("tagging"):
         pass
     end(child)
-    with WriterLock(tmp_path).writing("tagging", wait=10):
+    with FolderLock(tmp_path).writing("tagging", wait=10):
         pass
 
 
@@ -107,28 +107,28 @@ def test_a_network_drive_whose_locks_do_not_answer_is_locked_by_a_file(
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with (
-        WriterLock(tmp_path).writing("indexing"),
+        FolderLock(tmp_path).writing("indexing"),
         pytest.raises(IndexBusy),
-        WriterLock(tmp_path).writing("tagging"),
+        FolderLock(tmp_path).writing("tagging"),
     ):
         pass
-    with WriterLock(tmp_path).writing("tagging"):
+    with FolderLock(tmp_path).writing("tagging"):
         pass
 
 
 def test_who_writes_may_take_the_lock_again(tmp_path: Path):
-    lock = WriterLock(tmp_path)
+    lock = FolderLock(tmp_path)
     with lock.writing("watching"), lock.writing("indexing"), lock.may_write("words") as free:
         assert free
         holder = lock.holder()
     assert holder is not None
     assert holder.what == "watching"
-    with WriterLock(tmp_path).writing("tagging"):
+    with FolderLock(tmp_path).writing("tagging"):
         pass
 
 
 def test_another_thread_is_another_writer(tmp_path: Path):
-    lock, seen = WriterLock(tmp_path), []
+    lock, seen = FolderLock(tmp_path), []
 
     def try_it() -> None:
         with lock.may_write("words") as free:
@@ -142,19 +142,19 @@ def test_another_thread_is_another_writer(tmp_path: Path):
 
 
 def test_what_can_be_left_undone_does_not_wait_and_hides_no_error(tmp_path: Path):
-    with WriterLock(tmp_path).writing("indexing"):
+    with FolderLock(tmp_path).writing("indexing"):
         began = time.monotonic()
-        with WriterLock(tmp_path).may_write("words") as free:
+        with FolderLock(tmp_path).may_write("words") as free:
             assert not free
         assert time.monotonic() - began < 5
-    with pytest.raises(IndexBusy, match="mine"), WriterLock(tmp_path).may_write("words"):
+    with pytest.raises(IndexBusy, match="mine"), FolderLock(tmp_path).may_write("words"):
         raise IndexBusy("mine")
-    with pytest.raises(KeyError), WriterLock(tmp_path).may_write("words"):
+    with pytest.raises(KeyError), FolderLock(tmp_path).may_write("words"):
         raise KeyError
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path):
-    lock = WriterLock(tmp_path / "nowhere")
+    lock = FolderLock(tmp_path / "nowhere")
     with pytest.raises(StorageFailed, match="cannot be written"), lock.writing("indexing"):
         pass
     with lock.may_write("words") as free:
@@ -180,7 +180,7 @@ def test_whatever_writes_needs_the_lock(toy, photos, tmp_path, name):
     mmsearch.index(photos, into=tmp_path / "idx").close()
     with (
         mmsearch.open(tmp_path / "idx") as library,
-        WriterLock(tmp_path / "idx").writing("indexing"),
+        FolderLock(tmp_path / "idx").writing("indexing"),
         pytest.raises(IndexBusy),
     ):
         WRITES[name](library)
@@ -223,7 +223,7 @@ def test_an_older_catalog_is_brought_up_by_who_has_the_lock(toy, photos, tmp_pat
     monkeypatch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, done.append])
     monkeypatch.setattr("mmsearch.storage.sqlite.database.MIGRATION_TIMEOUT", 0)
     with (
-        WriterLock(tmp_path / "idx").writing("bringing it up"),
+        FolderLock(tmp_path / "idx").writing("bringing it up"),
         pytest.raises(IndexBusy, match="bringing it up"),
     ):
         mmsearch.open(tmp_path / "idx")
@@ -233,7 +233,7 @@ def test_an_older_catalog_is_brought_up_by_who_has_the_lock(toy, photos, tmp_pat
 
 
 def test_a_writer_can_wait_for_another(tmp_path: Path):
-    first, second = WriterLock(tmp_path), WriterLock(tmp_path)
+    first, second = FolderLock(tmp_path), FolderLock(tmp_path)
     taken = threading.Event()
 
     def write_a_little() -> None:

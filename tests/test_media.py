@@ -83,7 +83,7 @@ def test_the_same_sound_has_the_same_vectors_bit_for_bit(sounds, tmp_path):
     for name in ("i", "j"):
         with mmsearch.index(sounds, tmp_path / name, model="ear") as library:
             found.append(
-                library.catalog.vectors.of(library.catalog.spaces.all()[0], "audio")[1].tobytes()
+                library.store.vectors.of(library.store.spaces.all()[0], "audio")[1].tobytes()
             )
     assert found[0] == found[1]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mmsearch.storage import FailureRecord, IndexRoot, ItemRecord, ItemVectors, Space
+from mmsearch.storage.sql.schema import tables
 from mmsearch.storage.sqlite import Catalog
-from mmsearch.storage.sqlite.schema import tables
 from mmsearch.types import Span, TextPart
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

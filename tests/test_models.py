@@ -747,7 +747,7 @@ def test_a_repository_of_something_else_is_an_unknown_model(server: Hub):
 
 def test_an_index_in_which_no_model_answers_is_given_one_by_the_next_run(toy, photos, tmp_path):
     with Collection(tmp_path / "idx", model="toy", create=True) as library:
-        library.catalog.spaces.add(library.encoder)
+        library.store.spaces.add(library.encoder)
     with Collection(tmp_path / "idx") as library:
         library.add(photos)
         assert library.search("red", k=1)

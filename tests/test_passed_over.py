@@ -200,8 +200,8 @@ def test_names_that_are_not_utf8_are_counted(library, photos):
 def test_a_group_of_a_later_version_is_left_out(library, mixed):
     library.add(mixed)
     stored = json.dumps({str(mixed): {"smell-o-vision": 3, "video": 2}})
-    library.catalog.settings.set("passed over", stored)
-    assert [group["what"] for group in stored_groups(library.catalog)] == ["videos"]
+    library.store.settings.set("passed over", stored)
+    assert [group["what"] for group in stored_groups(library.store)] == ["videos"]
 
 
 def test_an_interrupted_run_leaves_the_counts_as_they_were(library, mixed):

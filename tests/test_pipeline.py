@@ -360,7 +360,7 @@ def test_hubs_are_stored_with_their_vectors(tmp_path):
     paint(tmp_path / "photos" / "red.png", "red")
     (tmp_path / "photos" / "note.txt").write_text("a red wall")
     with mmsearch.index(tmp_path / "photos", into=tmp_path / "idx", model="mini") as library:
-        catalog = library.catalog
+        catalog = library.store
         ((space, _),) = library.index.serving()
         early = {
             (facet, asked): catalog.hubs.of(space, facet, asked)
@@ -376,9 +376,9 @@ def test_hubs_are_stored_with_their_vectors(tmp_path):
 
 def test_one_batch_raises_the_revision_once(toy, photos, tmp_path):
     with mmsearch.Collection(tmp_path / "idx", model="toy", create=True) as library:
-        before = library.catalog.state().revision
+        before = library.store.state().revision
         library.add(photos)
-        assert library.catalog.state().revision == before + 1
+        assert library.store.state().revision == before + 1
 
 
 def test_new_items_have_all_that_is_stored_of_them(toy, photos, tmp_path):
@@ -388,7 +388,7 @@ def test_new_items_have_all_that_is_stored_of_them(toy, photos, tmp_path):
         assert [text.text for text in item.texts] == ["a white house", "a green hill"]
         assert (item.metadata["width"], item.metadata["height"]) == (40, 30)
         ((space, _),) = library.index.serving()
-        ids, vectors, _ = library.catalog.vectors.of(space, "text")
+        ids, vectors, _ = library.store.vectors.of(space, "text")
         assert ids.tolist() == [item.id, item.id]
         assert vectors.shape == (2, ToyEncoder.dim)
 
@@ -422,7 +422,7 @@ def test_an_unchanged_folder_costs_a_fixed_number_of_statements(toy, tmp_path):
     with mmsearch.index(tmp_path / "many", into=tmp_path / "idx") as library:
         asked = []
         event.listen(
-            library.catalog.database.engine,
+            library.store.database.engine,
             "before_cursor_execute",
             lambda *args: asked.append(args[2]),
         )

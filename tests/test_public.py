@@ -26,6 +26,8 @@ def test_the_public_names_are_these():
         "Signal",
         "Span",
         "__version__",
+        "copy",
+        "encode",
         "evaluate",
         "index",
         "load_encoder",

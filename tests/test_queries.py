@@ -79,7 +79,7 @@ def test_a_mixed_query_is_the_sum_of_its_parts_of_unit_length(library):
     wanted /= np.linalg.norm(wanted)
     hits = library.search(Query.text("red", 2) + Query.text("blue"), k=4, target="image")
     space = library.index.serving()[0][0]
-    ids, rows, _ = library.catalog.vectors.of(space, "image")
+    ids, rows, _ = library.store.vectors.of(space, "image")
     scores = dict(zip(ids.tolist(), (rows @ wanted).tolist(), strict=True))
     assert {hit.id: pytest.approx(hit.score, abs=1e-5) for hit in hits} == scores
 

@@ -167,10 +167,10 @@ def test_failures_move_along(toy, photos, tmp_path):
 def test_items_are_found_by_the_new_name_of_a_folder_and_not_by_the_old_one(idx, photos, tmp_path):
     photos.rename(tmp_path / "archive")
     with mmsearch.open(idx) as library:
-        assert len(library.catalog.words.search("photos", 5)) == 3
+        assert len(library.store.words.search("photos", 5)) == 3
         library.relocate(photos, tmp_path / "archive")
-        assert len(library.catalog.words.search("archive", 5)) == 3
-        assert library.catalog.words.search("photos", 5) == []
+        assert len(library.store.words.search("archive", 5)) == 3
+        assert library.store.words.search("photos", 5) == []
 
 
 def test_filters_by_path_follow(idx, photos, tmp_path):

@@ -105,7 +105,7 @@ def test_a_picture_finds_texts(library, photos):
 
 
 def test_scores_are_the_exact_cosines_of_the_stored_vectors(library, toy):
-    ids, rows, _ = library.catalog.vectors.of(library.index.serving()[0][0], "image")
+    ids, rows, _ = library.store.vectors.of(library.index.serving()[0][0], "image")
     oracle = ExactIndex.empty(toy.dim)
     oracle.add(ids.tolist(), rows)
     query = toy.encode("text", ["blue green"])[0]
@@ -590,7 +590,7 @@ def test_status_says_what_is_held(library, photos, tmp_path):
 
 def test_stored_vectors_have_unit_length(library):
     for facet in ("image", "text"):
-        _, rows, _ = library.catalog.vectors.of(library.index.serving()[0][0], facet)
+        _, rows, _ = library.store.vectors.of(library.index.serving()[0][0], facet)
         assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
 
 

@@ -376,7 +376,7 @@ class TestEngine:
             assert similar.path != str(files / "red.png")
         with mmsearch.open(files.parent / "idx") as library:
             hits = library.search("a red wall", target="image", lexical=False)
-            stored = library.catalog.vectors.of(library.index.serving()[0][0], "image")
+            stored = library.store.vectors.of(library.index.serving()[0][0], "image")
             cosines = dict(zip(stored[0].tolist(), (stored[1] @ query).tolist(), strict=True))
             found = {hit.id: hit.score for hit in hits}
             assert {id_: pytest.approx(cosines[id_], abs=2e-3) for id_ in found} == found

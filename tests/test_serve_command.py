@@ -27,8 +27,8 @@ from conftest import ToyEncoder
 
 import mmsearch
 from mmsearch.cli.app import app
-from mmsearch.cli.serve import served_folders
-from mmsearch.home import index_folder
+from mmsearch.cli.serve import served_places
+from mmsearch.home import index_place, place_of
 
 PATIENCE = 60  # seconds until a test gives up; none takes as long
 
@@ -260,7 +260,7 @@ def test_watching_keeps_an_index_fresh_and_ends_with_the_server(home):
         server.wait_until(lambda: b'items{index="default"} 2.0' in server.get("/metrics")[1])
         server.process.kill()
         server.process.wait(PATIENCE)
-        index = index_folder()
+        index = index_place().folder
         limit = time.monotonic() + PATIENCE
         while not free(index):
             assert time.monotonic() < limit, "the watch goes on"
@@ -304,7 +304,7 @@ def serve(*arguments: str):
 
 def test_the_default_index_need_not_exist_and_a_named_one_has_to(served):
     serve()
-    assert list(served.state.indexes.folders) == ["default"]
+    assert list(served.state.indexes.places) == ["default"]
     assert served.state.writable
     serve("-i", "holiday")
     assert served.state.indexes.default == "holiday"
@@ -313,14 +313,14 @@ def test_the_default_index_need_not_exist_and_a_named_one_has_to(served):
 
 def test_indexes_are_served_by_their_names_each_once(home, monkeypatch):
     monkeypatch.chdir(home)
-    assert served_folders(["holiday", "./idx", "other/idx", "./idx", "./idx/"]) == {
-        "holiday": home / "home" / "holiday",
-        "idx": home / "idx",
-        "idx-2": home / "other" / "idx",
+    assert served_places(["holiday", "./idx", "other/idx", "./idx", "./idx/"]) == {
+        "holiday": place_of(home / "home" / "holiday"),
+        "idx": place_of(home / "idx"),
+        "idx-2": place_of(home / "other" / "idx"),
     }
-    assert served_folders(None) == {"default": home / "home" / "default"}
+    assert served_places(None) == {"default": place_of(home / "home" / "default")}
     monkeypatch.setenv("MMSEARCH_INDEX", "holiday")
-    assert list(served_folders([])) == ["holiday"]
+    assert list(served_places([])) == ["holiday"]
 
 
 def test_a_token_is_taken_from_the_option_or_else_the_environment(served, monkeypatch):

@@ -35,7 +35,7 @@ from mmsearch.server import jobs as jobs_module  # noqa: E402
 from mmsearch.server.indexes import ServedIndexes  # noqa: E402
 from mmsearch.server.jobs import Job, Jobs, router  # noqa: E402
 from mmsearch.server.problems import add_problem_handlers  # noqa: E402
-from mmsearch.storage.lock import WriterLock  # noqa: E402
+from mmsearch.storage.lock import FolderLock  # noqa: E402
 from mmsearch.types import Report  # noqa: E402
 
 PATIENCE = 300  # seconds until a test gives up: a busy machine leaves little to a low priority
@@ -166,8 +166,8 @@ def runs(pid: int) -> bool:
 
 def child_of(index: Path) -> int:
     """The process that writes to an index."""
-    until(lambda: WriterLock(index).holder() is not None)
-    holder = WriterLock(index).holder()
+    until(lambda: FolderLock(index).holder() is not None)
+    holder = FolderLock(index).holder()
     assert holder is not None
     assert holder.pid != os.getpid()
     return holder.pid
@@ -398,7 +398,7 @@ def test_a_second_job_is_refused_while_one_runs(index, many, dozen):
 def test_a_job_fails_while_another_process_writes(index, dozen):
     fill(index, dozen)
     with serving(index) as (_, client):
-        with WriterLock(index).writing("importing"):
+        with FolderLock(index).writing("importing"):
             job = ended(client, post(client))
         assert (job["state"], job["report"]) == ("failed", None)
         assert f"pid {os.getpid()}" in job["error"]
@@ -415,7 +415,7 @@ def test_a_job_that_cannot_write_any_more_has_failed(tmp_path, monkeypatch):
             raise IndexUnusable("the disk is full")
 
     monkeypatch.setattr(index_process, "collection_for", lambda *_, **__: nullcontext(Full()))
-    task = {"folder": str(tmp_path), "paths": None, "watch": False, "how": asdict(runtime_of())}
+    task = {"index": str(tmp_path), "paths": None, "watch": False, "how": asdict(runtime_of())}
     with pytest.raises(IndexUnusable):
         index_process._run(task, said.append)
     assert said == []  # the error follows; a report would say that it is done

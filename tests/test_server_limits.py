@@ -494,7 +494,7 @@ def test_an_unknown_index_names_those_that_are_served(served):
 
 
 def test_an_index_that_is_made_later_is_served(served, photos):
-    mmsearch.index(photos, into=served.folder("none")).close()
+    mmsearch.index(photos, into=served.place("none")).close()
     assert len(served.get("none").search("red")) == 3
 
 

@@ -94,8 +94,8 @@ def test_a_photo_that_changes_after_the_switch_is_not_found_by_its_old_vectors(l
     with mmsearch.index(photos, library.folder, model="second") as both:
         paint(photos / "red.png", "white")
         both.add(photos)
-        (old,) = (space for space in both.catalog.spaces.all() if space.name == "toy")
-        ids, _, _ = both.catalog.vectors.of(old, "image")
+        (old,) = (space for space in both.store.spaces.all() if space.name == "toy")
+        ids, _, _ = both.store.vectors.of(old, "image")
         assert len(ids) == 2  # of the photos that are as they were
 
 
@@ -283,9 +283,9 @@ def test_a_hole_that_stays_leaves_the_caches_as_they_are(library, photos):
     paint(photos / "big.png", "white", size=(900, 900))
     library.add(photos)
     with mmsearch.index(photos, library.folder, model="second", max_megapixels=0.5) as both:
-        before = both.catalog.state()
+        before = both.store.state()
         both.add(max_megapixels=0.5)
-        assert both.catalog.state() == before
+        assert both.store.state() == before
 
 
 def test_a_video_or_pdf_without_a_facet_is_not_read_at_every_run(whole, photos, monkeypatch):
@@ -300,13 +300,13 @@ def test_a_video_or_pdf_without_a_facet_is_not_read_at_every_run(whole, photos, 
 
 
 def test_a_caption_that_changes_while_it_is_encoded_is_encoded_again(library, photos):
-    (space,) = library.catalog.spaces.all()
+    (space,) = library.store.spaces.all()
     (item,) = (item for item in library.items if item.texts)
-    hashes = {k.id: k.hash for k in library.catalog.files.known(1, "").values()}
+    hashes = {k.id: k.hash for k in library.store.files.known(1, "").values()}
     rows = {
         (item.id, hashes[item.id]): {(space.id, "text"): ItemVectors(np.zeros((1, 8), np.float16))}
     }
-    library.catalog.vectors.backfill(rows, {item.id: ["another text"]})
+    library.store.vectors.backfill(rows, {item.id: ["another text"]})
     assert best(library, "rose red", target="text") == "red.png"
 
 
@@ -381,7 +381,7 @@ def test_an_unfinished_model_that_is_gone_does_not_stop_indexing(library, photos
 def test_a_dropped_model_does_not_come_back_and_leaves_no_file(library, photos):
     with mmsearch.index(photos, library.folder, model="second") as both:
         both.search("red")
-        old = next(space.id for space in both.catalog.spaces.all() if space.name == "toy")
+        old = next(space.id for space in both.store.spaces.all() if space.name == "toy")
         both.drop_space("toy")
         assert not list(both.folder.glob(f"cache/*-{old}-*"))
         both.add()

@@ -78,7 +78,7 @@ def wait_for_items(child: subprocess.Popen[bytes], folder: Path, at_least: int) 
 
 def content(library: mmsearch.Collection) -> list[tuple[str, bytes]]:
     """(path, vector) of every item, ids aside."""
-    ids, rows, _ = library.catalog.vectors.of(library.index.serving()[0][0], "image")
+    ids, rows, _ = library.store.vectors.of(library.index.serving()[0][0], "image")
     paths = {item.id: item.path for item in library.items}
     return sorted((paths[i], row.tobytes()) for i, row in zip(ids.tolist(), rows, strict=True))
 

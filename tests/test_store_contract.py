@@ -1,22 +1,26 @@
-"""What every store promises, held to by the one in SQLite and the one in memory."""
+"""What every store promises, held to by those in SQLite, memory, PostgreSQL and Milvus."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import milvus_server
 import numpy as np
 import pytest
 from conftest import ToyEncoder, paint
 from memory_store import MemoryStore
+from postgres_server import postgres_store
 
 import mmsearch
 from mmsearch.encoders import Runtime
 from mmsearch.filters import parse_where
+from mmsearch.home import place_of
 from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.index_run import IndexRun
 from mmsearch.indexing.media_options import MediaOptions
@@ -45,11 +49,21 @@ ENCODER: Any = SimpleNamespace(
 ROOT = "/photos"
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", "memory", "postgres", "milvus"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made: Any = Catalog(tmp_path / "catalog.db") if request.param == "sqlite" else MemoryStore()
-    yield made
-    made.close()
+    with ExitStack() as stack:
+        made: Any
+        match request.param:
+            case "sqlite":
+                made = stack.enter_context(closing(Catalog(tmp_path / "catalog.db")))
+            case "memory":
+                made = stack.enter_context(closing(MemoryStore()))
+            case "postgres":
+                made = stack.enter_context(postgres_store())
+            case "milvus":
+                server = request.getfixturevalue("milvus")
+                made = stack.enter_context(milvus_server.store(server, tmp_path))
+        yield made
 
 
 def vectors(*directions: int, **more: Any) -> ItemVectors:
@@ -174,6 +188,17 @@ def test_a_complete_item_has_its_texts_metadata_tags_and_vectors(store: Store):
 
 
 # ---------------------------------------------------------------------- files and sources
+
+
+def test_known_files_can_be_those_whose_names_begin_alike(store: Store) -> None:
+    names = ["s.tar", "s.tar::a.jpg", "s.tar::b/c.jpg", "s.tar:;", "t.tar::a.jpg", "s.tar::é"]
+    put(store, *(record(store, name) for name in names))
+    source = store.sources.all()[0][0]
+    found = store.files.known(source, "", "s.tar::")
+    assert set(found) == {"s.tar::a.jpg", "s.tar::b/c.jpg", "s.tar::é"}
+    assert found["s.tar::a.jpg"] == store.files.known(source, "")["s.tar::a.jpg"]
+    assert store.files.at(source, "", "s.tar::b/c.jpg") is not None
+    assert store.files.known(source, "x", "s.tar::") == {}
 
 
 def test_a_scan_finds_what_is_stored_of_a_folder(store: Store):
@@ -646,6 +671,23 @@ def test_a_batch_is_stored_whole_and_replaces_what_was_there(store: Store):
     assert store.items.remove_imported("/x") == 2
 
 
+def test_the_members_of_a_corpus_are_known_by_the_beginning_of_their_names(store: Store):
+    names = [
+        "a.tar::1.jpg",
+        "a.tar::\udcff.jpg",
+        "a.tar::\u00e9_%.jpg",
+        "a.tar",
+        "a.tar:x",
+        "a_tar::1.jpg",
+    ]
+    store.put([replace(record(store, "x"), name=name) for name in names])
+    source = store.sources.all()[0][0]
+    assert set(store.files.known(source, "", "a.tar::")) == set(names[:3])
+    assert set(store.files.known(source, "", "a.tar::\udcff")) == {names[1]}
+    assert set(store.files.known(source, "", "a.tar::\u00e9_%.jpg")) == {names[2]}
+    assert set(store.files.known(source, "")) == set(names)
+
+
 def test_within_a_snapshot_nothing_changes_and_nothing_can_be_written(store: Store):
     put(store, record(store, "a.jpg"))
     with store.snapshot():
@@ -683,7 +725,7 @@ def opened(store: Store, folder: Path, encoder: ToyEncoder) -> OpenIndex:
     """An index of a folder, whatever store it has."""
     place = folder.parent / "index"
     place.mkdir(exist_ok=True)
-    index = OpenIndex(place, store, Runtime())
+    index = OpenIndex(place_of(place), store, Runtime())
     index.encoders.serve_with([encoder])
     run = IndexRun(index, ReadOptions(), MediaOptions().resolve(store))
     run.run(add_scopes(store, [str(folder)]))
@@ -744,10 +786,13 @@ def test_an_index_is_evaluated_whatever_its_store(
     store: Store, folder: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch
 ):
     index = opened(store, folder, toy)
-    with mmsearch.Collection(folder.parent / "other", create=True, model="toy") as collection:
-        monkeypatch.setattr(collection, "index", index)
-        pairs = folder.parent / "pairs.tsv"
-        pairs.write_text("query\tfile\ngreen\tphotos/green.png\n")
+    pairs = folder.parent / "pairs.tsv"
+    pairs.write_text("query\tfile\ngreen\tphotos/green.png\n")
+    with (
+        mmsearch.Collection(folder.parent / "other", create=True, model="toy") as collection,
+        monkeypatch.context() as patch,  # undone before the collection closes what is its own
+    ):
+        patch.setattr(collection, "index", index)
         figures = mmsearch.evaluate(collection, pairs)
     assert (figures.items, figures.missing) == (5, ())
     (direction,) = figures.directions

@@ -1,4 +1,4 @@
-"""After any history of writes, the catalog holds what the store in memory holds.
+"""After any history of writes, a store in SQL holds what the store in memory holds.
 
 The one is SQL and triggers, the other is dicts, written to be read.
 """
@@ -6,7 +6,7 @@ The one is SQL and triggers, the other is dicts, written to be read.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from memory_store import MemoryStore
+from postgres_server import postgres_store
 
 from mmsearch.storage import (
     DuplicateGone,
@@ -38,10 +39,10 @@ STEPS = 25
 
 
 class Twins:
-    """A catalog and a store in memory, to which the same is done; paths name items in both."""
+    """A store in SQL and one in memory, to which the same is done; paths name items in both."""
 
-    def __init__(self, catalog: Catalog, dice: random.Random) -> None:
-        self.stores: tuple[Store, ...] = catalog, MemoryStore()  # type: ignore[assignment]
+    def __init__(self, stored: Store, dice: random.Random) -> None:
+        self.stores: tuple[Store, ...] = stored, MemoryStore()  # type: ignore[assignment]
         self.dice = dice
         for store in self.stores:
             store.sources.add(ROOT)
@@ -329,17 +330,21 @@ def contents(store: Store) -> Any:
     return complete, files, failures, fields
 
 
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    made = Catalog(tmp_path / "catalog.db")
-    yield made
-    made.close()
+@pytest.mark.parametrize(
+    ("engine", "seed"),
+    [*(("sqlite", seed) for seed in range(8)), ("postgres", 0)],
+)
+def test_after_any_history_both_stores_hold_the_same(tmp_path: Path, engine: str, seed: int):
+    with ExitStack() as stack:
+        if engine == "postgres":
+            check_history(stack.enter_context(postgres_store()), seed)
+        else:
+            check_history(stack.enter_context(closing(Catalog(tmp_path / "catalog.db"))), seed)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_after_any_history_both_stores_hold_the_same(catalog: Catalog, seed: int):
+def check_history(stored: Store, seed: int) -> None:
     dice = random.Random(seed)
-    twins = Twins(catalog, dice)
+    twins = Twins(stored, dice)
     actions = [twins.put] * 5 + [twins.backfill, twins.load, twins.remove, twins.describe]
     for _ in range(STEPS):
         dice.choice([*actions, twins.remove_folder])()

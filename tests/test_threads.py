@@ -176,9 +176,9 @@ def test_as_many_snapshots_as_there_are_threads_can_be_held(library):
     barrier = threading.Barrier(2 * THREADS)
 
     def hold(_: int) -> int:
-        with library.catalog.snapshot():
+        with library.store.snapshot():
             barrier.wait(timeout=20)
-            return len(library.catalog)
+            return len(library.store)
 
     with ThreadPoolExecutor(2 * THREADS) as pool:
         assert set(pool.map(hold, range(2 * THREADS))) == {len(library)}

@@ -24,7 +24,7 @@ from mmsearch.collection import watch as watching
 from mmsearch.collection.folder_changes import PendingChanges
 from mmsearch.collection.watch import watch
 from mmsearch.errors import IndexNotFound, IndexUnusable, MissingExtra, PathNotFound, StorageFailed
-from mmsearch.storage.lock import WriterLock
+from mmsearch.storage.lock import FolderLock
 
 PATIENCE = 30  # seconds until a test gives up; none takes as long
 
@@ -67,7 +67,7 @@ class Watch:
         return {Path(item.path).name: item.id for item in self._reader.items}
 
     def asked(self) -> list[str]:
-        return [one.path for one in self._reader.catalog.index_roots.all()]
+        return [one.path for one in self._reader.store.index_roots.all()]
 
     def sees(self, *names: str) -> None:
         until(lambda: self.names() == set(names), running=self._thread)
@@ -290,7 +290,7 @@ def test_without_watchfiles_it_says_what_to_install(index, photos, monkeypatch):
 
 def test_it_waits_for_another_writer_before_it_notes_what_to_watch(index, photos):
     Collection(index, model="toy", create=True).close()
-    with WriterLock(index).writing("indexing"):
+    with FolderLock(index).writing("indexing"):
         one = Watch(index, [photos])
         one.start()
         one.waits(lambda: one.troubles)
@@ -303,7 +303,7 @@ def test_it_waits_for_another_writer_before_it_notes_what_to_watch(index, photos
 
 def test_it_can_be_stopped_while_another_writes(index, photos):
     Collection(index, model="toy", create=True).close()
-    with WriterLock(index).writing("indexing"):
+    with FolderLock(index).writing("indexing"):
         one = Watch(index, [photos])
         one.start()
         one.waits(lambda: one.troubles)
@@ -313,7 +313,7 @@ def test_it_can_be_stopped_while_another_writes(index, photos):
 
 def test_it_waits_for_another_writer(index, photos):
     with watched(index, [photos]) as seen:
-        with WriterLock(index).writing("testing"):
+        with FolderLock(index).writing("testing"):
             paint(photos / "white.png", "white")
             seen.waits(lambda: seen.troubles)
             assert "testing" in seen.troubles[0]
@@ -708,8 +708,8 @@ def test_a_place_reached_by_a_link_is_looked_at_as_a_walk_meets_it(toy, photos, 
 def test_a_drive_that_was_unmounted_loses_nothing(toy, photos, tmp_path):
     with Collection(tmp_path / "index", model="toy", create=True) as library:
         library.add([photos])
-        ((source_id, _),) = library.catalog.sources.all()
-        library.catalog.sources.set_device(source_id, library.catalog.sources.device(source_id) + 1)
+        ((source_id, _),) = library.store.sources.all()
+        library.store.sources.set_device(source_id, library.store.sources.device(source_id) + 1)
         shutil.rmtree(photos)
         photos.mkdir()  # an empty mount point, on another device
         library.refresh([photos, photos / "deep", photos / "red.png"])

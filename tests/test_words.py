@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmsearch.storage import ItemRecord
-from mmsearch.storage.lexical import query_terms
-from mmsearch.storage.sqlite import Catalog, bm25
+from mmsearch.storage.lexical import bm25, query_terms
+from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite import words as refreshing
 from mmsearch.types import TextPart
 from mmsearch.vectors.id_set import IdSet

@@ -240,7 +240,7 @@ def _prepare_unindexed_words(site: Site) -> None:
 
 def _index_words(site: Site) -> None:
     with _writing(site) as library:
-        library.catalog.words.refresh()
+        library.store.words.refresh()
 
 
 def _prepare_damage(site: Site) -> None:

@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "mmsearch.indexing.bulk.sources.ROWS_AT_ONCE": 10,
     "mmsearch.storage.sqlite.filters.SMALLEST": 10,
     "mmsearch.spaces.query_banks.FEWEST_PICTURES": 66,
-    "mmsearch.spaces.index_cache.SAMPLE_QUERIES": 8,
+    "mmsearch.spaces.query_banks.SAMPLE_QUERIES": 8,
     "mmsearch.storage.backups.PAGES_AT_ONCE": 4,
 }
 """Sizes so small that a folder of some hundred files is stored in a dozen transactions."""
