@@ -258,7 +258,7 @@ class Client:
 
     def pages(self, name: str, expression: str, fields: Sequence[str]) -> Iterator[list[Row]]:
         """All rows for which an expression holds, by pages, in order of their ids."""
-        # one request is enough for most; an iterator makes three, and takes 50 ms to begin
+        # one request is enough for most; an iterator makes three
         first = self.query(name, expression, fields, MOST_ROWS)
         if len(first) < MOST_ROWS:
             yield sorted(first, key=lambda row: row["id"])

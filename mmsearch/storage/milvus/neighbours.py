@@ -169,7 +169,7 @@ class MilvusIndexes(VectorIndexes):
                     continue
                 if soon_again and before.rows and rows < 2 * before.rows:
                     continue
-                # rows that are not flushed are compared slowly: 400 ms a search for 3,000 of them
+                # rows that are not flushed are compared slowly
                 for name in (self._name(space, modality), self._database.collection("items")):
                     if name is not None:
                         self._database.client.flush(name)
