@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 from mmsearch.errors import IndexUnusable, StorageFailed
+from mmsearch.filters import parse_where
 from mmsearch.storage import DuplicateGone, ItemRecord, ItemVectors, Space
 from mmsearch.storage.sqlite import Catalog, database, migrations
 from mmsearch.types import Span, TextPart
@@ -397,3 +401,41 @@ def test_a_log_that_finds_no_room_in_its_catalog_is_kept_and_told(tmp_path, monk
         Catalog(copy)
     with closing(Catalog(copy)) as catalog:
         assert len(catalog) == 2
+
+
+def test_a_lookup_by_ids_reads_those_rows_only(tmp_path: Path):
+    statements: list[str] = []
+
+    def trace(connection, _record):
+        connection.set_trace_callback(statements.append)
+
+    event.listen(Pool, "connect", trace)
+    try:
+        with closing(Catalog(tmp_path / "catalog.db")) as catalog:
+            space = catalog.spaces.add(Encoder())
+            vectors = {"image": unit(1, 2, 3, 4), "text": unit(0, 1, 0, 0)}
+            texts = [TextPart("a dog", "caption")]
+            catalog.put([entry(catalog.sources.add("/photos"), texts=texts, vectors=vectors)])
+            (id_,) = catalog.filters.matching(parse_where(None)).tolist()
+            catalog.tags.add("pet", [id_])
+            catalog.metadata.set([(id_, {"licence": "mit"})])
+            catalog.words.refresh()
+            with catalog.snapshot():
+                catalog.items.get([id_])
+                catalog.items.hashes([id_])
+                list(catalog.items.complete(space, [id_]))
+                catalog.vectors.of(space, "image", [id_])
+                catalog.vectors.count(space, "image", [id_])
+                catalog.vectors.spans(space, "text", [id_])
+                catalog.token_embeddings.of(space, "image", [id_])
+                catalog.hubs.of(space, "image", "text", [id_])
+            catalog.items.remove([id_])
+    finally:
+        event.remove(Pool, "connect", trace)
+    by_ids = [found for found in statements if re.search(r"\bIN \(SELECT .*json_each\(", found)]
+    assert len(by_ids) > 10
+    with closing(sqlite3.connect(tmp_path / "catalog.db")) as connection:
+        for statement in by_ids:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            scanned = [step for step in plan if re.match("SCAN (?!json_each|words)", step)]
+            assert not scanned, statement
