@@ -25,6 +25,7 @@ from timing import cost, machine
 
 from mmsearch.storage.lexical import tokens
 from mmsearch.storage.sqlite import Catalog
+from mmsearch.vectors.id_set import IdSet
 
 FUNCTION_WORDS = ["a", "in", "the", "on", "is", "and", "of", "with", "are", "to", "at", "an"]
 INVENTED = 40_000
@@ -146,11 +147,11 @@ def milliseconds(
 
 
 def look_up(catalog: Catalog, count: int, language: Language) -> None:
-    half = np.arange(1, count + 1, 2)
+    half = IdSet.of(np.arange(1, count + 1, 2))
     kinds = {
         "": lambda query: catalog.words.search(query, K),
         ", of half of the items": lambda query: catalog.words.search(query, K, half),
-        ", of 300 items": lambda query: catalog.words.search(query, K, half[::-1][:300]),
+        ", of 300 items": lambda query: catalog.words.search(query, K, IdSet.of(half.ids[-300:])),
     }
     for kind, call in kinds.items():
         print(f"\nMilliseconds per query, k={K}{kind}: median, 99th percentile, longest")

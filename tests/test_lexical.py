@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import random
-import sqlite3
+import re
 
 import pytest
 from hypothesis import given
@@ -16,64 +15,94 @@ from mmsearch.storage.lexical import (
     split_terms,
     tokens,
 )
-from mmsearch.storage.lexical.porter import stem
-from mmsearch.storage.lexical.tokens import MOST_TERMS, STOP_WORDS
+from mmsearch.storage.lexical.languages import ENGLISH, OTHERS, language_of
+from mmsearch.storage.lexical.tokens import MOST_TERMS
 from mmsearch.types import Item, TextPart
-
-ENDINGS = (
-    "ational tional enci anci izer bli alli entli eli ousli ization ation ator alism iveness "
-    "fulness ousness aliti iviti biliti logi icate ative alize iciti ical ful ness al ance ence er "
-    "ic able ible ant ement ment ent ou ism ate iti ous ive ize sion tion ed ing eed s es ies y e"
-)
 
 
 def item(*texts: str) -> Item:
     return Item(1, "/a.jpg", "image", tuple(TextPart(text, "caption") for text in texts))
 
 
-def sqlite_stems(words: list[str]) -> list[str]:
-    """The stems of SQLite's own `porter`."""
-    database = sqlite3.connect(":memory:")
-    database.execute("CREATE VIRTUAL TABLE t USING fts5(word, tokenize = 'porter ascii')")
-    database.execute("CREATE VIRTUAL TABLE v USING fts5vocab(t, instance)")
-    database.executemany("INSERT INTO t(rowid, word) VALUES (?, ?)", enumerate(words))
-    stems = dict(database.execute("SELECT doc, term FROM v").fetchall())
-    database.close()
-    return [stems[number] for number in range(len(words))]
-
-
 # ------------------------------------------------------------------ stems
-
-
-def test_stems_are_those_of_sqlites_porter_tokenizer():
-    draw = random.Random(0)
-    endings = ENDINGS.split()
-    words = [
-        "".join(draw.choices("abcdeiostuzlwx", k=draw.randint(1, 6)))
-        + draw.choice(endings)
-        + draw.choice(["", *endings])
-        for _ in range(5000)
-    ]
-    assert [stem(word) for word in words] == sqlite_stems(words)
 
 
 @pytest.mark.parametrize(
     ("word", "root"),
     [("dogs", "dog"), ("running", "run"), ("ponies", "poni"), ("yes", "ye"), ("as", "as")],
 )
-def test_the_stem_of(word: str, root: str):
-    assert stem(word) == root
+def test_english_stems_are_those_of_older_indexes(word: str, root: str):
+    assert tokens(word) == [root]
+
+
+INFLECTED = {
+    "german": [("Hund", "Hunden"), ("Haus", "Häuser"), ("Straße", "Strassen"), ("Kind", "Kindern"),
+               ("Baum", "Baeume"), ("Mädchen", "Mädchens"), ("Wand", "Wände")],
+    "french": [("chien", "chiens"), ("cheval", "chevaux"), ("joué", "jouant"), ("petit", "petites"),
+               ("plage", "plages"), ("Forêt", "foret"), ("vélo", "vélos")],
+    "czech": [("pláž", "plážích"), ("žena", "ženou"), ("muž", "mužem"), ("malý", "malého"),
+              ("hora", "horách"), ("pláž", "plaz"), ("psovi", "psové")],
+}  # fmt: skip
+
+SENTENCES = {
+    "german": "Das ist {} und der",
+    "french": "c'est dans {} avec les",
+    "czech": "je v {} na",
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "one", "other"),
+    [(language, *pair) for language, pairs in INFLECTED.items() for pair in pairs],
+)
+def test_a_word_finds_its_other_forms_in_a_text_of_its_language(
+    language: str, one: str, other: str
+):
+    for query, said in ((one, other), (other, one), (one.upper(), one)):
+        document = f" {' '.join(tokens(SENTENCES[language].format(said)))} "
+        assert all(term.within(document) for term in query_terms(query))
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [("number", "a numb hand"), ("wine", "who will win"), ("wins", "der Wein und die Reben")],
+)
+def test_a_word_is_not_found_by_the_ending_of_another_language(query: str, said: str):
+    document = f" {' '.join(tokens(said))} "
+    assert not any(term.within(document) for term in query_terms(query))
+
+
+@pytest.mark.parametrize(
+    ("text", "algorithm"),
+    [
+        ("Two dogs run on the beach", "porter"),
+        ("a man in a café", "porter"),
+        ("man with hat", "porter"),
+        ("Sunset", "porter"),
+        ("", "porter"),
+        ("海滩上的狗", "porter"),
+        ("ein Hund am Strand", "german"),
+        ("Zwei Mädchen spielen", "german"),
+        ("un chien sur la plage", "french"),
+        ("l’homme à vélo", "french"),
+        ("Dva psi běží po pláži", "czech"),
+        ("pes je na plazi a dite", "czech"),
+    ],
+)
+def test_the_language_of_a_text_is_detected_from_its_words_and_letters(text: str, algorithm: str):
+    words = re.findall(r"\w+", text.lower())
+    assert language_of(words, text).algorithm == algorithm
 
 
 # ------------------------------------------------------------------ tokens of texts
 
 
 def test_case_accents_and_signs_make_no_difference():
-    assert tokens("CAFÉ, Straße!") == tokens("cafe strasse")
+    assert tokens("The CAFÉ is naïve!") == tokens("the cafe is naive")
 
 
 def test_a_letter_with_its_accent_apart_is_the_same_letter():
-    assert tokens("cafe\u0301") == tokens("caf\u00e9")
+    assert tokens("le cafe\u0301") == tokens("le caf\u00e9")
 
 
 def test_an_apostrophe_parts_a_word_from_its_ending():
@@ -109,9 +138,9 @@ def test_the_tokens_of_a_text_are_those_of_its_lower_case(text: str):
 
 
 @given(st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1)))
-def test_each_token_of_a_part_is_a_token_of_the_whole(words: list[str]):
-    whole = tokens(" ".join(words))
-    assert all(token in whole for word in words for token in tokens(word))
+def test_each_term_of_a_part_is_in_the_whole(words: list[str]):
+    whole = f" {' '.join(tokens(' '.join(words)))} "
+    assert all(term.within(whole) for word in words for term in query_terms(word))
 
 
 # ------------------------------------------------------------------ names and dates
@@ -211,12 +240,34 @@ def test_a_long_query_is_cut_short():
 @given(st.text() | st.text('" “”*()^:-+\0\ud800東京ก NEARANDORdog', max_size=60))
 def test_no_term_contains_a_sign_of_the_query_language(query: str):
     for term in query_terms(query):
-        assert all(term.tokens)
-        assert not set(term.match[1:-1]) & set("\"'()*:^-+{}\0")
+        for token in (token for form in term.forms for token in form):
+            assert token
+            assert not set(token) & set(" \"'()*:^-+{}\0")
 
 
 def test_stop_words_are_written_as_they_are_compared():
-    assert all(word == word.lower() and word.isalpha() for word in STOP_WORDS)
+    for language in (ENGLISH, *OTHERS):
+        assert all(word.isascii() and word.islower() for word in language.stop_words)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("ein Hund am Strand", ["hund", "strand"]),
+        ("un ours sur la plage", ["our", "plage"]),
+        ("most přes řeku", ["most", "reku"]),
+        ("the man with a hat", ["man", "hat"]),
+    ],
+)
+def test_stop_words_of_the_language_of_a_query_are_ignored(query: str, words: list[str]):
+    assert [term.tokens for term in query_terms(query)] == [(word,) for word in words]
+
+
+def test_a_quoted_phrase_is_found_in_each_language():
+    (term,) = query_terms('"Hunde am Strand"')
+    for said in ("Zwei Hunde am Strand", "Das sind Hunde am Strand und der Sand"):
+        assert term.within(f" {' '.join(tokens(said))} ")
+    assert not term.within(f" {' '.join(tokens('Das ist der Strand am Hunde'))} ")
 
 
 # ------------------------------------------------------------------ the text that matched

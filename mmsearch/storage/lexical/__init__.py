@@ -2,6 +2,7 @@
 
 from mmsearch.storage.lexical.documents import WEIGHTS, item_document
 from mmsearch.storage.lexical.tokens import (
+    TOKENIZER,
     Document,
     Term,
     best_text,
@@ -13,6 +14,7 @@ from mmsearch.storage.lexical.tokens import (
 )
 
 __all__ = [
+    "TOKENIZER",
     "WEIGHTS",
     "Document",
     "Term",

@@ -6,13 +6,16 @@ those that hold every word, or any word if too few hold every one. Else each wor
 to the items that hold it, and only the best of these are scored. The commonest words, which weigh
 least and cost most, only add to the items that hold one of the rarest. Other engines do the same,
 so that they give the same answers.
+
+A word may have a form in each language, which are treated as one word: an item that holds any form
+holds the word, the idf counts all these items, and the best-scoring form in an item is its score.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,11 +55,11 @@ ScoresOf = Callable[[Sequence[Term]], dict[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A term of the query."""
+    """A term of the query, in the forms that occur."""
 
     term: Term
     items: int
-    """How many hold it, or, of a phrase, its rarest word."""
+    """How many hold it, or, for a phrase, its rarest word; an item is counted once per form."""
     cost: int
     """Postings to read to find them."""
     idf: float
@@ -207,15 +210,24 @@ class Matching(ABC):
 
     def weighed(self, terms: Sequence[Term]) -> list[Word]:
         """The terms that some item holds."""
-        counts = self.counts({token for term in terms for token in term.tokens})
-        words = []
-        for term in terms:
-            each = [counts[token] for token in term.tokens]
+        counts = self.counts({token for term in terms for form in term.forms for token in form})
+        found = (self._weighed(term, counts) for term in terms)
+        return [word for word in found if word is not None]
+
+    def _weighed(self, term: Term, counts: Mapping[str, int]) -> Word | None:
+        there = []
+        items = cost = 0
+        for form in term.forms:
+            each = [counts[token] for token in form]
             if rarest := min(each):
-                cost = sum(each) if len(each) == 1 else min(sum(each), SKIPS * rarest)
-                idf = inverse_frequency(self.items, rarest)
-                words.append(Word(term, rarest, cost, idf))
-        return words
+                there.append(form)
+                items += rarest
+                cost += sum(each) if len(each) == 1 else min(sum(each), SKIPS * rarest)
+        if not there:
+            return None
+        items = min(items, self.items)
+        idf = inverse_frequency(self.items, items)
+        return Word(Term(there[0], term.quoted, tuple(there[1:])), items, cost, idf)
 
 
 class _Tally:

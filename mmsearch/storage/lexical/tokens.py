@@ -1,6 +1,8 @@
 """Tokens: what texts, file names, dates and queries are compared by in a search by words.
 
-A token is a word in lower case, without accents and, in plain letters, without its English ending.
+A token is a stem in lower case, without accents. Stems depend on the language. That of a text is
+detected from its words; tokens of languages other than English begin with a prefix. A query may be
+a single word of any language, so a term has a form in each.
 Emoji are words; invisible characters, such as soft hyphens, are left out.
 Scripts that put no spaces between words give a token for each character and each pair of them.
 """
@@ -16,8 +18,11 @@ from datetime import date
 from functools import lru_cache
 from itertools import groupby
 
-from mmsearch.storage.lexical.porter import stem
+from mmsearch.storage.lexical.languages import ENGLISH, OTHERS, Language, language_of
 from mmsearch.types import Item
+
+TOKENIZER = 2
+"""The version of the tokens. Items with older ones are indexed again, some at each search."""
 
 LONGEST_TOKEN = 64
 """Characters; longer ones are keys or hashes, for which the beginning is enough."""
@@ -48,18 +53,6 @@ SPACELESS = (
     "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
 )
 """The scripts that are cut into characters and pairs, as part of a regular expression."""
-
-_STOP_WORDS = (
-    "a about after again all also am an and any are as at be because been before being both but "
-    "by could d did do does doing don during each either etc few for from further had has "
-    "have having he her here hers him his how i if in is it its just ll m many me more most much "
-    "my no nor not of on once only or other our ours own re s same she should so some such t than "
-    "that the their theirs them then there these they this those to too until upon us ve very was "
-    "we were what when where which while who whom whose why will with within without would you "
-    "your yours"
-)
-STOP_WORDS = frozenset(_STOP_WORDS.split())
-"""English words that only connect others; they make no term of their own."""
 
 _ACCENTS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 _ACCENTS += "\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed"  # Hebrew, Arabic
@@ -108,15 +101,18 @@ class Document:
 
 def tokens(text: str) -> list[str]:
     """The tokens of a text, in order; of a script without spaces, first pairs, then characters."""
-    if text.isascii():  # as nearly always
-        return list(map(_token, _runs(text)))
+    runs = _runs(text)
+    language = language_of(runs, text)
+    if language is ENGLISH and text.isascii():  # as nearly always
+        return list(map(_token, runs))
+    written_runs = _accented_runs(text, runs) if language.uses_accents else runs
     found: list[str] = []
-    for run in _runs(text):
+    for run, written in zip(runs, written_runs, strict=True):
         if _is_spaceless(run):
             found += _pairs(run)
             found += run
         else:
-            found.append(_token(run))
+            found.append(_token(run, written, language))
     return found
 
 
@@ -151,16 +147,28 @@ def date_words(written: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A token to search for, or several that must follow one another."""
+    """What to search for: a token, or several that must follow one another."""
 
     tokens: tuple[str, ...]
+    """Its form in English."""
     quoted: bool = False
     """Whether the user wants exactly this, so that it is never split."""
+    others: tuple[tuple[str, ...], ...] = ()
+    """Its forms in other languages, where they differ."""
+
+    @property
+    def forms(self) -> tuple[tuple[str, ...], ...]:
+        """The distinct forms; a document contains the term if it contains any of them."""
+        return (self.tokens, *self.others)
+
+    def within(self, documents: str) -> bool:
+        """Whether tokens, with a space before and after each, hold the term."""
+        return any(f" {' '.join(form)} " in documents for form in self.forms)
 
     @property
     def match(self) -> str:
         """The term in the language of FTS5; tokens contain no signs of it."""
-        return f'"{" ".join(self.tokens)}"'
+        return " OR ".join(f'"{" ".join(form)}"' for form in self.forms)
 
 
 def query_terms(query: str) -> list[Term]:
@@ -169,18 +177,24 @@ def query_terms(query: str) -> list[Term]:
     Stop words are left out except in quotes, so a query may have no terms. Any text is taken: only
     quotes have a meaning in it.
     """
+    return list(_query_terms(query[:LONGEST_QUERY]))
+
+
+@lru_cache(maxsize=64)  # each hit's texts are compared with them
+def _query_terms(query: str) -> tuple[Term, ...]:
     found: dict[tuple[str, ...], Term] = {}
-    for part, quoted in _parts(query[:LONGEST_QUERY]):
+    for part, quoted in _parts(query):
         for term in _phrase_terms(part) if quoted else _word_terms(part):
             found.setdefault(term.tokens, term)
-    return list(found.values())[:MOST_TERMS]
+    return tuple(found.values())[:MOST_TERMS]
 
 
 def split_terms(terms: Iterable[Term]) -> list[Term]:
     """The distinct terms when runs of characters are split into pairs, each found by itself."""
     found: dict[tuple[str, ...], Term] = {}
     for term in terms:
-        parts = [term] if term.quoted else [Term((token,)) for token in term.tokens]
+        is_run = len(term.tokens) > 1 and not term.quoted
+        parts = [Term((token,)) for token in term.tokens] if is_run else [term]
         for part in parts:
             found.setdefault(part.tokens, part)
     return list(found.values())[:MOST_TERMS]
@@ -205,23 +219,41 @@ def _parts(query: str) -> Iterator[tuple[str, bool]]:
 
 
 def _word_terms(text: str) -> Iterator[Term]:
-    for run in _runs(_ISO_DATE.sub(_date_in_words, text)):
-        if run not in STOP_WORDS:
-            yield Term(_phrase(run))
+    text = _ISO_DATE.sub(_date_in_words, text)
+    runs = _runs(text)
+    stop_words = language_of(runs, text).stop_words
+    for run, accented in zip(runs, _accented_runs(text, runs), strict=True):
+        if _is_spaceless(run):
+            yield Term(_run_tokens(run))
+        elif run not in stop_words:
+            yield _term((run,), (accented,))
 
 
 def _phrase_terms(text: str) -> Iterator[Term]:
-    for spaceless, some in groupby(_runs(text), _is_spaceless):
-        words = list(some)
+    runs = _runs(text)
+    pairs = zip(runs, _accented_runs(text, runs), strict=True)
+    for spaceless, some in groupby(pairs, lambda pair: _is_spaceless(pair[0])):
+        words, accented = zip(*some, strict=True)
         if spaceless:
-            yield from (Term(_phrase(run), quoted=True) for run in words)
-        elif len(words) > 1 or words[0] not in STOP_WORDS:
-            yield Term(tuple(map(_token, words[:LONGEST_PHRASE])), quoted=True)
+            yield from (Term(_run_tokens(run), quoted=True) for run in words)
+        elif len(words) > 1 or words[0] not in ENGLISH.stop_words:
+            yield _term(words[:LONGEST_PHRASE], accented, quoted=True)
 
 
-def _phrase(run: str) -> tuple[str, ...]:
-    if not _is_spaceless(run):
-        return (_token(run),)
+def _term(words: tuple[str, ...], accented: tuple[str, ...], *, quoted: bool = False) -> Term:
+    """The term for words that follow one another, with its forms in all languages."""
+    english = tuple(map(_token, words))
+    forms = {english: None}  # in order, each once
+    for language in OTHERS:
+        # with accents, and as people write it who leave them out
+        both = language.uses_accents and accented != words
+        for written in (accented, words) if both else (words,):
+            pairs = zip(words, written, strict=False)
+            forms[tuple(_token(word, one, language) for word, one in pairs)] = None
+    return Term(english, quoted, tuple(forms)[1:])
+
+
+def _run_tokens(run: str) -> tuple[str, ...]:
     return tuple(_pairs(run)[:LONGEST_PHRASE]) or (run,)
 
 
@@ -235,7 +267,7 @@ def _date_in_words(found: re.Match[str]) -> str:
 def _contained(terms: Sequence[Term], text: list[str]) -> int:
     """How many of the terms the tokens of a text contain."""
     joined = f" {' '.join(text)} "
-    return sum(f" {' '.join(term.tokens)} " in joined for term in terms)
+    return sum(term.within(joined) for term in terms)
 
 
 # ---------------------------------------------------------------------- characters
@@ -257,18 +289,36 @@ def _pairs(run: str) -> list[str]:
     return [run[at : at + 2] for at in range(len(run) - 1)]
 
 
+def _accented_runs(text: str, runs: list[str]) -> list[str]:
+    """A text's runs with their accents, on which French and Czech stems depend."""
+    if text.isascii():
+        return runs
+    accented = re.findall(_RUN, _plain(text, _ACCENTED_LETTERS))
+    return accented if len(accented) == len(runs) else runs  # an accent that stands alone
+
+
 @lru_cache(maxsize=1 << 16)
-def _token(word: str) -> str:
+def _token(word: str, accented: str | None = None, language: Language = ENGLISH) -> str:
     if word.isascii():
         if word.isdigit():
             word = word.lstrip("0") or "0"  # IMG_0042 is found by 42
         elif word.isalpha() and len(word) <= LONGEST_TOKEN:
-            word = stem(word)
+            if language is ENGLISH:
+                return language.stem(word)
+            stem = language.stem(accented or word)
+            return language.prefix + (stem if stem.isascii() else _plain(stem))
     return word[:LONGEST_TOKEN]
 
 
 class _Letters(dict[int, str]):
-    """By character, what it becomes; filled as characters are met."""
+    """A table for `str.translate`, filled as characters are met.
+
+    Args:
+        accents: The accents to keep.
+    """
+
+    def __init__(self, accents: str = "") -> None:
+        super().__init__((ord(accent), accent) for accent in accents)
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -286,13 +336,14 @@ class _Letters(dict[int, str]):
 
 
 _LETTERS = _Letters()
+_ACCENTED_LETTERS = _Letters("\u0300\u0301\u0302\u0308\u030a\u030c\u0327")  # French, Czech
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, letters: _Letters = _LETTERS) -> str:
     """A text in letters, digits and spaces only, without case and accents."""
     # twice: what is folded can decompose again, and what decomposed can have case
     apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.casefold()).casefold())
-    return unicodedata.normalize("NFC", apart.translate(_LETTERS))
+    return unicodedata.normalize("NFC", apart.translate(letters))
 
 
 def _joined(parts: Iterable[Sequence[str]]) -> str:

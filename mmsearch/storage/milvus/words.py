@@ -12,21 +12,30 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.storage.lexical import WEIGHTS, Document, Term, item_document, query_terms
+from mmsearch.storage.lexical import (
+    TOKENIZER,
+    WEIGHTS,
+    Document,
+    Term,
+    item_document,
+    query_terms,
+)
 from mmsearch.storage.lexical.bm25 import (
     MOST_PASSED,
     MOST_SCORED,
     MOST_SEEN,
     Groups,
     Matching,
+    Word,
     inverse_frequency,
     ranking,
     term_frequency,
 )
+from mmsearch.storage.lexical.languages import PREFIXES
 from mmsearch.storage.milvus.client import Client, Row
 from mmsearch.storage.milvus.database import Database
 from mmsearch.storage.milvus.files import Sources
@@ -83,17 +92,20 @@ class Followed:
         upto: The last write that it follows.
         items: How many it has.
         words: How many words they have in all.
+        tokenizer: The version of the tokens.
     """
 
     upto: int = 0
     items: int = 0
     words: int = 0
+    tokenizer: int = 1
 
     @classmethod
     def of(cls, database: Database) -> Followed:
-        """As it is stored."""
+        """As it is stored; of older tokens, it follows no write."""
         written = database.document(WORDS)
-        return cls(**json.loads(written)) if written else cls()
+        found = cls(**json.loads(written)) if written else cls()
+        return replace(found, upto=0) if found.tokenizer < TOKENIZER else found
 
 
 class Words(WordStore):
@@ -130,9 +142,10 @@ class Words(WordStore):
                 before = self._followed
                 change = self._put([item_id for _, item_id in some])
                 upto = some[-1][0] if is_whole else before.upto
-                now = Followed(upto, before.items + change[0], before.words + change[1])
-                if is_whole and now.items != self._count():  # items were deleted meanwhile
-                    now = Followed(upto, *_counted(write.client, self._database.collection(WORDS)))
+                counts = before.items + change[0], before.words + change[1]
+                if is_whole and counts[0] != self._count():  # items were deleted meanwhile
+                    counts = _counted(write.client, self._database.collection(WORDS))
+                now = Followed(upto, *counts, TOKENIZER)
                 write.put_document(WORDS, json.dumps(asdict(now)))
             done += len(some)
             if progress is not None:
@@ -243,18 +256,23 @@ class MilvusMatching(Matching):
     def counts(self, tokens: Iterable[str]) -> dict[str, int]:
         counts = {}
         for token in tokens:
-            if token not in self._found:
-                self._found[token] = self._client.count(self._name, _holds(token))
-            counts[token] = self._found[token]
+            # most indexes have texts of few languages, and each count is a request
+            is_absent = token[0] in PREFIXES and not self._count(token[0])
+            counts[token] = 0 if is_absent else self._count(token)
         return counts
+
+    def _count(self, token: str) -> int:
+        if token not in self._found:
+            self._found[token] = self._client.count(self._name, _holds(token))
+        return int(self._found[token])
 
     def scored(self, groups: Groups, ids: Sequence[int] | None = None) -> dict[int, float]:
         found = self._matching_documents(groups, ids)
-        terms = list(dict.fromkeys(word.term for group in groups for word in group))
-        idf = {term: self._idf(term) for term in terms}
+        words = {word.term: word for group in groups for word in group}.values()
+        idfs = [[(form, self._idf(word, form)) for form in word.term.forms] for word in words]
         return {
             id_: sum(
-                idf[term] * one.weight(term, self._average) for term in terms if one.frequency(term)
+                max(idf * one.weight(form, self._average) for form, idf in forms) for forms in idfs
             )
             for id_, one in found.items()
         }
@@ -265,7 +283,7 @@ class MilvusMatching(Matching):
         inside = f"item_id >= {self._low} and item_id <= {high}"
         most = MOST_SCORED if cost else MOST_SEEN
         words = [word for group in groups for word in group]
-        if any(len(word.term.tokens) > 1 for word in words):
+        if any(len(form) > 1 for word in words for form in word.term.forms):
             found = self._matching_documents(groups, None)
             return sorted_ids({"id": id_} for id_ in found if self._low <= id_ <= high)[:most]
         rows = self._client.query(
@@ -277,18 +295,15 @@ class MilvusMatching(Matching):
 
     # ------------------------------------------------------------------ documents
 
-    def _idf(self, term: Term) -> float:
-        """As FTS5 has it, by the number of items that hold a whole phrase."""
-        if len(term.tokens) == 1:
-            number = self.counts(term.tokens)[term.tokens[0]]
-        elif ("phrase", term) in self._found:
-            number = self._found["phrase", term]
-        else:
-            held = " and ".join(map(_holds, dict.fromkeys(term.tokens)))
-            documents = self._documents(f"({held}) or (rows > 1 and {_any(term.tokens)})")
-            number = sum(one.holds(term) for one in documents.values())
-            self._found["phrase", term] = number
-        return inverse_frequency(self.items, number)
+    def _idf(self, word: Word, form: Sequence[str]) -> float:
+        """As FTS5 has it, of a phrase by the number of items that hold it whole."""
+        if len(form) == 1:
+            return word.idf
+        if form not in self._found:
+            held = " and ".join(map(_holds, dict.fromkeys(form)))
+            documents = self._documents(f"({held}) or (rows > 1 and {_any(form)})")
+            self._found[form] = sum(one.frequency(form) > 0 for one in documents.values())
+        return inverse_frequency(self.items, self._found[form])
 
     def _matching_documents(
         self, groups: Groups, ids: Sequence[int] | None
@@ -341,19 +356,17 @@ class _StoredDocument:
 
     def holds(self, term: Term) -> bool:
         """Whether a term is in one of the fields."""
-        wanted = f" {' '.join(term.tokens)} "
-        return any(wanted in part for part in self._fields)
+        return any(map(term.within, self._fields))
 
-    def frequency(self, term: Term) -> float:
-        """How often a term is there, by the weights of the fields."""
+    def frequency(self, form: Sequence[str]) -> float:
+        """How often a form of a term is there, by the weights of the fields."""
         return sum(
-            weight * _times(term.tokens, part)
-            for weight, part in zip(WEIGHTS, self._fields, strict=True)
+            weight * _times(form, part) for weight, part in zip(WEIGHTS, self._fields, strict=True)
         )
 
-    def weight(self, term: Term, average: float) -> float:
-        """BM25 of a term whose idf is 1, given how many words documents have on average."""
-        return term_frequency(self.frequency(term), self._length, average)
+    def weight(self, form: Sequence[str], average: float) -> float:
+        """BM25 of a form whose idf is 1, given how many words documents have on average."""
+        return term_frequency(self.frequency(form), self._length, average)
 
 
 def _counted(client: Client, name: str) -> tuple[int, int]:
@@ -383,7 +396,8 @@ def _rows(item_id: int, document: Document) -> list[Row]:
     fields = [part.split(" ") if part else [] for part in
               (document.texts, document.names, document.facts)]  # fmt: skip
     words = [*fields[0], BETWEEN, *fields[1], BETWEEN, *fields[2]]
-    terms = sorted(set(words) - {BETWEEN})
+    distinct = set(words) - {BETWEEN}
+    terms = sorted(distinct.union(word[0] for word in distinct if word[0] in PREFIXES))
     texts = list(_portions(words, LONGEST))
     lists = [terms[at : at + MOST_TERMS] for at in range(0, len(terms), MOST_TERMS)]
     number = max(len(texts), len(lists), 1)
@@ -442,15 +456,13 @@ def _expression(groups: Groups) -> str:
     """What the rows of matching items fulfil; further rows of an item may hold other words."""
     found = []
     for group in groups:
-        single = [word.term.tokens[0] for word in group if len(word.term.tokens) == 1]
+        forms = [form for word in group for form in word.term.forms]
+        single = [form[0] for form in forms if len(form) == 1]
         ways = [_any(single)] if single else []
-        ways += [
-            " and ".join(map(_holds, dict.fromkeys(word.term.tokens)))
-            for word in group
-            if len(word.term.tokens) > 1
-        ]
+        ways += [" and ".join(map(_holds, dict.fromkeys(form))) for form in forms if len(form) > 1]
         found.append(" or ".join(f"({way})" for way in ways))
     every = " and ".join(f"({one})" for one in found)
-    tokens = [token for group in groups for word in group for token in word.term.tokens]
-    is_certain = len(groups) == 1 and all(len(word.term.tokens) == 1 for word in groups[0])
+    forms = [form for group in groups for word in group for form in word.term.forms]
+    tokens = [token for form in forms for token in form]
+    is_certain = len(groups) == 1 and all(len(form) == 1 for form in forms)
     return every if is_certain else f"({every}) or (rows > 1 and {_any(tokens)})"

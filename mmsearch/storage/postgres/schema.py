@@ -54,7 +54,8 @@ words_due = Table(
 words = Table(
     "words",
     own_tables,
-    Column("item_id", ForeignKey(shared.items.c.id, ondelete="CASCADE"), primary_key=True),
+    # no foreign key: a cascade deletes row by row, a trigger all rows of a statement at once
+    Column("item_id", BigInteger, primary_key=True, autoincrement=False),
     Column("texts", TEXT, nullable=False),  # tokens, with a space between
     Column("names", TEXT, nullable=False),
     Column("facts", TEXT, nullable=False),
@@ -64,6 +65,17 @@ words = Table(
     Index("words_by_token", "tokens", postgresql_using="gin"),
 )
 """The documents of the items, as a search by words compares them."""
+
+DOCUMENTS, TOKENS = "", " "
+"""The keys in `word_counts` of the number of documents, and of the number of tokens in them."""
+
+word_counts = Table(
+    "word_counts",
+    own_tables,
+    Column("token", TEXT, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+"""How many documents hold each token. Triggers maintain it, as a GIN index keeps no counts."""
 
 _FILTER_INDEXES = (
     "CREATE INDEX metadata_by_number ON metadata (key, number)",
@@ -105,7 +117,50 @@ _WORDS_OF_RENAMED_DUE = f"""
         RETURN NULL;
     END $$"""  # noqa: S608 - constants
 
+_DELETE_WORDS = """
+    CREATE FUNCTION delete_words() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        DELETE FROM words WHERE item_id IN (SELECT id FROM gone);
+        RETURN NULL;
+    END $$"""
+
+
+def _count_words(name: str, rows: str, sign: str) -> str:
+    return f"""
+    CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO word_counts AS counts {_COUNTED.format(rows=rows, sign=sign)}
+        ON CONFLICT (token) DO UPDATE SET number = counts.number + excluded.number;
+        RETURN NULL;
+    END $$"""
+
+
+_COUNTED = f"""
+    SELECT token, {{sign}}count(*) FROM (
+        SELECT unnest(tokens) AS token FROM {{rows}}
+        UNION ALL SELECT '{DOCUMENTS}' FROM {{rows}}
+    ) AS held GROUP BY token
+    UNION ALL SELECT '{TOKENS}', {{sign}}coalesce(sum(size), 0) FROM {{rows}}
+"""  # noqa: S608 - constants
+
+_WORD_TRIGGERS = (
+    _DELETE_WORDS,
+    _count_words("count_new_words", "added", ""),
+    _count_words("count_deleted_words", "gone", "-"),
+    (
+        "CREATE TRIGGER items_delete AFTER DELETE ON items REFERENCING OLD TABLE AS gone "
+        "FOR EACH STATEMENT EXECUTE FUNCTION delete_words()"
+    ),
+    (
+        "CREATE TRIGGER words_insert AFTER INSERT ON words REFERENCING NEW TABLE AS added "
+        "FOR EACH STATEMENT EXECUTE FUNCTION count_new_words()"
+    ),
+    (
+        "CREATE TRIGGER words_delete AFTER DELETE ON words REFERENCING OLD TABLE AS gone "
+        "FOR EACH STATEMENT EXECUTE FUNCTION count_deleted_words()"
+    ),
+)
+
 _TRIGGERS = (
+    *_WORD_TRIGGERS,
     _LOG_VECTORS,
     _WORDS_DUE,
     _WORDS_OF_NEW_DUE,
@@ -142,7 +197,15 @@ def create_all(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: list[Callable[[Connection], None]] = []
+def _add_word_counts(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE words DROP CONSTRAINT words_item_id_fkey")
+    word_counts.create(connection)
+    counted = _COUNTED.format(rows="words", sign="")
+    for statement in (f"INSERT INTO word_counts {counted}", *_WORD_TRIGGERS):
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: list[Callable[[Connection], None]] = [_add_word_counts]
 """Number i brings a schema of version i + 1 to version i + 2; never edited once released."""
 
 

@@ -197,7 +197,7 @@ def _absolute_folder(root: ColumnElement[str], folder: ColumnElement[str]) -> Co
 
 _RELATIVE = case(
     (_c.folder == "", _c.name),
-    # the folder of an address may end with slashes, see `split_path`
+    # the folder of a URL may end with slashes, see `split_path`
     (
         and_(sources.c.path == IMPORTED_SOURCE, func.substr(_c.folder, -1) == os.sep),
         _c.folder.concat(_c.name),

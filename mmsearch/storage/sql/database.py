@@ -180,7 +180,7 @@ class Prepared:
         """Send it to PostgreSQL; what is returned reads the rows."""
         sql, constants = self._compiled_for_server
         driver = driver_of_connection(connection)
-        cursor = driver.execute(sql, constants | _stored(given), prepare=True)
+        cursor = driver.execute(sql, constants | _stored(given), prepare=True, binary=True)
 
         def read() -> list[tuple[Any, ...]]:
             rows: list[tuple[Any, ...]] = cursor.fetchall()

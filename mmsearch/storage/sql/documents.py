@@ -7,10 +7,17 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, Table, select
 
-from mmsearch.storage.lexical import Document, item_document
+from mmsearch.storage.lexical import TOKENIZER, Document, item_document
 from mmsearch.storage.sql.database import Prepared, is_one_of_ids
-from mmsearch.storage.sql.schema import USER, items, metadata, sources, tags, texts
+from mmsearch.storage.sql.index_settings import put_setting
+from mmsearch.storage.sql.schema import USER, items, metadata, settings, sources, tags, texts
 from mmsearch.storage.sql.types import id_list
+from mmsearch.storage.transfer import ENGINE
+
+TOKENIZED = f"{ENGINE}tokenizer"
+"""The setting that holds the version of the tokens in the full-text index."""
+
+_TOKENIZED = Prepared(select(settings.c.value).where(settings.c.key == TOKENIZED))
 
 
 def _column(table: Table, name: str, order: str) -> Prepared:
@@ -35,6 +42,17 @@ _ITEMS = Prepared(
     .join(sources)
     .where(is_one_of_ids(_c.id))
 )
+
+
+def is_outdated(connection: Connection) -> bool:
+    """Whether the full-text index holds tokens of an older version, or none yet."""
+    found = _TOKENIZED.of(connection)
+    return int(found[0][0] if found else 0) < TOKENIZER
+
+
+def put_tokenizer(connection: Connection) -> None:
+    """Record that the full-text index has tokens of this version, except for items that are due."""
+    put_setting(connection, TOKENIZED, str(TOKENIZER))
 
 
 def documents(connection: Connection, ids: Sequence[int]) -> Iterator[tuple[int, Document]]:

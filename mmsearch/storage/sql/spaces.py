@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import Connection, and_, delete, select, update
 
 from mmsearch.encoders import Encoder
-from mmsearch.storage.records import IMPORTED_FINGERPRINT, NO_MODALITIES, TEXT, Space
+from mmsearch.storage.records import (
+    ALL_MODALITIES,
+    IMPORTED_FINGERPRINT,
+    NO_MODALITIES,
+    TEXT,
+    Modalities,
+    Space,
+)
 from mmsearch.storage.serving import assigned, in_order, joined, split, switched
 from mmsearch.storage.sql.database import Database, insert_into, put_rows
 from mmsearch.storage.sql.index_settings import next_revision
@@ -53,12 +60,12 @@ class Spaces(SpaceStore):
                 imported = and_(c.name == encoder.name, c.fingerprint == IMPORTED_FINGERPRINT)
                 connection.execute(update(spaces).where(imported).values(**known))
 
-    def serve_with(self, encoders: Sequence[Encoder]) -> None:
+    def serve_with(self, encoders: Sequence[Encoder], only: Modalities = ALL_MODALITIES) -> None:
         with self._database.write() as connection:
             space_of: dict[Modality, int] = {}
             for encoder in encoders:
                 space = _add(connection, encoder)
-                space_of |= dict.fromkeys(sorted(encoder.modalities - TEXT), space.id)
+                space_of |= dict.fromkeys(sorted(encoder.modalities & only - TEXT), space.id)
             if not space_of:
                 return
             before = _spaces(connection)

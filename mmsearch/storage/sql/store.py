@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from mmsearch.storage.records import FailureRecord, ItemRecord, StoreState
+from mmsearch.storage.records import FailureRecord, ItemRecord, PathKey, StoreState
 from mmsearch.storage.sql.annotations import Metadata, Tags
 from mmsearch.storage.sql.database import Database
 from mmsearch.storage.sql.index_settings import Settings, next_revision
@@ -41,12 +41,15 @@ class SqlStore:
     def __len__(self) -> int:
         return len(self.items)
 
-    def put(self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()) -> None:
+    def put(
+        self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()
+    ) -> dict[PathKey, bytes]:
         with self._sql_database.write() as connection:
-            put_records(self._sql_database.writer(connection), records)
+            before, changed = put_records(self._sql_database.writer(connection), records)
             put_failures(connection, failures)
-            if any(record.changes_vectors for record in records):
+            if changed:
                 next_revision(connection)
+        return before
 
     def state(self) -> StoreState:
         return self.settings.state()

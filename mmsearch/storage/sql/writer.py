@@ -19,6 +19,7 @@ from mmsearch.storage.records import (
     ItemBatch,
     ItemRecord,
     ItemVectors,
+    PathKey,
     RowColumns,
     Space,
     VectorField,
@@ -40,30 +41,47 @@ _EMBEDDINGS = (*_FIELD, "item_id", "position", "embeddings")
 _OF_FIELDS = ("vectors", "token_embeddings")
 """The tables that hold what was encoded, by vector field."""
 
+ItemAtPath = tuple[int, bytes]
+"""(id, hash of the content)."""
+
 PATHS = frozenset({"folder", "name"})
 """Columns that hold file names, which need not be UTF-8."""
 
 
-def put_records(writer: Writer, records: Sequence[ItemRecord]) -> None:
+def put_records(writer: Writer, records: Sequence[ItemRecord]) -> tuple[dict[PathKey, bytes], bool]:
     """Make or change items with their texts and vectors, and forget their failures.
+
+    Returns:
+        What `Store.put` returns; and whether vectors were added or deleted.
 
     Raises:
         DuplicateGone: the item that one is a duplicate of has other content or is gone; the
             transaction must be rolled back.
     """
-    new: dict[tuple[int, str, str], ItemRecord] = {}
+    new: dict[PathKey, ItemRecord] = {}
+    before: dict[PathKey, bytes] = {}
+    changed = any(record.changes_vectors for record in records)
+
+    def change(record: ItemRecord, there: ItemAtPath | None) -> None:
+        nonlocal changed
+        if record.id is None and there is not None:
+            before[record.path_key] = there[1]
+        changed |= there is not None and there[0] != record.id  # whose place it takes
+        writer.change(record, None if there is None else there[0])
+
     for record in records:
         if record.id is None and record.duplicate_of is None and record.path_key not in new:
             new[record.path_key] = record
         else:
-            writer.change(record)
+            change(record, writer.item_at(record))
     fresh = []
     for record in new.values():  # after the renames in this batch, which may free or take paths
-        if (item_id := writer.item_at(record)) is None:
+        if (there := writer.item_at(record)) is None:
             fresh.append(record)
         else:
-            writer.change(record, item_id)
+            change(record, there)
     writer.make(fresh)
+    return before, changed
 
 
 def put_vectors(
@@ -133,7 +151,7 @@ class Writer(ABC):
 
     def __init__(self) -> None:
         at = f"WHERE source_id = ? AND folder = {self.path} AND name = {self.path}"
-        self._item_at = f"SELECT id FROM items {at}"  # noqa: S608 - constants
+        self._item_at = f"SELECT id, hash FROM items {at}"  # noqa: S608 - constants
         self._forget_failure = f"DELETE FROM failures {at}"  # noqa: S608
 
     # ------------------------------------------------------------------ what the database does
@@ -292,10 +310,10 @@ class Writer(ABC):
 
     # ------------------------------------------------------------------ records
 
-    def item_at(self, record: ItemRecord) -> int | None:
-        """The item at a record's path."""
+    def item_at(self, record: ItemRecord) -> ItemAtPath | None:
+        """The item at a record's path; None if there is none."""
         found = self.rows(self._item_at, self._path(record))
-        return found[0][0] if found else None
+        return (int(found[0][0]), bytes(found[0][1])) if found else None
 
     def make(self, records: Sequence[ItemRecord]) -> None:
         """Insert items that have nothing to be cleared away."""
@@ -309,18 +327,17 @@ class Writer(ABC):
         self.insert_facts(_facts_of(made))
         self.add_vectors([(id_, record.vectors) for id_, record in made])
 
-    def change(self, record: ItemRecord, there: int | None = None) -> None:
-        """Store a record whose item may be there already, or which is a duplicate.
+    def change(self, record: ItemRecord, there: int | None) -> None:
+        """Store a record whose item may exist already, or which is a duplicate.
 
         Args:
             record: The record.
-            there: The item at its path, if that is known.
+            there: The id of the item at its path; None if there is none.
         """
         columns = dict(zip(_FILE, _file(record), strict=True))
         if record.duplicate_of is not None:
             columns |= self._media_of(record.duplicate_of, record.hash)
         columns |= record.media or {}
-        there = self.item_at(record) if there is None else there
         if record.id is not None and there not in (None, record.id):
             self.run("DELETE FROM items WHERE id = ?", (there,))
         item_id = self._put_item(record, record.id or there, columns)

@@ -5,7 +5,7 @@ It is the truth; everything else in an index folder can be made again from it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Catalog(SqlStore):
 
     Args:
         path: The file, made if it is missing.
+        initial: Settings that it is made with.
 
     Raises:
         CatalogDamaged: the file is cut short, or is no database any more.
@@ -33,9 +34,9 @@ class Catalog(SqlStore):
         IndexBusy: it is older than this mmsearch, and another process is writing to it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, initial: Mapping[str, str] | None = None) -> None:
         self.path = path
-        self.database = database = Database(path)
+        self.database = database = Database(path, initial or {})
         super().__init__(database)
         self.words = Words(database)
         self.filters = Filters(database, path.parent / "cache")

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from shutil import disk_usage
@@ -45,9 +45,9 @@ class Database:
     Reads are consistent; each write is one transaction.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, initial: Mapping[str, str]) -> None:
         self.path = path
-        self.engine = _engine(path)
+        self.engine = _engine(path, initial)
         self._file = _identity(path)
         self._immutable = _FileState.of(path) if _is_immutable(self.engine) else None
         self._open = True
@@ -81,7 +81,7 @@ class Database:
         if not changed and not _may_be_written(self.path):
             return
         try:
-            engine = _engine(self.path)
+            engine = _engine(self.path, {})
         except IndexUnusable:
             if changed:
                 raise
@@ -251,20 +251,20 @@ def driver_of(path: Path, *, settled: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=TIMEOUT, isolation_level=None)
 
 
-def _engine(path: Path) -> Engine:
+def _engine(path: Path, initial: Mapping[str, str]) -> Engine:
     """An engine on the catalog at `path`, which is made or migrated if need be."""
     if path.is_file() and 0 < path.stat().st_size < SMALLEST_PAGE and not _log_of(path):
         raise CatalogDamaged(path, "it is cut short")  # SQLite would take it for a new one
     if not os.access(path.parent, os.W_OK):
-        return _opened(path, writable=False)
+        return _opened(path, initial, writable=False)
     try:
-        return _opened(path, writable=True)
+        return _opened(path, initial, writable=True)
     except _NoRoom:
         # SQLite has no space for the files that it makes beside a database; once the log is moved
         # into it, the database can be read as on a read-only disk
         if _log_of(path):
             _move_log(path)
-        return _opened(path, writable=False)
+        return _opened(path, initial, writable=False)
 
 
 def _is_immutable(engine: Engine) -> bool:
@@ -300,7 +300,7 @@ def _move_log(path: Path) -> None:
         ) from error
 
 
-def _opened(path: Path, *, writable: bool) -> Engine:
+def _opened(path: Path, initial: Mapping[str, str], *, writable: bool) -> Engine:
     url = URL.create("sqlite", database=str(path)) if writable else _read_only(path)
     # A thread that holds a snapshot may need a second connection: if their number had a limit,
     # threads could wait for one another. The last one used is taken first, as what is cached until
@@ -323,9 +323,10 @@ def _opened(path: Path, *, writable: bool) -> Engine:
                 cure = "open it once where it can be written, or make its folder writable"
                 if os.access(path.parent, os.W_OK):  # it would be writable if there were room
                     cure = f"free {ROOM / 1e6:.0f} MB on its disk, which is full, and open it again"
-                raise IndexUnusable(f"{path} was made by an older mmsearch: {cure}")
+                why = "was made by an older mmsearch" if version else "is not a whole index yet"
+                raise IndexUnusable(f"{path} {why}: {cure}")
             with _migration_lock(path, version), _writing(engine) as connection:
-                _make_or_migrate(connection, path)
+                _make_or_migrate(connection, path, initial)
     except (DatabaseError, sqlite3.DatabaseError) as error:
         engine.dispose()
         said = getattr(error, "orig", error)
@@ -421,13 +422,13 @@ def _migration_lock(path: Path, version: int) -> AbstractContextManager[None]:
     return FolderLock(path.parent).writing(what, wait=MIGRATION_TIMEOUT)
 
 
-def _make_or_migrate(connection: Connection, path: Path) -> None:
+def _make_or_migrate(connection: Connection, path: Path, initial: Mapping[str, str]) -> None:
     """Make the tables, or migrate old ones, in one transaction."""
     version = _version(connection, path)  # again: another process may have been first
     if version == 0:
         create_all(connection)
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
-        fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0"}
+        fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0", **initial}
         connection.execute(settings.insert(), [{"key": k, "value": v} for k, v in fresh.items()])
     else:
         for migrate in migrations.MIGRATIONS[version - 1 :]:

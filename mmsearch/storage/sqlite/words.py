@@ -8,10 +8,12 @@ from sqlalchemy import Connection
 
 from mmsearch.storage.lexical import query_terms
 from mmsearch.storage.lexical.bm25 import ranking
+from mmsearch.storage.lexical.languages import PREFIXES
 from mmsearch.storage.sql.database import driver_of_connection
-from mmsearch.storage.sql.documents import documents
+from mmsearch.storage.sql.documents import documents, is_outdated, put_tokenizer
+from mmsearch.storage.sql.index_settings import put_setting
 from mmsearch.storage.sql.schema import WORDS
-from mmsearch.storage.sqlite.bm25 import SqliteMatching
+from mmsearch.storage.sqlite.bm25 import LANGUAGE_PREFIXES, SqliteMatching
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE, drop_applied
 from mmsearch.storage.sqlite.database import Database
 from mmsearch.storage.store import WordStore
@@ -39,7 +41,8 @@ class Words(WordStore):
 
     def due(self) -> int:
         with self._database.read() as connection:
-            return int(driver_of_connection(connection).execute(_DUE).fetchone()[0])
+            due = _ITEMS if is_outdated(connection) else _DUE
+            return int(driver_of_connection(connection).execute(due).fetchone()[0])
 
     def refresh(self, at_most: int | None = None, progress: Progress | None = None) -> int:
         due = self.due()
@@ -91,6 +94,10 @@ _CHANGED = f"""
 
 _NEW = "SELECT id FROM items WHERE id > ? ORDER BY id LIMIT ?"
 
+_SETTING = "SELECT value FROM settings WHERE key = ?"
+
+_ITEMS = "SELECT count(*) FROM items"
+
 _DUE = f"""
     SELECT (SELECT count(*) FROM changes WHERE seq > words_change AND what = '{WORDS}'
             AND item_id <= words_item)
@@ -102,6 +109,9 @@ _DUE = f"""
 def _refresh(connection: Connection, limit: int) -> int:
     """Index at most so many changed and new items; returns how many they were."""
     run = connection.exec_driver_sql
+    if is_outdated(connection):
+        run("UPDATE followers SET words_item = 0")
+        put_tokenizer(connection)
     last, seq = run(_POSITION).one()
     changed = run(_CHANGED, (seq, last, limit + 1)).all()
     seq = changed[limit - 1].seq if len(changed) > limit > 0 else seq
@@ -110,6 +120,7 @@ def _refresh(connection: Connection, limit: int) -> int:
     changed = changed[:limit]
     new = [row.id for row in run(_NEW, (last, limit - len(changed)))]
     ids = [*(row.item_id for row in changed), *new]
+    prefixes = set("".join(run(_SETTING, (LANGUAGE_PREFIXES,)).scalars()))
     for start in range(0, len(ids), PAGE):
         rows = [
             (id_, document.texts, document.names, document.facts)
@@ -118,6 +129,14 @@ def _refresh(connection: Connection, limit: int) -> int:
         insert = "INSERT OR REPLACE INTO words(rowid, texts, names, facts) VALUES (?, ?, ?, ?)"
         if rows:
             run(insert, rows)
+        new_prefixes = {
+            prefix
+            for prefix in PREFIXES - prefixes
+            if any(prefix in field for _, *fields in rows for field in fields)
+        }
+        if new_prefixes:
+            prefixes |= new_prefixes
+            put_setting(connection, LANGUAGE_PREFIXES, "".join(sorted(prefixes)))
     moved = (max([last, *new]), seq)
     run("UPDATE followers SET words_item = ?, words_change = ?", moved)
     return len(ids)
@@ -126,7 +145,7 @@ def _refresh(connection: Connection, limit: int) -> int:
 def _count_words(connection: Connection) -> None:
     """Store how many items hold each common word, and, as the count of "", how many there are."""
     run = connection.exec_driver_sql
-    there = run("SELECT count(*) FROM items").scalar_one()
+    there = run(_ITEMS).scalar_one()
     kept = "SELECT coalesce(max(items), 0) FROM common_words WHERE word = ''"
     before = run(kept).scalar_one()
     if there <= COUNTED_FROM or before / GROWTH <= there <= before * GROWTH:
