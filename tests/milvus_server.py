@@ -17,7 +17,7 @@ from typing import Any
 
 from server_guard import ServerGuard
 
-from mmsearch.home import IndexPlace, index_place
+from mmsearch.storage.place import IndexPlace, index_place
 
 START_WITHIN = 60.0
 
@@ -86,6 +86,18 @@ class MilvusServer:
                 client.close()
                 return True
         return False
+
+    @contextmanager
+    def limited(self, what: int, value: int) -> Iterator[None]:
+        """A context in which the process has a limit (`resource.RLIMIT_…`), such as a full disk."""
+        import resource
+
+        soft, hard = resource.prlimit(self._process.pid, what)
+        resource.prlimit(self._process.pid, what, (value, hard))
+        try:
+            yield
+        finally:
+            resource.prlimit(self._process.pid, what, (soft, hard))
 
     def kill(self) -> None:
         """End it as a power cut would."""

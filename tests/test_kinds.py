@@ -546,6 +546,34 @@ def test_the_moments_of_a_large_segment_are_those_of_its_sample(tmp_path, kept):
     assert square == pytest.approx((scores**2).mean(), abs=1e-5)
 
 
+def test_the_moments_of_an_exact_index_are_those_of_its_sample_with_the_delta():
+    index = FaissIndex(made(clustered(700), kind=EXACT))
+    index.add(range(300), clustered(300, seed=1))
+    query = sample_queries()["text"][0]
+    scores = index.sample(1000).astype(np.float64) @ query
+    number, mean, square = index.moments(query)
+    assert number == len(scores) == 1000
+    assert mean == pytest.approx(scores.mean(), abs=1e-6)
+    assert square == pytest.approx((scores**2).mean(), abs=1e-6)
+
+
+def test_moments_do_not_depend_on_the_order_of_rows():
+    rows, ids = clustered(40), np.random.default_rng(0).permutation(40)
+    moments = []
+    for some in (rows, rows[ids]):
+        index = FaissIndex.empty(DIM)
+        index.add(range(40), some)
+        moments.append([index.moments(query) for query in sample_queries()["text"][:20]])
+    assert moments[0] == moments[1]
+
+
+def test_equal_vectors_have_scores_without_variance():
+    index = FaissIndex.empty(DIM)
+    index.add(range(100), np.repeat(clustered(1), 100, axis=0))
+    _, mean, square = index.moments(sample_queries()["text"][0])
+    assert square == mean * mean
+
+
 @pytest.mark.parametrize("kind", [EXACT, "RaBitQ"])
 def test_the_mean_of_an_index_is_that_of_its_sample(tmp_path, kind):
     made(clustered(5000), tmp_path, kind=kind)

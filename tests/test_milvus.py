@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,6 +189,61 @@ def test_a_server_that_is_killed_in_a_batch_loses_that_batch_and_doubles_nothing
         assert_consistent(store)
 
 
+def test_a_full_disk_of_the_server_keeps_what_was_stored(
+    store: Any, milvus: milvus_server.MilvusServer
+):
+    resource = pytest.importorskip("resource")
+    batches = [
+        [record(store, f"{batch}-{n}.jpg", n % 4, 1) for n in range(20)] for batch in range(9)
+    ]
+    store.put(batches[0])
+    stored = [20]
+
+    def put_all() -> None:
+        for batch in batches[1:]:
+            store.put(batch)
+            stored.append(len(batch))
+
+    with (
+        milvus.limited(resource.RLIMIT_FSIZE, 30_000),  # it ends within a batch
+        pytest.raises(StorageFailed, match="stored before is kept: give it more room"),
+    ):
+        put_all()
+    assert len(store) == sum(stored) < 180
+    assert_consistent(store)
+    store.put(batches[len(stored)])
+    assert len(store) == sum(stored) + 20
+    assert_consistent(store)
+
+
+def test_writers_that_come_at_once_write_one_after_the_other(
+    milvus: milvus_server.MilvusServer, tmp_path: Path
+):
+    name, writing, most = f"atonce{os.getpid()}", [0], [0]
+
+    def write(number: int) -> None:
+        # a cache of its own, as on another machine: only the lease keeps them apart
+        place = milvus_server.place(milvus, tmp_path / str(number), name)
+        with closing(open_store(place, create=False)) as mine:
+            for file in ("same.jpg", f"{number}.jpg"):
+                with mine.writer_lock.writing("indexing", wait=60):
+                    writing[0] += 1
+                    most[0] = max(most[0], writing[0])
+                    found = mine.files.at(mine.sources.add("/photos"), "x", file)
+                    mine.put([record(mine, file, number, id=found and found.id)])
+                    writing[0] -= 1
+
+    place = milvus_server.place(milvus, tmp_path, name)
+    with closing(open_store(place, create=True)) as store:
+        store.spaces.serve_with([ENCODER])
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(write, range(3)))
+        assert most == [1]
+        assert sorted(contents(store, "x")) == ["0.jpg", "1.jpg", "2.jpg", "same.jpg"]
+        assert_consistent(store)
+        milvus_server.delete(store)
+
+
 def test_two_processes_do_not_write_at_once(
     store: Any, milvus: milvus_server.MilvusServer, tmp_path: Path
 ):
@@ -258,7 +314,8 @@ def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path):
     ("why", "message"),
     [
         ("auth check failure: user root, key s3cret", "set \\$MILVUS_TOKEN to one that is right"),
-        ("no space left on device", "no space left on device .*; look into its log"),
+        ("no space left on device", "give it more room .*no space left on device"),
+        ("of no use", "look into the log of Milvus.*of no use"),
     ],
 )
 def test_what_a_server_refuses_is_said_without_the_token(
@@ -309,13 +366,20 @@ def test_an_index_that_is_not_there_is_not_made_by_reading(
         open_store(place, create=False)
 
 
-def test_an_index_of_a_newer_version_is_left_alone(
-    store: Any, milvus: milvus_server.MilvusServer, tmp_path: Path
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (99, "was made by a newer mmsearch: `pip install --upgrade mmsearch`"),
+        (0, "made by an older mmsearch.*: with that version, `mmsearch copy .* DIR`"),
+    ],
+)
+def test_an_index_of_another_version_is_left_alone(
+    version: int, message: str, store: Any, milvus: milvus_server.MilvusServer, tmp_path: Path
 ):
-    head = {**store.database.head(), "version": 99}
+    head = {**store.database.head(), "version": version}
     store.database._put_now({"head": json.dumps(head)})
     with (
-        pytest.raises(IndexUnusable, match="was made by a newer mmsearch"),
+        pytest.raises(IndexUnusable, match=message),
         opened(milvus, store, tmp_path),
     ):
         pass

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import ToyEncoder
 from postgres_server import postgres_store, run, schema, started
-from test_store_contract import ENCODER, found, opened, put, record, served, vectors
+from test_store_contract import ENCODER, found, indexed, opened, put, record, served, vectors
 
 from mmsearch.errors import IndexBusy, IndexNotFound, IndexUnusable, StorageFailed
 from mmsearch.storage import FailureRecord, ItemBatch, Store
@@ -188,14 +188,44 @@ def test_an_index_of_an_older_version_is_migrated_once(
 ):
     put(store, record(store, "a.jpg"))
     add = "ALTER TABLE items ADD COLUMN colour text"
-    migrations = [lambda connection: connection.exec_driver_sql(add)]
+    migrations = [
+        *postgres_schema.MIGRATIONS,
+        lambda connection: connection.exec_driver_sql(add),
+    ]
     monkeypatch.setattr(postgres_schema, "MIGRATIONS", migrations)
     for _ in range(2):
         other = again(store)
         assert len(other) == 1
         other.close()
     name = store.database.name
-    assert run(started().get_uri(), f"SELECT version FROM {name}.mmsearch") == [(2,)]
+    assert run(started().get_uri(), f"SELECT version FROM {name}.mmsearch") == [(3,)]
+
+
+TO_VERSION_1 = """
+DROP TABLE word_counts;
+DROP FUNCTION delete_words CASCADE;
+DROP FUNCTION count_new_words CASCADE;
+DROP FUNCTION count_deleted_words CASCADE;
+ALTER TABLE words ADD FOREIGN KEY (item_id) REFERENCES items (id) ON DELETE CASCADE;
+UPDATE mmsearch SET version = 1
+"""
+
+
+def test_words_of_version_1_are_counted_when_it_is_opened(store: PostgresStore):
+    caption = [TextPart("a dog", "caption")]
+    ids = put(store, *(record(store, f"{n}.jpg", texts=caption) for n in range(4)))
+    put(store, *(record(store, f"other{n}.jpg") for n in range(9)))
+    store.words.refresh()
+    before = store.words.search("dog", 9)
+    with store.database.write() as connection:
+        connection.exec_driver_sql(TO_VERSION_1)
+    other = again(store)
+    assert other.words.search("dog", 9) == before
+    other.items.remove(ids[:2])
+    with other.database.read() as connection:
+        counted = connection.exec_driver_sql("SELECT number FROM word_counts WHERE token = 'dog'")
+        assert counted.scalar_one() == 2
+    other.close()
 
 
 # ---------------------------------------------------------------------- connections
@@ -311,6 +341,33 @@ def test_many_writers_of_the_same_files_double_and_lose_nothing(store: PostgresS
         one.close()
 
 
+def test_words_are_counted_exactly_whoever_indexes_and_deletes_at_once(store: PostgresStore):
+    said = ["a dog", "the dog and the cat", "cat dog bird"]
+    ids = put(
+        store,
+        *(record(store, f"{n}.jpg", texts=[TextPart(said[n % 3], "caption")]) for n in range(60)),
+    )
+    stores = [store, *(again(store) for _ in range(3))]
+
+    def write(one: PostgresStore) -> None:
+        place = stores.index(one)
+        for start in range(place, 30, 4):
+            one.words.refresh(at_most=7)
+            one.items.remove([ids[start], ids[29 - start]])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, stores))
+    store.words.refresh()
+    real = "SELECT token, count(*) FROM words, unnest(tokens) AS token GROUP BY token"
+    kept = "SELECT token, number FROM word_counts WHERE number > 0 AND trim(token) <> ''"
+    with store.database.read() as connection:
+        counts = [dict(map(tuple, connection.exec_driver_sql(one))) for one in (kept, real)]
+    assert counts[0] == counts[1]
+    assert counts[0]["bird"] == 10
+    for one in stores[1:]:
+        one.close()
+
+
 def test_a_follower_misses_no_vector_of_several_writers(store: PostgresStore):
     space = served(store)
     field = space.id, "image"
@@ -363,6 +420,27 @@ def test_two_runs_index_the_same_folder_at_once(
     assert len(found(indexes[0], "red", k=12)) == 12
     for one in others:
         one.close()
+
+
+def test_a_file_that_another_run_stored_meanwhile_is_counted_as_unchanged(
+    store: PostgresStore, toy: ToyEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from conftest import paint
+
+    for number, colour in enumerate(("red", "green", "blue")):
+        paint(tmp_path / "photos" / f"{number}.png", colour)
+    other, put, counts = again(store), store.put, []
+
+    def put_after_the_other(*given: Any) -> Any:
+        if not counts:
+            counts.append(indexed(other, tmp_path / "photos", toy)[1])
+        return put(*given)
+
+    monkeypatch.setattr(store, "put", put_after_the_other)
+    counts.append(indexed(store, tmp_path / "photos", toy)[1])
+    assert [(one.added, one.unchanged, one.updated) for one in counts] == [(3, 0, 0), (0, 3, 0)]
+    assert len(store) == 3
+    other.close()
 
 
 # ---------------------------------------------------------------------- locks

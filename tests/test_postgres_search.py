@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import pytest
 from conftest import ToyEncoder, paint
 from hypothesis import given, settings
 from postgres_server import postgres_store
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 from test_filters import some_things, wheres, world_of
 from test_store_contract import opened
 
@@ -26,6 +26,7 @@ from mmsearch.search.searcher import Searcher
 from mmsearch.search.settings import Settings
 from mmsearch.search.tagging import tag_items
 from mmsearch.storage import ItemRecord, ItemVectors, Store
+from mmsearch.storage.lexical import bm25
 from mmsearch.storage.sql import schema
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import TextPart
@@ -114,6 +115,10 @@ def test_orders_and_facets_are_the_same(worlds: tuple[Catalog, PostgresStore]):
 
 TEXTS = ["Two dogs run on the beach", "a dog", "the beach of Rome", "北京大学的图书馆", "北京 大学"]
 TEXTS += ["dog dog dog beach dog", "New York, New York", "York is new", "été à la plage", ""]
+TEXTS += ["zwei Hunde am Strand, ein Hund im Haus", "des chiens sur la plage et dans les maisons"]
+TEXTS += ["psi běží po pláži a na plážích", "the Strand and the maison, dog"]
+TEXTS += ["das Restaurant und Paris"]
+TEXTS += ["le restaurant de Paris est sur la plage", "the restaurants of Paris"]
 
 QUERIES = [
     "dog",
@@ -125,7 +130,9 @@ QUERIES = [
     "rome trip 2",
     "the",
 ]
-QUERIES += ["nowhere", "dog nowhere", "january 1970", "plage"]
+QUERIES += ["nowhere", "dog nowhere", "january 1970", "plage", "Hund", "chien plages", "pláž psi"]
+QUERIES += ["restaurant", "restaurant Paris dog", '"restaurants of Paris"', "Strand Häuser maison"]
+QUERIES += ['"sur la plage"', "jpg", "jpg dog"]
 
 
 def stored_words(made: Store) -> Store:
@@ -160,8 +167,16 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store,
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("k", [3, 100])
-def test_bm25_is_that_of_the_local_index(documents: tuple[Store, Store], query: str, k: int):
+@pytest.mark.parametrize("most_scored", [bm25.MOST_SCORED, 12, 0])
+def test_bm25_is_that_of_the_local_index(
+    documents: tuple[Store, Store],
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
+    k: int,
+    most_scored: int,
+):
     local, server = documents
+    monkeypatch.setattr(bm25, "MOST_SCORED", most_scored)
     ours, theirs = server.words.search(query, k), local.words.search(query, k)
     assert [id_ for id_, _ in ours] == [id_ for id_, _ in theirs]
     assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], abs=1e-6)
@@ -291,8 +306,6 @@ def test_only_what_passes_a_filter_is_found(neighbours: tuple[PostgresStore, Any
     wanted = expected(rows, vector, 10, lambda id_: id_ <= 100)
     agree(index.search(vector, 10, allowed), wanted)
     agree(index.search(vector, 10, IdSet.of(range(1, 101))), wanted)
-    assert isinstance(allowed, LazyIdSet)
-    assert not allowed.is_fetched
     assert index.search(vector, 10, IdSet.of([])) == []
 
 
@@ -330,10 +343,27 @@ def test_an_index_is_built_where_it_is_asked_for_and_its_recall_is_measured(
         hits = [set(dict(index.search(one, 10, allowed))) for one in vectors]
         truth = [set(dict(expected(rows, one, 10, test))) for one in vectors]
         assert sum(len(a & b) for a, b in zip(hits, truth, strict=True)) >= 98
+    effort = text("SELECT current_setting('hnsw.ef_search')")
+    for fails in (True, False):  # what a transaction has set is lost when it fails
+        with suppress(ZeroDivisionError), store.snapshot():
+            index.search(vectors[0], 300)
+            assert int(store.database.scalars(effort)[0]) >= 300
+            assert 1 / (1 - fails)
     indexes.configure("exact", None)
     indexes.rebuild(serving, queries_of(rows))
     assert indexes.describe(serving)[0]["bytes"] == 0
     indexes.configure("auto", None)
+
+
+def test_an_index_of_fewer_rows_than_the_filters_that_it_is_measured_with_is_built(
+    toy: ToyEncoder, tmp_path: Path
+):
+    paint(tmp_path / "photos" / "red.png", "red")
+    with postgres_store() as store:
+        store.vector_indexes.configure("hnsw", None)
+        index = opened(store, tmp_path / "photos", toy)
+        (about,) = store.vector_indexes.describe([(index.serving()[0][0], ["image"])])
+        assert (about["kind"], set(about["recall"].values())) == ("hnsw", {1.0})
 
 
 def test_an_index_that_finds_too_few_is_not_built_again_at_once(
@@ -341,9 +371,9 @@ def test_an_index_that_finds_too_few_is_not_built_again_at_once(
 ):
     store, space, rows = neighbours
     indexes, serving = store.vector_indexes, [(space, ["image"])]
-    monkeypatch.setattr("mmsearch.storage.postgres.neighbours.INDEX_FROM", 0)
-    monkeypatch.setattr("mmsearch.storage.postgres.neighbours.EFFORTS", (1,))
-    monkeypatch.setattr("mmsearch.storage.postgres.neighbours.MORE", 0)
+    monkeypatch.setattr("mmsearch.storage.postgres.vector_indexes.INDEX_FROM", 0)
+    monkeypatch.setattr("mmsearch.storage.postgres.vector_indexes.EFFORTS", (1,))
+    monkeypatch.setattr("mmsearch.storage.postgres.vector_index.MARGIN_WITH_HUBS", 0)
     measured = []
 
     def queries(space: Any, modality: Any) -> Any:

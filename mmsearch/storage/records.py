@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mmsearch.media.file_state import Stat
 from mmsearch.types import Kind, Modality, Span, TextPart
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 VectorField = tuple[int, Modality]
 """(space id, modality): what vectors are filed under."""
+
+PathKey = tuple[int, str, str]
+"""(source id, folder, name): no two items have the same."""
 
 MEDIA_COLUMNS = (
     "width",
@@ -36,6 +39,8 @@ MEDIA_COLUMNS = (
 Modalities = frozenset[Modality]
 
 NO_MODALITIES: Modalities = frozenset()
+
+ALL_MODALITIES: Modalities = frozenset(get_args(Modality))
 
 TEXT: Modalities = frozenset({"text"})
 
@@ -160,12 +165,13 @@ class ItemRecord:
 
     @property
     def changes_vectors(self) -> bool:
-        """Whether storing it changes what a search can find."""
-        return self.id is None or bool(self.vectors) or self.duplicate_of not in (None, self.id)
+        """Whether storing it adds or deletes vectors of its item: those of former texts go."""
+        is_same = self.id is not None and self.duplicate_of == self.id
+        return not is_same or self.texts is not None or bool(self.vectors)
 
     @property
-    def path_key(self) -> tuple[int, str, str]:
-        """(source id, folder, name): no two items have the same."""
+    def path_key(self) -> PathKey:
+        """Where the file is: no two items have the same."""
         return self.source_id, self.folder, self.name
 
 
@@ -397,7 +403,7 @@ class ItemBatch:
 
 IMPORTED_SOURCE = ""
 """The path of the source of imported items, which lie in no indexed folder: what is below it is a
-whole path, or an address."""
+whole path, or a URL."""
 
 
 def bounds(prefix: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mmsearch.media.file_state import Stat
 from mmsearch.storage.records import (
+    ALL_MODALITIES,
     CompleteItem,
     FailureRecord,
     IndexRoot,
@@ -27,7 +28,9 @@ from mmsearch.storage.records import (
     ItemVectors,
     KnownFile,
     ListedItem,
+    Modalities,
     NewVectors,
+    PathKey,
     Serving,
     Space,
     StoredFile,
@@ -234,7 +237,7 @@ class FileStore(Protocol):
         """The item of a file in a source."""
 
     def imported(self, path: str) -> StoredFile | None:
-        """The imported item of a path or address."""
+        """The imported item of a path or URL."""
 
     def of(self, item_id: int) -> tuple[str, str, StoredFile] | None:
         """(source path, path, item) of an item by its id; an imported one has no source, ""."""
@@ -414,11 +417,15 @@ class SpaceStore(Protocol):
     def adopt(self, encoder: Encoder) -> None:
         """Let an encoder serve vectors that were imported without it, under its name."""
 
-    def serve_with(self, encoders: Sequence[Encoder]) -> None:
+    def serve_with(self, encoders: Sequence[Encoder], only: Modalities = ALL_MODALITIES) -> None:
         """Have encoders serve the modalities they can encode; where two can, the later one.
 
         At once if the store is empty, else once their spaces are backfilled. All or none: later
         runs would encode nothing for a space that was made and is to serve nothing.
+
+        Args:
+            encoders: In order.
+            only: Limits what they take over; other modalities stay with the spaces that serve them.
         """
 
     def switch_to(self, space: Space) -> None:
@@ -642,8 +649,14 @@ class Store(Protocol):
     def writer_lock(self) -> WriterLock | None:
         """The engine's own way to decide who may write; None: a lock in the index folder does."""
 
-    def put(self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()) -> None:
+    def put(
+        self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()
+    ) -> dict[PathKey, bytes]:
         """Store files, all or none; a file that is stored loses its earlier failure.
+
+        Returns:
+            For records without an id whose path has an item after all, because another process
+            stored it meanwhile: the hash of that item's content, by path key.
 
         Raises:
             DuplicateGone: the duplicate of a record is gone, or has other content by now.

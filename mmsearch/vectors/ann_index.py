@@ -60,6 +60,17 @@ class AnnIndex:
         return int(self._index.ntotal)
 
     @property
+    def bytes_per_row(self) -> float:
+        """The bytes of a row's code and of its links in a graph."""
+        import faiss
+
+        codes = faiss.downcast_index(self._bare.storage) if self._hnsw else self._bare
+        links = 4 * self._bare.hnsw.neighbors.size() / max(len(self), 1) if self._hnsw else 0
+        if (size := getattr(codes, "code_size", None)) is not None:
+            return float(size + links)
+        return float(faiss.serialize_index(self._index).nbytes / max(len(self), 1))
+
+    @property
     def cells(self) -> int:
         """The number of cells; 0 if the rows are not divided into cells."""
         return int(self._bare.nlist) if self._ivf else 0

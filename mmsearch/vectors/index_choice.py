@@ -38,6 +38,12 @@ EXACT = "exact"
 AUTO = "auto"
 """EXACT for few rows; for many, 1-bit codes if their recall suffices."""
 
+ONE_BIT = "1-bit"
+"""The 1-bit codes that AUTO chooses for many rows, however many there are."""
+
+NAMED = (AUTO, EXACT, ONE_BIT)
+"""The kinds with names of our own; any other is a FAISS factory string."""
+
 RECALL = 0.98
 """The share of the nearest rows that each search should find."""
 
@@ -100,7 +106,7 @@ def choose_index(
     Args:
         rows: (n, dim).
         sample_queries: Returns queries to measure the recall with; without any, EXACT is chosen.
-        kind: AUTO, EXACT, or a factory string, which is then used whatever its recall.
+        kind: One of NAMED, or a factory string; any but AUTO is used whatever its recall.
         recall: The recall to reach for queries of each modality; 1 means EXACT.
     """
     if kind == EXACT or recall >= 1 or not len(rows):
@@ -116,7 +122,7 @@ def choose_index(
         return IndexChoice(why=why), None
     truth = {modality: true_neighbours(rows, vectors) for modality, vectors in queries.items()}
     name, min_codes = kind, 0
-    if kind == AUTO:
+    if kind in (AUTO, ONE_BIT):
         name, min_codes = codes_in_cells(*rows.shape), max(MIN_CODES, int(len(rows) * MIN_SHARE))
     try:
         ann_index = AnnIndex.build(name, rows)

@@ -110,6 +110,11 @@ class Segment:
         """The length of a row."""
         return int(self.rows.shape[1])
 
+    @property
+    def bytes_per_row(self) -> float:
+        """Bytes per row that a search reads first: codes of the approximate index, else rows."""
+        return 2 * self.dim if self.ann_index is None else self.ann_index.bytes_per_row
+
     @cached_property
     def exact_index(self) -> Any:
         """The FAISS index that compares a query with all rows."""

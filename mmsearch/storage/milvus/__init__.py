@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmsearch.home import IndexPlace
+    from collections.abc import Mapping
+
     from mmsearch.storage.milvus.store import MilvusStore
+    from mmsearch.storage.place import IndexPlace
 
 
-def open_store(place: IndexPlace, *, create: bool) -> MilvusStore:
+def open_store(
+    place: IndexPlace, *, create: bool, initial: Mapping[str, str] | None = None
+) -> MilvusStore:
     """The store of an index in Milvus.
 
     Args:
         place: Where it is.
         create: Whether it is made if there is none.
+        initial: Settings that it is made with.
 
     Raises:
         MissingExtra: pymilvus is not installed.
@@ -22,9 +27,9 @@ def open_store(place: IndexPlace, *, create: bool) -> MilvusStore:
         IndexNotFound: there is none, and it is not to be made.
         IndexUnusable: a newer mmsearch made it.
     """
-    from mmsearch.home import index_not_found
     from mmsearch.storage.milvus.client import Client
     from mmsearch.storage.milvus.store import MilvusStore
+    from mmsearch.storage.place import index_not_found
 
     client = Client(place.url, place.token, place.address)
     try:
@@ -32,7 +37,7 @@ def open_store(place: IndexPlace, *, create: bool) -> MilvusStore:
         store = MilvusStore(client, place)
         found = store.database.exists
         if not found and create:
-            store.database.make()
+            store.database.make(initial or {})
             found = True
         if found:
             store.database.check_version()

@@ -13,7 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from mmsearch.errors import IndexUnusable, MissingExtra, StorageFailed
+from mmsearch.errors import MissingExtra
+from mmsearch.storage.milvus.errors import (
+    COLLECTION_NOT_FOUND,
+    COLLECTION_NOT_LOADED,
+    UNREACHABLE,
+    failed,
+    problem_of,
+)
 from mmsearch.storage.milvus.layout import Field, Layout, one_of
 
 Row = dict[str, Any]
@@ -33,11 +40,13 @@ MOST_BYTES = 24 << 20
 IDS_AT_ONCE = 5_000
 """Values in one expression."""
 
-_GONE, _NOT_LOADED = 100, 101
-
 
 class Client:
     """What the store asks of Milvus. Every error is one of mmsearch, without the token.
+
+    In all methods `name` is a collection, `expression` a filter in Milvus' syntax ("" passes all),
+    and `fields` are the fields of the rows returned. Each raises StorageFailed if the server
+    refuses or cannot be reached; reading from a collection that does not exist finds nothing.
 
     Args:
         url: "http://host:port", or https.
@@ -155,8 +164,14 @@ class Client:
 
         Meanwhile searches of the collection fail.
 
+        Args:
+            name: The collection.
+            field: The vector field.
+            kind: Milvus' name of the kind, such as "HNSW".
+            params: Build parameters, by Milvus' names.
+
         Raises:
-            StorageFailed: the server does not make that; all vectors are then compared.
+            StorageFailed: the server cannot build it; all vectors are then compared.
         """
         with self._one_write, self.errors():
             if (self.milvus.describe_index(name, index_name=field) or {}).get("index_type") == kind:
@@ -188,7 +203,7 @@ class Client:
         self._there.discard(name)
 
     def point(self, alias: str, name: str) -> None:
-        """Let another name stand for a collection, in one step."""
+        """Make an alias stand for a collection, atomically."""
         from pymilvus import MilvusException
 
         with self.errors():
@@ -275,7 +290,16 @@ class Client:
         *,
         at_once: int = IDS_AT_ONCE,
     ) -> list[Row]:
-        """The rows in which a field has one of some values, and for which more holds."""
+        """The rows in which a field has one of some values, and for which more holds.
+
+        Args:
+            name: The collection.
+            field: The field.
+            values: Its values.
+            fields: The fields of the rows returned.
+            more: A further expression, which must hold as well.
+            at_once: The number of values per request; fewer for large rows.
+        """
         found: list[Row] = []
         listed = list(values)
         for start in range(0, len(listed), at_once):
@@ -306,9 +330,15 @@ class Client:
         fields: Sequence[str] = (),
         params: Mapping[str, Any] | None = None,
     ) -> list[list[Row]]:
-        """The rows of the highest inner products with each vector (m, dim), the best first.
+        """The rows of the highest inner products with each vector, the best first.
 
-        Each row has its "id", "distance" (the inner product), and the fields.
+        Args:
+            name: The collection.
+            vectors: Queries (m, dim), float32.
+            limit: The number of rows for each, at most MOST_ROWS.
+            expression: A filter of the rows.
+            fields: Fields of the rows besides "id" and "distance", the inner product.
+            params: Search parameters, by Milvus' names, such as {"ef": 64}.
         """
 
         def call() -> list[list[Row]]:
@@ -339,10 +369,10 @@ class Client:
             try:
                 return call()
             except MilvusException as error:
-                if error.code == _NOT_LOADED:  # the server was started anew
+                if error.code == COLLECTION_NOT_LOADED:  # the server was started anew
                     self.milvus.load_collection(name)
                     return call()
-                if error.code == _GONE and not self.milvus.has_collection(name):
+                if error.code == COLLECTION_NOT_FOUND and not self.milvus.has_collection(name):
                     self._there.discard(name)
                     return None
                 raise
@@ -381,37 +411,16 @@ class Client:
         import grpc
         from pymilvus import MilvusException
 
+        checks = (ValueError, TypeError)  # what pymilvus says of rows and addresses
+        failure = None
         try:
             yield
-        except MilvusException as error:
-            raise self._error(int(error.code), str(error.message)) from None
-        except (grpc.RpcError, grpc.FutureTimeoutError) as error:
-            raise self._error(0, str(error)) from None
-        except (ValueError, TypeError) as error:  # pymilvus checks rows and addresses
-            raise self._error(0, str(error)) from error
-
-    def _error(self, code: int, why: str) -> IndexUnusable:
-        if self._token:
-            for secret in {self._token, *self._token.split(":", 1)[1:]} - {""}:
-                why = why.replace(secret, "…")
-        why = " ".join(why.split())[:300]
-        low = why.lower()
-        if "auth" in low or "permission" in low or "token" in low:
-            return StorageFailed(
-                f"the server of {self.address} refuses the token: set $MILVUS_TOKEN to one that is "
-                f"right, `user:password` or an API key ({why})"
-            )
-        unreachable = ("connect", "unavailable", "deadline", "timeout", "timed out", "closed")
-        if code == 2 or any(word in low for word in unreachable):  # 2: CONNECT_FAILED
-            self.close()  # the next call connects anew
-            return StorageFailed(
-                f"the server of {self.address} cannot be reached, or does not answer: look whether "
-                f"Milvus runs there, then run the command again ({why})"
-            )
-        return StorageFailed(
-            f"Milvus at {self.address} failed: {why} (code {code}); look into its log, then run "
-            "the command again"
-        )
+        except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError, *checks) as error:
+            if (problem := problem_of(error)) is UNREACHABLE:
+                self.close()  # the next call connects anew
+            failure = failed(self.address, problem, error, self._token)
+        if failure is not None:
+            raise failure  # not above: its context would be an error that may hold the token
 
 
 def _portions(rows: Sequence[Row]) -> Iterator[list[Row]]:

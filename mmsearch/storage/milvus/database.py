@@ -12,7 +12,7 @@ is killed between any two loses at most this write, and doubles nothing:
 5. The head, with the number of the write, which ends it.
 
 The next writer that finds an intent above the head's number finishes it item by item: the items
-whose row has the number get step 4, the new vectors of the others are deleted (`writer.recover`).
+whose row has the number get step 4, the new vectors of the others are deleted (`recovery.recover`).
 What one call stores in one collection is stored whole.
 
 Readers take no lock, and there are no snapshots: a reader may see some items of a batch before
@@ -28,7 +28,7 @@ import copy
 import json
 import threading
 import uuid
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -48,7 +48,7 @@ from mmsearch.storage.records import Space, VectorField
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
-    from mmsearch.home import IndexPlace
+    from mmsearch.storage.place import IndexPlace
 
 VERSION = 1
 """Of the layout."""
@@ -59,6 +59,9 @@ WAIT = 10.0
 DUMMY = [0.0, 0.0]
 
 _HEAD, _INTENT = "head", "intent"
+
+SETTING = "setting "
+"""The prefix of the keys of documents that are settings."""
 
 Deletion = tuple[int, str, int]
 """(space id, modality, vector id)."""
@@ -148,8 +151,8 @@ class Database:
         """Whether there is an index."""
         return self._read_documents([_HEAD])[_HEAD] is not None
 
-    def make(self) -> None:
-        """Make the index."""
+    def make(self, initial: Mapping[str, str]) -> None:
+        """Make the index, with settings that it has from the start."""
         self.made("state")
         with self.lease.writing("making the index", wait=WAIT):
             if not self.exists:
@@ -161,15 +164,24 @@ class Database:
                     "forgotten": 0,
                     "numbers": {},
                 }
+                # before the head, without which there is no index
+                self._put_now({f"{SETTING}{key}": value for key, value in initial.items()})
                 self._put_now({_HEAD: json.dumps(head)})
 
     def check_version(self) -> None:
-        """Raise IndexUnusable if a newer mmsearch made the index."""
+        """Raise IndexUnusable if another version of the layout made the index."""
         self.check_open()
-        if self.head()["version"] > VERSION:
+        version = self.head()["version"]
+        if version > VERSION:
             raise IndexUnusable(
                 f"the index at {self.address} was made by a newer mmsearch: "
                 "`pip install --upgrade mmsearch`"
+            )
+        if version < VERSION:  # collections can be copied, but not altered
+            raise IndexUnusable(
+                f"the index at {self.address} was made by an older mmsearch (schema {version}, "
+                f"this one reads {VERSION}): with that version, `mmsearch copy {self.address} DIR` "
+                "makes a folder of it, which this one can copy to a new address"
             )
 
     def check_open(self) -> None:
@@ -426,6 +438,7 @@ class Write:
         """Log vectors that are about to be deleted."""
         if not deletions:
             return
+        self.vectors = True
         first = self.head["changes"] + 1
         self.head["changes"] += len(deletions)
         name = self.database.made("deleted")

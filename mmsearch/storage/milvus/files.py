@@ -16,7 +16,7 @@ from mmsearch.storage.milvus.layout import (
     quoted,
     stored_text,
 )
-from mmsearch.storage.milvus.writer import (
+from mmsearch.storage.milvus.row_updates import (
     forget_folders,
     note_folders,
     put_failures,

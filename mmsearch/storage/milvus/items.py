@@ -13,8 +13,8 @@ from mmsearch.storage.milvus.client import Row
 from mmsearch.storage.milvus.database import Database
 from mmsearch.storage.milvus.files import Sources, at_or_below
 from mmsearch.storage.milvus.layout import flag, flags, place_key, quoted
+from mmsearch.storage.milvus.row_updates import remove_items
 from mmsearch.storage.milvus.rows import ITEM_FIELDS, read_texts, tags_of, texts_by_key, vector_of
-from mmsearch.storage.milvus.writer import remove_items
 from mmsearch.storage.records import (
     IMPORTED_SOURCE,
     MEDIA_COLUMNS,

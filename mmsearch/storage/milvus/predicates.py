@@ -65,7 +65,7 @@ class FilterValues:
         """The path below the source."""
         if not self.folder:
             return self.name
-        # the folder of an address may end with slashes, see `split_path`
+        # the folder of a URL may end with slashes, see `split_path`
         if self.root == IMPORTED_SOURCE and self.folder.endswith(os.sep):
             return self.folder + self.name
         return f"{self.folder}{os.sep}{self.name}"

@@ -15,7 +15,14 @@ from typing import Any
 from mmsearch.encoders import Encoder
 from mmsearch.storage.milvus.database import Database, Write
 from mmsearch.storage.milvus.layout import VECTORS, Layout, vectors_name
-from mmsearch.storage.records import IMPORTED_FINGERPRINT, NO_MODALITIES, TEXT, Space
+from mmsearch.storage.records import (
+    ALL_MODALITIES,
+    IMPORTED_FINGERPRINT,
+    NO_MODALITIES,
+    TEXT,
+    Modalities,
+    Space,
+)
 from mmsearch.storage.serving import assigned, in_order, joined, split, switched
 from mmsearch.storage.store import QueryBankStore, SpaceStore
 from mmsearch.types import Modality
@@ -83,13 +90,13 @@ class Spaces(SpaceStore):
                 )
                 self.put(write, spaces)
 
-    def serve_with(self, encoders: Sequence[Encoder]) -> None:
+    def serve_with(self, encoders: Sequence[Encoder], only: Modalities = ALL_MODALITIES) -> None:
         with self._database.write() as write:
             spaces = self._spaces()
             space_of: dict[Modality, int] = {}
             for encoder in encoders:
                 space = _add(write, spaces, encoder)
-                space_of |= dict.fromkeys(sorted(encoder.modalities - TEXT), space.id)
+                space_of |= dict.fromkeys(sorted(encoder.modalities & only - TEXT), space.id)
             spaces = assigned(spaces, space_of)
             items = self._database.collection("items")
             if space_of and not write.client.query(items, "id > 0", ["id"], 1):

@@ -12,24 +12,30 @@ from typing import TYPE_CHECKING
 
 from mmsearch.storage.milvus.annotations import Metadata, Tags
 from mmsearch.storage.milvus.client import Client
-from mmsearch.storage.milvus.database import Database
+from mmsearch.storage.milvus.database import SETTING, Database
 from mmsearch.storage.milvus.files import Failures, Files, IndexRoots, Sources
 from mmsearch.storage.milvus.filters import Filters
 from mmsearch.storage.milvus.items import Items
 from mmsearch.storage.milvus.lease import Lease
-from mmsearch.storage.milvus.neighbours import MilvusIndexes
+from mmsearch.storage.milvus.recovery import recover
 from mmsearch.storage.milvus.spaces import QueryBanks, Spaces
 from mmsearch.storage.milvus.transfer import Transfer
+from mmsearch.storage.milvus.vector_indexes import MilvusIndexes
 from mmsearch.storage.milvus.vectors import Changes, Hubs, StoredVectors, TokenEmbeddings
 from mmsearch.storage.milvus.words import Words
-from mmsearch.storage.milvus.writer import put_batch, put_records, recover
-from mmsearch.storage.records import FailureRecord, ItemBatch, ItemRecord, Space, StoreState
+from mmsearch.storage.milvus.writer import put_batch, put_records
+from mmsearch.storage.records import (
+    FailureRecord,
+    ItemBatch,
+    ItemRecord,
+    PathKey,
+    Space,
+    StoreState,
+)
 from mmsearch.storage.store import LoaderStore, PutBatch, SettingStore
 
 if TYPE_CHECKING:
-    from mmsearch.home import IndexPlace
-
-_SETTING = "setting "
+    from mmsearch.storage.place import IndexPlace
 
 _NUMBERED = "numbered items"
 """The setting that holds the next number for items that came without a name."""
@@ -73,10 +79,12 @@ class MilvusStore:
         """The right to write, which one process has at a time."""
         return self.database.lease
 
-    def put(self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()) -> None:
+    def put(
+        self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()
+    ) -> dict[PathKey, bytes]:
         changes = any(record.changes_vectors for record in records)
         with self.database.write(vectors=changes) as write:
-            put_records(write, records, failures)
+            return put_records(write, records, failures)
 
     def state(self) -> StoreState:
         head = self.database.head()
@@ -109,11 +117,11 @@ class Settings(SettingStore):
         self._database = database
 
     def get(self, key: str) -> str | None:
-        return self._database.document(f"{_SETTING}{key}")
+        return self._database.document(f"{SETTING}{key}")
 
     def set(self, key: str, value: str) -> None:
         with self._database.write() as write:
-            write.put_document(f"{_SETTING}{key}", value)
+            write.put_document(f"{SETTING}{key}", value)
 
 
 class Loader(LoaderStore):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mmsearch.filters.values import number_in
 from mmsearch.storage.milvus.client import Row
-from mmsearch.storage.milvus.database import DUMMY, Database, Write
+from mmsearch.storage.milvus.database import DUMMY, SETTING, Database, Write
 from mmsearch.storage.milvus.files import Sources
 from mmsearch.storage.milvus.layout import (
     COPIES,
@@ -32,6 +32,7 @@ from mmsearch.storage.milvus.layout import (
     tokens_name,
     vectors_name,
 )
+from mmsearch.storage.milvus.row_updates import note_folders
 from mmsearch.storage.milvus.rows import (
     ITEM_FIELDS,
     NEW_ITEM,
@@ -47,7 +48,6 @@ from mmsearch.storage.milvus.rows import (
     vector_of,
 )
 from mmsearch.storage.milvus.spaces import Spaces
-from mmsearch.storage.milvus.writer import note_folders
 from mmsearch.storage.records import Space, VectorField
 from mmsearch.storage.stored_text import text_of
 from mmsearch.storage.transfer import COLUMNS, COPYING, Key, Page, TransferStore, is_own
@@ -56,7 +56,6 @@ from mmsearch.types import Modality
 if TYPE_CHECKING:
     import numpy as np
 
-_SETTING = "setting "
 
 _ROWS = 1_000
 """Rows that are read by one call, with their vectors or texts."""
@@ -115,9 +114,9 @@ class Transfer(TransferStore):
 
     def _settings(self, after: Key | None) -> Iterator[Any]:
         keys = [
-            text_of(key).removeprefix(_SETTING) for key in self._database.documents_like(_SETTING)
+            text_of(key).removeprefix(SETTING) for key in self._database.documents_like(SETTING)
         ]
-        values = {key: self._database.document(f"{_SETTING}{key}") for key in keys}
+        values = {key: self._database.document(f"{SETTING}{key}") for key in keys}
         stored = ((k, v) for k, v in values.items() if v is not None and not is_own(k))
         return self._documents(stored, after)
 
@@ -254,11 +253,11 @@ class Transfer(TransferStore):
         rows = [dict(zip(COLUMNS[table], row, strict=True)) for row in page]
         with self._database.write() as write:
             getattr(self, f"_put_{table}")(write, rows)
-            write.put_document(f"{_SETTING}{COPYING}", progress)
+            write.put_document(f"{SETTING}{COPYING}", progress)
 
     def _put_settings(self, write: Write, rows: list[Row]) -> None:
         for row in rows:
-            write.put_document(f"{_SETTING}{row['key']}", row["value"])
+            write.put_document(f"{SETTING}{row['key']}", row["value"])
 
     def _put_sources(self, write: Write, rows: list[Row]) -> None:
         new = {str(row["id"]): [row["path"], row["device"]] for row in rows}
@@ -451,9 +450,9 @@ class Transfer(TransferStore):
                     client.drop(name)
             database.known_folders.clear()
             database.made("items")
-            settings = map(text_of, database.documents_like(_SETTING))
+            settings = map(text_of, database.documents_like(SETTING))
             banks = database.documents_like("bank ")
-            gone = (key for key in settings if not is_own(key.removeprefix(_SETTING)))
+            gone = (key for key in settings if not is_own(key.removeprefix(SETTING)))
             for key in (*gone, *banks, *_DOCUMENTS):
                 write.put_document(key, None)
 

@@ -1,18 +1,17 @@
 """The one writer of items: records of a scan, batches of an import, and vectors that were missing.
 
 A write is planned in memory from the rows that it touches, then executed in the order that
-`mmsearch.storage.milvus.database` describes.
+`mmsearch.storage.milvus.database` describes; `mmsearch.storage.milvus.recovery` has the last step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.storage.milvus.client import Row
-from mmsearch.storage.milvus.database import DUMMY, Database, Deletion, Write
+from mmsearch.storage.milvus.database import DUMMY, Write
 from mmsearch.storage.milvus.layout import (
     COPIES,
     TOKENS,
@@ -22,16 +21,16 @@ from mmsearch.storage.milvus.layout import (
     flags,
     joined,
     place_key,
-    quoted,
     stored_text,
     tokens_name,
     vectors_name,
 )
+from mmsearch.storage.milvus.recovery import finish
+from mmsearch.storage.milvus.row_updates import note_folders, put_failures
 from mmsearch.storage.milvus.rows import (
     ITEM_FIELDS,
     NEW_ITEM,
     Text,
-    failure_row,
     part_rows,
     read_texts,
     read_tokens,
@@ -48,20 +47,18 @@ from mmsearch.storage.records import (
     ItemBatch,
     ItemRecord,
     ItemVectors,
+    PathKey,
     RowColumns,
     Space,
     VectorField,
     fact_text,
 )
 from mmsearch.storage.stored_text import text_of
-from mmsearch.types import Modality, Span
+from mmsearch.types import Span
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-FEW_FOLDERS = 20
-"""So many are looked at one by one; of more, what they hold is read at once."""
 
 _MEDIA = ("readings", *MEDIA_COLUMNS)
 
@@ -84,8 +81,11 @@ class NewVector:
 
 def put_records(
     write: Write, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()
-) -> None:
+) -> dict[PathKey, bytes]:
     """Make or change items with their texts and vectors, and forget their failures.
+
+    Returns:
+        As `Store.put`.
 
     Raises:
         DuplicateGone: the item that one is a duplicate of has other content or is gone; nothing
@@ -95,7 +95,11 @@ def put_records(
     ids = {id_ for one in records for id_ in (one.id, one.duplicate_of) if id_ is not None}
     plan.load(ids, (place_key(*one.path_key) for one in records))
     plan.load_vectors({r.duplicate_of for r in records if r.duplicate_of not in (None, r.id)})
-    new: dict[tuple[int, str, str], ItemRecord] = {}
+    new: dict[PathKey, ItemRecord] = {}
+    before: dict[PathKey, bytes] = {}
+    for record in records:
+        if record.id is None and (there := plan.at(*record.path_key)) is not None:
+            before[record.path_key] = bytes.fromhex(plan.rows[there]["hash"])
     for record in records:
         if record.id is None and record.duplicate_of is None and record.path_key not in new:
             new[record.path_key] = record
@@ -105,6 +109,7 @@ def put_records(
         plan.put_record(record)
     plan.failures = list(failures)
     plan.execute()
+    return before
 
 
 def put_vectors(
@@ -120,7 +125,13 @@ def put_vectors(
 
 
 def put_batch(write: Write, batch: ItemBatch, space: Space | None) -> tuple[int, int]:
-    """Write a batch; returns how many items are new, and how many existed before."""
+    """Write a batch; returns how many items are new, and how many existed before.
+
+    Args:
+        write: The write that it is part of.
+        batch: Items of one kind, with what is stored of each.
+        space: The space of its vectors; None if it has none.
+    """
     plan = Plan(write)
     places = list(zip(batch.sources, batch.folders, batch.names, strict=True))
     plan.load((), (place_key(*place) for place in places))
@@ -187,158 +198,6 @@ def _plan_vectors(plan: Plan, ids: list[int], place: VectorField, columns: RowCo
         found.setdefault(ids[number], []).append(one)
     for id_, vectors in found.items():
         plan.set_vectors(id_, place, vectors)
-
-
-def recover(write: Write, intent: dict[str, Any]) -> None:
-    """Finish a write that did not come to its end: each of its items is as it was, or new."""
-    client, database = write.client, write.database
-    logged = client.query(database.collection("deleted"), f"id > {write.head['changes']}", ["id"])
-    write.head["changes"] = max([write.head["changes"], *(row["id"] for row in logged)])
-    number = intent["write"]
-    items = database.collection("items")
-    done = client.among(items, "id", intent.get("items", ()), ["id"], f"write == {number}")
-    committed = {row["id"] for row in done}
-    undone = sorted(set(intent.get("items", ())) - committed)
-    above = f"id > {intent.get('vectors', 0)}"
-    for place in map(_place, intent.get("fields", ())):
-        delete_vectors(write, place, undone, above)
-    client.delete_among(database.collection("parts"), "item_id", undone, f"write == {number}")
-    finish(write, intent, committed)
-    if "merge" in intent:
-        from mmsearch.storage.milvus.files import merge_sources
-
-        merge_sources(write, **intent["merge"])
-    if "dropped" in intent:
-        from mmsearch.storage.milvus.spaces import drop_space
-
-        drop_space(write, intent["dropped"])
-
-
-def finish(write: Write, intent: Mapping[str, Any], committed: set[int]) -> None:
-    """Delete what the new rows of items replace, and bring copies up to date."""
-    before = f"id <= {intent.get('vectors', 0)}"
-    for key, ids in intent.get("clear", {}).items():
-        delete_vectors(write, _place(key), sorted(committed & set(ids)), before)
-    displaced = [id_ for id_, by in intent.get("displaced", ()) if by in committed]
-    if removed := [*intent.get("removed", ()), *displaced]:
-        delete_items(write, removed)
-    if stale := sorted(committed & set(intent.get("stale_parts", ()))):
-        parts = write.database.collection("parts")
-        write.client.delete_among(parts, "item_id", stale, f"write != {intent['write']}")
-    if mirrored := sorted(committed & set(intent.get("mirror", ()))):
-        refresh_copies(write.database, mirrored)
-    if left := intent.get("left"):
-        forget_folders(write.database, {(source, folder) for source, folder in left})
-
-
-def delete_vectors(write: Write, place: VectorField, ids: Sequence[int], more: str) -> None:
-    """Delete vectors of items in a vector field, with their token embeddings, and log it."""
-    client, database = write.client, write.database
-    name = database.vector_collection(*place)
-    if name is None or not ids:
-        return
-    rows = client.among(name, "item_id", ids, ["id"], more)
-    if not rows:
-        return
-    doomed = sorted(row["id"] for row in rows)
-    deletions: list[Deletion] = [(*place, id_) for id_ in doomed]
-    write.log_deletions(deletions)
-    client.delete_among(name, "id", doomed)
-    for (space, _, modality), tokens in database.token_collections().items():
-        if (space, modality) == place:
-            client.delete_among(tokens, "vector_id", doomed)
-
-
-def delete_items(write: Write, ids: Sequence[int]) -> None:
-    """Delete items with all that belongs to them; their rows come first."""
-    client, database = write.client, write.database
-    items = database.collection("items")
-    rows = client.among(items, "id", ids, ["source_id", "folder"])
-    client.delete_among(items, "id", ids)
-    for place in database.vector_fields():
-        delete_vectors(write, place, ids, "id > 0")
-    client.delete_among(database.collection("parts"), "item_id", ids)
-    client.delete_among(database.collection("words"), "item_id", ids)
-    forget_folders(database, {(row["source_id"], text_of(row["folder"])) for row in rows})
-
-
-def remove_items(write: Write, ids: Sequence[int]) -> None:
-    """Delete items: what a crash leaves of them is deleted by the next writer."""
-    write.intend({"removed": list(ids)})
-    delete_items(write, ids)
-
-
-def refresh_copies(database: Database, ids: Sequence[int]) -> None:
-    """Bring what the vectors of items repeat of them up to date."""
-    client = database.client
-    rows = client.among(database.collection("items"), "id", ids, ["id", *COPIES])
-    copies = {row["id"]: {name: row.get(name) for name in COPIES} for row in rows}
-    for name in database.vector_fields().values():
-        for start in range(0, len(ids), 1000):
-            some = ids[start : start + 1000]
-            found = client.among(name, "item_id", some, list(VECTORS))
-            changed = [
-                {**row, **copies[row["item_id"]]}
-                for row in found
-                if row["item_id"] in copies
-                and any(row.get(key) != value for key, value in copies[row["item_id"]].items())
-            ]
-            for row in changed:
-                row["vector"] = sent_vector(database, vector_of(row["vector"]))
-            client.upsert(name, changed)
-
-
-def forget_folders(database: Database, places: set[tuple[int, str]]) -> None:
-    """Forget the folders that hold neither items nor failures any more."""
-    client = database.client
-    keys = {place_key(*place) for place in places}
-    for table in (database.collection("items"), database.collection("failures")):
-        if len(keys) <= FEW_FOLDERS:
-            keys = {
-                key
-                for key in keys
-                if not client.query(table, f"folder_key == {quoted(key)}", ["id"], 1)
-            }
-        else:
-            rows = client.among(table, "folder_key", sorted(keys), ["folder_key"])
-            keys -= {row["folder_key"] for row in rows}
-    client.delete_among(database.collection("folders"), "id", sorted(keys))
-    database.known_folders -= keys
-
-
-def note_folders(database: Database, places: Iterable[tuple[int, str]]) -> None:
-    """Note folders that are to hold items or failures."""
-    new = {place_key(*place): place for place in places}
-    new = {key: place for key, place in new.items() if key not in database.known_folders}
-    rows: list[Row] = [
-        {"id": key, "source_id": source, "folder": stored_text(folder), "dummy": DUMMY}
-        for key, (source, folder) in new.items()
-    ]
-    if rows:
-        database.client.upsert(database.made("folders"), rows)
-        database.known_folders.update(new)
-
-
-def put_failures(database: Database, records: Sequence[FailureRecord]) -> None:
-    """Store failures, each in place of an earlier one of the same file."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    note_folders(database, {(one.source_id, one.folder) for one in records})
-    rows: dict[str, Row] = {}
-    for one in records:
-        key = place_key(one.source_id, one.folder, one.name)
-        rows[key] = failure_row(
-            one.source_id,
-            one.folder,
-            one.name,
-            reason=one.reason,
-            seen_at=now,
-            size=one.stat and one.stat[0],
-            mtime_ns=one.stat and one.stat[1],
-            retry=int(one.retry),
-            ctime_ns=one.ctime_ns,
-        )
-    if rows:
-        database.client.upsert(database.made("failures"), list(rows.values()))
 
 
 # ---------------------------------------------------------------------- planning
@@ -493,7 +352,11 @@ class Plan:
         return int(self._generations.get(str(place[0]), 0))
 
     def put_record(self, record: ItemRecord) -> None:
-        """Store a record whose item may be there already, or which is a duplicate."""
+        """Store a record whose item may be there already, or which is a duplicate.
+
+        Raises:
+            DuplicateGone: the item that it is a duplicate of has other content or is gone.
+        """
         original: Row | None = None
         if record.duplicate_of is not None:
             original = self.rows.get(record.duplicate_of)
@@ -704,9 +567,3 @@ def field_of(one: str) -> VectorField:
 def _fields(row: Row) -> set[VectorField]:
     """The vector fields that an item has flags of."""
     return {field_of(one) for one in flags(row["fields"])}
-
-
-def _place(key: str) -> VectorField:
-    space, _, modality = key.partition(" ")
-    known: Modality = modality  # type: ignore[assignment]
-    return int(space), known

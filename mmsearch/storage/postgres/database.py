@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import select as files
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from mmsearch.storage.postgres import schema
 from mmsearch.storage.postgres.errors import refused, said, storage_errors, unreadable
 from mmsearch.storage.postgres.writer import PostgresWriter
 from mmsearch.storage.records import StoreState
-from mmsearch.storage.sql.database import Prepared, ThreadSnapshot, together
+from mmsearch.storage.sql.database import Prepared, ThreadSnapshot, driver_of_connection
 from mmsearch.storage.sql.index_settings import STATE, state_of
 from mmsearch.storage.sql.schema import settings
 
@@ -69,6 +69,7 @@ class Database:
         name: The schema.
         address: What is shown in its place.
         create: Make the index if there is none.
+        initial: Settings that it is made with.
 
     Raises:
         IndexNotFound: there is none, and `create` is False.
@@ -76,7 +77,9 @@ class Database:
             to make the index; or the index was made by a newer mmsearch.
     """
 
-    def __init__(self, url: str, name: str, address: str, *, create: bool) -> None:
+    def __init__(
+        self, url: str, name: str, address: str, *, create: bool, initial: Mapping[str, str]
+    ) -> None:
         self.name = name
         self.address = address
         self._open = True
@@ -87,20 +90,20 @@ class Database:
             self._conninfo = make_conninfo("", **(_DEFAULTS | given))
         except psycopg.Error as error:
             raise unreadable(address, error) from None
-        self.engine: Engine = create_engine(
+        # reads send BEGIN and COMMIT themselves, in fewer round trips
+        self._reading: Engine = create_engine(
             "postgresql+psycopg://",
             creator=self._connect,
-            isolation_level="READ COMMITTED",  # whatever the server's own default is
+            isolation_level="AUTOCOMMIT",
             pool_size=CONNECTIONS,
             max_overflow=-1,  # a thread that holds a snapshot may need a second connection
             pool_use_lifo=True,
         )
-        event.listen(self.engine, "checkout", _check_alive)
-        self._reading = self.engine.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+        event.listen(self._reading, "checkout", _check_alive)
+        # set, as the server's default may be another
+        self.engine = self._reading.execution_options(isolation_level="READ COMMITTED")
         try:
-            self._prepare(create=create)
+            self._prepare(initial if create else None)
         except BaseException:
             self.engine.dispose()
             raise
@@ -174,9 +177,10 @@ class Database:
         if self.in_snapshot:
             yield
             return
-        with self.read() as connection:
-            # BEGIN alone reads nothing; both go in one round trip
-            (rows,) = together(connection, (_STATE, {}))
+        # BEGIN alone reads nothing; both go in one round trip
+        with self._transaction(f"{_BEGIN}; {_STATE}") as (connection, cursor):
+            cursor.nextset()
+            rows = cursor.fetchall()
             kept = {name: value for _, name, value in rows}
             with self._snapshot.reading(connection):
                 if rows:
@@ -198,6 +202,10 @@ class Database:
         """A transaction that writes, committed at the end, rolled back on an exception.
 
         It waits for the one before it: see `schema.mmsearch`.
+
+        Raises:
+            IndexUnusable: the index was closed.
+            StorageFailed: the server refuses, or cannot be reached.
         """
         self.check_open()
         if self.in_snapshot:
@@ -213,13 +221,32 @@ class Database:
             with storage_errors(self.address):
                 yield snapshot
             return
-        self.check_open()
-        with storage_errors(self.address), self._reading.begin() as connection:
+        with self._transaction(_BEGIN) as (connection, _):
             yield connection
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[tuple[Connection, psycopg.Cursor[Any]]]:
+        """A read-only transaction, and the cursor of the statements that begin it."""
+        self.check_open()
+        with storage_errors(self.address), self._reading.connect() as connection:
+            driver = driver_of_connection(connection)
+            cursor = driver.execute(begin)
+            try:
+                yield connection, cursor
+                driver.execute("COMMIT")
+            except BaseException:  # the pool rolls it back, session settings included
+                if not connection.invalidated:
+                    connection.info.clear()
+                raise
 
     def rows(self, statement: Executable) -> list[Any]:
         """The rows of a statement."""
-        with self.read() as connection:
+        if self._snapshot.connection is not None:
+            with self.read() as connection:
+                return list(connection.execute(statement).all())
+        self.check_open()
+        # one statement needs no transaction
+        with storage_errors(self.address), self._reading.connect() as connection:
             return list(connection.execute(statement).all())
 
     def scalars(self, statement: Executable) -> list[Any]:
@@ -249,16 +276,16 @@ class Database:
 
     # ------------------------------------------------------------------ making and migrating
 
-    def _prepare(self, *, create: bool) -> None:
-        """Make the index if need be, or bring it up to this version."""
+    def _prepare(self, initial: Mapping[str, str] | None) -> None:
+        """Make the index with these settings, if need be, or bring it up to this version."""
         version = self._version()
         if version is None:
-            if not create:
+            if initial is None:
                 raise IndexNotFound(
                     f"there is no index at {self.address}: make one with `mmsearch index FOLDER "
                     f"-i '{self.address}'`"
                 )
-            self._make()
+            self._make(initial)
         elif version > schema.newest():
             raise IndexUnusable(
                 f"the index at {self.address} was made by a newer mmsearch (schema {version}, this "
@@ -272,7 +299,7 @@ class Database:
         problem: IndexUnusable | None = None
         others: list[str] = []
         try:
-            with self._reading.begin() as connection:
+            with self._reading.connect() as connection:
                 if connection.execute(_IS_THERE, {"table": self._table("mmsearch")}).scalar():
                     return int(connection.execute(_VERSION).scalar_one())
                 others = [
@@ -301,8 +328,8 @@ class Database:
         """A table of this schema as `to_regclass` takes it."""
         return ".".join('"{}"'.format(part.replace('"', '""')) for part in (self.name, name))
 
-    def _make(self) -> None:
-        fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0"}
+    def _make(self, initial: Mapping[str, str]) -> None:
+        fresh = {"catalog_id": uuid.uuid4().hex[:12], "revision": "0", **initial}
         with self._making("be made") as connection:
             # a table is read first: to_regclass alone would not learn what was made meanwhile
             has_schema = connection.execute(_HAS_SCHEMA, {"name": self.name}).scalar()
@@ -382,12 +409,13 @@ _SET_PATH = text("SELECT set_config('search_path', :path, false)")
 
 _MOMENT = Prepared(select(schema.mmsearch.c.moment))
 
-_STATE = Prepared(
-    select(schema.mmsearch.c.moment, settings.c.key, settings.c.value).where(
-        settings.c.key.in_(STATE)
-    )
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+
+_STATE = (
+    "SELECT moment, key, value FROM mmsearch, settings "  # noqa: S608 - constants
+    f"WHERE key IN ({', '.join(map(repr, STATE))})"
 )
-"""The moment, beside each setting that makes the store's state."""
+"""Rows of the moment and one of the settings that make up the store's state."""
 
 _VERSION = schema.mmsearch.select().with_only_columns(schema.mmsearch.c.version)
 

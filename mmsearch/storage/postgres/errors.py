@@ -65,6 +65,9 @@ def storage_errors(address: str) -> Iterator[None]:
 
     Args:
         address: Of the index, without a password.
+
+    Raises:
+        StorageFailed: one was raised.
     """
     problem: StorageFailed | None = None
     try:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 from sqlalchemy import text
 
 from mmsearch.errors import IndexUnusable
-from mmsearch.home import IndexPlace
+from mmsearch.storage.place import IndexPlace
 from mmsearch.storage.postgres.database import Database
 from mmsearch.storage.postgres.filters import Filters
 from mmsearch.storage.postgres.items import PostgresItems
 from mmsearch.storage.postgres.loader import Loader
 from mmsearch.storage.postgres.lock import AdvisoryLock
-from mmsearch.storage.postgres.neighbours import PgVectorIndexes
 from mmsearch.storage.postgres.transfer import PostgresTransfer
+from mmsearch.storage.postgres.vector_indexes import PgVectorIndexes
 from mmsearch.storage.postgres.vectors import PostgresChanges, PostgresVectors
 from mmsearch.storage.postgres.words import Words
 from mmsearch.storage.sql.store import SqlStore
@@ -31,6 +31,7 @@ class PostgresStore(SqlStore):
         name: The schema of the index.
         address: What messages call it.
         create: Make the index if there is none.
+        initial: Settings that it is made with.
         folder: The local cache; None: nothing is cached on disk.
 
     Raises:
@@ -40,9 +41,18 @@ class PostgresStore(SqlStore):
     """
 
     def __init__(
-        self, url: str, name: str, address: str, *, create: bool, folder: Path | None = None
+        self,
+        url: str,
+        name: str,
+        address: str,
+        *,
+        create: bool,
+        initial: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.database = database = Database(url, name, address, create=create)
+        self.database = database = Database(
+            url, name, address, create=create, initial=initial or {}
+        )
         super().__init__(database)
         self.items = PostgresItems(database)
         self.vectors = PostgresVectors(database)
@@ -52,7 +62,7 @@ class PostgresStore(SqlStore):
         self.transfer = PostgresTransfer(database, self.writer_lock)
         self._store_id = self.state().store_id
         self.filters = Filters(database)
-        self.words = Words(database, self.settings)
+        self.words = Words(database)
         self.vector_indexes = PgVectorIndexes(database, self.settings, self.state, folder)
 
     def moment(self) -> Hashable:
@@ -73,9 +83,13 @@ class PostgresStore(SqlStore):
         self.database.close()
 
 
-def open_store(place: IndexPlace, *, create: bool) -> PostgresStore:
+def open_store(
+    place: IndexPlace, *, create: bool, initial: Mapping[str, str] | None = None
+) -> PostgresStore:
     """The store at a place; what it raises is said at `PostgresStore`."""
-    return PostgresStore(place.url, place.name, str(place), create=create, folder=place.folder)
+    return PostgresStore(
+        place.url, place.name, str(place), create=create, initial=initial, folder=place.folder
+    )
 
 
 _SIZE = text(
