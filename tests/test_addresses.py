@@ -26,9 +26,9 @@ from mmsearch.collection.doctor import examine
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import IndexNotFound, InvalidOption, MissingExtra, StorageFailed
 from mmsearch.evaluation.comparison import parse_settings
-from mmsearch.home import IndexPlace, index_not_found, index_place, place_of
 from mmsearch.server import index_process
 from mmsearch.server.indexes import ServedIndexes
+from mmsearch.storage.place import IndexPlace, index_not_found, index_place, place_of
 
 SECRET = "hunter2"
 ADDRESS = f"postgresql://ann:{SECRET}@db.example/photos?schema=holiday"
@@ -217,7 +217,7 @@ class Server:
         self.places: list[IndexPlace] = []
         self.down = False
 
-    def open_store(self, place: IndexPlace, *, create: bool) -> MemoryStore:
+    def open_store(self, place: IndexPlace, *, create: bool, initial: Any = None) -> MemoryStore:
         if self.down:
             raise StorageFailed(f"the server of {place} cannot be reached: start it")
         self.places.append(place)
@@ -225,6 +225,8 @@ class Server:
             if not create:
                 raise index_not_found(place)
             self.stores[place.name] = MemoryStore()
+            for key, value in (initial or {}).items():
+                self.stores[place.name].settings.set(key, value)
         return self.stores[place.name]
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import milvus_server
 import numpy as np
@@ -464,6 +465,32 @@ def test_a_half_copied_index_cannot_be_used_and_the_error_says_how_to_finish_it(
     assert mmsearch.copy(index, half).resumed > 0
     assert contents(half) == contents(index)
     mmsearch.open(half).close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "milvus"])
+def test_a_copy_that_ends_before_its_first_row_leaves_no_empty_index_behind(
+    kind, index, tmp_path, monkeypatch, request
+):
+    monkeypatch.setenv("MMSEARCH_CACHE", str(tmp_path / "cache"))
+    with ExitStack() as stack:
+        if kind == "postgres":
+            url, name = stack.enter_context(schema())
+            made: Any = f"{url}{'&' if '?' in url else '?'}schema={name}"
+        else:
+            made = tmp_path / "new"
+            if kind == "milvus":
+                made = request.getfixturevalue("milvus").address(f"begun{os.getpid()}")
+        patched = stack.enter_context(monkeypatch.context())
+        patched.setattr("mmsearch.collection.copy.copy_store", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            mmsearch.copy(index, made)
+        patched.undo()
+        with pytest.raises(IndexUnusable, match="finish it with `mmsearch copy"):
+            mmsearch.open(made)
+        report = mmsearch.copy(index, made)
+        assert (report.items, report.restarted) == (3, False)
+        with mmsearch.open(made) as there:
+            assert len(there) == 3
 
 
 def test_a_half_copied_index_takes_no_copy_of_another_one(half, index, photos, tmp_path):

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import tarfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from conftest import COLOURS, ToyEncoder, paint
 from PIL import Image
 from typer.testing import CliRunner
 
-from mmsearch import Collection, Report
+from mmsearch import Collection, Report, encode
 from mmsearch.cli.app import app
 from mmsearch.filters import parse_condition
+from mmsearch.indexing.scan import Scan
 from mmsearch.media import corpora
 from mmsearch.storage.item_files import open_item
 
@@ -64,7 +67,7 @@ def colours(tmp_path: Path, toy: ToyEncoder) -> Path:
 # ---------------------------------------------------------------------- tar shards
 
 
-def test_each_member_of_a_shard_is_an_item_with_an_address(colours: Path, tmp_path: Path) -> None:
+def test_each_member_of_a_shard_is_an_item_with_its_own_path(colours: Path, tmp_path: Path) -> None:
     library, report = indexed(tmp_path, colours)
     assert report.added == 3
     assert not report.failures
@@ -569,21 +572,88 @@ def test_a_truncated_parquet_fails_as_a_whole(tmp_path: Path, toy: ToyEncoder) -
     assert [failure.path for failure in library.failures] == [str(path)]
 
 
+# ---------------------------------------------------------------------- our own exports
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_an_export_is_not_indexed_but_imported(form: str, colours: Path, tmp_path: Path) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    (made,) = encode(colours, tmp_path / "a b", format=form).files
+    given = made if form == "parquet" else made / "items.jsonl"
+    library, report = indexed(tmp_path, given)
+    (failure,) = report.failures
+    assert (report.added, failure.path) == (0, str(given))
+    assert failure.reason.endswith(f"imported: `mmsearch import '{made}'`")
+    with library:
+        assert library.import_files(made).added == 3
+
+
+# ---------------------------------------------------------------------- progress
+
+
+def totals_of(tmp_path: Path, *paths: Path) -> set[tuple[int, int | None]]:
+    """What a run reports in the end, once the total is known."""
+    said: list[tuple[int, int | None]] = []
+    # the count is made in a thread, which may take longer than so short a run
+    ready = threading.Event()
+    count = Scan.count
+
+    def counted(scan: Scan) -> int | None:
+        found = count(scan)
+        ready.set()
+        return found
+
+    def progress(done: int, total: int | None) -> None:
+        ready.wait(5)
+        time.sleep(0.01)  # until the thread has stored it
+        said.append((done, total))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Scan, "count", counted)
+        library, _ = indexed(tmp_path, *paths, progress=progress)
+    library.close()
+    return {max(said)}
+
+
+def test_progress_has_a_total_with_corpora(colours: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "data" / "texts.jsonl"
+    texts.write_text('{"text": "one"}\n{"text": "two"}\n')
+    more = shard(tmp_path / "data" / "more.tar", {"a.png": jpeg("red"), "a.mp4": b"no video"})
+    paint(tmp_path / "photos" / "red.png", "red")
+    given = colours, more, texts, tmp_path / "photos"
+    assert totals_of(tmp_path, *given) == {(7, 7)}
+    paint(tmp_path / "photos" / "green.png", "green")
+    assert totals_of(tmp_path, *given) == {(8, 8)}  # of unchanged corpora, it is stored
+
+
+def test_corpora_too_large_to_be_read_twice_are_counted_as_they_are_read(
+    tmp_path: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmsearch.indexing.corpora.MOST_BYTES_TO_COUNT", 10)
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    for path in (one, two):
+        path.write_text('{"text": "a text"}\n')
+    assert totals_of(tmp_path, one) == {(1, 1)}  # the run has read it by then
+    one.write_text('{"text": "another text"}\n')
+    assert totals_of(tmp_path, one, two) == {(2, None)}
+
+
 # ---------------------------------------------------------------------- commands
 
 
-def test_commands_take_corpora_and_addresses(
+def test_commands_take_corpora_and_members(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MMSEARCH_INDEX", str(tmp_path / "index"))
     run = CliRunner().invoke
     assert run(app, ["index", str(colours), "--quiet"]).exit_code == 0
-    address = f"{colours}::0001.png"
-    assert address in run(app, ["list"]).output
-    similar = run(app, ["similar", address, "--json"])
+    member = f"{colours}::0001.png"
+    assert member in run(app, ["list"]).output
+    similar = run(app, ["similar", member, "--json"])
     assert similar.exit_code == 0
     assert f"{colours}::0002.png" in similar.output
-    assert run(app, ["remove", address]).output.strip() == "removed 1"
+    assert run(app, ["remove", member]).output.strip() == "removed 1"
     assert run(app, ["remove", str(colours)]).output.strip() == "removed 2"
 
 

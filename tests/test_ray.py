@@ -36,11 +36,30 @@ decoder.Decoder.__call__ = kill
 """
 """What workers run when they start: one file kills whoever reads it."""
 
+INTERRUPTED = """
+import mmsearch, ray
+
+def interrupt(done, total):
+    if done == 4:  # a block is stored
+        raise KeyboardInterrupt
+
+with mmsearch.Collection({index!r}, create=True, model="mini") as library:
+    try:
+        library.add({photos!r}, on="ray", progress=interrupt)
+    except KeyboardInterrupt:
+        assert not ray.is_initialized()
+        assert library.report.interrupted
+        assert library.report.added == len(library)
+    else:
+        raise AssertionError("it was not interrupted")
+"""
+
+ROOT = str(Path(mmsearch.__file__).parents[1])
+
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(ray_pipeline, "FILES_A_BLOCK", 4)
     folder = tmp_path / "photos"
     for number in range(10):
         paint(folder / f"{number}.png", "blue", (30 + number, 40))
@@ -49,6 +68,19 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "note.txt").write_text("a note about the sea")
     tone(folder / "beep.wav", "low")
     return folder
+
+
+def by_ray(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own: Ray forks, which may hang beside others' threads."""
+    start = "import os\nfrom mmsearch.indexing import ray_pipeline\nray_pipeline.FILES_A_BLOCK = 4"
+    return subprocess.run(
+        [sys.executable, "-c", f"{start}\n{script}"],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def vectors(index: Path) -> dict[tuple[str, str], np.ndarray]:
@@ -65,15 +97,15 @@ def vectors(index: Path) -> dict[tuple[str, str], np.ndarray]:
 
 @needs_ray
 def test_what_dies_with_a_worker_is_named_and_the_rest_is_as_without_ray(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path
 ):
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "sitecustomize.py").write_text(KILLING)
-    root = Path(mmsearch.__file__).parents[1]
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'start'}{os.pathsep}{root}")
     command = ["index", str(photos), "-i", str(tmp_path / "idx"), "--model", "mini", "-q"]
-    shown = CliRunner().invoke(app, [*command, "--on", "ray"])
-    assert shown.exit_code == 4, shown.output
+    workers = f"os.environ['PYTHONPATH'] = {str(tmp_path / 'start')!r} + os.pathsep + {ROOT!r}"
+    run = f"from mmsearch.cli.app import app\napp({[*command, '--on', 'ray']!r})"
+    shown = by_ray(f"{workers}\n{run}")
+    assert shown.returncode == 4, shown.stderr
     assert "missing: 1 files" in shown.stderr
     assert "killer.png" in shown.stderr
     assert "Traceback" not in shown.stderr
@@ -86,9 +118,18 @@ def test_what_dies_with_a_worker_is_named_and_the_rest_is_as_without_ray(
     assert all(np.array_equal(found[key], wanted[key]) for key in found)
     CliRunner().invoke(app, command)  # here, where nothing kills
     assert vectors(tmp_path / "idx").keys() == wanted.keys()
-    import ray
 
-    assert not ray.is_initialized()
+
+@needs_ray
+def test_an_interruption_keeps_what_is_stored_and_ends_the_workers(photos: Path):
+    (photos / "killer.png").unlink()
+    index = photos.parent / "idx"
+    shown = by_ray(INTERRUPTED.format(photos=str(photos), index=str(index)))
+    assert shown.returncode == 0, shown.stderr
+    with mmsearch.Collection(index) as library:
+        stored = len(library)
+        assert stored >= 3
+        assert library.add(photos).added == 12 - stored
 
 
 @needs_ray

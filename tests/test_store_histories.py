@@ -347,7 +347,10 @@ def check_history(stored: Store, seed: int) -> None:
     twins = Twins(stored, dice)
     actions = [twins.put] * 5 + [twins.backfill, twins.load, twins.remove, twins.describe]
     for _ in range(STEPS):
+        before = [(contents(store)[-1], store.state().revision) for store in twins.stores]
         dice.choice([*actions, twins.remove_folder])()
+        for (vectors, revision), store in zip(before, twins.stores, strict=True):
+            assert contents(store)[-1] == vectors or store.state().revision > revision
         assert contents(twins.stores[0]) == contents(twins.stores[1])
         for modality in MODALITIES:
             seen = [follower.vectors(modality) for follower in twins.followers]

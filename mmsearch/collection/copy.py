@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, StorageFailed
-from mmsearch.home import IndexLike, index_place
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.open_or_create import open_store
 from mmsearch.storage.index_kind import KIND
+from mmsearch.storage.place import IndexLike, index_place
 from mmsearch.storage.transfer import (
     COLUMNS,
     COPYING,
@@ -216,7 +216,7 @@ class _Counter:
         self._done = 0
 
 
-# ---------------------------------------------------------------------- indexes by address
+# ---------------------------------------------------------------------- indexes
 
 
 def copy(
@@ -249,7 +249,9 @@ def copy(
     report = Copied(place.address, into.address)
     with closing(open_store(place)) as from_store:
         check_whole(from_store, place)
-        with closing(open_store(into, create=True)) as to_store:
+        begun = CopyProgress(report.source, from_store.state().store_id)
+        marked = {COPYING: begun.packed()}  # so that nothing ever takes it for a complete index
+        with closing(open_store(into, create=True, initial=marked)) as to_store:
             copy_store(from_store, to_store, report, progress)
             index = OpenIndex(into, to_store, runtime_of())
             with index.writing("copying"):

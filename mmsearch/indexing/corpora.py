@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+from mmsearch.errors import MMSearchError
 from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.scopes import Scope, is_in
-from mmsearch.media.addresses import SEPARATOR, is_corpus, split_address
 from mmsearch.media.file_state import CTIME_TELLS, storable_time
 from mmsearch.media.kinds import endings_of
+from mmsearch.media.members import SEPARATOR, is_corpus, split_member
 from mmsearch.storage import Store
 
 STATES = "corpora"
 """The setting with the state of each corpus, by path: its size, mtime_ns and ctime_ns, how it was
 read, the number of its items and that of its failures."""
+
+MOST_BYTES_TO_COUNT = 2**30
+"""The most bytes of tar and jsonl files that are read just to count their members."""
 
 
 class ScannedCorpora:
@@ -35,6 +39,31 @@ class ScannedCorpora:
         if state is None or state[:4] != self._state(status):
             return None
         return state[4], state[5]
+
+    def count(self, paths: Iterable[str], endings: Collection[str]) -> int | None:
+        """About how many members corpora have; None if counting them would take too long.
+
+        Args:
+            paths: The corpora.
+            endings: The endings of files that can be indexed.
+        """
+        from mmsearch.media.corpora import is_current, open_corpus
+
+        total = unread = 0
+        for path in paths:
+            try:
+                status = os.stat(path)
+                if (known := self.unchanged(path, status)) is not None:
+                    total += sum(known)
+                    continue
+                if not (path.lower().endswith(".parquet") or is_current(path)):
+                    unread += status.st_size
+                if unread > MOST_BYTES_TO_COUNT:
+                    return None
+                total += open_corpus(path).count(endings)
+            except (OSError, MMSearchError):  # it will be one failure
+                total += 1
+        return total
 
     def scanned(self, scope: Scope, name: str, status: os.stat_result) -> None:
         """Note a corpus in a scope's folder, whose members are now read."""
@@ -87,8 +116,8 @@ def by_corpus(failed: Mapping[str, _Failed]) -> dict[str, dict[str, _Failed]]:
     """The failures of a folder by name: those of each corpus and its members; "" has the others."""
     found: dict[str, dict[str, _Failed]] = {}
     for name, one in failed.items():
-        address = split_address(name)
-        corpus = address[0] if address else name if is_corpus(name) else ""
+        member = split_member(name)
+        corpus = member[0] if member else name if is_corpus(name) else ""
         found.setdefault(corpus, {})[name] = one
     return found
 

@@ -30,12 +30,12 @@ from urllib.parse import urlsplit
 
 from mmsearch.encoders import Runtime
 from mmsearch.errors import InvalidOption, MissingExtra, MMSearchError, StorageFailed
-from mmsearch.home import IndexPlace
 from mmsearch.indexing.decoder import DecodedFile, Decoder
 from mmsearch.indexing.encoding import FileVectors, encode
 from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.pipeline import TimedReport
 from mmsearch.indexing.scan import ScannedFile
+from mmsearch.storage.place import IndexPlace
 
 HERE = "ray"
 """Stands for a cluster that is started on this machine, and ended with the run."""
@@ -85,7 +85,7 @@ class RayPipeline:
 
     Raises:
         MissingExtra: Ray is not installed.
-        InvalidOption: the address is none.
+        InvalidOption: `address` has none of these forms.
     """
 
     def __init__(self, address: str, work: Work, report: TimedReport) -> None:
@@ -103,6 +103,9 @@ class RayPipeline:
         self, files: Iterator[ScannedFile]
     ) -> Generator[tuple[list[DecodedFile], list[FileVectors]], None, None]:
         """Batch after batch, with the vectors of each file; closing it ends the workers.
+
+        Args:
+            files: New or changed files; a wave of them is listed at a time.
 
         Raises:
             MissingExtra: Ray is not installed.
@@ -138,6 +141,7 @@ class RayPipeline:
         """Ray, connected; what was started here is ended."""
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to stderr
         self._check_reachable()
         import ray
         import ray.data

@@ -17,15 +17,15 @@ from mmsearch.indexing.disks import Disks
 from mmsearch.indexing.file_contents import ReadOptions
 from mmsearch.indexing.passed_over import PassedOver
 from mmsearch.indexing.scopes import Scope, is_in
-from mmsearch.media.addresses import (
+from mmsearch.media.file_state import Stat, may_pass, same_stats, storable_time
+from mmsearch.media.kinds import FORMATS, Format, ending_of, endings_of, kind_of
+from mmsearch.media.members import (
     SEPARATOR,
     TAR,
     folder_and_name,
     lexists,
-    split_address,
+    split_member,
 )
-from mmsearch.media.file_state import Stat, may_pass, same_stats, storable_time
-from mmsearch.media.kinds import FORMATS, Format, ending_of, endings_of, kind_of
 from mmsearch.media.walk import (
     CAPTIONED,
     FileStat,
@@ -120,12 +120,24 @@ class Scan:
         """By kind, what is to be read from a file besides its pixels and samples."""
 
     def count(self) -> int | None:
-        """How many files there are, by their names alone; None if a folder vanished."""
+        """How many files there are, by their names alone.
+
+        It is None if a folder vanished, or if counting the members of corpora would take too long.
+        """
         total = 0
         with suppress(OSError, PathNotFound):
-            if any(scope.corpora for scope in self._scopes):
-                return None  # their members have no names but in their files
+            paths = [
+                os.path.join(scope.folder, name)
+                for scope in self._scopes
+                if scope.corpora
+                for name in scope.only or ()
+            ]
+            if (members := self._corpora.count(paths, self._endings)) is None:
+                return None
+            total += members
             for scope in self._scopes:
+                if scope.corpora:
+                    continue
                 if scope.only is not None:
                     total += len(scope.only)
                 else:
@@ -480,7 +492,7 @@ class Scan:
         """
         missing = []
         for name, row in known.items():
-            if not corpus and split_address(name) is not None:
+            if not corpus and split_member(name) is not None:
                 continue
             path = os.path.join(folder, name)
             exists = lexists(os.path.join(scope.root, path))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmsearch.errors import PathNotFound
-from mmsearch.media.addresses import is_corpus
 from mmsearch.media.companions import RawPairs, may_be_sidecar
 from mmsearch.media.kinds import FORMATS, kind_of
+from mmsearch.media.members import is_corpus
 from mmsearch.media.walk import Tree, device_of, is_away
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import IndexRoot, Store

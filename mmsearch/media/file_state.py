@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mmsearch.errors import MissingExtra, MMSearchError, TooLarge, UnreadableFile
-from mmsearch.media.addresses import member_at
+from mmsearch.media.members import member_at
 
 if TYPE_CHECKING:
     from mmsearch.media.walk import FileStat
@@ -44,11 +44,11 @@ def stat_of(path: str) -> Stat:
 
 def status_of(path: str) -> os.stat_result:
     """As `os.stat`; of a member of a corpus, its size and the times of the corpus."""
-    if (address := member_at(path)) is not None:
+    if (member := member_at(path)) is not None:
         from mmsearch.media import corpora
 
         try:
-            return corpora.status_of(*address)
+            return corpora.status_of(*member)
         except MMSearchError as error:
             raise OSError(errno.EIO, str(error), path) from error
     return os.stat(path)
@@ -159,8 +159,8 @@ def read_file(path: str) -> tuple[bytes | str, bytes]:
         ChangedMeanwhile: it changed while it was read, twice in a row.
         OSError: it cannot be read.
     """
-    if (address := member_at(path)) is not None:
-        return _read_member(path, *address)
+    if (member := member_at(path)) is not None:
+        return _read_member(path, *member)
     for _ in range(2):
         with Path(path).open("rb") as file:
             before = os.fstat(file.fileno())

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mmsearch.errors import MissingExtra, MMSearchError, TooLarge, UnreadableFile
-from mmsearch.media.addresses import member_at
+from mmsearch.media.members import member_at
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -27,7 +27,7 @@ def open_file(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
     """A seekable binary file; of a path or bytes, at its beginning.
 
     Args:
-        source: A path, the address of a member of a corpus, the bytes of a file, or a binary file
+        source: A path, also of a member of a corpus, the bytes of a file, or a binary file
             object (which stays open).
 
     Raises:
@@ -42,10 +42,10 @@ def open_file(source: str | Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
     if "\0" in str(source):
         raise UnreadableFile("no such file")
     try:
-        if (address := member_at(str(source))) is not None:
+        if (member := member_at(str(source))) is not None:
             from mmsearch.media.corpora import open_member
 
-            with open_member(*address) as file:
+            with open_member(*member) as file:
                 yield file
             return
         # checked before opening: opening a pipe would wait for a writer
@@ -94,8 +94,8 @@ def av_container(
 ) -> InputContainer:
     """The container of sound or pictures in a file; the caller closes it.
 
-    FFmpeg may open no other file: a playlist could make it read any file or address. It gets a
-    file object because it would take a path such as `http:x.mp4` for an address.
+    FFmpeg may open no other file: a playlist could make it read any file or URL. It gets a
+    file object because it would take a path such as `http:x.mp4` for a URL.
 
     Args:
         file: At its beginning.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from mmsearch.errors import MMSearchError, PathNotFound, TooLarge, UnreadableFile
-from mmsearch.media.addresses import member_at
 from mmsearch.media.file_state import is_file_unchanged
+from mmsearch.media.members import member_at
 
 if TYPE_CHECKING:
     from mmsearch.storage.records import StoredFile
@@ -71,8 +71,8 @@ def open_item(store: Store, item_id: int) -> ItemFile:
     if found is None or found[2].imported:
         raise PathNotFound(f"item {item_id} is not in the index, or was imported without its file")
     source, path, stored = found
-    address = member_at(path)
-    on_disk = path if address is None else address[0]
+    member = member_at(path)
+    on_disk = path if member is None else member[0]
     root, real = os.path.realpath(source), os.path.realpath(on_disk)
     if not _lies_in(root, real):
         raise PathNotFound(
@@ -88,8 +88,8 @@ def open_item(store: Store, item_id: int) -> ItemFile:
     try:
         status = os.fstat(file.fileno())
         unchanged = stat.S_ISREG(status.st_mode)
-        if unchanged and address is not None:
-            file, status = _member(on_disk, address[1], file)
+        if unchanged and member is not None:
+            file, status = _member(on_disk, member[1], file)
         unchanged = unchanged and is_file_unchanged(
             file, stored.stat, stored.hash, stored.ctime_ns, status
         )

@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 
 from mmsearch.errors import PathNotFound, UnreadableFile
-from mmsearch.media.addresses import folder_and_name
 from mmsearch.media.file_state import is_unchanged
+from mmsearch.media.members import folder_and_name
 from mmsearch.storage.records import StoredFile
 from mmsearch.storage.store import Store
 

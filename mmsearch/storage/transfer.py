@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mmsearch.errors import IndexUnusable
 
 if TYPE_CHECKING:
+    from mmsearch.storage.place import IndexPlace
     from mmsearch.storage.store import Store
 
 Row = tuple[Any, ...]
@@ -96,24 +97,24 @@ def is_own(setting: str) -> bool:
 
 
 def key_of(table: str, row: Row) -> Key:
-    """The key of a row."""
+    """The key of a row of one of COLUMNS."""
     return tuple(row[COLUMNS[table].index(name)] for name in KEYS[table])
 
 
-def check_whole(store: Store, address: object) -> None:
+def check_whole(store: Store, place: IndexPlace) -> None:
     """Check that a store is not half copied.
 
     Args:
         store: The store, open.
-        address: Where it is, for the message.
+        place: Where it lives, for the message.
 
     Raises:
         IndexUnusable: it is.
     """
     if (progress := CopyProgress.of(store)) is not None:
         raise IndexUnusable(
-            f"{address} holds a part of a copy of {progress.source}: finish it with `mmsearch copy "
-            f"{shlex.quote(progress.source)} {shlex.quote(str(address))}`, or delete it"
+            f"{place} holds a part of a copy of {progress.source}: finish it with `mmsearch copy "
+            f"{shlex.quote(progress.source)} {shlex.quote(str(place))}`, or delete it"
         )
 
 
@@ -188,6 +189,14 @@ class TransferStore(Protocol):
 
         Rows whose key is there already are the same, and may stay. Neither changes nor revisions
         need be logged, nor any index kept: `finish` comes last.
+
+        Args:
+            table: One of COLUMNS.
+            page: The rows.
+            progress: What the setting is to hold.
+
+        Raises:
+            StorageFailed: the disk is full, say, or the server cannot be reached.
         """
 
     def clear(self) -> None:

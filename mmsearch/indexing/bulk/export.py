@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mmsearch.errors import InvalidOption, StorageFailed
 from mmsearch.filters import parse_where
 from mmsearch.indexing.bulk.rows import SPAN
-from mmsearch.indexing.bulk.sources import FACTS, META, PATH_BYTES, PLACE, TAGS, TEXTS
+from mmsearch.indexing.bulk.sources import FACTS, META, PATH_BYTES, TAGS, TEXTS
 from mmsearch.indexing.bulk.vector_files import (
     FINGERPRINT,
     ITEMS,
@@ -23,7 +23,7 @@ from mmsearch.indexing.bulk.vector_files import (
     VECTORS,
     require_parquet,
 )
-from mmsearch.media.tables import storable
+from mmsearch.media.tables import VECTOR_PLACE, storable
 from mmsearch.storage import CompleteItem, Space, Store
 
 if TYPE_CHECKING:
@@ -233,10 +233,13 @@ def rows_of(page: Iterable[CompleteItem], *, with_vectors: bool) -> Iterator[dic
         if not with_vectors:
             yield row
         elif not item.vectors:
-            yield row | {PLACE: None, VECTOR: None}
+            yield row | {VECTOR_PLACE: None, VECTOR: None}
         for modality, position, start, end, unit, blob in item.vectors if with_vectors else ():
             span = {"start": start, "end": end, "unit": unit}
-            yield row | {PLACE: {"facet": modality, "position": position, **span}, VECTOR: blob}
+            yield row | {
+                VECTOR_PLACE: {"facet": modality, "position": position, **span},
+                VECTOR: blob,
+            }
             row[TEXTS] = None
 
 
@@ -284,7 +287,7 @@ def _schema(space: Space | None) -> Any:
     ]
     if space is not None:
         place = pa.struct([("facet", text), ("position", pa.int32()), *span])
-        fields += [(PLACE, place), (VECTOR, pa.list_(pa.float16(), space.dim))]
+        fields += [(VECTOR_PLACE, place), (VECTOR, pa.list_(pa.float16(), space.dim))]
     return pa.schema(fields, metadata=_made_by(space))
 
 

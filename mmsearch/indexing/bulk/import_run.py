@@ -23,9 +23,10 @@ from mmsearch.indexing.bulk.rows import Filing, Losses, batch_of, modalities_in
 from mmsearch.indexing.bulk.sources import Chunk
 from mmsearch.indexing.bulk.vector_files import Shard
 from mmsearch.indexing.index_run import INCOMPLETE
+from mmsearch.indexing.projection import project_missing
 from mmsearch.media.tables import storable
 from mmsearch.spaces.open_index import OpenIndex
-from mmsearch.spaces.targets import KINDS_WITH
+from mmsearch.spaces.targets import KINDS_WITH, EncodingTarget
 from mmsearch.storage import ItemBatch, Space
 from mmsearch.storage.records import IMPORTED_FINGERPRINT
 from mmsearch.types import Modality, Progress, Report
@@ -260,6 +261,10 @@ class ImportRun:
                 self.report.warnings.append(
                     f"{space.name!r} answers once it has everything else: run `mmsearch index`"
                 )
+            if (tuned := index.encoders.tuned(encoder)) is not None:
+                target = EncodingTarget(tuned, index.encoder(tuned), tuned.serves)
+                project_missing(self._store, target, index.query_banks)
+                space = tuned
             if index.query_banks.bank(space) is None:
                 index.query_banks.update(index.encoder)
             has_texts = "text" in encoder.modalities

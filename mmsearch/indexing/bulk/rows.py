@@ -20,7 +20,6 @@ from mmsearch.indexing.bulk.sources import (
     META,
     PATH_BYTES,
     PATHS,
-    PLACE,
     TAGS,
     TEXTS,
     Chunk,
@@ -31,9 +30,9 @@ from mmsearch.indexing.bulk.sources import (
 )
 from mmsearch.media.file_state import stat_of
 from mmsearch.media.kinds import kind_of
-from mmsearch.media.tables import storable
+from mmsearch.media.tables import VECTOR_PLACE, storable
 from mmsearch.storage import ItemBatch
-from mmsearch.storage.records import RowColumns, metadata_key, split_path
+from mmsearch.storage.records import PathKey, RowColumns, metadata_key, split_path
 from mmsearch.types import Kind, Modality, Unit
 
 if TYPE_CHECKING:
@@ -41,9 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mmsearch.vectors.hubness import Hubs
-
-PathKey = tuple[int, str, str]
-"""(source id, folder, name): no two items have the same."""
 
 HubsOf = Callable[[Modality, "NDArray[np.float16]"], "Mapping[Modality, Hubs]"]
 """Gives the hubs of vectors (n, dim) of a modality, by query modality."""
@@ -133,7 +129,7 @@ def batch_of(
         )
     sources, folders, names = map(list, zip(*number_of, strict=True))
     batch = ItemBatch(sources, folders, names, kind=modality)
-    used = {PLACE, PATH_BYTES, named(columns, PATHS)}
+    used = {VECTOR_PLACE, PATH_BYTES, named(columns, PATHS)}
     columns = {name: values for name, values in columns.items() if name not in used}
     batch.texts = _texts(columns, "passage" if modality == "text" else "caption", losses)
     batch.tags = _tags(columns, losses)
@@ -417,7 +413,7 @@ def _places(chunk: Chunk) -> list[tuple[int, dict[str, Any]]]:
     Raises:
         InvalidMetadata: a place is not one.
     """
-    places = chunk.rows.columns.get(PLACE, ())
+    places = chunk.rows.columns.get(VECTOR_PLACE, ())
     found = [(row, place) for row, place in enumerate(places) if place is not None]
     for row, place in found:
         if not (
@@ -427,8 +423,8 @@ def _places(chunk: Chunk) -> list[tuple[int, dict[str, Any]]]:
             and _is_span(place)
         ):
             raise InvalidMetadata(
-                f"row {chunk.first + row} of the metadata: {PLACE!r} is where a vector belongs, "
-                f"{{'facet': 'image', 'position': 0}} say, not {shown(place)}"
+                f"row {chunk.first + row} of the metadata: {VECTOR_PLACE!r} is where a vector "
+                f"belongs, {{'facet': 'image', 'position': 0}} say, not {shown(place)}"
             )
     return found
 

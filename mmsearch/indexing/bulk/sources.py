@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mmsearch.errors import InvalidMetadata, InvalidOption
 from mmsearch.filters.values import shown
 from mmsearch.home import is_possible
+from mmsearch.media.tables import VECTOR_PLACE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,10 +52,6 @@ PATHS = (
 
 CAPTIONS = ("caption", "captions", "text", "description", "sentence", "comment")
 """The keys that the captions of a row may have, in any case; the first of these there is."""
-
-PLACE = "vector_place"
-"""The key, in our own exports, of the place of a row's vector in its item: facet, position, span.
-None if the item has no vector."""
 
 PATH_BYTES, TEXTS, TAGS = "path_bytes", "texts", "tags"
 META, FACTS = "metadata", "facts"
@@ -92,7 +89,7 @@ class Rows:
         return Rows(count, columns)
 
     def paths(self) -> list[str]:
-        """The path or address of each row; "" if it has none."""
+        """The path or URL of each row; "" if it has none."""
         nothing = [None] * self.count
         written = self.columns.get(named(self.columns, PATHS) or "", nothing)
         in_bytes = self.columns.get(PATH_BYTES, nothing)
@@ -110,7 +107,7 @@ class Chunk:
     Attributes:
         first: The number of the first row.
         rows: What is known of each.
-        vectors: (n, dim) of each row, or of those with a `PLACE`; not checked yet.
+        vectors: (n, dim) of each row, or of those with a `VECTOR_PLACE`; not checked yet.
         text_vectors: (n, dim) of their texts, if these have vectors.
         placed: Whether the rows have places in their items.
     """
@@ -162,7 +159,7 @@ def chunks_of(
 
     Args:
         vectors: (n, dim), or arrays of them one after the other.
-        rows: A row a vector, or rows that have a `PLACE`; None: nothing is known.
+        rows: A row a vector, or rows that have a `VECTOR_PLACE`; None: nothing is known.
         text_vectors: Like `vectors`, of the texts of the rows.
         what: What the rows are called in an error.
 
@@ -172,7 +169,7 @@ def chunks_of(
     waiting = iter(rows or ())
     head = next(waiting, Rows(0, {}))
     waiting = chain([head], waiting)
-    if PLACE in head.columns:
+    if VECTOR_PLACE in head.columns:
         yield from _placed_chunks(vectors, waiting)
         return
     known = _Portions(waiting, Rows.joined)
@@ -213,7 +210,7 @@ def _placed_chunks(vectors: Any, batches: Iterable[Rows]) -> Iterator[Chunk]:
             end -= 1
         rows, rest = rows[:end], rows[end:]
         if end:
-            placed = sum(place is not None for place in rows.columns.get(PLACE, ()))
+            placed = sum(place is not None for place in rows.columns.get(VECTOR_PLACE, ()))
             chunk = Chunk(first, rows, portions.take(placed) if placed else None, placed=True)
             yield from _without_repeats(chunk)
             first += end
@@ -224,7 +221,7 @@ def _without_repeats(chunk: Chunk) -> Iterator[Chunk]:
 
     So the last one counts, as if each repetition came from another file.
     """
-    places = chunk.rows.columns.get(PLACE, [])
+    places = chunk.rows.columns.get(VECTOR_PLACE, [])
     vectors = 0 if chunk.vectors is None else len(chunk.vectors)
     try:
         keys: list[Any] = [

@@ -15,7 +15,6 @@ from mmsearch.errors import InvalidMetadata, InvalidOption, MissingExtra, PathNo
 from mmsearch.home import path_text
 from mmsearch.indexing.bulk.sources import (
     PATHS,
-    PLACE,
     ROWS_AT_ONCE,
     Chunk,
     Row,
@@ -26,7 +25,7 @@ from mmsearch.indexing.bulk.sources import (
     pieces,
     rows_in,
 )
-from mmsearch.media.tables import Table
+from mmsearch.media.tables import VECTOR_PLACE, Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,8 +98,8 @@ class Shard:
             else:
                 return None
             return str(about[MODEL]), str(about[FINGERPRINT])
-        except (OSError, ValueError, KeyError, TypeError):  # it does not, or not in our form
-            return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None  # it does not, or not in our form
 
     def chunks(self, warn: Callable[[str], None]) -> Iterator[Chunk]:
         """The rows; those without a path have that of the file and their number.
@@ -321,7 +320,7 @@ def _vectors_and_rows(path: Path) -> tuple[Iterator[Any], Iterator[Rows]]:
         first = 0
         for batch in behind:
             cells = batch.column(column)
-            if cells.null_count and PLACE not in others:
+            if cells.null_count and VECTOR_PLACE not in others:
                 row = first + cells.is_null().to_pylist().index(True)
                 raise InvalidOption(f"row {row} of {path} has no vector: leave it out")
             filled = len(cells) - cells.null_count

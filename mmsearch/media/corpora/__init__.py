@@ -1,4 +1,4 @@
-"""Corpora: files that hold many items, each with an address such as `shard.tar::0001.jpg`.
+"""Corpora: files that hold many items, each with a path such as `shard.tar::0001.jpg`.
 
 * A tar shard in the layout of webdataset: pictures, sounds and texts, each with its captions in a
   `.txt` and its metadata in a `.json` of the same name beside it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -58,6 +58,14 @@ class Corpus(ABC):
     @abstractmethod
     def members(self) -> Iterator[Member]:
         """The items, and what cannot be one though it should; in the order of the file."""
+
+    @abstractmethod
+    def count(self, endings: Collection[str]) -> int:
+        """About how many members there are, without reading what is in them.
+
+        Args:
+            endings: Of members that are files, those with other endings are not counted.
+        """
 
     @abstractmethod
     def size(self, name: str) -> int:

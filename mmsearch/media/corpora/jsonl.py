@@ -6,15 +6,20 @@ import io
 import json
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmsearch.errors import UnreadableFile
 from mmsearch.media.corpora.corpus import Corpus, Details, Member, no_member
-from mmsearch.media.corpora.rows import TEXT_COLUMNS, details_of, text_of
+from mmsearch.media.corpora.rows import (
+    TEXT_COLUMNS,
+    details_of,
+    is_an_export,
+    text_of,
+)
 from mmsearch.media.kinds import kind_of
-from mmsearch.media.tables import FILE_COLUMNS
+from mmsearch.media.tables import FILE_COLUMNS, VECTOR_PLACE
 
 _LONGEST_LINE = 64 * 2**20
 """Bytes; a longer line is not read."""
@@ -49,6 +54,8 @@ class Jsonl(Corpus):
                 continue
             if row is None:
                 continue
+            if VECTOR_PLACE in row:
+                raise is_an_export(os.path.dirname(self.path))
             rows += 1
             lower = {key.lower() for key in row}
             named = [row[key] for key in row if key.lower() in FILE_COLUMNS]
@@ -86,6 +93,10 @@ class Jsonl(Corpus):
                         yield Member(name, len(text_of(row)))
                 except UnreadableFile as error:
                     yield Member(name, 0, problem=str(error))
+
+    def count(self, endings: Collection[str]) -> int:
+        del endings  # rows have none, or only in what they hold
+        return len(self)
 
     def _found(self, name: str) -> dict[str, Any]:
         number = int(name) - 1 if name.isascii() and name.isdigit() and len(name) < 19 else -1

@@ -12,12 +12,12 @@ from threading import Lock
 from typing import BinaryIO
 
 from mmsearch.errors import MMSearchError, UnreadableFile
-from mmsearch.media.addresses import TAR
 from mmsearch.media.corpora.corpus import Corpus, changed, identity
 from mmsearch.media.corpora.jsonl import Jsonl
 from mmsearch.media.corpora.parquet import Parquet
 from mmsearch.media.corpora.tar import Tar
 from mmsearch.media.kinds import ending_of
+from mmsearch.media.members import TAR
 
 MOST_CORPORA, MOST_MEMBERS = 256, 2_000_000
 """That are kept open in a process, in all; one corpus may have more members."""

@@ -7,17 +7,22 @@ import os
 import stat
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
 
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.media.corpora.corpus import Corpus, Details, Member, changed, identity, no_member
-from mmsearch.media.corpora.rows import TEXT_COLUMNS, details_of, text_of
+from mmsearch.media.corpora.rows import (
+    TEXT_COLUMNS,
+    details_of,
+    is_an_export,
+    text_of,
+)
 from mmsearch.media.kinds import ending_by_content, ending_of, kind_of
 from mmsearch.media.open_media import damage_as_unreadable
-from mmsearch.media.tables import FILE_COLUMNS, storable
+from mmsearch.media.tables import FILE_COLUMNS, VECTOR_PLACE, storable
 
 _OF_PICTURES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "photo")
 _OF_SOUNDS = ("audio", "wav", "mp3", "flac", "ogg", "sound", "video", "mp4")
@@ -62,6 +67,8 @@ class Parquet(Corpus):
         """Which columns hold the items, and which say something of them."""
         from pyarrow import types
 
+        if VECTOR_PLACE in schema.names:
+            raise is_an_export(self.path)
         of_bytes, of_paths, others = {}, {}, []
         for column in schema:
             kind, lower = column.type, column.name.lower()
@@ -124,6 +131,10 @@ class Parquet(Corpus):
             for row in rows:
                 yield self._member(number, row)
                 number += 1
+
+    def count(self, endings: Collection[str]) -> int:
+        del endings  # rows have none, or only in what they hold
+        return self._firsts[-1]
 
     def _member(self, number: int, row: Mapping[str, Any] | None) -> Member:
         if row is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -14,6 +15,13 @@ from mmsearch.media.tables import storable
 
 TEXT_COLUMNS = ("text", "caption", "captions", "description", "sentence", "comment")
 """What the texts, or captions, of rows may be called, in any case; the first that there is."""
+
+
+def is_an_export(path: str) -> UnreadableFile:
+    """The error for a file, or folder, that `mmsearch export` or `encode` has written."""
+    return UnreadableFile(
+        f"an export of vectors, which is imported: `mmsearch import {shlex.quote(path)}`"
+    )
 
 
 def text_of(row: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ import os
 import tarfile
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -202,6 +202,9 @@ class Tar(Corpus):
             text = self._beside(name, ".txt") if captioned and kind in _CAPTIONED else None
             beside = (text[0], self._sizes[text[1]]) if text else ()
             yield Member(name, self._sizes[number], *beside)
+
+    def count(self, endings: Collection[str]) -> int:
+        return sum(ending_of(member.name) in endings for member in self.members())
 
     def size(self, name: str) -> int:
         return self._sizes[self._readable(name)]
