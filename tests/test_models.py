@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmsearch.cli import render
 from mmsearch.collection import Collection
 from mmsearch.encoders import clip, hub, registry
 from mmsearch.encoders.clip import SMALL, weights
@@ -383,6 +384,22 @@ def test_the_list_has_mini_then_what_is_recommended():
     assert 30 <= rows[0].megabytes <= 60
     assert {row.state for row in rows[1:]} == {"downloadable"}
     assert [row.name for row in rows if row.is_default] == ["mini"]
+
+
+def test_the_list_says_where_figures_were_published_and_which_were_not(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    table = render.models_table(registry.listing())
+    lines = {line.split()[0]: line for line in table.splitlines() if line.strip()}
+    assert "57.1" in lines["clip:PE-Core-L-14-336/meta"]
+    assert lines["st:google/embeddinggemma-2"].count("–") == 2
+    assert "–" not in lines["mini"]
+    published = {model.source for model in RECOMMENDED if model.recall}
+    assert published == {line.strip() for line in lines.values() if "https://" in line}
+    rows = registry.listing()
+    written = [line.split("\t")[-1] for line in render.models_tsv(rows).split("\n")]
+    assert written[: len(rows)] == [row.source or "" for row in rows]
 
 
 def test_the_list_says_what_is_here():

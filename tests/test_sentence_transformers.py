@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import paint, tone
+from PIL import ExifTags, Image
+from test_media import film
 from typer.testing import CliRunner
 
 import mmsearch
 from mmsearch.cli.app import app
-from mmsearch.encoders import Runtime, hub, registry
+from mmsearch.encoders import Runtime, hub, registry, video_encoder
+from mmsearch.encoders.query_bank import typical_texts
 from mmsearch.encoders.st import checkpoint
+from mmsearch.encoders.tuned import Head, TunedEncoder
 from mmsearch.errors import (
     InvalidOption,
     MissingExtra,
@@ -25,6 +30,13 @@ from mmsearch.errors import (
     UnknownModel,
     UnsupportedModality,
 )
+from mmsearch.evaluation import evaluate
+from mmsearch.evaluation.pairs import Pair
+from mmsearch.media.video import frames_at_rate
+from mmsearch.search.planning import plan
+from mmsearch.spaces import query_banks
+from mmsearch.training import undo_tuning
+from mmsearch.training.switching import switch_on
 
 SAME = 1e-5
 DIM = 24
@@ -127,6 +139,65 @@ def write_one_space(folder: Path) -> None:
     SentenceTransformer(modules=[router, Normalize()], prompts=prompts).save(str(folder))
 
 
+TEMPLATE = """{% for message in messages %}{% if message.content is string %}{{ message.content }}
+{%- else %}{% for part in message.content %}{{ part.text if part.type == 'text' else
+{'image': '<image>', 'audio': '<audio>', 'video': '<|video|>'}[part.type] }}{% endfor %}
+{%- endif %}{% endfor %}"""
+
+
+def write_gemma(folder: Path) -> None:
+    """EmbeddingGemma 2's classes: texts, pictures, sounds and videos through one network."""
+    from transformers import (
+        EmbeddingGemma2Config,
+        EmbeddingGemma2Model,
+        EmbeddingGemma2Processor,
+        EmbeddingGemma2VideoProcessor,
+        Gemma4AudioConfig,
+        Gemma4AudioFeatureExtractor,
+        Gemma4ImageProcessor,
+        Gemma4VisionConfig,
+    )
+
+    cutter, _ = tokenizer()
+    cutter.model_max_length = 4096
+    marks = {name: f"<{name}>" for name in ("image", "boi", "eoi", "audio", "boa", "eoa")}
+    named = {f"{name}_token": mark for name, mark in marks.items()}
+    cutter.add_special_tokens({"extra_special_tokens": list(marks.values())})
+    cutter._set_model_specific_special_tokens(named)
+    processor = EmbeddingGemma2Processor(
+        Gemma4AudioFeatureExtractor(),
+        Gemma4ImageProcessor(max_soft_tokens=70),
+        cutter,
+        EmbeddingGemma2VideoProcessor(),
+        chat_template=TEMPLATE,
+    )
+    width = {"hidden_size": 32, "intermediate_size": 32, "head_dim": 16, "initializer_range": 0.2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    text = {"vocab_size": len(cutter), "num_hidden_layers": 2, "hidden_size_per_layer_input": 8}
+    text |= {"global_head_dim": 16, "sliding_window_pattern": 2, "embedding_dim": DIM}
+    vision = Gemma4VisionConfig(**width, **heads, num_hidden_layers=1)
+    audio = Gemma4AudioConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        subsampling_conv_channels=(128, 4),
+        output_proj_dims=32,
+    )
+    ids = {
+        "image_token_id": processor.image_token_id,
+        "video_token_id": processor.video_token_id,
+        "audio_token_id": processor.audio_token_id,
+    }
+    config = EmbeddingGemma2Config(
+        text_config={**width, **heads, **text, **TOKENS},
+        vision_config=vision,
+        audio_config=audio,
+        **ids,
+    )
+    EmbeddingGemma2Model(config).eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model of random weights of each kind."""
@@ -135,9 +206,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     logging.disable_progress_bar()
     folder = tmp_path_factory.mktemp("models")
-    for write in (write_clip, write_siglip, write_clap, write_one_space):
+    for write in (write_clip, write_siglip, write_clap, write_one_space, write_gemma):
         torch.manual_seed(0)
-        write(folder / write.__name__.removeprefix("write_"))
+        with suppress(ImportError):  # an older release of transformers
+            write(folder / write.__name__.removeprefix("write_"))
     return folder
 
 
@@ -149,8 +221,15 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def name_of(folder: Path) -> str:
+    """What `--model` takes for a tiny model."""
+    if not folder.exists():
+        pytest.skip(f"this release of transformers has no {folder.name}")
+    return f"st:{folder}"
+
+
 def encoder_of(folder: Path, cut: str = "") -> Any:
-    return registry.load_encoder(f"st:{folder}{cut}")
+    return registry.load_encoder(f"{name_of(folder)}{cut}")
 
 
 def own(folder: Path) -> Any:
@@ -164,8 +243,6 @@ def unit(rows: Any) -> Any:
 
 
 def picture(seed: int) -> Any:
-    from PIL import Image
-
     pixels = np.random.default_rng(seed).integers(0, 256, (50, 70, 3), np.uint8)
     return Image.fromarray(pixels)
 
@@ -174,9 +251,21 @@ def sound(seed: int) -> Any:
     return np.random.default_rng(seed).uniform(-0.3, 0.3, 5 * RATE).astype(np.float32)
 
 
+def padded_texts(folder: Path) -> Any:
+    """What transformers makes of TEXTS with the padding that SigLIP was trained with."""
+    import torch
+    from transformers import AutoModel, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+    given = processor(text=TEXTS, padding="max_length", truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        rows = AutoModel.from_pretrained(folder).eval().get_text_features(**given)
+    return getattr(rows, "pooler_output", rows).numpy()
+
+
 @needs_library
 class TestVectors:
-    @pytest.mark.parametrize("name", ["clip", "clap", "one_space"])
+    @pytest.mark.parametrize("name", ["clip", "clap", "one_space", "gemma"])
     def test_texts_have_the_vectors_that_the_model_itself_gives(self, models: Path, name: str):
         encoder, model = encoder_of(models / name), own(models / name)
         given = [{"text": text} for text in TEXTS]
@@ -187,7 +276,7 @@ class TestVectors:
             wanted = unit(theirs(given, show_progress_bar=False))
             assert np.abs(ours("text", TEXTS) - wanted).max() < SAME
 
-    @pytest.mark.parametrize("name", ["clip", "siglip", "one_space"])
+    @pytest.mark.parametrize("name", ["clip", "siglip", "one_space", "gemma"])
     def test_pictures_have_the_vectors_that_the_model_itself_gives(self, models: Path, name: str):
         encoder, pictures = encoder_of(models / name), [picture(seed) for seed in range(3)]
         wanted = unit(own(models / name).encode_document(pictures, show_progress_bar=False))
@@ -195,28 +284,35 @@ class TestVectors:
         assert np.abs(encoder.encode("image", prepared) - wanted).max() < SAME
         assert np.abs(encoder.encode("image", pictures) - wanted).max() < SAME
 
-    @pytest.mark.parametrize("name", ["clap", "one_space"])
-    def test_sounds_have_the_vectors_that_the_model_itself_gives(self, models: Path, name: str):
-        encoder, sounds = encoder_of(models / name), [sound(seed) for seed in range(3)]
-        given = [{"audio": {"array": one, "sampling_rate": RATE}} for one in sounds]
+    @pytest.mark.parametrize(
+        ("name", "rate"), [("clap", RATE), ("one_space", RATE), ("gemma", 16_000)]
+    )
+    def test_sounds_have_the_vectors_that_the_model_itself_gives(
+        self, models: Path, name: str, rate: int
+    ):
+        encoder, sounds = encoder_of(models / name), [sound(seed)[:rate] for seed in range(3)]
+        given = [{"audio": {"array": one, "sampling_rate": rate}} for one in sounds]
         wanted = unit(own(models / name).encode_document(given, show_progress_bar=False))
-        assert encoder.sample_rate == RATE
+        assert encoder.sample_rate == rate
         assert np.abs(encoder.encode("audio", sounds) - wanted).max() < SAME
 
     def test_texts_of_siglip_are_padded_as_it_was_trained(self, models: Path):
-        import torch
-        from transformers import AutoModel, AutoProcessor
-
-        processor = AutoProcessor.from_pretrained(models / "siglip")
-        given = processor(text=TEXTS, padding="max_length", truncation=True, return_tensors="pt")
-        model = AutoModel.from_pretrained(models / "siglip").eval()
-        with torch.no_grad():
-            rows = model.get_text_features(**given)
-        wanted = unit(getattr(rows, "pooler_output", rows).numpy())
+        wanted = unit(padded_texts(models / "siglip"))
         encoder = encoder_of(models / "siglip")
         assert np.abs(encoder.encode("text", TEXTS) - wanted).max() < SAME
         alone = np.concatenate([encoder.encode("text", [text]) for text in TEXTS])
         assert np.abs(alone - wanted).max() < SAME
+
+    @pytest.mark.parametrize("name", ["one_space", "gemma"])
+    def test_a_text_is_not_taken_for_the_file_that_it_names(
+        self, models: Path, tmp_path: Path, name: str
+    ):
+        encoder = encoder_of(models / name)
+        texts = [str(tmp_path / "red.png"), "https://youtu.be/red", "http://example.org/red.mp4"]
+        before = encoder.encode("text", texts), encoder.encode_query("text", texts)
+        paint(tmp_path / "red.png", "red")
+        after = encoder.encode("text", texts), encoder.encode_query("text", texts)
+        assert np.array_equal(before, after)
 
     def test_a_query_has_another_prompt_than_a_document(self, models: Path):
         encoder = encoder_of(models / "one_space")
@@ -256,6 +352,27 @@ class TestVectors:
 
 
 @needs_library
+class TestVideos:
+    def test_a_video_has_the_vector_that_the_model_itself_gives(self, models: Path):
+        encoder, model = encoder_of(models / "gemma"), own(models / "gemma")
+        frames = np.stack([np.asarray(picture(seed)) for seed in range(6)])
+        facts = {"fps": 1.0, "total_num_frames": 6, "duration": 6.0}
+        given = [{"video": {"array": frames, "video_metadata": facts}}]
+        wanted = unit(model.encode_document(given, show_progress_bar=False))
+        assert np.abs(encoder.encode_video(frames, 1.0) - wanted).max() < SAME
+        assert np.abs(encoder.encode_video(frames[::-1].copy(), 1.0) - wanted).max() > 1e-3
+
+    def test_frames_are_as_many_as_the_model_says(self, models: Path):
+        encoder = encoder_of(models / "gemma")
+        taken = {seconds: encoder.frame_rate(seconds) * seconds for seconds in (0.5, 6, 32, 3600)}
+        assert taken == {0.5: 1, 6: 6, 32: 32, 3600: 32}
+
+    def test_a_model_of_pictures_takes_no_videos(self, models: Path):
+        assert video_encoder(encoder_of(models / "gemma")) is not None
+        assert video_encoder(encoder_of(models / "one_space")) is None
+
+
+@needs_library
 class TestFiles:
     def test_changed_weights_have_another_fingerprint(self, models: Path, tmp_path: Path):
         shutil.copytree(models / "clip", tmp_path / "copy")
@@ -264,6 +381,21 @@ class TestFiles:
         with (tmp_path / "copy" / "model.safetensors").open("ab") as file:
             file.write(b" ")
         assert checkpoint.fingerprint(tmp_path / "copy", None) != before
+
+    def test_a_larger_budget_of_tokens_is_another_model(self, models: Path, tmp_path: Path):
+        small = encoder_of(models / "gemma")
+        shutil.copytree(models / "gemma", tmp_path / "copy")
+        file = tmp_path / "copy" / "processor_config.json"
+        config = json.loads(file.read_text())
+        config["image_processor"]["max_soft_tokens"] = 140
+        config["image_processor"]["size"] = {"shortest_edge": 56 * 56, "longest_edge": 2**22}
+        file.write_text(json.dumps(config))
+        large = encoder_of(tmp_path / "copy")
+        assert small.fingerprint != large.fingerprint
+        wanted = unit(own(tmp_path / "copy").encode_document([picture(0)]))
+        assert small.image_size == large.image_size == 448
+        assert np.abs(large.encode("image", [picture(0)]) - wanted).max() < SAME
+        assert np.abs(small.encode("image", [picture(0)]) - wanted).max() > 1e-3
 
     def test_a_model_is_found_in_the_cache_of_the_hub_at_its_revision(
         self, models: Path, home: Path
@@ -284,7 +416,7 @@ class TestFiles:
             registry.load_encoder(name)
 
     def test_more_dimensions_than_there_are_are_refused(self, models: Path):
-        with pytest.raises(InvalidOption, match="24 numbers"):
+        with pytest.raises(InvalidOption, match="24 dimensions"):
             encoder_of(models / "clip", "#256")
 
     def test_a_folder_without_weights_is_said(self, models: Path, tmp_path: Path):
@@ -381,12 +513,107 @@ class TestEngine:
             found = {hit.id: hit.score for hit in hits}
             assert {id_: pytest.approx(cosines[id_], abs=2e-3) for id_ in found} == found
 
+    def test_one_space_is_tuned_in_all_its_modalities_and_taken_back(
+        self, models: Path, files: Path
+    ):
+        name = f"st:{models / 'one_space'}"
+        with mmsearch.index(files, into=files.parent / "idx", model=name) as library:
+            base, (space, *_) = library.encoder, library.store.spaces.all()
+            draw = np.random.default_rng(0).normal
+            heads: Any = {}
+            for modality in sorted(base.modalities):
+                sizes = ((base.dim, 2), (2, base.dim), (base.dim,))
+                heads[modality] = Head(*(draw(size=one).astype(np.float32) for one in sizes))
+            switch_on(library, space, TunedEncoder(base, heads), None)
+            (tuned, _) = library.index.serving()[0]
+            query = heads["text"](base.encode_query("text", ["a red wall"]))[0]
+            for target in ("image", "audio", "text"):
+                stored = library.store.vectors.of(space, target)[1]
+                expected = sorted((heads[target](stored) @ query).tolist(), reverse=True)
+                hits = library.search("a red wall", target=target, lexical=False)
+                assert [hit.score for hit in hits] == pytest.approx(expected, abs=5e-3)
+                assert len(library.store.vectors.of(tuned, target)[0]) == len(stored)
+            assert undo_tuning(library).filled == 0
+            assert [one.name for one in library.store.spaces.all()] == [name]
+
     def test_tags_and_duplicates_work(self, models: Path, files: Path):
         shutil.copy(files / "red.png", files / "red again.png")
         name = f"st:{models / 'clip'}#16"
         with mmsearch.index(files, into=files.parent / "idx", model=name) as library:
             assert set(library.tag(["red", "blue"], min_confidence=0.0)) == {"red", "blue"}
             assert [len(group.copies) for group in library.duplicates(same=True)] == [1]
+
+    def test_what_one_model_takes_needs_no_bridge_beside_another_model(
+        self, models: Path, files: Path
+    ):
+        names = [f"st:{models / name}" for name in ("one_space", "clap")]
+        with mmsearch.index(files, into=files.parent / "idx", model=names) as library:
+            serving = library.index.serving()
+        beep, red = str(files / "beep.wav"), str(files / "red.png")
+        queries = {
+            "text": [mmsearch.Query.text("a red wall")],
+            "image": [mmsearch.Query.audio(beep), mmsearch.Query.text("a red wall")],
+            "audio": [mmsearch.Query.text("a red wall")],
+        }
+        queries["text"] += [mmsearch.Query.audio(beep), mmsearch.Query.image(red)]
+        for target, asked in queries.items():
+            for query in asked:
+                (planned,) = plan(query, [target], "early", serving)
+                assert planned.bridged_from is None, (query, target)
+
+    def test_photos_are_turned_upright_before_the_library_sees_them(
+        self, models: Path, tmp_path: Path
+    ):
+        (tmp_path / "files").mkdir()
+        picture(0).save(tmp_path / "files" / "upright.png")
+        orientation = Image.Exif()
+        orientation[ExifTags.Base.Orientation] = 6
+        turned = picture(0).transpose(Image.Transpose.ROTATE_90)
+        turned.save(tmp_path / "files" / "turned.png", exif=orientation)
+        with mmsearch.index(
+            tmp_path / "files", into=tmp_path / "idx", model=name_of(models / "gemma")
+        ) as library:
+            _, rows, _ = library.store.vectors.of(library.index.serving()[0][0], "image")
+        assert len(rows) == 2
+        assert np.abs(rows[0] - rows[1]).max() < 1e-3
+
+    def test_hubs_confidence_and_evaluation_work(
+        self, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(query_banks, "FEWEST_PICTURES", 80)
+        (tmp_path / "files").mkdir()
+        for seed in range(80):
+            picture(seed).save(tmp_path / "files" / f"{seed}.png")
+        name = f"st:{models / 'one_space'}"
+        with mmsearch.index(tmp_path / "files", into=tmp_path / "idx", model=name) as library:
+            bank = library.index.query_banks.bank(library.index.serving()[0][0])
+            typical = library.encoder.encode_query("text", typical_texts()[:10:2])
+            assert np.abs(bank.rows["text"][:5] - typical).max() < 0.02  # kept in eight bits
+            hits = library.search("a red wall", target="image")
+            assert all(hit.confidence is not None for hit in hits)
+            pairs = [Pair(mmsearch.Query.text("a red wall"), {Path(hits[2].path).name: 1})]
+            measured = evaluate(library, pairs, settings={"target": "image"})
+            assert measured["text→image"].outcomes[0].rank == 3
+
+    def test_a_video_is_found_whole_beside_its_shots(self, models: Path, tmp_path: Path):
+        path = film(tmp_path / "files" / "a.mp4", ("red", 4), ("blue", 5))
+        (tmp_path / "files" / "note.txt").write_text("a note about the sea")
+        name = name_of(models / "gemma")
+        with mmsearch.index(path.parent, into=tmp_path / "idx", model=name, video=True) as library:
+            (space, _), *_ = library.index.serving()
+            (item,) = [item for item in library.items if item.modality == "video"]
+            _, rows, _ = library.store.vectors.of(space, "image", [item.id])
+            spans = library.store.vectors.spans(space, "image", [item.id]).values()
+            ends = [span and span.end for span in spans]
+            encoder = library.encoder
+            frames = frames_at_rate(path, 1.0, seconds=9.0, side=encoder.image_size)
+            whole = encoder.encode_video(frames, encoder.frame_rate(9.0))
+            assert np.abs(rows[-1] - whole[0]).max() < 1e-3
+            ranked = library.search("a film", target="image", spans=True, lexical=False)
+            assert {hit.span for hit in ranked} == set(spans)
+            (note,) = library.similar(path, target="text")  # with no text to bridge them
+            assert Path(note.path).name == "note.txt"
+        assert ends == [4.0, 9.0, None]
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

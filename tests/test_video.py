@@ -93,6 +93,24 @@ def refused(path):
     return reason
 
 
+# ---------------------------------------------------------------------- frames of the whole
+
+
+def test_frames_at_a_rate_show_each_moment(tmp_path):
+    path = written(tmp_path / "a.mp4", [(plain(RED), 55), (plain(GREEN), 25), (plain(BLUE), 45)])
+    for rate, colours in ((1, "RRRGB"), (0.5, "RR"), (0.4, "RG"), (0.1, "R"), (2, "RRRRRGGBBB")):
+        found = video.frames_at_rate(path, rate, seconds=5.0, side=45)
+        assert found.shape == (len(colours), 45, 80, 3)
+        expected = [{"R": RED, "G": GREEN, "B": BLUE}[letter] for letter in colours]
+        shown = found.mean(axis=(1, 2))
+        assert all(map(is_near, shown, expected))
+
+
+def test_a_video_of_few_frames_gives_them_more_than_once(tmp_path):
+    path = written(tmp_path / "a.mp4", [(plain(RED), 2), (plain(BLUE), 2)])
+    assert len(video.frames_at_rate(path, 50, seconds=0.16, side=45)) == 8
+
+
 # ---------------------------------------------------------------------- shots
 
 KINDS = {

@@ -21,9 +21,11 @@ from mmsearch.media.shots import Shot, ShotFinder
 from mmsearch.types import Span
 
 if TYPE_CHECKING:
+    import numpy as np
     from av import Packet, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
+    from numpy.typing import NDArray
     from PIL import Image
 
     from mmsearch.media.shots import Thumbnail
@@ -114,6 +116,47 @@ def frames(
             breaks_off()
         for shot in finder.finish(end):
             yield frame_of(shot)
+
+
+def frames_at_rate(
+    source: str | Path, rate: float, *, seconds: float, side: int
+) -> NDArray[np.uint8]:
+    """Frames (n, height, width, 3) at regular intervals from the first on; upright, in sRGB.
+
+    Args:
+        source: Path of the file.
+        rate: Frames per second. At least one frame is returned, and if the video has fewer than
+            that, frames are repeated.
+        seconds: The length of the video, as the last span of `frames` gives it.
+        side: Frames are scaled down until their shorter side has this many pixels.
+
+    Raises:
+        UnreadableFile: It cannot be opened, is not a video, or no frame of it can be decoded.
+    """
+    import numpy as np
+
+    count = max(1, int(seconds * rate + 1e-6))
+    chosen: list[NDArray[np.uint8]] = []
+    with _opened(source) as container:
+        stream = _video_stream(container)
+
+        def choose(frame: VideoFrame) -> None:
+            picture = _picture(frame, stream, side)
+            size = chosen[0].shape[1::-1] if chosen else picture.size
+            chosen.append(np.asarray(picture if picture.size == size else picture.resize(size)))
+
+        shown = None
+        for time, frame in _sampled(container, stream):
+            while shown is not None and len(chosen) < count and len(chosen) / rate < time:
+                choose(shown)
+            if len(chosen) == count:
+                break
+            shown = frame
+        if shown is None:
+            raise UnreadableFile("damaged")
+        while len(chosen) < count:
+            choose(shown)
+    return np.stack(chosen)
 
 
 MOST_FRAMES = 300

@@ -39,7 +39,7 @@ def load_clip(name: str, how: Runtime = Runtime()) -> ClipEncoder:  # noqa: B008
         ModelUnavailable: the weights are not on this machine, or are not this model's.
         MissingExtra: it was never run here, and open_clip is not installed.
         InvalidOption: it cannot be run this way here.
-        ModelDamaged: what was tuned for it cannot be read.
+        ModelDamaged: its tuned reranker cannot be read.
     """
     source = names.parse(name)
     fingerprint = fingerprint_of(source)
@@ -137,6 +137,6 @@ class ClipEncoder(TokenEncoder):
         check_modality(self, modality)
         if self._token_towers is None:
             raise UnsupportedModality(
-                f"{self.name} was not tuned to rerank: `python -m mmsearch.training tune` does it"
+                f"{self.name} was not tuned to rerank: `mmsearch tune --reranker` does it"
             )
         return self._token_towers

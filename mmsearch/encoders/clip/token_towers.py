@@ -5,7 +5,7 @@
     rerank.onnx    compares them
     manifest.json  SHA-256 of each, how much a match counts, figures on held-out pairs
 
-`python -m mmsearch.training tune` makes it, for one model's weights; it runs without torch.
+`mmsearch tune --reranker` makes it, for one model's weights; it runs without torch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TEXTS_PER_BATCH = 16
 
 
 def tuned_folder(fingerprint: str) -> Path:
-    """The folder of what was tuned for a model's weights."""
+    """The folder of the tuned reranker of a model with these weights."""
     return cache_folder() / "tuned" / fingerprint
 
 
@@ -64,7 +64,7 @@ def read_token_towers(folder: Path, tokens: Callable[[], Tokens]) -> TokenTowers
     """What a folder holds; its graphs are read at their first use.
 
     Args:
-        folder: As `mmsearch.training.tuning` wrote it.
+        folder: As `mmsearch.training.reranker_tuning` wrote it.
         tokens: Returns the model's own tokenizer.
 
     Raises:

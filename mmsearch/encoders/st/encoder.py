@@ -9,19 +9,26 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args
 
-from mmsearch.encoders import Encoder, check_modality
+from mmsearch.encoders import VideoEncoder, check_modality
 from mmsearch.encoders.st import checkpoint
 from mmsearch.encoders.trusted import is_trusted
 from mmsearch.errors import InvalidOption, MissingExtra, ModelDamaged, ModelUnavailable
 from mmsearch.types import Modality
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mmsearch.encoders import Runtime
     from mmsearch.types import Vectors
 
 AT_ONCE = 32
 LARGE_PICTURE = 448
 """Pixels; the side at which photos are decoded for models that take pictures of any size."""
+LARGEST_SIDE = 1024
+"""Pixels; a larger "edge" in a processor's settings is an area, as in Qwen's."""
+MOST_FRAMES = 64
+"""The most frames of a video, whatever the model asks for: they take 70 MB."""
 
 _PADDED_TEXTS = {"siglip", "siglip2"}
 """Models that were trained on texts of their full length, padding included."""
@@ -97,11 +104,11 @@ def _loaded(folder: str, source: checkpoint.Source, how: Runtime, *, runs_code: 
     return model.eval()
 
 
-class SentenceTransformerEncoder(Encoder):
-    """Unit vectors of whatever a model of sentence-transformers takes of texts, pictures, sounds.
+class SentenceTransformerEncoder(VideoEncoder):
+    """Unit vectors of texts, pictures, sounds and videos, as far as the model takes them.
 
     They equal the model's own (to 1e-5) with its prompts for queries and for documents. A text is
-    never taken for the path or the address of a picture.
+    never mistaken for the path or URL of a picture.
     """
 
     def __init__(self, source: checkpoint.Source, fingerprint: str, model: Any) -> None:
@@ -114,11 +121,13 @@ class SentenceTransformerEncoder(Encoder):
         )
         if not self.modalities:
             raise InvalidOption(f"{self.name} encodes neither texts nor pictures nor sounds")
-        whole = _whole_dim(model)
-        if source.dim is not None and whole is not None and source.dim > whole:
-            raise InvalidOption(f"{self.name}: its vectors have {whole} numbers, no more")
-        self.dim = source.dim or int(whole or len(self.encode("text", ["a"])[0]))
+        self.dim = int(model.get_embedding_dimension() or 0)
+        if "text" in self.modalities:  # what the library says may be wrong
+            self.dim = len(self.encode("text", ["a"])[0])
+        if source.dim is not None and source.dim > self.dim:
+            raise InvalidOption(f"{self.name}: its vectors have only {self.dim} dimensions")
         self.image_size = _image_size(model) if "image" in self.modalities else 0
+        self.takes_videos = "image" in self.modalities and model.supports("video")
         self.sample_rate = _sample_rate(model) if "audio" in self.modalities else 0
 
     def prepare(self, modality: Modality, thing: Any) -> Any:
@@ -138,16 +147,52 @@ class SentenceTransformerEncoder(Encoder):
         """The same by the model's prompt for queries."""
         return self._encoded(modality, batch, self._model.encode_query)
 
+    def frame_rate(self, seconds: float) -> float:
+        """The frames per second that the model's processor would sample from such a video."""
+        processor = next(iter(_parts(self._model, "video_processor")), None)
+        number, rate, least, most = (
+            getattr(processor, name, None)
+            for name in ("num_frames", "fps", "min_frames", "max_frames")
+        )
+        wanted = number or max(seconds * (rate or 1.0), least or 1.0)
+        return float(min(wanted, most or MOST_FRAMES, MOST_FRAMES) / seconds)
+
+    def encode_video(self, frames: NDArray[np.uint8], rate: float) -> Vectors:
+        """The unit row (1, dim) float32 of a video, by the model's prompt for documents.
+
+        Args:
+            frames: (n, height, width, 3); the model sees all of them.
+            rate: Frames per second, for models that are told the time of each frame.
+        """
+        number = len(frames)
+        facts = {
+            "total_num_frames": number,
+            "fps": rate,
+            "duration": number / rate,
+            "frames_indices": list(range(number)),
+        }
+        video = {"video": {"array": frames, "video_metadata": facts}}
+        all_frames = {"video": {"do_sample_frames": False}}
+        return self._rows([video], self._model.encode_document, processing_kwargs=all_frames)
+
     def _encoded(self, modality: Modality, batch: Sequence[Any], encode: Any) -> Vectors:
         import numpy as np
 
         check_modality(self, modality)
         if not len(batch):
             return np.zeros((0, self.dim), np.float32)
-        given = [self._input(modality, thing) for thing in batch]
+        return self._rows([self._input(modality, thing) for thing in batch], encode)
+
+    def _rows(self, given: Sequence[dict[str, Any]], encode: Any, **options: Any) -> Vectors:
+        import numpy as np
+
         with self._encoding:
             rows = encode(
-                given, batch_size=AT_ONCE, show_progress_bar=False, convert_to_tensor=True
+                given,
+                batch_size=AT_ONCE,
+                show_progress_bar=False,
+                convert_to_tensor=True,
+                **options,
             )
         vectors: Vectors = rows.float().cpu().numpy()
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
@@ -165,16 +210,6 @@ class SentenceTransformerEncoder(Encoder):
 
 
 # ---------------------------------------------------------------------- what a model says of itself
-
-
-def _whole_dim(model: Any) -> int | None:
-    """How many numbers its vectors have before they are cut."""
-    cut, model.truncate_dim = model.truncate_dim, None
-    try:
-        found: int | None = model.get_embedding_dimension()
-    finally:
-        model.truncate_dim = cut
-    return found
 
 
 def _parts(model: Any, name: str) -> list[Any]:
@@ -197,7 +232,7 @@ def _image_size(model: Any) -> int:
             sides = [
                 side
                 for name in ("shortest_edge", "height", "width")
-                if isinstance(side := _get(size, name), int) and 0 < side <= 4096
+                if isinstance(side := _get(size, name), int) and 0 < side <= LARGEST_SIDE
             ]
             if sides:
                 return max(sides)
