@@ -82,6 +82,32 @@ def test_the_captions_of_the_test_split_are_read_from_each_layout(layout: str, t
     assert read_benchmark(name, tmp_path) == ("image", CAPTIONS)
 
 
+def test_a_byte_order_mark_and_fields_that_papers_do_not_use_make_no_difference(tmp_path: Path):
+    images = [
+        {"filename": "a.jpg", "split": "test", "cocoid": 7, "sentences": [{"raw": " a  dog "}]},
+        {"filename": "b.jpg", "split": "restval", "cocoid": 8, "sentences": [{"raw": "a cat"}]},
+    ]
+    written = json.dumps({"dataset": "coco", "images": images})
+    (tmp_path / "dataset_coco.json").write_text(written, encoding="utf-8-sig")
+    assert read_benchmark("coco", tmp_path) == ("image", {"a.jpg": ["a dog"]})
+
+
+def test_a_csv_from_windows_may_have_captions_with_commas(tmp_path: Path):
+    written = 'image,caption\r\na.jpg,A man , a dog .\r\na.jpg,"a dog, ""Rex"""\r\nb.jpg,a cat\r\n'
+    (tmp_path / "captions.txt").write_bytes(written.encode("utf-8-sig"))
+    (tmp_path / "test.txt").write_bytes("\ufeffa.jpg\r\n".encode())
+    found = {"a.jpg": ["A man , a dog .", 'a dog, "Rex"']}
+    assert read_benchmark("flickr8k", tmp_path) == ("image", found)
+
+
+def test_a_list_of_the_split_may_leave_out_endings(tmp_path: Path):
+    lines = ["image_name| comment_number| comment", "1.jpg| 0| A dog .", "2.jpg| 0| A cat ."]
+    (tmp_path / "results.csv").write_text("\n".join([*lines, "1.jpg| 4   a broken row ."]))
+    (tmp_path / "test.txt").write_text("1\n")
+    found = {"1.jpg": ["A dog .", "4 a broken row ."]}
+    assert read_benchmark("flickr30k", tmp_path) == ("image", found)
+
+
 def test_clotho_and_audiocaps_are_of_sounds(tmp_path: Path):
     heads = "file_name," + ",".join(f"caption_{number}" for number in range(1, 6))
     (tmp_path / "clotho_captions_evaluation.csv").write_text(f'{heads}\nrain.wav,"a, b",c,d,e,f\n')
@@ -99,15 +125,35 @@ def test_what_is_no_benchmark_is_said(tmp_path: Path):
         read_benchmark("coco", tmp_path)
     with pytest.raises(PathNotFound, match="no folder"):
         read_benchmark("coco", tmp_path / "gone")
+    karpathy(tmp_path, "coco")
+    with pytest.raises(PathNotFound, match="name the folder"):
+        read_benchmark("coco", tmp_path / "dataset_coco.json")
+    (tmp_path / "val2014").mkdir()
+    with pytest.raises(PathNotFound, match=f"; name {tmp_path}$"):
+        read_benchmark("coco", tmp_path / "val2014")
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"images": 1}', '{"images": [{}]}', '{"images": []}']
+    "content", ["", "[]", "[" * 100_000, '{"images": 1}', '{"images": [{}]}', '{"images": []}']
 )
 def test_a_listing_of_another_form_is_an_error(content: str, tmp_path: Path):
     (tmp_path / "dataset_coco.json").write_text(content)
     with pytest.raises(InvalidCaptions, match=r"dataset_coco\.json"):
         read_benchmark("coco", tmp_path)
+
+
+def test_a_listing_that_is_not_utf8_is_an_error_of_one_line(tmp_path: Path):
+    (tmp_path / "captions.txt").write_bytes("image,caption\n".encode("utf-16") * 1000)
+    (tmp_path / "test.txt").write_text("a.jpg")
+    with pytest.raises(InvalidCaptions, match=r"it is not UTF-8 text$"):
+        read_benchmark("flickr8k", tmp_path)
+
+
+def test_a_row_that_is_cut_short_is_an_error(tmp_path: Path):
+    heads = "file_name," + ",".join(f"caption_{number}" for number in range(1, 6))
+    (tmp_path / "clotho_captions_evaluation.csv").write_text(f"{heads}\nrain.wav,a,b\n")
+    with pytest.raises(InvalidCaptions, match="a value is missing"):
+        read_benchmark("clotho", tmp_path)
 
 
 def test_captions_without_the_list_of_their_split_are_an_error(tmp_path: Path):
@@ -128,6 +174,17 @@ def folder(tmp_path: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch) -> 
 
 def recalls(result: benchmarks.BenchmarkResult) -> dict[tuple[str, str], float]:
     return {(direction, measure): value for direction, measure, value, *_ in result.rows()}
+
+
+def test_files_that_cannot_be_used_are_an_error_that_names_the_index(folder: Path):
+    for photo in (folder / "images").iterdir():
+        photo.write_bytes(b"")
+    place = folder.parent / "my idx"
+    with (
+        mmsearch.Collection(place, create=True, model="toy") as library,
+        pytest.raises(InvalidQuery, match=f"mmsearch errors -i '{place}'"),
+    ):
+        run_benchmark(library, "coco", folder)
 
 
 def test_both_directions_are_measured_on_the_test_split_alone(folder: Path):

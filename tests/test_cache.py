@@ -291,6 +291,13 @@ def test_the_kind_that_the_user_wants_is_remembered_and_shown(library, tmp_path,
         assert about["kind"] == EXACT
 
 
+def test_1_bit_codes_are_built_for_few_vectors_if_asked_for(library):
+    library.add(kind="1-bit")
+    (about,) = [one for one in library.status()["indexes"] if one["facet"] == "image"]
+    assert (about["asked"], about["kind"]) == ("1-bit", "RR64,IVF1,RaBitQ")
+    assert found(library, "red", 1) == ["red.png"]
+
+
 def test_a_kind_unknown_to_faiss_is_refused_and_changes_nothing(library):
     with pytest.raises(InvalidOption, match="factory string"):
         library.add(kind="quick")

@@ -154,6 +154,13 @@ def test_a_file_is_found_however_it_is_named(library, photos, tmp_path, way):
     assert found["text→image"].outcomes[0].paths == (str(photos / "deep" / "blue.png"),)
 
 
+@pytest.mark.parametrize("path", ["u/é 5%.jpg", "https://example.org/a?b=1&c/photo.jpg"])
+def test_an_imported_item_is_found_by_the_path_that_it_was_imported_with(library, tmp_path, path):
+    library.add_vectors(np.eye(8)[:1], [{"path": path}], model="toy")
+    found = evaluate(library, pairs_file(tmp_path, ("red", path)))
+    assert found["text→image"].outcomes[0].paths == (path,)
+
+
 def test_a_name_of_two_files_is_not_guessed(toy, photos):
     paint(photos / "other" / "blue.png", "blue")
     with mmsearch.index(photos) as library:

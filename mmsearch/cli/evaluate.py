@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +11,14 @@ import typer
 
 from mmsearch.cli import render
 from mmsearch.cli.console import out, progress_bar, say, terminal
-from mmsearch.cli.options import Device, Index, Json, Precision, Quiet, Runtime, as_path, option
+from mmsearch.cli.options import Device, Index, Json, Quiet, as_path, option
 from mmsearch.collection.opening import open_collection
+from mmsearch.errors import IndexNotFound, InvalidOption
 
 if TYPE_CHECKING:
-    from mmsearch.evaluation import Comparison, Evaluation
+    from mmsearch.collection import Collection
+    from mmsearch.evaluation import Evaluation, Variant, VariantComparison
+    from mmsearch.evaluation.report import Result
 
 
 def evaluate(
@@ -89,12 +93,36 @@ def evaluate(
     per_query: Annotated[
         bool, option("--per-query", "With --json, the figures of each query too.")
     ] = False,
-    runtime: Runtime = "auto",
+    runtime: Annotated[
+        str,
+        option(
+            "--runtime",
+            "What runs models: auto, torch, onnx. Several, separated by commas, are compared on "
+            "the files to be found, which are encoded again. (default: auto)",
+            "R,…",
+        ),
+    ] = "auto",
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: Annotated[
+        str,
+        option(
+            "--precision",
+            "Of models: auto, fp32, bf16, int8; several are compared as for --runtime. "
+            "(default: auto)",
+            "P,…",
+        ),
+    ] = "auto",
+    kind: Annotated[
+        list[str] | None,
+        option(
+            "--kind",
+            "Compare kinds of vector index: exact, 1-bit, FAISS factory strings. Repeatable.",
+            "K,…",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how well an index finds what queries ask for, or which of two settings is better.
+    """Measure how well an index finds what queries ask for, or compare ways to search it.
 
     PAIRS has a query and a file per row; a header says if queries are pictures
     or sounds (`image`, `audio`). Figures over all queries, with 95 % bootstrap
@@ -111,10 +139,25 @@ def evaluate(
     from mmsearch import evaluation
     from mmsearch.evaluation import parse_settings, report
     from mmsearch.evaluation.pairs import read_pairs
+    from mmsearch.evaluation.variants import kinds_of
 
-    how: dict[str, Any] = {"runtime": runtime, "device": device, "precision": precision}
+    runtimes, precisions = (
+        list(dict.fromkeys(map(str.strip, one.split(",")))) for one in (runtime, precision)
+    )
+    kinds = kinds_of(kind or ())
+    variants = evaluation.variants_of(runtimes, precisions, kinds, device=device)
+    if variants and compare is not None:
+        raise InvalidOption(
+            "--compare A B compares settings, and several values of --kind, --runtime or "
+            "--precision are a comparison of their own: leave one of them out"
+        )
+    how: dict[str, Any] = {
+        "runtime": runtimes[0] if len(runtimes) == 1 else "auto",
+        "device": device,
+        "precision": precisions[0] if len(precisions) == 1 else "auto",
+    }
     if benchmark is not None:
-        _run_benchmark(benchmark, pairs, index, how, json=json, quiet=quiet)
+        _run_benchmark(benchmark, pairs, index, how, variants, json=json, quiet=quiet)
         return
     common: dict[str, Any] = {}
     for written in settings or ():
@@ -126,16 +169,25 @@ def evaluate(
     if plot is not None:
         report.check_plot(plot)
     judged = read_pairs(pairs, None if columns is None else columns.split(","))
-    found = []
+    results: list[Evaluation | VariantComparison] = []
+    unit = " files and queries" if variants else " queries"
     for run in runs:
-        folder = run.pop("index", index)
         with (
-            open_collection(folder, **how) as library,
-            progress_bar(" queries", quiet=quiet) as progress,
+            open_collection(run.pop("index", index), **how) as library,
+            progress_bar(unit, quiet=quiet) as progress,
         ):
-            more: Any = {"direction": direction, "depth": depth, "progress": progress}
-            found.append(evaluation.evaluate(library, judged, settings=run, **more))
-    _show(found[0] if compare is None else evaluation.compare(*found), json, per_query)
+            more: Any = {"settings": run, "direction": direction, "depth": depth}
+            more["progress"] = progress
+            results.append(
+                evaluation.evaluate_variants(library, judged, variants, **more)
+                if variants
+                else evaluation.evaluate(library, judged, **more)
+            )
+    found: list[Any] = [*results]
+    if isinstance(results[0], evaluation.VariantComparison):
+        names = [variant.name for variant in results[0].variants]
+        found = [*results[0].results]
+    _show(results[0] if compare is None else evaluation.compare(*found), json, per_query=per_query)
     if plot is not None:
         report.plot(dict(zip(names, found, strict=True)), plot)
 
@@ -147,39 +199,45 @@ def _named(written: str, run: Mapping[str, Any]) -> str:
 
 
 def _run_benchmark(
-    name: str, folder: Path, index: str | None, how: dict[str, Any], *, json: bool, quiet: bool
+    name: str,
+    folder: Path,
+    index: str | None,
+    how: dict[str, Any],
+    variants: Sequence[Variant],
+    *,
+    json: bool,
+    quiet: bool,
 ) -> None:
     from mmsearch.collection.opening import collection_for
     from mmsearch.encoders import runtime_of
-    from mmsearch.evaluation import run_benchmark
+    from mmsearch.evaluation import benchmark_variants, run_benchmark
     from mmsearch.evaluation.benchmarks import read_benchmark
-    from mmsearch.evaluation.report import benchmark_dict, benchmark_table, benchmark_tsv
 
     read_benchmark(name, folder)  # before an index is made
-    with (
-        collection_for([folder], index or name, how=runtime_of(**how)) as library,
-        progress_bar(" files", quiet=quiet) as progress,
-    ):
-        found = run_benchmark(library, name, folder, progress)
-    if found.missing:
-        say(
-            f"{len(found.missing)} files of {name} are missing or cannot be read, "
-            f"{found.missing[0]!r} for one: these figures are not those of the benchmark"
-        )
-    if json:
-        out(render.as_pretty_json(benchmark_dict(found)))
+    library: AbstractContextManager[Collection | None]
+    if variants and variants[0].runtime is not None:  # which leaves no index behind
+        try:
+            library = open_collection(index or name, **how)
+        except IndexNotFound:
+            if index is not None:
+                raise
+            library = nullcontext()
     else:
-        out(benchmark_table(found) if terminal() else benchmark_tsv(found))
+        library = collection_for([folder], index or name, how=runtime_of(**how))
+    with library as opened, progress_bar(" files", quiet=quiet) as progress:
+        if variants:
+            found: Result = benchmark_variants(opened, name, folder, variants, progress)
+        elif opened is not None:
+            found = run_benchmark(opened, name, folder, progress)
+    _show(found, json)
 
 
-def _show(found: Evaluation | Comparison, json: bool, per_query: bool) -> None:
-    from mmsearch.evaluation import Comparison
-    from mmsearch.evaluation.report import as_dict, as_table, as_tsv, notes
+def _show(found: Result, json: bool, *, per_query: bool = False) -> None:
+    from mmsearch.evaluation import report
 
-    evaluations = [found.a, found.b] if isinstance(found, Comparison) else [found]
-    for note in dict.fromkeys(note for one in evaluations for note in notes(one)):
+    for note in report.notes(found):
         say(render.visible(note))
     if json:
-        out(render.as_pretty_json(as_dict(found, per_query=per_query)))
+        out(render.as_pretty_json(report.as_dict(found, per_query=per_query)))
     else:
-        out(as_table(found) if terminal() else as_tsv(found))
+        out(report.as_table(found) if terminal() else report.as_tsv(found))

@@ -8,6 +8,7 @@ compare(a, b).directions[0].measures["MRR"].verdict
 
 from mmsearch.evaluation.benchmarks import BenchmarkResult, run_benchmark
 from mmsearch.evaluation.comparison import Compared, Comparison, Difference, compare, parse_settings
+from mmsearch.evaluation.costs import Cost
 from mmsearch.evaluation.results import (
     MEASURES,
     MEDIAN,
@@ -18,6 +19,13 @@ from mmsearch.evaluation.results import (
     recall_curve,
 )
 from mmsearch.evaluation.run import DEPTH, evaluate
+from mmsearch.evaluation.variants import (
+    Variant,
+    VariantComparison,
+    benchmark_variants,
+    evaluate_variants,
+    variants_of,
+)
 
 __all__ = [
     "DEPTH",
@@ -26,14 +34,20 @@ __all__ = [
     "BenchmarkResult",
     "Compared",
     "Comparison",
+    "Cost",
     "Difference",
     "Direction",
     "Evaluation",
     "Figure",
     "Outcome",
+    "Variant",
+    "VariantComparison",
+    "benchmark_variants",
     "compare",
     "evaluate",
+    "evaluate_variants",
     "parse_settings",
     "recall_curve",
     "run_benchmark",
+    "variants_of",
 ]

@@ -8,11 +8,14 @@ compared with one another, as papers do: without hubness correction, words or an
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import os
+import shlex
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,7 @@ from mmsearch.encoders.registry import recommended
 from mmsearch.errors import InvalidCaptions, InvalidOption, InvalidQuery, PathNotFound
 from mmsearch.evaluation.results import CUTOFFS, Direction, Outcome, direction_of
 from mmsearch.types import Modality
+from mmsearch.vectors.hubness import EXTRA_DIMS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from mmsearch.evaluation.qrels import Way
     from mmsearch.storage import Space
     from mmsearch.types import Progress, Vectors
+    from mmsearch.vectors import FaissIndex
 
 Captions = dict[str, list[str]]
 """By the name of a file."""
@@ -84,6 +89,37 @@ class BenchmarkResult:
                 yield direction.name, measure, figure.value, figure.low, figure.high, published
 
 
+@dataclass(frozen=True, slots=True)
+class BenchmarkVectors:
+    """The vectors of a benchmark's files and captions.
+
+    Attributes:
+        name: The benchmark.
+        model: The model that encoded them.
+        modality: What the files are.
+        missing: Files that are not in the folder, or cannot be read.
+        file_names: The n files.
+        file_vectors: (n, dim); for a file with several windows, their mean direction.
+        queries: (file name, text) of the m captions that search for files.
+        query_vectors: (m, dim).
+        query_files: (m,) the file of each query, as a row of `file_vectors`.
+        caption_vectors: (c, dim) of the stored captions, which differ within a file.
+        caption_files: (c,) the file of each stored caption, as a row of `file_vectors`.
+    """
+
+    name: str
+    model: str
+    modality: Modality
+    missing: tuple[str, ...]
+    file_names: tuple[str, ...]
+    file_vectors: Vectors
+    queries: tuple[tuple[str, str], ...]
+    query_vectors: Vectors
+    query_files: NDArray[np.int64]
+    caption_vectors: Vectors
+    caption_files: NDArray[np.int64]
+
+
 def read_benchmark(name: str, folder: str | os.PathLike[str]) -> tuple[Modality, Captions]:
     """The captions of a benchmark's test split, by the names of files, and what these are.
 
@@ -96,19 +132,28 @@ def read_benchmark(name: str, folder: str | os.PathLike[str]) -> tuple[Modality,
     if benchmark is None:
         raise InvalidOption(f"there are the benchmarks {', '.join(BENCHMARKS)}, not {name!r}")
     place = Path(folder)
+    if place.is_file():
+        raise PathNotFound(f"{place} is a file: name the folder that it is in")
     if not place.is_dir():
         raise PathNotFound(f"there is no folder {str(folder)!r}")
     for listing, read in benchmark.layouts:
         if (path := place / listing).is_file():
             try:
-                captions = read(path)
-            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-                raise InvalidCaptions(f"{path} is not as {name} has it: {error!r}") from error
+                found = read(path)
+                captions = {
+                    file: kept for file, some in found.items() if (kept := _without_blanks(some))
+                }
+            except _FORMAT_ERRORS as error:
+                raise InvalidCaptions(f"{path} is not as {name} has it: {_why(error)}") from error
             if captions:
                 return benchmark.modality, captions
             raise InvalidCaptions(f"{path} lists nothing of the test split")
-    known = ", ".join(listing for listing, _ in benchmark.layouts)
-    raise PathNotFound(f"{place} has no captions of {name}: expected one of {known}")
+    known = [listing for listing, _ in benchmark.layouts]
+    above = place.resolve().parent
+    hint = f"; name {above}" if any((above / one).is_file() for one in known) else ""
+    raise PathNotFound(
+        f"{place} has no captions of {name}: expected one of {', '.join(known)}{hint}"
+    )
 
 
 def run_benchmark(
@@ -117,7 +162,7 @@ def run_benchmark(
     folder: str | os.PathLike[str],
     progress: Progress | None = None,
 ) -> BenchmarkResult:
-    """Index what is lacking of a benchmark's files and captions, and measure both directions.
+    """Index a benchmark's missing files and captions, and measure both directions.
 
     Args:
         collection: The index, whose model is measured. It may hold other files, too.
@@ -130,6 +175,21 @@ def run_benchmark(
         InvalidQuery: none of its files can be used, or the index has no model for them.
         IndexBusy, StorageFailed: as `Collection.add`.
     """
+    return result_of(encode_benchmark(collection, name, folder, progress))
+
+
+def encode_benchmark(
+    collection: Collection,
+    name: str,
+    folder: str | os.PathLike[str],
+    progress: Progress | None = None,
+) -> BenchmarkVectors:
+    """The vectors of a benchmark's files and captions, after indexing those that are missing.
+
+    Args and errors are those of `run_benchmark`.
+    """
+    import numpy as np
+
     modality, captions = read_benchmark(name, folder)
     places = _places(Path(folder), captions)
     if not places:
@@ -144,12 +204,41 @@ def run_benchmark(
     ids = {item.path: item.id for item in collection.items}
     found = {one: ids[path] for one, path in places.items() if path in ids}
     if not found:
-        raise InvalidQuery(f"none of the files of {name} can be used: see mmsearch errors")
-    missing = tuple(one for one in captions if one not in found)
+        raise InvalidQuery(
+            f"none of the files of {name} can be used: see `mmsearch errors -i "
+            f"{_named(collection)}`"
+        )
     space = _space_for(collection, modality)
-    directions = _directions(collection, space, modality, found, captions)
-    published, source = _published(name, space.name)
-    return BenchmarkResult(name, space.name, len(found), missing, directions, published, source)
+    stored = collection.index.store.vectors
+    items, windows, _ = stored.of(space, modality, sorted(found.values()))
+    files, rows = np.unique(items, return_inverse=True)
+    row_of = {id_: row for row, id_ in enumerate(files.tolist())}
+    name_of = {id_: name for name, id_ in found.items()}
+    queries = [(one, text) for one, id_ in found.items() if id_ in row_of for text in captions[one]]
+    if not queries:
+        raise InvalidQuery(
+            "the index has no vectors of these files: see `mmsearch status -i "
+            f"{_named(collection)}`"
+        )
+    encoder = collection.index.encoder(space)
+    query_vectors = [
+        encoder.encode_query("text", [text for _, text in queries[at : at + QUERIES_AT_ONCE]])
+        for at in range(0, len(queries), QUERIES_AT_ONCE)
+    ]
+    owners, caption_vectors, _ = stored.of(space, "text", files.tolist())
+    return BenchmarkVectors(
+        name,
+        space.name,
+        modality,
+        missing=tuple(one for one in captions if one not in found),
+        file_names=tuple(name_of[id_] for id_ in row_of),
+        file_vectors=_means(windows, rows, len(files)),
+        queries=tuple(queries),
+        query_vectors=np.concatenate(query_vectors),
+        query_files=np.array([row_of[found[one]] for one, _ in queries]),
+        caption_vectors=caption_vectors,
+        caption_files=np.array([row_of[id_] for id_ in owners.tolist()], np.int64),
+    )
 
 
 # ---------------------------------------------------------------------- measuring
@@ -171,6 +260,10 @@ def _places(folder: Path, captions: Captions) -> dict[str, str]:
     return {name: found[name] for name in captions if name in found}
 
 
+def _named(collection: Collection) -> str:
+    return shlex.quote(collection.place.address)
+
+
 def _space_for(collection: Collection, modality: Modality) -> Space:
     """The space in which files and captions are compared."""
     for space, modalities in collection.index.serving():
@@ -179,56 +272,48 @@ def _space_for(collection: Collection, modality: Modality) -> Space:
     raise InvalidQuery(f"the index has no model for texts and {modality}: see mmsearch models")
 
 
-def _directions(
-    collection: Collection,
-    space: Space,
-    modality: Modality,
-    found: Mapping[str, int],
-    captions: Captions,
-) -> tuple[Direction, Direction]:
-    """Captions that search for files, and files that search for captions.
+def result_of(
+    encoded: BenchmarkVectors, indexes: tuple[FaissIndex, FaissIndex] | None = None
+) -> BenchmarkResult:
+    """The ranks of files for captions, and of captions for files.
 
     Args:
-        collection: The index.
-        space: In which they are compared.
-        modality: Of the files.
-        found: The id of each file, by name.
-        captions: Of each file, by name.
+        encoded: The vectors.
+        indexes: Indexes of the files and of the stored captions, whose ids are row numbers: ranks
+            beyond the ten they find are infinite. None compares all vectors, as papers do.
     """
     import numpy as np
 
-    stored = collection.index.store.vectors
-    ids = sorted(found.values())
-    items, windows, _ = stored.of(space, modality, ids)
-    files, rows = np.unique(items, return_inverse=True)
-    vectors = _means(windows, rows, len(files))
-    row_of = {id_: row for row, id_ in enumerate(files.tolist())}
-    names = [name for name, id_ in found.items() if id_ in row_of]
-    asked = [(name, text) for name in names for text in captions[name]]
-    right = np.array([row_of[found[name]] for name, _ in asked])
-    encoder = collection.index.encoder(space)
-    queries = np.concatenate(
-        [
-            encoder.encode_query("text", [text for _, text in asked[at : at + QUERIES_AT_ONCE]])
-            for at in range(0, len(asked), QUERIES_AT_ONCE)
-        ]
-    )
+    queries, files, captions = encoded.query_vectors, encoded.file_vectors, encoded.caption_vectors
+    file_ranks: Iterator[float]
+    caption_ranks: Iterator[float]
+    if indexes is None:
+        file_ranks = _ranks(queries, files, encoded.query_files)
+        caption_ranks = _first_ranks(files, captions, encoded.caption_files)
+    else:
+        each = np.arange(len(files))
+        file_ranks = _ranks_found(indexes[0], queries, encoded.query_files, each)
+        caption_ranks = _ranks_found(indexes[1], files, each, encoded.caption_files)
     forward = [
-        _outcome(("forward", number), text, name, rank)
-        for number, ((name, text), rank) in enumerate(
-            zip(asked, _ranks(queries, vectors, right), strict=True)
-        )
+        _outcome(("forward", f"{name}: {text}"), text, name, rank)
+        for (name, text), rank in zip(encoded.queries, file_ranks, strict=True)
     ]
-    owners, texts, _ = stored.of(space, "text", files.tolist())
-    owner_rows = np.array([row_of[id_] for id_ in owners.tolist()])
-    name_of = {id_: name for name, id_ in found.items()}
     backward = [
-        _outcome(("backward", id_), name_of[id_], name_of[id_], rank)
-        for id_, rank in zip(row_of, _first_ranks(vectors, texts, owner_rows), strict=True)
+        _outcome(("backward", name), name, name, rank)
+        for name, rank in zip(encoded.file_names, caption_ranks, strict=True)
     ]
-    return (
-        direction_of(f"text→{modality}", "forward", forward),
-        direction_of(f"{modality}→text", "backward", backward),
+    published, source = _published(encoded.name, encoded.model)
+    return BenchmarkResult(
+        encoded.name,
+        encoded.model,
+        len(files),
+        encoded.missing,
+        (
+            direction_of(f"text→{encoded.modality}", "forward", forward),
+            direction_of(f"{encoded.modality}→text", "backward", backward),
+        ),
+        published,
+        source,
     )
 
 
@@ -263,8 +348,33 @@ def _first_ranks(queries: Vectors, rows: Vectors, owner: NDArray[np.int64]) -> I
             yield 1 + int(np.count_nonzero(row[~own] >= row[own].max(initial=-2.0)))
 
 
-def _outcome(key: tuple[Way, int | str], query: str, name: str, rank: int) -> Outcome:
-    """Of a rank alone: other measures than recall need the whole ranking."""
+def _ranks_found(
+    index: FaissIndex,
+    queries: Vectors,
+    groups: NDArray[np.int64],
+    row_groups: NDArray[np.int64],
+) -> Iterator[float]:
+    """The best rank of a row of each query's group among the ten that an index finds.
+
+    It is infinite if none is found; ties with rows of other groups count against it.
+
+    Args:
+        index: Its ids are the numbers of its rows.
+        queries: (m, dim).
+        groups: (m,) the group of each query.
+        row_groups: (n,) the group of each row.
+    """
+    import numpy as np
+
+    for query, group in zip(np.pad(queries, ((0, 0), (0, EXTRA_DIMS))), groups, strict=True):
+        ranking = index.search(query, CUTOFFS[-1])
+        own = max((score for row, score in ranking if row_groups[row] == group), default=math.inf)
+        better = sum(score >= own and row_groups[row] != group for row, score in ranking)
+        yield math.inf if own == math.inf else 1 + better
+
+
+def _outcome(key: tuple[Way, int | str], query: str, name: str, rank: float) -> Outcome:
+    """An outcome with a rank only: measures other than recall need the whole ranking."""
     return Outcome(key, query, (name,), rank, 0.0, 0.0, 0.0)
 
 
@@ -280,11 +390,42 @@ def _published(name: str, model: str) -> tuple[dict[str, float], str | None]:
 # ---------------------------------------------------------------------- layouts
 
 
+_FORMAT_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(RecursionError, csv.Error),
+)
+"""What reading a file raises that is not in the format of the publication."""
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):  # its own message repeats the whole file
+        return "it is not UTF-8 text"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    if isinstance(error, (AttributeError, TypeError)):
+        return "a value is missing, or of another type"
+    return str(error)
+
+
+def _text(path: Path) -> str:
+    """The text of a file without the byte order mark that editors on Windows put before it."""
+    return path.read_text(encoding="utf-8-sig")
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a csv file with a header."""
+    return csv.DictReader(io.StringIO(_text(path)))
+
+
+def _without_blanks(captions: Sequence[str]) -> list[str]:
+    return [text for caption in captions if (text := " ".join(caption.split()))]
+
+
 def _karpathy(path: Path) -> Captions:
     """Karpathy's split, dataset_….json: images with filename, split and sentences."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(_text(path))
     return {
-        image["filename"]: [sentence["raw"].strip() for sentence in image["sentences"]]
+        image["filename"]: [sentence["raw"] for sentence in image["sentences"]]
         for image in found["images"]
         if image["split"] == "test"
     }
@@ -292,11 +433,11 @@ def _karpathy(path: Path) -> Captions:
 
 def _coco_captions(path: Path) -> Captions:
     """COCO's own captions_val….json: all photos of the file, as it knows no test split."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(_text(path))
     names = {image["id"]: image["file_name"] for image in found["images"]}
     captions: Captions = defaultdict(list)
     for one in found["annotations"]:
-        captions[names[one["image_id"]]].append(one["caption"].strip())
+        captions[names[one["image_id"]]].append(one["caption"])
     return dict(captions)
 
 
@@ -309,35 +450,37 @@ def _tabular(path: Path) -> Captions:
     split = next((path.parent / one for one in _SPLITS if (path.parent / one).is_file()), None)
     if split is None:
         raise ValueError(f"the list of test files is missing beside it: {' or '.join(_SPLITS)}")
-    wanted = set(split.read_text(encoding="utf-8").split())
-    text = path.read_text(encoding="utf-8")
+    wanted = {os.path.basename(line.strip()) for line in _text(split).split("\n")}
+    text = _text(path)
     first = text.partition("\n")[0]
     separator = next((one for one in "\t|," if one in first), "\t")
+    if separator == ",":
+        rows = list(csv.reader(io.StringIO(text)))
+    else:
+        rows = [line.split(separator) for line in text.split("\n")]
+    last = len(rows[0]) - 1
     captions: Captions = defaultdict(list)
-    lines = text.splitlines()
-    quoted = csv.reader(lines) if separator == "," else (line.split(separator) for line in lines)
-    for row in quoted:
-        name = row[0].partition("#")[0].strip() if row else ""
-        if name in wanted:
-            captions[name].append(row[-1].strip())
+    for row in rows:
+        name = row[0].partition("#")[0].strip() if len(row) > 1 else ""
+        # Flickr30k's lists have no endings
+        if name and (name in wanted or os.path.splitext(name)[0] in wanted):
+            captions[name].append(separator.join(row[last:]) or row[-1])
     return dict(captions)
 
 
 def _clotho(path: Path) -> Captions:
     """clotho_captions_….csv: file_name and caption_1 to caption_5."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return {
-            row["file_name"]: [row[f"caption_{number}"] for number in range(1, 6)]
-            for row in csv.DictReader(file)
-        }
+    return {
+        row["file_name"]: [row[f"caption_{number}"] for number in range(1, 6)]
+        for row in _rows(path)
+    }
 
 
 def _audiocaps(path: Path) -> Captions:
     """test.csv: audiocap_id, youtube_id, start_time, caption; sounds are named by the video."""
     captions: Captions = defaultdict(list)
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            captions[_sound_of(path.parent, row)].append(row["caption"])
+    for row in _rows(path):
+        captions[_sound_of(path.parent, row)].append(row["caption"])
     return dict(captions)
 
 

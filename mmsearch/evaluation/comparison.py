@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmsearch.errors import InvalidOption, InvalidQuery
-from mmsearch.evaluation.results import MEANS, MEDIAN, Evaluation, Figure, Outcome, values_of
+from mmsearch.evaluation.results import (
+    MEANS,
+    MEDIAN,
+    Direction,
+    Evaluation,
+    Figure,
+    Outcome,
+    values_of,
+)
 from mmsearch.filters.values import shown
 from mmsearch.metrics import bounds, groups_of, median_rank, resampled_means, resampled_medians
 from mmsearch.search.settings import declared, settings_of
@@ -80,15 +88,46 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
             raise InvalidOption(f"compare takes two evaluations, not {shown(one)}")
     if a.depth != b.depth:
         raise InvalidOption(f"depths {a.depth} and {b.depth} cannot be compared: use one for both")
-    other = {outcome.key: outcome for direction in b.directions for outcome in direction.outcomes}
+    return Comparison(a, b, compare_directions(a.directions, b.directions))
+
+
+def compare_directions(a: Sequence[Direction], b: Sequence[Direction]) -> tuple[Compared, ...]:
+    """What `compare` finds, for the directions of two evaluations, in the order of the first.
+
+    Raises:
+        InvalidQuery: they have no query in common.
+    """
+    other = {outcome.key: outcome for direction in b for outcome in direction.outcomes}
     found = []
-    for direction in a.directions:
+    for direction in a:
         both = [(one, other[one.key]) for one in direction.outcomes if one.key in other]
         if both:
             found.append(_compared(direction.name, both))
     if not found:
         raise InvalidQuery("the two have no query in common: evaluate the same pairs")
-    return Comparison(a, b, tuple(found))
+    return tuple(found)
+
+
+def mean_change(comparison: Comparison, measure: str) -> Figure:
+    """The change of one of MEANS, B − A, as the mean of the directions, with its interval.
+
+    Every direction counts equally, however many queries it has. A resample draws the groups of all
+    directions at once: a photo and its captions are queries of both.
+    """
+    import numpy as np
+
+    at = MEANS.index(measure)
+    other = {outcome.key: outcome for one in comparison.b.directions for outcome in one.outcomes}
+    found, paths = [], []
+    for direction in comparison.a.directions:
+        both = [(one, other[one.key]) for one in direction.outcomes if one.key in other]
+        if both:
+            before, after = (values_of(side)[0][:, at] for side in zip(*both, strict=True))
+            found.append((after - before) / len(both))
+            paths += [{*one.paths, *changed.paths} for one, changed in both]
+    changes = np.concatenate(found) * len(paths) / len(found)
+    drawn = resampled_means(changes, groups_of(paths))
+    return Figure(float(changes.mean()), *bounds(drawn))
 
 
 def _compared(name: str, both: Sequence[tuple[Outcome, Outcome]]) -> Compared:

@@ -111,7 +111,7 @@ def build_qrels(collection: Collection, pairs: Sequence[Pair], direction: Ways) 
         )
     parts = [part for pair in pairs for part in pair.query.parts]
     names = {name for pair in pairs for name in pair.relevant}
-    names |= {os.fspath(part.content) for part in parts if _is_file(part)}
+    names |= {os.fspath(part.content) for part in parts if is_file(part)}
     texts = {part.content for part in parts if part.modality == "text"}
     folders = {pair.folder for pair in pairs}
     builder = _Builder(ItemResolver(collection, names, folders, texts))
@@ -217,7 +217,7 @@ class _Builder:
 
     def _resolved(self, part: Part, folder: str) -> tuple[Part | None, int | None]:
         """A part with the path of its example (None if that does not exist), and its item's id."""
-        if not _is_file(part):
+        if not is_file(part):
             return part, None
         path, item = self._path(os.fspath(part.content), folder)
         return (None if path is None else replace(part, content=path)), item
@@ -234,11 +234,12 @@ class _Builder:
         """The items that hold the words of a query, or the item that is its example."""
         if part.modality == "text":
             return self._resolver.with_text(part.content)
-        items = self._resolver.find(os.fspath(part.content), folder) if _is_file(part) else []
+        items = self._resolver.find(os.fspath(part.content), folder) if is_file(part) else []
         return items if len(items) == 1 else []
 
 
-def _is_file(part: Part) -> bool:
+def is_file(part: Part) -> bool:
+    """Whether a part of a query is an example in a file."""
     return part.modality != "text" and isinstance(part.content, (str, os.PathLike))
 
 
@@ -348,12 +349,13 @@ class ItemResolver:
         """The items that a name may refer to: none, one, or the several files of that bare name.
 
         Args:
-            name: A path: absolute, or relative to `folder` or to an indexed folder. A name
-                without a folder may also be that of a file anywhere in the index.
+            name: A path: absolute, or relative to `folder` or to an indexed folder, or as an item
+                was imported. A name without a folder may also be that of a file anywhere in the
+                index.
             folder: The folder of the file that `name` was read from.
         """
         for path in _spellings_of(name):
-            for top in self._tops[folder]:
+            for top in (*self._tops[folder], ""):  # imported items have paths in no folder
                 if found := self._by_path.get(normal_path(os.path.join(top, path))):
                     return [found]
         return self._by_name[normal_path(name)] if os.path.basename(name) == name else []

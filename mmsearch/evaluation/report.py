@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.errors import InvalidOption, MissingExtra, PathNotFound
 from mmsearch.evaluation.benchmarks import BenchmarkResult
 from mmsearch.evaluation.comparison import Compared, Comparison
+from mmsearch.evaluation.costs import Cost
 from mmsearch.evaluation.qrels import few
 from mmsearch.evaluation.results import MEDIAN, Direction, Evaluation, Figure, recall_curve
+from mmsearch.evaluation.variants import VariantComparison
 from mmsearch.search.setting_formats import one_or_several
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
+
+    from mmsearch.encoders import Runtime
+
 
 FEW_GROUPS = 20
 """Fewer independent queries than this say little, whatever their interval."""
@@ -26,9 +32,18 @@ FEW_GROUPS = 20
 PLOT_SIZE = (6.4, 4.4)
 """Inches."""
 
+Result = Evaluation | Comparison | BenchmarkResult | VariantComparison
+"""What can be reported."""
 
-def as_table(result: Evaluation | Comparison) -> str:
-    """A block of lines per direction, a line per measure."""
+# ---------------------------------------------------------------------- tables
+
+
+def as_table(result: Result) -> str:
+    """A block of lines per direction, a line per measure; for variants also a table of costs."""
+    if isinstance(result, BenchmarkResult):
+        return _benchmark_table(result)
+    if isinstance(result, VariantComparison):
+        return _variants_table(result)
     if isinstance(result, Comparison):
         return "\n".join(map(_comparison_block, result.directions))
     return "\n".join(_block(direction, result) for direction in result.directions)
@@ -47,7 +62,7 @@ def _block(direction: Direction, result: Evaluation) -> str:
     return f"{title}\n{_aligned(rows)}"
 
 
-def _comparison_block(direction: Compared) -> str:
+def _comparison_block(direction: Compared, names: str = "") -> str:
     rows = [["", "A", "B", "B − A", "95 % interval, points", ""]]
     for measure, of in direction.measures.items():
         change, low, high = (
@@ -56,6 +71,7 @@ def _comparison_block(direction: Compared) -> str:
         a, b = _value(measure, of.a), _value(measure, of.b)
         rows.append([measure, a, b, change, f"{low} … {high}", of.verdict])
     title = f"{direction.name}: {_queries(direction.queries)}, {direction.groups} independent"
+    title += names and f"; {names}"
     return f"{title}\n{_aligned(rows)}"
 
 
@@ -80,7 +96,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "".join(line.rstrip() + "\n" for line in lines)
 
 
-def benchmark_table(result: BenchmarkResult) -> str:
+def _benchmark_table(result: BenchmarkResult) -> str:
     """A line per direction and cutoff, beside the published recalls."""
     rows = [["", "", "value", "95 % interval", "published", "difference, points"]]
     for direction, measure, value, low, high, published in result.rows():
@@ -93,44 +109,91 @@ def benchmark_table(result: BenchmarkResult) -> str:
     return f"{title}\n{_aligned(rows)}{source}"
 
 
-def benchmark_tsv(result: BenchmarkResult) -> str:
-    """Direction, measure, value, low, high, published (or nothing), a line each; shares."""
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "query_ms": ("ms a query", "{:.1f}".format),
+    "bytes_per_vector": ("bytes a vector", "{:.0f}".format),
+    "exact_recall": ("recall@10 against exact", lambda share: _value("", share)),
+    "photos_per_second": ("photos a second", "{:.1f}".format),
+}
+"""For each field of `Cost`, its title and the function that formats it."""
+
+
+def _variants_table(result: VariantComparison) -> str:
+    """A table for each comparison with the first variant, and one of all costs."""
+    first, *others = result.variants
+    blocks = [
+        _benchmark_table(one) for one in result.results[:1] if isinstance(one, BenchmarkResult)
+    ]
+    for variant, differences in zip(others, result.differences, strict=True):
+        names = f"A: {first.name}, B: {variant.name}"
+        blocks += [_comparison_block(direction, names) for direction in differences]
+    rows = [["", *(variant.name for variant in result.variants)]]
+    for name, (title, shown) in COSTS.items():
+        figures = [getattr(cost, name) for cost in result.costs]
+        if any(figure is not None for figure in figures):
+            rows.append([title, *("–" if one is None else shown(one) for one in figures)])
+    return "\n".join([*blocks, _aligned(rows)])
+
+
+# ---------------------------------------------------------------------- TSV
+
+
+def as_tsv(result: Result) -> str:
+    """A line per measure, with shares as numbers.
+
+    Direction, measure, value, low and high; of a comparison: A, B, B − A, low, high and verdict; of
+    a benchmark also the published value, or nothing. Variants begin each line of a comparison with
+    the first one, and of a cost (variant, name, value).
+    """
+    if isinstance(result, BenchmarkResult):
+        return _benchmark_tsv(result)
+    if isinstance(result, VariantComparison):
+        return _variants_tsv(result)
+    return "".join(f"{line}\n" for one in result.directions for line in _tsv_lines(one))
+
+
+def _tsv_lines(direction: Direction | Compared) -> Iterator[str]:
+    for measure, of in direction.measures.items():
+        if isinstance(of, Figure):
+            numbers, verdict = [of.value, of.low, of.high], []
+        else:
+            numbers = [of.a, of.b, of.change.value, of.change.low, of.change.high]
+            verdict = [of.verdict]
+        cells = [direction.name, measure, *(f"{number:.6g}" for number in numbers), *verdict]
+        yield "\t".join(cells)
+
+
+def _benchmark_tsv(result: BenchmarkResult) -> str:
     return "".join(
         "\t".join([*names, *("" if one is None else f"{one:.6g}" for one in numbers)]) + "\n"
         for *names, numbers in ((row[0], row[1], row[2:]) for row in result.rows())
     )
 
 
-def benchmark_dict(result: BenchmarkResult) -> dict[str, Any]:
-    """Plain values for JSON."""
-    keys = ("direction", "measure", "value", "low", "high", "published")
-    return {
-        "benchmark": result.name,
-        "model": result.model,
-        "files": result.files,
-        "missing": list(result.missing),
-        "source": result.source,
-        "recalls": [dict(zip(keys, row, strict=True)) for row in result.rows()],
-    }
-
-
-def as_tsv(result: Evaluation | Comparison) -> str:
-    """A line per measure: direction, measure, value (or A, B, B − A), low, high (and verdict)."""
+def _variants_tsv(result: VariantComparison) -> str:
     lines = []
-    for direction in result.directions:
-        for measure, of in direction.measures.items():
-            if isinstance(of, Figure):
-                numbers, verdict = [of.value, of.low, of.high], []
-            else:
-                numbers = [of.a, of.b, of.change.value, of.change.low, of.change.high]
-                verdict = [of.verdict]
-            cells = [direction.name, measure, *(f"{number:.6g}" for number in numbers), *verdict]
-            lines.append("\t".join(cells) + "\n")
+    for variant, differences in zip(result.variants[1:], result.differences, strict=True):
+        for direction in differences:
+            lines += [f"{variant.name}\t{line}\n" for line in _tsv_lines(direction)]
+    for variant, cost in zip(result.variants, result.costs, strict=True):
+        lines += [f"{variant.name}\t{name}\t{one:.6g}\n" for name, one in _known_costs(cost)]
     return "".join(lines)
 
 
-def as_dict(result: Evaluation | Comparison, *, per_query: bool = False) -> dict[str, Any]:
-    """Plain values for JSON; an infinite rank, or a median of those, is None."""
+# ---------------------------------------------------------------------- JSON
+
+
+def as_dict(result: Result, *, per_query: bool = False) -> dict[str, Any]:
+    """Plain values for JSON; an infinite rank, or a median of those, is None.
+
+    Args:
+        result: What is reported.
+        per_query: Whether the figures of each query of an evaluation are included.
+    """
+    if isinstance(result, BenchmarkResult):
+        return _benchmark_dict(result)
+    if isinstance(result, VariantComparison):
+        return _variants_dict(result, per_query=per_query)
     if isinstance(result, Comparison):
         return {
             "a": as_dict(result.a, per_query=per_query),
@@ -189,8 +252,68 @@ def _finite(value: Any) -> Any:
     return None if value in (math.inf, -math.inf) else value
 
 
-def notes(result: Evaluation) -> Iterator[str]:
-    """Caveats about the figures, a line each."""
+def _benchmark_dict(result: BenchmarkResult) -> dict[str, Any]:
+    keys = ("direction", "measure", "value", "low", "high", "published")
+    return {
+        "benchmark": result.name,
+        "model": result.model,
+        "files": result.files,
+        "missing": list(result.missing),
+        "source": result.source,
+        "recalls": [dict(zip(keys, row, strict=True)) for row in result.rows()],
+    }
+
+
+def _variants_dict(result: VariantComparison, *, per_query: bool) -> dict[str, Any]:
+    variants = [
+        {"name": variant.name, "kind": variant.kind}
+        | _runtime_dict(variant.runtime)
+        | dict(_known_costs(cost))
+        | as_dict(one, per_query=per_query)
+        for variant, cost, one in zip(result.variants, result.costs, result.results, strict=True)
+    ]
+    first, *others = result.variants
+    differences = [
+        {"a": first.name, "b": other.name, "directions": list(map(_comparison_dict, directions))}
+        for other, directions in zip(others, result.differences, strict=True)
+    ]
+    return {"variants": variants, "differences": differences, "encoded": result.encoded}
+
+
+def _runtime_dict(runtime: Runtime | None) -> dict[str, str]:
+    names = ("runtime", "device", "precision")
+    return {} if runtime is None else {name: getattr(runtime, name) for name in names}
+
+
+def _known_costs(cost: Cost) -> Iterator[tuple[str, float]]:
+    return ((name, figure) for name, figure in asdict(cost).items() if figure is not None)
+
+
+# ---------------------------------------------------------------------- notes and plots
+
+
+def notes(result: Result) -> Iterator[str]:
+    """Caveats about the figures, a line each and each once."""
+    if isinstance(result, VariantComparison):
+        several = [result.notes, *map(notes, result.results)]
+    elif isinstance(result, Comparison):
+        several = [notes(result.a), notes(result.b)]
+    elif isinstance(result, BenchmarkResult):
+        several = [_benchmark_notes(result)]
+    else:
+        several = [_notes(result)]
+    yield from dict.fromkeys(chain.from_iterable(several))
+
+
+def _benchmark_notes(result: BenchmarkResult) -> Iterator[str]:
+    if result.missing:
+        yield (
+            f"{_count(len(result.missing), 'file')} of {result.name} missing or unreadable, "
+            f"{result.missing[0]!r} for one: these figures are not those of the benchmark"
+        )
+
+
+def _notes(result: Evaluation) -> Iterator[str]:
     if result.missing:
         missing = _count(len(result.missing), "file")
         yield f"{missing} not in the index: {few(result.missing)}"

@@ -65,7 +65,7 @@ def evaluate(
         raise InvalidOption(f"progress is a function of two numbers, not {shown(progress)}")
     depth = whole("depth", depth, least=1)
     settings = _checked(settings)
-    pairs = _pairs_of(pairs)
+    pairs = pairs_of(pairs)
     qrels = build_qrels(collection, pairs, direction)
     groups: dict[tuple[Way, str, str], list[JudgedQuery]] = {}
     for judged in qrels.queries:
@@ -100,8 +100,12 @@ def evaluate(
     )
 
 
-def _pairs_of(given: Any) -> list[Pair]:
-    """The pairs of a file, or the given ones."""
+def pairs_of(given: Any) -> list[Pair]:
+    """The pairs of a file, or the given ones.
+
+    Raises:
+        PathNotFound, InvalidCaptions, InvalidQuery: as `evaluate`.
+    """
     if isinstance(given, (str, bytes, os.PathLike)):
         return read_pairs(os.fsdecode(given))
     pairs = one_or_several(given)
