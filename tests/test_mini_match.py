@@ -16,7 +16,7 @@ from mmsearch.encoders.mini.encoder import TOKEN_GRAPHS, MiniEncoder, load_mini
 from mmsearch.errors import ModelDamaged, UnsupportedModality
 
 BYTES = 4096
-TEXTS = ["a dog runs", "dog", "", "two people on a beach " * 30, "日本語", *map(str, range(40))]
+TEXTS = ["a dog runs", "dog", "", "two people on a beach " * 30, "🐕", *map(str, range(40))]
 
 
 @pytest.fixture(scope="module")

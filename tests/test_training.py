@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ pytest.importorskip("soxr")
 from torch import nn  # noqa: E402
 
 from mmsearch.encoders import mini  # noqa: E402
+from mmsearch.encoders.onnx import session  # noqa: E402
 from mmsearch.training.audio_head import (  # noqa: E402
     AUDIO_TENSORS,
     WIDTH,
@@ -61,7 +63,21 @@ from mmsearch.training.fit import (  # noqa: E402
     info_nce,
     shuffled,
 )
-from mmsearch.training.onnx_graphs import export_module, small_image  # noqa: E402
+from mmsearch.training.languages import (  # noqa: E402
+    CAPTIONS,
+    LanguageExamples,
+    LanguageTower,
+    LanguageTraining,
+    padded,
+    token_ids,
+    train_tokenizer,
+)
+from mmsearch.training.onnx_graphs import (  # noqa: E402
+    export_module,
+    export_text,
+    small_image,
+    small_text,
+)
 from mmsearch.training.phrases import ESC10, phrases_of  # noqa: E402
 from mmsearch.training.recipe import Recipe  # noqa: E402
 from mmsearch.training.sounds import (  # noqa: E402
@@ -423,3 +439,67 @@ def test_sounds_are_judged_by_heads_that_never_heard_them() -> None:
     with torch.no_grad():
         expected = head(features.plain[folds == 2]).numpy()
     np.testing.assert_array_equal(vectors[folds[folds > 0] == 2], expected)
+
+
+# ---------------------------------------------------------------------- other languages
+
+
+@pytest.fixture(scope="module")
+def translated() -> tuple[LanguageExamples, Any]:
+    """Captions of three things in two languages, and photos of them."""
+    random = np.random.default_rng(0)
+    things = random.normal(size=(3, DIM)).astype(np.float32)
+    things /= np.linalg.norm(things, axis=1, keepdims=True)
+    examples = LanguageExamples(english=np.repeat(things[:, None], CAPTIONS, axis=1))
+    words = {"de": ("Hund", "Katze", "Boot"), "fr": ("chien", "chat", "bateau")}
+    for language, names in words.items():
+        for place in ("", " im Gras", " am Strand", " auf dem Dach"):
+            for thing, name in enumerate(names):
+                examples.add(
+                    f"{name}{place}", language, things[thing], f"photo {thing}", photo=thing
+                )
+    return examples, things
+
+
+@pytest.fixture(scope="module")
+def small_tower(translated: tuple[LanguageExamples, Any]) -> tuple[LanguageTower, Any]:
+    return trained_tower(*translated)
+
+
+def trained_tower(examples: LanguageExamples, photos: Any) -> tuple[LanguageTower, Any]:
+    rounds = tuple(
+        replace(one, epochs=8, average=0.5, shares={}) for one in Recipe().language_rounds
+    )
+    recipe = Recipe(vocabulary=80, language_width=32, language_batch=12, language_rounds=rounds)
+    tokenizer = train_tokenizer(examples, recipe)
+    return LanguageTraining(examples, photos, tokenizer, recipe).run(), tokenizer
+
+
+def test_a_tower_learns_where_translations_lie(
+    translated: tuple[LanguageExamples, Any], small_tower: tuple[LanguageTower, Any]
+) -> None:
+    tower, tokenizer = small_tower
+    with torch.no_grad():
+        found = tower(padded(token_ids(tokenizer, ["Hund", "bateau am Strand"]))).numpy()
+    assert (found @ translated[1].T).argmax(axis=1).tolist() == [0, 2]
+
+
+def test_a_language_tower_is_the_same_for_the_same_seed(
+    translated: tuple[LanguageExamples, Any], small_tower: tuple[LanguageTower, Any]
+) -> None:
+    again, tokenizer = trained_tower(*translated)
+    assert tokenizer.to_str() == small_tower[1].to_str()
+    for one, other in zip(again.parameters(), small_tower[0].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_small_language_tower_does_what_the_exact_one_does(
+    small_tower: tuple[LanguageTower, Any],
+) -> None:
+    tower, tokenizer = small_tower
+    ids = padded(token_ids(tokenizer, ["Hund im Gras", "chat"]))
+    with torch.no_grad():
+        exact = tower(ids).numpy()
+    graph = small_text(export_text(tower), tokenizer.get_vocab_size())
+    (found,) = session(graph, optimise=True, threads=1).run(["vectors"], {"ids": ids.numpy()})
+    assert (exact * found).sum(axis=1).min() > 0.99

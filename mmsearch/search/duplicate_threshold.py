@@ -44,6 +44,11 @@ HARD, MEDIAN, DIFFERENT = 0.05, 0.5, 0.99
 """Quantiles: two of the cosines of copies, and one of the cosines of nearest different items."""
 
 
+def threshold_key(space: Space, modality: Modality) -> str:
+    """The setting that holds a threshold that was measured."""
+    return f"duplicates:{space.id}:{modality}"
+
+
 def threshold_of(
     store: Store,
     space: Space,
@@ -60,9 +65,8 @@ def threshold_of(
     """
     if (known := KNOWN.get((space.name, modality))) is not None:
         return known
-    key = f"duplicates:{space.id}:{modality}"
-    stored = store.settings.get(key)
-    if stored is not None:
+    key = threshold_key(space, modality)
+    if stored := store.settings.get(key):
         return float(stored)
     if modality == "image" and encoder_of is not None:
         threshold = measured(store, space, encoder_of(space))

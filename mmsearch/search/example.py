@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile, UnsupportedModality
-from mmsearch.media.addresses import exists
 from mmsearch.media.kinds import FORMATS, kind_of
+from mmsearch.media.members import exists
 from mmsearch.search.planning import PlannedQuery, can_encode, plan
 from mmsearch.search.query_vectors import encode_parts, unit_sum
 from mmsearch.spaces.open_index import OpenIndex

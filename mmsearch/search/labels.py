@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsearch.encoders import Encoder
+from mmsearch.encoders import Encoder, multilingual_encoder
 from mmsearch.errors import InvalidOption
 from mmsearch.search.everyday_words import EVERYDAY
 from mmsearch.search.setting_formats import one_or_several
@@ -165,13 +165,20 @@ def scale_odds(confidence: Any, odds: float) -> Any:
 def label_vectors(encoder: Encoder, modality: Modality, labels: Sequence[str]) -> Vectors:
     """Unit vectors (labels, dim): of each label, the mean over the templates.
 
+    A label in another language stands alone: English words around it would be misleading.
     Source of the idea: Radford et al., ICML 2021, section 3.1.4.
     """
     import numpy as np
 
     templates = TEMPLATES[modality]
-    names = [_ARTICLE.sub("", label) for label in labels]
-    written = [template.format(name) for name in names for template in templates]
+    multilingual = multilingual_encoder(encoder)
+    written: list[str] = []
+    for label in labels:
+        if multilingual is not None and not multilingual.is_english(label):
+            written += [label] * len(templates)
+        else:
+            name = _ARTICLE.sub("", label)
+            written += [template.format(name) for template in templates]
     rows = encoder.encode_query("text", written).reshape(len(labels), len(templates), -1)
     mean = rows.mean(axis=1)
     found: Vectors = (mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9)).astype(

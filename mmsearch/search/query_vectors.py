@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.encoders import Encoder
 from mmsearch.errors import InvalidQuery, PathNotFound, UnreadableFile, UnsupportedModality
-from mmsearch.media.addresses import exists
+from mmsearch.media.members import exists
 from mmsearch.search.planning import CANCELLED, NEGLIGIBLE, PlannedQuery, words_of
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import Space

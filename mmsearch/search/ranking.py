@@ -146,11 +146,14 @@ def rank(
         weight = query.weight * settings.weight_of(query.modality)
         lists.append(replace(nearest, name=name, ranking=ranking, weight=weight))
     if words is not None:
-        matches = index.store.words.search(words, depth + len(excluded), allowed)
+        wanted = depth + len(excluded)
+        matches = index.store.words.search(words, wanted, allowed)
         ranking = [pair for pair in matches if pair[0] not in excluded][:depth]
         heaviest = max((abs(query.weight) for query in queries), default=1.0)
         weight = heaviest * settings.weight_of(WORDS)
         lists.append(_word_list(index, words, ranking, weight, allowed))
+        if allowed is None and len(matches) < wanted:
+            words = None  # no other item has any of them
     if several and not any(ranked.weight > 0 for ranked in lists):
         raise InvalidOption("the rankings of this query all have weight 0: give one of them more")
     if several:
@@ -199,11 +202,16 @@ def _word_list(
 
 
 def _score_in_all_lists(index: OpenIndex, lists: Sequence[RankedList], words: str | None) -> None:
-    """Score each list's items in the other lists too, so that no fused sum lacks a term."""
+    """Score each list's items in the other lists too, so that no fused sum lacks a term.
+
+    Without `words`, the lexical list is complete.
+    """
     candidates = {item_id for ranked in lists for item_id, _ in ranked.ranking}
     for ranked in lists:
-        missing = IdSet.of(candidates - ranked.ranks.keys())
         query = ranked.query
+        if query is None and words is None:
+            continue
+        missing = IdSet.of(candidates - ranked.ranks.keys())
         if not len(missing):
             continue
         if query is not None:

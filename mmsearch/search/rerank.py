@@ -37,16 +37,20 @@ def rerank(
     """New scores of one query's best candidates: first + weight · (match − mean match).
 
     Subtracting the mean does not change the order, but keeps the scores near those of the first
-    stage.
+    stage. A candidate that the second model cannot judge keeps its score.
 
     Args:
         first: (n,) scores of the first stage: cosines, corrected for hubs.
-        match: (n,) scores of the second model for the same candidates.
+        match: (n,) scores of the second model for the same candidates, NaN where it has none.
         weight: The weight of `match` in units of `first`; chosen with the model.
     """
-    if not len(first):
+    import numpy as np
+
+    judged = ~np.isnan(match)
+    if not judged.any():
         return first
-    scores: NDArray[np.float32] = first + weight * (match - match.mean())
+    gain: NDArray[np.float32] = np.where(judged, match - match[judged].mean(), np.float32(0))
+    scores: NDArray[np.float32] = first + weight * gain
     return scores
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -78,7 +78,7 @@ class Searcher:
     def facets(self, query: str | Query | None, settings: Settings) -> Facets:
         """What the good matches of a query have in common; of all that pass if none is known."""
         encoded = None if query is None else self._encode([query], settings)[0]
-        with self._index.store.snapshot():
+        with self._snapshot(encoded):
             allowed = self._allowed(settings)
             if encoded is not None:
                 stretches, weak = self._good_stretches(self._stretches(encoded, settings, allowed))
@@ -90,7 +90,7 @@ class Searcher:
         """The best items for each query with their scores, without looking up hits."""
         settings = replace(settings, spans=False)
         encoded = self._encode(queries, settings)
-        with self._index.store.snapshot():
+        with self._snapshot(*encoded):
             return [
                 [(item_id, score) for _, item_id, score in chosen]
                 for chosen in self._best(encoded, settings)
@@ -151,9 +151,11 @@ class Searcher:
             if loading is not None:
                 loading.join()
         words = [_literal_words(query, settings) for query in queries]
-        if any(words):
-            self._index.catch_up_words()
         return list(map(_EncodedQuery, vectors, words))
+
+    def _snapshot(self, *queries: _EncodedQuery | None) -> AbstractContextManager[None]:
+        """A context in which all that is read for some queries is of one moment."""
+        return self._index.snapshot(words=any(query and query.words for query in queries))
 
     def _encode_file(self, path: str, settings: Settings) -> _EncodedQuery:
         """A file as a query that leaves it out."""
@@ -235,7 +237,7 @@ class Searcher:
 
     def _search(self, encoded: Sequence[_EncodedQuery], settings: Settings) -> list[list[Hit]]:
         """The best hits for each query."""
-        with self._index.store.snapshot():
+        with self._snapshot(*encoded):
             best = self._best(encoded, settings)
             return [_hits(chosen, settings) for chosen in best]
 
@@ -250,7 +252,7 @@ class Searcher:
                 yield _chosen(stretches, settings.offset, settings.offset + settings.k)
 
     def _page(self, query: _EncodedQuery, settings: Settings) -> SearchPage:
-        with self._index.store.snapshot():
+        with self._snapshot(query):
             allowed = self._allowed(settings)
             rest = self._stretches(query, settings, allowed)
             read, weak = self._good_stretches(rest)

@@ -23,6 +23,8 @@ PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 
 IMAGE_SIZE = 260
 MAX_TOKENS = 128
+VOCABULARY = 30522
+"""The size of the vocabulary of MiniLM."""
 MAP_SHAPE = (208, 9, 9)
 """Channels, rows and columns after any of image blocks 17 to 20."""
 
@@ -143,7 +145,7 @@ class TextTrunk(nn.Module):
     def __init__(self, cut: int = 3) -> None:
         super().__init__()
         self.cut = cut
-        self.words = nn.Embedding(30522, 384)
+        self.words = nn.Embedding(VOCABULARY, 384)
         self.places = nn.Embedding(MAX_TOKENS, 384)
         self.norm = nn.LayerNorm(384, eps=1e-12)
         self.layers = nn.ModuleList(Layer(384, 1536, 12) for _ in range(6))

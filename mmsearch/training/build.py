@@ -17,7 +17,14 @@ import numpy as np
 import onnx
 import torch
 
-from mmsearch.encoders.mini.encoder import AUDIO, EXTENSIONS, load_mini
+from mmsearch.encoders.mini.encoder import (
+    AUDIO,
+    DETECTOR,
+    EXTENSIONS,
+    LANGUAGE_TOKENIZER,
+    LANGUAGE_TOWER,
+    load_mini,
+)
 from mmsearch.encoders.query_bank import pack_bank, typical_texts
 from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS
 from mmsearch.spaces.query_banks import calibrated_bank
@@ -27,6 +34,7 @@ from mmsearch.training.backbones import (
     IMAGE_SIZE,
     MAP_SHAPE,
     MAX_TOKENS,
+    VOCABULARY,
     Head,
     ImageTower,
     ImageTrunk,
@@ -39,6 +47,13 @@ from mmsearch.training.data import photo_pixels, read_split
 from mmsearch.training.features import EvenCaptions, gather, text_states, tower_maps
 from mmsearch.training.fit import FineTuning, fit_heads
 from mmsearch.training.fit_late_interaction import MOMENTS_OF, Pairs, RerankTraining
+from mmsearch.training.languages import (
+    LanguageTraining,
+    Sources,
+    fit_detector,
+    read_examples,
+    train_tokenizer,
+)
 from mmsearch.training.late_interaction import MiniRegions, MiniWords, RegionHead, WordHead
 from mmsearch.training.onnx_graphs import (
     export_image,
@@ -61,7 +76,7 @@ searches among photos of people."""
 BANK_PHOTOS = 2_000
 """Photos in the query bank; as many others are the items on which it is calibrated."""
 
-MOST_BYTES = 46_500_000
+MOST_BYTES = 55_000_000
 """Of all the model's files but the query bank."""
 
 
@@ -89,7 +104,7 @@ def build(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
     print("graphs")
     exact_image, exact_text = export_image(image), export_text(text)
     write_model(cache / "exact", exact_image, exact_text, most_bytes=None)
-    write_model(out, small_image(exact_image), small_text(exact_text))
+    write_model(out, small_image(exact_image), small_text(exact_text, VOCABULARY))
 
 
 def build_audio(esc10: Path, stamps: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
@@ -155,6 +170,23 @@ def build_rerank(data: Path, out: Path, *, cache: Path, recipe: Recipe) -> None:
         RERANK: export_matcher(training.matcher),
     }
     add_files(out, files, entries={"match_weight": recipe.match_weight})
+
+
+def build_languages(sources: Sources, out: Path, *, cache: Path, recipe: Recipe) -> None:
+    """Train the text tower for other languages and add it to the model in `out`.
+
+    The vectors of photos, sounds and English texts stay as they are.
+    """
+    print("texts in other languages")
+    examples, photos = read_examples(sources, load_mini(out), cache=cache)
+    tokenizer = train_tokenizer(examples, recipe)
+    tower = LanguageTraining(examples, photos, tokenizer, recipe).run()
+    files = {
+        LANGUAGE_TOWER: small_text(export_text(tower), tokenizer.get_vocab_size()),
+        LANGUAGE_TOKENIZER: tokenizer.to_str().encode(),
+        DETECTOR: fit_detector(examples, recipe).astype("<f2").tobytes(),
+    }
+    add_files(out, files)
 
 
 def _regions(pairs: Pairs, recipe: Recipe) -> MiniRegions:

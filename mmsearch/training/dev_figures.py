@@ -23,6 +23,7 @@ from mmsearch.training.data import (
     photo_pixels,
     read_split,
 )
+from mmsearch.training.languages import Sources
 from mmsearch.training.onnx_graphs import export_image
 from mmsearch.vectors.hubness import hub_weight, hubs
 
@@ -135,6 +136,29 @@ def evaluate(model: Path, data: Path, pictures: Path | None) -> None:
 
 def _text_of(at: Recalls) -> str:
     return " ".join(f"R@{k} {r.mean:.1f} [{r.low:.1f}, {r.high:.1f}]" for k, r in at.items())
+
+
+def evaluate_languages(model: Path, sources: Sources) -> None:
+    """Print the recalls of captions in each language on the dev photos.
+
+    Args:
+        model: The folder of the model.
+        sources: Whose photos and captions are measured; nothing was trained on the dev split.
+    """
+    encoder, split = load_mini(model), read_split(sources.data, "dev")
+    photos = encoder.encode("image", photo_pixels(encoder, split.paths))
+    row_of = {file: row for row, file in enumerate(split.files)}
+    for language, by_photo in sources.captions().items():
+        pairs = [
+            (text, row_of[file])
+            for file, texts in by_photo.items()
+            if file in row_of
+            for text in texts
+        ]
+        texts, owners = map(list, zip(*pairs, strict=True))
+        scores = encoder.encode("text", texts) @ photos.T
+        found = recalls(scores, [[owner] for owner in owners], owners)
+        print(f"{language + ' text→image':18}", _text_of(found))
 
 
 # ---------------------------------------------------------------------- reranking

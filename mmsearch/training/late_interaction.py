@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsearch.encoders.token_embeddings import TOKEN_DIM
 from mmsearch.training.backbones import ImageTrunk, Temperatures, residual_mlp, run_layers
 from mmsearch.training.recipe import Recipe
 
-TOKEN_DIM = 128
-"""Dimensions of an embedding, each stored as one byte."""
 POOLED = 2
 """Embeddings of a whole photo or text, in training only."""
 GRID = 5

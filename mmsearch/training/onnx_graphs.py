@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from mmsearch.encoders.clip.onnx_export import trace
 from mmsearch.encoders.onnx import write_optimised
-from mmsearch.encoders.token_embeddings import FULL, MOST_ROWS
+from mmsearch.encoders.token_embeddings import FULL, MOST_ROWS, TOKEN_DIM
 from mmsearch.training.backbones import IMAGE_SIZE, MAP_SHAPE, ImageTrunk
-from mmsearch.training.late_interaction import TOKEN_DIM, Matcher
+from mmsearch.training.late_interaction import Matcher
 
 QUANTISED_FROM = 4096
 """Arrays with fewer numbers stay float32."""
@@ -202,10 +202,10 @@ def simplified(model: bytes, level: str) -> onnx.ModelProto:
         return onnx.load(path)
 
 
-def small_text(model: bytes) -> bytes:
-    """The text tower with 8-bit matrices and an 8-bit word table."""
+def small_text(model: bytes, vocabulary: int) -> bytes:
+    """A text tower with 8-bit matrices and an 8-bit word table of `vocabulary` rows."""
     graph = simplified(model, "EXTENDED")
-    _shrink_word_table(graph.graph)
+    _shrink_word_table(graph.graph, vocabulary)
     shrunk: bytes = small_matrices(graph).SerializeToString()
     return shrunk
 
@@ -302,9 +302,9 @@ def _insert(graph: onnx.GraphProto, at: int, *nodes: onnx.NodeProto) -> None:
         graph.node.insert(at + offset, node)
 
 
-def _shrink_word_table(graph: onnx.GraphProto) -> None:
+def _shrink_word_table(graph: onnx.GraphProto, vocabulary: int) -> None:
     """Replace each gather from the float word table by one of 8-bit rows with a scale each."""
-    tables = {array.name: array for array in graph.initializer if array.dims[:1] == [30522]}
+    tables = {array.name: array for array in graph.initializer if array.dims[:1] == [vocabulary]}
     for at, node in enumerate(list(graph.node)):
         if node.op_type != "Gather" or node.input[0] not in tables:
             continue

@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LanguageRound:
+    """A round of training the tower for other languages, with its own optimiser.
+
+    The learning rate rises and falls once; a round starts from the weights of the one before.
+    """
+
+    epochs: int
+    rate: float
+    rising: float
+    """The share of steps during which the rate rises."""
+    average: float
+    """Decay of the moving average of the weights."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """The probability that a text is in an epoch, by its kind, else by its language, else 1."""
+    words_masked: float = 0.0
+    """The share of tokens that are replaced by the unknown token."""
+    photo_weight: float = 0.5
+    """Of the loss against photos."""
+    all_photos: bool = False
+    """Whether its negatives are all photos, rather than those of the batch."""
+    trained_share: float = 1.0
+    """Of the trained weights in their mean with the initial ones (Wortsman et al., CVPR 2022)."""
+    alignment: float = 0.0
+    """A caption's target is the mean of the English captions of its photo, weighted by a softmax of
+    their cosines to the caption at this temperature; 0: the plain mean."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +117,51 @@ class Recipe:
     """Texts and photos of the training split on which hubness is measured."""
     match_weight: float = 0.5
     """Of a match, in cosines, next to the first stage's score."""
+
+    vocabulary: int = 16_000
+    """The size of the vocabulary of the tower for other languages."""
+    language_width: int = 256
+    language_inner: int = 512
+    language_layers: int = 2
+    language_dropout: float = 0.1
+    language_rounds: tuple[LanguageRound, ...] = (
+        LanguageRound(
+            epochs=4,
+            rate=1.5e-3,
+            rising=0.15,
+            average=0.998,
+            shares={"en": 0.5, "names": 1.0, "names of other languages": 0.25},
+        ),
+        LanguageRound(
+            epochs=3,
+            rate=6e-4,
+            rising=0.1,
+            average=0.995,
+            trained_share=0.7,
+            shares={
+                "fr": 0.5,
+                "cs": 0.5,
+                "de": 0.25,
+                "en": 0.05,
+                "captions alone": 0.05,
+                "names": 0.1,
+                "names of other languages": 0.1,
+            },
+            words_masked=0.1,
+            photo_weight=1.0,
+            all_photos=True,
+            alignment=0.1,
+        ),
+    )
+    language_batch: int = 512
+    language_temperature: float = 0.05
+    distance_weight: float = 2.0
+    """Of the distance to the target."""
+    accents_dropped: float = 0.12
+    """The share of texts that are read without accents."""
+    typical_repeats: int = 6
+    """How often each typical English query is repeated in the training of the language detector."""
+    everyday_repeats: int = 30
+    """The same for each everyday English word."""
+    names_repeats: int = 3
+    """The same for each class name in another language."""

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmsearch.encoders import TokenEncoder, check_modality
 from mmsearch.encoders.mini import FOLDER
+from mmsearch.encoders.mini.languages import LanguageDetector
 from mmsearch.encoders.mini.mel import RATE, mel_picture
 from mmsearch.encoders.model_files import MANIFEST, ModelFiles, short_hash
 from mmsearch.encoders.onnx import in_threads, padded_batches, session
-from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS, Matcher, quantised
+from mmsearch.encoders.token_embeddings import (
+    REGIONS,
+    RERANK,
+    TOKEN_DIM,
+    WORDS,
+    Matcher,
+    quantised,
+)
 from mmsearch.errors import UnsupportedModality
 
 if TYPE_CHECKING:
@@ -33,8 +41,14 @@ HEARD = "heard"
 """The output that it adds."""
 TOKEN_GRAPHS = {REGIONS, WORDS, RERANK}
 """For reranking; a model has all of these or none."""
-EXTENSIONS = {AUDIO, *TOKEN_GRAPHS}
-"""Files that change no image and no text vector, so that an index made without them stays valid."""
+TOKENIZER = "tokenizer.json"
+LANGUAGE_TOWER, LANGUAGE_TOKENIZER, DETECTOR = "languages.onnx", "languages.json", "languages.f16"
+"""The text tower for languages other than English, its tokenizer, and the weights of the language
+detector; a model has all of these or none."""
+LANGUAGE_FILES = {LANGUAGE_TOWER, LANGUAGE_TOKENIZER, DETECTOR}
+EXTENSIONS = {AUDIO, *TOKEN_GRAPHS, *LANGUAGE_FILES}
+"""Files that change no vector of an image or an English text, so that an index made without them
+stays valid."""
 
 
 class Graph(NamedTuple):
@@ -52,6 +66,7 @@ GRAPHS: dict[Modality, Graph] = {
     "audio": Graph(("image.onnx", AUDIO), [HEARD]),
     "text": Graph(("text.onnx",), ["vectors"], ("text.bin",)),
 }
+LANGUAGE_GRAPH = Graph((LANGUAGE_TOWER,), ["vectors"])
 GRAPHS_WITH_TOKENS: dict[Modality, Graph] = {
     "image": Graph(("image.onnx", REGIONS), ["vectors", "regions"]),
     "text": Graph(("text.onnx", WORDS), ["vectors", "tokens"], ("text.bin",)),
@@ -79,8 +94,9 @@ class MiniEncoder(TokenEncoder):
     """Unit vectors (n, 512) of photos, sounds and texts that can be compared with each other.
 
     The same input has the same vector, whatever else is in the batch (to 1e-4). Texts are cut at
-    128 tokens; photos are squeezed to a square, so that nothing at their edges is lost; the image
-    tower sees a sound as a picture, five seconds wide.
+    128 tokens. Those in languages other than English go through a second text tower, and those
+    whose language is in doubt through both. Photos are squeezed to a square, so that nothing at
+    their edges is lost; the image tower sees a sound as a picture, five seconds wide.
     """
 
     name = "mini"
@@ -103,6 +119,9 @@ class MiniEncoder(TokenEncoder):
         self.match_weight = float(files.manifest.get("match_weight", 0.0))
         self.tokens_version = short_hash(
             "".join(files.sha256.get(name, "") for name in sorted(TOKEN_GRAPHS))
+        )
+        self.languages_version = short_hash(
+            "".join(files.sha256.get(name, "") for name in sorted(LANGUAGE_FILES))
         )
         self.fingerprint = short_hash(
             "".join(f"{name}:{files.sha256[name]}\n" for name in sorted(names - EXTENSIONS))
@@ -131,7 +150,7 @@ class MiniEncoder(TokenEncoder):
         self, modality: Modality, batch: Sequence[Any]
     ) -> tuple[Vectors, list[TokenEmbeddings]]:
         """Unit rows (len(batch), 512) float32, and of each thing (rows, 128) int8 from the same
-        run, at most 32 rows.
+        run, at most 32 rows; none for texts in languages other than English.
         """
         import numpy as np
 
@@ -151,6 +170,10 @@ class MiniEncoder(TokenEncoder):
         self._check_tokens(modality)
         return self._matcher.match(modality, query, candidates)
 
+    def is_english(self, text: str) -> bool:
+        """Whether only the English tower encodes a text; always True if there is no other."""
+        return self._language_is_english(text) is True
+
     # ------------------------------------------------------------------ running
 
     def _runs(
@@ -159,12 +182,10 @@ class MiniEncoder(TokenEncoder):
         """Rows of the batch, and each output of the graph for them."""
         if not len(batch):
             return
-        loaded, outputs = self._session(graph), graph.outputs
         if modality == "text":
-            tokens = [found.ids for found in self._tokenizer().encode_batch(list(batch))]
-            for rows, ids in padded_batches(tokens, TEXTS_PER_BATCH, PADDING):
-                yield rows, loaded.run(outputs, {"ids": ids})
+            yield from self._text_runs(batch, graph)
             return
+        loaded, outputs = self._session(graph), graph.outputs
         pixels = self._pixels if modality == "image" else self._sound_pixels
 
         def run(thing: Any) -> list[NDArray[Any]]:
@@ -172,6 +193,40 @@ class MiniEncoder(TokenEncoder):
             return found
 
         yield from (([row], found) for row, found in enumerate(in_threads(run, batch)))
+
+    def _text_runs(
+        self, texts: Sequence[str], graph: Graph
+    ) -> Iterator[tuple[list[int], list[NDArray[Any]]]]:
+        """The same for texts, each through the tower of its language.
+
+        A text whose language is in doubt goes through both and gets the mean of the two vectors.
+        """
+        import numpy as np
+
+        by_language: dict[bool | None, list[int]] = {True: [], False: [], None: []}
+        for row, text in enumerate(texts):
+            by_language[self._language_is_english(text)].append(row)
+        yield from self._tower_runs(texts, by_language[True], TOKENIZER, graph)
+        others = LANGUAGE_TOKENIZER, LANGUAGE_GRAPH
+        no_tokens = np.zeros((TEXTS_PER_BATCH, 0, TOKEN_DIM), np.float32)
+        for rows, found in self._tower_runs(texts, by_language[False], *others):
+            yield rows, [*found, no_tokens[: len(rows)]][: len(graph.outputs)]
+        for row in by_language[None]:
+            ((_, (english, *tokens)),) = self._tower_runs(texts, [row], TOKENIZER, graph)
+            ((_, (other,)),) = self._tower_runs(texts, [row], *others)
+            mean = english + other
+            yield [row], [mean / np.linalg.norm(mean), *tokens]
+
+    def _tower_runs(
+        self, texts: Sequence[str], places: Sequence[int], tokenizer: str, graph: Graph
+    ) -> Iterator[tuple[list[int], list[NDArray[Any]]]]:
+        """The same for the texts at some places, through one tower."""
+        if not places:
+            return
+        loaded = self._session(graph)
+        found = self._tokenizer(tokenizer).encode_batch([texts[place] for place in places])
+        for rows, ids in padded_batches([one.ids for one in found], TEXTS_PER_BATCH, PADDING):
+            yield [places[row] for row in rows], loaded.run(graph.outputs, {"ids": ids})
 
     def _pixels(self, photo: Any) -> NDArray[np.uint8]:
         import numpy as np
@@ -209,13 +264,26 @@ class MiniEncoder(TokenEncoder):
 
         return files.once("+".join(graph.files), load)
 
-    def _tokenizer(self) -> Tokenizer:
+    def _language_is_english(self, text: str) -> bool | None:
+        """`LanguageDetector.is_english`; always True in a model with a single text tower."""
+        if not self._files.sha256.keys() >= LANGUAGE_FILES:
+            return True
+
+        def load() -> LanguageDetector:
+            import numpy as np
+
+            weights = np.fromfile(self._files.checked(DETECTOR), "<f2")
+            return LanguageDetector(weights.astype(np.float32))
+
+        return self._files.once(DETECTOR, load).is_english(text)
+
+    def _tokenizer(self, name: str) -> Tokenizer:
         def load() -> Tokenizer:
             from tokenizers import Tokenizer
 
-            return Tokenizer.from_file(str(self._files.checked("tokenizer.json")))
+            return Tokenizer.from_file(str(self._files.checked(name)))
 
-        return self._files.once("tokenizer", load)
+        return self._files.once(name, load)
 
     def _check_tokens(self, modality: str) -> None:
         if modality not in self.token_modalities:
