@@ -1,504 +1,826 @@
-"""A reranker tuned on a user's own pairs, for a `clip:` model."""
+"""A space tuned on a user's own pairs: what it learns, when it is switched on, how it is undone."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import itertools
 import json
+import os
+import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from postgres_server import schema
+from typer.testing import CliRunner
 
 import mmsearch
-from mmsearch.encoders.clip.token_towers import FILES, tuned_folder
-from mmsearch.encoders.model_files import MANIFEST
-from mmsearch.encoders.onnx import session
-from mmsearch.encoders.registry import load_encoder
+from mmsearch.cli.app import app
+from mmsearch.collection.doctor import examine
+from mmsearch.encoders import Encoder, MultilingualEncoder, TokenEncoder
+from mmsearch.encoders.family import SingleModel
+from mmsearch.encoders.query_bank import QueryBank, pack_bank, unpack_bank, unpack_heads
+from mmsearch.encoders.registry import REGISTRY
+from mmsearch.encoders.tuned import Head, TunedEncoder
 from mmsearch.errors import (
     InvalidOption,
+    InvalidQuery,
     MissingExtra,
-    MMSearchError,
-    ModelDamaged,
-    UnsupportedModality,
+    PathNotFound,
+    UnknownModel,
 )
-from mmsearch.training import NEEDED, tune
+from mmsearch.spaces.query_banks import QueryBanks, calibrated_bank, projected_bank
+from mmsearch.storage.place import index_place
+from mmsearch.training import tune, undo_tuning
+from mmsearch.training.switching import switch_on
+from mmsearch.vectors.hubness import hub_weight
 
-HERE = all(importlib.util.find_spec(package) for package in NEEDED)
-needs_torch = pytest.mark.skipif(not HERE, reason="torch and open_clip are not installed")
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed")
 
-COLOURS = {
-    "red": (220, 20, 20),
-    "green": (20, 190, 30),
-    "blue": (20, 30, 220),
-    "white": (250, 250, 250),
-    "black": (5, 5, 5),
-    "yellow": (240, 230, 20),
-    "pink": (250, 120, 190),
-    "brown": (110, 60, 20),
-    "grey": (128, 128, 128),
-    "orange": (250, 140, 10),
-}
-TEXT = {"width": 64, "heads": 2, "layers": 1, "context_length": 16}
-VIT = {"image_size": 40, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8}
-MODELS: dict[str, Any] = {
-    "vit": {"embed_dim": 32, "vision_cfg": VIT, "text_cfg": TEXT},
-    "resnet": {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
-        "text_cfg": TEXT,
-    },
-    "custom text": {
-        "embed_dim": 32,
-        "custom_text": True,
-        "vision_cfg": VIT | {"no_ln_pre": True, "pool_type": "avg"},
-        "text_cfg": TEXT | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
-    },
-    "coca": {
-        "embed_dim": 32,
-        "custom_text": True,
-        "vision_cfg": VIT
-        | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
-        "text_cfg": TEXT | {"embed_cls": True, "output_tokens": True},
-        "multimodal_cfg": {"width": 64, "heads": 2, "layers": 1, "context_length": 16},
-    },
-}
-BYTES = 4096
+DIM = 16
+PHOTOS = 120
 
 
-def checkpoint(folder: Path, kind: str = "vit", seed: int = 0) -> str:
-    """The name of a small untrained model, saved as open_clip saves one."""
-    import open_clip
-    import torch
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True)
-    config = {"model_cfg": MODELS[kind], "preprocess_cfg": {}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    torch.manual_seed(seed)
-    state = open_clip.create_model(f"local-dir:{folder}").state_dict()
-    save_file(state, folder / "open_clip_model.safetensors")
-    return f"clip:@{folder}"
+def thing(number: int) -> np.ndarray:
+    """The vector that the photo and the caption of a number share."""
+    return np.random.default_rng(number).normal(size=DIM)
 
 
-def flags(folder: Path, count: int = 250, *, told: bool = True) -> tuple[Path, Path]:
-    """Photos of three colours side by side, and captions that name them, or those of another."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    every = list(itertools.combinations(COLOURS, 3))
-    lines = []
-    for number in range(count):
-        names = every[number % len(every)]
-        stripes = np.zeros((40, 40, 3), np.float64)
-        for at, name in enumerate(rng.permutation(names)):
-            stripes[:, 13 * at : 13 * at + 14] = COLOURS[name]
-        noisy = np.clip(stripes + rng.normal(0, 12, stripes.shape), 0, 255).astype(np.uint8)
-        Image.fromarray(noisy).save(folder / f"{number:03}.png")
-        said = names if told else every[int(rng.integers(len(every)))]
-        lines.append(f"{number:03}.png\t{' and '.join(said)}")
-    captions = folder / "captions.tsv"
-    captions.write_text("\n".join(lines))
-    return folder, captions
+def turned() -> np.ndarray:
+    """A rotation by 50° in each of half the planes, and a scaling of some axes."""
+    matrix = np.eye(DIM)
+    cos, sin = np.cos(np.radians(50)), np.sin(np.radians(50))
+    for at in range(0, DIM, 2):
+        matrix[at : at + 2, at : at + 2] = [[cos, -sin], [sin, cos]]
+    return matrix * np.where(np.arange(DIM) % 4 == 0, 2.0, 1.0)
 
 
-@dataclass(frozen=True)
-class World:
-    """A model that was tuned, and what it was tuned on."""
+class Skewed(Encoder):
+    """Photo and caption of a number have the same vector, but that of the photo is rotated."""
 
-    name: str
-    photos: Path
-    captions: Path
-    cache: Path
-    learnt: Any
-    figures: Any
+    name = "skewed"
+    fingerprint = "skewed-1"
+    dim = DIM
+    modalities = frozenset({"image", "text"})
+    image_size = 2
 
+    def __init__(self) -> None:
+        self.encoded = {"image": 0, "text": 0}
 
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> World:
-    for package in NEEDED:
-        pytest.importorskip(package)
-    import torch
+    def prepare(self, modality: str, given: Any) -> Any:
+        return np.asarray(given.convert("RGB").resize((2, 2))) if modality == "image" else given
 
-    from mmsearch.training import tuning
-
-    folder = tmp_path_factory.mktemp("tuned")
-    name = checkpoint(folder / "model")
-    photos, captions = flags(folder / "photos")
-    learnt: list[Any] = []
-    write = tuning.write_graphs
-
-    def written(made: Path, *parts: Any) -> None:
-        write(made, *parts)
-        learnt.extend(parts)
-
-    with pytest.MonkeyPatch.context() as patch, one_thread(torch):
-        patch.setenv("MMSEARCH_CACHE", str(folder / "cache"))
-        patch.setattr(tuning, "EPOCHS", (25, 25))
-        patch.setattr(tuning, "write_graphs", written)
-        figures = tune(name, photos, captions)
-    return World(name, photos, captions, folder / "cache", learnt, figures)
+    def encode(self, modality: str, batch: Any) -> Any:
+        self.encoded[modality] += len(batch)
+        rows = np.zeros((len(batch), DIM), np.float32)
+        for row, one in zip(rows, batch, strict=True):
+            if modality == "image":
+                pixels = one if isinstance(one, np.ndarray) else self.prepare("image", one)
+                high, low, related = pixels[0, 0].tolist()
+                number = 256 * high + low
+                row[:] = turned() @ thing(number if related else number + 10_000)
+            else:
+                row[:] = thing(int(one.split()[-1])) if one.split()[-1].isdigit() else 1.0
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-@contextmanager
-def one_thread(torch: Any) -> Iterator[None]:
-    """So little is computed that threads would mostly wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def photo(folder: Path, number: int, *, related: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    colour = (number // 256, number % 256, 255 if related else 0)
+    path = folder / f"{number:04}.png"
+    Image.new("RGB", (2, 2), colour).save(path)
+    return path
 
 
-@pytest.fixture
-def world(tuned: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """The tuned model, with a cache of its own that may be damaged."""
-    cache = Path(shutil.copytree(tuned.cache, tmp_path / "cache"))
-    monkeypatch.setenv("MMSEARCH_CACHE", str(cache))
-    monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path / "home"))
-    return replace(tuned, cache=cache)
-
-
-def stripes(world: World, count: int = 12) -> list[Image.Image]:
-    return [Image.open(world.photos / f"{number:03}.png") for number in range(count)]
-
-
-TEXTS = ["red and green and blue", "grey", "", "pink and brown", "white, black and orange " * 20]
-
-
-def test_what_is_learnt_finds_more_on_pairs_that_were_held_out(tuned: World) -> None:
-    assert tuned.figures.photos == 50
-    assert tuned.figures.gain["mean"].low > 20
-    assert all(gain.low > 0 for gain in tuned.figures.gain.values())
-
-
-def test_a_tuned_model_finds_the_photo_that_shows_what_is_said(world: World) -> None:
-    encoder = load_encoder(world.name)
-    lines = world.captions.read_text().splitlines()[:40]
-    _, regions = encoder.encode_with_tokens("image", stripes(world, 40))
-    _, words = encoder.encode_with_tokens("text", [line.split("\t")[1] for line in lines])
-    best = [int(encoder.match("text", one, regions).argmax()) for one in words]
-    assert np.mean(np.equal(best, range(40))) > 0.5
-
-
-def test_the_graphs_say_what_torch_says(world: World) -> None:
-    import torch
-
-    encoder = load_encoder(world.name)
-    model, photo_tower, word_tower, matcher = world.learnt
-    pixels = np.stack([encoder.prepare("image", photo) for photo in stripes(world)])
-    ids = model.tokens(TEXTS)
-    with torch.no_grad():
-        photos, texts = photo_tower(torch.from_numpy(pixels)), word_tower(torch.from_numpy(ids))
-    folder = tuned_folder(encoder.fingerprint)
-    by_graph = session(folder / "regions.onnx", optimise=True).run(None, {"pixels": pixels})[0]
-    np.testing.assert_allclose(by_graph, photos, atol=1e-3)
-    by_graph = session(folder / "words.onnx", optimise=False).run(None, {"ids": ids})[0]
-    np.testing.assert_allclose(by_graph, texts, atol=1e-3)
-    words = encoder.encode_with_tokens("text", TEXTS)[1][0]
-    regions = np.stack(encoder.encode_with_tokens("image", list(pixels))[1])
-    with torch.no_grad():
-        by_text, _ = matcher(*(torch.from_numpy(one) / 127 for one in (words[None], regions)))
-        _, by_photo = matcher(*(torch.from_numpy(one) / 127 for one in (words[None], regions[:1])))
-    np.testing.assert_allclose(encoder.match("text", words, list(regions)), by_text, atol=1e-3)
-    np.testing.assert_allclose(encoder.match("image", regions[0], [words]), by_photo, atol=1e-3)
-
-
-def test_looking_closer_leaves_vectors_as_they_are(world: World) -> None:
-    encoder = load_encoder(world.name)
-    for modality, things in (("image", stripes(world)), ("text", TEXTS)):
-        vectors, rows = encoder.encode_with_tokens(modality, things)
-        np.testing.assert_array_equal(vectors, encoder.encode(modality, things))
-        assert len(rows) == len(things)
-        for own in rows:
-            assert own.dtype == np.int8
-            assert 0 < own.nbytes <= BYTES
-
-
-def test_rows_are_the_same_whatever_the_batch(world: World) -> None:
-    encoder = load_encoder(world.name)
-    for modality, things in (("image", stripes(world)), ("text", TEXTS)):
-        together = encoder.encode_with_tokens(modality, things)[1]
-        for thing, rows in zip(things, together, strict=True):
-            alone = encoder.encode_with_tokens(modality, [thing])[1][0]
-            np.testing.assert_allclose(alone.astype(int), rows.astype(int), atol=1)
-
-
-def test_no_things_have_no_rows(world: World) -> None:
-    encoder = load_encoder(world.name)
-    for modality in ("image", "text"):
-        vectors, rows = encoder.encode_with_tokens(modality, [])
-        assert vectors.shape == (0, encoder.dim)
-        assert rows == []
-
-
-def test_threads_share_what_was_tuned(world: World) -> None:
-    encoder = load_encoder(world.name)
-    photos = stripes(world, 6)
-    for photo in photos:
-        photo.load()  # Pillow reads a file for one thread alone
-
-    def work(at: int) -> np.ndarray:
-        regions = encoder.encode_with_tokens("image", photos)[1]
-        return encoder.match("text", encoder.encode_with_tokens("text", [TEXTS[at]])[1][0], regions)
-
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(work, range(4)))
-    np.testing.assert_allclose(found, [work(at) for at in range(4)], atol=1e-5)
-
-
-def test_a_query_on_a_tuned_model_imports_no_torch(world: World) -> None:
-    code = (
-        "import sys; from mmsearch.encoders.registry import load_encoder\n"
-        f"encoder = load_encoder({world.name!r})\n"
-        "words = encoder.encode_with_tokens('text', ['a red flag'])[1][0]\n"
-        "assert len(encoder.match('text', words, [words])) == 1\n"
-        "print(*sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "open_clip", "transformers"} & set(done.stdout.split())
-
-
-def some_photos(world: World, folder: Path, count: int = 20) -> Path:
-    folder.mkdir()
-    for number in range(count):
-        shutil.copy(world.photos / f"{number:03}.png", folder)
+def captioned(folder: Path, numbers: range, *, related: bool = True) -> Path:
+    """Photos, and a file of their captions beside them."""
+    for number in numbers:
+        photo(folder, number, related=related)
+    lines = [f"{number:04}.png\tnumber {number}" for number in numbers]
+    (folder / "captions.tsv").write_text("\n".join(lines))
     return folder
 
 
-def found_first(world: World, library: Any, **settings: Any) -> int:
-    """Of the first twenty photos, how many their own captions find before all others."""
-    lines = [line.split("\t") for line in world.captions.read_text().splitlines()[:20]]
-    settings |= {"lexical": False, "target": "image", "k": 1}
-    hits = library.search_many([caption for _, caption in lines], **settings)
-    return sum(Path(hit.path).name == name for (hit,), (name, _) in zip(hits, lines, strict=True))
+@pytest.fixture(autouse=True)
+def skewed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Skewed:
+    encoder = Skewed()
+    monkeypatch.setitem(REGISTRY, "skewed", SingleModel("skewed", lambda: encoder))
+    monkeypatch.setenv("MMSEARCH_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MMSEARCH_INDEX", raising=False)
+    return encoder
 
 
-def test_a_search_is_reranked_by_a_tuned_model(world: World, tmp_path: Path) -> None:
-    photos = some_photos(world, tmp_path / "photos")
-    with mmsearch.index(photos, into=tmp_path / "index", model=world.name) as library:
-        assert found_first(world, library, rerank="fusion") > 10
-        assert found_first(world, library) < 5
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of captioned photos, and the same tuned: `plain` and `tuned`."""
+    top = tmp_path_factory.mktemp("tune")
+    folder = captioned(top / "photos", range(PHOTOS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(REGISTRY, "skewed", SingleModel("skewed", Skewed))
+        mmsearch.index(
+            folder, into=top / "plain", model="skewed", captions=folder / "captions.tsv"
+        ).close()
+        shutil.copytree(top / "plain", top / "tuned")
+        if HAS_TORCH:
+            with mmsearch.open(top / "tuned") as library:
+                (report,) = tune(library)
+            assert report.switched_on
+            (top / "report.txt").write_text(f"{report.mean.low} {report.epochs}")
+    return top
 
 
-# ---------------------------------------------------------------------- not tuned
+@pytest.fixture
+def plain(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built / "plain", tmp_path / "plain"))
 
 
-def test_a_model_that_was_not_tuned_is_not_offered(world: World, tmp_path: Path) -> None:
-    shutil.rmtree(tuned_folder(load_encoder(world.name).fingerprint))
-    encoder = load_encoder(world.name)
-    assert encoder.token_modalities == frozenset()
-    with pytest.raises(UnsupportedModality, match=r"not tuned.*mmsearch\.training tune"):
-        encoder.encode_with_tokens("text", ["a dog"])
-    with pytest.raises(UnsupportedModality, match="not tuned"):
-        encoder.match("text", np.zeros((1, 128), np.int8), [])
-    photos = some_photos(world, tmp_path / "photos", 3)
-    library = mmsearch.index(photos, into=tmp_path / "index", model=world.name)
-    with pytest.raises(InvalidOption, match="tuned"):
-        library.search("red", rerank="fusion")
+@pytest.fixture
+def tuned(built: Path, tmp_path: Path) -> Path:
+    if not HAS_TORCH:
+        pytest.skip("torch is not installed")
+    return Path(shutil.copytree(built / "tuned", tmp_path / "tuned"))
 
 
-def test_what_was_tuned_for_other_weights_is_passed_over(world: World, tmp_path: Path) -> None:
-    other = load_encoder(checkpoint(tmp_path / "other", seed=1))
-    tuned = load_encoder(world.name)
-    assert tuned.token_modalities == {"image", "text"}
-    shutil.copytree(tuned_folder(tuned.fingerprint), tuned_folder(other.fingerprint))
-    assert load_encoder(other.name).token_modalities == frozenset()
+def found_first(library: mmsearch.Collection, numbers: range) -> float:
+    """The share of captions that find their photo first, by its pixels only."""
+    captions = [f"number {number}" for number in numbers]
+    hits = library.search_many(captions, k=1, target="image", lexical=False)
+    names = [Path(one.path).stem for (one,) in hits]
+    right = [name == f"{number:04}" for name, number in zip(names, numbers, strict=True)]
+    return float(np.mean(right))
 
 
-@pytest.mark.parametrize("name", [*FILES, MANIFEST])
-def test_a_damaged_file_is_named(world: World, name: str) -> None:
-    path = tuned_folder(load_encoder(world.name).fingerprint) / name
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ModelDamaged, match=rf"{name}.*[Tt]une it again, or delete"):
-        use(world)
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
 
 
-def test_a_missing_file_is_named(world: World) -> None:
-    (tuned_folder(load_encoder(world.name).fingerprint) / "words.bin").unlink()
-    with pytest.raises(ModelDamaged, match=r"words\.bin cannot be read"):
-        use(world)
+def rows_of(library: mmsearch.Collection, name: str) -> dict[str, Any]:
+    """The ids and vectors of a model's space, by modality."""
+    store = library.store
+    space = next(one for one in store.spaces.all() if one.name == name)
+    return {
+        modality: [array.tobytes() for array in store.vectors.of(space, modality)]
+        for modality in ("image", "text")
+    }
 
 
-def use(world: World) -> None:
-    encoder = load_encoder(world.name)
-    regions = encoder.encode_with_tokens("image", stripes(world, 2))[1]
-    encoder.match("text", encoder.encode_with_tokens("text", ["red"])[1][0], regions)
+def tuned_encoder(library: mmsearch.Collection) -> TunedEncoder:
+    assert isinstance(library.encoder, TunedEncoder)
+    return library.encoder
 
 
-def test_another_tuning_of_the_same_model_has_another_version(world: World) -> None:
-    encoder = load_encoder(world.name)
-    path = tuned_folder(encoder.fingerprint) / MANIFEST
-    manifest = json.loads(path.read_text())
-    manifest["sha256"]["words.bin"] = "0"
-    path.write_text(json.dumps(manifest))
-    assert len({load_encoder(world.name).tokens_version, encoder.tokens_version, ""}) == 3
+def serving(library: mmsearch.Collection) -> list[str]:
+    return [space.name for space in library.store.spaces.all() if space.serves]
 
 
-# ---------------------------------------------------------------------- refusals
+# ---------------------------------------------------------------------- training
 
 
-def test_captions_that_say_nothing_of_the_photos_are_refused(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_known_rotation_is_learnt_from_the_captions_of_an_index(built: Path, tuned: Path) -> None:
+    with mmsearch.open(built / "plain") as library:
+        before = found_first(library, range(PHOTOS))
+    with mmsearch.open(tuned) as library:
+        after = found_first(library, range(PHOTOS))
+        assert serving(library) == ["tuned:skewed"]
+    assert after > before + 0.2
+    low, epochs = map(float, (built / "report.txt").read_text().split())
+    assert low > 0
+    assert epochs > 0
+
+
+def test_photos_that_are_added_later_go_through_the_heads(tuned: Path, tmp_path: Path) -> None:
+    later = range(2_000, 2_060)
+    more = captioned(tmp_path / "more", later)
+    with mmsearch.open(tuned) as library:
+        encoder = tuned_encoder(library)
+        library.add(more)
+        assert found_first(library, later) > 0.6
+        space = next(one for one in library.store.spaces.all() if one.serves)
+        ids = [item.id for item in library.items if item.path == str(more / "2007.png")]
+        stored = library.store.vectors.of(space, "image", ids)[1][0]
+    own = encoder.base.encode("image", [opened(more / "2007.png")])
+    np.testing.assert_allclose(stored, encoder.heads["image"](own)[0], atol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_heads_and_nothing_stored_is_encoded(
+    plain: Path, tuned: Path, skewed: Skewed
 ) -> None:
-    import torch
+    with mmsearch.open(plain) as library:
+        tune(library)
+        again = library.encoder.fingerprint
+    assert skewed.encoded == {"image": 0, "text": 0}
+    with mmsearch.open(tuned) as library:
+        assert library.encoder.fingerprint == again
 
-    from mmsearch.training import tuning
 
-    photos, captions = flags(tmp_path / "photos", told=False)
-    monkeypatch.setattr(tuning, "EPOCHS", (4, 4))
-    with one_thread(torch), pytest.raises(MMSearchError, match=r"no more.*R@1 on 50 held-out"):
-        tune(world.name, photos, captions, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "photos"]
+def test_pairs_of_a_file_are_learnt_from(plain: Path, built: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pairs = tmp_path / "pairs.tsv"
+    lines = [f"picture {number}\t{number:04}.png" for number in range(120)]
+    pairs.write_text("\n".join(lines))
+    with mmsearch.open(plain) as library:
+        (report,) = tune(library, pairs)
+        assert (report.pairs, report.independent, report.switched_on) == (120, 120, True)
+
+
+# ---------------------------------------------------------------------- when it is switched on
 
 
 @needs_torch
-def test_a_few_photos_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("MMSEARCH_CACHE", str(tmp_path / "cache"))
-    photos, captions = flags(tmp_path / "photos", 30)
-    with pytest.raises(InvalidOption, match=r"30 of the photos .* at least 200"):
-        tune(checkpoint(tmp_path / "model"), photos, captions)
+def test_pairs_that_say_nothing_change_nothing(tmp_path: Path) -> None:
+    """There would seem to be a gain if pairs were evaluated with heads trained on them."""
+    folder = captioned(tmp_path / "photos", range(120), related=False)
+    with mmsearch.index(
+        folder, into=tmp_path / "idx", model="skewed", captions=folder / "captions.tsv"
+    ) as library:
+        before = rows_of(library, "skewed")
+        (report,) = tune(library)
+        assert not report.switched_on
+        assert report.mean.low <= 0
+        assert serving(library) == ["skewed"]
+        assert [space.name for space in library.store.spaces.all()] == ["skewed"]
+        assert rows_of(library, "skewed") == before
 
 
-def test_only_clip_models_are_tuned_so(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="not 'mini'"):
-        tune("mini", tmp_path, tmp_path / "captions.tsv")
+def test_a_direction_that_gets_worse_prevents_the_switch() -> None:
+    from mmsearch.evaluation.comparison import Compared, Comparison, Difference
+    from mmsearch.evaluation.results import Figure
+    from mmsearch.training.report import is_better
+
+    def direction(change: float) -> Compared:
+        figure = Figure(change, change, change)
+        return Compared("a→b", 9, 9, {"MRR": Difference(0.5, 0.5, figure, "B is better")})
+
+    def of(*changes: float) -> Comparison:
+        return Comparison(None, None, tuple(map(direction, changes)))  # type: ignore[arg-type]
+
+    certain = Figure(0.1, 0.05, 0.2)
+    assert is_better(of(0.2, 0.0), certain)
+    assert not is_better(of(0.3, -0.1), certain)
+    assert not is_better(of(0.2, 0.2), Figure(0.1, 0.0, 0.2))
 
 
-def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_torch
+def test_too_few_pairs_are_refused_with_how_many_are_needed(tmp_path: Path) -> None:
+    folder = captioned(tmp_path / "photos", range(12))
+    with mmsearch.index(
+        folder, into=tmp_path / "idx", model="skewed", captions=folder / "captions.tsv"
+    ) as library:
+        with pytest.raises(InvalidOption, match=r"captions of 12 files.*at least 100"):
+            tune(library)
+        pairs = tmp_path / "pairs.tsv"
+        pairs.write_text("number 3\tnowhere.png\n")
+        with pytest.raises(InvalidQuery, match="in the index"):
+            tune(library, pairs)
+        with pytest.raises(PathNotFound, match=r"nothing\.tsv"):
+            tune(library, tmp_path / "nothing.tsv")
+    photo(tmp_path / "bare", 1)
+    with (
+        mmsearch.index(tmp_path / "bare", into=tmp_path / "other", model="skewed") as library,
+        pytest.raises(InvalidOption, match=r"captions of 0 files.*--captions"),
+    ):
+        tune(library)
+
+
+@needs_torch
+def test_pairs_of_words_and_texts_are_refused_with_what_a_pair_needs(
+    plain: Path, tmp_path: Path
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text(f"number {number}")
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("".join(f"picture {number}\t{number}.txt\n" for number in range(3)))
+    with mmsearch.open(plain) as library:
+        library.add([tmp_path / f"{number}.txt" for number in range(3)])
+        with pytest.raises(InvalidOption, match="of different kinds, such as words and a photo"):
+            tune(library, pairs)
+
+
+@needs_torch
+def test_no_photo_is_in_two_parts_of_a_split(built: Path) -> None:
+    from mmsearch.evaluation.pairs import Pair
+    from mmsearch.training.examples import examples_of, judged_queries
+    from mmsearch.types import Query
+
+    def names(number: int) -> dict[str, float]:
+        return {f"{one:04}.png": 1.0 for one in (number, number + number % 2)}
+
+    pairs = [Pair(Query.text(f"a {number}"), names(number)) for number in range(60)]
+    pairs += [Pair(Query.text(f"the {number}"), names(number)) for number in range(60)]
+    with mmsearch.open(built / "plain") as library:
+        (space,) = library.store.spaces.all()
+        judged = judged_queries(library, pairs).queries
+        (whole,) = examples_of(library, space, library.encoder, judged)
+    groups = np.unique(whole.item_groups)
+    one, other = whole.subset(groups[::2]), whole.subset(groups[1::2])
+    assert not set(one.paths) & set(other.paths)
+    assert not set(one.labels) & set(other.labels)
+    assert len(one.labels) + len(other.labels) == 120
+    for part in (one, other):
+        for label, relevant in zip(part.labels, part.relevant, strict=True):
+            expected = names(int(label.split()[-1]))
+            assert {Path(part.paths[at]).name for at in relevant} == expected.keys()
+
+
+def test_without_torch_the_extra_is_named(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"mmsearch\[clip\]"):
-        tune("clip:ViT-B-32/openai", tmp_path, tmp_path / "captions.tsv")
+    with mmsearch.open(plain) as library, pytest.raises(MissingExtra, match=r"mmsearch\[clip\]"):
+        tune(library)
 
 
-@needs_torch
-@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "vit"])
-def test_other_towers_show_their_places_and_tokens(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# ---------------------------------------------------------------------- undo
+
+
+def test_undo_restores_the_same_vectors_and_hits(built: Path, tuned: Path) -> None:
+    with mmsearch.open(built / "plain") as library:
+        rows, hits = rows_of(library, "skewed"), library.search("number 7")
+    with mmsearch.open(tuned) as library:
+        report = undo_tuning(library)
+        assert (report.filled, report.warnings) == (0, [])
+        assert [space.name for space in library.store.spaces.all()] == ["skewed"]
+        assert rows_of(library, "skewed") == rows
+        assert [(one.path, one.score) for one in library.search("number 7")] == [
+            (one.path, one.score) for one in hits
+        ]
+        with pytest.raises(InvalidOption, match="not tuned"):
+            undo_tuning(library)
+
+
+def test_undo_encodes_what_was_added_since(tuned: Path, tmp_path: Path, skewed: Skewed) -> None:
+    more = captioned(tmp_path / "more", range(2_000, 2_004))
+    with mmsearch.open(tuned) as library:
+        library.add(more)
+        skewed.encoded["image"] = 0
+        assert undo_tuning(library).filled == 4
+        assert skewed.encoded["image"] == 4
+        assert len(rows_of(library, "skewed")["image"][0]) == 8 * (PHOTOS + 4)
+
+
+def test_undo_encodes_captions_that_changed_since(tuned: Path, built: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "captions.tsv"
+    changed.write_text("0007.png\tnumber 9000\n")
+    with mmsearch.open(tuned) as library:
+        library.add(built / "photos" / "0007.png", captions=changed)
+        undo_tuning(library)
+        (item,) = (one for one in library.items if one.path.endswith("0007.png"))
+        (space,) = library.store.spaces.all()
+        (row,) = library.store.vectors.of(space, "text", [item.id])[1]
+    assert row @ thing(9_000) > 0.99 * np.linalg.norm(thing(9_000))
+
+
+def test_undo_waits_for_files_that_are_not_there(tuned: Path, tmp_path: Path) -> None:
+    more = captioned(tmp_path / "more", range(2_000, 2_004))
+    with mmsearch.open(tuned) as library:
+        library.add(more)
+        more.rename(tmp_path / "away")
+        with pytest.raises(InvalidOption, match=r"4 stored files are not there just now"):
+            undo_tuning(library)
+        assert serving(library) == ["tuned:skewed"]
+        (tmp_path / "away").rename(more)
+        undo_tuning(library)
+        assert serving(library) == ["skewed"]
+
+
+def test_a_tuning_is_undone_before_the_next_one(tuned: Path) -> None:
+    with mmsearch.open(tuned) as library, pytest.raises(InvalidOption, match="tune --undo"):
+        tune(library)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("what", ["epochs", "vectors", "hubs"])
+def test_an_interrupted_run_leaves_the_index_as_it_was(
+    plain: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
-    from mmsearch.encoders.clip.names import parse
-    from mmsearch.encoders.clip.torch_model import TorchModel
-    from mmsearch.training.clip_features import GridTower, StateTower
-
-    model = TorchModel(parse(checkpoint(tmp_path / "model", kind)))
-    blank = torch.zeros(3, model.pixels.height, model.pixels.width, 3, dtype=torch.uint8)
-    ids = torch.from_numpy(model.tokens(["a dog", "two"]))
-    with torch.no_grad():
-        assert GridTower(model)(blank).shape[2:] == (5, 5)
-        assert StateTower(model)(ids).shape[:2] == ids.shape
-
-
-@needs_torch
-def test_a_tower_without_a_grid_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    from mmsearch.encoders.clip.names import parse
-    from mmsearch.encoders.clip.torch_model import TorchModel
-    from mmsearch.training.clip_features import GridTower
-
-    model = TorchModel(parse(checkpoint(tmp_path / "model")))
-    monkeypatch.delattr(type(model.model.visual), "forward_intermediates")
-    with pytest.raises(InvalidOption, match="no features of the places"):
-        GridTower(model)
+    with mmsearch.open(plain) as library:
+        rows, hits = rows_of(library, "skewed"), library.search("number 7")
+        (space,) = library.store.spaces.all()
+        encoder = TunedEncoder(library.encoder, {"image": head(1)})
+        if what == "epochs":
+            pytest.importorskip("torch")
+            with pytest.raises(KeyboardInterrupt):
+                tune(library, progress=interrupt)
+        elif what == "vectors":
+            with pytest.raises(KeyboardInterrupt):
+                switch_on(library, space, encoder, interrupt)
+        else:  # the tuned space serves by then
+            monkeypatch.setattr(QueryBanks, "update", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                switch_on(library, space, encoder, None)
+        assert [space.name for space in library.store.spaces.all()] == ["skewed"]
+        assert serving(library) == ["skewed"]
+        assert rows_of(library, "skewed") == rows
+        assert library.search("number 7") == hits
 
 
-# ---------------------------------------------------------------------- figures
+def test_undo_deletes_what_a_killed_run_left(plain: Path) -> None:
+    with mmsearch.open(plain) as library:
+        (space,) = library.store.spaces.all()
+        encoder = TunedEncoder(library.encoder, {"image": head(1)})
+        added = library.store.spaces.add(encoder)
+        banks = library.index.query_banks
+        banks.put_tuned(added, encoder, banks.bank(space))
+    with mmsearch.open(plain) as library:
+        undo_tuning(library)
+        assert [one.name for one in library.store.spaces.all()] == ["skewed"]
+        assert serving(library) == ["skewed"]
 
 
-@needs_torch
-def test_a_weight_is_judged_by_photos_it_was_not_chosen_on() -> None:
-    from mmsearch.training.tune_figures import Candidates, choose_weight
-
-    def asked(helped: int) -> Candidates:
-        """Of 40 queries the right one is second; reranking puts it first for some."""
-        count = 40
-        right = np.array([False, True])
-        match = [np.array([0, 1.0 if at < helped else -1.0], np.float32) for at in range(count)]
-        first = [np.array([0.6, 0.55], np.float32)] * count
-        return Candidates(first, match, [right] * count, np.arange(count))
-
-    half = choose_weight({"text→image": asked(20), "image→text": asked(40)}, 40)
-    assert half.weight == 0.1
-    assert half.before == {"text→image": 0.0, "image→text": 0.0, "mean": 0.0}
-    assert half.gain["text→image"].mean == 50
-    assert half.gain["mean"].mean == 75
-    assert half.helps
-    assert not choose_weight({"text→image": asked(0), "image→text": asked(0)}, 40).helps
+def test_what_a_killed_run_left_does_not_serve_after_the_next_indexing(plain: Path) -> None:
+    with mmsearch.open(plain) as library:
+        (space,) = library.store.spaces.all()
+        encoder = TunedEncoder(library.encoder, {"image": head(1)})
+        added = library.store.spaces.add(encoder)
+        banks = library.index.query_banks
+        banks.put_tuned(added, encoder, banks.bank(space))
+        library.store.spaces.serve_with([encoder])
+    with mmsearch.open(plain) as library:
+        library.add()
+        assert serving(library) == ["skewed"]
 
 
-@needs_torch
-def test_more_in_one_direction_and_less_in_the_other_is_no_help() -> None:
-    from mmsearch.metrics import Interval
-    from mmsearch.training.tune_figures import TuneFigures
+class Ear(Skewed):
+    """A model of sounds, which `Hearing` has encoded until it came."""
 
-    gain = {"a": Interval(9, 8, 10), "b": Interval(-1, -2, 0), "mean": Interval(4, 3, 5)}
-    assert not TuneFigures(9, 9, 0.1, dict.fromkeys(gain, 1.0), gain).helps
-
-
-@needs_torch
-def test_photos_with_more_captions_take_turns_at_them() -> None:
-    import torch
-
-    from mmsearch.training.features import Captions, TextStates
-
-    nothing = TextStates(torch.zeros(6), torch.zeros(6, 1), torch.arange(7))
-    captions = Captions(nothing, torch.tensor([0, 1, 4, 6]))
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([captions.draw(torch.tensor([2, 0, 1]), generator) for _ in range(50)])
-    assert [set(column.tolist()) for column in drawn.T] == [{4, 5}, {0}, {1, 2, 3}]
+    name = fingerprint = "ear"
+    modalities = frozenset({"audio", "text"})
+    sample_rate = 8_000
 
 
-@needs_torch
-def test_no_photo_is_learnt_from_and_held_out() -> None:
-    from mmsearch.training.clip_features import CaptionedPhoto
-    from mmsearch.training.tuning import split_pairs
-
-    pairs = [CaptionedPhoto(Path(f"{number}.png"), ("a",)) for number in range(250)]
-    train, held_out = split_pairs(pairs, 3)
-    assert len(held_out) == 50
-    assert sorted(train + held_out, key=lambda pair: pair.path) == sorted(
-        pairs, key=lambda pair: pair.path
-    )
-    assert split_pairs(pairs, 3) == (train, held_out) != split_pairs(pairs, 4)
+class Hearing(Skewed):
+    modalities = frozenset({"image", "audio", "text"})
+    sample_rate = 8_000
 
 
-def test_what_was_indexed_before_is_given_its_regions_once_a_model_was_tuned(
-    world: World, tmp_path: Path
+def test_sounds_stay_with_the_model_that_serves_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos, index = some_photos(world, tmp_path / "photos"), tmp_path / "index"
-    folder = tuned_folder(load_encoder(world.name).fingerprint)
-    folder.rename(tmp_path / "later")
-    mmsearch.index(photos, into=index, model=world.name).close()
-    (tmp_path / "later").rename(folder)
-    with mmsearch.open(index) as library, pytest.raises(InvalidOption):
-        found_first(world, library, rerank="fusion")
-    with mmsearch.index(photos, into=index) as library:
-        assert library.report.filled == 20
-        assert found_first(world, library, rerank="fusion") > 10
-    assert mmsearch.index(photos, into=index).report.filled == 0
+    for name, made in (("skewed", Hearing), ("ear", Ear)):
+        monkeypatch.setitem(REGISTRY, name, SingleModel(name, made))
+
+    def served(library: mmsearch.Collection) -> dict[str, frozenset[str]]:
+        return {one.name: one.serves for one in library.store.spaces.all()}
+
+    photos, sounds = frozenset({"image", "text"}), frozenset({"audio", "text"})
+    photo(tmp_path / "photos", 1)
+    with mmsearch.index(tmp_path / "photos", tmp_path / "idx", model=["skewed", "ear"]) as library:
+        space = next(one for one in library.store.spaces.all() if one.name == "skewed")
+        switch_on(library, space, TunedEncoder(library.index.encoder(space), {}), None)
+        assert served(library) == {"tuned:skewed": photos, "ear": sounds, "skewed": frozenset()}
+        undo_tuning(library)
+        assert served(library) == {"skewed": photos, "ear": sounds}
 
 
-def test_regions_of_another_tuning_are_made_anew(world: World, tmp_path: Path) -> None:
-    photos, index = some_photos(world, tmp_path / "photos"), tmp_path / "index"
-    mmsearch.index(photos, into=index, model=world.name).close()
-    path = tuned_folder(load_encoder(world.name).fingerprint) / "regions.bin"
-    content = path.read_bytes() + b"0"  # which no weight uses
-    path.write_bytes(content)
-    manifest = json.loads((path.parent / MANIFEST).read_text())
-    manifest["sha256"]["regions.bin"] = hashlib.sha256(content).hexdigest()
-    (path.parent / MANIFEST).write_text(json.dumps(manifest))
-    with mmsearch.open(index) as library, pytest.raises(InvalidOption):
-        found_first(world, library, rerank="fusion")
-    with mmsearch.index(photos, into=index) as library:
-        assert library.report.filled == 20
-        assert found_first(world, library, rerank="fusion") > 10
+@pytest.mark.parametrize("engine", ["postgresql", "milvus"])
+def test_an_index_on_a_server_is_tuned_and_undone(
+    engine: str, built: Path, tuned: Path, request: pytest.FixtureRequest
+) -> None:
+    with mmsearch.open(tuned) as library:
+        heads = tuned_encoder(library).heads
+    with ExitStack() as stack:
+        if engine == "milvus":
+            address = request.getfixturevalue("milvus").address(f"tuned{os.getpid()}")
+        else:
+            url, name = stack.enter_context(schema())
+            address = f"{url}{'&' if '?' in url else '?'}schema={name}"
+        mmsearch.copy(built / "plain", address)
+        with mmsearch.open(address) as library:
+            before = found_first(library, range(PHOTOS))
+            (space,) = library.store.spaces.all()
+            switch_on(library, space, TunedEncoder(library.encoder, heads), None)
+            assert serving(library) == ["tuned:skewed"]
+            assert found_first(library, range(PHOTOS)) > before + 0.2
+        with mmsearch.open(address) as library:
+            undo_tuning(library)
+            assert serving(library) == ["skewed"]
+            assert found_first(library, range(PHOTOS)) == before
+
+
+# ---------------------------------------------------------------------- a tuned index
+
+
+def test_a_copy_stays_tuned_and_can_be_undone(tuned: Path, tmp_path: Path) -> None:
+    mmsearch.copy(tuned, tmp_path / "copy")
+    with mmsearch.open(tuned) as library:
+        hits = library.search_many(["number 7", "number 8"], target="image")
+    with mmsearch.open(tmp_path / "copy") as library:
+        assert library.search_many(["number 7", "number 8"], target="image") == hits
+        undo_tuning(library)
+        assert serving(library) == ["skewed"]
+
+
+def test_indexing_with_the_model_that_was_tuned_keeps_the_tuning(
+    tuned: Path, built: Path, skewed: Skewed
+) -> None:
+    with mmsearch.index(built / "photos", into=tuned, model="skewed") as library:
+        assert serving(library) == ["tuned:skewed"]
+        assert library.report.filled == 0
+    assert skewed.encoded == {"image": 0, "text": 0}
+
+
+def test_another_model_takes_the_place_of_a_tuned_one(tuned: Path, built: Path, toy: Any) -> None:
+    with mmsearch.index(built / "photos", into=tuned, model="toy") as library:
+        assert serving(library) == ["toy"]
+    said = CliRunner().invoke(app, ["status", "-i", str(tuned)]).stdout
+    assert " skewed (16 dimensions, not used any more" in said
+
+
+def test_imported_vectors_of_the_model_go_through_the_heads(tuned: Path, skewed: Skewed) -> None:
+    numbers = range(3_000, 3_040)
+    rows = np.stack([turned() @ thing(number) for number in numbers])
+    names = [{"path": f"/else/{number}.png"} for number in numbers]
+    with mmsearch.open(tuned) as library:
+        library.add_vectors(rows, names, model="skewed")
+        assert serving(library) == ["tuned:skewed"]
+        hits = library.search_many([f"number {one}" for one in numbers], k=1, target="image")
+        own = [Path(one.path).stem == str(n) for (one,), n in zip(hits, numbers, strict=True)]
+        assert np.mean(own) > 0.8
+        library.add_vectors(-rows, names, model="skewed")
+        hits = library.search_many([f"number {one}" for one in numbers], k=1, target="image")
+        own = [Path(one.path).stem == str(n) for (one,), n in zip(hits, numbers, strict=True)]
+        assert np.mean(own) < 0.2
+
+
+def test_a_tuned_model_with_other_weights_is_recognised(
+    tuned: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Newer(Skewed):
+        fingerprint = "skewed-2"
+
+    monkeypatch.setitem(REGISTRY, "skewed", SingleModel("skewed", Newer))
+    expected = pytest.raises(mmsearch.MMSearchError, match="mmsearch index --model skewed")
+    with mmsearch.open(tuned) as library, expected:
+        library.search("number 7")
+    with mmsearch.index(built / "photos", into=tuned, model="skewed") as library:
+        assert serving(library) == ["skewed"]
+
+
+def test_status_says_why_the_base_of_a_tuned_space_is_kept(tuned: Path) -> None:
+    said = CliRunner().invoke(app, ["status", "-i", str(tuned)]).stdout
+    assert "tuned:skewed (16 dimensions)" in said
+    assert re.search(r" skewed \(16 dimensions, kept for `mmsearch tune .*--undo", said)
+
+
+def test_commands_that_name_a_tuned_model_are_told_what_to_do_instead(
+    tuned: Path, built: Path
+) -> None:
+    with pytest.raises(UnknownModel, match="the model to name is 'skewed'"):
+        mmsearch.index(built / "photos", into=tuned, model="tuned:skewed")
+    with (
+        mmsearch.open(tuned) as library,
+        pytest.raises(InvalidOption, match="mmsearch tune --undo"),
+    ):
+        library.drop_space("tuned:skewed")
+
+
+def test_a_tuned_index_is_in_order(tuned: Path) -> None:
+    findings = examine(index_place(tuned))
+    assert not [one for one in findings if one.state == "wrong"]
+
+
+class Rereading(Skewed, TokenEncoder):
+    """Compares photos and captions again, by their vectors in a byte a number."""
+
+    name = "rereading"
+    fingerprint = "rereading-1"
+    token_modalities = frozenset({"image", "text"})
+    match_weight = 1.0
+
+    def encode_with_tokens(self, modality: str, batch: Any) -> Any:
+        vectors = self.encode(modality, batch)
+        return vectors, [np.rint(127 * row[None]).astype(np.int8) for row in vectors]
+
+    def match(self, modality: str, query: Any, candidates: Any) -> Any:
+        return np.array([float((query @ one.T.astype(float)).max()) for one in candidates])
+
+
+def test_a_tuned_model_reranks_with_the_stored_token_embeddings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Rereading()
+    monkeypatch.setitem(REGISTRY, "rereading", SingleModel("rereading", lambda: encoder))
+    folder = captioned(tmp_path / "photos", range(9))
+    with mmsearch.index(folder, into=tmp_path / "idx", model="rereading") as library:
+        how = {"rerank": "fusion", "lexical": False, "target": "image"}
+        before = library.search("number 7", **how)
+        encoder.encoded["image"] = 0
+        (space,) = library.store.spaces.all()
+        nothing = Head(*(np.zeros(one, np.float32) for one in ((DIM, 1), (1, DIM), DIM)))
+        switch_on(library, space, TunedEncoder(encoder, {"image": nothing}), None)
+        assert serving(library) == ["tuned:rereading"]
+        assert [hit.path for hit in library.search("number 7", **how)] == [
+            hit.path for hit in before
+        ]
+        assert encoder.encoded["image"] == 0
+
+
+# ---------------------------------------------------------------------- heads and banks
+
+
+class Learning(Skewed, MultilingualEncoder):
+    """Texts that do not begin with "number" are in a language that its second version learnt."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__()
+        self.languages_version = version
+
+    def is_english(self, text: str) -> bool:
+        return text.startswith("number")
+
+    def encode(self, modality: str, batch: Any) -> Any:
+        if modality == "image" or self.languages_version != "1":
+            return super().encode(modality, batch)
+        known = [text if self.is_english(text) else "unknown" for text in batch]
+        return super().encode(modality, known)
+
+
+@pytest.fixture
+def learnt(
+    built: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Installs a version of the model; the first one has encoded the texts of `plain`."""
+
+    def install(version: str) -> None:
+        model = SingleModel("skewed", lambda: Learning(version))
+        monkeypatch.setitem(REGISTRY, "skewed", model)
+
+    install("1")
+    lines = [f"{number:04}.png\tNummer {number}" for number in range(PHOTOS)]
+    (tmp_path / "captions.tsv").write_text("\n".join(lines))
+    with mmsearch.open(plain) as library:
+        library.add(built / "photos", captions=tmp_path / "captions.tsv")
+    return install
+
+
+def texts_are_as_encoded_now(library: mmsearch.Collection) -> bool:
+    (space,) = (one for one in library.store.spaces.all() if one.serves)
+    ids, rows, positions = library.store.vectors.of(space, "text")
+    items = library.store.items.get(ids.tolist())
+    places = zip(ids.tolist(), positions.tolist(), strict=True)
+    texts = [items[id_].texts[position].text for id_, position in places]
+    return np.allclose(library.encoder.encode("text", texts), rows, atol=2e-3)
+
+
+@needs_torch
+def test_an_older_index_is_tuned_on_texts_as_the_model_encodes_them_now(
+    plain: Path, learnt: Callable[[str], None]
+) -> None:
+    learnt("2")
+    with mmsearch.open(plain) as library:
+        (report,) = tune(library)
+        assert all(one.measures["MRR"].a > 0.5 for one in report.comparison.directions)
+        assert texts_are_as_encoded_now(library)
+
+
+def test_a_tuned_index_has_texts_encoded_again_when_its_model_learns_languages(
+    plain: Path, learnt: Callable[[str], None]
+) -> None:
+    with mmsearch.open(plain) as library:
+        (space,) = library.store.spaces.all()
+        heads = {"image": head(1), "text": head(2)}
+        switch_on(library, space, TunedEncoder(library.encoder, heads), None)
+        assert texts_are_as_encoded_now(library)
+    learnt("2")
+    for filled in (PHOTOS, 0):
+        with mmsearch.open(plain) as library:
+            assert library.add().filled == filled
+            assert texts_are_as_encoded_now(library)
+    with mmsearch.open(plain) as library:
+        undo_tuning(library)
+        assert texts_are_as_encoded_now(library)
+
+
+def head(seed: int, size: float = 0.3, dim: int = DIM) -> Head:
+    rng = np.random.default_rng(seed)
+    down, up = rng.normal(size=(dim, 4)), size * rng.normal(size=(4, dim))
+    return Head(*(one.astype(np.float32) for one in (down, up, np.zeros(dim))))
+
+
+def unit(seed: int, number: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(number, DIM)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_heads_are_stored_along_with_a_bank() -> None:
+    heads = {"image": head(1), "text": head(2)}
+    bank = QueryBank({"text": unit(3, 50)}, shipped=True)
+    packed = pack_bank("weights", bank, heads)
+    found = unpack_heads(packed, "weights")
+    np.testing.assert_array_equal(found["image"](unit(4, 9)), heads["image"](unit(4, 9)))
+    assert unpack_bank(packed, "weights").shipped
+    assert not unpack_heads(packed, "other")
+    assert not unpack_heads(pack_bank("weights", bank), "weights")
+
+
+def test_the_bank_of_an_identity_is_that_of_its_base() -> None:
+    rows = {"text": unit(1, 400), "image": unit(2, 400)}
+    bank = calibrated_bank(rows, {"text": unit(3, 400), "image": unit(4, 400)})
+    found = projected_bank(bank, TunedEncoder(Skewed(), {}))
+    assert found.shipped == bank.shipped
+    for pair, numbers in bank.references.items():
+        np.testing.assert_allclose(found.references[pair], numbers, atol=1e-6)
+    for pair, hubs in bank.hubs.items():
+        np.testing.assert_allclose(found.hubs[pair], hubs, atol=1e-6)
+
+
+def test_a_bank_is_projected_with_hubs_and_references_of_its_own() -> None:
+    rows = {"text": unit(1, 600), "image": unit(2, 600)}
+    heldout = {"text": unit(3, 600), "image": unit(4, 600)}
+    encoder = TunedEncoder(Skewed(), {"text": head(5), "image": head(6)})
+    bank = calibrated_bank(rows, heldout)
+    found = projected_bank(bank, encoder)
+    moved = [
+        {name: encoder.project(name, one) for name, one in part.items()} for part in (rows, heldout)
+    ]
+    exact = calibrated_bank(*moved)
+    for pair in exact.references:
+        new, wanted = (
+            level + growth * np.log(600)
+            for level, growth, _ in (one.references[pair] for one in (found, exact))
+        )
+        assert abs(new - wanted) < 0.05
+        np.testing.assert_allclose(found.hubs.get(pair, 0), exact.hubs.get(pair, 0), atol=1e-6)
+
+
+def test_the_built_in_model_keeps_its_bank_and_reranking(photos: Path, tmp_path: Path) -> None:
+    with mmsearch.index(photos, into=tmp_path / "idx", model="mini") as library:
+        (space,) = library.store.spaces.all()
+        heads = {"image": head(1, 0.05, dim=space.dim), "text": head(2, 0.05, dim=space.dim)}
+        switch_on(library, space, encoder := TunedEncoder(library.encoder, heads), None)
+        (tuned, _) = library.index.serving()[0]
+        assert library.index.query_banks.hub_weight(tuned, "text", "image") == hub_weight(
+            "text", "image"
+        )
+        for rerank in ("none", "fusion"):
+            hits = library.search("red", target="image", lexical=False, rerank=rerank)
+            assert all(hit.confidence is not None for hit in hits)
+        (item,) = (one for one in library.items if one.path.endswith("red.png"))
+        (row,) = library.store.vectors.of(tuned, "image", [item.id])[1]
+        own = encoder.base.encode("image", [opened(photos / "red.png")])
+        assert row @ heads["image"](own)[0] > 0.99
+
+
+def test_other_heads_are_another_model() -> None:
+    base = Skewed()
+    names = {
+        TunedEncoder(base, heads).fingerprint
+        for heads in ({}, {"image": head(1)}, {"text": head(1)}, {"image": head(2)})
+    }
+    assert len(names | {base.fingerprint}) == 5
+    moved = replace(head(1), bias=np.ones(DIM, np.float32))
+    assert TunedEncoder(base, {"image": moved}).fingerprint not in names
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def run(*arguments: str | Path, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, ["tune", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@needs_torch
+def test_the_command_reports_draws_and_undoes(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("mmsearch.cli.console.SECONDS_A_LINE", 0.0)
+    curves = tmp_path / "curves.png"
+    shown = run("-i", plain, "--plot", curves, "--json")
+    assert "steps [00:00" in shown.stderr
+    (report,) = json.loads(shown.stdout)
+    assert report["switched_on"]
+    assert {one["direction"] for one in report["differences"]} == {"text→image", "image→text"}
+    assert curves.read_bytes().startswith(b"\x89PNG")
+    assert run("-i", plain, "--undo", "-q").stderr.startswith("the tuning is undone")
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("".join(f"{n:04}.png\tnumber {(n + 7) % 120}\n" for n in range(121)))
+    said = run(pairs, "--columns", "file,query", "-i", plain, "--seed", "3", "-q", code=1)
+    assert "[00:00" not in said.stderr
+    assert "1 file not in the index: '0120.png'" in said.stderr
+    assert "MRR" in said.stdout
+    assert "not switched on" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--undo", "--plot", "a.png"], "leave out"),
+        (["--reranker", "--plot", "a.png"], "leave out --plot"),
+        (["--reranker"], "only the reranking of a clip: model"),
+        (["--reranker", "--undo"], "only the reranking of a clip: model"),
+        (["--undo"], "not tuned"),
+    ],
+)
+def test_wrong_uses_are_explained(plain: Path, given: list[str], expected: str) -> None:
+    assert expected in run(*given, "-i", plain, code=2).stderr

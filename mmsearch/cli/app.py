@@ -34,6 +34,7 @@ COMMANDS = {
     "tag": "analysis:tag",
     "duplicates": "analysis:duplicates",
     "eval": "evaluate:evaluate",
+    "tune": "tune:tune",
     "encode": "indexing:encode",
     "import": "indexing:import_command",
     "export": "contents:export",

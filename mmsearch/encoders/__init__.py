@@ -108,13 +108,30 @@ class TokenEncoder(Encoder, Protocol):
     def match(
         self, modality: Modality, query: TokenEmbeddings, candidates: Sequence[TokenEmbeddings]
     ) -> NDArray[np.float32]:
-        """(n,) how well each candidate matches the query; comparable within one query.
+        """(n,) how well each candidate matches the query, comparable within one query; NaN where
+        either has no embeddings.
 
         Args:
             modality: Of the query: the candidates of a "text" are pictures, and the reverse.
             query: As `encode_with_tokens` returns it.
             candidates: The same, of things of the other modality.
         """
+        ...
+
+
+@runtime_checkable
+class MultilingualEncoder(Encoder, Protocol):
+    """An encoder that may gain languages in a later version.
+
+    When `languages_version` changes, so may the vectors of texts that are not in English, and no
+    others.
+    """
+
+    languages_version: str
+    """Empty if no later version can add languages."""
+
+    def is_english(self, text: str) -> bool:
+        """Whether a text is encoded as English only; True for a text without words."""
         ...
 
 
@@ -132,9 +149,44 @@ class KeepingEncoder(Encoder, Protocol):
         ...
 
 
+@runtime_checkable
+class VideoEncoder(Encoder, Protocol):
+    """An encoder of pictures that also takes whole videos: what happens in them, and in what order.
+
+    The vectors of videos are in the same space as those of pictures.
+    """
+
+    takes_videos: bool
+
+    def frame_rate(self, seconds: float) -> float:
+        """The frames per second that it takes from a video of this many seconds."""
+        ...
+
+    def encode_video(self, frames: NDArray[np.uint8], rate: float) -> Vectors:
+        """The vector (1, dim) of a video.
+
+        Args:
+            frames: (n, height, width, 3), upright, in chronological order.
+            rate: Frames per second.
+        """
+        ...
+
+
+def video_encoder(encoder: Encoder) -> VideoEncoder | None:
+    """The encoder as one that takes whole videos; None if it does not."""
+    return encoder if isinstance(encoder, VideoEncoder) and encoder.takes_videos else None
+
+
 def token_encoder(encoder: Encoder) -> TokenEncoder | None:
     """The encoder as one that makes token embeddings; None if it makes none."""
     if isinstance(encoder, TokenEncoder) and encoder.token_modalities:
+        return encoder
+    return None
+
+
+def multilingual_encoder(encoder: Encoder) -> MultilingualEncoder | None:
+    """The encoder as one that may gain languages; None if it may not."""
+    if isinstance(encoder, MultilingualEncoder) and encoder.languages_version:
         return encoder
     return None
 

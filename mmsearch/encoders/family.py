@@ -65,6 +65,7 @@ SOURCES = {
     "openclip_retrieval_results.csv",
     "siglip2": "https://github.com/google-research/big_vision/blob/main/big_vision/configs/proj/"
     "image_text/README_siglip2.md",
+    "pe": "https://github.com/facebookresearch/perception_models",
     "mobileclip": "https://github.com/apple/ml-mobileclip/tree/main/results",
     "clap": "https://github.com/LAION-AI/CLAP",
     "embeddinggemma": "https://huggingface.co/google/embeddinggemma-2",
@@ -117,6 +118,8 @@ class ModelRow:
     """As published; empty if nothing was."""
     modalities: tuple[str, ...] = ()
     """What it takes, where that is known without loading it."""
+    source: str | None = None
+    """Where its recalls were published; if none were, the page that describes it."""
     is_default: bool = False
     """Whether `auto` stands for it just now."""
 
@@ -192,6 +195,7 @@ class Family(ABC):
                 one.about,
                 one.recall,
                 one.modalities,
+                one.source,
             )
 
     def recognise(self, repository: str, folder: Path) -> ModelRow | None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 from mmsearch.encoders.mini import FOLDER
+from mmsearch.encoders.tuned import Heads, head_arrays, heads_of
 from mmsearch.errors import ModelDamaged
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class QueryBank:
     """(m,) how much of a hub each row of the searched modality is (mmsearch.vectors.hubness)."""
     references: Pairs = field(default_factory=dict)
     """(3,) level, growth and spread of a `Reference` (mmsearch.spaces.calibration)."""
+    shipped: bool = False
+    """Whether it came with the model, so that none of an index's own images is among its rows."""
 
 
 @cache
@@ -77,24 +81,28 @@ def load_bank(path: Path, fingerprint: str) -> QueryBank | None:
         ModelDamaged: it cannot be read.
     """
     try:
-        return unpack_bank(path.read_bytes(), fingerprint)
+        bank = unpack_bank(path.read_bytes(), fingerprint)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ModelDamaged(
             f"the bank of typical queries is damaged: {path} cannot be read. "
             "Reinstall it: pip install --force-reinstall --no-deps mmsearch"
         ) from error
+    return None if bank is None else replace(bank, shipped=True)
 
 
-def pack_bank(fingerprint: str, bank: QueryBank) -> bytes:
+def pack_bank(fingerprint: str, bank: QueryBank, heads: Heads = MappingProxyType({})) -> bytes:
     """A bank as an `.npz`, its rows in 8 bits: a cosine moves by about 0.001, and so do the hubs.
 
     Args:
         fingerprint: Of the weights that made the rows.
         bank: What to pack.
+        heads: Those of a tuned model; they are stored with its bank.
     """
     import numpy as np
 
-    arrays: dict[str, Any] = {"fingerprint": np.array(fingerprint)}
+    arrays: dict[str, Any] = {"fingerprint": np.array(fingerprint), **head_arrays(heads)}
+    if bank.shipped:
+        arrays["shipped"] = np.array(True)  # noqa: FBT003 - a value
     for modality, rows in bank.rows.items():
         largest = np.abs(rows).max(axis=1, keepdims=True)
         arrays[modality] = np.round(rows * (127 / largest)).astype(np.int8)
@@ -111,10 +119,9 @@ def unpack_bank(packed: bytes, fingerprint: str) -> QueryBank | None:
     """What was packed, its rows of unit length again; None if other weights made it."""
     import numpy as np
 
-    with _LOADING, np.load(BytesIO(packed), allow_pickle=False) as file:
-        if str(file["fingerprint"]) != fingerprint:
-            return None
-        arrays = {key: file[key].astype(np.float32) for key in file.files if key != "fingerprint"}
+    arrays = _arrays(packed, fingerprint)
+    if arrays is None:
+        return None
 
     def of_pairs(what: str) -> Pairs:
         keys = {(one, other): f"{what} {one} {other}" for one in MODALITIES for other in MODALITIES}
@@ -122,7 +129,22 @@ def unpack_bank(packed: bytes, fingerprint: str) -> QueryBank | None:
 
     rows = {key: arrays[key] for key in MODALITIES if key in arrays}
     units = {key: row / np.linalg.norm(row, axis=1, keepdims=True) for key, row in rows.items()}
-    return QueryBank(units, of_pairs("hubs"), of_pairs("reference"))
+    return QueryBank(units, of_pairs("hubs"), of_pairs("reference"), "shipped" in arrays)
+
+
+def unpack_heads(packed: bytes, fingerprint: str) -> Heads:
+    """The heads that were packed with a tuned model's bank; none if other weights made it."""
+    return heads_of(_arrays(packed, fingerprint) or {})
+
+
+def _arrays(packed: bytes, fingerprint: str) -> dict[str, NDArray[np.float32]] | None:
+    """The packed arrays by name; None if other weights made them."""
+    import numpy as np
+
+    with _LOADING, np.load(BytesIO(packed), allow_pickle=False) as file:
+        if str(file["fingerprint"]) != fingerprint:
+            return None
+        return {key: file[key].astype(np.float32) for key in file.files if key != "fingerprint"}
 
 
 # ---------------------------------------------------------------------- typical texts

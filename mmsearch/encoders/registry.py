@@ -97,7 +97,13 @@ def check_name(name: str) -> None:
 def unknown(name: str) -> UnknownModel:
     """The error for a name that no model has, with similar names, or the forms of names."""
     from mmsearch.encoders.family import similar_names
+    from mmsearch.encoders.tuned import base_name
 
+    if base := base_name(name):
+        return UnknownModel(
+            f"{name!r} is {base!r} as it was tuned for one index, and is known there alone; the "
+            f"model to name is {base!r}"
+        )
     near = similar_names(name, ["mini", *(model.name for model in recommended())])
     if near:
         return UnknownModel(f"no model is called {name!r}; did you mean {' or '.join(near)}?")

@@ -20,6 +20,8 @@ REGIONS, WORDS, RERANK = "regions.onnx", "words.onnx", "rerank.onnx"
 """The graphs that make embeddings of a photo's regions and of a text's words, and that compare
 them."""
 
+TOKEN_DIM = 128
+"""Dimensions of an embedding, each stored as one byte."""
 MOST_ROWS = 32
 """Of a photo or a text: 4,096 bytes."""
 
@@ -39,11 +41,13 @@ class Matcher:
         """(n,) how well each candidate matches; see `mmsearch.encoders.TokenEncoder.match`."""
         import numpy as np
 
-        if not candidates:
-            return np.empty(0, np.float32)
+        scores = np.full(len(candidates), np.nan, np.float32)
+        comparable = [row for row, one in enumerate(candidates) if len(one) and len(query)]
+        if not comparable:
+            return scores
         own, others = ("words", "regions") if modality == "text" else ("regions", "words")
-        inputs = {own: query[None], others: stacked(candidates)}
-        scores: NDArray[np.float32] = self._session().run([modality], inputs)[0]
+        inputs = {own: query[None], others: stacked([candidates[row] for row in comparable])}
+        scores[comparable] = self._session().run([modality], inputs)[0]
         return scores
 
     def _session(self) -> InferenceSession:

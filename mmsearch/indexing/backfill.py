@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+from mmsearch.encoders import multilingual_encoder
 from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.indexing.encoding import encode
 from mmsearch.indexing.file_contents import Contents, Reader, ReadOptions
+from mmsearch.indexing.projection import project_missing
 from mmsearch.media.file_state import has_content, read_file
 from mmsearch.media.kinds import kind_of
 from mmsearch.spaces.query_banks import QueryBanks
@@ -34,8 +36,9 @@ class Backfill:
     Batches are stored as they are made, so an interrupted backfill goes on where it stopped. Texts
     come from the store; photos, sounds and so on are read again.
 
-    With `tokens`, items that have a vector but no token embeddings are encoded as well. `progress`
-    is called with (items done, items in all).
+    With `tokens`, items that have a vector but no token embeddings are encoded as well; with
+    `languages`, items that have a text in another language than English. `progress` is called with
+    (items done, items in all).
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Backfill:
         progress: Progress | None = None,
         *,
         tokens: bool = False,
+        languages: bool = False,
     ) -> None:
         self.backfilled = 0
         """Items that have been encoded."""
@@ -57,6 +61,7 @@ class Backfill:
         self._store = store
         self._target = target
         self._token_modalities = target.token_modalities if tokens else frozenset()
+        self._languages = languages
         self._query_banks = query_banks
         self._options = replace(options, readings=frozenset())
         self._progress = progress
@@ -66,6 +71,8 @@ class Backfill:
     def run(self) -> None:
         """Encode what is missing; then, if no file was away, let the space serve queries."""
         space = self._target.space
+        if space.backfills:
+            project_missing(self._store, self._target, self._query_banks, self._progress)
         files: dict[int, Missing] = {}
         for modality in sorted(self._target.modalities - {"text"}):
             files |= {one[0]: one for one in self._missing(modality)}
@@ -84,7 +91,21 @@ class Backfill:
         found = vectors.missing(space, modality, KINDS_WITH[modality])
         if modality in self._token_modalities:
             found += vectors.missing(space, modality, WITH_REGIONS, token_embeddings=True)
+        if modality == "text" and self._languages:
+            found += self._in_other_languages()
         return sorted({one[0]: one for one in found}.values())
+
+    def _in_other_languages(self) -> list[Missing]:
+        encoder = multilingual_encoder(self._target.encoder)
+        if encoder is None:
+            return []
+        paths = {
+            item.id: item.path
+            for item in self._store.items.all()
+            if not all(encoder.is_english(part.text) for part in item.texts)
+        }
+        hashes = self._store.items.hashes(list(paths))
+        return [(id_, path, hashes.get(id_, b"")) for id_, path in paths.items()]
 
     def _encode_texts(self, missing: Sequence[Missing]) -> None:
         for batch in _batches(missing):

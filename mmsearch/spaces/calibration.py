@@ -120,7 +120,7 @@ class Reference:
         """The share, 0 to 1, of such queries whose best among `items` items is below each score."""
         level = self.level + self.growth * math.log(max(items, 1))
         spread = max(self.spread, MIN_SPREAD)
-        return [_normal((score - level) / spread) for score in scores]
+        return _normal([(score - level) / spread for score in scores])
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class Background:
                 [score - self.expected for score in scores], self.items
             )
         elif self.items >= MIN_ITEMS:
-            shares = [_normal(self.standardised(score)) ** self.items for score in scores]
+            shares = [share**self.items for share in _normal(self.all_standardised(scores))]
         else:
             return None
         power = max(modalities, 1)
@@ -251,6 +251,7 @@ def _pooled(scores: Scores | Moments, bank: Scores | None) -> tuple[float, float
     return center, math.sqrt(max(squares - center * center, 0.0))
 
 
-def _normal(deviations: float) -> float:
-    """The share of a normal distribution that lies below."""
-    return 0.5 * math.erfc(-deviations / math.sqrt(2))
+def _normal(deviations: Sequence[float]) -> list[float]:
+    """The standard normal distribution function of each deviation."""
+    erfc, root = math.erfc, math.sqrt(2)
+    return [0.5 * erfc(-deviation / root) for deviation in deviations]

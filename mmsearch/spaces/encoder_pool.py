@@ -6,7 +6,9 @@ import threading
 from collections.abc import Sequence
 
 from mmsearch.encoders import Encoder, Runtime, TokenEncoder, token_encoder
+from mmsearch.encoders.query_bank import unpack_heads
 from mmsearch.encoders.registry import load_encoder
+from mmsearch.encoders.tuned import TunedEncoder, base_name
 from mmsearch.errors import (
     IndexUnusable,
     InvalidOption,
@@ -16,6 +18,7 @@ from mmsearch.errors import (
 )
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import Space, Store
+from mmsearch.storage.records import ALL_MODALITIES, NO_MODALITIES, Modalities
 from mmsearch.types import Modality
 
 KEEP_TOKENS = "details"
@@ -28,6 +31,11 @@ def token_setting(space: Space) -> str:
     "partly" follows the version while some items may lack them.
     """
     return f"{KEEP_TOKENS} of {space.id}"
+
+
+def languages_setting(space: Space) -> str:
+    """The setting that holds the `languages_version` with which a space's texts were encoded."""
+    return f"languages of {space.id}"
 
 
 def tokens_version(encoder: Encoder) -> str:
@@ -72,15 +80,38 @@ class EncoderPool:
             return found  # without waiting for another model that is being loaded
         with self._loading:
             if key not in self._loaded:
-                encoder = load_encoder(space.name, self._how, strict=False)
+                encoder = self._load(space)
                 if encoder.fingerprint != space.fingerprint:
                     raise IndexUnusable(
                         f"the index was built with other weights of {space.name!r} than are "
                         "installed: bring those back, or have it encoded anew with `mmsearch "
-                        f"index --model {space.name}`"
+                        f"index --model {base_name(space.name) or space.name}`"
                     )
                 self._loaded[key] = encoder
             return self._loaded[key]
+
+    def _load(self, space: Space) -> Encoder:
+        """The encoder of a space, by its name; that of a tuned space with its stored heads."""
+        name = base_name(space.name)
+        if name is None:
+            return load_encoder(space.name, self._how, strict=False)
+        loaded = (encoder for encoder in self._loaded.values() if encoder.name == name)
+        base = next(loaded, None) or load_encoder(name, self._how, strict=False)
+        self._loaded[base.name, base.fingerprint] = base
+        return self._with_heads(base, space)
+
+    def _with_heads(self, base: Encoder, space: Space) -> TunedEncoder:
+        """A model with the stored heads of a tuned space."""
+        packed = self._store.query_banks.get(space)
+        return TunedEncoder(base, {} if packed is None else unpack_heads(packed, space.fingerprint))
+
+    def tuned(self, base: Encoder) -> Space | None:
+        """The serving space of a tuned version of an encoder; None if there is none."""
+        for space in self._store.spaces.all():
+            named = space.serves and base_name(space.name) == base.name
+            if named and self._with_heads(base, space).fingerprint == space.fingerprint:
+                return space
+        return None
 
     def share(self, other: EncoderPool) -> None:
         """Have two indexes share the encoders that they load, so that each is in memory once."""
@@ -88,18 +119,37 @@ class EncoderPool:
         self._loaded, self._loading = other._loaded, other._loading
 
     def serve_requested(self) -> None:
-        """Have the requested encoders serve the modalities they can encode; see `serve_with`."""
+        """Have the requested encoders serve the modalities they can encode; see `serve_with`.
+
+        A tuning that was killed is not continued.
+        """
         encoders, self.requested = self.requested, []
+        wanted = {one.fingerprint for one in encoders}
+        for space in self._store.spaces.all():
+            unfinished = base_name(space.name) and space.backfills and not space.serves
+            if unfinished and space.fingerprint not in wanted:
+                self._store.spaces.cancel_backfill(space)
         self.serve_with(encoders)
 
     def serve_with(self, encoders: Sequence[Encoder]) -> None:
         """Have encoders serve every modality they can; where two can, the later one.
 
-        Stored items are given vectors by a backfill, after which the encoder serves.
+        A backfill encodes the stored items; after that, the encoder serves. Where a tuned version
+        of an encoder serves, it keeps serving instead. A tuned encoder takes over only what its
+        base serves.
         """
         self._loaded |= {(one.name, one.fingerprint): one for one in encoders}
-        if encoders:
-            self._store.spaces.serve_with(encoders)
+        wanted = [encoder for encoder in encoders if self.tuned(encoder) is None]
+        if wanted:
+            tuned = (one.base for one in wanted if isinstance(one, TunedEncoder))
+            only = next(map(self._served_by, tuned), ALL_MODALITIES)
+            self._store.spaces.serve_with(wanted, only)
+
+    def _served_by(self, encoder: Encoder) -> Modalities:
+        """What the space of an encoder serves."""
+        key = encoder.name, encoder.fingerprint
+        spaces = self._store.spaces.all()
+        return next((s.serves for s in spaces if (s.name, s.fingerprint) == key), NO_MODALITIES)
 
     def keep_tokens(self, *, wanted: bool | None) -> None:
         """Set whether token embeddings are kept for reranking; None leaves it as it was.
@@ -186,9 +236,13 @@ class EncoderPool:
             raise InvalidOption(f"the index has no vectors of {name!r}; it has: {known}")
         dropped = [space for space in named if not space.encodes_for] or named
         if lost := {modality for space in dropped for modality in space.serves}:
+            cure = (
+                "index with another model first, `mmsearch index --model NAME`"
+                if base_name(name) is None
+                else "take the tuning back instead, `mmsearch tune --undo`"
+            )
             raise InvalidOption(
-                f"without {name!r} nothing would answer for {' and '.join(sorted(lost))}: index "
-                "with another model first, `mmsearch index --model NAME`"
+                f"without {name!r} nothing would answer for {' and '.join(sorted(lost))}: {cure}"
             )
         for space in dropped:
             self._store.spaces.drop(space)

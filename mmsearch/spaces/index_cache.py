@@ -27,6 +27,7 @@ from mmsearch.types import Modality
 from mmsearch.vectors import (
     AUTO,
     EXACT,
+    NAMED,
     FaissIndex,
     Segment,
     SegmentDamaged,
@@ -92,6 +93,7 @@ class IndexCache:
         store: The source of the vectors.
         query_banks: Of hubs, and of the queries that a search measures recall with.
         may_write: A context that tells whether the store may be written.
+        kind: The kind of the indexes, instead of the stored setting; None: as it says.
     """
 
     def __init__(
@@ -100,8 +102,10 @@ class IndexCache:
         store: Store,
         query_banks: QueryBanks,
         may_write: Callable[[str], AbstractContextManager[bool]],
+        kind: str | None = None,
     ) -> None:
         self._folder = folder
+        self._kind = kind
         self._store = store
         self._query_banks = query_banks
         self._may_write = may_write
@@ -149,14 +153,14 @@ class IndexCache:
         check_recall(recall)
         if kind is not None:
             for dim in {space.dim for space in self._store.spaces.all()} or {256}:
-                _check_kind(kind, dim + EXTRA_DIMS)
+                check_kind(kind, dim + EXTRA_DIMS)
         want_index(self._store.settings, kind, recall)
         if kind is not None or recall is not None:
             self.clear()
 
     def describe(self, serving: Serving) -> list[dict[str, Any]]:
         """The kind of index of each modality, and why; only those that have a segment."""
-        state, (kind, _) = self._store.state(), wanted_index(self._store.settings)
+        state, (kind, _) = self._store.state(), self._wanted_kind()
         found = []
         for space, modalities in serving:
             for modality in modalities:
@@ -171,7 +175,7 @@ class IndexCache:
 
     def warnings(self, serving: Serving) -> list[str]:
         """The modalities whose index could not be of the kind that the user wants, and why."""
-        kind, _ = wanted_index(self._store.settings)
+        kind, _ = self._wanted_kind()
         return [
             f"{one['facet']}: {one['why']}; every vector is compared meanwhile"
             for one in self.describe(serving)
@@ -188,6 +192,11 @@ class IndexCache:
     def clear(self) -> None:
         """Release the indexes in memory."""
         self._snapshots = {}
+
+    def _wanted_kind(self) -> tuple[str, float]:
+        """The kind of index to build, and the least recall it must have."""
+        kind, recall = wanted_index(self._store.settings)
+        return self._kind or kind, recall
 
     # ------------------------------------------------------------------ following the store
 
@@ -252,7 +261,7 @@ class IndexCache:
         wanted = (
             state.store_id,
             state.epoch,
-            *wanted_index(self._store.settings),
+            *self._wanted_kind(),
             space.dim + EXTRA_DIMS,
         )
         for folder in segment_folders(self._folder, space.id, modality):
@@ -323,7 +332,7 @@ class IndexCache:
         queries: SampleQueriesOf,
     ) -> Segment:
         """A segment of all vectors there are, written to a folder or kept in memory."""
-        kind, recall = wanted_index(self._store.settings)
+        kind, recall = self._wanted_kind()
         about = {
             "catalog": state.store_id,
             "revision": state.revision,
@@ -371,8 +380,13 @@ def _augmented(vectors: NewVectors) -> NDArray[np.float16]:
     return np.concatenate([vectors.rows, hubs.astype(np.float16)], axis=1)
 
 
-def _check_kind(kind: str, dim: int) -> None:
-    if kind in (AUTO, EXACT):
+def check_kind(kind: str, dim: int) -> None:
+    """Check that a kind of index exists and works for vectors of `dim` dimensions.
+
+    Raises:
+        InvalidOption: it does not; the message lists the kinds.
+    """
+    if kind in NAMED:
         return
     import faiss
 
@@ -380,8 +394,8 @@ def _check_kind(kind: str, dim: int) -> None:
         faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise InvalidOption(
-            f"{kind!r} is no kind of index for vectors of {dim} numbers: it is {AUTO!r}, {EXACT!r} "
-            "or a factory string of FAISS's, 'RaBitQ' or 'HNSW32' say"
+            f"{kind!r} is not a kind of index for vectors of {dim} dimensions: give one of "
+            f"{', '.join(map(repr, NAMED))}, or a FAISS factory string such as 'HNSW32'"
         ) from error
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from mmsearch.errors import IndexUnusable, StorageFailed
-from mmsearch.home import IndexPlace
 from mmsearch.spaces.encoder_pool import EncoderPool
-from mmsearch.spaces.index_cache import IndexCache
+from mmsearch.spaces.index_cache import IndexCache, check_kind
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.storage import (
     Serving,
@@ -21,19 +20,23 @@ from mmsearch.storage import (
     backups,
 )
 from mmsearch.storage.lock import FolderLock
+from mmsearch.storage.place import IndexPlace
 from mmsearch.types import Modality
+from mmsearch.vectors.hubness import EXTRA_DIMS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mmsearch.encoders import Encoder, Runtime
 
 BACKUPS = "backups"
 """The setting that holds how many backups are kept, if not the default."""
 
 MOMENTS = 64
-"""How many moments' serving spaces are remembered: with several threads, each may see another."""
+"""States of the store whose serving spaces are remembered: each thread may see another one."""
 
 CATCH_UP = 2_000
-"""How many items a search adds to the full-text index at most, after an interrupted run."""
+"""The most items that a search adds to the full-text index after an interrupted run."""
 
 
 class OpenIndex:
@@ -48,6 +51,8 @@ class OpenIndex:
         self.runtime = runtime
         self.notices: list[str] = []
         """What the next report tells the user."""
+        self.builds_vector_indexes = True
+        """Whether a run that writes rebuilds the vector indexes, which only searches need."""
         self.encoders = EncoderPool(store, runtime)
         self.query_banks = QueryBanks(store)
         self._lock: WriterLock = store.writer_lock or FolderLock(place.folder)
@@ -108,6 +113,56 @@ class OpenIndex:
         """The index over the vectors of a modality in a space, as this thread sees the store."""
         return self.vector_indexes.index(space, modality)
 
+    def check_kind(self, kind: str) -> None:
+        """Check that `override_kind` can build this kind of vector index.
+
+        Raises:
+            InvalidOption: the kind does not exist, or the index is on a server, which has its own.
+        """
+        self.place.check_folder(
+            "kinds of vector index are tried on",
+            "its server builds its own; give a copy another kind (`mmsearch copy`, then `mmsearch "
+            "index --kind`) and compare the two: mmsearch eval PAIRS --compare default index=COPY",
+        )
+        for dim in {space.dim for space, _ in self.serving()} or {256}:
+            check_kind(kind, dim + EXTRA_DIMS)
+
+    def override_kind(self, kind: str, folder: Path) -> None:
+        """Make this object search with a kind of vector index other than the stored setting.
+
+        Nothing stored changes; other objects and processes keep their vector indexes.
+
+        Args:
+            kind: As for `configure`.
+            folder: An empty folder, in which the vector indexes are built.
+
+        Raises:
+            InvalidOption: as `check_kind`.
+        """
+        self.check_kind(kind)
+        self.vector_indexes.clear()
+        self.vector_indexes = IndexCache(
+            folder, self.store, self.query_banks, lambda _: nullcontext(enter_result=False), kind
+        )
+
+    @contextmanager
+    def snapshot(self, *, words: bool) -> Iterator[None]:
+        """A context in which everything that this thread reads is a consistent snapshot.
+
+        Args:
+            words: Whether the full-text index is searched. If so, up to CATCH_UP items that an
+                interrupted run did not add to it are added first, unless another process writes.
+        """
+        with self.store.snapshot():
+            if not words or not self.store.words.due():
+                yield
+                return
+        with self._lock.may_write("indexing words") as allowed, suppress(StorageFailed):
+            if allowed:
+                self.store.words.refresh(at_most=CATCH_UP)
+        with self.store.snapshot():
+            yield
+
     # ------------------------------------------------------------------ writing
 
     def configure(
@@ -141,16 +196,10 @@ class OpenIndex:
 
     def rebuild_indexes(self, *, soon_again: bool = False) -> None:
         """Build the vector indexes that what was written has outgrown, see `VectorIndexes`."""
-        self.vector_indexes.rebuild(
-            self.serving(), self.query_banks.searches, soon_again=soon_again
-        )
-
-    def catch_up_words(self) -> None:
-        """Index some words that an interrupted run left out, unless another process writes."""
-        if self.store.words.due():
-            with self._lock.may_write("indexing words") as allowed, suppress(StorageFailed):
-                if allowed:
-                    self.store.words.refresh(at_most=CATCH_UP)
+        if self.builds_vector_indexes:
+            self.vector_indexes.rebuild(
+                self.serving(), self.query_banks.searches, soon_again=soon_again
+            )
 
     def keep_backup(self, *, changed: bool = True, now: bool = False) -> list[str]:
         """Back the store up if it has changed and that is due, or now; returns warnings."""

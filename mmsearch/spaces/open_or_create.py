@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from mmsearch.encoders import Encoder, Runtime
 from mmsearch.encoders.registry import choose, family_of, load_encoder
 from mmsearch.errors import CatalogDamaged, IndexNotFound, IndexUnusable, MissingExtra
-from mmsearch.home import IndexPlace, index_not_found
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import Store, backups
 from mmsearch.storage.lock import FolderLock
+from mmsearch.storage.place import IndexPlace, index_not_found
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.transfer import check_whole
 
@@ -81,19 +81,22 @@ def _open(place: IndexPlace, models: Sequence[str], runtime: Runtime, *, create:
     return index
 
 
-def open_store(place: IndexPlace, *, create: bool = False) -> Store:
+def open_store(
+    place: IndexPlace, *, create: bool = False, initial: Mapping[str, str] | None = None
+) -> Store:
     """The store of the index at a place, and its folder made.
 
     Args:
         place: Where the index lives.
         create: Create it if there is none.
+        initial: Settings that a new index has from the start.
 
     Raises:
         IndexNotFound: there is no index, and `create` is False.
         CatalogDamaged, IndexUnusable, MissingExtra: as `open_or_create`.
     """
     if not place.is_folder:
-        store = _opener_of(place)(place, create=create)
+        store = _opener_of(place)(place, create=create, initial=initial)
         with suppress(OSError):  # what is kept in it can be left out
             place.folder.mkdir(parents=True, exist_ok=True)
         return store
@@ -106,7 +109,7 @@ def open_store(place: IndexPlace, *, create: bool = False) -> Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise IndexUnusable(f"no index can be made at {folder}: {error.strerror}") from error
-    return Catalog(path)
+    return Catalog(path, initial)
 
 
 SERVERS = {"postgresql": ("PostgreSQL", "postgres"), "milvus": ("Milvus", "milvus")}

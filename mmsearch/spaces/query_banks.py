@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, get_args
 from zlib import crc32
 
@@ -18,6 +18,7 @@ from mmsearch.encoders.query_bank import (
     typical_texts,
     unpack_bank,
 )
+from mmsearch.encoders.tuned import TunedEncoder
 from mmsearch.spaces.calibration import Reference
 from mmsearch.storage import Space, Store
 from mmsearch.types import Modality
@@ -61,22 +62,26 @@ class QueryBanks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._banks: dict[int, QueryBank | None] = {}
-        self._rows: dict[tuple[int, Modality], NDArray[np.float32]] = {}
+        # by fingerprint, as the id of a dropped space may be given to another one later
+        self._banks: dict[tuple[str, str], QueryBank | None] = {}
+        self._rows: dict[tuple[str, str, Modality], NDArray[np.float32]] = {}
 
     def bank(self, space: Space) -> QueryBank | None:
         """The bank of a space, if it has one by now."""
-        if self._banks.get(space.id) is None:
-            bank = shipped_bank(space.name, space.fingerprint)
+        key = space.name, space.fingerprint
+        if self._banks.get(key) is None:
+            bank = shipped_bank(*key)
             if bank is None and not space.is_imported:  # without an encoder none can be made
                 stored = self._store.query_banks.get(space)
                 bank = None if stored is None else unpack_bank(stored, space.fingerprint)
-            self._banks[space.id] = bank
-        return self._banks[space.id]
+                if bank is not None and not bank.rows:  # only the heads of a tuned model
+                    bank = None
+            self._banks[key] = bank
+        return self._banks[key]
 
     def augmented_rows(self, space: Space, modality: Modality) -> NDArray[np.float32] | None:
         """A bank's items of a modality (m, dim + EXTRA_DIMS), augmented as an index's rows are."""
-        key = space.id, modality
+        key = space.name, space.fingerprint, modality
         if key not in self._rows:
             bank = self.bank(space)
             if bank is None or modality not in bank.rows:
@@ -95,13 +100,14 @@ class QueryBanks:
         if numbers is None:
             return None
         level, growth, spread = numbers.tolist()
-        return Reference(level, growth, spread, with_bank=_has_shipped_bank(space))
+        return Reference(level, growth, spread, with_bank=bank.shipped)
 
     def hub_weight(self, space: Space, query_modality: Modality, modality: Modality) -> float:
         """The weight of hubs when queries of one modality search another; 0 without a bank."""
-        if self.bank(space) is None:
+        bank = self.bank(space)
+        if bank is None:
             return 0.0
-        return hub_weight(query_modality, modality, shipped=_has_shipped_bank(space))
+        return hub_weight(query_modality, modality, shipped=bank.shipped)
 
     def sample_queries(self, space: Space, modality: Modality, number: int) -> Vectors:
         """Up to `number` unit vectors (n, dim) like queries of a modality: stored, or typical."""
@@ -161,7 +167,7 @@ class QueryBanks:
         bank = self.bank(space)
         if bank is None:
             return {}
-        pairs = WEIGHTS if _has_shipped_bank(space) else WEIGHTS_WITHOUT
+        pairs = WEIGHTS if bank.shipped else WEIGHTS_WITHOUT
         queries = [query for query, searched in pairs if searched == modality]
         return {query: bank.rows[query] for query in queries if query in bank.rows}
 
@@ -170,11 +176,25 @@ class QueryBanks:
         count = self._store.vectors.count(space, "image")
         if count < FEWEST_PICTURES:
             return
-        encoded = _encode_typical_texts(encoder_of(space))
+        encoder = encoder_of(space)
+        encoded = _encode_typical_texts(encoder)
         images = self._sample_images(space)
         rows: BankRows = {"text": encoded[::2], "image": images[::2]}
         heldout: BankRows = {"text": encoded[1::2], "image": images[1::2]}
-        packed = pack_bank(space.fingerprint, calibrated_bank(rows, heldout, shipped=False))
+        bank = calibrated_bank(rows, heldout, shipped=False)
+        heads = encoder.heads if isinstance(encoder, TunedEncoder) else {}
+        self._store.query_banks.set(space, VERSION, pack_bank(space.fingerprint, bank, heads))
+
+    def put_tuned(self, space: Space, encoder: TunedEncoder, bank: QueryBank | None) -> None:
+        """Store the heads of a tuned model, with the bank of its base, projected.
+
+        Args:
+            space: That of the tuned model.
+            encoder: The tuned model.
+            bank: That of the base, if it has one.
+        """
+        projected = QueryBank({}) if bank is None else projected_bank(bank, encoder)
+        packed = pack_bank(space.fingerprint, projected, encoder.heads)
         self._store.query_banks.set(space, VERSION, packed)
 
     def _sample_images(self, space: Space) -> Vectors:
@@ -198,15 +218,13 @@ class QueryBanks:
 def _encode_typical_texts(encoder: Encoder) -> Vectors:
     import numpy as np
 
+    if isinstance(encoder, TunedEncoder):
+        return encoder.project("text", _encode_typical_texts(encoder.base))
     texts = typical_texts()
     if isinstance(encoder, KeepingEncoder):
         return encoder.encode_kept(VERSION, texts)
     batches = (texts[at : at + TEXTS_AT_ONCE] for at in range(0, len(texts), TEXTS_AT_ONCE))
     return np.concatenate([encoder.encode_query("text", batch) for batch in batches])
-
-
-def _has_shipped_bank(space: Space) -> bool:
-    return shipped_bank(space.name, space.fingerprint) is not None
 
 
 def calibrated_bank(rows: BankRows, heldout: BankRows, *, shipped: bool = True) -> QueryBank:
@@ -219,20 +237,45 @@ def calibrated_bank(rows: BankRows, heldout: BankRows, *, shipped: bool = True) 
             images is among its rows, so a query's scores with them may be subtracted.
     """
     pairs: list[Pair] = [(query_modality, modality) for query_modality in rows for modality in rows]
-    weights = {pair: hub_weight(*pair, shipped=shipped) for pair in pairs}
-    row_hubs = {pair: hubs(rows[pair[1]], rows[pair[0]]) for pair in pairs if weights[pair]}
-    bank = QueryBank(rows, row_hubs)
+    bank = _with_hubs(rows, shipped=shipped)
+    return replace(bank, references={pair: _reference(pair, bank, heldout) for pair in pairs})
+
+
+def projected_bank(bank: QueryBank, encoder: TunedEncoder) -> QueryBank:
+    """The bank of a tuned model: that of its base, projected, with new hubs and references.
+
+    The held-out rows that measured the references are not stored. So each reference is shifted by
+    as much as it shifts if one half of the bank is compared with the other, before and after.
+    """
+    import numpy as np
+
+    def halves(of: BankRows) -> tuple[BankRows, BankRows]:
+        return {m: rows[::2] for m, rows in of.items()}, {m: rows[1::2] for m, rows in of.items()}
+
+    rows = {modality: encoder.project(modality, own) for modality, own in bank.rows.items()}
+    before = calibrated_bank(*halves(bank.rows), shipped=bank.shipped).references
+    after = calibrated_bank(*halves(rows), shipped=bank.shipped).references
+    lowest = np.array([-np.inf, 0, 0], np.float32)  # neither growth nor spread is negative
     references = {
-        pair: _reference(pair, weights[pair], bank, heldout, shipped=shipped) for pair in pairs
+        pair: np.maximum(old + after[pair] - before[pair], lowest)
+        for pair, old in bank.references.items()
     }
-    return QueryBank(rows, row_hubs, references)
+    return replace(_with_hubs(rows, shipped=bank.shipped), references=references)
 
 
-def _reference(
-    pair: Pair, weight: float, bank: QueryBank, heldout: BankRows, *, shipped: bool
-) -> NDArray[np.float32]:
+def _with_hubs(rows: BankRows, *, shipped: bool) -> QueryBank:
+    """A bank with the hubs of its rows."""
+    pairs = WEIGHTS if shipped else WEIGHTS_WITHOUT
+    there = [(query, modality) for query, modality in pairs if {query, modality} <= rows.keys()]
+    found = {(query, modality): hubs(rows[modality], rows[query]) for query, modality in there}
+    return QueryBank(rows, found, shipped=shipped)
+
+
+def _reference(pair: Pair, bank: QueryBank, heldout: BankRows) -> NDArray[np.float32]:
     """A pair's `Reference` as an array (3,)."""
     import numpy as np
+
+    weight = hub_weight(*pair, shipped=bank.shipped)
 
     query_modality, modality = pair
     queries, items = heldout[query_modality], heldout[modality]
@@ -242,7 +285,7 @@ def _reference(
     augmented_queries = np.stack([augmented_query(one, query_modality, weight) for one in queries])
     scores = augmented_queries @ _augmented(QueryBank({modality: items}, item_hubs), modality).T
     bank_scores = augmented_queries @ _augmented(bank, modality).T
-    found = Reference.of(scores, bank_scores if shipped else None)
+    found = Reference.of(scores, bank_scores if bank.shipped else None)
     return np.array(astuple(found)[:3], np.float32)
 
 

@@ -5,7 +5,6 @@ Those of a photo are the grid of the last block, those of a text the states of i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,18 +19,19 @@ from torch import Tensor, nn
 from mmsearch.encoders.clip.onnx_export import short_states
 from mmsearch.encoders.clip.torch_model import normalised, trims
 from mmsearch.encoders.onnx import padded_batches
-from mmsearch.errors import InvalidOption, PathNotFound, UnreadableFile
-from mmsearch.media.captions import CaptionFile
+from mmsearch.errors import InvalidOption, UnreadableFile
 from mmsearch.media.image import load_image
-from mmsearch.media.kinds import kind_of
+from mmsearch.training.examples import ITEMS_AT_ONCE, batched, judged_queries
 from mmsearch.training.features import Captions, TextStates
 from mmsearch.training.fit_late_interaction import Pairs
 from mmsearch.training.late_interaction import GRID, POOLED, RegionHead, WordHead, grid_pooling
 
 if TYPE_CHECKING:
+    from mmsearch.collection import Collection
     from mmsearch.encoders.clip.encoder import ClipEncoder
     from mmsearch.encoders.clip.preprocessing import TokenRecipe
     from mmsearch.encoders.clip.torch_model import TorchModel
+    from mmsearch.evaluation.pairs import Pair
 
 PADDING, SPECIAL, WORD = 0, 1, 2
 """Kinds of tokens; a word may consist of several."""
@@ -227,25 +227,24 @@ class CaptionedPhoto:
     captions: tuple[str, ...]
 
 
-def read_captioned(folder: Path, captions: Path) -> list[CaptionedPhoto]:
-    """The photos below a folder that have captions in a file, in order of their paths.
+def captioned_photos(collection: Collection, pairs: Sequence[Pair] | None) -> list[CaptionedPhoto]:
+    """The captioned photos of an index, by path; captions are those of the pairs, else the index's.
 
     Raises:
-        PathNotFound: the folder or the file does not exist.
-        InvalidCaptions: the file cannot be parsed.
+        InvalidQuery: none of the files that the pairs name is in the index.
     """
-    if not folder.is_dir():
-        raise PathNotFound(f"there is no folder {folder}")
-    file, top = CaptionFile(captions), os.path.abspath(folder)
-    found = []
-    for parent, folders, names in os.walk(top):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(parent, name)
-            texts = kind_of(name) == "image" and file.find(path, os.path.relpath(path, top))
-            if texts:
-                found.append(CaptionedPhoto(Path(path), tuple(texts[:MOST_CAPTIONS])))
-    return found
+    texts: dict[int, list[str]] = {}
+    for judged in judged_queries(collection, pairs).queries:
+        part = judged.query.parts[0]
+        for item_id in judged.relevant if part.modality == "text" else ():
+            texts.setdefault(item_id, []).append(part.content)
+    photos = [
+        CaptionedPhoto(Path(item.path), tuple(texts[item.id][:MOST_CAPTIONS]))
+        for ids in batched(sorted(texts), ITEMS_AT_ONCE)
+        for item in collection.store.items.get(ids).values()
+        if item.modality == "image"
+    ]
+    return sorted(photos, key=lambda photo: photo.path)
 
 
 def prepared_batches(

@@ -1,4 +1,4 @@
-"""The steps of `tune`: features, training, graphs, figures on held-out pairs, files."""
+"""The steps of `tune_reranker`: features, training, graphs, held-out evaluation, files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mmsearch.encoders.clip.torch_model import TorchModel
 from mmsearch.encoders.clip.towers import TowerCache
 from mmsearch.encoders.model_files import MANIFEST, file_sha256
 from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS
-from mmsearch.errors import InvalidOption, MMSearchError
+from mmsearch.errors import InvalidOption
 from mmsearch.training.backbones import moments
 from mmsearch.training.clip_features import (
     CaptionedPhoto,
@@ -39,14 +39,13 @@ from mmsearch.training.clip_features import (
     StateTower,
     WordTower,
     pair_features,
-    read_captioned,
     token_states,
 )
 from mmsearch.training.fit_late_interaction import MOMENTS_OF, Pairs, RerankTraining
 from mmsearch.training.late_interaction import GRID, Matcher, RegionHead, WordHead
 from mmsearch.training.onnx_graphs import export_matcher
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.tune_figures import TuneFigures, measure
+from mmsearch.training.reranker_figures import TuneFigures, measure
 
 if TYPE_CHECKING:
     from mmsearch.encoders.clip.encoder import ClipEncoder
@@ -57,15 +56,15 @@ HELD_OUT = 0.2
 """Share of the photos."""
 MOST_HELD_OUT = 1_000
 STEPS = 600
-"""Approximate number of training steps, from which that of epochs follows."""
+"""Approximate number of training steps; the number of epochs follows from it."""
 EPOCHS = (9, 60)
-"""The fewest and the most."""
+"""The least and the greatest number."""
 BATCHES = (32, 250)
-"""The smallest and the largest number of photos; those of a batch are each other's negatives."""
+"""The smallest and the largest batch, in photos; those of a batch are each other's negatives."""
 
 
 class Tuning:
-    """The tuning of one model."""
+    """The tuning of a model's reranker."""
 
     def __init__(self, model: str, recipe: Recipe) -> None:
         """Load the model of a `clip:` name.
@@ -89,17 +88,20 @@ class Tuning:
         self.grid, self.states = GridTower(self.model), StateTower(self.model)
         self.special = SpecialTokens.of(tokens, self.model)
 
-    def run(self, photos: Path, captions: Path, out: Path | None) -> TuneFigures:
-        """The figures on held-out photos, once everything is written; see `tune`."""
-        pairs = read_captioned(photos, captions)
+    def run(self, pairs: Sequence[CaptionedPhoto]) -> TuneFigures:
+        """Train the reranker, and publish it if it helps; returns its figures on held-out photos.
+
+        Raises:
+            InvalidOption: there are too few photos.
+        """
         if len(pairs) < FEWEST_PHOTOS:
             raise InvalidOption(
-                f"{len(pairs)} of the photos in {photos} have captions in {captions}; at least "
-                f"{FEWEST_PHOTOS} are needed, and a few thousand are better"
+                f"{len(pairs)} photos have captions; at least {FEWEST_PHOTOS} are needed, and a "
+                "few thousand are better"
             )
         train, held_out = split_pairs(pairs, self.recipe.seed)
         print(f"{self.encoder.name}: {len(train)} photos to learn from, {len(held_out)} held out")
-        folder = out or tuned_folder(self.encoder.fingerprint)
+        folder = tuned_folder(self.encoder.fingerprint)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tuning-", dir=folder.parent) as scratch:
             draft = Path(scratch) / "draft"
@@ -109,16 +111,10 @@ class Tuning:
             write_manifest(draft, self.encoder)
             token_towers = read_token_towers(draft, lambda: self.tokens)
             figures = measure(self.encoder, token_towers, held_out, train)
-            print(figures.table(), flush=True)
-            if not figures.helps:
-                raise MMSearchError(
-                    "reranking finds no more on the held-out photos, as far as can be measured, so "
-                    f"nothing was written. {figures.table()}\nMore pairs may help, or captions "
-                    "that say more about what is in the photos"
-                )
-            write_manifest(draft, self.encoder, figures, len(train))
-            _publish(draft, folder)
-        print(f"written to {folder}", flush=True)
+            if figures.helps:
+                write_manifest(draft, self.encoder, figures, len(train))
+                _publish(draft, folder)
+                print(f"written to {folder}", flush=True)
         return figures
 
     def _train(self, train: Sequence[CaptionedPhoto], folder: Path) -> None:
@@ -145,7 +141,7 @@ class Tuning:
 def split_pairs(
     pairs: Sequence[CaptionedPhoto], seed: int
 ) -> tuple[list[CaptionedPhoto], list[CaptionedPhoto]]:
-    """The pairs to train on, and those to measure on; no photo is in both."""
+    """The photos to train on, and those to hold out."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pairs), generator=generator).tolist()
     held_out = min(int(HELD_OUT * len(pairs)), MOST_HELD_OUT)
@@ -153,7 +149,7 @@ def split_pairs(
 
 
 def sized(recipe: Recipe, photos: int) -> Recipe:
-    """The recipe with batches and epochs for a number of photos, and towers that stay frozen."""
+    """The recipe with batch size and epochs for a number of photos, and frozen towers."""
     batch = min(max(photos // 4, BATCHES[0]), BATCHES[1], recipe.rerank_batch)
     epochs = math.ceil(STEPS / max(1, photos // batch))
     epochs = min(max(epochs, EPOCHS[0]), EPOCHS[1])
@@ -163,7 +159,10 @@ def sized(recipe: Recipe, photos: int) -> Recipe:
 
 
 def learn(pairs: Pairs, width: int, recipe: Recipe) -> tuple[ClipRegions, ClipWords, Matcher]:
-    """Region and word embeddings and their matcher, trained on pairs; `width` is of states."""
+    """Train region and word embeddings and their matcher on pairs.
+
+    `width` is that of the states of texts.
+    """
     grid = torch.from_numpy(pairs.grids[0][:MOMENTS_OF]).float()
     pooled = grid.flatten(2).transpose(1, 2).mean(1)
     regions = ClipRegions(RegionHead(*moments(pooled), GRID, recipe))

@@ -32,7 +32,7 @@ class TuneFigures:
     """Recall@1 in per cent on held-out pairs, and the weight chosen on them.
 
     The gain is measured on one half of the photos with the weight that is best on the other half,
-    and vice versa, so that no pair is judged by a weight chosen on it.
+    and vice versa, so that no pair is evaluated with a weight chosen on it.
 
     Attributes:
         before: By direction, of cosines corrected for hubs.
@@ -47,7 +47,7 @@ class TuneFigures:
 
     @property
     def helps(self) -> bool:
-        """Whether the mean gain is certain, and no direction loses."""
+        """Whether the interval of the mean gain lies above zero, and no direction gets worse."""
         return self.gain["mean"].low > 0 and all(gain.mean >= 0 for gain in self.gain.values())
 
     def table(self) -> str:
