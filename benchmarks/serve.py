@@ -5,7 +5,8 @@
 Makes its photos and their index on the first run (crops of scikit-image's, kept in the work
 folder), serves a copy of the index on a free port of the loopback, and prints requests a second and
 latencies of warm queries in words, all distinct, by 1, 8 and 32 clients that ask again as soon as
-they have an answer; the rates of `Collection.search` and of the text encoder without a server;
+they have an answer; the same for an answer that needs no search, which is the most that the server
+and the clients can do; the rates of `Collection.search` and of the text encoder without a server;
 thumbnails a second, made and kept; latencies while thumbnails are made and while a job indexes; and
 the memory of the server. Clients are plain sockets in this process. What is compared is measured in
 turns, and each figure is the median of the rounds.
@@ -230,8 +231,12 @@ def warm_queries(
     address: Address, index: Path, words: Iterator[str], seconds: float, rounds: int
 ) -> None:
     rates: dict[str, list[float]] = defaultdict(list)
-    loads: dict[int, list[Load]] = defaultdict(list)
+    loads: dict[tuple[str, int], list[Load]] = defaultdict(list)
     cores = min(os.cpu_count() or 1, 8)
+    targets = {
+        "GET /api/v1/search": address.searches(words),
+        "an answer that needs no search": itertools.repeat(address.get("/healthz")),
+    }
     with mmsearch.open(index) as library:
         encoder = library.encoder
 
@@ -247,9 +252,10 @@ def warm_queries(
             for threads in (1, cores):
                 rates[f"encoder alone, {threads}"].append(rate_of(encode, threads, words, seconds))
                 rates[f"search alone, {threads}"].append(rate_of(search, threads, words, seconds))
-            for clients in CLIENTS:
-                requests = address.searches(words)
-                loads[clients].append(asyncio.run(load(address, clients, requests, seconds)))
+            for name, requests in targets.items():
+                for clients in CLIENTS:
+                    got = asyncio.run(load(address, clients, requests, seconds))
+                    loads[name, clients].append(got)
     rows = [
         (
             f"the text encoder alone, threads: {threads}",
@@ -270,11 +276,11 @@ def warm_queries(
         )
         for threads in (1, cores)
     ]
-    for clients, several in loads.items():
+    for (name, clients), several in loads.items():
         one = middle_load(several)
         alone = rates[f"encoder alone, {1 if clients == 1 else cores}"]
         share = middle([got.rate / bare for got, bare in zip(several, alone, strict=True)])
-        rows.append((f"GET /api/v1/search, clients: {clients}", *cells(one), f"{share:.2f}"))
+        rows.append((f"{name}, clients: {clients}", *cells(one), f"{share:.2f}"))
     table(
         "Warm queries in words over 10,000 photos, k=20",
         rows,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmsearch.collection.copy import Copied
     from mmsearch.collection.encode import Shards
     from mmsearch.evaluation import Evaluation
-    from mmsearch.home import IndexLike
+    from mmsearch.storage.place import IndexLike
     from mmsearch.types import Progress
 
 __version__ = "0.1.0"
@@ -84,7 +84,8 @@ def encode(paths: Any, out: Any, **options: Any) -> Shards:
 
     Args:
         paths: Folders (searched to any depth) and files.
-        out: The folder of the shards; a later run adds to them what is new.
+        out: The folder of the shards; a later run adds new files, and rewrites shards whose files
+            have changed.
         options: As `mmsearch.collection.encode.encode` takes them: format ("parquet" or "npy"),
             model, on, progress.
 

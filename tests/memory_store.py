@@ -45,6 +45,7 @@ from mmsearch.storage import (
 from mmsearch.storage.lexical import name_tokens, query_terms, tokens
 from mmsearch.storage.packing import pack, unpack
 from mmsearch.storage.records import (
+    ALL_MODALITIES,
     BY_HAND,
     IMPORTED_FINGERPRINT,
     IMPORTED_SOURCE,
@@ -52,6 +53,8 @@ from mmsearch.storage.records import (
     NO_MODALITIES,
     NUMERIC_KEYS,
     TEXT,
+    Modalities,
+    PathKey,
     fact_text,
     metadata_key,
     split_path,
@@ -590,11 +593,11 @@ class Words(Part):
         return found
 
     def search(self, query: str, k: int, allowed: IdSet | None = None) -> list[tuple[int, float]]:
-        terms = [f" {' '.join(term.tokens)} " for term in query_terms(query)]
+        terms = query_terms(query)
         documents = self._documents()
         scores: dict[int, float] = {}
         for term in terms:
-            holding = [id_ for id_, words in documents.items() if term in words]
+            holding = [id_ for id_, words in documents.items() if term.within(words)]
             rarity = math.log(max(len(documents) - len(holding) + 0.5, 0.5) / (len(holding) + 0.5))
             for id_ in holding:
                 scores[id_] = scores.get(id_, 0.0) + max(rarity, 1e-6)
@@ -603,11 +606,10 @@ class Words(Part):
         return sorted(best, key=lambda pair: (-pair[1], pair[0]))[: max(k, 0)]
 
     def holding(self, query: str, ids: Sequence[int]) -> set[int]:
-        terms = [f" {' '.join(term.tokens)} " for term in query_terms(query)]
+        terms = query_terms(query)
         documents = self._documents()
-        return {
-            i for i in ids if terms and i in documents and all(t in documents[i] for t in terms)
-        }
+        there = [i for i in ids if terms and i in documents]
+        return {i for i in there if all(term.within(documents[i]) for term in terms)}
 
 
 class Filters(Part):
@@ -780,12 +782,12 @@ class Spaces(Part):
                     mine, fingerprint=encoder.fingerprint, modalities=frozenset(encoder.modalities)
                 )
 
-    def serve_with(self, encoders: Sequence[Any]) -> None:
+    def serve_with(self, encoders: Sequence[Any], only: Modalities = ALL_MODALITIES) -> None:
         with self._store.write() as tables:
             media: dict[str, int] = {}
             for encoder in encoders:
                 space = _add_space(tables, encoder)
-                media |= dict.fromkeys(sorted(encoder.modalities - TEXT), space.id)
+                media |= dict.fromkeys(sorted(encoder.modalities & only - TEXT), space.id)
             for medium, chosen in media.items():
                 for space in list(tables.spaces.values()):
                     backfills = space.backfills - {medium}
@@ -1441,13 +1443,22 @@ class MemoryStore:
                 tables.next("revision")
             self._tables, self._moment = tables, self._moment + 1
 
-    def put(self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()) -> None:
+    def put(
+        self, records: Sequence[ItemRecord], failures: Sequence[FailureRecord] = ()
+    ) -> dict[PathKey, bytes]:
         changes = any(record.changes_vectors for record in records)
         with self.write(vectors=changes) as tables:
             later = [r for r in records if r.id is None and r.duplicate_of is None]
+            before: dict[PathKey, bytes] = {}
             for record in [*(r for r in records if r not in later), *later]:
+                there = tables.at(*record.path_key)
+                if record.id is None and there is not None:
+                    before[record.path_key] = tables.items[there].hash
+                elif not changes and there not in (None, record.id):
+                    tables.next("revision")
                 _put(tables, record)
             _fail(tables, failures)
+        return before
 
     def state(self) -> StoreState:
         numbers = self.tables.numbers

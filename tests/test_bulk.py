@@ -312,7 +312,7 @@ def test_a_new_model_does_not_take_over_while_imported_items_lack_it(
         assert other.status()["model"] == "toy"
 
 
-def test_an_imported_path_or_address_can_be_removed(library: Collection):
+def test_an_imported_path_or_url_can_be_removed(library: Collection):
     paths = ["https://x.org/1.jpg", "https://x.org/2.jpg", "/p/3.jpg", "4"]
     library.add_vectors(unit(4), {"path": paths})
     assert library.remove("https://x.org/1.jpg") == 1

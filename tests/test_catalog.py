@@ -340,6 +340,14 @@ def test_an_older_catalog_on_a_full_disk_says_that_room_is_lacking(tmp_path):
         assert len(catalog) == 1
 
 
+def test_a_new_catalog_on_a_full_disk_says_that_room_is_lacking(tmp_path):
+    path = tmp_path / "catalog.db"
+    with full_disk(20_000), pytest.raises(IndexUnusable, match="not a whole index yet: free 1 MB"):
+        Catalog(path)
+    with closing(Catalog(path)) as catalog:
+        assert not len(catalog)
+
+
 def one_item(path: Path) -> None:
     with closing(Catalog(path)) as catalog:
         catalog.put([entry(catalog.sources.add("/photos"), vectors={})])

@@ -468,7 +468,7 @@ SHOW_PROGRESS = (
     "encode . --out ../shards --model toy",
     "models pull toy",
 )
-"""Each command that shows progress, except `watch`."""
+"""Each command that shows progress, except `watch` and `tune`, which have tests of their own."""
 
 RUN_MODELS = ("index .", "query red", "eval pairs.tsv", "encode . --out ../shards --model toy")
 """Each command that can be told what its models run on."""
@@ -504,8 +504,8 @@ def command_of(words: str) -> str:
 @pytest.mark.parametrize(
     ("flag", "tested"),
     [
-        ("--index", [*COMMANDS, "watch", "serve", "mcp", "ask"]),
-        ("--quiet", [*SHOW_PROGRESS, "watch"]),
+        ("--index", [*COMMANDS, "watch", "serve", "mcp", "ask", "tune"]),
+        ("--quiet", [*SHOW_PROGRESS, "watch", "tune"]),
         ("--runtime", RUN_MODELS),
         ("--device", RUN_MODELS),
         ("--precision", [*RUN_MODELS, "models export"]),

@@ -685,7 +685,7 @@ def test_a_path_is_matched_as_a_shell_does(world: Catalog, pattern: str, found: 
     assert matching(world, path=[pattern]) == found
 
 
-ADDRESSES = [
+PATHS_AND_URLS = [
     "https://a.org",
     "https://a.org/b/c.jpg",
     "https://a.org/d/",
@@ -701,16 +701,16 @@ ADDRESSES = [
 
 
 @of()
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_what_was_imported_is_found_by_its_path(world: Catalog, address: str):
-    folder, name = split_path(address)
+@pytest.mark.parametrize("path", PATHS_AND_URLS)
+def test_what_was_imported_is_found_by_its_path(world: Catalog, path: str):
+    folder, name = split_path(path)
     source = world.sources.imported()
     world.put([ItemRecord(source, folder, name, "image", (1, 1), hash=b"")])
-    assert matching(world, path=[address]) == [1]
-    assert matching(world, f"path = {address}") == [1]
-    assert where(world, path={"$contains": address[1:] or "/"}) == [1]
-    assert where(world, path={"$in": ["other.jpg", address]}) == [1]
-    assert matching(world, f"path != {address}") == []
+    assert matching(world, path=[path]) == [1]
+    assert matching(world, f"path = {path}") == [1]
+    assert where(world, path={"$contains": path[1:] or "/"}) == [1]
+    assert where(world, path={"$in": ["other.jpg", path]}) == [1]
+    assert matching(world, f"path != {path}") == []
 
 
 @of(Thing(folder="2019/beach", name="a.jpg"))

@@ -8,8 +8,9 @@ import pytest
 import mmsearch
 from mmsearch.encoders import hub
 from mmsearch.errors import NoHomeFolder
-from mmsearch.home import cache_folder, home, index_not_found, index_place, place_of
+from mmsearch.home import cache_folder, home
 from mmsearch.media.speech import model_folder
+from mmsearch.storage.place import index_not_found, index_place, place_of
 
 CACHES = ("MMSEARCH_CACHE", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MMSEARCH_WHISPER")
 

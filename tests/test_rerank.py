@@ -42,3 +42,13 @@ def test_what_all_matches_have_in_common_counts_nothing(
 @given(scores, scores)
 def test_scores_stay_about_where_they_were(first: np.ndarray, match: np.ndarray) -> None:
     np.testing.assert_allclose(rerank(first, match, 0.5).mean(), first.mean(), atol=1e-5)
+
+
+def test_a_candidate_without_a_match_keeps_its_score() -> None:
+    found = rerank(floats(0.5, 0.4, 0.3), floats(1.0, np.nan, 3.0), 0.1)
+    np.testing.assert_allclose(found, [0.4, 0.4, 0.4], atol=1e-6)
+
+
+def test_without_any_match_scores_stay() -> None:
+    first = floats(0.5, 0.4)
+    np.testing.assert_array_equal(rerank(first, floats(np.nan, np.nan), 0.5), first)

@@ -28,7 +28,7 @@ from conftest import ToyEncoder
 import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.cli.serve import served_places
-from mmsearch.home import index_place, place_of
+from mmsearch.storage.place import index_place, place_of
 
 PATIENCE = 60  # seconds until a test gives up; none takes as long
 

@@ -434,6 +434,25 @@ def test_searches_wait_for_the_models_and_the_rest_does_not(tmp_path, monkeypatc
         check_problem(client.get("/api/v1/search"), 404, "no index")
 
 
+def test_probes_of_a_server_that_hangs_leave_no_threads_behind(tmp_path, monkeypatch):
+    back = threading.Event()
+    monkeypatch.setenv("MMSEARCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(ServedIndexes, "warm_up", lambda served: setattr(served, "ready", True))
+    monkeypatch.setattr(ServedIndexes, "exists", lambda *_: back.wait(10))
+    monkeypatch.setattr("mmsearch.server.metrics.READY_WITHIN", 0.01)
+    app = create_app(ServedIndexes({"far": "postgresql://localhost/photos"}, runtime_of()))
+    with TestClient(app, base_url=BASE) as client:
+        try:
+            wait_until(lambda: "does not answer" in client.get("/readyz").text)
+            before = threading.active_count()
+            for _ in range(30):
+                check_problem(client.get("/readyz"), 503, "does not answer")
+            assert threading.active_count() < before + 10
+        finally:
+            back.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+
+
 def test_figures_name_routes_and_never_queries(client):
     client.get("/api/v1/jobs?q=secret")
     client.get("/api/v1/jobs/secret")

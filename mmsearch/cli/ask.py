@@ -12,7 +12,7 @@ from mmsearch.cli.options import LLM, Index, Json, LLMModel, option
 from mmsearch.cli.search import why_nothing, with_search_flags
 from mmsearch.collection import Collection
 from mmsearch.encoders import runtime_of
-from mmsearch.home import index_place
+from mmsearch.storage.place import index_place
 
 if TYPE_CHECKING:
     from mmsearch.collection.ask import Answer

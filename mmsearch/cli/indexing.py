@@ -121,7 +121,7 @@ def index_command(
         str | None,
         option(
             "--kind",
-            "The vector index that answers: auto, exact, or a FAISS factory string.",
+            "The vector index that answers: auto, exact, 1-bit, or a FAISS factory string.",
             "K",
         ),
     ] = None,

@@ -12,7 +12,7 @@ from mmsearch.cli import render
 from mmsearch.cli.console import out, progress_bar, say
 from mmsearch.cli.options import Index, Json, Quiet, as_path, option
 from mmsearch.collection.opening import open_collection
-from mmsearch.home import index_place
+from mmsearch.storage.place import index_place
 
 if TYPE_CHECKING:
     from mmsearch.collection.doctor import Finding

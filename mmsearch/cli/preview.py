@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from mmsearch.cli.console import out, say, terminal
 from mmsearch.cli.render import label_of
 from mmsearch.errors import InvalidQuery, MissingExtra, MMSearchError, PathNotFound
-from mmsearch.media.addresses import exists, member_at
 from mmsearch.media.kinds import kind_of
+from mmsearch.media.members import exists, member_at
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -323,9 +323,9 @@ def open_hit(hits: Sequence[Hit], rank: int) -> None:
             f"--open {rank}: the hits have the ranks {hits[0].rank} to {hits[-1].rank}"
         )
     path = os.path.abspath(hit.path)
-    if (address := member_at(path)) is not None and exists(path):
+    if (member := member_at(path)) is not None and exists(path):
         raise MMSearchError(
-            f"{hit.path!r} lies in {os.path.basename(address[0])!r}, and programs open whole "
+            f"{hit.path!r} lies in {os.path.basename(member[0])!r}, and programs open whole "
             "files: take it out first, or see it with --preview"
         )
     if not os.path.isfile(path):

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.encoders.tuned import base_name
 from mmsearch.errors import InvalidQuery
-from mmsearch.home import index_place
+from mmsearch.storage.place import index_place
 from mmsearch.types import Failure, Hit, Report, Span
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def status_text(status: Mapping[str, Any]) -> str:
     """`Collection.status()` for people."""
     shown = {
         "index": visible(status["index"]),
-        "model": ", ".join(map(_model, status["models"])) or "none yet",
+        "model": ", ".join(_model(one, status["models"]) for one in status["models"]) or "none yet",
         "items": _counted(status["items"]),
         "vectors": _counted(status["vectors"]),
         "failures": f"{status['failures']}" + (" (mmsearch errors)" if status["failures"] else ""),
@@ -239,29 +240,39 @@ def status_text(status: Mapping[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _model(model: Mapping[str, Any]) -> str:
-    """A model, and what it does if that is not all."""
+def _model(model: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str:
+    """One of the models, and what it does if that is not all."""
     state = ", being filled" if model["fills"] else ""
     if not model["fills"] and not model["answers"]:
+        if any(base_name(one["name"]) == model["name"] for one in models if one["answers"]):
+            return f"{model['name']} ({model['dim']} dimensions, kept for `mmsearch tune --undo`)"
         state = ", not used any more: --drop-space frees its place"
     return f"{model['name']} ({model['dim']} dimensions{state})"
 
 
 def models_table(rows: Sequence[ModelRow]) -> str:
-    """Name, where it is, size, what it takes, recalls, licence and purpose, a model a row."""
+    """A model a row: name, where it is, size, what it takes, recalls, licence and purpose.
+
+    Below it are the sources of the recalls.
+    """
     shown = []
     for row in rows:
-        name, state, megabytes, *figures, about, modalities = _model_cells(row)
+        name, state, megabytes, *recalls, licence, about, modalities, source = _model_cells(row)
         size = megabytes and f"{megabytes} MB"
-        cells = (f"{name} *" if row.is_default else name, state, size, modalities, *figures, about)
-        shown.append(cells)
+        figures = [figure or ("–" if source else "") for figure in recalls]
+        name = f"{name} *" if row.is_default else name
+        shown.append((name, state, size, modalities, *figures, licence, about))
     columns = [("model (* auto)", False), ("state", True), ("size", True), ("takes", True)]
     columns += [("Flickr30k", True), ("COCO", True), ("licence", True), ("", False)]
-    return _table(columns, shown)
+    sources = dict.fromkeys(row.source for row in rows if row.recall and row.source)
+    notes = ["recall@1, or recall@1/recall@5, as published (–: not published):", *sources]
+    return _table(columns, shown) + "\n".join(notes)
 
 
 def models_tsv(rows: Sequence[ModelRow]) -> str:
-    """Name, state, megabytes, recalls at 1 and 5, licence, purpose, modalities, a model a row."""
+    """A model a row: name, state, megabytes, recalls at 1 and 5, licence, purpose, modalities, and
+    the source of the recalls.
+    """
     return tsv(map(_model_cells, rows))
 
 
@@ -275,6 +286,7 @@ def _model_cells(row: ModelRow) -> list[str]:
         row.licence or "",
         row.about,
         " ".join(row.modalities),
+        row.source or "",
     ]
 
 

@@ -21,9 +21,9 @@ from mmsearch.collection.opening import open_collection
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidQuery
 from mmsearch.filters import from_options
-from mmsearch.home import index_place
 from mmsearch.search.settings import Setting, declared
 from mmsearch.spaces.calibration import no_good_match
+from mmsearch.storage.place import index_place
 from mmsearch.types import Hit, Modality, Part, Query
 
 # ---------------------------------------------------------------------- flags of every search

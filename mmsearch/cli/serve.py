@@ -13,13 +13,13 @@ from mmsearch.cli.console import say
 from mmsearch.cli.options import ServedIndexes, option
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, MissingExtra
-from mmsearch.home import index_place
+from mmsearch.storage.place import index_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mmsearch.home import IndexPlace
     from mmsearch.server.security import Access
+    from mmsearch.storage.place import IndexPlace
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 

@@ -29,8 +29,8 @@ from mmsearch.errors import (
     PathNotFound,
     UnreadableFile,
 )
-from mmsearch.media.addresses import exists, folder_and_name, member_at
 from mmsearch.media.kinds import kind_of
+from mmsearch.media.members import exists, folder_and_name, member_at
 from mmsearch.media.open_media import open_file
 from mmsearch.media.tables import storable
 from mmsearch.media.thumbnails import thumbnail
@@ -369,9 +369,9 @@ def add_caption(index: OpenIndex, item_id: int, caption: str) -> None:
             MediaOptions().resolve(store),
             caption_file=GivenCaptions(found[1], [*captions, text]),
         )
-        address = member_at(found[1])
-        only = frozenset({name if address is None else os.path.basename(address[0])})
-        scope = Scope(*source, only=only, corpora=address is not None)
+        member = member_at(found[1])
+        only = frozenset({name if member is None else os.path.basename(member[0])})
+        scope = Scope(*source, only=only, corpora=member is not None)
         run.run([scope], soon_again=True)
         item = store.items.get([item_id]).get(item_id)
         if item is None or text not in [part.text for part in item.texts]:

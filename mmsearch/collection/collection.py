@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 from mmsearch.collection.search_methods import by_any_query, by_path, by_queries, by_query
 from mmsearch.encoders import runtime_of
 from mmsearch.errors import InvalidOption, InvalidQuery, PathNotFound
-from mmsearch.home import IndexLike, path_text, place_of
+from mmsearch.home import path_text
 from mmsearch.search.setting_formats import IDS, item_id, one_or_several, whole
 from mmsearch.search.settings import Settings, settings_of
+from mmsearch.storage.place import IndexLike, place_of
 from mmsearch.types import Facets, Failure, Hit, Item, Query, Ranking, Report, SearchPage
 
 if TYPE_CHECKING:
@@ -229,7 +230,8 @@ class Collection:
             backups: How many backups of the catalog to keep beside it, at most one an hour; 0 makes
                 none and deletes none. Remembered, at first one.
             kind: The kind of vector index that answers searches: "auto" (by size, and only kinds
-                measured to be good enough), "exact", or a FAISS factory string; remembered.
+                measured to be good enough), "exact", "1-bit" (the codes that "auto" chooses for
+                many vectors), or a FAISS factory string; remembered.
             recall: The share of the nearest vectors that a search finds on average, at least, for
                 queries of any kind and under any filter; 1 compares every vector. Remembered, at
                 first 0.98.

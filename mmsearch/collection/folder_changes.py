@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 
 from mmsearch.indexing.scopes import is_in
-from mmsearch.media.addresses import is_corpus
 from mmsearch.media.companions import may_be_sidecar
 from mmsearch.media.kinds import kind_of
+from mmsearch.media.members import is_corpus
 
 QUIET = 1.0
 """Seconds without any change after which changed paths are read."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsearch.collection import Collection, Paths, existing
 from mmsearch.encoders import runtime_of
-from mmsearch.home import IndexLike, index_place
+from mmsearch.storage.place import IndexLike, index_place
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
@@ -48,7 +48,7 @@ def open_collection(
     """An existing index, open.
 
     Args:
-        index: Its name, folder or address; see `mmsearch.home.index_place`.
+        index: Its name, folder or address; see `mmsearch.storage.place.index_place`.
         runtime: What its encoders run on; see `load_encoder`.
         device: See `load_encoder`.
         precision: See `load_encoder`.

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mmsearch.errors import InvalidOption, PathNotFound
-from mmsearch.home import IndexPlace
 from mmsearch.indexing.corpora import scan_again
 from mmsearch.indexing.passed_over import stored_groups
-from mmsearch.media.addresses import SEPARATOR, is_corpus, split_address
 from mmsearch.media.file_state import stat_of
+from mmsearch.media.members import SEPARATOR, is_corpus, split_member
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import Store
 from mmsearch.storage.backups import copy_index
+from mmsearch.storage.place import IndexPlace
 from mmsearch.storage.resolver import spellings
 from mmsearch.storage.sqlite import Catalog
 
@@ -88,8 +88,8 @@ def remove(index: OpenIndex, path: str) -> int:
     removed += store.items.remove_imported(path)
     for place in places:
         store.index_roots.remove(place)
-        address = split_address(place)
-        scan_again(store, place if address is None else address[0])
+        member = split_member(place)
+        scan_again(store, place if member is None else member[0])
     if not removed and not any(folder == "" for _, folder in below):
         raise PathNotFound(f"the index holds nothing at {path!r}")
     index.keep_backup()
@@ -98,20 +98,20 @@ def remove(index: OpenIndex, path: str) -> int:
 
 def _remove_members(store: Store, path: str) -> int:
     """Remove a member of a corpus, or all of one; returns how many items and failures."""
-    address = split_address(path)
-    if address is None and not is_corpus(path):
+    member = split_member(path)
+    if member is None and not is_corpus(path):
         return 0
-    corpus = path if address is None else address[0]
+    corpus = path if member is None else member[0]
     if (source := store.sources.of(corpus)) is None:
         return 0
     folder, name = os.path.split(source[2])
     name += SEPARATOR
     failed = store.failures.known(source[0], folder)
-    if address is None:
+    if member is None:
         ids = [one.id for one in store.files.known(source[0], folder, name).values()]
         bad = [one for one in failed if one.startswith(name)]
     else:
-        name += address[1]
+        name += member[1]
         found = store.files.at(source[0], folder, name)
         ids = [] if found is None else [found.id]
         bad = [name] if name in failed else []

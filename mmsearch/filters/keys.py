@@ -172,9 +172,7 @@ def _spellings(type_: KeyType, value: str) -> tuple[str, ...]:
 
 def _equal_to(name: str, type_: KeyType, given: Iterable[Any]) -> tuple[Any, ...]:
     parsed = [type_.parse(name, one) for one in given]
-    if (
-        name == "folder"
-    ):  # may be given with a slash at its end; those of addresses are stored with it
+    if name == "folder":  # may be given with a slash at its end; those of URLs are stored with it
         bare = [one.rstrip("/") or one[:1] for one in parsed]
         parsed = list(dict.fromkeys([*parsed, *bare]))
     if type_ is METADATA:  # "1/100" is an exposure of 0.01, or that text in the user's own metadata

@@ -13,7 +13,6 @@ from mmsearch.errors import MissingExtra, UnreadableFile
 from mmsearch.indexing.file_contents import Contents, Reader, ReadOptions
 from mmsearch.indexing.scan import ScannedFile
 from mmsearch.media import facts
-from mmsearch.media.addresses import SEPARATOR, lexists, member_at
 from mmsearch.media.companions import JSON, XMP
 from mmsearch.media.file_state import (
     CHANGED,
@@ -24,6 +23,7 @@ from mmsearch.media.file_state import (
     touched_since,
 )
 from mmsearch.media.kinds import ending_of
+from mmsearch.media.members import SEPARATOR, lexists, member_at
 from mmsearch.media.photo_metadata import PhotoFacts
 from mmsearch.media.text import passages, read_text
 from mmsearch.media.walk import CAPTIONED, WITH_COMPANIONS, is_away
@@ -121,14 +121,14 @@ class Decoder:
     def _read_details(self, decoded: DecodedFile) -> None:
         """What the corpus of a member says of it."""
         scanned = decoded.scanned
-        if (address := member_at(scanned.path)) is None:
+        if (member := member_at(scanned.path)) is None:
             return
         from mmsearch.media.corpora import open_corpus
 
-        decoded.details = details = open_corpus(address[0]).details(address[1])
+        decoded.details = details = open_corpus(member[0]).details(member[1])
         if details.problem is not None:
             name, reason = details.problem
-            start = len(scanned.name) - len(address[1])
+            start = len(scanned.name) - len(member[1])
             decoded.failures.append((scanned.name[:start] + name, reason, False))
         if scanned.known is not None and scanned.known.id == decoded.duplicate_of:
             item = self._item(scanned.known.id)

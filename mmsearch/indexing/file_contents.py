@@ -9,6 +9,7 @@ from itertools import chain, islice
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.encoders import video_encoder
 from mmsearch.errors import InvalidOption, UnreadableFile
 from mmsearch.media.companions import RawPairs
 from mmsearch.media.documents.reader import DocumentReader, read_passages
@@ -242,12 +243,32 @@ class Reader:
             frames = video.frames(path, at_least=self._side, breaks_off=found.break_off)
             pictures = ((frame.span, frame.picture) for frame in frames)
             found.rows |= self._encoded(targets, "image", pictures)
+        for target in targets:
+            self._add_whole_video(found, target, path)
         targets = self._of("audio")
         has_sound = bool(targets) and video.has_sound(path)
         for target in targets:
             rate = target.encoder.sample_rate
             sound = windows(source, rate, breaks_off=found.break_off) if has_sound else ()
             found.rows |= self._encoded([target], "audio", sound)
+
+    def _add_whole_video(self, found: Contents, target: EncodingTarget, path: str) -> None:
+        """Add a vector of the whole video to those of its shots, if the encoder takes videos."""
+        import numpy as np
+
+        from mmsearch.media import video
+
+        encoder, shots = video_encoder(target.encoder), found.rows[target.space.id, "image"]
+        *_, last = shots.spans
+        if encoder is None or last is None:
+            return
+        self._check()
+        rate, side = encoder.frame_rate(last.end), encoder.image_size
+        frames = video.frames_at_rate(path, rate, seconds=last.end, side=side)
+        whole = encoder.encode_video(frames, rate).astype(np.float16)
+        found.rows[target.space.id, "image"] = ItemVectors(
+            np.concatenate([shots.matrix, whole]), [*shots.spans, None]
+        )
 
     def _document(self, found: Contents, source: str | bytes, path: str) -> None:
         from mmsearch.media import pdf

@@ -23,7 +23,7 @@ from mmsearch.indexing.scopes import Scope
 from mmsearch.spaces.query_banks import QueryBanks
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import DuplicateGone, FailureRecord, ItemRecord, Store
-from mmsearch.storage.records import metadata_key
+from mmsearch.storage.records import PathKey, metadata_key
 from mmsearch.types import Failure, Progress
 
 if TYPE_CHECKING:
@@ -145,19 +145,30 @@ class FileIndexer:
                     item_id = old
             records.append((_record(decoded, item_id, found), decoded))
         failures = [failure for decoded in batch for failure in _failures(decoded)]
+        before: dict[PathKey, bytes] = {}
         if records or failures:
-            self._store.put([record for record, _ in records], failures)
+            before = self._store.put([record for record, _ in records], failures)
         self._renamed |= renamed
         for record, decoded in records:
-            self._count(record, decoded)
+            self._count(record, decoded, before.get(record.path_key))
             if decoded.contents is not None and decoded.contents.breaks_off:
                 self._broken_off.append(decoded.scanned.path)
         for decoded in batch:
             self._report_failures(decoded)
             self._step()
 
-    def _count(self, record: ItemRecord, decoded: DecodedFile) -> None:
-        if decoded.scanned.known is None:
+    def _count(self, record: ItemRecord, decoded: DecodedFile, before: bytes | None) -> None:
+        """Count a stored file.
+
+        Args:
+            record: The file.
+            decoded: What was read from it.
+            before: The hash that another process stored for it during this run; None: none did.
+        """
+        if before is not None:
+            self._report.unchanged += before == record.hash
+            self._report.updated += before != record.hash
+        elif decoded.scanned.known is None:
             renamed = record.id is not None
             self._report.renamed += renamed
             self._report.added += not renamed

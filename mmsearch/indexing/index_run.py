@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mmsearch.encoders import multilingual_encoder
 from mmsearch.indexing.backfill import Backfill
 from mmsearch.indexing.disks import UNUSUAL
 from mmsearch.indexing.file_contents import ReadOptions
@@ -14,7 +15,7 @@ from mmsearch.indexing.media_options import ResolvedMedia
 from mmsearch.indexing.pipeline import TimedReport
 from mmsearch.indexing.scopes import Scope
 from mmsearch.indexing.user_metadata import MetadataFile, apply_metadata
-from mmsearch.spaces.encoder_pool import token_setting, tokens_version
+from mmsearch.spaces.encoder_pool import languages_setting, token_setting, tokens_version
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import backups
@@ -99,11 +100,12 @@ class IndexRun:
         began = time.monotonic()
         self._progress = progress
         try:
+            languages = self._learnt_languages()
             self._index_files(scopes, soon_again=soon_again)
             tokens = self._lacks_tokens()
             several = len(self._store.spaces.all()) > 1
-            if tokens or several or self._store.settings.get(INCOMPLETE):
-                self._backfill(tokens=tokens)
+            if tokens or languages or several or self._store.settings.get(INCOMPLETE):
+                self._backfill(tokens=tokens, languages=languages)
             self._derive()
         except KeyboardInterrupt:
             self.report.interrupted = True
@@ -165,9 +167,29 @@ class IndexRun:
             for target in self._targets
         )
 
-    def _backfill(self, *, tokens: bool) -> None:
+    def _learnt_languages(self) -> frozenset[int]:
+        """The ids of the spaces whose encoder has learnt languages since their texts were encoded;
+        those without texts are noted to be of its version.
+        """
+        learnt = set()
+        for target in self._targets:
+            space, encoder = target.space, multilingual_encoder(target.encoder)
+            if encoder is None or "text" not in target.modalities:
+                continue
+            if self._store.settings.get(languages_setting(space)) == encoder.languages_version:
+                continue
+            if self._store.vectors.count(space, "text"):
+                learnt.add(space.id)
+            else:
+                self._store.settings.set(languages_setting(space), encoder.languages_version)
+        return frozenset(learnt)
+
+    def _backfill(self, *, tokens: bool, languages: frozenset[int]) -> None:
         targets = self._index.encoders.targets()  # another process may have added a model meanwhile
-        incomplete = [self._backfill_one(target, tokens=tokens) for target in targets]
+        incomplete = [
+            self._backfill_one(target, tokens=tokens, languages=target.space.id in languages)
+            for target in targets
+        ]
         setting = "yes" if any(incomplete) else ""
         if setting != (self._store.settings.get(INCOMPLETE) or ""):
             self._store.settings.set(INCOMPLETE, setting)
@@ -176,7 +198,7 @@ class IndexRun:
                 version = tokens_version(target.encoder)
                 self._store.settings.set(token_setting(target.space), version)
 
-    def _backfill_one(self, target: EncodingTarget, *, tokens: bool) -> bool:
+    def _backfill_one(self, target: EncodingTarget, *, tokens: bool, languages: bool) -> bool:
         """Whether some item still lacks a vector."""
         before = self.report.filled
         backfill = Backfill(
@@ -186,11 +208,14 @@ class IndexRun:
             self._options,
             self._progress,
             tokens=tokens,
+            languages=languages,
         )
         try:
             backfill.run()
         finally:
             self.report.filled = before + backfill.backfilled
+        if languages and (encoder := multilingual_encoder(target.encoder)) is not None:
+            self._store.settings.set(languages_setting(target.space), encoder.languages_version)
         if backfill.unreadable:
             self.report.warnings.append(
                 f"{backfill.unreadable} stored files could not be read again for "

@@ -22,6 +22,10 @@ from mmsearch.media.text import UNICODE_MARKS, decode_legacy, is_utf8
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "path", "name")
 """What a header, or a key of a JSON object, may call the file's name, in any case."""
 
+VECTOR_PLACE = "vector_place"
+"""The key, in our own exports, of the place of a row's vector in its item: facet, position, span.
+None if the item has no vector."""
+
 Separator = Literal["", "\t", ",", ";"]
 
 _SEPARATORS: dict[str, Separator] = {".tsv": "\t", ".csv": ",", ".jsonl": "", ".ndjson": ""}

@@ -30,7 +30,7 @@ from mmsearch.collection.opening import collection_for
 from mmsearch.collection.watch import watch
 from mmsearch.encoders import Runtime
 from mmsearch.errors import MMSearchError
-from mmsearch.home import place_of
+from mmsearch.storage.place import place_of
 from mmsearch.types import Report
 
 NICENESS = 10

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmsearch.collection import Collection
-from mmsearch.errors import IndexNotFound, IndexUnusable, MMSearchError
-from mmsearch.home import IndexLike, IndexPlace, place_of
-from mmsearch.server.problems import Problem
+from mmsearch.errors import IndexNotFound, IndexUnusable, MMSearchError, StorageFailed
+from mmsearch.server.problems import RETRY_AFTER, Problem
 from mmsearch.storage.backups import CATALOG
+from mmsearch.storage.place import IndexLike, IndexPlace, place_of
 
 if TYPE_CHECKING:
     from mmsearch.encoders import Encoder, Runtime
@@ -57,6 +57,7 @@ class ServedIndexes:
         self.how = how
         self._open: dict[str, Collection] = {}
         self._opening = {name: threading.Lock() for name in self.places}
+        self._checking = threading.Lock()
         self._closed = False
 
     def get(self, name: str | None = None) -> Collection:
@@ -84,11 +85,17 @@ class ServedIndexes:
             return found
 
     def _current(self, name: str) -> Collection | None:
-        """An open index, unless its store was replaced since."""
+        """An open index, unless its store was replaced since.
+
+        Raises:
+            StorageFailed: it cannot be read now.
+        """
         found = self._open.get(name)
         if found is not None:
             try:
                 found.store.check_open()
+            except StorageFailed:  # its server is down; the index is used again when that is back
+                raise
             except IndexUnusable:
                 return None
         return found
@@ -150,6 +157,29 @@ class ServedIndexes:
         if not self.ready:
             raise Problem(503, "the models are being loaded: ask again in a moment", retry_after=1)
 
+    def check_reachable(self, within: float) -> None:
+        """Check that the servers that hold indexes answer; one check at a time.
+
+        Args:
+            within: Seconds to wait for another check. A check itself may take longer.
+
+        Raises:
+            Problem: 503, one does not. It names no address, since no token is needed to ask.
+        """
+        # with an end, or each probe of a server that hangs would cost a thread
+        if not self._checking.acquire(timeout=within):
+            raise unreachable()
+        try:
+            for name, place in self.places.items():
+                try:
+                    if not place.is_folder:
+                        self.exists(name)
+                except MMSearchError as error:
+                    logger.warning("index %r cannot be read: %s", name, error)
+                    raise unreachable(f" of the index {name!r}") from error
+        finally:
+            self._checking.release()
+
     def warm_up(self) -> None:
         """Load the models and vector indexes, so that the first query is as quick as the next.
 
@@ -172,6 +202,12 @@ class ServedIndexes:
         self._closed = True
         while self._open:
             self._open.popitem()[1].close()
+
+
+def unreachable(what: str = "") -> Problem:
+    """The problem for a server of indexes that does not answer."""
+    detail = f"the server{what} does not answer: look whether it runs, and ask again"
+    return Problem(503, detail, retry_after=RETRY_AFTER)
 
 
 def _warm_up(collection: Collection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from anyio import move_on_after, to_thread
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
@@ -13,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmsearch.server.indexes import ServedIndexes
+from mmsearch.server.indexes import ServedIndexes, unreachable
 from mmsearch.server.problems import AsciiJSONResponse, route_of
 from mmsearch.server.requests import strict_router
 
@@ -21,6 +22,9 @@ router = strict_router(tag="server")
 
 BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds."""
+
+READY_WITHIN = 5.0
+"""Seconds within which the servers that hold indexes must answer."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"})
 
@@ -100,10 +104,18 @@ async def healthz() -> AsciiJSONResponse:
     return AsciiJSONResponse({"status": "ok"})
 
 
-@router.get("/readyz", summary="Whether the models are loaded")
+@router.get("/readyz", summary="Whether searches can be answered")
 async def readyz(request: Request) -> AsciiJSONResponse:
-    """503 until the models are loaded. Needs no token."""
-    request.app.state.indexes.check_ready()
+    """503 until the models are loaded, and while a server that holds an index does not answer.
+
+    Needs no token.
+    """
+    indexes: ServedIndexes = request.app.state.indexes
+    indexes.check_ready()
+    with move_on_after(READY_WITHIN) as waiting:
+        await to_thread.run_sync(indexes.check_reachable, READY_WITHIN, abandon_on_cancel=True)
+    if waiting.cancelled_caught:
+        raise unreachable()
     return AsciiJSONResponse({"status": "ready"})
 
 

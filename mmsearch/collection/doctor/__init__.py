@@ -17,9 +17,9 @@ from pathlib import Path
 from mmsearch.collection.doctor import catalog
 from mmsearch.collection.doctor import folder as index_folder
 from mmsearch.collection.doctor.check import CheckContext, Finding, Outcome
-from mmsearch.home import IndexLike, index_not_found, place_of
 from mmsearch.storage import backups
 from mmsearch.storage.lock import FolderLock
+from mmsearch.storage.place import IndexLike, index_not_found, place_of
 
 __all__ = ["SAMPLE", "Finding", "examine"]
 

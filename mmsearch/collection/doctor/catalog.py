@@ -13,8 +13,8 @@ from typing import Any, Literal
 from mmsearch.collection.doctor.check import REPAIR, CheckContext, Outcome
 from mmsearch.errors import UnreadableFile
 from mmsearch.indexing.index_run import INCOMPLETE
-from mmsearch.media.addresses import exists
 from mmsearch.media.file_state import has_content, read_file, stat_of, touched_since
+from mmsearch.media.members import exists
 from mmsearch.media.walk import is_away
 from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage import Space

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from mmsearch.errors import MissingExtra, UnreadableFile
-from mmsearch.media.addresses import member_at
 from mmsearch.media.kinds import FORMATS, ending_of
+from mmsearch.media.members import member_at
 from mmsearch.media.open_media import open_file, read_whole
 from mmsearch.media.text import MAX_WORDS, count_words, passages, read_text
 from mmsearch.types import Span, TextPart, Unit
