@@ -32,7 +32,8 @@ mutants: $(VENV)/.mutants
 # The built-in model, from the frozen towers and the captioned photos and sounds in $(DATA).
 mini: $(VENV)/.train
 	$(BIN)/python -m mmsearch.training build --data $(DATA)/flickr8k --sounds $(DATA)/esc10 \
-	  --stamps $(DATA)/tuxpaint --out mmsearch/models/mini
+	  --stamps $(DATA)/tuxpaint --parallel $(DATA)/parallel --names $(DATA)/imagenet_names \
+	  --out mmsearch/models/mini
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
