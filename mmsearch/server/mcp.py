@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote, unquote
 
+import anyio
 from mcp import types
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -491,17 +493,27 @@ def session_manager(services: Services) -> StreamableHTTPSessionManager:
     )
 
 
+def _private_stdout() -> TextIO:
+    """The process's stdout, which from now on nothing else writes to.
+
+    The SDK redirects the descriptor, too, but gives it back before the last calls have ended.
+    """
+    private = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else 2, 1)
+    sys.stdout = sys.stderr
+    return open(private, "w", encoding="utf-8", closefd=False)
+
+
 def run_stdio(services: Services) -> None:
     """Serve on stdin and stdout until stdin ends, as the last thing that the process does.
 
-    What is printed from then on goes to stderr.
+    What else is printed, also by calls that end later, goes to stderr.
     """
+    stdout = _private_stdout()
 
     async def serve() -> None:
         server = create_server(services)
-        async with stdio_server() as (reading, writing):
-            # the SDK redirects the descriptor, but gives it back before the last calls have ended
-            sys.stdout = sys.stderr
+        async with stdio_server(stdout=anyio.wrap_file(stdout)) as (reading, writing):
             await server.run(reading, writing, server.create_initialization_options())
 
     try:
