@@ -816,6 +816,8 @@ def test_the_command_reports_draws_and_undoes(
     ("given", "expected"),
     [
         (["--undo", "--plot", "a.png"], "leave out"),
+        (["--undo", "--json"], "leave out"),
+        (["--columns", "file,query"], "give PAIRS"),
         (["--reranker", "--plot", "a.png"], "leave out --plot"),
         (["--reranker"], "only the reranking of a clip: model"),
         (["--reranker", "--undo"], "only the reranking of a clip: model"),

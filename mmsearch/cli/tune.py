@@ -68,8 +68,10 @@ def tune(
     from mmsearch.evaluation.pairs import read_pairs
     from mmsearch.evaluation.report import check_plot
 
-    if undo and (pairs is not None or plot is not None):
-        raise InvalidOption("--undo undoes an earlier tuning: leave out PAIRS and --plot")
+    if undo and (pairs is not None or plot is not None or json):
+        raise InvalidOption("--undo undoes an earlier tuning: leave out PAIRS, --plot and --json")
+    if columns is not None and pairs is None:
+        raise InvalidOption("--columns names the columns of a file: give PAIRS, too")
     if reranker and plot is not None:
         raise InvalidOption("--reranker draws nothing: leave out --plot")
     if plot is not None:

@@ -17,6 +17,7 @@ from mmsearch.vectors.exact import (
 )
 from mmsearch.vectors.id_set import IdSet
 from mmsearch.vectors.index_choice import NEIGHBOURS, SAMPLED, error_distance
+from mmsearch.vectors.sample import ChanceSample
 from mmsearch.vectors.segment import Segment
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from mmsearch.vectors.ann_index import AnnIndex
     from mmsearch.vectors.exact import Float16Rows
 
-    SampleMoments = tuple[int, NDArray[np.float32], NDArray[np.float32]]
-    """(m, mean (dim,), covariance (dim, dim)) of m vectors."""
 
 FEW = 250
 """If at most one row in 250 passes a filter, those rows are copied and searched alone. Copying
@@ -299,7 +298,7 @@ class FaissIndex:
         self.segment = segment
         self._rows = LiveRows(segment)
         self._delta = LiveRows(Segment.empty(segment.dim))
-        self._moments: SampleMoments | None = None
+        self._sample: ChanceSample | None = None
         self._items: IdSet | None = None
 
     @classmethod
@@ -345,12 +344,12 @@ class FaissIndex:
         )
         if live is not None:
             live = np.concatenate([live, np.ones(len(vectors), np.bool_)])
-        self._delta, self._moments, self._items = LiveRows(delta, live), None, None
+        self._delta, self._sample, self._items = LiveRows(delta, live), None, None
 
     def delete(self, vector_ids: NDArray[np.int64]) -> None:
         """Delete the vectors of the catalog's ids (n,), as far as the index has them."""
         self._rows, self._delta = self._rows.without(vector_ids), self._delta.without(vector_ids)
-        self._moments = self._items = None
+        self._sample = self._items = None
 
     def items(self) -> IdSet:
         """The ids that have a vector."""
@@ -390,7 +389,7 @@ class FaissIndex:
     def mean(self) -> Vectors:
         """The mean (dim,) of a sample of the vectors."""
         if self.segment.ann_index is None:
-            return self._sampled()[1]
+            return self._chance_sample().mean
         return self.segment.moments[1]  # the delta is a small share of a large segment
 
     def moments(self, vector: Vectors) -> tuple[int, float, float]:
@@ -400,9 +399,7 @@ class FaissIndex:
             The size of the sample, the mean of the inner products, and the mean of their squares.
         """
         if self.segment.ann_index is None:
-            number, mean, covariance = self._sampled()
-            center = float(mean @ vector)
-            return number, center, center * center + float(vector @ (covariance @ vector))
+            return self._chance_sample().moments(vector)
         number, mean, products = self.segment.moments
         return number, float(mean @ vector), float(vector @ (products @ vector))
 
@@ -410,24 +407,11 @@ class FaissIndex:
         """Load what every search needs, FAISS as well."""
         if self.segment.ann_index is None:
             _ = self.segment.exact_index
-            self._sampled()
+            self._chance_sample()
         else:
             _ = self.segment.moments
 
-    def _sampled(self) -> SampleMoments:
-        """The moments of a sample of the vectors.
-
-        They are an eighth of its size: reading the sample took a search longer than comparing
-        10,000 rows with the query.
-        """
-        if self._moments is None:
-            import numpy as np
-
-            # float64, or the order of the rows would change scores in their fifth digit
-            sample = self.sample(SAMPLED).astype(np.float64)
-            number = len(sample)
-            mean = sample.sum(axis=0) / max(number, 1)
-            sample -= mean  # so that equal vectors have no variance at all
-            covariance = (sample.T @ sample / max(number, 1)).astype(np.float32)
-            self._moments = number, mean.astype(np.float32), covariance
-        return self._moments
+    def _chance_sample(self) -> ChanceSample:
+        if self._sample is None:
+            self._sample = ChanceSample(self.sample(SAMPLED))
+        return self._sample

@@ -1,4 +1,4 @@
-"""A sample of the vectors on a server, cached in a local file: the scores of chance matches."""
+"""A sample of an index's vectors: the scores of chance matches. A server's is cached in a file."""
 
 from __future__ import annotations
 
@@ -53,12 +53,20 @@ class ChanceSample:
     @cached_property
     def mean(self) -> Vectors:
         """The mean (dim + EXTRA_DIMS,); there must be a row."""
-        mean: Vectors = self.rows.mean(axis=0)
+        import numpy as np
+
+        # float64, or the order of the rows would change scores in their fifth digit
+        mean: Vectors = self.rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         return mean
 
     def moments(self, vector: Vectors) -> tuple[int, float, float]:
         """(n, mean, mean square) of the inner products of the n rows with a vector (dim +
         EXTRA_DIMS,).
         """
-        scores = (self.rows @ vector).astype(float)
-        return len(scores), float(scores.mean()), float((scores * scores).mean())
+        import numpy as np
+
+        # sorted, so that the order of the rows makes no difference to the sums
+        scores = np.sort(self.rows @ vector).astype(float)
+        mean = float(scores.mean())
+        # about the mean, so that equal vectors have no variance at all
+        return len(scores), mean, mean * mean + float(((scores - mean) ** 2).mean())
