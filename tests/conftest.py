@@ -175,3 +175,30 @@ def tone(path: Path, *pitches: str, seconds: float = 5.0) -> Path:
     ]
     soundfile.write(path, np.concatenate(parts).astype(np.float32), 16_000)
     return path
+
+
+def tuned_and_undone(library: Any, target: str) -> None:
+    """Check that searches in words use the heads of a tuned model, until that is undone."""
+    from mmsearch.encoders.tuned import Head, TunedEncoder
+    from mmsearch.training import undo_tuning
+    from mmsearch.training.switching import switch_on
+
+    def scores() -> list[float]:
+        hits = library.search("a red wall", target=target, lexical=False, hubness=False)
+        return [hit.score for hit in hits]
+
+    base, (space, *_) = library.encoder, library.store.spaces.all()
+    before, stored = scores(), library.store.vectors.of(space, target)[1]
+    draw = np.random.default_rng(0).normal
+    sizes = ((base.dim, 2), (2, base.dim), (base.dim,))
+    heads: Any = {
+        modality: Head(*(draw(size=size).astype(np.float32) for size in sizes))
+        for modality in sorted(base.modalities)
+    }
+    switch_on(library, space, TunedEncoder(base, heads), None)
+    query = heads["text"](base.encode_query("text", ["a red wall"]))[0]
+    expected = sorted((heads[target](stored) @ query).tolist(), reverse=True)
+    assert scores() == pytest.approx(expected, abs=5e-3)
+    assert scores() != pytest.approx(before, abs=5e-3)
+    assert undo_tuning(library).filled == 0
+    assert scores() == before

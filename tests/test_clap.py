@@ -14,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+from conftest import tuned_and_undone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mmsearch
 from mmsearch.encoders import Runtime
 from mmsearch.encoders.clap import encoder as clap_encoder
 from mmsearch.encoders.clap.checkpoint import find
@@ -495,3 +498,11 @@ class TestWithoutTorch:
         (tmp_path / "file").touch()
         monkeypatch.setenv("MMSEARCH_CACHE", str(tmp_path / "file"))
         assert files.fingerprint() == before
+
+
+def test_a_space_is_tuned_and_the_tuning_undone(one_folder: Path, tmp_path: Path):
+    for seed in range(3):
+        soundfile.write(tmp_path / f"{seed}.wav", sound(seed, RATE), RATE)
+    with mmsearch.Collection(tmp_path / "idx", create=True, model=f"clap:{one_folder}") as library:
+        library.add([tmp_path / f"{seed}.wav" for seed in range(3)])
+        tuned_and_undone(library, "audio")

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import paint, tuned_and_undone
 from PIL import Image
 
+import mmsearch
 from mmsearch.encoders import Runtime
 from mmsearch.encoders.clip import make_towers, runtimes
 from mmsearch.encoders.clip import onnx_export as export
@@ -637,3 +639,10 @@ def test_runners_free_torch_once_the_graphs_are_made(small):
     encoder.encode("image", photos())
     runners: runtimes.Runners = encoder._runners
     assert runners._loaded is None
+
+
+def test_a_space_is_tuned_and_the_tuning_undone(small, tmp_path):
+    for colour in ("red", "blue", "green"):
+        paint(tmp_path / "photos" / f"{colour}.png", colour)
+    with mmsearch.index(tmp_path / "photos", into=tmp_path / "idx", model=small) as library:
+        tuned_and_undone(library, "image")
