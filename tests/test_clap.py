@@ -500,6 +500,7 @@ class TestWithoutTorch:
         assert files.fingerprint() == before
 
 
+@needs_torch
 def test_a_space_is_tuned_and_the_tuning_undone(one_folder: Path, tmp_path: Path):
     for seed in range(3):
         soundfile.write(tmp_path / f"{seed}.wav", sound(seed, RATE), RATE)
