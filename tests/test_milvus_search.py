@@ -27,6 +27,7 @@ from mmsearch.search.settings import Settings
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage import ItemRecord, ItemVectors, Space
 from mmsearch.storage.lexical import bm25
+from mmsearch.storage.milvus.vector_index import MilvusIndex
 from mmsearch.storage.place import place_of
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import TextPart
@@ -352,6 +353,28 @@ def test_an_approximate_index_is_built_measured_and_described(filled: Both):
         indexes.configure(EXACT, None)
         indexes.rebuild(serving, lambda *_: queries_of(8))
     assert indexes.describe(serving)[0]["kind"] == EXACT
+
+
+def test_effort_and_candidates_are_the_least_that_reach_the_recall(
+    filled: Both, monkeypatch: pytest.MonkeyPatch
+):
+    theirs, _ = filled
+    indexes, serving = theirs.vector_indexes, [(space_of(theirs), ["image"])]
+
+    def recall(index: MilvusIndex, test: Any, enough: float) -> dict[str, float]:
+        found = index.choice.effort >= 256 and index.choice.candidates >= 400
+        return {"text": 0.99 if found else 0.5}
+
+    monkeypatch.setattr(MilvusIndex, "recall", recall)
+    try:
+        indexes.configure("HNSW", None)
+        indexes.rebuild(serving, lambda *_: queries_of(8))
+        (about,) = indexes.describe(serving)
+        assert (about["effort"], about["candidates"]) == (256, 400)
+        assert about["recall"] == {"text": 0.99}
+    finally:
+        indexes.configure(EXACT, None)
+        indexes.rebuild(serving, lambda *_: queries_of(8))
 
 
 def test_where_the_server_makes_no_such_index_every_vector_is_compared(filled: Both):

@@ -262,6 +262,16 @@ def loaded(store: Store, numbers: range) -> ItemBatch:
     return ItemBatch([source] * len(names), ["/x"] * len(names), names)
 
 
+def test_a_batch_of_which_some_is_there_updates_that_and_adds_the_rest(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mmsearch.storage.postgres.writer.MANY", 2)
+    with store.loader.loading() as put_batch:
+        assert put_batch(loaded(store, range(5)), None) == (5, 0)
+        assert put_batch(loaded(store, range(3, 9)), None) == (4, 2)
+    assert len(store) == 9
+
+
 def test_a_server_that_is_killed_within_a_batch_has_what_was_stored_before(store: PostgresStore):
     with store.loader.loading() as put_batch:
         put_batch(loaded(store, range(100)), None)

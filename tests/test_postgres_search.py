@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,7 @@ def test_the_same_items_pass_a_filter(
     assert server.filters.matching(filter_).tolist() == passing.tolist()
     found = server.filters.passing(filter_)
     some = np.arange(20, 60)
+    assert found.count_up_to(7) == min(len(passing), 7)
     assert found.contains(some).tolist() == IdSet.of(passing).contains(some).tolist()
     assert len(found) == len(passing)
 
@@ -96,6 +98,25 @@ def test_a_key_that_no_item_has_is_refused(worlds: tuple[Catalog, PostgresStore]
         server.filters.passing(parse_where({"ratng": 5}))
     spelled = parse_where({"RATING": {"$exists": True}})
     assert len(server.filters.passing(spelled))
+
+
+def test_threads_share_the_cached_filters(
+    worlds: tuple[Catalog, PostgresStore], monkeypatch: pytest.MonkeyPatch
+):
+    local, server = worlds
+    monkeypatch.setattr("mmsearch.storage.postgres.filters.ANSWERS", 1)  # each drops another's
+    filters = [parse_where({"width": {"$gt": 100 * number}}) for number in range(4)]
+    numbers = [len(local.filters.passing(one)) for one in filters]
+
+    def counted(turn: int) -> list[int]:
+        return [
+            server.filters.passing(filters[number % 4]).count_up_to(1_000)
+            for number in range(turn, turn + 40)
+        ]
+
+    with ThreadPoolExecutor(4) as threads:
+        for turn, found in enumerate(threads.map(counted, range(4))):
+            assert found == [numbers[number % 4] for number in range(turn, turn + 40)]
 
 
 def test_orders_and_facets_are_the_same(worlds: tuple[Catalog, PostgresStore]):
@@ -321,7 +342,7 @@ def test_the_moments_are_those_of_all_scores(neighbours: tuple[PostgresStore, An
 
 
 def test_an_index_is_built_where_it_is_asked_for_and_its_recall_is_measured(
-    neighbours: tuple[PostgresStore, Any, Any],
+    neighbours: tuple[PostgresStore, Any, Any], monkeypatch: pytest.MonkeyPatch
 ):
     store, space, rows = neighbours
     indexes = store.vector_indexes
@@ -343,6 +364,14 @@ def test_an_index_is_built_where_it_is_asked_for_and_its_recall_is_measured(
         hits = [set(dict(index.search(one, 10, allowed))) for one in vectors]
         truth = [set(dict(expected(rows, one, 10, test))) for one in vectors]
         assert sum(len(a & b) for a, b in zip(hits, truth, strict=True)) >= 98
+    narrow = store.filters.passing(parse_where({"width": {"$lt": 120}}))
+    # as if comparing all of their rows took longer than HNSW
+    monkeypatch.setattr("mmsearch.storage.postgres.vector_index.FEW_ROWS", 0)
+    monkeypatch.setattr("mmsearch.storage.postgres.vector_index.STEP_COST", 0)
+    for allowed in (narrow, narrow, IdSet.of(range(1, 121))):
+        for vector in vectors:
+            wanted = expected(rows, vector, 10, lambda id_: id_ <= 120)
+            agree(index.search(vector, 10, allowed), wanted)
     effort = text("SELECT current_setting('hnsw.ef_search')")
     for fails in (True, False):  # what a transaction has set is lost when it fails
         with suppress(ZeroDivisionError), store.snapshot():

@@ -56,6 +56,10 @@ class IdSet:
     def __len__(self) -> int:
         return self._size
 
+    def count_up_to(self, most: int) -> int:
+        """How many ids there are, or `most` if there are more."""
+        return min(len(self), most)
+
     @property
     def span(self) -> tuple[int, int]:
         """A lower and an upper bound of the ids, both inclusive."""

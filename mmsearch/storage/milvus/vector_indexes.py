@@ -187,15 +187,16 @@ class MilvusIndexes(VectorIndexes):
             why = f"{rows:,} vectors; there are no queries to measure the recall with"
             return replace(choice, why=why)
         test = index.recall_test(samples)
-        found = least_effort(
-            [
-                Choice(wanted, candidates, effort, rows=rows)
-                for effort in EFFORTS.get(wanted, ("", (0,)))[1]
-                for candidates in CANDIDATES
-            ],
-            lambda choice, enough: self._made(space, modality, choice).recall(test, enough),
-            least,
-        )
+
+        def recall(choice: Choice, enough: float) -> dict[str, float]:
+            return self._made(space, modality, choice).recall(test, enough)
+
+        # one after the other: recall need not grow from one pair to the next
+        efforts = EFFORTS.get(wanted, ("", (0,)))[1]
+        most = [Choice(wanted, CANDIDATES[-1], effort, rows=rows) for effort in efforts]
+        effort = least_effort(most, recall, least).effort
+        choices = [Choice(wanted, candidates, effort, rows=rows) for candidates in CANDIDATES]
+        found = least_effort(choices, recall, least)
         if wanted == EXACT or asked != AUTO or min(found.recall.values()) >= least:
             return found
         client.reindex(name, "vector", FLAT, {})

@@ -4,46 +4,33 @@ PostgreSQL computes the same scores as a local index. What a query loses by roun
 sent as a second vector, so that both inner products add up to the cosine that NumPy computes
 (1e-6). Hubs are subtracted here, and no vector is sent to the client.
 
-If the rows are few, or those that pass a filter, all are compared; the ids of those that pass are
-fetched once, since the server's planner would estimate their number badly. If they are many, an
-HNSW index over the vectors finds candidates.
+If there are few rows, all are compared. Otherwise HNSW finds candidates, and the filter is applied
+to them. If too few pass, the passing items are counted (the server's planner would estimate their
+number badly): few are all compared; with many, an iterative HNSW scan continues until enough have
+passed.
 
-A statement is compiled once, and prepared on the server once per connection.
+A statement is prepared on the server once per connection.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Double,
-    Select,
-    Text,
-    bindparam,
-    func,
-    literal_column,
-    select,
-    text,
-)
-from sqlalchemy.types import NullType
-
-from mmsearch.storage.postgres import functions
-from mmsearch.storage.postgres.filters import is_in
+from mmsearch.storage.postgres.filters import PassingItems
 from mmsearch.storage.records import Space
-from mmsearch.storage.sql.conditions import Dialect, compiled
-from mmsearch.storage.sql.database import Prepared, is_one_of, is_one_of_ids, together
-from mmsearch.storage.sql.schema import items, sources, vectors
+from mmsearch.storage.sql.database import driver_of_connection
 from mmsearch.storage.sql.types import id_list
 from mmsearch.storage.store import VectorIndex
 from mmsearch.types import Modality, Ranking
 from mmsearch.vectors.exact import DECIMALS, as_float32, ranked
 from mmsearch.vectors.few_rows import FewRows
-from mmsearch.vectors.hubness import SLOTS, augmented
+from mmsearch.vectors.hubness import EXTRA_DIMS, SLOTS
 from mmsearch.vectors.id_set import FEW, IdSet, LazyIdSet
 from mmsearch.vectors.index_choice import SAMPLED, IndexChoice
 from mmsearch.vectors.sample import ChanceSample
@@ -75,8 +62,8 @@ MARGIN = 16
 MARGIN_WITH_HUBS = 64
 """The same where hubs may change the order."""
 
-MAX_STATEMENTS = 64
-"""Compiled searches that are cached: one for each filter and number of results."""
+MIN_SCANNED = 20_000
+"""Rows that HNSW may visit at least until enough have passed a filter: pgvector's default."""
 
 _SCALE = 2048.0
 """The factor that makes the rounding error of a query a normal float16."""
@@ -111,7 +98,6 @@ class PgVectorIndex(VectorIndex):
         space: The space of the vectors.
         modality: The modality of the vectors.
         state: How many there are, and how they are searched.
-        statements: The cache of compiled searches, which indexes share.
         sample_file: The file that caches a sample of the vectors; None: none does.
     """
 
@@ -121,13 +107,11 @@ class PgVectorIndex(VectorIndex):
         space: Space,
         modality: Modality,
         state: IndexState,
-        statements: dict[Any, Prepared],
         sample_file: Path | None = None,
     ) -> None:
         self._database = database
         self._space, self._modality = space, modality
         self._state = state
-        self._statements = statements
         self._sample_file = sample_file
         self._few = FewRows(self._fetched)
 
@@ -137,45 +121,57 @@ class PgVectorIndex(VectorIndex):
     def items(self) -> IdSet:
         import numpy as np
 
-        own = select(vectors.c.item_id).where(self._own).distinct()
-        return IdSet.of(np.array(self._database.scalars(own), np.int64))
+        own = f"SELECT DISTINCT item_id FROM vectors v WHERE {self._own}"  # noqa: S608 - constants
+        return IdSet.of(np.array(self._database.driver_rows(own, ()), np.int64).reshape(-1))
 
     # ------------------------------------------------------------------ searching
 
     def search(self, vector: Vectors, k: int, allowed: IdSet | None = None) -> Ranking:
-        if not self._state.rows or k < 1 or (allowed is not None and not len(allowed)):
+        if not self._state.rows or k < 1:
             return []
-        if isinstance(allowed, LazyIdSet) and len(allowed) <= FEW_ROWS:
-            return self._few.search(allowed, vector, k)
         query = _Query(vector, self._space.dim)
-        if not self.compares_all(k, allowed):
-            found = self._by_index(query, k, allowed)
-            if found is not None:
-                return found
+        if (found := self._by_hnsw(query, k, allowed)) is not None:
+            return found
+        if allowed is not None:
+            limit = self._most_compared(k)
+            passing = allowed.count_up_to(max(limit + 1, self._least_passing(k)))
+            if not passing:
+                return []
+            if isinstance(allowed, PassingItems) and passing <= FEW_ROWS:
+                return self._few.search(allowed, vector, k)
+            if self._state.choice.kind == HNSW and passing > limit:
+                found = self._by_filtered_hnsw(query, k, allowed, passing)
+                if found is not None:
+                    return found
         return self._exactly(query, k, allowed)
 
     def compares_all(self, k: int, allowed: IdSet | None = None) -> bool:
-        """Whether a search compares all allowed rows, as there is no HNSW or it would take longer.
-
-        HNSW has to visit k / share rows until k have passed a filter, if so many pass at all.
-        """
+        """Whether a search compares all allowed rows: there is no HNSW, or it would take longer."""
         if self._state.choice.kind != HNSW:
             return True
-        if allowed is None:
+        if allowed is None or self._candidates_may_suffice(k, allowed):
             return False
-        rows = self._state.rows
-        passing = min(len(allowed), rows)
-        visited = (k + MARGIN) * rows / max(passing, 1)
-        return passing <= max(FEW_ROWS, STEP_COST * visited)
+        limit = self._most_compared(k)
+        return allowed.count_up_to(limit + 1) <= limit
+
+    def _most_compared(self, k: int) -> int:
+        """Up to so many rows that pass a filter, comparing them all is quicker than HNSW.
+
+        HNSW has to visit (k + MARGIN) / share rows until enough have passed.
+        """
+        return max(FEW_ROWS, math.isqrt(STEP_COST * (k + MARGIN) * self._state.rows))
 
     def _exactly(self, query: _Query, k: int, allowed: IdSet | None) -> Ranking:
         wanted = k + MARGIN_WITH_HUBS
-        if isinstance(allowed, LazyIdSet) and len(allowed) <= FEW:
-            allowed = IdSet.of(allowed.ids)
         with self._database.read() as connection:
+            driver = driver_of_connection(connection)
+            condition, parameters = self._condition(allowed)
+            given = {**query.parameters, **query.weights, **parameters}
             while True:
-                statement, more = self._prepared(query, allowed, wanted, by_index=False)
-                rows = statement.of(connection, **query.parameters, **query.weights, **more)
+                statement = self._statement(
+                    query, condition, wanted, "true", wanted, by_index=False
+                )
+                rows = driver.execute(statement, given, prepare=True, binary=True).fetchall()
                 ranking = query.ranking(rows)
                 if len(rows) < wanted:
                     return ranking[:k]
@@ -185,133 +181,187 @@ class PgVectorIndex(VectorIndex):
                     return ranking[:k]
                 wanted *= 4
 
-    def _by_index(self, query: _Query, k: int, allowed: IdSet | None) -> Ranking | None:
-        """The best of the candidates from HNSW, with hubs subtracted; None if they are too few."""
-        effort = self._state.choice.effort
-        wanted = k + (MARGIN_WITH_HUBS if query.weights else MARGIN)
-        if allowed is None and query.weights:
-            wanted = max(wanted, effort)  # HNSW keeps that many candidates anyway
-        number = self._state.rows if allowed is None else len(allowed)
-        search = {
-            "effort": str(min(max(effort, wanted), MAX_EFFORT)),
-            "most": str(max(20_000, math.ceil(8 * wanted * self._state.rows / number))),
-        }
-        statement, more = self._prepared(query, allowed, wanted, by_index=True)
-        with self._database.read() as connection:
-            if connection.info.get(_SET) != search:
-                _SET.of(connection, **search)
-                connection.info[_SET] = search
-            given = {**query.parameters, **more}
-            if allowed is None:
-                rows = statement.of(connection, **given)
-            else:  # without sorting, or the planner would choose not to use the index
-                _, rows, _ = together(connection, (_NO_SORT, {}), (statement, given), (_SORT, {}))
+    def _by_hnsw(self, query: _Query, k: int, allowed: IdSet | None) -> Ranking | None:
+        """The best allowed rows of the candidates from HNSW; None if they are too few."""
+        if not self._candidates_may_suffice(k, allowed):
+            return None
+        returned = k + (MARGIN_WITH_HUBS if query.weights else MARGIN)
+        most = returned
+        if allowed is not None:
+            most = self._candidate_count(k)
+        elif query.weights:
+            most = max(most, self._state.choice.effort)  # HNSW keeps that many anyway
+        tested, parameters = self._condition(allowed, _PER_ROW)
+        statement = self._statement(query, "true", most, tested, returned, by_index=True)
+        with self._hnsw_session(max(self._state.choice.effort, most), MIN_SCANNED) as driver:
+            given = {**query.parameters, **query.weights, **parameters}
+            rows = driver.execute(statement, given, prepare=True, binary=True).fetchall()
         ranking = query.ranking(rows)
-        return ranking[:k] if len(ranking) >= min(k, number) else None
+        enough = min(k, self._state.rows)
+        if len(ranking) < enough or (allowed is not None and len(rows) < k + MARGIN):
+            return None
+        return ranking[:k]
+
+    def _candidate_count(self, k: int) -> int:
+        """The number of candidates that a filter is applied to, to find k items."""
+        return max(self._state.choice.effort, 2 * (k + MARGIN_WITH_HUBS))
+
+    def _candidates_may_suffice(self, k: int, allowed: IdSet | None) -> bool:
+        """Whether enough candidates are allowed, or may be: filters are not counted for this."""
+        if self._state.choice.kind != HNSW:
+            return False
+        if allowed is None:
+            return True
+        counted = allowed.counted if isinstance(allowed, PassingItems) else len(allowed)
+        return counted is None or counted >= self._least_passing(k)
+
+    def _least_passing(self, k: int) -> int:
+        """How many items must pass a filter for enough of HNSW's candidates to pass it."""
+        if self._state.choice.kind != HNSW:
+            return 0
+        return math.ceil((k + MARGIN) * self._item_count / self._candidate_count(k))
+
+    @cached_property
+    def _item_count(self) -> int:
+        """How many items have vectors: an item may have several."""
+        first = f"SELECT count(*) FROM vectors v WHERE {self._own} AND position = 0"  # noqa: S608
+        return int(self._database.driver_rows(first, ())[0][0])
+
+    def _by_filtered_hnsw(
+        self, query: _Query, k: int, allowed: IdSet, passing: int
+    ) -> Ranking | None:
+        """The best of the rows that HNSW finds among the allowed; None if they are too few.
+
+        Args:
+            query: The query.
+            k: The number of items.
+            allowed: The items to search.
+            passing: How many these are, at least.
+        """
+        wanted = k + (MARGIN_WITH_HUBS if query.weights else MARGIN)
+        condition, parameters = self._condition(allowed, _AS_SUBQUERY)
+        statement = self._statement(query, condition, wanted, "true", wanted, by_index=True)
+        effort = max(self._state.choice.effort, wanted)
+        scanned = max(MIN_SCANNED, math.ceil(8 * wanted * self._state.rows / passing))
+        with self._hnsw_session(effort, scanned) as driver, driver.pipeline():
+            driver.execute(_FORCE_HNSW, prepare=True)
+            given = {**query.parameters, **query.weights, **parameters}
+            found = driver.execute(statement, given, prepare=True, binary=True)
+            driver.execute(_RESET_PLANNER, prepare=True)
+        ranking = query.ranking(found.fetchall())
+        return ranking[:k] if len(ranking) >= min(k, passing) else None
+
+    @contextmanager
+    def _hnsw_session(self, effort: int, scanned: int) -> Iterator[Any]:
+        """The driver of a connection that searches HNSW with an effort.
+
+        Args:
+            effort: ef_search, if that is not above MAX_EFFORT.
+            scanned: From so many visited rows on, no further ones are visited.
+        """
+        settings = {"effort": str(min(effort, MAX_EFFORT)), "scanned": str(scanned)}
+        with self._database.read() as connection:
+            driver = driver_of_connection(connection)
+            if connection.info.get(_SET) != settings:
+                driver.execute(_SET, settings, prepare=True)
+                connection.info[_SET] = settings
+            yield driver
 
     # ------------------------------------------------------------------ statements
 
-    def _prepared(
-        self, query: _Query, allowed: IdSet | None, most: int, *, by_index: bool
-    ) -> tuple[Prepared, dict[str, Any]]:
-        """A search, compiled once per filter, and its parameters besides those of the query."""
-        more: dict[str, Any] = {}
-        condition: Any = None
-        if isinstance(allowed, LazyIdSet):
-            condition = allowed.condition
-        elif allowed is not None:
-            condition, more = IdSet, {"ids": id_list(allowed.ids.tolist())}
-        hubs = tuple(query.weights)
-        key = self._space.id, self._space.dim, self._modality, by_index, most, hubs, condition
-        cache = self._statements
-        if (found := cache.get(key)) is None:
-            found = Prepared(self._statement(hubs, allowed, most, by_index=by_index))
-            if len(cache) >= MAX_STATEMENTS:
-                cache.pop(next(iter(cache), None), None)  # another thread may empty it meanwhile
-            cache[key] = found
-        return found, more
+    def _condition(self, allowed: IdSet | None, template: str = "") -> tuple[str, dict[str, Any]]:
+        """What a row `v` must fulfil to be of an allowed item, and the parameters of it.
+
+        Args:
+            allowed: The items; None: all.
+            template: How the condition of a filter is evaluated: _PER_ROW or _AS_SUBQUERY; "" for
+                all items at once.
+        """
+        if allowed is None:
+            return "true", {}
+        if isinstance(allowed, EachNth):
+            return f"v.item_id %% {allowed.condition:d} = 0", {}
+        if not isinstance(allowed, PassingItems):
+            ids = {"ids": id_list(allowed.ids.tolist())}
+            return "v.item_id = ANY (CAST(translate(%(ids)s, '[]', '{}') AS bigint[]))", ids
+        subquery, parameters = allowed.sql.ids_of_few if template else allowed.sql.ids
+        if not template:
+            template = _AS_ARRAY if allowed.count_up_to(FEW + 1) <= FEW else _AS_SUBQUERY
+        return template.format(subquery), parameters
 
     def _statement(
-        self, hubs: tuple[str, ...], allowed: IdSet | None, most: int, *, by_index: bool
-    ) -> Select[Any]:
-        """A query for rows (item_id, high, low, hubs…, rough) in ascending order of rough distance.
+        self, query: _Query, allowed: str, most: int, tested: str, returned: int, *, by_index: bool
+    ) -> str:
+        """A query for rows (item_id, high, low, hubs…, rough), those of the best rough score first.
 
         `high` and `low` are the distances to the two parts of the query, which add up.
 
         Args:
-            hubs: The hub columns to subtract.
-            allowed: The items to search; the ids of a set that is no filter are the parameter
-                `ids`.
-            most: The number of rows: a literal, so that the server plans for it.
-            by_index: Whether HNSW finds the rows, which ignores hubs.
+            query: Its hubs are subtracted.
+            allowed: The condition of rows `v` that are searched.
+            most: The number of candidates: a literal, so that the server plans for it.
+            tested: The condition of candidates `v` that are returned.
+            returned: How many of them are, at most.
+            by_index: Whether HNSW finds the candidates, which ignores hubs.
         """
-        v = vectors.alias("v")
-        rough = _distance(f"v.{indexed(self._space.dim)}" if by_index else "v.vector", "high")
-        for hub in () if by_index else hubs:
-            rough = rough - func.coalesce(v.c[hub], 0.0) * bindparam(hub, type_=Double())
-        columns = [literal_column(f"v.{one}", NullType()).label(one) for one in ("vector", *hubs)]
-        own = text(f"v.space_id = {self._space.id:d} AND v.modality = '{self._modality}'")
-        first = select(v.c.item_id, *columns, rough.label("rough")).where(own)
-        if isinstance(allowed, EachNth):
-            first = first.where(v.c.item_id % allowed.condition == 0)
-        elif isinstance(allowed, LazyIdSet) and by_index:  # tested for each row HNSW visits
-            passes = compiled(allowed.condition, Dialect(functions, few=True))
-            joined = v.join(items, items.c.id == v.c.item_id).outerjoin(sources)
-            first = first.select_from(joined).where(passes)
-        elif isinstance(allowed, LazyIdSet):
-            first = first.where(is_in(v.c.item_id, allowed))
-        elif allowed is not None:
-            first = first.where(is_one_of_ids(v.c.item_id))
-        inner = first.order_by(rough).limit(literal_column(str(int(most)))).subquery("v")
-        return select(
-            inner.c.item_id,
-            _distance("v.vector", "high").label("high"),
-            _distance("v.vector", "low").label("low"),
-            *(inner.c[name] for name in hubs),
-            inner.c.rough,
+        subtracted = "".join(f" - coalesce(v.{hub}, 0) * %({hub})s" for hub in query.weights)
+        hubs = "".join(f"v.{hub}, " for hub in query.weights)
+        vector = indexed(self._space.dim) if by_index else "vector"
+        rough = f"v.{vector} <#> %(high)s"
+        order = rough if by_index else f"({rough}){subtracted}"
+        return (
+            "SELECT v.item_id, v.vector <#> %(high)s AS high, v.vector <#> %(low)s AS low, "  # noqa: S608 - constants
+            f"{hubs}v.rough FROM (SELECT v.item_id, v.vector, {hubs}{order} AS rough "
+            f"FROM vectors v WHERE {self._own} AND {allowed} ORDER BY {order} LIMIT {most:d}) v "
+            f"WHERE {tested} ORDER BY v.rough{subtracted if by_index else ''} LIMIT {returned:d}"
         )
+
+    @property
+    def _own(self) -> str:
+        return f"v.space_id = {self._space.id:d} AND v.modality = '{self._modality}'"
 
     # ------------------------------------------------------------------ reading rows
 
     def sample(self, n: int) -> Vectors:
         rows = len(self)
         n = min(n, rows)
-        chosen = None
+        condition = "true"
         if n < rows:
             # row numbers i · rows / n by arithmetic: a list would be scanned for each row
-            each = func.row_number().over(order_by=vectors.c.id) - 1
-            numbered = select(vectors.c.id, each.label("n")).where(self._own).subquery()
-            number = numbered.c.n
-            which = (number * n + rows - 1) // rows
-            is_chosen = (which * rows // n == number) & (number < rows)
-            ids = self._database.scalars(select(numbered.c.id).where(is_chosen))
-            chosen = is_one_of(vectors.c.id, ids)
-        return as_float32(self._read(chosen)[1])
+            condition = (
+                "id = ANY (ARRAY(SELECT id FROM ("  # noqa: S608 - numbers
+                "SELECT id, row_number() OVER (ORDER BY id) - 1 AS number FROM vectors v "
+                f"WHERE {self._own}) numbered WHERE number < {rows} "
+                f"AND (number * {n} + {rows - 1}) / {rows} * {rows} / {n} = number))"
+            )
+        return as_float32(self._read(condition, {})[1])
 
     def _fetched(self, few: IdSet) -> tuple[NDArray[np.int64], Float16Rows]:
-        return self._read(is_one_of(vectors.c.item_id, few.ids.tolist()))
+        return self._read(*self._condition(few))
 
-    @property
-    def _own(self) -> ColumnElement[bool]:
-        c = vectors.c
-        return (c.space_id == self._space.id) & (c.modality == self._modality)
-
-    def _read(self, condition: ColumnElement[bool] | None) -> tuple[NDArray[np.int64], Float16Rows]:
+    def _read(
+        self, condition: str, parameters: dict[str, Any]
+    ) -> tuple[NDArray[np.int64], Float16Rows]:
         """The rows (n, dim + EXTRA_DIMS) that meet a condition, after the item id (n,) of each."""
         import numpy as np
 
-        c = vectors.c
-        chosen = select(c.item_id, c.vector, c.hub_text, c.hub_image).where(self._own)
-        if condition is not None:
-            chosen = chosen.where(condition)
-        found = self._database.rows(chosen.order_by(c.id))
-        matrix = np.frombuffer(b"".join(row.vector for row in found), "<f2")
-        hubs = np.array([(row.hub_text or 0, row.hub_image or 0) for row in found], np.float32)
-        rows = augmented(
-            matrix.astype(np.float32).reshape(len(found), self._space.dim),
-            *hubs.reshape(-1, 2).T,
+        statement = (
+            "SELECT item_id, halfvec_send(vector), coalesce(hub_text, 0), coalesce(hub_image, 0) "  # noqa: S608
+            f"FROM vectors v WHERE {self._own} AND {condition} ORDER BY id"
         )
-        return np.array([row.item_id for row in found], np.int64), rows.astype(np.float16)
+        with self._database.read() as connection:
+            driver = driver_of_connection(connection)
+            found = driver.execute(statement, parameters, prepare=True, binary=True).fetchall()
+        dim = self._space.dim
+        rows = np.zeros((len(found), dim + EXTRA_DIMS), np.float16)
+        if not found:
+            return np.zeros(0, np.int64), rows
+        ids, sent, *hubs = zip(*found, strict=True)
+        # halfvec_send: two int16 of header, then big-endian float16
+        rows[:, :dim] = np.frombuffer(b"".join(sent), ">f2").reshape(len(found), -1)[:, -dim:]
+        for slot, column in zip(SLOTS.values(), hubs, strict=True):
+            rows[:, dim + slot] = column
+        return np.array(ids, np.int64), rows
 
     @cached_property
     def _chance_sample(self) -> ChanceSample:
@@ -382,29 +432,25 @@ def indexed(dim: int) -> str:
     return f"vector::halfvec({dim})"
 
 
-def _distance(vector_sql: str, parameter: str) -> ColumnElement[float]:
-    """The negative inner product of a row's vector with a parameter."""
-    query = bindparam(parameter, type_=NullType())
-    vector = literal_column(vector_sql, NullType())
-    found: ColumnElement[float] = vector.op("<#>", precedence=6, return_type=Double())(query)
-    return found
-
-
-def _set_config(name: str, value: ColumnElement[str], local: str = "false") -> ColumnElement[Any]:
-    """Sets a server parameter for the session, or for the transaction if `local` is "true"."""
-    parameter: ColumnElement[str] = literal_column(f"'{name}'")
-    return func.set_config(parameter, value, literal_column(local)).label(name)
-
-
-_SEARCH_SETTINGS: tuple[ColumnElement[Any], ...] = (
-    _set_config("hnsw.ef_search", bindparam("effort", type_=Text())),
-    _set_config("hnsw.max_scan_tuples", bindparam("most", type_=Text())),
-    _set_config("hnsw.iterative_scan", literal_column("'relaxed_order'")),
+_SET = (
+    "SELECT set_config('hnsw.ef_search', %(effort)s, false), "
+    "set_config('hnsw.max_scan_tuples', %(scanned)s, false), "
+    "set_config('hnsw.iterative_scan', 'relaxed_order', false)"
 )
+"""Sets how HNSW is searched, until it is set again."""
 
-_SET = Prepared(select(*_SEARCH_SETTINGS))
+_PER_ROW = "v.item_id = (SELECT passing.id FROM ({}) AS passing WHERE passing.id = v.item_id)"
+"""Tested for each row by itself."""
 
-_NO_SORT, _SORT = (
-    Prepared(select(_set_config("enable_sort", literal_column(f"'{value}'"), local="true")))
-    for value in ("off", "on")
+_AS_SUBQUERY = "v.item_id IN ({})"
+"""Tested in the way that the server plans."""
+
+_AS_ARRAY = "v.item_id = ANY (ARRAY({}))"
+"""Of the items that pass, which are looked up: the server plans for ten."""
+
+_FORCE_HNSW, _RESET_PLANNER = (
+    f"SELECT set_config('enable_sort', '{sort}', true), "
+    f"set_config('plan_cache_mode', '{plan}', true)"
+    for sort, plan in (("off", "force_generic_plan"), ("on", "auto"))
 )
+"""Without sorting, or the planner would choose not to use HNSW; it plans once, not each time."""

@@ -31,7 +31,6 @@ from mmsearch.storage.postgres.vector_index import (
 )
 from mmsearch.storage.postgres.vectors import PostgresVectors
 from mmsearch.storage.records import Space, StoreState
-from mmsearch.storage.sql.database import Prepared
 from mmsearch.storage.sql.schema import vectors
 from mmsearch.storage.store import SettingStore, VectorIndexes
 from mmsearch.storage.transfer import ENGINE
@@ -66,7 +65,7 @@ MAX_DIM = 4_000
 LINKS, BUILD_EFFORT = 32, 200
 """HNSW's m, links per node and layer, and ef_construction, candidates for them."""
 
-EFFORTS = (40, 100, 200, 300, 400, 600, 800, MAX_EFFORT)
+EFFORTS = (40, 60, 80, 100, 120, 140, 160, 180, 200, 240, 280, 320, 400, 500, 600, 800, MAX_EFFORT)
 """Search efforts to try (ef_search), ascending."""
 
 GROWTH = 0.2
@@ -99,7 +98,6 @@ class PgVectorIndexes(VectorIndexes):
         self.folder = folder
         self._states: dict[tuple[int, Modality], IndexState] = {}
         self._indexes: dict[tuple[int, Modality], tuple[IndexState, PgVectorIndex]] = {}
-        self._statements: dict[Any, Prepared] = {}
 
     def index(self, space: Space, modality: Modality) -> PgVectorIndex:
         state, key = self.state_of(space, modality), (space.id, modality)
@@ -112,7 +110,7 @@ class PgVectorIndexes(VectorIndexes):
         file = None
         if self.folder is not None:
             file = self.folder / f"{modality}-{space.id}-{self.store_state().store_id}.npz"
-        return PgVectorIndex(self.database, space, modality, state, self._statements, file)
+        return PgVectorIndex(self.database, space, modality, state, file)
 
     def state_of(self, space: Space, modality: Modality) -> IndexState:
         """How many vectors a space and modality have, and how they are searched."""

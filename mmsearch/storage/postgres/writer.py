@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import psycopg
@@ -15,6 +16,9 @@ from mmsearch.storage.stored_text import text_of
 
 FEW = 4
 """Rows that are inserted by one statement: COPY takes a round trip more."""
+
+MANY = 1_000
+"""Above this many rows, COPY is tried first even if some may exist, because usually none does."""
 
 _TABLES = {table.name: table for table in TABLES}
 
@@ -60,18 +64,24 @@ class PostgresWriter(Writer):
             for kind, values in zip(kinds, columns.values(), strict=True)
         ]
         names = ", ".join(f'"{name}"' for name in columns)
-        if not conflict and count > FEW:
-            with (
-                self._driver.cursor() as cursor,
-                cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)") as copy,
-            ):
-                copy.set_types(kinds)
-                for row in zip(*given, strict=True):
-                    copy.write_row(row)
-            return count
+        if count > (MANY if conflict else FEW):
+            savepoint = self._driver.transaction() if conflict else nullcontext()
+            some_there = (psycopg.errors.UniqueViolation,) if conflict else ()
+            with suppress(*some_there), savepoint:
+                self._copy(f"{table} ({names})", kinds, given)
+                return count
         arrays = ", ".join(f"%s::{kind}[]" for kind in kinds)
         statement = f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays}){conflict}"  # noqa: S608
         return int(self._driver.execute(statement, given).rowcount)
+
+    def _copy(self, into: str, kinds: list[str], columns: Sequence[list[Any]]) -> None:
+        with (
+            self._driver.cursor() as cursor,
+            cursor.copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy,
+        ):
+            copy.set_types(kinds)
+            for row in zip(*columns, strict=True):
+                copy.write_row(row)
 
     def insert_missing(
         self, table: str, columns: Mapping[str, Any], paths: Container[str] = PATHS

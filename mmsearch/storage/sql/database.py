@@ -139,7 +139,7 @@ class Prepared:
     def of(self, connection: Connection, **given: Any) -> list[tuple[Any, ...]]:
         """The rows, given the values of its parameters."""
         if connection.dialect.name != "sqlite":
-            return self.send(connection, given)()
+            return self._of_server(connection, given)
         sql, constants = self._compiled
         driver = driver_of_connection(connection)
         rows: list[tuple[Any, ...]] = driver.execute(sql, {**constants, **given}).fetchall()
@@ -167,42 +167,25 @@ class Prepared:
         return found
 
     @cached_property
-    def _compiled_for_server(self) -> tuple[str, dict[str, Any]]:
+    def for_server(self) -> tuple[str, dict[str, Any]]:
+        """The SQL for PostgreSQL's driver, and its constants."""
         compiled = self._statement.compile(dialect=_postgresql())
         named = compiled.bind_names.items()
         open_ = {name: None for parameter, name in named if parameter.required}
         expanded = compiled.construct_expanded_state(open_)  # lists become as many parameters
         return expanded.statement, _stored(expanded.parameters)
 
-    def send(
-        self, connection: Connection, given: Mapping[str, Any]
-    ) -> Callable[[], list[tuple[Any, ...]]]:
-        """Send it to PostgreSQL; what is returned reads the rows."""
-        sql, constants = self._compiled_for_server
+    def _of_server(self, connection: Connection, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        sql, constants = self.for_server
         driver = driver_of_connection(connection)
         cursor = driver.execute(sql, constants | _stored(given), prepare=True, binary=True)
-
-        def read() -> list[tuple[Any, ...]]:
-            rows: list[tuple[Any, ...]] = cursor.fetchall()
-            if not self._readers:
-                return rows
-            columns: list[Any] = list(zip(*rows, strict=True))
-            for number, reader in self._readers if rows else ():
-                columns[number] = list(map(reader, columns[number]))
-            return list(zip(*columns, strict=True))
-
-        return read
-
-
-def together(
-    connection: Connection, *asked: tuple[Prepared, Mapping[str, Any]]
-) -> list[list[tuple[Any, ...]]]:
-    """The rows of several statements with their parameters; a server is asked for all at once."""
-    if connection.dialect.name == "sqlite":
-        return [prepared.of(connection, **given) for prepared, given in asked]
-    with driver_of_connection(connection).pipeline():
-        sent = [prepared.send(connection, given) for prepared, given in asked]
-    return [read() for read in sent]
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        if not self._readers or not rows:
+            return rows
+        columns: list[Any] = list(zip(*rows, strict=True))
+        for number, reader in self._readers:
+            columns[number] = list(map(reader, columns[number]))
+        return list(zip(*columns, strict=True))
 
 
 @cache
