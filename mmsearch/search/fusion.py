@@ -76,24 +76,21 @@ def wsum(
     CIKM 2001.
     """
     scaled, _ = _scale_weights(weights, len(rankings))
-    known: defaultdict[Key, list[tuple[float, float]]] = defaultdict(list)
     added: defaultdict[Key, list[float]] = defaultdict(list)
     floors = [None] * len(rankings) if absent is None else list(absent)
-    averaged = [w for w, floor in zip(scaled, floors, strict=True) if w > 0 and floor is None]
-    total = math.fsum(averaged or (weight for weight in scaled if weight > 0)) or 1.0
-    largest = max(averaged, default=1.0)
-    for ranking, weight, floor in zip(rankings, scaled, floors, strict=True):
+    weighted = list(zip(scaled, rankings, floors, strict=True))
+    averaged = [(weight, one) for weight, one, floor in weighted if weight > 0 and floor is None]
+    averaged_weights = [weight for weight, _ in averaged]
+    total = math.fsum(averaged_weights or (weight for weight in scaled if weight > 0)) or 1.0
+    largest = max(averaged_weights, default=1.0)
+    for weight, ranking, floor in weighted:
         if weight < 0:
             for key, score in ranking:
                 added[key].append(weight * max(score, 0.0) / total)
-        elif floor is None:
-            for key, score in ranking:
-                known[key].append((weight, score))
-        else:
+        elif floor is not None:
             for key, score in ranking:
                 added[key].append(weight * (score - floor) / largest)
-    keys = _fused_keys(rankings, scaled)
-    fused = {key: _mean(known[key]) if key in known else 0.0 for key in keys}
+    fused = dict.fromkeys(_fused_keys(rankings, scaled), 0.0) | _means(averaged)
     fused |= {key: math.fsum([fused[key], *terms]) for key, terms in added.items() if key in fused}
     return _sorted(fused)
 
@@ -144,6 +141,18 @@ def _fused_keys(rankings: Rankings[Key], weights: Sequence[float]) -> set[Key]:
     """The keys of the rankings of positive weight."""
     pairs = zip(rankings, weights, strict=True)
     return {key for ranking, weight in pairs if weight > 0 for key, _ in ranking}
+
+
+def _means(rankings: Sequence[tuple[float, Sequence[tuple[Key, float]]]]) -> dict[Key, float]:
+    """The mean score of each key, by (weight, ranking)."""
+    filled = [(weight, ranking) for weight, ranking in rankings if ranking]
+    if len(filled) == 1:
+        return dict(filled[0][1])
+    known: defaultdict[Key, list[tuple[float, float]]] = defaultdict(list)
+    for weight, ranking in filled:
+        for key, score in ranking:
+            known[key].append((weight, score))
+    return {key: _mean(pairs) for key, pairs in known.items()}
 
 
 def _mean(pairs: Sequence[tuple[float, float]]) -> float:

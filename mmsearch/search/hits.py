@@ -54,9 +54,9 @@ class FusedList:
             confidence[item_id] = max(confidence[item_id], NO_GOOD_MATCH)
         return confidence
 
-    def hits(self, ranking: Sequence[tuple[Any, float]]) -> Iterator[tuple[Any, Hit]]:
-        """Some of the ranking as hits, each with its key; their rank is still to be set."""
-        ids = [item_id for item_id, _ in ranking]
+    def hits(self, ranking: Sequence[tuple[int, Any, float]]) -> Iterator[tuple[Any, Hit]]:
+        """Some of the ranking, (rank, key, score), as hits, each with its key."""
+        ids = [item_id for _, item_id, _ in ranking]
         matched = _MatchedItems(self.index, self.lists, ids, self.words)
         cosines = {ranked.name: matched.cosines(ranked) for ranked in self.lists}
         matches = matched.matches()
@@ -64,13 +64,13 @@ class FusedList:
         confidence = self.confidences(ids)
         copies = [copy for item_id in ids for copy in self.copies.get(item_id, ())]
         paths = {id_: item.path for id_, item in self.index.store.items.get(copies).items()}
-        for item_id, score in ranking:
+        for rank, item_id, score in ranking:
             if (item := matched.items.get(item_id)) is None:  # deleted meanwhile
                 continue
             span, text = matches.get(item_id, (None, None))
             text = text or (not span and captions.get(item_id)) or _text_about(item, span)
             signals = _signals(self.lists, item_id, self.method, cosines)
-            hit = _hit(item, score, confidence.get(item_id), (span, text), signals)
+            hit = _hit(rank, item, score, confidence.get(item_id), (span, text), signals)
             duplicates = [paths[id_] for id_ in self.copies.get(item_id, ()) if id_ in paths]
             if duplicates:
                 hit = replace(hit, metadata={**hit.metadata, "duplicates": duplicates})
@@ -89,13 +89,13 @@ class FusedSpans(FusedList):
         """By span, the evidence that it is not a match by chance."""
         return _confidences(self.lists, keys)
 
-    def hits(self, ranking: Sequence[tuple[Any, float]]) -> Iterator[tuple[Any, Hit]]:
-        """Some of the ranking as hits, each with its key; their rank is still to be set."""
-        confidence = self.confidences([key for key, _ in ranking])
-        for key, score in ranking:
+    def hits(self, ranking: Sequence[tuple[int, Any, float]]) -> Iterator[tuple[Any, Hit]]:
+        """Some of the ranking, (rank, key, score), as hits, each with its key."""
+        confidence = self.confidences([key for _, key, _ in ranking])
+        for rank, key, score in ranking:
             signals = _signals(self.lists, key, self.method, self.cosines)
             item, match = self.items[key[0]], self.matches[key]
-            yield key, _hit(item, score, confidence.get(key), match, signals)
+            yield key, _hit(rank, item, score, confidence.get(key), match, signals)
 
 
 def fuse_lists(
@@ -138,9 +138,9 @@ def _confident(
     return [pair for pair in ranking if confidence.get(pair[0], 0.0) >= settings.min_confidence]
 
 
-def listed_hit(item: Item) -> Hit:
+def listed_hit(rank: int, item: Item) -> Hit:
     """An item as a hit of no query: without score, confidence and signals."""
-    return _hit(item, 0.0, None, (None, _text_about(item, None)), {})
+    return _hit(rank, item, 0.0, None, (None, _text_about(item, None)), {})
 
 
 def _fuse(lists: Sequence[RankedList], settings: Settings) -> list[tuple[Any, float]]:
@@ -285,6 +285,8 @@ def _text_at(item: Item, position: int) -> TextPart | None:
 
 def _text_about(item: Item, span: Span | None) -> TextPart | None:
     """The text of an item about a span of it, else about all of it."""
+    if not item.texts:
+        return None
     if span is not None:
         for text in item.texts:
             other = text.span
@@ -377,13 +379,15 @@ def _signals(
     cosines: Mapping[str, Mapping[Any, float]],
 ) -> dict[str, Signal]:
     """By list, the signal of an item or span."""
-    terms = {ranked.name: _term(ranked, key, method) for ranked in lists if key in ranked.scores}
-    total = sum(map(abs, terms.values()))
+    found = [
+        (ranked, score, _term(ranked, key, method))
+        for ranked in lists
+        if (score := ranked.scores.get(key)) is not None
+    ]
+    total = sum(abs(term) for _, _, term in found)
     signals: dict[str, Signal] = {}
-    for ranked in lists:
-        if (score := ranked.scores.get(key)) is None:
-            continue
-        share = terms[ranked.name] / total if total else 0.0
+    for ranked, score, term in found:
+        share = term / total if total else 0.0
         signals[ranked.name] = Signal(
             ranked.ranks.get(key),
             cosines.get(ranked.name, {}).get(key, score),
@@ -403,6 +407,7 @@ def _term(ranked: RankedList, key: Any, method: str) -> float:
 
 
 def _hit(
+    rank: int,
     item: Item,
     score: float,
     confidence: float | None,
@@ -411,7 +416,7 @@ def _hit(
 ) -> Hit:
     span, text = match
     return Hit(
-        rank=1,
+        rank=rank,
         id=item.id,
         path=item.path,
         modality=item.modality,

@@ -14,6 +14,7 @@ from mmsearch.search.settings import Settings
 from mmsearch.spaces.calibration import Background, Moments
 from mmsearch.spaces.open_index import OpenIndex
 from mmsearch.storage.lexical import query_terms
+from mmsearch.types import Ranking
 from mmsearch.vectors.id_set import IdSet
 
 DEPTH = 300
@@ -142,13 +143,13 @@ def rank(
         numbers[query.modality] = number = numbers.get(query.modality, 0) + 1
         name = query.modality if number == 1 else f"{query.modality} {number}"
         nearest = _nearest(index, query, depth + len(excluded), allowed)
-        ranking = [pair for pair in nearest.ranking if pair[0] not in excluded][:depth]
+        ranking = _without(excluded, nearest.ranking)[:depth]
         weight = query.weight * settings.weight_of(query.modality)
         lists.append(replace(nearest, name=name, ranking=ranking, weight=weight))
     if words is not None:
         wanted = depth + len(excluded)
         matches = index.store.words.search(words, wanted, allowed)
-        ranking = [pair for pair in matches if pair[0] not in excluded][:depth]
+        ranking = _without(excluded, matches)[:depth]
         heaviest = max((abs(query.weight) for query in queries), default=1.0)
         weight = heaviest * settings.weight_of(WORDS)
         lists.append(_word_list(index, words, ranking, weight, allowed))
@@ -159,6 +160,10 @@ def rank(
     if several:
         _score_in_all_lists(index, lists, words)
     return lists
+
+
+def _without(excluded: frozenset[int], ranking: Ranking) -> Ranking:
+    return [pair for pair in ranking if pair[0] not in excluded] if excluded else ranking
 
 
 def _nearest(index: OpenIndex, query: QueryVector, depth: int, allowed: IdSet | None) -> RankedList:

@@ -270,7 +270,7 @@ class Searcher:
             page = ids[settings.offset : settings.offset + settings.k].tolist()
             items = store.items.get(page)
         hits = [
-            replace(listed_hit(items[item_id]), rank=rank)
+            listed_hit(rank, items[item_id])
             for rank, item_id in enumerate(page, start=settings.offset + 1)
         ]
         return SearchPage(hits, len(ids), None)
@@ -359,11 +359,13 @@ def _chosen(stretches: Iterable[_Stretch], first: int = 0, last: int | None = No
 
 def _hits(chosen: Chosen, settings: Settings) -> list[Hit]:
     """Hits, whose ranks count from the first of all."""
-    rankings: dict[int, tuple[_Stretch, list[tuple[Any, float]]]] = {}
-    for stretch, key, score in chosen:
-        rankings.setdefault(id(stretch), (stretch, []))[1].append((key, score))
+    rankings: dict[int, tuple[_Stretch, list[tuple[int, Any, float]]]] = {}
+    for place, (stretch, key, score) in enumerate(chosen, start=settings.offset + 1):
+        rankings.setdefault(id(stretch), (stretch, []))[1].append((place, key, score))
     hits = {key: hit for one, ranking in rankings.values() for key, hit in one.fused.hits(ranking)}
     there = [hits[key] for _, key, _ in chosen if key in hits]
+    if len(there) == len(chosen):
+        return there
     return [replace(hit, rank=rank) for rank, hit in enumerate(there, start=settings.offset + 1)]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import neg
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from mmsearch.types import Ranking, Vectors
 
@@ -102,7 +101,7 @@ def search_exactly(
             with one_thread():
                 scores, rows = index.search(query, wanted, params=parameters)
         rounded = scores[0].astype(np.float64).round(DECIMALS)
-        ranking = ranked(ids[rows[0]].tolist(), rounded.tolist())
+        ranking = ranked(ids[rows[0]], rounded)
         if wanted == count or (len(ranking) >= k and ranking[k - 1][1] > rounded[-1]):
             return ranking[:k]  # no row left out scores higher
         wanted = min(wanted * 4, count)
@@ -131,15 +130,22 @@ def as_float32(rows: Float16Rows, numbers: NDArray[np.int64] | None = None) -> V
     return converted
 
 
-def ranked(ids: Sequence[int], scores: Sequence[float]) -> Ranking:
+def ranked(ids: ArrayLike, scores: ArrayLike) -> Ranking:
     """Each id with its best score, the highest score first, then the lowest id.
 
     Args:
-        ids: Of items; some may be there several times.
-        scores: Of each, rounded.
+        ids: (n,) of items; some may be there several times.
+        scores: (n,) rounded.
     """
-    pairs = sorted(zip(map(neg, scores), ids, strict=True))
+    import numpy as np
+
+    ids, scores = np.asarray(ids, np.int64), np.asarray(scores, np.float64)
+    order = np.lexsort((ids, -scores))
+    listed = ids[order].tolist()
+    pairs = zip(listed, (scores[order] + 0.0).tolist(), strict=True)  # never -0.0
+    if len(set(listed)) == len(listed):
+        return list(pairs)
     best: dict[int, float] = {}
-    for negative, item_id in pairs:
-        best.setdefault(item_id, 0.0 - negative)  # never -0.0
+    for item_id, score in pairs:
+        best.setdefault(item_id, score)
     return list(best.items())

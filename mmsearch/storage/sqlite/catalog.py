@@ -17,6 +17,7 @@ from mmsearch.storage.sqlite.loader import Loader
 from mmsearch.storage.sqlite.relocation import Relocation
 from mmsearch.storage.sqlite.transfer import SqliteTransfer
 from mmsearch.storage.sqlite.vectors import SqliteVectors
+from mmsearch.storage.sqlite.view import moment_of
 from mmsearch.storage.sqlite.words import Words
 from mmsearch.storage.store import VectorIndexes, WriterLock
 
@@ -59,8 +60,11 @@ class Catalog(SqlStore):
         }
 
     def moment(self) -> Hashable:
-        with self.filters.view() as view:
-            return view.moment
+        if self.database.in_snapshot:
+            with self.filters.view() as view:
+                return view.moment
+        with self.database.connection() as connection:
+            return moment_of(connection)
 
     def shrink(self) -> None:
         """Return the space of deleted rows to the disk."""

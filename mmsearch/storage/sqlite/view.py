@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
@@ -31,7 +31,7 @@ from mmsearch.storage.sql.conditions import (
     table_of,
     value_of,
 )
-from mmsearch.storage.sql.database import driver_of_connection, is_one_of
+from mmsearch.storage.sql.database import is_one_of
 from mmsearch.storage.sql.schema import VECTOR, changes, items, metadata
 from mmsearch.storage.sqlite import sql_functions
 from mmsearch.storage.sqlite.change_log import LAST_CHANGE
@@ -43,6 +43,7 @@ from mmsearch.vectors.id_set import IdSet
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from sqlalchemy import PoolProxiedConnection
 
 GENERATION = "columns upto"
 """The setting that holds the generation of columns."""
@@ -93,17 +94,23 @@ class Generation:
         return cls(parts[3], low, upto, begun)
 
 
+def moment_of(connection: PoolProxiedConnection) -> Hashable:
+    """Equal for two moments of a connection with the same content of the catalog.
+
+    Commits of other connections change the version, writes of this one its count of changes.
+    """
+    driver: Any = connection.driver_connection
+    (version,) = driver.execute("PRAGMA data_version").fetchone()
+    own = connection.info.setdefault(_CONNECTION, object())  # no other connection has it
+    return own, version, driver.total_changes
+
+
 class View:
     """One moment of a catalog, as filters see it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        driver = driver_of_connection(connection)
-        (version,) = driver.execute("PRAGMA data_version").fetchone()
-        own = connection.info.setdefault(_CONNECTION, object())  # no other connection has it
-        self.moment = own, version, driver.total_changes
-        """Equal for two views of the same content: commits of other connections change the version,
-        writes of this one its count of changes."""
+        self.moment = moment_of(connection.connection)
 
     @cached_property
     def _state(self) -> tuple[str, str | None, int, int]:
