@@ -76,6 +76,11 @@ def test_an_export_says_what_made_its_vectors(
     with Collection(tmp_path / "three", create=True) as three:
         three.import_files(out)
         assert [model["name"] for model in three.status()["models"]] == ["vectors"]
+    with (
+        Collection(tmp_path / "four", create=True) as four,
+        pytest.raises(InvalidOption, match="other weights of 'toy' than are installed: index"),
+    ):
+        four.import_files(out, model="toy")
 
 
 names = st.text(

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmsearch.encoders.mini import FOLDER
 from mmsearch.encoders.mini.encoder import MiniEncoder, load_mini
+from mmsearch.encoders.previous import with_previous
 from mmsearch.errors import ModelDamaged, UnsupportedModality
 
 SAME = 1e-4
@@ -137,7 +138,7 @@ def test_a_model_that_does_not_hear_is_of_the_same_space(tmp_path: Path) -> None
 
 
 def test_indexes_of_earlier_releases_stay_valid(mini: MiniEncoder) -> None:
-    assert mini.fingerprint == "084f0c58b661080b"
+    assert "084f0c58b661080b" in {one.fingerprint for one in with_previous(mini)}
     assert mini.modalities == {"image", "text", "audio"}
     assert mini.sample_rate == 16000
 

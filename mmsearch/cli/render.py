@@ -243,6 +243,8 @@ def status_text(status: Mapping[str, Any]) -> str:
 def _model(model: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str:
     """One of the models, and what it does if that is not all."""
     state = ", being filled" if model["fills"] else ""
+    if model["answers"] and model["previous"]:
+        state = ", encoded with previous weights: `mmsearch index` re-encodes it"
     if not model["fills"] and not model["answers"]:
         if any(base_name(one["name"]) == model["name"] for one in models if one["answers"]):
             return f"{model['name']} ({model['dim']} dimensions, kept for `mmsearch tune --undo`)"

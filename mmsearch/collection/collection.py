@@ -272,7 +272,13 @@ class Collection:
                 backups_kept=backups, token_embeddings=details, kind=kind, recall=recall
             )
             run = IndexRun(
-                index, options, media, caption_file=caption_file, metadata=metadata_file, on=on
+                index,
+                options,
+                media,
+                caption_file=caption_file,
+                metadata=metadata_file,
+                on=on,
+                update_models=True,
             )
             self.report = run.report
             walk: Any = {"exclude": one_or_several(exclude), "include_hidden": include_hidden}
@@ -341,7 +347,8 @@ class Collection:
             else:
                 scopes = touched_scopes(store, _names(paths), unsettled)
             if scopes:
-                run = IndexRun(self.index, ReadOptions(), MediaOptions().resolve(store))
+                media = MediaOptions().resolve(store)
+                run = IndexRun(self.index, ReadOptions(), media, update_models=True)
                 self.report = run.report
                 run.run(scopes, progress, soon_again=True)
         return self.report
@@ -463,13 +470,12 @@ class Collection:
             InvalidOption: a file cannot be used, or two differ in their number of rows.
             MissingExtra: `.parquet` needs a package that is not installed.
         """
-        from mmsearch.indexing.bulk.import_run import ImportRun, exported_model
+        from mmsearch.indexing.bulk.import_run import ImportRun, model_of
         from mmsearch.indexing.bulk.vector_files import chunks_in, shards_in
 
         shards = shards_in(files, metadata, text_vectors)
-        if model is None:
-            model = exported_model(self.index, shards)
-        run = ImportRun(self.index, model, facet, root)
+        model, fingerprint = model_of(self.index, shards, model)
+        run = ImportRun(self.index, model, facet, root, fingerprint)
         self.report = run.report
         chunks = chunks_in(shards, run.report.warnings.append)
         run.run(chunks, sum(shard.rows for shard in shards), progress)

@@ -35,6 +35,7 @@ def status(index: OpenIndex) -> dict[str, Any]:
         {
             "name": space.name,
             "fingerprint": space.fingerprint,
+            "previous": index.encoders.is_previous(space),
             "dim": space.dim,
             "answers": sorted(space.serves),
             "fills": sorted(space.backfills),

@@ -138,13 +138,21 @@ def unpack_heads(packed: bytes, fingerprint: str) -> Heads:
 
 
 def _arrays(packed: bytes, fingerprint: str) -> dict[str, NDArray[np.float32]] | None:
-    """The packed arrays by name; None if other weights made them."""
+    """The packed numbers by name; None if other weights made them."""
+    import numpy as np
+
+    arrays = npz_arrays(packed)
+    if str(arrays["fingerprint"]) != fingerprint:
+        return None
+    return {key: array.astype(np.float32) for key, array in arrays.items() if key != "fingerprint"}
+
+
+def npz_arrays(packed: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of an `.npz` by name."""
     import numpy as np
 
     with _LOADING, np.load(BytesIO(packed), allow_pickle=False) as file:
-        if str(file["fingerprint"]) != fingerprint:
-            return None
-        return {key: file[key].astype(np.float32) for key in file.files if key != "fingerprint"}
+        return dict(file)
 
 
 # ---------------------------------------------------------------------- typical texts

@@ -48,6 +48,7 @@ class IndexRun:
         caption_file: CaptionFile | None = None,
         metadata: MetadataFile | None = None,
         on: str | None = None,
+        update_models: bool = False,
     ) -> None:
         """Have the requested encoders serve; the caller holds the writer lock.
 
@@ -58,6 +59,8 @@ class IndexRun:
             caption_file: Of captions.
             metadata: Of the user's metadata.
             on: Where files are decoded and encoded, see `RayPipeline`; None does it here.
+            update_models: Whether the updated weights of a model take over from previous ones;
+                what they then have to encode takes long.
 
         Raises:
             InvalidOption, MissingExtra: as `RayPipeline`.
@@ -65,6 +68,7 @@ class IndexRun:
         self._index = index
         self._store = index.store
         index.encoders.serve_requested()
+        self._outdated = index.encoders.serve_updated() if update_models else []
         self._targets = targets = index.encoders.targets()
         warnings = [*index.notices, *media.warnings, *index.encoders.warnings]
         index.notices = []
@@ -99,6 +103,8 @@ class IndexRun:
         """
         began = time.monotonic()
         self._progress = progress
+        if not soon_again:
+            self.report.warnings += self._outdated
         try:
             languages = self._learnt_languages()
             self._index_files(scopes, soon_again=soon_again)

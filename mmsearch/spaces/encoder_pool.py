@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mmsearch.encoders import Encoder, Runtime, TokenEncoder, token_encoder
+from mmsearch.encoders.previous import PreviousEncoder, previous_weights, with_previous
 from mmsearch.encoders.query_bank import unpack_heads
 from mmsearch.encoders.registry import load_encoder
 from mmsearch.encoders.tuned import TunedEncoder, base_name
@@ -13,16 +15,23 @@ from mmsearch.errors import (
     IndexUnusable,
     InvalidOption,
     MissingExtra,
+    ModelDamaged,
     ModelUnavailable,
     UnknownModel,
 )
 from mmsearch.spaces.targets import EncodingTarget
 from mmsearch.storage import Space, Store
-from mmsearch.storage.records import ALL_MODALITIES, NO_MODALITIES, Modalities
+from mmsearch.storage.records import ALL_MODALITIES, NO_MODALITIES, TEXT, Modalities
 from mmsearch.types import Modality
+
+progress_log = logging.getLogger("mmsearch.progress")
+"""Its messages about long work are shown by the commands."""
 
 KEEP_TOKENS = "details"
 """The setting that says whether token embeddings are kept for reranking: "on" or "off"."""
+
+NOT_LOADED = (IndexUnusable, ModelUnavailable, MissingExtra, UnknownModel)
+"""Why the encoder of a space cannot be loaded."""
 
 
 def token_setting(space: Space) -> str:
@@ -80,25 +89,54 @@ class EncoderPool:
             return found  # without waiting for another model that is being loaded
         with self._loading:
             if key not in self._loaded:
-                encoder = self._load(space)
-                if encoder.fingerprint != space.fingerprint:
-                    raise IndexUnusable(
-                        f"the index was built with other weights of {space.name!r} than are "
-                        "installed: bring those back, or have it encoded anew with `mmsearch "
-                        f"index --model {base_name(space.name) or space.name}`"
-                    )
-                self._loaded[key] = encoder
+                self._loaded[key] = self._load(space)
             return self._loaded[key]
 
     def _load(self, space: Space) -> Encoder:
-        """The encoder of a space, by its name; that of a tuned space with its stored heads."""
-        name = base_name(space.name)
-        if name is None:
-            return load_encoder(space.name, self._how, strict=False)
-        loaded = (encoder for encoder in self._loaded.values() if encoder.name == name)
-        base = next(loaded, None) or load_encoder(name, self._how, strict=False)
-        self._loaded[base.name, base.fingerprint] = base
-        return self._with_heads(base, space)
+        """The encoder of a space; that of a tuned space with its stored heads.
+
+        One that is loaded already is used again, also if the two differ in heads or maps alone.
+
+        Raises:
+            IndexUnusable: none has the weights of the space.
+        """
+        name = base_name(space.name) or space.name
+        for encoder in self._versions(name):
+            found = encoder if name == space.name else self._with_heads(encoder, space)
+            if found.fingerprint == space.fingerprint:
+                return found
+        raise IndexUnusable(
+            f"the index was built with other weights of {space.name!r} than are installed: bring "
+            f"those back, or have it encoded anew with `mmsearch index --model {name}`"
+        )
+
+    def _versions(self, name: str) -> Iterator[Encoder]:
+        """An encoder as it is loaded already, then as it is installed by now; each of them also as
+        it was with its previous weights.
+        """
+        known = [
+            loaded
+            for loaded in self._loaded.values()
+            if loaded.name == name and not isinstance(loaded, PreviousEncoder)
+        ]
+        for loaded in known:
+            yield from with_previous(loaded)
+        installed = load_encoder(name, self._how, strict=False)
+        installed = self._loaded.setdefault((installed.name, installed.fingerprint), installed)
+        if installed not in known:
+            yield from with_previous(installed)
+
+    def version_of(self, name: str, fingerprint: str | None) -> Encoder | None:
+        """A model with its current or its previous weights, whichever have a fingerprint.
+
+        None if neither have it. Without a fingerprint, the current ones.
+
+        Raises:
+            UnknownModel, ModelUnavailable, MissingExtra: it cannot be loaded here.
+        """
+        with self._loading:
+            found = self._versions(name)
+            return next((one for one in found if fingerprint in (None, one.fingerprint)), None)
 
     def _with_heads(self, base: Encoder, space: Space) -> TunedEncoder:
         """A model with the stored heads of a tuned space."""
@@ -145,6 +183,60 @@ class EncoderPool:
             only = next(map(self._served_by, tuned), ALL_MODALITIES)
             self._store.spaces.serve_with(wanted, only)
 
+    def serve_updated(self) -> list[str]:
+        """Have models whose weights were updated serve what they served before, see `serve_with`.
+
+        What another model is about to serve is left to that one, and a tuned version stays above
+        the previous weights. Returns warnings about these.
+        """
+        notices = []
+        for space in self._store.spaces.all():
+            encoder = self._usable(space)
+            if isinstance(encoder, PreviousEncoder):
+                updated = encoder.base
+                own = {updated.fingerprint, space.fingerprint}
+                others = (s.backfills for s in self._store.spaces.all() if s.fingerprint not in own)
+                wanted = space.encodes_for.difference(*others)
+                if wanted - TEXT:
+                    before = self._backfills()
+                    self._store.spaces.serve_with([updated], wanted)
+                    if self._backfills() != before:
+                        progress_log.info(
+                            "%r has new weights: re-encoding the stored items; searches use the "
+                            "old vectors until this is done",
+                            space.name,
+                        )
+            elif isinstance(encoder, TunedEncoder) and isinstance(encoder.base, PreviousEncoder):
+                name = encoder.base.name
+                notices.append(
+                    f"{name!r} was updated, and {space.name!r} still uses its previous weights: "
+                    f"`mmsearch index --model {name}` takes the new ones, and `mmsearch tune` "
+                    "tunes them anew"
+                )
+        return notices
+
+    def is_previous(self, space: Space) -> bool:
+        """Whether a space is of its model's previous weights; False if the model is damaged."""
+        try:
+            weights = previous_weights(space.name)
+            if weights is None or weights.fingerprint != space.fingerprint:
+                return False
+            return isinstance(self.encoder_of(space), PreviousEncoder)
+        except (*NOT_LOADED, ModelDamaged):
+            return False
+
+    def _backfills(self) -> dict[int, Modalities]:
+        return {one.id: one.backfills for one in self._store.spaces.all() if one.backfills}
+
+    def _usable(self, space: Space) -> Encoder | None:
+        """The encoder of a space that serves or is backfilled; None if it cannot be loaded."""
+        if not space.encodes_for or space.is_imported:
+            return None
+        try:
+            return self.encoder_of(space)
+        except NOT_LOADED:
+            return None
+
     def _served_by(self, encoder: Encoder) -> Modalities:
         """What the space of an encoder serves."""
         key = encoder.name, encoder.fingerprint
@@ -186,7 +278,7 @@ class EncoderPool:
                 continue
             try:
                 encoder = self.encoder_of(space)
-            except (IndexUnusable, ModelUnavailable, MissingExtra, UnknownModel) as error:
+            except NOT_LOADED as error:
                 self._leave_out(space, spaces, error)
                 continue
             if encoder.modalities != space.modalities:  # a newer version encodes more

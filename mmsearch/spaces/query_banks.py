@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, get_args
 from zlib import crc32
 
 from mmsearch.encoders import Encoder, KeepingEncoder
+from mmsearch.encoders.previous import previous_bank
+from mmsearch.encoders.projected import ProjectedEncoder, Projections, projected
 from mmsearch.encoders.query_bank import (
     FEWEST_PICTURES,
     MOST_PICTURES,
@@ -70,7 +72,7 @@ class QueryBanks:
         """The bank of a space, if it has one by now."""
         key = space.name, space.fingerprint
         if self._banks.get(key) is None:
-            bank = shipped_bank(*key)
+            bank = shipped_bank(*key) or previous_bank(*key)
             if bank is None and not space.is_imported:  # without an encoder none can be made
                 stored = self._store.query_banks.get(space)
                 bank = None if stored is None else unpack_bank(stored, space.fingerprint)
@@ -182,7 +184,7 @@ class QueryBanks:
         rows: BankRows = {"text": encoded[::2], "image": images[::2]}
         heldout: BankRows = {"text": encoded[1::2], "image": images[1::2]}
         bank = calibrated_bank(rows, heldout, shipped=False)
-        heads = encoder.heads if isinstance(encoder, TunedEncoder) else {}
+        heads = encoder.projections if isinstance(encoder, TunedEncoder) else {}
         self._store.query_banks.set(space, VERSION, pack_bank(space.fingerprint, bank, heads))
 
     def put_tuned(self, space: Space, encoder: TunedEncoder, bank: QueryBank | None) -> None:
@@ -193,8 +195,8 @@ class QueryBanks:
             encoder: The tuned model.
             bank: That of the base, if it has one.
         """
-        projected = QueryBank({}) if bank is None else projected_bank(bank, encoder)
-        packed = pack_bank(space.fingerprint, projected, encoder.heads)
+        own = QueryBank({}) if bank is None else projected_bank(bank, encoder.projections)
+        packed = pack_bank(space.fingerprint, own, encoder.projections)
         self._store.query_banks.set(space, VERSION, packed)
 
     def _sample_images(self, space: Space) -> Vectors:
@@ -218,7 +220,7 @@ class QueryBanks:
 def _encode_typical_texts(encoder: Encoder) -> Vectors:
     import numpy as np
 
-    if isinstance(encoder, TunedEncoder):
+    if isinstance(encoder, ProjectedEncoder):
         return encoder.project("text", _encode_typical_texts(encoder.base))
     texts = typical_texts()
     if isinstance(encoder, KeepingEncoder):
@@ -241,8 +243,8 @@ def calibrated_bank(rows: BankRows, heldout: BankRows, *, shipped: bool = True) 
     return replace(bank, references={pair: _reference(pair, bank, heldout) for pair in pairs})
 
 
-def projected_bank(bank: QueryBank, encoder: TunedEncoder) -> QueryBank:
-    """The bank of a tuned model: that of its base, projected, with new hubs and references.
+def projected_bank(bank: QueryBank, projections: Projections) -> QueryBank:
+    """The bank of a model whose vectors are projected, with new hubs and references.
 
     The held-out rows that measured the references are not stored. So each reference is shifted by
     as much as it shifts if one half of the bank is compared with the other, before and after.
@@ -252,7 +254,7 @@ def projected_bank(bank: QueryBank, encoder: TunedEncoder) -> QueryBank:
     def halves(of: BankRows) -> tuple[BankRows, BankRows]:
         return {m: rows[::2] for m, rows in of.items()}, {m: rows[1::2] for m, rows in of.items()}
 
-    rows = {modality: encoder.project(modality, own) for modality, own in bank.rows.items()}
+    rows = {modality: projected(projections, modality, own) for modality, own in bank.rows.items()}
     before = calibrated_bank(*halves(bank.rows), shipped=bank.shipped).references
     after = calibrated_bank(*halves(rows), shipped=bank.shipped).references
     lowest = np.array([-np.inf, 0, 0], np.float32)  # neither growth nor spread is negative

@@ -11,6 +11,7 @@
     phrases, sounds       labelled sounds, phrases that describe them, random changes of them
     audio_head            features of spectrograms in the image tower, and the audio head
     fit_late_interaction  the training loop of token embeddings, on features of any encoder
+    previous              maps from the vectors of new weights to those of the weights before
     build                 the steps that write `models/mini`
     dev_figures           recall of the written files on the dev split, with and without reranking
     evaluate_audio        how well the written files find sounds

@@ -2,7 +2,8 @@
 
 `build` trains everything, `listen` only the audio head of an existing model, `languages` only its
 text tower for languages other than English, `banks` makes only its query bank, `rerank` trains only
-its reranking. Models are tuned by `mmsearch tune`.
+its reranking. `previous` maps its vectors to those of an older model, whose indexes are then
+searched with it. Models are tuned by `mmsearch tune`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from mmsearch.training.recipe import Recipe
 def main() -> None:
     """Parse the arguments and run one task."""
     parser = argparse.ArgumentParser(prog="python -m mmsearch.training", description=__doc__)
-    tasks = ["build", "listen", "languages", "banks", "rerank", "evaluate"]
+    tasks = ["build", "listen", "languages", "banks", "rerank", "previous", "evaluate"]
     parser.add_argument("task", nargs="?", choices=tasks, default="build")
     parser.add_argument("--data", type=Path, help="captions.tsv, images/, splits")
     parser.add_argument("--sounds", type=Path, help="ESC-10: labels.tsv, audio/")
     parser.add_argument("--stamps", type=Path, help="tuxpaint: labels.tsv, audio/, images/")
     parser.add_argument("--parallel", type=Path, help="texts in several languages")
     parser.add_argument("--names", type=Path, help="ImageNet's names in many languages")
+    parser.add_argument("--old", type=Path, help="previous: the folder of the older model")
+    parser.add_argument("--photos", type=Path, action="append", default=[], help="previous: more")
     parser.add_argument("--out", type=Path, help="the model's folder")
     parser.add_argument("--cache", type=Path, default=Path(".cache/training"))
     parser.add_argument("--seed", type=int, default=Recipe.seed)
@@ -41,6 +44,8 @@ def main() -> None:
         parser.error("languages needs --parallel and --names")
     if args.task == "listen" and args.sounds is None:
         parser.error("listen needs --sounds and --stamps")
+    if args.task == "previous" and args.old is None:
+        parser.error("previous needs --old")
     if args.threads:
         import torch
 
@@ -55,9 +60,15 @@ def _run(args: argparse.Namespace, recipe: Recipe) -> None:
     from mmsearch.training.dev_figures import evaluate, evaluate_languages, evaluate_rerank
     from mmsearch.training.evaluate_audio import evaluate_audio
     from mmsearch.training.languages import Sources
+    from mmsearch.training.sounds import read_esc10, read_stamps
 
     out, task = args.out or FOLDER, args.task
     how = {"cache": args.cache, "recipe": recipe}
+    if task == "previous":
+        sounds = [*read_esc10(args.sounds), *read_stamps(args.stamps)] if args.sounds else []
+        also = {"photos": args.photos, "sounds": sounds, "cache": args.cache}
+        build.build_previous(args.old, args.data, out, **also)
+        return
     if task == "build":
         build.build(args.data, out, **how)
     if task in ("build", "listen") and args.sounds:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,10 @@ from mmsearch.encoders.mini.encoder import (
     LANGUAGE_TOWER,
     load_mini,
 )
-from mmsearch.encoders.query_bank import pack_bank, typical_texts
+from mmsearch.encoders.previous import PREVIOUS, PreviousWeights
+from mmsearch.encoders.query_bank import QueryBank, load_bank, pack_bank, typical_texts
 from mmsearch.encoders.token_embeddings import REGIONS, RERANK, WORDS
-from mmsearch.spaces.query_banks import calibrated_bank
+from mmsearch.spaces.query_banks import calibrated_bank, projected_bank
 from mmsearch.training.audio_head import concepts_of, export_audio, fit_audio, sound_features
 from mmsearch.training.backbones import (
     DIM,
@@ -64,8 +66,9 @@ from mmsearch.training.onnx_graphs import (
     small_image,
     small_text,
 )
+from mmsearch.training.previous import fit_previous, print_cost
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.sounds import read_esc10, read_stamps
+from mmsearch.training.sounds import Sound, read_esc10, read_stamps
 
 if TYPE_CHECKING:
     from mmsearch.types import Modality, Vectors
@@ -189,6 +192,38 @@ def build_languages(sources: Sources, out: Path, *, cache: Path, recipe: Recipe)
     add_files(out, files)
 
 
+def build_previous(
+    old: Path,
+    data: Path,
+    out: Path,
+    *,
+    photos: Sequence[Path],
+    sounds: Sequence[Sound],
+    cache: Path,
+) -> None:
+    """Write `previous.npz`, by which the model in `out` searches indexes of the one in `old`.
+
+    What that costs on the dev split is printed.
+
+    Raises:
+        ValueError: `out` has no query bank; both models hear, and there are no sounds.
+    """
+    before, after = load_mini(old), load_mini(out)
+    bank = load_bank(out / "bank.npz", after.fingerprint)
+    if bank is None:
+        raise ValueError(f"the query bank in {out} is of other weights: make it first (banks)")
+    maps = fit_previous(before, after, data, photos=photos, sounds=sounds, cache=cache)
+    exact = PreviousWeights(
+        before.fingerprint, after.fingerprint, before.languages_version, maps, QueryBank({})
+    )
+    shipped = PreviousWeights.unpack(exact.pack())  # in 8 bits, as they are when searching
+    own_bank = replace(projected_bank(bank, shipped.maps), rows={})
+    packed = replace(shipped, bank=own_bank).pack()
+    (out / PREVIOUS).write_bytes(packed)
+    print(f"  {PREVIOUS}: {len(packed) / 1e6:.2f} MB")
+    print_cost(before, after, shipped.maps, data, cache=cache)
+
+
 def _regions(pairs: Pairs, recipe: Recipe) -> MiniRegions:
     """Region embeddings by the published last blocks and convolution, with a new head."""
     trunk = ImageTrunk(recipe.rerank_cut).eval()
@@ -245,7 +280,7 @@ def write_model(
         "sha256": {},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name in EXTENSIONS:  # those of the previous towers
+    for name in (*EXTENSIONS, PREVIOUS):  # those of earlier towers
         (folder / name).unlink(missing_ok=True)
     _write(folder, files, manifest)
     print(f"  {folder}: {total / 1e6:.1f} MB")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsearch.encoders import Encoder
-from mmsearch.encoders.tuned import projected
+from mmsearch.encoders.projected import projected
 from mmsearch.evaluation.pairs import Pair
 from mmsearch.evaluation.qrels import MODALITIES, JudgedQuery, Qrels, build_qrels
 from mmsearch.metrics import groups_of

@@ -317,7 +317,8 @@ def tune(
     """As `mmsearch.training.tune`."""
     with collection.writing("tuning"):
         check_not_tuned(collection)
-        run_index(collection, progress)  # an older index may have texts to encode again
+        # an older index may have texts, or everything, to encode again
+        run_index(collection, progress, update_models=True)
         tunings = spaces_to_tune(collection, pairs, recipe, progress)
         total = sum(one.epochs for one in tunings)
         found = []

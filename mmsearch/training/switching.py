@@ -42,9 +42,12 @@ def switch_on(
     return report
 
 
-def run_index(collection: Collection, progress: Progress | None) -> Report:
+def run_index(
+    collection: Collection, progress: Progress | None, *, update_models: bool = False
+) -> Report:
     """Backfill spaces and update everything derived from them; no folder is scanned."""
-    run = IndexRun(collection.index, ReadOptions(), MediaOptions().resolve(collection.store))
+    media = MediaOptions().resolve(collection.store)
+    run = IndexRun(collection.index, ReadOptions(), media, update_models=update_models)
     run.run([], progress)
     return run.report
 

@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, get_args
 
-from mmsearch.encoders.registry import load_encoder
+from mmsearch.encoders.previous import PreviousEncoder
 from mmsearch.errors import (
     InvalidOption,
     MissingExtra,
@@ -53,6 +54,7 @@ class ImportRun:
         model: The encoder that made the vectors, if it is known.
         modality: What the vectors are made of, unless the rows name it themselves.
         root: The folder of the files that they were made of, if any.
+        fingerprint: That of the encoder's weights, if the vectors name it.
 
     Attributes:
         report: What was done; right at every moment, also after an interruption.
@@ -67,6 +69,7 @@ class ImportRun:
         model: str | None,
         modality: Modality,
         root: str | os.PathLike[str] | None,
+        fingerprint: str | None = None,
     ) -> None:
         if not isinstance(modality, str) or modality not in get_args(Modality):
             raise InvalidOption(f"a facet is one of image, text, audio, not {shown(modality)}")
@@ -78,6 +81,7 @@ class ImportRun:
         self._model = model
         self._modality = modality
         self._root = root
+        self._fingerprint = fingerprint
         self._encoder: Encoder | None = None
         self._losses = Losses()
         self._space: Space | None = None  # of the vectors; None until there are some
@@ -114,17 +118,28 @@ class ImportRun:
                 ]
 
     def _load_encoder(self) -> Encoder | None:
-        """The encoder that made the vectors, if it is known and can be loaded here."""
+        """The encoder that made the vectors, if it is known and can be loaded here.
+
+        Raises:
+            InvalidOption: it has other weights here.
+        """
         if self._model is None:
             return None
         try:
-            return load_encoder(self._model, self._index.runtime, strict=False)
+            found = self._index.encoders.version_of(self._model, self._fingerprint)
         except NOT_HERE as error:
             self.report.warnings.append(
                 f"{error}; without it the vectors can be searched by example, by vectors and by "
                 "words as they are written"
             )
             return None
+        if found is None:
+            raise InvalidOption(
+                f"these vectors were made with other weights of {self._model!r} than are "
+                "installed: index the files themselves, or import the vectors without --model into "
+                "an index of their own, -i NAME"
+            )
+        return found
 
     def _filing(self) -> Filing:
         store, folder = self._store, None
@@ -225,6 +240,8 @@ class ImportRun:
                     raise InvalidOption(
                         f"{encoder.name!r} makes no vectors of {modality}; of: {makes}"
                     )
+            if isinstance(encoder, PreviousEncoder):
+                self._check_not_updated(encoder)
             spaces.adopt(encoder)
             self._index.encoders.serve_with([encoder])
             return spaces.add(encoder)
@@ -249,6 +266,17 @@ class ImportRun:
                     "-i NAME"
                 )
         return spaces.add_imported(name, dim, modalities)
+
+    def _check_not_updated(self, encoder: PreviousEncoder) -> None:
+        """Check that the updated weights do not serve, and are not being backfilled."""
+        updated = encoder.base.name, encoder.base.fingerprint
+        spaces = self._store.spaces.all()
+        if any(one.encodes_for and (one.name, one.fingerprint) == updated for one in spaces):
+            raise InvalidOption(
+                f"these vectors were made with previous weights of {encoder.name!r}, and the index "
+                "uses the new ones: index the files themselves, or import the vectors into an "
+                "index of its own, -i NAME"
+            )
 
     # ------------------------------------------------------------------ what follows
 
@@ -294,14 +322,25 @@ def _check_dim(name: str, has: int, given: int) -> None:
         )
 
 
-def exported_model(index: OpenIndex, shards: Iterable[Shard]) -> str | None:
-    """The model that exports name for their vectors, unless another one has that name here."""
+def model_of(
+    index: OpenIndex, shards: Iterable[Shard], model: str | None
+) -> tuple[str | None, str | None]:
+    """The model that made the vectors, and its fingerprint if this is an export of that model.
+
+    Args:
+        index: Where they are imported.
+        shards: The vectors.
+        model: What the user says; None takes what exports name, unless that has other weights
+            here, which do not replace these.
+    """
     origins = {shard.made_by() for shard in shards}
-    if len(origins) != 1 or (origin := origins.pop()) is None:
-        return None
-    name, fingerprint = origin
-    try:
-        here = load_encoder(name, index.runtime, strict=False).fingerprint
-    except NOT_HERE:
-        return name
-    return name if here == fingerprint else None
+    origin = origins.pop() if len(origins) == 1 else None
+    if origin is None or model not in (None, origin[0]):
+        return model, None
+    if model is not None and origin[1] == IMPORTED_FINGERPRINT:  # nothing is known of its weights
+        return model, None
+    if model is None:
+        with suppress(*NOT_HERE):
+            if index.encoders.version_of(*origin) is None:
+                return None, None
+    return origin
