@@ -156,15 +156,15 @@ def _means(rankings: Sequence[tuple[float, Sequence[tuple[Key, float]]]]) -> dic
 
 
 def _mean(pairs: Sequence[tuple[float, float]]) -> float:
-    """The weighted mean of (weight, score) pairs; 0 if all weights are 0."""
+    """The weighted mean of (weight, score) pairs, whose weights are above 0."""
     if len(pairs) > 2:
         total = math.fsum(weight for weight, _ in pairs)
-        return math.fsum(weight * score for weight, score in pairs) / total if total else 0.0
+        return math.fsum(weight * score for weight, score in pairs) / total
     weights = weighted = 0.0  # a sum of two is rounded once, in whatever order
     for weight, score in pairs:
         weights += weight
         weighted += weight * score
-    return weighted / weights if weights else 0.0
+    return weighted / weights
 
 
 def _sorted(scores: Mapping[Key, float]) -> list[tuple[Key, float]]:

@@ -43,7 +43,7 @@ class FusedList:
     """By item, the copies that are collapsed into it."""
 
     def confidences(self, keys: Iterable[Any]) -> dict[Any, float]:
-        """By key, the evidence that it is not a match by chance; keys of which none is known lack.
+        """By key, the evidence that it is not a match by chance; keys without any are left out.
 
         An item that contains every word of the query is a match, whatever its vectors say.
         """

@@ -419,8 +419,8 @@ class EachNth(LazyIdSet):
         super().__init__(nth, lambda: number, _never_fetched)
 
 
-def _never_fetched(among: Any) -> NDArray[np.int64]:
-    raise NotImplementedError
+def _never_fetched(_among: Any) -> NDArray[np.int64]:
+    raise AssertionError("the ids are told by arithmetic in each statement")
 
 
 def indexed(dim: int) -> str:

@@ -63,7 +63,7 @@ class Catalog(SqlStore):
         if self.database.in_snapshot:
             with self.filters.view() as view:
                 return view.moment
-        with self.database.connection() as connection:
+        with self.database.connection() as connection:  # one statement needs no transaction
             return moment_of(connection)
 
     def shrink(self) -> None:

@@ -369,7 +369,7 @@ def _read_only(path: Path) -> URL:
 
 def _set_up_reading(driver: Any, _record: object) -> None:
     driver.isolation_level = None  # transactions begin where we say, reading ones too
-    # not a function of Python's, as a search reads a hundred texts
+    # in C: a search decodes about a hundred texts
     driver.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
 
 
