@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,12 @@ import pytest
 from conftest import ToyEncoder, paint
 from hypothesis import given, settings
 from postgres_server import postgres_store
+from postgres_server import schema as schema_of_server
 from sqlalchemy import insert, select, text
 from test_filters import some_things, wheres, world_of
 from test_store_contract import opened
 
-from mmsearch.errors import InvalidFilter, InvalidOption
+from mmsearch.errors import InvalidFilter, InvalidOption, StorageFailed
 from mmsearch.filters import parse_where
 from mmsearch.search.duplicates import duplicate_groups
 from mmsearch.search.searcher import Searcher
@@ -122,7 +123,8 @@ def test_threads_share_the_cached_filters(
 def test_orders_and_facets_are_the_same(worlds: tuple[Catalog, PostgresStore]):
     local, server = worlds
     wide = parse_where({"width": {"$gt": 100}})
-    few, lazy = local.filters.passing(wide), server.filters.passing(wide)
+    filters = type(server.filters)(server.database)  # whose sets no other test has fetched
+    few, lazy = local.filters.passing(wide), filters.passing(wide)
     assert isinstance(lazy, LazyIdSet)
     for theirs, ours in ((None, None), (few, lazy), (few, few)):
         assert server.filters.facets(ours) == local.filters.facets(theirs)
@@ -232,6 +234,29 @@ ENCODER: Any = SimpleNamespace(
 )
 
 
+def put_items(store: PostgresStore, widths: Iterable[int], rows: Any, hubs: Any) -> Any:
+    """Store an item a width, with its rows (n, dim) and their hubs (n,); returns the space."""
+    store.spaces.serve_with([ENCODER])
+    (space,) = store.spaces.all()
+    source = store.sources.add("/photos")
+    store.put(
+        [
+            ItemRecord(
+                source,
+                "",
+                f"{width:04}.jpg",
+                "image",
+                (width, 1),
+                str(width).encode(),
+                media={"width": width},
+                vectors={(space.id, "image"): ItemVectors(own, hubs={"text": of_own})},
+            )
+            for width, own, of_own in zip(widths, rows, hubs, strict=True)
+        ]
+    )
+    return space
+
+
 @pytest.fixture(scope="module")
 def neighbours() -> Iterator[tuple[PostgresStore, Any, Any]]:
     """(a store with two vectors an item, its space, the rows with their hubs)."""
@@ -244,29 +269,7 @@ def neighbours() -> Iterator[tuple[PostgresStore, Any, Any]]:
     hubs = dice.normal(0.25, 0.03, 2 * ITEMS).astype(np.float32)
     hubs[[7, -7]] = hubs[0]
     with postgres_store() as store:
-        store.spaces.serve_with([ENCODER])
-        (space,) = store.spaces.all()
-        source = store.sources.add("/photos")
-        store.put(
-            [
-                ItemRecord(
-                    source,
-                    "",
-                    f"{number:04}.jpg",
-                    "image",
-                    (number, 1),
-                    str(number).encode(),
-                    media={"width": number},
-                    vectors={
-                        (space.id, "image"): ItemVectors(
-                            rows[2 * number : 2 * number + 2],
-                            hubs={"text": hubs[2 * number : 2 * number + 2]},
-                        )
-                    },
-                )
-                for number in range(ITEMS)
-            ]
-        )
+        space = put_items(store, range(ITEMS), rows.reshape(ITEMS, 2, DIM), hubs.reshape(ITEMS, 2))
         whole = augmented(rows.astype(np.float32), hubs).astype(np.float16)
         yield store, space, whole.astype(np.float64)
 
@@ -277,10 +280,13 @@ def query(rows: Any, number: int = 5, weight: float = 0.5) -> Any:
     return augmented_query((vector / np.linalg.norm(vector)).astype(np.float32), "text", weight)
 
 
-def expected(rows: Any, vector: Any, k: int, allowed: Any = None) -> list[tuple[int, float]]:
+def expected(
+    rows: Any, vector: Any, k: int, allowed: Any = None, ids: Sequence[int] = range(1, ITEMS + 1)
+) -> list[tuple[int, float]]:
+    """The k best items by NumPy; each id has as many rows, one after the other."""
     scores = (rows @ vector.astype(np.float64)).round(DECIMALS)
-    best = np.maximum(scores[::2], scores[1::2])
-    pairs = [(id_, score) for id_, score in enumerate(best.tolist(), 1)]
+    best = scores.reshape(len(ids), -1).max(axis=1)
+    pairs = list(zip(ids, best.tolist(), strict=True))
     inside = [pair for pair in pairs if allowed is None or allowed(pair[0])]
     return sorted(inside, key=lambda pair: (-pair[1], pair[0]))[:k]
 
@@ -298,6 +304,15 @@ def queries_of(rows: Any) -> Any:
         return {"text": np.stack([query(rows, number) for number in range(20)])}
 
     return queries
+
+
+PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
+
+
+def planner_of(store: PostgresStore) -> dict[str, str]:
+    """The settings of the planner that a look-up changes, as this thread's connection has them."""
+    shown = ", ".join(f"current_setting('{name}')" for name in PLANNER)
+    return dict(zip(PLANNER, store.database.rows(text(f"SELECT {shown}"))[0], strict=True))
 
 
 @pytest.mark.parametrize("k", [1, 10, 300, 2 * ITEMS])
@@ -328,6 +343,64 @@ def test_only_what_passes_a_filter_is_found(neighbours: tuple[PostgresStore, Any
     agree(index.search(vector, 10, allowed), wanted)
     agree(index.search(vector, 10, IdSet.of(range(1, 101))), wanted)
     assert index.search(vector, 10, IdSet.of([])) == []
+
+
+def test_the_second_and_third_search_with_a_narrow_filter_find_what_the_first_did(
+    neighbours: tuple[PostgresStore, Any, Any],
+):
+    store, space, rows = neighbours
+    index = store.vector_indexes.index(space, "image")
+    narrow = store.filters.passing(parse_where({"width": {"$lt": 70}}))
+    for number in (5, 6, 7):  # compared on the server; fetched and compared here; compared here
+        vector = query(rows, number)
+        wanted = expected(rows, vector, 10, lambda id_: id_ <= 70)
+        agree(index.search(vector, 10, narrow), wanted)
+
+
+def test_equal_scores_are_in_order_of_id_in_each_search_with_a_narrow_filter(
+    neighbours: tuple[PostgresStore, Any, Any],
+):
+    store, space, rows = neighbours
+    index = store.vector_indexes.index(space, "image")
+    vector = augmented_query(rows[0, :DIM].astype(np.float32), "text", 0.5)
+    ends = parse_where({"$or": [{"width": {"$lt": 50}}, {"width": {"$gte": ITEMS - 50}}]})
+    narrow = store.filters.passing(ends)
+    for _ in range(3):
+        found = index.search(vector, 3, narrow)
+        assert [id_ for id_, _ in found] == [1, 4, ITEMS - 3]
+
+
+def test_the_planner_is_as_before_once_a_filter_was_looked_up(
+    neighbours: tuple[PostgresStore, Any, Any],
+):
+    store, *_ = neighbours
+    passing = type(store.filters)(store.database).passing(parse_where({"width": {"$lt": 60}}))
+    with store.snapshot():  # one transaction, in which settings last
+        before = planner_of(store)
+        assert passing.count_up_to(100) == 60
+        assert planner_of(store) == before
+
+
+def test_the_planner_is_as_its_user_set_it_once_a_filter_was_looked_up():
+    from mmsearch.storage.postgres import PostgresStore
+
+    with schema_of_server() as (url, name):
+        own = f"{url}{'&' if '?' in url else '?'}options=-c%20enable_mergejoin%3Doff"
+        store = PostgresStore(own, name, f"postgresql://localhost/{name}", create=True)
+        with closing(store), store.snapshot():
+            store.filters.passing(parse_where({"width": {"$lt": 60}})).count_up_to(100)
+            assert planner_of(store)["enable_mergejoin"] == "off"
+
+
+def test_the_planner_is_as_before_after_a_look_up_that_failed(
+    neighbours: tuple[PostgresStore, Any, Any],
+):
+    store, *_ = neighbours
+    passing = type(store.filters)(store.database).passing(parse_where({"width": {"$lt": 60}}))
+    before = planner_of(store)
+    with pytest.raises(StorageFailed):
+        passing.count_up_to(2**70)  # more than LIMIT takes
+    assert planner_of(store) == before
 
 
 def test_the_moments_are_those_of_all_scores(neighbours: tuple[PostgresStore, Any, Any]):
@@ -422,6 +495,115 @@ def test_an_index_that_finds_too_few_is_not_built_again_at_once(
     indexes.configure("exact", 0.98)
     indexes.rebuild(serving, queries)
     indexes.configure("auto", None)
+
+
+PASSAGES, DOCUMENTS = 20, 120
+"""Rows of each item, and items: the ids of the second half are far above those of the first."""
+
+
+@pytest.fixture(scope="module")
+def passages() -> Iterator[tuple[PostgresStore, Any, Any, list[int]]]:
+    """(a store with an HNSW index, its space, PASSAGES rows of each item with hubs, the ids)."""
+    dice = np.random.default_rng(4)
+    centres = dice.standard_normal((DOCUMENTS, 1, DIM))
+    near = centres + 0.4 * dice.standard_normal((DOCUMENTS, PASSAGES, DIM))
+    rows = (near / np.linalg.norm(near, axis=2, keepdims=True)).astype(np.float16)
+    hubs = dice.normal(0.25, 0.03, (DOCUMENTS, PASSAGES)).astype(np.float32)
+    half = DOCUMENTS // 2
+    with postgres_store() as store:
+        put_items(store, range(half), rows[:half], hubs[:half])
+        with store.database.write() as writing:
+            writing.exec_driver_sql("SELECT setval('items_id_seq', 1000000)")
+        space = put_items(store, range(half, DOCUMENTS), rows[half:], hubs[half:])
+        flat = augmented(rows.reshape(-1, DIM).astype(np.float32), hubs.reshape(-1))
+        flat = flat.astype(np.float16).astype(np.float64)
+        store.vector_indexes.configure("hnsw", None)
+        store.vector_indexes.rebuild([(space, ["image"])], queries_of(flat))
+        yield store, space, flat, store.vector_indexes.index(space, "image").items().ids.tolist()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("where", [None, {"width": {"$gte": 30}}])
+def test_k_items_are_found_where_the_nearest_rows_are_of_few(
+    passages: tuple[PostgresStore, Any, Any, list[int]], weight: float, where: Any
+):
+    store, space, rows, ids = passages
+    index = store.vector_indexes.index(space, "image")
+    allowed = None if where is None else store.filters.passing(parse_where(where))
+    passing = set(ids if where is None else ids[30:])
+    common = 0
+    for number in range(0, len(rows), 8 * PASSAGES):
+        vector = query(rows, number, weight)
+        nearest = np.argsort(-(rows @ vector))[:50] // PASSAGES
+        assert len(set(nearest.tolist())) < 30
+        found = index.search(vector, 30, allowed)
+        wanted = expected(rows, vector, 30, passing.__contains__, ids)
+        assert len(found) == 30
+        common += len(dict(found).keys() & dict(wanted).keys())
+    assert common >= 0.98 * 30 * 15
+
+
+def test_all_items_are_found_where_more_are_asked_for(
+    passages: tuple[PostgresStore, Any, Any, list[int]],
+):
+    store, space, rows, ids = passages
+    index, vector = store.vector_indexes.index(space, "image"), query(rows)
+    wanted = expected(rows, vector, DOCUMENTS, ids=ids)
+    agree(index.search(vector, DOCUMENTS + 1), wanted)
+
+
+def test_items_with_many_rows_are_found_by_each_search_with_a_narrow_filter(
+    passages: tuple[PostgresStore, Any, Any, list[int]],
+):
+    store, space, rows, ids = passages
+    index = store.vector_indexes.index(space, "image")
+    narrow = store.filters.passing(parse_where({"width": {"$in": [3, 40, 70, 110]}}))
+    few = {ids[number] for number in (3, 40, 70, 110)}
+    for number in (5, 6, 7):
+        vector = query(rows, number)
+        wanted = expected(rows, vector, 4, few.__contains__, ids)
+        agree(index.search(vector, 4, narrow), wanted)
+
+
+def test_a_wide_filter_is_applied_to_candidates_despite_a_gap_between_ids(
+    passages: tuple[PostgresStore, Any, Any, list[int]],
+):
+    store, space, *_ = passages
+    index = store.vector_indexes.index(space, "image")
+    first = [0, DOCUMENTS // 2]  # before and after the gap
+    wide = store.filters.passing(parse_where({"$not": {"width": {"$in": first}}}))
+    narrow = store.filters.passing(parse_where({"width": {"$in": first}}))
+    assert not index.compares_all(10, wide)
+    assert index.compares_all(10, narrow)
+
+
+def test_a_filter_that_every_second_item_passes_is_applied_to_candidates(
+    passages: tuple[PostgresStore, Any, Any, list[int]],
+):
+    store, space, *_ = passages
+    index = store.vector_indexes.index(space, "image")
+    for parity in (0, 1):
+        half = {"width": {"$in": list(range(parity, DOCUMENTS, 2))}}
+        assert not index.compares_all(10, store.filters.passing(parse_where(half)))
+
+
+def test_filters_of_a_handful_of_items_find_those_that_pass():
+    dice = np.random.default_rng(5)
+    rows = dice.standard_normal((5, 2, DIM))
+    rows = (rows / np.linalg.norm(rows, axis=2, keepdims=True)).astype(np.float16)
+    hubs = dice.normal(0.25, 0.03, (5, 2)).astype(np.float32)
+    flat = augmented(rows.reshape(-1, DIM).astype(np.float32), hubs.reshape(-1))
+    flat = flat.astype(np.float16).astype(np.float64)
+    with postgres_store() as store:
+        space = put_items(store, range(5), rows, hubs)
+        store.vector_indexes.configure("hnsw", None)
+        store.vector_indexes.rebuild([(space, ["image"])], lambda *_: {"text": flat[:3]})
+        index = store.vector_indexes.index(space, "image")
+        vector = query(flat)
+        for below in range(6):
+            passing = store.filters.passing(parse_where({"width": {"$lt": below}}))
+            wanted = expected(flat, vector, 3, lambda id_, most=below: id_ <= most, range(1, 6))
+            agree(index.search(vector, 3, passing), wanted)
 
 
 def test_another_engines_kinds_of_index_are_refused(neighbours: tuple[PostgresStore, Any, Any]):

@@ -129,6 +129,11 @@ class LazyIdSet(IdSet):
         """Whether all ids are here already."""
         return "_whole" in self.__dict__
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether the number of ids is known already."""
+        return self.is_fetched or "_size" in self.__dict__
+
     @cached_property
     def ids(self) -> NDArray[np.int64]:
         """The ids (n,), sorted."""

@@ -18,7 +18,7 @@ from mmsearch.storage.sql.database import Prepared, driver_of_connection, is_one
 from mmsearch.storage.sql.schema import items, metadata
 from mmsearch.storage.store import FilterStore
 from mmsearch.types import Facets
-from mmsearch.vectors.id_set import IdSet, LazyIdSet
+from mmsearch.vectors.id_set import FEW, IdSet, LazyIdSet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,25 +44,25 @@ class PassingItems(LazyIdSet):
     def __init__(self, database: Database, filter_: Filter) -> None:
         self.sql = FilterSql(database, filter_)
         super().__init__(filter_, self.sql.count, self.sql.fetch)
-        self._least = 0
+        self._at_least = 0
 
     def count_up_to(self, most: int) -> int:
-        """How many there are, or `most` if there are more; these are not counted."""
-        if (counted := self.counted) is not None:
-            return min(counted, most)
-        if self._least >= most:
+        """How many there are, or `most` if there are more; if fewer, the ids are kept, too."""
+        if self.is_counted:
+            return min(len(self), most)
+        if self._at_least >= most:
             return most
-        found = self.sql.count(most)  # a local: other threads count the same set
-        if found < most:
-            self._size = found
+        found = self.sql.ids_up_to(most)  # a local: other threads count the same set
+        if len(found) < most:
+            self._whole = IdSet.of(found)
         else:
-            self._least = max(self._least, found)
-        return found
+            self._at_least = max(self._at_least, most)
+        return len(found)
 
     @property
-    def counted(self) -> int | None:
-        """How many there are; None if they have not been counted."""
-        return len(self) if self.is_fetched or "_size" in self.__dict__ else None
+    def fits_in_parameter(self) -> bool:
+        """Whether the ids are known, and few enough for a parameter of a statement."""
+        return self.is_fetched and len(self) <= FEW
 
 
 class FilterSql:
@@ -81,14 +81,34 @@ class FilterSql:
         """The same where few items are tried."""
         return Prepared(passing(self._filter, few=True).order_by(None)).for_server
 
-    def count(self, most: int | None = None) -> int:
-        """How many pass, counted up to `most`."""
+    def count(self) -> int:
+        """How many pass."""
         ids, parameters = self.ids
-        limit = "" if most is None else f" LIMIT {most:d}"
-        statement = f"SELECT count(*) FROM ({ids}{limit}) AS passing"  # noqa: S608 - parameters
+        return int(self._value(f"SELECT count(*) FROM ({ids}) AS passing", parameters))  # noqa: S608 - parameters
+
+    def ids_up_to(self, most: int) -> list[int]:
+        """Up to `most` of the ids that pass."""
+        ids, parameters = self.ids
         with self._database.read() as connection:
-            found = driver_of_connection(connection).execute(statement, parameters, prepare=True)
-            return int(found.fetchone()[0])
+            driver = driver_of_connection(connection)
+            with driver.pipeline():
+                driver.execute(_NESTED_LOOPS_ONLY, prepare=True)
+                statement = f"SELECT ARRAY({ids} LIMIT {most:d})"
+                found = driver.execute(statement, parameters, prepare=True, binary=True)
+                driver.execute(_BY_ANY_PLAN, prepare=True)
+            return list(found.fetchone()[0])
+
+    def count_among(self, ids: list[int]) -> int:
+        """How many of some ids pass."""
+        few, parameters = self.ids_of_few
+        counted = f"SELECT count(*) FROM ({few}) AS passing WHERE id = ANY(%(among)s)"  # noqa: S608
+        return int(self._value(counted, {**parameters, "among": ids}))
+
+    def _value(self, statement: str, parameters: dict[str, Any]) -> Any:
+        with self._database.read() as connection:
+            driver = driver_of_connection(connection)
+            found = driver.execute(statement, parameters, prepare=True, binary=True)
+            return found.fetchone()[0]
 
     def fetch(self, among: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """The ids that pass, of all or of some."""
@@ -97,6 +117,18 @@ class FilterSql:
                 return _ids(connection, passing(self._filter))
             some = passing(self._filter, few=True).where(is_one_of(items.c.id, among.tolist()))
             return _ids(connection, some)
+
+
+_NESTED_LOOPS_ONLY, _BY_ANY_PLAN = (
+    "SELECT "
+    + ", ".join(
+        f"set_config('enable_{plan}', {value}, true)"
+        for plan in ("hashjoin", "mergejoin", "seqscan")
+    )
+    for value in ("'off'", "NULL")  # NULL: what the connection began with
+)
+"""The planner knows the numbers of all keys of metadata together, and so expects a third of the
+items where few pass. It would read whole tables; nested loops read what passes, up to a limit."""
 
 
 class Filters(FilterStore):

@@ -21,6 +21,9 @@ from mmsearch.storage.stored_text import LAST_PLAIN, SURROGATES
 FOLDERS_ONCE = False
 """PostgreSQL compares a million paths in the time that it takes to find their folders."""
 
+LOOKS_UP_VALUES = False
+"""PostgreSQL knows that an item has few rows."""
+
 _NOT_IN_LIKE = re.compile(r"\[|\*\*/")
 """Classes, and any number of folders."""
 

@@ -4,10 +4,10 @@ PostgreSQL computes the same scores as a local index. What a query loses by roun
 sent as a second vector, so that both inner products add up to the cosine that NumPy computes
 (1e-6). Hubs are subtracted here, and no vector is sent to the client.
 
-If there are few rows, all are compared. Otherwise HNSW finds candidates, and the filter is applied
-to them. If too few pass, the passing items are counted (the server's planner would estimate their
-number badly): few are all compared; with many, an iterative HNSW scan continues until enough have
-passed.
+If there are few rows, all are compared. Otherwise a filter is tested for a sample of items (the
+server's planner would estimate badly how many pass). If enough pass, HNSW finds candidates, and the
+filter is applied to them. If not, the passing items are looked up to a limit: few are all compared;
+with many, an iterative HNSW scan continues until enough have passed.
 
 A statement is prepared on the server once per connection.
 """
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from mmsearch.storage.postgres.filters import PassingItems
 from mmsearch.storage.records import Space
@@ -31,7 +32,7 @@ from mmsearch.types import Modality, Ranking
 from mmsearch.vectors.exact import DECIMALS, as_float32, ranked
 from mmsearch.vectors.few_rows import FewRows
 from mmsearch.vectors.hubness import EXTRA_DIMS, SLOTS
-from mmsearch.vectors.id_set import FEW, IdSet, LazyIdSet
+from mmsearch.vectors.id_set import IdSet, LazyIdSet
 from mmsearch.vectors.index_choice import SAMPLED, IndexChoice
 from mmsearch.vectors.sample import ChanceSample
 
@@ -50,11 +51,14 @@ MAX_EFFORT = 1_000
 """The highest ef_search of HNSW that pgvector accepts: the candidates that a search keeps."""
 
 FEW_ROWS = 2_000
-"""Up to this many items that pass a filter, their rows are fetched once and compared here: the next
-query with that filter needs no search on the server."""
+"""Up to this many items that pass a filter, their rows are fetched for the second query with that
+filter, and compared here: later ones need no search on the server."""
 
 STEP_COST = 4
 """HNSW visits a row and tests the filter in the time that comparing this many rows takes."""
+
+SHARE_SAMPLE = 64
+"""Up to so many items are tested for a new filter, to estimate the share that passes."""
 
 MARGIN = 16
 """Rows beyond k that are scored, for ties and for errors of rounding."""
@@ -67,6 +71,9 @@ MIN_SCANNED = 20_000
 
 _SCALE = 2048.0
 """The factor that makes the rounding error of a query a normal float16."""
+
+_GOLDEN = 0.618034
+"""The golden ratio: its multiples' fractions are spread evenly over 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,9 @@ class PgVectorIndex(VectorIndex):
         self._state = state
         self._sample_file = sample_file
         self._few = FewRows(self._fetched)
+        self._searched_once: WeakSet[PassingItems] = WeakSet()
+        """Sets of few items that have been searched on the server."""
+        self._shares: WeakKeyDictionary[PassingItems, float] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return self._state.rows
@@ -130,29 +140,29 @@ class PgVectorIndex(VectorIndex):
         if not self._state.rows or k < 1:
             return []
         query = _Query(vector, self._space.dim)
-        if (found := self._by_hnsw(query, k, allowed)) is not None:
+        found = None
+        if self._enough_candidates_pass(k, allowed):
+            found = self._by_hnsw(query, k, allowed)
+        if found is None and allowed is not None and not self._all_are_compared(k, allowed):
+            found = self._by_filtered_hnsw(query, k, allowed)
+        if found is not None:
             return found
-        if allowed is not None:
-            limit = self._most_compared(k)
-            passing = allowed.count_up_to(max(limit + 1, self._least_passing(k)))
-            if not passing:
-                return []
-            if isinstance(allowed, PassingItems) and passing <= FEW_ROWS:
+        if isinstance(allowed, PassingItems) and allowed.count_up_to(FEW_ROWS + 1) <= FEW_ROWS:
+            if allowed in self._searched_once:
                 return self._few.search(allowed, vector, k)
-            if self._state.choice.kind == HNSW and passing > limit:
-                found = self._by_filtered_hnsw(query, k, allowed, passing)
-                if found is not None:
-                    return found
+            self._searched_once.add(allowed)
         return self._exactly(query, k, allowed)
 
     def compares_all(self, k: int, allowed: IdSet | None = None) -> bool:
         """Whether a search compares all allowed rows: there is no HNSW, or it would take longer."""
+        return not self._enough_candidates_pass(k, allowed) and self._all_are_compared(k, allowed)
+
+    def _all_are_compared(self, k: int, allowed: IdSet | None) -> bool:
+        """Whether to compare all allowed rows is quicker than HNSW among these."""
         if self._state.choice.kind != HNSW:
             return True
-        if allowed is None or self._candidates_may_suffice(k, allowed):
-            return False
         limit = self._most_compared(k)
-        return allowed.count_up_to(limit + 1) <= limit
+        return allowed is not None and allowed.count_up_to(limit + 1) <= limit
 
     def _most_compared(self, k: int) -> int:
         """Up to so many rows that pass a filter, comparing them all is quicker than HNSW.
@@ -183,65 +193,95 @@ class PgVectorIndex(VectorIndex):
 
     def _by_hnsw(self, query: _Query, k: int, allowed: IdSet | None) -> Ranking | None:
         """The best allowed rows of the candidates from HNSW; None if they are too few."""
-        if not self._candidates_may_suffice(k, allowed):
-            return None
-        returned = k + (MARGIN_WITH_HUBS if query.weights else MARGIN)
+        effort, returned = self._state.choice.effort, k + MARGIN
+        tested, parameters = self._condition(allowed, per_row=True)
+        given = {**query.parameters, **query.weights, **parameters}
         most = returned
         if allowed is not None:
             most = self._candidate_count(k)
         elif query.weights:
-            most = max(most, self._state.choice.effort)  # HNSW keeps that many anyway
-        tested, parameters = self._condition(allowed, _PER_ROW)
-        statement = self._statement(query, "true", most, tested, returned, by_index=True)
-        with self._hnsw_session(max(self._state.choice.effort, most), MIN_SCANNED) as driver:
-            given = {**query.parameters, **query.weights, **parameters}
-            rows = driver.execute(statement, given, prepare=True, binary=True).fetchall()
-        ranking = query.ranking(rows)
-        enough = min(k, self._state.rows)
-        if len(ranking) < enough or (allowed is not None and len(rows) < k + MARGIN):
-            return None
-        return ranking[:k]
+            most = max(effort, k + MARGIN_WITH_HUBS)  # HNSW keeps that many anyway
+        while True:
+            statement = self._statement(query, "true", most, tested, returned, by_index=True)
+            with self._hnsw_session(max(effort, most), MIN_SCANNED) as driver:
+                rows = driver.execute(statement, given, prepare=True, binary=True).fetchall()
+            ranking = query.ranking(rows)
+            enough = len(ranking) >= min(k, self._state.rows)
+            if enough and (allowed is None or len(rows) >= k + MARGIN):
+                return ranking[:k]
+            if len(rows) < returned:
+                return None
+            returned *= 4  # many are of the same items
+            most = max(most, returned)
 
     def _candidate_count(self, k: int) -> int:
         """The number of candidates that a filter is applied to, to find k items."""
         return max(self._state.choice.effort, 2 * (k + MARGIN_WITH_HUBS))
 
-    def _candidates_may_suffice(self, k: int, allowed: IdSet | None) -> bool:
-        """Whether enough candidates are allowed, or may be: filters are not counted for this."""
+    def _enough_candidates_pass(self, k: int, allowed: IdSet | None) -> bool:
+        """Whether enough of HNSW's candidates are likely to be allowed.
+
+        No filter is counted for this: it is tested for a sample. As candidates are like the query,
+        and a filter may be, too, half of those needed are taken for enough.
+        """
         if self._state.choice.kind != HNSW:
             return False
         if allowed is None:
             return True
-        counted = allowed.counted if isinstance(allowed, PassingItems) else len(allowed)
-        return counted is None or counted >= self._least_passing(k)
+        return self._passing_share(allowed) * self._candidate_count(k) >= (k + MARGIN) / 2
 
-    def _least_passing(self, k: int) -> int:
-        """How many items must pass a filter for enough of HNSW's candidates to pass it."""
-        if self._state.choice.kind != HNSW:
-            return 0
-        return math.ceil((k + MARGIN) * self._item_count / self._candidate_count(k))
+    def _passing_share(self, allowed: IdSet) -> float:
+        """About which share of the items is allowed."""
+        sample = self._sampled_items
+        if not len(sample):
+            return 0.0
+        if not isinstance(allowed, PassingItems):
+            return float(allowed.contains(sample).mean())
+        if (share := self._shares.get(allowed)) is None:
+            passing = allowed.sql.count_among(sample.tolist())
+            self._shares[allowed] = share = passing / len(sample)
+        return share
 
     @cached_property
-    def _item_count(self) -> int:
-        """How many items have vectors: an item may have several."""
-        first = f"SELECT count(*) FROM vectors v WHERE {self._own} AND position = 0"  # noqa: S608
-        return int(self._database.driver_rows(first, ())[0][0])
+    def _sampled_items(self) -> NDArray[np.int64]:
+        """Up to SHARE_SAMPLE ids of items that have vectors, spread evenly over the ids in use.
 
-    def _by_filtered_hnsw(
-        self, query: _Query, k: int, allowed: IdSet, passing: int
-    ) -> Ranking | None:
-        """The best of the rows that HNSW finds among the allowed; None if they are too few.
-
-        Args:
-            query: The query.
-            k: The number of items.
-            allowed: The items to search.
-            passing: How many these are, at least.
+        Ranges of ids are divided until more than half as many are in use, or each has one id. So
+        gaps do not matter, however large.
         """
+        import numpy as np
+
+        ends = f"SELECT min(item_id), max(item_id) FROM vectors v WHERE {self._own}"  # noqa: S608 - constants
+        first = (
+            "SELECT range.low, found.item_id FROM unnest(CAST(? AS bigint[])) range(low), LATERAL ("  # noqa: S608 - constants
+            f"SELECT v.item_id FROM vectors v WHERE {self._own} AND v.item_id >= range.low "
+            "ORDER BY v.item_id LIMIT 1) found"
+        )
+
+        def first_from(lows: NDArray[np.int64]) -> NDArray[np.int64]:
+            rows = self._database.driver_rows(first, (lows.tolist(),))
+            return np.array(rows, np.int64).reshape(-1, 2)
+
+        ((low, high),) = self._database.driver_rows(ends, ())
+        if low is None:  # all were removed meanwhile
+            return np.zeros(0, np.int64)
+        lows, width = np.array([low]), 1 << (high - low).bit_length()
+        while len(lows) <= SHARE_SAMPLE // 2 and width > 1:
+            parts = min(1 << (SHARE_SAMPLE // len(lows)).bit_length() - 1, width)
+            width //= parts
+            found = first_from(np.add.outer(lows, width * np.arange(parts)).reshape(-1))
+            lows = found[found[:, 1] < found[:, 0] + width, 0]
+        # not the first of each: what every second item passes would pass all of them or none
+        within = (np.arange(len(lows)) * _GOLDEN % 1 * width).astype(np.int64)
+        return np.unique(first_from(lows + within)[:, 1])
+
+    def _by_filtered_hnsw(self, query: _Query, k: int, allowed: IdSet) -> Ranking | None:
+        """The best of the rows that HNSW finds among the allowed; None if they are too few."""
         wanted = k + (MARGIN_WITH_HUBS if query.weights else MARGIN)
-        condition, parameters = self._condition(allowed, _AS_SUBQUERY)
+        condition, parameters = self._condition(allowed)
         statement = self._statement(query, condition, wanted, "true", wanted, by_index=True)
         effort = max(self._state.choice.effort, wanted)
+        passing = allowed.count_up_to(self._most_compared(k) + 1)
         scanned = max(MIN_SCANNED, math.ceil(8 * wanted * self._state.rows / passing))
         with self._hnsw_session(effort, scanned) as driver, driver.pipeline():
             driver.execute(_FORCE_HNSW, prepare=True)
@@ -269,25 +309,24 @@ class PgVectorIndex(VectorIndex):
 
     # ------------------------------------------------------------------ statements
 
-    def _condition(self, allowed: IdSet | None, template: str = "") -> tuple[str, dict[str, Any]]:
+    def _condition(
+        self, allowed: IdSet | None, *, per_row: bool = False
+    ) -> tuple[str, dict[str, Any]]:
         """What a row `v` must fulfil to be of an allowed item, and the parameters of it.
 
         Args:
             allowed: The items; None: all.
-            template: How the condition of a filter is evaluated: _PER_ROW or _AS_SUBQUERY; "" for
-                all items at once.
+            per_row: Whether a filter is to be tested for each row by itself.
         """
         if allowed is None:
             return "true", {}
         if isinstance(allowed, EachNth):
             return f"v.item_id %% {allowed.condition:d} = 0", {}
-        if not isinstance(allowed, PassingItems):
+        if not isinstance(allowed, PassingItems) or allowed.fits_in_parameter:
             ids = {"ids": id_list(allowed.ids.tolist())}
             return "v.item_id = ANY (CAST(translate(%(ids)s, '[]', '{}') AS bigint[]))", ids
-        subquery, parameters = allowed.sql.ids_of_few if template else allowed.sql.ids
-        if not template:
-            template = _AS_ARRAY if allowed.count_up_to(FEW + 1) <= FEW else _AS_SUBQUERY
-        return template.format(subquery), parameters
+        subquery, parameters = allowed.sql.ids_of_few if per_row else allowed.sql.ids
+        return (_PER_ROW if per_row else _AS_SUBQUERY).format(subquery), parameters
 
     def _statement(
         self, query: _Query, allowed: str, most: int, tested: str, returned: int, *, by_index: bool
@@ -309,11 +348,14 @@ class PgVectorIndex(VectorIndex):
         vector = indexed(self._space.dim) if by_index else "vector"
         rough = f"v.{vector} <#> %(high)s"
         order = rough if by_index else f"({rough}){subtracted}"
+        final = f"v.rough{subtracted if by_index else ''}"
         return (
             "SELECT v.item_id, v.vector <#> %(high)s AS high, v.vector <#> %(low)s AS low, "  # noqa: S608 - constants
-            f"{hubs}v.rough FROM (SELECT v.item_id, v.vector, {hubs}{order} AS rough "
-            f"FROM vectors v WHERE {self._own} AND {allowed} ORDER BY {order} LIMIT {most:d}) v "
-            f"WHERE {tested} ORDER BY v.rough{subtracted if by_index else ''} LIMIT {returned:d}"
+            f"{hubs}v.rough FROM (SELECT * FROM ("
+            f"SELECT v.item_id, v.vector, {hubs}{order} AS rough FROM vectors v "
+            f"WHERE {self._own} AND {allowed} ORDER BY {order} LIMIT {most:d}"
+            # candidates are tested in this order, until enough pass
+            f") v ORDER BY {final} OFFSET 0) v WHERE {tested} LIMIT {returned:d}"
         )
 
     @property
@@ -418,6 +460,11 @@ class EachNth(LazyIdSet):
     def __init__(self, nth: int, number: int) -> None:
         super().__init__(nth, lambda: number, _never_fetched)
 
+    def contains(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of the given ids (n,) is one of them."""
+        passes: NDArray[np.bool_] = ids % self.condition == 0
+        return passes
+
 
 def _never_fetched(_among: Any) -> NDArray[np.int64]:
     raise AssertionError("the ids are told by arithmetic in each statement")
@@ -445,12 +492,9 @@ _PER_ROW = "v.item_id = (SELECT passing.id FROM ({}) AS passing WHERE passing.id
 _AS_SUBQUERY = "v.item_id IN ({})"
 """Tested in the way that the server plans."""
 
-_AS_ARRAY = "v.item_id = ANY (ARRAY({}))"
-"""Of the items that pass, which are looked up: the server plans for ten."""
-
 _FORCE_HNSW, _RESET_PLANNER = (
-    f"SELECT set_config('enable_sort', '{sort}', true), "
-    f"set_config('plan_cache_mode', '{plan}', true)"
-    for sort, plan in (("off", "force_generic_plan"), ("on", "auto"))
+    f"SELECT set_config('enable_sort', {sort}, true), set_config('plan_cache_mode', {plan}, true)"
+    for sort, plan in (("'off'", "'force_generic_plan'"), ("NULL", "NULL"))
 )
-"""Without sorting, or the planner would choose not to use HNSW; it plans once, not each time."""
+"""Without sorting, or the planner would choose not to use HNSW; it plans once, not each time. NULL
+is what the connection began with."""

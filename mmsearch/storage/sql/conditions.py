@@ -42,6 +42,9 @@ class Functions(Protocol):
     FOLDERS_ONCE: bool
     """Whether to compare a folder once, and not once for each item in it, is quicker."""
 
+    LOOKS_UP_VALUES: bool
+    """Whether it would look up all rows of a value though the item is known."""
+
     def matches(self, text: ColumnElement[str], *patterns: str, below: bool = False) -> Expression:
         """Whether a text matches one of some shell patterns, or with `below`, a folder of it."""
 
@@ -128,8 +131,10 @@ def value_of(key: Key) -> ColumnElement[Any]:
 def _any_row(table: Table, ways: Sequence[Expression], to: Dialect) -> Expression:
     """Whether an item has a row of a table that fulfils one of some expressions."""
     if to.few:
-        # CASE keeps SQLite from going through all rows of the key instead of those of the item
-        passes = case((or_(*ways), 1), else_=0) == 1
+        passes = or_(*ways)
+        if to.functions.LOOKS_UP_VALUES:
+            # CASE keeps SQLite from going through all rows of the key instead of those of the item
+            passes = case((passes, 1), else_=0) == 1
         return select(table.c.item_id).where(table.c.item_id == items.c.id, passes).exists()
     # joined by OR in one statement, SQLite would look through all rows of the key
     return items.c.id.in_(union_all(*(select(table.c.item_id).where(way) for way in ways)))

@@ -25,6 +25,9 @@ from mmsearch.storage.sql.types import PATH
 FOLDERS_ONCE = True
 """To compare a folder once, and not once for each item in it, is quicker."""
 
+LOOKS_UP_VALUES = True
+"""SQLite prefers the index of a key and value, whatever is known of the item."""
+
 _REGISTERED = "mmsearch functions"
 
 _UNSURE = re.compile(r"\?|\[|\*\*/|[^ -~]")
