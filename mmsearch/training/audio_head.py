@@ -14,22 +14,24 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmsearch.encoders.mini.encoder import HEARD, MiniEncoder
-from mmsearch.encoders.model_files import file_sha256
 from mmsearch.training.backbones import DIM, moments, standardised
-from mmsearch.training.features import THREADS, Arrays, cached, draw_one, session_with_outputs
-from mmsearch.training.fit import add_noise, one_cycle
+from mmsearch.training.features import THREADS, Arrays, cached, session_with_outputs
 from mmsearch.training.onnx_graphs import block_output
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.sounds import Picture, Sound, changed_picture, plain_pictures, whole_wave
 
-AUDIO_TENSORS = {block_output(20): (208, 9), block_output(15): (120, 17)}
+AUDIO_TENSORS = {
+    block_output(18): (208, 9),
+    block_output(15): (120, 17),
+    block_output(11): (88, 17),
+}
 """Tensors in the image tower → their channels and rows; a row is a range of pitches.
 
 Upper layers describe what a picture shows. They lose the pitch of things, which distinguishes
-sounds.
+sounds. All of these blocks are published ones: training the tower does not change them.
 """
 WIDTH = sum(channels * rows for channels, rows in AUDIO_TENSORS.values())
 
@@ -47,6 +49,12 @@ class SoundFeatures:
     plain: Tensor
     owners: Tensor
     changed: Tensor
+
+    def unchanged(self) -> Tensor:
+        """(sounds, WIDTH): the mean of each sound's windows."""
+        numbers = torch.bincount(self.owners)
+        sums = torch.zeros(len(numbers), self.plain.shape[1])
+        return sums.index_add_(0, self.owners, self.plain) / numbers[:, None]
 
 
 def sound_features(
@@ -88,10 +96,9 @@ def sound_features(
         owners = np.repeat(np.arange(len(sounds)), [len(windows) for windows in plain])
         return {"plain": np.concatenate(plain), "owners": owners, "changed": np.stack(changed)}
 
-    files = [(sound.path.name, sound.fold) for sound in sounds]
-    arrays = cached(
-        cache, "heard", (file_sha256(tower), AUDIO_TENSORS, files, views, seed), compute
-    )
+    files = [(sound.path.name, sound.label, sound.fold) for sound in sounds]
+    key = (AUDIO_TENSORS, files, views, seed)  # not the tower: see AUDIO_TENSORS
+    arrays = cached(cache, "heard", key, compute)
     names = ("plain", "owners", "changed")
     return SoundFeatures(*(torch.from_numpy(arrays[name]) for name in names))
 
@@ -106,44 +113,39 @@ def audio_features(session: Any, pictures: Iterable[Picture]) -> NDArray[np.floa
     return np.stack(rows)
 
 
-class AudioHead(nn.Module):
-    """Standardised features to unit vectors, through few dimensions: there are few concepts."""
+@dataclass(frozen=True)
+class AudioHead:
+    """A linear map of features to unit vectors: to a score of each concept, then to its phrases.
 
-    def __init__(self, mean: Tensor, spread: Tensor, recipe: Recipe) -> None:
-        super().__init__()
-        self.mean = nn.Buffer(mean)
-        self.spread = nn.Buffer(spread)
-        self.dropout = nn.Dropout(recipe.audio_dropout)
-        self.inward = nn.Linear(len(mean), recipe.audio_inner)
-        self.outward = nn.Linear(recipe.audio_inner, DIM)
+    Attributes:
+        inward: (width, concepts)
+        shift: (concepts,)
+        outward: (concepts, 512)
+        bias: (512,)
+    """
 
-    def project(self, features: Tensor) -> Tensor:
-        """Unit rows (n, 512) of standardised features (n, width)."""
-        return F.normalize(self.outward(self.inward(self.dropout(features))), dim=-1)
+    inward: Tensor
+    shift: Tensor
+    outward: Tensor
+    bias: Tensor
 
-    def forward(self, features: Tensor) -> Tensor:
+    def __call__(self, features: Tensor) -> Tensor:
         """Unit rows (n, 512) of features (n, width)."""
-        return self.project(standardised(features, self.mean, self.spread))
+        scores = features @ self.inward + self.shift
+        return F.normalize(scores @ self.outward + self.bias, dim=-1)
 
 
 @dataclass(frozen=True)
 class Concepts:
-    """The concept heard in each sound, and vectors of the phrases that describe it.
+    """The concept heard in each sound, and the mean vectors of the phrases that describe it.
 
     Attributes:
         of_sound: (sounds,) the concept of each.
-        vectors: (phrases, 512), concept after concept.
-        first: (concepts + 1,) the row of each concept's first phrase.
+        vectors: (concepts, 512) unit rows.
     """
 
     of_sound: Tensor
     vectors: Tensor
-    first: Tensor
-
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """(concepts, 512): a random phrase of each concept."""
-        concepts = torch.arange(len(self.first) - 1)
-        return self.vectors[draw_one(self.first, concepts, generator)]
 
 
 def concepts_of(sounds: Sequence[Sound], encoder: MiniEncoder) -> Concepts:
@@ -152,51 +154,59 @@ def concepts_of(sounds: Sequence[Sound], encoder: MiniEncoder) -> Concepts:
     for sound in sounds:
         phrases_of.setdefault(sound.concept, {}).update(dict.fromkeys(sound.phrases))
     rows = {concept: row for row, concept in enumerate(phrases_of)}
-    phrases = [phrase for of_concept in phrases_of.values() for phrase in of_concept]
+    means = [encoder.encode("text", list(phrases)).mean(axis=0) for phrases in phrases_of.values()]
     return Concepts(
         torch.tensor([rows[sound.concept] for sound in sounds]),
-        torch.from_numpy(encoder.encode("text", phrases)),
-        torch.tensor(np.cumsum([0, *map(len, phrases_of.values())])),
+        F.normalize(torch.from_numpy(np.stack(means)), dim=-1),
     )
 
 
 def fit_audio(
     features: SoundFeatures, concepts: Concepts, rows: Tensor, recipe: Recipe
 ) -> AudioHead:
-    """The head, trained on changed sounds: each must find its phrase among those of all concepts.
+    """The head by ridge regression of sounds and changed sounds on their concepts' vectors:
+
+        W = (Xᵀ D X / Σ D + λ I)⁻¹ Xᵀ D Y / Σ D
+
+    with standardised features X, targets Y less their mean, and weights D, a sound's being the
+    inverse square root of the number of sounds of its concept. Y = C V with C one in the column of
+    a sound's concept, so W goes through as many dimensions as there are concepts.
 
     Args:
         features: Of all sounds.
         concepts: Of all sounds.
         rows: (n,) the sounds to train on.
-        recipe: The hyperparameters.
+        recipe: Has λ, `audio_ridge`.
+
+    Source: Hoerl & Kennard, Technometrics 1970.
     """
-    torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    changed = features.changed[:, rows].float()
-    head = AudioHead(*moments(changed.flatten(0, 1)), recipe)
-    changed = standardised(changed, head.mean, head.spread)
+    seen = torch.cat([features.changed.float(), features.unchanged()[None]])[:, rows]
+    views, width = len(seen), seen.shape[-1]
+    mean, spread = moments(seen.flatten(0, 1))
     concept = concepts.of_sound[rows]
-    rarity = torch.bincount(concept).float()[concept] ** -0.5  # rare concepts are drawn more often
-    stepper = one_cycle([(recipe.audio_rate, [head])], recipe.weight_decay, recipe.audio_steps)
-    for _ in range(recipe.audio_steps):
-        drawn = torch.multinomial(rarity, recipe.audio_batch, replacement=True, generator=generator)
-        views = torch.randint(len(changed), (recipe.audio_batch,), generator=generator)
-        vectors = head.project(add_noise(changed[views, drawn], recipe.audio_noise, generator))
-        scores = vectors @ concepts.draw(generator).T / recipe.audio_temperature
-        smoothing = recipe.audio_smoothing
-        stepper.step(F.cross_entropy(scores, concept[drawn], label_smoothing=smoothing))
-    return head.eval()
+    weights = torch.bincount(concept).float()[concept] ** -0.5
+    weights /= weights.sum()
+    targets = F.one_hot(concept, len(concepts.vectors)).float()
+    share = weights @ targets  # of each concept
+    gram, moment = torch.zeros(width, width), torch.zeros(width, len(share))
+    middle = torch.einsum("n,vnw->w", weights, standardised(seen, mean, spread)) / views
+    for view in seen:
+        inputs = standardised(view, mean, spread) - middle
+        weighted = inputs.T * (weights / views)
+        gram.addmm_(weighted, inputs)
+        moment.addmm_(weighted, targets)
+    gram.diagonal().add_(recipe.audio_ridge)
+    solution = torch.cholesky_solve(moment, torch.linalg.cholesky(gram))
+    inward = (solution / spread[:, None]).half().float()  # as it is stored, so that shift fits it
+    shift = -(mean + spread * middle) @ inward
+    return AudioHead(inward, shift, concepts.vectors, share @ concepts.vectors)
 
 
 def export_audio(head: AudioHead) -> bytes:
     """The extension that adds the output "heard" to the image tower (see `onnx_graphs`)."""
-    with torch.no_grad():  # standardising is part of the first matrix
-        inward = (head.inward.weight / head.spread).half()
-        shift = head.inward.bias - inward.float() @ head.mean
-    halves = {"inward": inward.T, "outward": head.outward.weight.half().T}
-    floats = {"shift": shift, "bias": head.outward.bias, "least": torch.tensor(1e-12)}
-    arrays = {name: array.detach().numpy() for name, array in {**halves, **floats}.items()}
+    halves = {"inward": head.inward.half(), "outward": head.outward.half()}
+    floats = {"shift": head.shift, "bias": head.bias, "least": torch.tensor(1e-12)}
+    arrays = {name: array.numpy() for name, array in {**halves, **floats}.items()}
     arrays |= {"time": np.array([3]), "last": np.array([1])}
     nodes = []
     for row, tensor in enumerate(AUDIO_TENSORS):

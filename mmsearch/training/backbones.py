@@ -25,6 +25,10 @@ IMAGE_SIZE = 260
 MAX_TOKENS = 128
 VOCABULARY = 30522
 """The size of the vocabulary of MiniLM."""
+IMAGE_CUT = 18
+"""Blocks of the image network that stay as published; those above are trained."""
+CHANNELS = 1280
+"""Of the grid above the last convolution."""
 MAP_SHAPE = (208, 9, 9)
 """Channels, rows and columns after any of image blocks 17 to 20."""
 
@@ -77,11 +81,47 @@ class Block(nn.Module):
         y = self.narrow(F.relu6(self.filter(y)))
         return x + y if self.adds_input else y
 
+    def as_products(self, x: Tensor) -> Tensor:
+        """The same by matrix products, of maps with channels first: (channels, n, h · w).
+
+        Only for blocks of stride 1, of square maps.
+        """
+        y = x if self.widen is None else F.relu6(_pointwise(self.widen.conv, x))
+        y = _pointwise(self.narrow.conv, F.relu6(_depthwise(self.filter.conv, y)))
+        return x + y if self.adds_input else y
+
+
+def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1 × 1 convolution of (channels, n, places)."""
+    assert conv.bias is not None
+    product = conv.weight.flatten(1) @ x.flatten(1)
+    return (product + conv.bias[:, None].to(product.dtype)).unflatten(1, x.shape[1:])
+
+
+def _depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution of each channel of (channels, n, places) alone, of a square map.
+
+    For each channel, it is a product with a matrix (places, places) of its filter's weights.
+    """
+    assert conv.bias is not None
+    side, size = math.isqrt(x.shape[2]), conv.kernel_size[0]
+    at = torch.arange(side * side)
+    rows, columns = at // side, at % side
+    down = rows[:, None] - rows[None] + size // 2
+    right = columns[:, None] - columns[None] + size // 2
+    outside = (down < 0) | (down >= size) | (right < 0) | (right >= size)
+    # a product, as the gradient of indexing is slow; places too far apart have weight 0
+    chosen = F.one_hot(torch.where(outside, size * size, down * size + right), size * size + 1)
+    weights = conv.weight.flatten(1) @ chosen[..., :-1].flatten(0, 1).T.to(conv.weight.dtype)
+    matrices = weights.unflatten(1, (side * side, side * side))
+    product = x @ matrices
+    return product + conv.bias[:, None, None].to(product.dtype)
+
 
 class ImageTrunk(nn.Module):
     """EfficientNet-lite2 up to the grid before pooling, cut in two at `cut`."""
 
-    def __init__(self, cut: int = 20) -> None:
+    def __init__(self, cut: int = IMAGE_CUT) -> None:
         super().__init__()
         self.cut = cut
         net = _published_lite2()
@@ -101,6 +141,16 @@ class ImageTrunk(nn.Module):
     def above(self, maps: Tensor) -> Tensor:
         """The grid (n, 1280, 9, 9) of the maps that `below` gives."""
         return F.relu6(self.last(self.upper(maps)))
+
+    def grid_of(self, maps: Tensor) -> Tensor:
+        """The grid (n, 1280, 81) of maps (n, 208, 9, 9) as `above`, by matrix products.
+
+        On CPUs, this trains twice as fast as convolutions.
+        """
+        x = maps.flatten(2).transpose(0, 1).contiguous()
+        for block in self.upper:
+            x = block.as_products(x)  # type: ignore[operator]
+        return F.relu6(_pointwise(self.last.conv, x)).transpose(0, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The grid (n, 1280, 9, 9) of pixels (n, 260, 260, 3)."""
@@ -256,6 +306,12 @@ def grid_mean(grid: Tensor) -> Tensor:
     return grid.mean((2, 3))
 
 
+def grid_mean_and_maximum(grid: Tensor) -> Tensor:
+    """(n, 2 · channels) of a grid (n, channels, …): the mean of each channel, then its maximum."""
+    places = grid.flatten(2)
+    return torch.cat([places.mean(2), places.amax(2)], 1)
+
+
 def token_mean(states: Tensor, ids: Tensor) -> Tensor:
     """(n, width) mean over the tokens that are not padding."""
     mask = (ids != 0).to(states.dtype)[..., None]
@@ -271,7 +327,7 @@ class ImageTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Unit rows (n, 512) of pixels (n, 260, 260, 3), 0 to 255."""
-        return self.head(grid_mean(self.trunk(pixels)))
+        return self.head(grid_mean_and_maximum(self.trunk(pixels)))
 
 
 class Classifier(nn.Module):

@@ -17,11 +17,14 @@ from mmsearch.search.rerank import rerank
 from mmsearch.training.backbones import Classifier, ImageTrunk
 from mmsearch.training.data import (
     PLAIN,
+    LabelledSet,
     Split,
     class_prompts,
     load_view,
     photo_pixels,
+    read_labelled,
     read_split,
+    read_unsplit,
 )
 from mmsearch.training.languages import Sources
 from mmsearch.training.onnx_graphs import export_image
@@ -114,24 +117,51 @@ def class_posteriors(split: Split) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def evaluate(model: Path, data: Path, pictures: Path | None) -> None:
-    """Print the recalls of a model's folder, a row each.
+def label_accuracy(encoder: MiniEncoder, labelled: LabelledSet) -> Interval:
+    """The share of photos, in per cent, whose label is the first of all of their set."""
+    photos = encoder.encode("image", photo_pixels(encoder, labelled.paths))
+    names = encoder.encode("text", [f"a photo of {label}" for label in labelled.labels])
+    hits = (photos @ names.T).argmax(1) == np.array(labelled.of_photo)
+    return bootstrap_interval(100.0 * hits)
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    pictures: Path | None = None,
+    coco: Path | None = None,
+    labelled: Path | None = None,
+) -> None:
+    """Print the recalls of a model's folder on the dev splits, a row each.
 
     Args:
         model: The folder.
-        data: Captioned photos; their dev split is used.
+        data: Captioned photos with a dev split.
         pictures: A folder of other captioned pictures, to evaluate on as well.
+        coco: Captioned photos without splits of their own.
+        labelled: Sets of labelled photos.
     """
     encoder = load_mini(model)
     split = read_split(data, "dev")
-    photos = encoder.encode("image", photo_pixels(encoder, split.paths))
-    found = dev_recalls(photos, encoder.encode("text", split.texts), split)
+    found, photos = _split_recalls(encoder, split)
     names = encoder.encode("text", class_prompts(0)[0])
     found |= class_recalls(photos, names, class_posteriors(split))
     if pictures is not None:
         found |= picture_recalls(encoder, pictures)
+    if coco is not None:
+        of_coco, _ = _split_recalls(encoder, read_unsplit(coco, "dev"))
+        found |= {f"COCO {direction}": at for direction, at in of_coco.items()}
     for name, at in found.items():
         print(f"{name:18}", _text_of(at))
+    for one in read_labelled(labelled, "dev") if labelled else ():
+        right = label_accuracy(encoder, one)
+        print(f"{one.name:18} accuracy {right.mean:.1f} [{right.low:.1f}, {right.high:.1f}]")
+
+
+def _split_recalls(encoder: MiniEncoder, split: Split) -> tuple[dict[str, Recalls], Vectors]:
+    """Both directions on a split, and the vectors of its photos."""
+    photos = encoder.encode("image", photo_pixels(encoder, split.paths))
+    return dev_recalls(photos, encoder.encode("text", split.texts), split), photos
 
 
 def _text_of(at: Recalls) -> str:

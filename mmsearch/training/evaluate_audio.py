@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from mmsearch.training.audio_head import (
 from mmsearch.training.data import Split, photo_pixels, read_split
 from mmsearch.training.phrases import ESC10
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.sounds import Sound, read_esc10, read_stamps, waves_of
+from mmsearch.training.sounds import Sound, SoundSources, read_stamps, waves_of
 
 Scores = NDArray[np.float32]
 """(queries, items)."""
@@ -88,46 +88,62 @@ def _recalls(scores: Scores, relevant: Relevant) -> dict[str, float]:
 def unseen_vectors(
     sounds: Sequence[Sound], features: SoundFeatures, concepts: Concepts, recipe: Recipe
 ) -> NDArray[np.float32]:
-    """(sounds with a fold, 512), each from a head that was trained without its fold.
-
-    A sound is represented by its first window; those of ESC-10 have no other.
-    """
+    """(windows of the sounds with a fold, 512), each from a head trained without that fold."""
     folds = np.array([sound.fold for sound in sounds])
-    first = torch.from_numpy(np.searchsorted(features.owners.numpy(), np.arange(len(sounds))))
-    vectors = np.zeros((len(sounds), concepts.vectors.shape[1]), np.float32)
+    of_window = folds[features.owners]
+    vectors = np.zeros((len(of_window), concepts.vectors.shape[1]), np.float32)
     for fold in sorted(set(folds) - {0}):
-        train = torch.from_numpy(np.flatnonzero(folds != fold))
-        head = fit_audio(features, concepts, train, recipe)
-        held_out = np.flatnonzero(folds == fold)
-        with torch.no_grad():
-            vectors[held_out] = head(features.plain[first[held_out]]).numpy()
-    return vectors[folds > 0]
+        head = fit_audio(
+            features, concepts, torch.from_numpy(np.flatnonzero(folds != fold)), recipe
+        )
+        held_out = of_window == fold
+        vectors[held_out] = head(features.plain[held_out]).numpy()
+    return vectors[of_window > 0]
+
+
+def best_window(scores: Scores, owners: NDArray[np.int64]) -> Scores:
+    """(queries, sounds): the score of the best window of each sound.
+
+    Args:
+        scores: (queries, windows)
+        owners: (windows,) the sound of each window, ascending.
+    """
+    best: Scores = np.maximum.reduceat(scores, np.unique(owners, return_index=True)[1], axis=1)
+    return best
 
 
 def unseen_figures(
-    labels: Sequence[str], vectors: NDArray[np.float32], encoder: MiniEncoder
+    title: str,
+    sounds: Sequence[Sound],
+    heard: tuple[NDArray[np.float32], NDArray[np.int64]],
+    descriptions: Mapping[str, Mapping[str, str]],
+    encoder: MiniEncoder,
 ) -> Figures:
-    """ESC-10, leaving one fold out: ten descriptions against its sounds, both ways."""
-    of_sound = np.array([list(ESC10).index(label) for label in labels])
-    relevant = np.arange(len(ESC10))[:, None] == of_sound
-    descriptions = {
-        "label": list(ESC10),
-        "the sound of …": [f"the sound of {label.lower()}" for label in ESC10],
-        "in other words": [OTHER_WORDS[label] for label in ESC10],
-    }
+    """A set whose folds are left out in turn: a description of each label against its sounds.
+
+    Args:
+        title: Of the set.
+        sounds: Of the set.
+        heard: The vectors of their windows, and the sound of each window.
+        descriptions: Kind → label → text.
+        encoder: Of the texts.
+    """
+    vectors, owners = heard
     found: Figures = {}
-    for kind, texts in descriptions.items():
-        scores = encoder.encode("text", texts) @ vectors.T
-        found[f"ESC-10 unseen, {kind}"] = {
-            "accuracy": 100 * float((scores.argmax(0) == of_sound).mean()),
+    for kind, text_of in descriptions.items():
+        relevant = np.array([[sound.label == label for sound in sounds] for label in text_of])
+        scores = best_window(encoder.encode("text", list(text_of.values())) @ vectors.T, owners)
+        found[f"{title} unseen, {kind}"] = {
+            "accuracy": 100 * float((scores.argmax(0) == relevant.argmax(0)).mean()),
             "mAP": float(average_precisions(scores, relevant).mean()),
             "R@1": hits_at(scores, relevant, 1),
         }
-    scores = vectors @ vectors.T
+    scores = best_window(best_window(vectors @ vectors.T, owners).T, owners)
     np.fill_diagonal(scores, -2)
-    same = of_sound[:, None] == of_sound
+    labels = np.array([sound.label for sound in sounds])
+    same = labels[:, None] == labels
     np.fill_diagonal(same, val=False)
-    found["ESC-10 unseen, sound→sound"] = {"P@5": precision_at(scores, same, 5)}
+    found[f"{title} unseen, sound→sound"] = {"P@5": precision_at(scores, same, 5)}
     return found
 
 
@@ -180,8 +196,7 @@ def changed_figures(
     labels = np.array([sounds[row].label for row in stamps])
     texts = encoder.encode("text", labels.tolist())
     same = labels[:, None] == labels
-    with torch.no_grad():
-        vectors = head(held_out[:, stamps].float()).numpy()
+    vectors = head(held_out[:, stamps].float()).numpy()
     scores = np.concatenate([texts @ of_view.T for of_view in vectors])
     relevant = np.tile(same, (len(vectors), 1))
     values = {"mAP": float(average_precisions(scores, relevant).mean())}
@@ -191,22 +206,17 @@ def changed_figures(
 def stamp_figures(stamps: Sequence[Sound], encoder: MiniEncoder, folder: Path) -> Figures:
     """Sounds that the shipped head was trained on, by their captions and pictures."""
     windows = [waves_of(sound) for sound in stamps]
-    first = np.cumsum([0, *(len(waves) for waves in windows[:-1])])
+    owners = np.repeat(np.arange(len(windows)), [len(waves) for waves in windows])
     vectors = encoder.encode("audio", [wave for waves in windows for wave in waves])
     labels = [sound.label for sound in stamps]
     texts = encoder.encode("text", labels)
     same = np.array(labels)[:, None] == np.array(labels)
 
-    def by_sound(scores: Scores) -> Scores:
-        """(queries, stamps): the score of the best window of each."""
-        best: Scores = np.maximum.reduceat(scores, first, axis=1)
-        return best
-
     names = sorted({path.name for path in (folder / "images").iterdir()})
     pixels = photo_pixels(encoder, [folder / "images" / name for name in names])
     pictures = encoder.encode("image", pixels)
     shows = np.array([[name == sound.picture for name in names] for sound in stamps])
-    by_text = by_sound(texts @ vectors.T)
+    by_text = best_window(texts @ vectors.T, owners)
     return {
         "stamps trained on, text→sound": {
             "mAP": float(average_precisions(by_text, same).mean()),
@@ -214,36 +224,62 @@ def stamp_figures(stamps: Sequence[Sound], encoder: MiniEncoder, folder: Path) -
             "R@5": hits_at(by_text, same, 5),
         },
         "stamps trained on, sound→text": _recalls(by_text.T, same),
-        "stamps trained on, sound→image": _recalls(by_sound(pictures @ vectors.T).T, shows),
+        "stamps trained on, sound→image": _recalls(
+            best_window(pictures @ vectors.T, owners).T, shows
+        ),
         "stamps trained on, image→sound": _recalls(
-            by_sound(pictures[shows.argmax(1)] @ vectors.T), same
+            best_window(pictures[shows.argmax(1)] @ vectors.T, owners), same
         ),
     }
 
 
 def evaluate_audio(
-    model: Path, data: Path, esc10: Path, stamps: Path, *, cache: Path, recipe: Recipe
+    model: Path, data: Path, sources: SoundSources, *, cache: Path, recipe: Recipe
 ) -> None:
     """Print every figure of sounds, a row each.
 
     Args:
         model: The model's folder.
         data: Captioned photos; their dev split is used.
-        esc10: Holds `audio/` and `labels.tsv`.
-        stamps: The same, of tuxpaint, and `images/`.
+        sources: The folders of the labelled sets.
         cache: Of features.
         recipe: Of the shipped head, for the heads trained without a fold.
     """
     encoder = load_mini(model)
-    sounds = [*read_esc10(esc10), *read_stamps(stamps)]
+    sounds = sources.read()
     features = sound_features(sounds, model / "image.onnx", recipe, cache=cache)
     concepts = concepts_of(sounds, encoder)
-    labels = [sound.label for sound in sounds if sound.fold]
     vectors = unseen_vectors(sounds, features, concepts, recipe)
-    found = unseen_figures(labels, vectors, encoder)
-    found |= photo_figures(labels, vectors, encoder, data)
+    owners = features.owners.numpy()[: len(vectors)]
+    esc10 = [sound for sound in sounds if sound.label in ESC10]
+    animals = [sound for sound in sounds[len(esc10) :] if sound.fold]
+    of_esc10 = owners < len(esc10)
+    names = sorted({sound.label for sound in animals})
+    found = unseen_figures(
+        "ESC-10",
+        esc10,
+        (vectors[of_esc10], owners[of_esc10]),
+        {
+            "label": {label: label for label in ESC10},
+            "the sound of …": {label: f"the sound of {label.lower()}" for label in ESC10},
+            "in other words": OTHER_WORDS,
+        },
+        encoder,
+    )
+    found |= unseen_figures(
+        "animals",
+        animals,
+        (vectors[~of_esc10], owners[~of_esc10]),
+        {
+            "label": {name: name for name in names},
+            "the sound of a …": {name: f"the sound of a {name}" for name in names},
+        },
+        encoder,
+    )
+    labels = [esc10[owner].label for owner in owners[of_esc10]]  # of each window
+    found |= photo_figures(labels, vectors[of_esc10], encoder, data)
     found |= changed_figures(sounds, features, concepts, encoder, recipe)
-    found |= stamp_figures([sound for sound in sounds if not sound.fold], encoder, stamps)
+    found |= stamp_figures(read_stamps(sources.stamps), encoder, sources.stamps)
     for title, values in found.items():
         row = (
             f"{name.strip()} {value:.{3 if name == 'mAP' else 1}f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmsearch.training.backbones import (
+    DIM,
     Head,
     ImageTower,
     Temperatures,
     TextTower,
-    grid_mean,
+    grid_mean_and_maximum,
     standardised,
     token_mean,
 )
@@ -71,28 +73,120 @@ def classifier_distillation(
     return F.cross_entropy(scale * images @ names.T, posteriors)
 
 
+def label_loss(
+    photos: Tensor, names: Tensor, scale: Tensor | float, labels: Tensor, sets: Tensor
+) -> Tensor:
+    """InfoNCE of photos and their labels, among the labels and the photos of the same set.
+
+    Photos of one label are not each other's negatives.
+
+    Args:
+        photos: (n, dim) unit rows.
+        names: (labels, dim) unit rows.
+        scale: 1 / temperature.
+        labels: (n,) the label of each photo.
+        sets: (labels,) the set of each label.
+    """
+    of_others = sets[labels][:, None] != sets[None]
+    logits = (scale * photos @ names.T).masked_fill(of_others, float("-inf"))
+    alike = labels[:, None] == labels[None]
+    alike.fill_diagonal_(fill_value=False)
+    by_name = logits[:, labels].masked_fill(alike, float("-inf")).T
+    own = torch.arange(len(labels))
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(by_name, own)) / 2
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Unit vectors of a step: photos with their captions, class rows with the classes' names."""
+    """What is drawn for a step: captioned photos, then labelled ones, each in one view.
+
+    Attributes:
+        photos: (n + m,) rows of both.
+        views: (n + m,) the view of each.
+        captions: (n,) the row of a caption of each of the first n.
+        labels: (m,) the label of each of the others.
+        paraphrases: (pairs, 2) rows of two captions of a photo, which is not used.
+    """
+
+    photos: Tensor
+    views: Tensor
+    captions: Tensor
+    labels: Tensor
+    paraphrases: Tensor
+
+    @classmethod
+    def draw(
+        cls,
+        captioned: Tensor,
+        data: TrainingData,
+        generator: torch.Generator,
+        *,
+        labelled: int,
+        pairs: int,
+    ) -> Self:
+        """A batch of some captioned photos, of others at random, and of pairs of captions.
+
+        Args:
+            captioned: (n,) rows.
+            data: What is drawn from.
+            generator: Draws all else.
+            labelled: The number of labelled photos, if there are any.
+            pairs: The number of paraphrases, if there are any.
+        """
+        others = torch.randperm(len(data.labels.of_photo), generator=generator)[:labelled]
+        photos = torch.cat([captioned, data.captioned + others])
+        groups = torch.randperm(len(data.paraphrases), generator=generator)[:pairs]
+        return cls(
+            photos,
+            torch.randint(len(data.features), (len(photos),), generator=generator),
+            data.captions.draw(captioned, generator),
+            data.labels.of_photo[others],
+            data.paraphrases.draw_two(groups, generator),
+        )
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Unit vectors of a batch, of all class names, and of all labels.
+
+    Attributes:
+        photos: (n + m, dim)
+        captions: (n, dim)
+        paraphrases: (pairs, 2, dim)
+        label_names: (labels, dim)
+        class_rows: (1000, dim) of the classifier's rows.
+        class_names: (1000, dim)
+    """
 
     photos: Tensor
     captions: Tensor
+    paraphrases: Tensor
+    label_names: Tensor
     class_rows: Tensor
     class_names: Tensor
-    owners: Tensor
-    classes: Tensor
 
 
 def tower_loss(
-    batch: Batch, temperatures: Temperatures, data: TrainingData, recipe: Recipe
+    batch: Batch, vectors: Vectors, temperatures: Temperatures, data: TrainingData, recipe: Recipe
 ) -> Tensor:
-    """The loss of both loops: captions, class names and distillation."""
+    """The loss of both loops: captions, class names, distillation, labels and paraphrases."""
     caption_scale, scale = temperatures.scales()
-    captions = info_nce(batch.photos, batch.captions, caption_scale, batch.owners)
-    classes = info_nce(batch.class_rows, batch.class_names, scale, batch.classes)
-    posteriors = data.posteriors[batch.owners][:, batch.classes]
-    distilled = classifier_distillation(batch.photos, batch.class_names, scale, posteriors)
-    return captions + recipe.class_weight * classes + recipe.distil_weight * distilled
+    number = len(batch.captions)
+    captioned = vectors.photos[:number]
+    loss = info_nce(captioned, vectors.captions, caption_scale, batch.photos[:number])
+    classes = info_nce(vectors.class_rows, vectors.class_names, scale, torch.arange(CLASSES))
+    posteriors = data.posteriors[batch.views, batch.photos].float()
+    distilled = classifier_distillation(vectors.photos, vectors.class_names, scale, posteriors)
+    loss = loss + recipe.class_weight * classes + recipe.distil_weight * distilled
+    if len(batch.labels):
+        others, sets = vectors.photos[number:], data.labels.sets
+        labelled = label_loss(others, vectors.label_names, scale, batch.labels, sets)
+        loss = loss + recipe.label_weight * labelled
+    if len(batch.paraphrases):
+        one, other = vectors.paraphrases.unbind(1)
+        alike = info_nce(one, other, caption_scale, torch.arange(len(one)))
+        loss = loss + recipe.paraphrase_weight * alike
+    return loss
 
 
 @dataclass(frozen=True)
@@ -152,97 +246,142 @@ def fit_heads(image: Head, text: Head, data: TrainingData, recipe: Recipe) -> No
     """Train the heads on features of the published trunks."""
     generator = torch.Generator().manual_seed(recipe.seed)
     temperatures = Temperatures(recipe.warm_temperature)
-    steps = recipe.warm_epochs * max(1, len(data) // recipe.warm_batch)
+    steps = recipe.warm_epochs * max(1, data.captioned // recipe.warm_batch)
     groups = [(recipe.warm_rate, [image, text, temperatures])]
     stepper = one_cycle(groups, recipe.weight_decay, steps)
-    photos = standardised(data.features, image.mean, image.spread)
-    classes = torch.arange(CLASSES)
+    classes, labels = torch.arange(CLASSES), torch.arange(data.labels.prompts.names)
     for _ in range(recipe.warm_epochs):
-        for owners in shuffled(len(data), recipe.warm_batch, generator):
-            captions = data.caption_features[data.captions.draw(owners, generator)]
-            prompts = data.prompt_features[data.draw_prompts(classes, generator)]
-            batch = Batch(
-                photos=image.project(add_noise(photos[owners], recipe.photo_noise, generator)),
-                captions=text(captions),
-                class_rows=image.project(add_noise(data.class_rows, recipe.class_noise, generator)),
-                class_names=text(prompts),
-                owners=owners,
-                classes=classes,
+        for captioned in shuffled(data.captioned, recipe.warm_batch, generator):
+            batch = Batch.draw(
+                captioned, data, generator, labelled=recipe.warm_labelled_batch, pairs=0
             )
-            stepper.step(tower_loss(batch, temperatures, data, recipe))
+            features = data.features[batch.views, batch.photos].float()
+            photos = standardised(features, image.mean, image.spread)
+            vectors = Vectors(
+                photos=image.project(add_noise(photos, recipe.photo_noise, generator)),
+                captions=text(data.pooled.captions[batch.captions]),
+                paraphrases=torch.empty(0),
+                label_names=text(data.pooled.labels[data.labels.prompts.draw(labels, generator)]),
+                class_rows=image.project(add_noise(data.class_rows, recipe.class_noise, generator)),
+                class_names=text(data.pooled.classes[data.classes.draw(classes, generator)]),
+            )
+            stepper.step(tower_loss(batch, vectors, temperatures, data, recipe))
             temperatures.clamp()
+
+
+def fine_tune(image: ImageTower, text: TextTower, data: TrainingData, recipe: Recipe) -> None:
+    """Train the layers above the cuts in rounds of several runs, whose weights are averaged.
+
+    Source: Wortsman et al., *Model soups*, ICML 2022; *Robust fine-tuning*, CVPR 2022.
+    """
+    towers = nn.ModuleList([image, text])
+    seed = recipe.seed
+    for one in recipe.rounds:
+        start = {name: weights.clone() for name, weights in towers.state_dict().items()}
+        means = {name: torch.zeros_like(weights) for name, weights in start.items()}
+        for epochs in one.epochs:
+            print(f"  {epochs} epochs")
+            towers.load_state_dict(start)
+            FineTuning(image, text, data, recipe, seed).run(epochs, one.factor)
+            seed += 1
+            for name, weights in towers.state_dict().items():
+                means[name] += weights / len(one.epochs)
+        towers.load_state_dict(
+            {name: start[name].lerp(mean, one.trained_share) for name, mean in means.items()}
+        )
 
 
 class FineTuning:
     """Trains the layers above the cuts of both towers, together with the heads."""
 
     def __init__(
-        self, image: ImageTower, text: TextTower, data: TrainingData, recipe: Recipe
+        self, image: ImageTower, text: TextTower, data: TrainingData, recipe: Recipe, seed: int
     ) -> None:
+        torch.manual_seed(seed)  # of dropout
         self.image, self.text = image, text
         self.temperatures = Temperatures(recipe.temperature)
         self.data, self.recipe = data, recipe
-        self.generator = torch.Generator().manual_seed(recipe.seed + 1)
-        self.anchors = standardised(data.features, image.head.mean, image.head.spread)
+        self.generator = torch.Generator().manual_seed(seed + 1)
         self.trained = nn.ModuleList(
             [image.trunk.upper, image.trunk.last, image.head, text.upper_layers, text.head]
         )
-        self.class_names = torch.empty(0)  # the last vector computed for each class
+        # the last vectors computed for the class names and for the labels
+        self.class_names = self.label_names = torch.empty(0)
         self.average = moving_average(self.trained, recipe.average)
 
-    def run(self) -> None:
-        """Train, and set the towers to the moving average of their weights."""
-        recipe = self.recipe
-        for module in (self.image.trunk.upper, self.image.trunk.last):
-            module.to(memory_format=torch.channels_last)  # a third faster on CPUs
+    def run(self, epochs: int, factor: float) -> None:
+        """Train, and set the towers to the moving average of their weights.
+
+        Args:
+            epochs: In which the learning rates rise and fall once.
+            factor: On the recipe's learning rates.
+        """
+        recipe, data = self.recipe, self.data
         groups: list[tuple[float, list[nn.Module]]] = [
-            (recipe.image_rate, [self.image.trunk.upper, self.image.trunk.last]),
-            (recipe.text_rate, [self.text.upper_layers]),
-            (recipe.head_rate, [self.image.head, self.text.head, self.temperatures]),
+            (factor * recipe.image_rate, [self.image.trunk.upper, self.image.trunk.last]),
+            (factor * recipe.text_rate, [self.text.upper_layers]),
+            (factor * recipe.head_rate, [self.image.head, self.text.head, self.temperatures]),
         ]
-        steps = recipe.epochs * max(1, len(self.data) // recipe.batch)
+        steps = epochs * max(1, data.captioned // recipe.batch)
         stepper = one_cycle(groups, recipe.weight_decay, steps)
+        self.trained.eval()
         with torch.no_grad():
-            self.class_names = self._encode(self.data.prompts, torch.arange(CLASSES)).clone()
+            self.class_names = self._encode(data.classes.states, torch.arange(CLASSES)).clone()
+            labels = torch.arange(data.labels.prompts.names)
+            self.label_names = self._encode(data.labels.prompts.states, labels).clone()
         self.trained.train()
-        for epoch in range(recipe.epochs):
+        for epoch in range(epochs):
             losses = []
-            for owners in shuffled(len(self.data), recipe.batch, self.generator):
-                losses.append(stepper.step(self._loss(owners)))
+            for captioned in shuffled(data.captioned, recipe.batch, self.generator):
+                losses.append(stepper.step(self._loss(captioned)))
                 self.temperatures.clamp()
                 self.average.update_parameters(self.trained)
             print(f"  epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}", flush=True)
         self.trained.load_state_dict(self.average.module.state_dict())
         self.trained.eval()
 
-    def _loss(self, owners: Tensor) -> Tensor:
+    def _loss(self, captioned: Tensor) -> Tensor:
         recipe, data, generator = self.recipe, self.data, self.generator
+        batch = Batch.draw(
+            captioned,
+            data,
+            generator,
+            labelled=recipe.labelled_batch,
+            pairs=recipe.paraphrase_batch,
+        )
         classes = torch.randperm(CLASSES, generator=generator)[: recipe.classes]
-        prompts = data.draw_prompts(classes, generator)
-        views = torch.randint(len(data.maps), (len(owners),), generator=generator)
-        rows = zip(views.tolist(), owners.tolist(), strict=True)
-        maps = torch.stack([data.maps[view][row] for view, row in rows]).float()
+        prompts, captions = data.classes.draw(classes, generator), data.captions.states
+        published = data.features[batch.views, batch.photos].float()
+        maps = data.draw_maps(batch.photos, batch.views).bfloat16()
+        labels = batch.labels.unique()
         with torch.autocast("cpu", torch.bfloat16):
-            grid = self.image.trunk.above(maps.contiguous(memory_format=torch.channels_last))
+            grid = self.image.trunk.grid_of(maps)
             head = self.image.head
-            features = standardised(grid_mean(grid.float()), head.mean, head.spread)
+            pooled = grid_mean_and_maximum(grid.float())
+            features = standardised(pooled, head.mean, head.spread)
             class_rows = add_noise(data.class_rows, recipe.class_noise, generator)
-            names = self._encode(data.prompts, prompts)
-            batch = Batch(
+            class_names = self._encode(data.classes.states, prompts)
+            label_prompts = data.labels.prompts.draw(labels, generator)
+            label_names = self._encode(data.labels.prompts.states, label_prompts)
+            paraphrases = self._encode(data.paraphrases.states, batch.paraphrases.flatten())
+            vectors = Vectors(
                 photos=head.project(add_noise(features, recipe.photo_noise, generator)).float(),
-                captions=self._encode(data.captions.states, data.captions.draw(owners, generator)),
+                captions=self._encode(captions, batch.captions),
+                paraphrases=paraphrases.unflatten(0, (len(batch.paraphrases), 2)),
+                label_names=self.label_names.index_copy(0, labels, label_names),
                 class_rows=head.project(class_rows).float(),
-                class_names=self.class_names.index_copy(0, classes, names),
-                owners=owners,
-                classes=torch.arange(CLASSES),
+                class_names=self.class_names.index_copy(0, classes, class_names),
             )
-        self.class_names[classes] = names.detach()
-        whole = views < 2  # the published features are of whole photos, not of crops
-        anchor = (features[whole] - self.anchors[owners[whole]]).square().mean()
-        return tower_loss(batch, self.temperatures, data, recipe) + recipe.anchor_weight * anchor
+        self.class_names[classes] = class_names.detach()
+        self.label_names[labels] = label_names.detach()
+        anchor = (features - standardised(published, head.mean, head.spread)).square().mean()
+        loss = tower_loss(batch, vectors, self.temperatures, data, recipe)
+        return loss + recipe.anchor_weight * anchor
 
     def _encode(self, texts: TextStates, rows: Tensor) -> Tensor:
         """Vectors of some texts."""
+        if not len(rows):
+            return torch.empty(0, DIM)
         trunk, head = self.text.trunk, self.text.head
         batches, restore = texts.by_length(rows, TEXTS_PER_BATCH)
         vectors = [

@@ -7,7 +7,6 @@ of English texts do not change.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import unicodedata
@@ -28,7 +27,7 @@ from mmsearch.encoders.mini.languages import BUCKETS, buckets_of, is_latin
 from mmsearch.encoders.query_bank import typical_texts
 from mmsearch.search.everyday_words import EVERYDAY
 from mmsearch.training.backbones import DIM, Layer, run_layers, token_mean
-from mmsearch.training.data import Split, photo_pixels, read_split
+from mmsearch.training.data import Split, captions_alone, photo_pixels, read_split
 from mmsearch.training.features import cached
 from mmsearch.training.fit import info_nce
 from mmsearch.training.recipe import LanguageRound, Recipe
@@ -132,15 +131,6 @@ class Sources:
         header = lines[0].split("\t")
         return [dict(zip(header, line.split("\t"), strict=True)) for line in lines[1:]]
 
-    def captions_alone(self, language: str) -> dict[str, list[str]]:
-        """The captions, in a language, of photos that are not available, by the photo's name."""
-        found: dict[str, list[str]] = defaultdict(list)
-        with gzip.open(self.parallel / f"captions.{language}.tsv.gz", "rt", encoding="utf-8") as f:
-            for line in f:
-                photo, text = line.rstrip("\n").split("\t", 1)
-                found[photo].append(text)
-        return found
-
     def class_names(self) -> tuple[list[str], dict[str, list[tuple[int, str]]]]:
         """ImageNet's English class names, and by language the (class, name) pairs that exist."""
         english = _json(self.names / "en_classnames.json")[_IMAGENET]
@@ -191,14 +181,14 @@ def read_examples(
 def _add_captions_alone(
     found: LanguageExamples, sources: Sources, encoder: MiniEncoder, cache: Path
 ) -> None:
-    english = sources.captions_alone(ENGLISH)
+    english = captions_alone(sources.parallel, ENGLISH)
     texts = [text for captions in english.values() for text in captions]
     vectors = iter(_english(encoder, texts, cache))
     means = {
         photo: _mean(np.stack([next(vectors) for _ in captions]))
         for photo, captions in english.items()
     }
-    for photo, captions in sources.captions_alone("de").items():
+    for photo, captions in captions_alone(sources.parallel, "de").items():
         for text in captions if photo in means else ():
             found.add(text, "de", means[photo], f"captions of {photo}", kind=CAPTIONS_ALONE)
 

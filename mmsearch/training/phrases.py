@@ -13,6 +13,7 @@ _TABLES: dict[str, Any] = tomllib.loads(
 FRAMES: list[str] = _TABLES["frames"]
 KNOWN: dict[str, list[str]] = _TABLES["known"]
 ESC10: dict[str, str] = _TABLES["esc10"]
+CALLS: dict[str, list[str]] = _TABLES["calls"]
 VERBS: dict[str, list[str]] = _TABLES["verbs"]
 THINGS: dict[str, list[str]] = _TABLES["things"]
 RENAMED: dict[str, str] = _TABLES["renamed"]
@@ -23,8 +24,8 @@ def phrases_of(label: str, *, animal: bool = False) -> tuple[str, tuple[str, ...
     """The name of a label's concept, and phrases for its sound.
 
     Args:
-        label: A label of ESC-10, or a caption of tuxpaint.
-        animal: Whether a caption names an animal.
+        label: A label of ESC-10 or of the animals, or a caption of tuxpaint.
+        animal: Whether it names an animal.
     """
     plain = re.sub(r"^(an?|the) |[.“”!]", "", label, flags=re.IGNORECASE).lower()
     name = ESC10.get(label) or RENAMED.get(plain, plain)
@@ -37,6 +38,7 @@ def phrases_of(label: str, *, animal: bool = False) -> tuple[str, tuple[str, ...
     elif animal:
         verb = next((one for one in VERBS if name.endswith(tuple(VERBS[one]))), "calling")
         names = [name, f"a {name}", f"a {name} {verb}", f"{verb} {name}", f"the call of a {name}"]
+        names += CALLS.get(name, [])
     else:
         name = plain
         frames = ("a voice saying {}", "someone says {}", "the word {}", "{} spoken aloud")

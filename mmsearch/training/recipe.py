@@ -35,10 +35,24 @@ class LanguageRound:
 
 
 @dataclass(frozen=True)
+class TowerRound:
+    """A round of fine-tuning both towers: runs from the same weights, each with its own seed."""
+
+    epochs: tuple[int, ...]
+    """Of each run, in which the learning rates rise and fall once."""
+    factor: float = 1.0
+    """On the learning rates."""
+    trained_share: float = 1.0
+    """Of the mean of the runs' weights, in their mean with the initial ones."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How `mini` is trained; the model card lists what else was tried."""
 
     seed: int = 0
+    licensed_only: bool = False
+    """Whether the towers learn only from sets with an open licence (NOTICE)."""
     views: int = 6
     """Of each photo: as it is, mirrored, and random crops."""
 
@@ -48,44 +62,48 @@ class Recipe:
     """Deviation of the Gaussian noise on standardised photo features, drawn at each step."""
     class_noise: float = 0.3
     """The same, on the classifier's rows."""
-    class_weight: float = 0.5
+    class_weight: float = 0.75
     """Of the InfoNCE between the classifier's rows and the class names."""
-    distil_weight: float = 1.0
+    label_weight: float = 0.5
+    """Of the InfoNCE between photos and their labels."""
+    paraphrase_weight: float = 0.2
+    """Of the InfoNCE between two captions of a photo, without it."""
+    distil_weight: float = 2.0
     """Of the distillation of the classifier's probabilities for the training photos."""
     weight_decay: float = 0.05
 
     warm_epochs: int = 32
     warm_batch: int = 1500
+    warm_labelled_batch: int = 300
+    """Labelled photos in a step."""
     warm_rate: float = 1e-3
     warm_temperature: float = 0.07
     """At the start; it is learnt."""
 
-    epochs: int = 10
+    rounds: tuple[TowerRound, ...] = (TowerRound((12, 9)), TowerRound((8,), 2 / 3, 0.5))
+    """Of fine-tuning; each starts from the weights of the one before."""
     batch: int = 500
-    classes: int = 256
+    """Captioned photos in a step."""
+    labelled_batch: int = 96
+    """Labelled photos in a step."""
+    paraphrase_batch: int = 64
+    """Pairs of paraphrases in a step."""
+    classes: int = 192
     """Class names encoded per step of fine-tuning; the others keep their last vectors."""
     head_rate: float = 6e-4
     image_rate: float = 6e-4
     text_rate: float = 2e-4
-    anchor_weight: float = 0.2
+    anchor_weight: float = 0.3
     """Of the distance of tuned features to the published ones, which the classifier's rows fit."""
     temperature: float = 0.045
     """At the start of fine-tuning."""
     average: float = 0.95
     """Decay of the moving average of the weights, which the model is made of."""
 
-    sound_views: int = 20
+    sound_views: int = 12
     """Random changes of each sound."""
-    audio_inner: int = 128
-    """Dimensions between the tower's features and the space."""
-    audio_dropout: float = 0.3
-    audio_noise: float = 0.1
-    """Deviation of the noise on standardised features, drawn at each step."""
-    audio_temperature: float = 0.07
-    audio_smoothing: float = 0.1
-    audio_steps: int = 500
-    audio_batch: int = 128
-    audio_rate: float = 2e-3
+    audio_ridge: float = 0.3
+    """λ; the mean of the squares of each feature is 1."""
 
     rerank_rounds: tuple[tuple[int, float], ...] = ((9, 1.0), (7, 2 / 3), (6, 2 / 3))
     """Epochs of each round, in which the rates rise and fall once, and the factor on its rates."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,10 @@ from mmsearch.training.backbones import IMAGE_SIZE
 from mmsearch.training.phrases import phrases_of
 
 WINDOW_SAMPLES = round(WINDOW * RATE)
+
+NEAR_COPIES = {"0181.ogg", "0187.ogg", "0236.ogg", "0256.ogg", "0343.ogg"}
+"""Animals whose recording, cut or encoded in another way, is also in a file of another fold or in
+ESC-10: the correlation of both waves is above 0.5."""
 
 Wave = NDArray[np.float32]
 """(samples,) mono at 16 kHz."""
@@ -39,12 +45,46 @@ class Sound:
     picture: str = ""
 
 
+@dataclass(frozen=True)
+class SoundSources:
+    """The folders of the labelled sets."""
+
+    esc10: Path
+    animals: Path
+    stamps: Path
+
+    def read(self) -> list[Sound]:
+        """All sounds; those of the stamps, which have no folds, come last."""
+        return [*read_esc10(self.esc10), *read_animals(self.animals), *read_stamps(self.stamps)]
+
+
 def read_esc10(folder: Path) -> list[Sound]:
     """ESC-10: `audio/`, and `labels.tsv` of file, label and fold."""
     return [
         Sound(folder / "audio" / file, label, *phrases_of(label), fold=int(fold))
         for file, label, fold in _rows(folder / "labels.tsv")
     ]
+
+
+def read_animals(folder: Path) -> list[Sound]:
+    """Sounds of animals: `audio/`, and `labels.tsv` of file and label; copies, and recordings in
+    `NEAR_COPIES`, are left out.
+
+    Each quarter of a label's files is a fold.
+    """
+    rows = _rows(folder / "labels.tsv")
+    counts = Counter(label for _, label in rows)
+    read: Counter[str] = Counter()
+    found: dict[bytes, Sound] = {}
+    for file, label in rows:
+        fold = 1 + 4 * read[label] // counts[label]
+        read[label] += 1
+        if file in NEAR_COPIES:
+            continue
+        phrases = phrases_of(label, animal=True)
+        sound = Sound(folder / "audio" / file, label, *phrases, fold=fold)
+        found.setdefault(whole_wave(sound).tobytes(), sound)
+    return list(found.values())
 
 
 def read_stamps(folder: Path) -> list[Sound]:
@@ -67,7 +107,7 @@ def plain_pictures(sound: Sound) -> list[Picture]:
 
 
 def whole_wave(sound: Sound) -> Wave:
-    """All of a sound, or its first minute."""
+    """All of a sound, or its first half minute."""
     waves = waves_of(sound)[:12]
     if len(waves) == 1:
         return waves[0]
@@ -80,7 +120,9 @@ def waves_of(sound: Sound) -> list[Wave]:
 
 
 def changed_picture(wave: Wave, others: Sequence[Wave], rng: np.random.Generator) -> Picture:
-    """The spectrogram of a window of a sound, augmented: speed, position, noise, masked bands.
+    """The spectrogram of a window of a sound, augmented.
+
+    Changed are speed, position, background and recording; bands and times are masked.
 
     Args:
         wave: The sound, of any length.
@@ -93,14 +135,49 @@ def changed_picture(wave: Wave, others: Sequence[Wave], rng: np.random.Generator
         wave = soxr.resample(wave, RATE * rng.uniform(0.85, 1.18), RATE, quality="LQ")
     wave = place_in_window(_random_part(wave, rng), rng, repeat=rng.random() < 0.6)
     loudness = _loudness(wave)
-    if rng.random() < 0.5:
-        noise = _noise(rng)
-        wave = wave + noise * (loudness * 10 ** (-rng.uniform(15, 50) / 20) / _loudness(noise))
     if others and rng.random() < 0.4:
         other = place_in_window(others[int(rng.integers(len(others)))], rng, repeat=False)
         wave = wave + other * (loudness * 10 ** (-rng.uniform(6, 25) / 20) / _loudness(other))
+    wave = poor_recording(wave, rng)
     decibels = log_mel(wave.astype(np.float32)) + _tone_curve(rng)
     return picture_of(_mask(decibels, rng), IMAGE_SIZE)
+
+
+def poor_recording(wave: Wave, rng: np.random.Generator) -> Wave:
+    """A window as a phone might record it: room, noise, clipping, limited bands, few bits.
+
+    Args:
+        wave: (5 s,)
+        rng: Draws which of these happen, and how much.
+    """
+    if rng.random() < 0.3:  # decaying noise after the direct sound; it falls by 60 dB in 0.1 to 1 s
+        times = np.arange(RATE // 2) / RATE
+        echoes = rng.standard_normal(len(times)) * 10 ** (-3 * times / rng.uniform(0.1, 1))
+        echoes *= rng.uniform(0.2, 1.5) / np.linalg.norm(echoes)
+        wave = wave + _filtered(wave, np.fft.rfft(echoes, 2 * WINDOW_SAMPLES))
+    if rng.random() < 0.6:
+        noise = _noise(rng)
+        wave = wave + noise * (
+            _loudness(wave) * 10 ** (-rng.uniform(0, 50) / 20) / _loudness(noise)
+        )
+    if rng.random() < 0.2:
+        most = np.abs(wave).max() * 10 ** (-rng.uniform(3, 20) / 20)
+        wave = np.clip(wave, -most, most)
+    if rng.random() < 0.4:
+        hertz = np.fft.rfftfreq(2 * WINDOW_SAMPLES, 1 / RATE)
+        lowest, highest = rng.choice([0, rng.uniform(50, 500)]), rng.uniform(2000, RATE / 2)
+        wave = _filtered(wave, (hertz <= highest) / (1 + (lowest / (hertz + 1)) ** 4))
+    if rng.random() < 0.2:  # logarithmic steps, as in telephony (μ-law), of 4 to 6 bits
+        steps, most = 2 ** rng.integers(3, 6), np.abs(wave).max() + 1e-6
+        level = np.log1p(255 * np.abs(wave) / most) / np.log(256)
+        wave = np.sign(wave) * most * (256 ** (np.round(level * steps) / steps) - 1) / 255
+    return wave
+
+
+def _filtered(wave: Wave, response: NDArray[Any]) -> Wave:
+    """A window through a filter, given its response at `rfft`'s frequencies of two windows."""
+    spectrum = np.fft.rfft(wave, 2 * WINDOW_SAMPLES)
+    return np.fft.irfft(spectrum * response)[:WINDOW_SAMPLES].astype(np.float32)
 
 
 def place_in_window(wave: Wave, rng: np.random.Generator, *, repeat: bool) -> Wave:
