@@ -474,6 +474,13 @@ def test_metadata_of_any_kind_are_stored_or_refused(library: Collection, metadat
     assert len(list(library.items)) == len(library)
 
 
+@pytest.mark.parametrize("place", ODD[:13], ids=lambda place: type(place).__name__)
+def test_a_place_that_is_no_mapping_is_refused_or_stored(library: Collection, place: Any):
+    with suppress(MMSearchError):
+        library.add_vectors(unit(2), [{"vector_place": place}, {"vector_place": place}])
+    assert len(list(library.items)) == len(library)
+
+
 def test_rows_before_a_bad_part_stay(library: Collection):
     bad = unit(4)
     bad[1] = 0

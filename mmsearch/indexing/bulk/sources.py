@@ -223,13 +223,16 @@ def _without_repeats(chunk: Chunk) -> Iterator[Chunk]:
     """
     places = chunk.rows.columns.get(VECTOR_PLACE, [])
     vectors = 0 if chunk.vectors is None else len(chunk.vectors)
+    if not all(place is None or isinstance(place, Mapping) for place in places):
+        yield chunk  # storing them reports what is malformed
+        return
     try:
         keys: list[Any] = [
             path if place is None else (path, place["facet"], place["position"])
             for path, place in zip(chunk.rows.paths(), places, strict=True)
         ]
         repeated = len(set(keys)) < len(keys)
-    except (KeyError, TypeError):  # malformed places, which storing them reports
+    except (KeyError, TypeError):  # also malformed
         repeated = False
     if not repeated or vectors != len(places) - places.count(None):
         yield chunk
