@@ -382,9 +382,9 @@ def test_the_planner_is_as_before_once_a_filter_was_looked_up(
 
 
 def test_the_planner_is_as_its_user_set_it_once_a_filter_was_looked_up():
-    from mmsearch.storage.postgres import PostgresStore
+    with schema_of_server() as (url, name):  # skips without a server
+        from mmsearch.storage.postgres import PostgresStore
 
-    with schema_of_server() as (url, name):
         own = f"{url}{'&' if '?' in url else '?'}options=-c%20enable_mergejoin%3Doff"
         store = PostgresStore(own, name, f"postgresql://localhost/{name}", create=True)
         with closing(store), store.snapshot():
