@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmsearch.encoders.mini.languages import BUCKETS, buckets_of, is_latin
+from mmsearch.encoders.projected import unit_rows
 from mmsearch.encoders.query_bank import typical_texts
 from mmsearch.search.everyday_words import EVERYDAY
 from mmsearch.training.backbones import DIM, Layer, run_layers, token_mean
@@ -156,7 +157,7 @@ def read_examples(
     """The training texts, and the vectors (photos, 512) of the photos of the training split."""
     split = read_split(sources.data, "train")
     row_of = {file: row for row, file in enumerate(split.files)}
-    english = _english(encoder, split.texts, cache)
+    english = text_vectors(encoder, split.texts, cache)
     own = {file: english[rows] for file, rows in zip(split.files, split.text_rows, strict=True)}
     found = LanguageExamples()
     for language, by_photo in sources.captions().items():
@@ -168,7 +169,7 @@ def read_examples(
         for text, vector in zip(captions, own[file], strict=True):
             found.add(text, ENGLISH, vector, file, photo=row_of[file])
     translations = sources.translations()
-    vectors = _english(encoder, [row[ENGLISH] for row in translations], cache)
+    vectors = text_vectors(encoder, [row[ENGLISH] for row in translations], cache)
     for number, (row, vector) in enumerate(zip(translations, vectors, strict=True)):
         for language, text in row.items():
             found.add(text, language, vector, f"sentence {number}")
@@ -183,7 +184,7 @@ def _add_captions_alone(
 ) -> None:
     english = captions_alone(sources.parallel, ENGLISH)
     texts = [text for captions in english.values() for text in captions]
-    vectors = iter(_english(encoder, texts, cache))
+    vectors = iter(text_vectors(encoder, texts, cache))
     means = {
         photo: _mean(np.stack([next(vectors) for _ in captions]))
         for photo, captions in english.items()
@@ -198,21 +199,21 @@ def _add_names(
 ) -> None:
     english, names = sources.class_names()
     prompts = [f"a photo of a {name}" for name in english]
-    vectors = np.stack([_english(encoder, texts, cache) for texts in (prompts, english)])
+    vectors = np.stack([text_vectors(encoder, texts, cache) for texts in (prompts, english)])
     for language, pairs in names.items():
         kind = NAMES if language in (*LANGUAGES, ENGLISH) else OTHER_NAMES
         for number, name in pairs:
             found.add(name, language, _mean(vectors[:, number]), f"class {number}", kind=kind)
 
 
-def _english(encoder: MiniEncoder, texts: Sequence[str], cache: Path) -> Vectors:
-    """The vectors of English texts."""
+def text_vectors(encoder: MiniEncoder, texts: Sequence[str], cache: Path) -> Vectors:
+    """The vectors of texts, from `cache` or computed and stored there."""
 
     def compute() -> Mapping[str, NDArray[Any]]:
         return {"vectors": encoder.encode("text", texts).astype(np.float16)}
 
-    vectors = cached(cache, "english", (encoder.fingerprint, list(texts)), compute)["vectors"]
-    return _unit(vectors.astype(np.float32))
+    key = encoder.fingerprint, encoder.languages_version, list(texts)
+    return unit_rows(cached(cache, "texts", key, compute)["vectors"].astype(np.float32))
 
 
 def photo_vectors(encoder: MiniEncoder, split: Split, cache: Path) -> Vectors:
@@ -226,16 +227,11 @@ def photo_vectors(encoder: MiniEncoder, split: Split, cache: Path) -> Vectors:
         return {"vectors": np.concatenate(found).astype(np.float16)}
 
     vectors = cached(cache, "photos", (encoder.fingerprint, split.files), compute)["vectors"]
-    return _unit(vectors.astype(np.float32))
+    return unit_rows(vectors.astype(np.float32))
 
 
 def _mean(vectors: Vectors) -> NDArray[np.float32]:
-    return _unit(vectors.mean(axis=0))
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return unit
+    return unit_rows(vectors.mean(axis=0, keepdims=True))[0]
 
 
 # ---------------------------------------------------------------------- tokens

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmsearch.encoders.previous import LinearMap
-from mmsearch.encoders.projected import projected, unit_rows
+from mmsearch.encoders.projected import projected
 from mmsearch.encoders.query_bank import typical_texts
 from mmsearch.media.kinds import kind_of
 from mmsearch.training.data import Split, class_prompts, read_split
 from mmsearch.training.dev_figures import dev_recalls
-from mmsearch.training.features import cached
-from mmsearch.training.languages import photo_vectors
+from mmsearch.training.languages import photo_vectors, text_vectors
 from mmsearch.training.sounds import Sound, place_in_window, whole_wave
 
 if TYPE_CHECKING:
@@ -166,16 +165,6 @@ def print_cost(
                 f"R@{cutoff} {at.mean:.1f}" for cutoff, at in rows[direction].items()
             )
             print(f"{direction} {name:13}", figures)
-
-
-def text_vectors(encoder: MiniEncoder, texts: Sequence[str], cache: Path) -> Vectors:
-    """The vectors of texts, from `cache` or computed and stored there."""
-
-    def compute() -> Mapping[str, NDArray[Any]]:
-        return {"vectors": encoder.encode("text", texts).astype(np.float16)}
-
-    key = encoder.fingerprint, encoder.languages_version, list(texts)
-    return unit_rows(cached(cache, "texts", key, compute)["vectors"].astype(np.float32))
 
 
 def _training_texts(split: Split) -> dict[str, int]:
