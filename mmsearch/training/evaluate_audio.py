@@ -20,7 +20,7 @@ from mmsearch.training.audio_head import (
 from mmsearch.training.data import Split, photo_pixels, read_split
 from mmsearch.training.phrases import ESC10
 from mmsearch.training.recipe import Recipe
-from mmsearch.training.sounds import Sound, SoundSources, read_stamps, waves_of
+from mmsearch.training.sounds import Sound, SoundSources, waves_of
 
 Scores = NDArray[np.float32]
 """(queries, items)."""
@@ -246,13 +246,12 @@ def evaluate_audio(
         recipe: Of the shipped head, for the heads trained without a fold.
     """
     encoder = load_mini(model)
-    sounds = sources.read()
+    esc10, animals, stamps = sources.sets()
+    sounds = [*esc10, *animals, *stamps]
     features = sound_features(sounds, model / "image.onnx", recipe, cache=cache)
     concepts = concepts_of(sounds, encoder)
     vectors = unseen_vectors(sounds, features, concepts, recipe)
     owners = features.owners.numpy()[: len(vectors)]
-    esc10 = [sound for sound in sounds if sound.label in ESC10]
-    animals = [sound for sound in sounds[len(esc10) :] if sound.fold]
     of_esc10 = owners < len(esc10)
     names = sorted({sound.label for sound in animals})
     found = unseen_figures(
@@ -279,7 +278,7 @@ def evaluate_audio(
     labels = [esc10[owner].label for owner in owners[of_esc10]]  # of each window
     found |= photo_figures(labels, vectors[of_esc10], encoder, data)
     found |= changed_figures(sounds, features, concepts, encoder, recipe)
-    found |= stamp_figures(read_stamps(sources.stamps), encoder, sources.stamps)
+    found |= stamp_figures(stamps, encoder, sources.stamps)
     for title, values in found.items():
         row = (
             f"{name.strip()} {value:.{3 if name == 'mAP' else 1}f}"

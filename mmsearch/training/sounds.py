@@ -53,9 +53,13 @@ class SoundSources:
     animals: Path
     stamps: Path
 
+    def sets(self) -> tuple[list[Sound], list[Sound], list[Sound]]:
+        """The sounds of ESC-10, of the animals, and of the stamps, which have no folds."""
+        return read_esc10(self.esc10), read_animals(self.animals), read_stamps(self.stamps)
+
     def read(self) -> list[Sound]:
-        """All sounds; those of the stamps, which have no folds, come last."""
-        return [*read_esc10(self.esc10), *read_animals(self.animals), *read_stamps(self.stamps)]
+        """The sounds of all sets, in this order."""
+        return [sound for one in self.sets() for sound in one]
 
 
 def read_esc10(folder: Path) -> list[Sound]:
