@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import wave
@@ -32,6 +33,7 @@ from mmsearch.training.audio_head import (  # noqa: E402
     audio_features,
     export_audio,
     fit_audio,
+    sound_features,
 )
 from mmsearch.training.backbones import (  # noqa: E402
     DIM,
@@ -652,6 +654,48 @@ def test_a_short_sound_is_placed_whole(repeat: bool) -> None:
     assert len(window) == 5 * 16000
     times = 5 if repeat else 1
     assert float((window**2).sum()) == pytest.approx(times * float((wave**2).sum()), rel=1e-3)
+
+
+def sounds_in(folder: Path, folds: dict[int, list[float]]) -> list[Sound]:
+    """Tones of these pitches by fold, as files of their own."""
+    found = []
+    for fold, pitches in folds.items():
+        for number, hertz in enumerate(pitches):
+            path = folder / f"{fold}-{number}.wav"
+            write_tone(path, hertz)
+            found.append(Sound(path, "x", "x", (), fold=fold))
+    return found
+
+
+def test_a_sound_is_mixed_only_with_sounds_of_its_own_fold_or_of_none(tmp_path: Path) -> None:
+    tower, recipe, changed = mini.FOLDER / "image.onnx", Recipe(sound_views=4), []
+    for name, others in (("one", [700.0, 900, 1100]), ("other", [2500.0, 3500, 5000])):
+        folder = tmp_path / name
+        folder.mkdir()
+        sounds = sounds_in(folder, {1: [300], 0: [500], 2: others})
+        changed.append(sound_features(sounds, tower, recipe, cache=folder).changed)
+    one, other = changed
+    assert torch.equal(one[:, :2], other[:, :2])
+    assert not torch.equal(one[:, 2:], other[:, 2:])
+
+
+def test_features_of_sounds_are_computed_anew_once_their_code_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sounds, tower = sounds_in(tmp_path, {1: [300]}), mini.FOLDER / "image.onnx"
+
+    def caches() -> int:
+        sound_features(sounds, tower, Recipe(sound_views=1), cache=tmp_path / "cache")
+        return len(list((tmp_path / "cache").iterdir()))
+
+    assert [caches(), caches()] == [1, 1]
+    source = inspect.getsource
+
+    def edited(code: Any) -> str:
+        return source(code).replace("def changed_picture(", "def changed_picture(  # edited")
+
+    monkeypatch.setattr(inspect, "getsource", edited)
+    assert caches() == 2
 
 
 def test_each_label_has_several_phrases_and_labels_of_one_thing_share_a_concept() -> None:

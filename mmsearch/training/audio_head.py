@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor
 
+from mmsearch.encoders.mini import mel
 from mmsearch.encoders.mini.encoder import HEARD, MiniEncoder
+from mmsearch.training import sounds as sound_code
 from mmsearch.training.backbones import DIM, moments, standardised
 from mmsearch.training.features import THREADS, Arrays, cached, session_with_outputs
 from mmsearch.training.onnx_graphs import block_output
@@ -62,6 +65,8 @@ def sound_features(
 ) -> SoundFeatures:
     """Features of sounds, from `cache` or computed and stored there.
 
+    They are computed anew when the code changes that reads, augments or pictures sounds.
+
     Args:
         sounds: Those of a fold are mixed only with sounds of that fold, or of none.
         tower: `image.onnx` of the model.
@@ -97,7 +102,8 @@ def sound_features(
         return {"plain": np.concatenate(plain), "owners": owners, "changed": np.stack(changed)}
 
     files = [(sound.path.name, sound.label, sound.fold) for sound in sounds]
-    key = (AUDIO_TENSORS, files, views, seed)  # not the tower: see AUDIO_TENSORS
+    code = [inspect.getsource(one) for one in (sound_code, mel, sound_features, audio_features)]
+    key = (AUDIO_TENSORS, files, views, seed, code)  # not the tower: see AUDIO_TENSORS
     arrays = cached(cache, "heard", key, compute)
     names = ("plain", "owners", "changed")
     return SoundFeatures(*(torch.from_numpy(arrays[name]) for name in names))
