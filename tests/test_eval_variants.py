@@ -241,6 +241,9 @@ def test_without_variants_or_an_index_to_build_kinds_for_there_is_an_error(folde
     ("arguments", "reason"),
     [
         (["--kind", "exact"], "exact is compared with nothing"),
+        (["--kind", ""], "missing in '': give one of 'auto', 'exact', '1-bit', or a FAISS"),
+        (["--kind", ","], "missing in ',': give one of"),
+        (["--kind", "exact,"], "missing in 'exact,': give one of"),
         (["--kind", "exact,rabitq"], "'auto', 'exact', '1-bit', or a FAISS factory string"),
         (["--precision", "fp32,int4"], "auto, fp32, bf16, int8, not 'int4'"),
         (["--runtime", "torch,jax"], "auto, torch, onnx, not 'jax'"),

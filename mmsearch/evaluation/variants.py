@@ -38,7 +38,7 @@ from mmsearch.evaluation.qrels import ItemResolver, JudgedQuery, Ways, build_qre
 from mmsearch.evaluation.results import CUTOFFS, Evaluation
 from mmsearch.evaluation.run import DEPTH, evaluate, pairs_of
 from mmsearch.indexing.media_options import RAW_PAIRS
-from mmsearch.spaces.index_cache import check_kind
+from mmsearch.spaces.index_cache import KINDS, check_kind
 from mmsearch.vectors import AUTO, EXACT, NAMED, RECALL, FaissIndex, write_segment
 from mmsearch.vectors.hubness import EXTRA_DIMS
 
@@ -116,12 +116,17 @@ def kinds_of(written: Sequence[str]) -> list[str]:
     """The kinds of vector index in texts such as "exact,1-bit" or "exact,IVF256,SQ8".
 
     Whatever stands between two names is one FAISS factory string, which has commas of its own.
+
+    Raises:
+        InvalidOption: a text names no kind, or has nothing beside a comma.
     """
     found: dict[str, None] = {}
     for text in written:
         pieces = [piece.strip() for piece in text.split(",")]
         for is_named, group in groupby(pieces, NAMED.__contains__):
             some = list(group)
+            if not any(some):
+                raise InvalidOption(f"a kind of index is missing in {text!r}: give {KINDS}")
             found |= dict.fromkeys(some if is_named else [",".join(some)])
     return list(found)
 

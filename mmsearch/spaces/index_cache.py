@@ -58,6 +58,9 @@ MAX_CHANGES = 100_000
 SNAPSHOTS = 2
 """Snapshots of an index kept in memory, as a thread may still be searching an older one."""
 
+KINDS = f"one of {', '.join(map(repr, NAMED))}, or a FAISS factory string such as 'HNSW32'"
+"""The kinds of index, for messages."""
+
 LAST_CHANGE = "gone"
 """The key, in a segment's ABOUT, of the last change of the store that the segment has applied."""
 
@@ -394,8 +397,7 @@ def check_kind(kind: str, dim: int) -> None:
         faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise InvalidOption(
-            f"{kind!r} is not a kind of index for vectors of {dim} dimensions: give one of "
-            f"{', '.join(map(repr, NAMED))}, or a FAISS factory string such as 'HNSW32'"
+            f"{kind!r} is not a kind of index for vectors of {dim} dimensions: give {KINDS}"
         ) from error
 
 
