@@ -27,7 +27,7 @@ from mmsearch.media.captions import read_captions
 from mmsearch.metrics import bootstrap_interval
 from mmsearch.storage import ItemRecord
 from mmsearch.storage.lexical.languages import language_of
-from mmsearch.storage.lexical.tokens import _runs
+from mmsearch.storage.lexical.tokens import runs_of
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import TextPart
 
@@ -113,7 +113,7 @@ def detected(captions: dict[str, dict[str, list[str]]]) -> None:
 
     for language, by_photo in captions.items():
         texts = [text for some in by_photo.values() for text in some]
-        found = Counter(language_of(_runs(text), text).algorithm for text in texts)
+        found = Counter(language_of(runs_of(text), text).algorithm for text in texts)
         print(f"  {language}: {dict(found.most_common())}")
 
 

@@ -101,7 +101,7 @@ class Document:
 
 def tokens(text: str) -> list[str]:
     """The tokens of a text, in order; of a script without spaces, first pairs, then characters."""
-    runs = _runs(text)
+    runs = runs_of(text)
     language = language_of(runs, text)
     if language is ENGLISH and text.isascii():  # as nearly always
         return list(map(_token, runs))
@@ -220,7 +220,7 @@ def _parts(query: str) -> Iterator[tuple[str, bool]]:
 
 def _word_terms(text: str) -> Iterator[Term]:
     text = _ISO_DATE.sub(_date_in_words, text)
-    runs = _runs(text)
+    runs = runs_of(text)
     stop_words = language_of(runs, text).stop_words
     for run, accented in zip(runs, _accented_runs(text, runs), strict=True):
         if _is_spaceless(run):
@@ -230,7 +230,7 @@ def _word_terms(text: str) -> Iterator[Term]:
 
 
 def _phrase_terms(text: str) -> Iterator[Term]:
-    runs = _runs(text)
+    runs = runs_of(text)
     pairs = zip(runs, _accented_runs(text, runs), strict=True)
     for spaceless, some in groupby(pairs, lambda pair: _is_spaceless(pair[0])):
         words, accented = zip(*some, strict=True)
@@ -273,7 +273,7 @@ def _contained(terms: Sequence[Term], text: list[str]) -> int:
 # ---------------------------------------------------------------------- characters
 
 
-def _runs(text: str) -> list[str]:
+def runs_of(text: str) -> list[str]:
     """A text's words, and its runs of characters of scripts without spaces, in plain letters."""
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
