@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from conftest import paint
 from typer.testing import CliRunner
 
+import mmsearch
 from mmsearch.cli.app import app
 from mmsearch.collection import Collection
 from mmsearch.collection.doctor import examine
 from mmsearch.errors import IndexBusy, IndexNotFound
 from mmsearch.storage.lock import FolderLock
+from mmsearch.storage.sqlite.transfer import SqliteTransfer
 
 
 @pytest.fixture
@@ -317,6 +321,88 @@ def test_without_a_backup_a_catalog_that_cannot_be_opened_is_lost(index):
         found = examine(index, repair=repair)
         assert wrong(found) == ["catalog file"]
         assert "delete the index folder" in found[0].next
+
+
+# ------------------------------------------------------------------ a folder that is half copied
+
+
+def copied(index: Path, *without: str) -> Path:
+    """A copy of the index folder in which something is missing."""
+    folder = index.with_name(f"copy without {len(without)}")
+    shutil.copytree(index, folder, ignore=shutil.ignore_patterns(*without))
+    return folder
+
+
+@pytest.mark.parametrize("file", ["rows.f16", "ids.i64", "about.json"])
+def test_a_file_of_vectors_that_was_not_copied_is_named(index, file):
+    (found,) = [one for one in examine(copied(index, file)) if one.state == "wrong"]
+    assert found.check == "caches"
+    assert all(file in example for example in found.examples)
+    assert "--repair deletes them; a search rebuilds them" in found.next
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_caches_without_a_catalog_are_half_a_copy(index, repair):
+    folder = copied(index, "catalog.db*", "backups")
+    before = everything_in(folder / "cache")
+    (found,) = [one for one in examine(folder, repair=repair) if one.state == "wrong"]
+    assert (found.check, found.what) == (
+        "catalog file",
+        "catalog.db is missing or empty: there are only caches",
+    )
+    assert "copy the whole folder again" in found.next
+    assert everything_in(folder / "cache") == before
+    assert not (folder / "catalog.db").exists()
+
+
+def test_an_empty_catalog_is_no_index_and_is_left_as_it_is(toy, tmp_path):
+    (tmp_path / "catalog.db").touch()
+    with pytest.raises(IndexNotFound):
+        examine(tmp_path)
+    assert (tmp_path / "catalog.db").stat().st_size == 0
+
+
+def test_a_catalog_without_its_log_is_older_than_its_caches(index, photos):
+    shutil.copytree(photos, photos.with_name("more"))
+    with Collection(index) as library:
+        library.add([photos.with_name("more")], backups=0)
+        whole, part = copied(index), copied(index, "catalog.db-*", "backups")
+    assert wrong(examine(whole)) == []
+    (found,) = [one for one in examine(part) if one.state == "wrong"]
+    assert found.check == "log"
+    assert "catalog.db-wal was lost, or not copied" in found.what
+    assert "copy the whole folder again" in found.next
+    assert "log" in repaired(examine(part, repair=True))
+    assert wrong(examine(part)) == []
+
+
+def test_a_catalog_whose_tables_were_all_in_its_log_is_not_taken_for_a_new_one(index, tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "catalog.db")) as catalog:
+        catalog.execute("PRAGMA journal_mode=WAL")
+    before = everything_in(folder)
+    (found,) = [one for one in examine(folder) if one.state == "wrong"]
+    assert "catalog.db-wal is missing" in found.what
+    assert everything_in(folder) == before
+
+
+def test_an_unfinished_copy_is_wrong_and_the_command_that_finishes_it_is_named(
+    index, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteTransfer, "finish", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            mmsearch.copy(index, tmp_path / "half")
+    for repair in (False, True):
+        (found,) = [
+            one for one in examine(tmp_path / "half", repair=repair) if one.state == "wrong"
+        ]
+        assert found.check == "copy"
+        assert f"a part of a copy of {index}" in found.what
+        assert f"mmsearch copy {index} {tmp_path / 'half'}" in found.next
+    mmsearch.copy(index, tmp_path / "half")
+    assert wrong(examine(tmp_path / "half")) == []
 
 
 # ------------------------------------------------------------------ the disk

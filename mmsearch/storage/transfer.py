@@ -113,8 +113,8 @@ def check_whole(store: Store, place: IndexPlace) -> None:
     """
     if (progress := CopyProgress.of(store)) is not None:
         raise IndexUnusable(
-            f"{place} holds a part of a copy of {progress.source}: finish it with `mmsearch copy "
-            f"{shlex.quote(progress.source)} {shlex.quote(str(place))}`, or delete it"
+            f"{place} holds a part of a copy of {progress.source}: finish it with "
+            f"`{progress.command(str(place))}`, or delete it"
         )
 
 
@@ -143,6 +143,10 @@ class CopyProgress:
         done = {table: (rows, digest) for table, (rows, digest) in found["done"].items()}
         after = None if found["after"] is None else tuple(found["after"])
         return cls(found["source"], found["store_id"], done, after)
+
+    def command(self, destination: str) -> str:
+        """The command that finishes the copy."""
+        return f"mmsearch copy {shlex.quote(self.source)} {shlex.quote(destination)}"
 
     def packed(self) -> str:
         """As the setting holds it."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from mmsearch.collection.doctor import catalog
 from mmsearch.collection.doctor import folder as index_folder
 from mmsearch.collection.doctor.check import CheckContext, Finding, Outcome
-from mmsearch.storage import backups
 from mmsearch.storage.lock import FolderLock
 from mmsearch.storage.place import IndexLike, index_not_found, place_of
 
@@ -39,6 +38,7 @@ CHECKS: dict[str, Callable[[CheckContext], Outcome | None]] = {
     "lacking": catalog.check_missing_vectors,
     "words": catalog.check_words,
     "filters": catalog.check_filters,
+    "log": index_folder.check_log,
     "caches": index_folder.check_caches,
     "stale caches": index_folder.check_stale_caches,
     "folders": catalog.check_folders,
@@ -78,7 +78,7 @@ def examine(
         f"made by `mmsearch copy {shlex.quote(place.address)} DIR` can be checked",
     )
     folder = place.folder
-    if backups.catalog_size(folder) is None and backups.newest(folder) is None:
+    if index_folder.is_without_index(folder):
         raise index_not_found(place)
     findings: list[Finding] = []
     with FolderLock(folder).writing("repairing") if repair else nullcontext():
@@ -115,6 +115,10 @@ def _outcomes_of_catalog(
         return  # nothing that is read from it is reliable
     context = CheckContext(folder, sample)
     with closing(context.catalog), nullcontext() if repair else context.catalog.snapshot():
+        copy = catalog.check_copy(context)
+        if copy is not None:
+            yield "copy", copy
+            return  # what else is missing, the copy brings
         for check, outcome_of in CHECKS.items():
             outcome = outcome_of(context)
             if outcome is not None:

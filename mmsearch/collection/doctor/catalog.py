@@ -18,6 +18,7 @@ from mmsearch.media.members import exists
 from mmsearch.media.walk import is_away
 from mmsearch.spaces.targets import KINDS_WITH
 from mmsearch.storage import Space
+from mmsearch.storage.transfer import CopyProgress
 
 INDEX = "mmsearch index"
 ENCODE = "mmsearch index, which makes them"
@@ -36,6 +37,17 @@ Place = tuple[int, str, int]
 """(space id, modality, item id) of the vectors that an item has in a space."""
 
 # ---------------------------------------------------------------------- rows
+
+
+def check_copy(context: CheckContext) -> Outcome | None:
+    """Whether it is a copy by `mmsearch copy` that was not finished; None if not."""
+    progress = CopyProgress.of(context.catalog)
+    if progress is None:
+        return None
+    rows = sum(number for number, _ in progress.done.values())
+    what = f"it holds a part of a copy of {progress.source}: {rows:,} rows"
+    cure = f"{progress.command(str(context.folder))}, which finishes it; or delete the folder"
+    return Outcome("wrong", 1, what, cure)
 
 
 def check_identity(context: CheckContext) -> Outcome:

@@ -35,18 +35,41 @@ ABANDONED = 3600
 MOST_FAULTS = 20
 """How many faults SQLite lists at most."""
 
+SEGMENT_FILES = f"cache/*-[0-9]*-{'?' * 12}-[0-9]*-??????/*"
+"""The files of segments; a folder's name is of its modality, space, catalog and revision."""
+
+LOG = f"{backups.CATALOG}-wal"
+"""SQLite's log of what is not in the catalog's file yet."""
+
 Content = tuple[Space, Modality] | None
 """The vectors that a cache holds; None if it holds columns."""
 
-START_ANEW = "there is no good backup: delete the index folder and index again"
+START_ANEW = (
+    "there is no good backup: copy the whole folder again if this is a copy, else delete the index "
+    "folder and index again"
+)
 
 # ---------------------------------------------------------------------- the catalog's file
 
 
+def is_without_index(folder: Path) -> bool:
+    """Whether nothing of an index is in a folder: no catalog, no backup, no cache."""
+    return _is_lost(folder) and not any(folder.glob(SEGMENT_FILES))
+
+
+def _is_lost(folder: Path) -> bool:
+    """Whether a folder has neither a catalog, unless it is empty, nor a backup of one."""
+    return not backups.catalog_size(folder) and backups.newest(folder) is None
+
+
 def check_catalog_file(folder: Path, *, repair: bool) -> Outcome:
     """Whether the file is complete, and a catalog that this version can open."""
+    if _is_lost(folder):
+        what = f"{backups.CATALOG} is missing or empty: there are only caches"
+        return Outcome("wrong", 1, what, START_ANEW)
     try:
         backups.check_there(folder)
+        _check_tables(folder / backups.CATALOG)
         Catalog(folder / backups.CATALOG).close()
     except CatalogDamaged as error:
         if repair:
@@ -54,6 +77,17 @@ def check_catalog_file(folder: Path, *, repair: bool) -> Outcome:
         return Outcome("wrong", 1, f"{backups.CATALOG}: {error.why}", _cure(folder))
     size = (folder / backups.CATALOG).stat().st_size
     return Outcome("ok", 1, f"{size / 2**20:.1f} MiB, complete")
+
+
+def _check_tables(path: Path) -> None:
+    """Check that a catalog has tables: otherwise, opening it would make a new one.
+
+    Raises:
+        CatalogDamaged: it has none.
+    """
+    with suppress(sqlite3.Error), closing(driver_of(path)) as catalog:
+        if not catalog.execute("PRAGMA schema_version").fetchone()[0]:
+            raise CatalogDamaged(path, f"it holds nothing, and {LOG} is missing")
 
 
 def check_integrity(folder: Path, *, repair: bool) -> Outcome:
@@ -172,6 +206,28 @@ def _delete(paths: Iterable[Path]) -> None:
 # ---------------------------------------------------------------------- caches
 
 
+def check_log(context: CheckContext) -> Outcome | None:
+    """Whether the catalog is older than its caches, as it is without its log; None if not."""
+    caches, _ = _caches(context)
+    made_of = {path: int(path.name.split("-")[3]) for path, content in caches.items() if content}
+    with closing(driver_of(context.folder / backups.CATALOG)) as now:  # later than the snapshot
+        revisions = now.execute("SELECT value FROM settings WHERE key = 'revision'").fetchall()
+    later = [path for path, revision in made_of.items() if revision > int(revisions[0][0])]
+    if not later:
+        return None
+    return Outcome(
+        "wrong",
+        len(later),
+        f"the catalog is older than {len(later)} of its caches: {LOG} was lost, or not copied",
+        "copy the whole folder again if this is a copy (`mmsearch backup` does, of an index in "
+        f"use), else {REPAIR} deletes these caches, and mmsearch index reads newer files again",
+        [path.name for path in later],
+        repair=lambda: _delete(later),
+        done="these were deleted",
+        then="mmsearch index, to read newer files again",
+    )
+
+
 def check_caches(context: CheckContext) -> Outcome:
     """Whether each cache of this catalog holds what the catalog does."""
     caches, _ = _caches(context)
@@ -243,6 +299,8 @@ def _disagreement(
     last_vector = int(segment.about.get(UPTO, 0))
     last_deletion = int(segment.about.get(LAST_CHANGE, 0))
     state = context.catalog.state()
+    if int(segment.about.get("revision", 0)) > state.revision:
+        return None  # it was made since, or the catalog has lost its log: see `check_log`
     if segment.about.get("epoch") != state.epoch or last_deletion < state.forgotten:
         return None  # out of date: a search ignores it and builds another
     deleted, _ = context.catalog.changes.deleted_vectors(space, modality, last_deletion)
