@@ -19,16 +19,15 @@ from mmsearch.storage.milvus.database import Database
 from mmsearch.storage.milvus.expressions import EVERYTHING, Expression
 from mmsearch.storage.milvus.layout import COPIES, one_of, vectors_name
 from mmsearch.storage.records import Space
-from mmsearch.storage.store import VectorIndex
+from mmsearch.storage.server_index import ServerIndex
 from mmsearch.types import Modality, Ranking
 from mmsearch.vectors import EXACT
 from mmsearch.vectors.few_rows import FewRows, best_of
 from mmsearch.vectors.hubness import EXTRA_DIMS, augmented
 from mmsearch.vectors.id_set import IdSet, LazyIdSet
 from mmsearch.vectors.index import merged
-from mmsearch.vectors.index_choice import NEIGHBOURS, SAMPLED, IndexChoice
+from mmsearch.vectors.index_choice import NEIGHBOURS, IndexChoice
 from mmsearch.vectors.recall import RecallTest
-from mmsearch.vectors.sample import ChanceSample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +102,7 @@ class Choice(IndexChoice):
         return {name: min(round(effort / max(share, 1e-3)), 16 * efforts[-1])}
 
 
-class MilvusIndex(VectorIndex):
+class MilvusIndex(ServerIndex):
     """The vectors of a modality, as of one moment of the store.
 
     Args:
@@ -118,9 +117,11 @@ class MilvusIndex(VectorIndex):
         self, database: Database, space: Space, modality: Modality, choice: Choice, folder: Path
     ) -> None:
         head = database.head()
-        self._moment = f"{head['store_id']} {head['revision']} {head['epoch']}"
+        super().__init__(
+            f"{head['store_id']} {head['revision']} {head['epoch']}",
+            folder / f"sample-{space.id}-{modality}.npz",
+        )
         self._last_id = int(head["numbers"].get("vectors", 0))
-        self._sample_file = folder / f"sample-{space.id}-{modality}.npz"
         self._client = database.client
         self._name = database.collection(vectors_name((space.id, modality)))
         self._dim = space.dim
@@ -323,21 +324,6 @@ class MilvusIndex(VectorIndex):
             return np.zeros((0, self._dim + EXTRA_DIMS), np.float32)
         rows: Vectors = self._augmented(found, is_sample=True).astype(np.float32)
         return rows
-
-    def mean(self) -> Vectors:
-        return self._chance_sample.mean
-
-    def moments(self, vector: Vectors) -> tuple[int, float, float]:
-        return self._chance_sample.moments(vector)
-
-    def warm_up(self) -> None:
-        _ = self._chance_sample
-
-    @cached_property
-    def _chance_sample(self) -> ChanceSample:
-        return ChanceSample.read_or_draw(
-            self._sample_file, self._moment, lambda: self.sample(SAMPLED)
-        )
 
     def _sampled(self, n: int) -> list[dict[str, Any]]:
         """Up to n rows, spread evenly over the ids."""
