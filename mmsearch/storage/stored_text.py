@@ -8,6 +8,7 @@ use already, which nobody's do, are escaped by another one.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 SURROGATES = 0xD800, 0xDFFF
 """The first and the last: Python has them for the bytes of a name that are not UTF-8."""
@@ -42,6 +43,13 @@ def stored_text(text: str, refused: re.Pattern[str]) -> str:
 def text_of(stored: str) -> str:
     """The text that `stored_text` was given."""
     return _STORED.sub(_as_given, stored) if _STORED.search(stored) else stored
+
+
+def texts_of(stored: Sequence[str | None]) -> Sequence[str | None]:
+    """The same of several, None where there is none; together, as almost all stay as they are."""
+    if not _STORED.search("".join(filter(None, stored))):
+        return stored
+    return [one and text_of(one) for one in stored]
 
 
 def _as_stored(match: re.Match[str]) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, bindparam, func, select, type_coerce
+from sqlalchemy import ColumnElement, Connection, Text, bindparam, cast, func, select, type_coerce
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from mmsearch.storage.sql.database import Prepared, is_one_of_ids
 from mmsearch.storage.sql.items import WITH_ROOT, Items, as_items
 from mmsearch.storage.sql.schema import items, metadata, tags, texts
-from mmsearch.storage.stored_text import text_of
+from mmsearch.storage.sql.types import TEXT
 from mmsearch.types import Item
 
 
@@ -19,14 +20,10 @@ class PostgresItems(Items):
 
     def _found(self, connection: Connection, **given: Any) -> dict[int, Item]:
         rows = (_BY_ID if "ids" in given else _NEXT_PAGE).of(connection, **given)
-        several = zip(*(row[-3:] for row in rows), strict=True) if rows else ((), (), ())
-        parts = ([_texts(part) for one in some for part in one or ()] for some in several)
-        return as_items([row[:-3] for row in rows], *parts)
-
-
-def _texts(part: list[Any]) -> list[Any]:
-    """A row of a list, its texts as they were given."""
-    return [text_of(one) if isinstance(one, str) else one for one in part]
+        # strings may hold any character once their texts are as they were given
+        several = zip(*(json.loads(row[-1], strict=False) for row in rows), strict=True)
+        parts = [[part for one in some for part in one or ()] for some in several] or [[]] * 3
+        return as_items([row[:-1] for row in rows], *parts)
 
 
 def _listed(*columns: ColumnElement[Any], order: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -38,11 +35,13 @@ def _listed(*columns: ColumnElement[Any], order: ColumnElement[Any]) -> ColumnEl
 
 _m, _t = metadata.c, tags.c
 
-_WHOLE = WITH_ROOT.add_columns(
-    _listed(*texts.c, order=texts.c.position).label("texts"),
-    _listed(_m.item_id, _m.key, _m.text, order=_m.key).label("metadata"),
-    _listed(_t.item_id, _t.tag, _t.score, order=_t.tag).label("tags"),
+_PARTS = func.json_build_array(
+    _listed(*texts.c, order=texts.c.position),
+    _listed(_m.item_id, _m.key, _m.text, order=_m.key),
+    _listed(_t.item_id, _t.tag, _t.score, order=_t.tag),
 )
+
+_WHOLE = WITH_ROOT.add_columns(type_coerce(cast(_PARTS, Text), TEXT).label("parts"))
 
 _BY_ID = Prepared(_WHOLE.where(is_one_of_ids(items.c.id)))
 

@@ -15,7 +15,7 @@ from sqlalchemy.sql.expression import FunctionElement
 
 from mmsearch.storage.sql.types import HalfVector, StoredText, id_list, stored_text, vector_bytes
 from mmsearch.storage.sql.writer import Writer
-from mmsearch.storage.stored_text import text_of
+from mmsearch.storage.stored_text import texts_of
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects.sqlite import Insert
@@ -127,7 +127,6 @@ class Prepared:
     """
 
     def __init__(self, statement: Select[Any]) -> None:
-        self._names = list(statement.selected_columns.keys())
         self._statement = statement
 
     @cached_property
@@ -154,26 +153,28 @@ class Prepared:
         return [dict(zip(self._names, row, strict=True)) for row in rows]
 
     @cached_property
-    def _readers(self) -> list[tuple[int, Callable[[Any], Any]]]:
+    def _names(self) -> list[str]:
+        return list(self._statement.selected_columns.keys())
+
+    @cached_property
+    def _readers(self) -> list[tuple[int, Callable[[Sequence[Any]], Sequence[Any]]]]:
         """What a column's values are read by, where they are not what the driver gives."""
         dialect = _postgresql()
-        found: list[tuple[int, Callable[[Any], Any]]] = []
+        found: list[tuple[int, Callable[[Sequence[Any]], Sequence[Any]]]] = []
         for number, column in enumerate(self._statement.selected_columns):
             kind = column.type.dialect_impl(dialect)
             if isinstance(kind, StoredText):
-                found.append((number, lambda stored: stored and text_of(stored)))
+                found.append((number, texts_of))
             elif isinstance(kind, HalfVector):
-                found.append((number, vector_bytes))
+                found.append((number, lambda sent: list(map(vector_bytes, sent))))
         return found
 
     @cached_property
     def for_server(self) -> tuple[str, dict[str, Any]]:
         """The SQL for PostgreSQL's driver, and its constants."""
-        compiled = self._statement.compile(dialect=_postgresql())
-        named = compiled.bind_names.items()
-        open_ = {name: None for parameter, name in named if parameter.required}
-        expanded = compiled.construct_expanded_state(open_)  # lists become as many parameters
-        return expanded.statement, _stored(expanded.parameters)
+        as_many = {"render_postcompile": True}  # lists become as many parameters
+        compiled = self._statement.compile(dialect=_postgresql(), compile_kwargs=as_many)
+        return str(compiled), _stored(compiled.params)
 
     def _of_server(self, connection: Connection, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         sql, constants = self.for_server
@@ -184,7 +185,7 @@ class Prepared:
             return rows
         columns: list[Any] = list(zip(*rows, strict=True))
         for number, reader in self._readers:
-            columns[number] = list(map(reader, columns[number]))
+            columns[number] = reader(columns[number])
         return list(zip(*columns, strict=True))
 
 
