@@ -30,6 +30,7 @@ from mmsearch.search.tagging import tag_items
 from mmsearch.storage import ItemRecord, ItemVectors, Store
 from mmsearch.storage.lexical import bm25
 from mmsearch.storage.sql import schema
+from mmsearch.storage.sql.database import driver_of_connection
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.types import TextPart
 from mmsearch.vectors.exact import DECIMALS
@@ -82,6 +83,21 @@ def test_the_same_items_pass_a_filter(
     assert found.count_up_to(7) == min(len(passing), 7)
     assert found.contains(some).tolist() == IdSet.of(passing).contains(some).tolist()
     assert len(found) == len(passing)
+
+
+@settings(max_examples=50)
+@given(wanted=wheres)
+def test_the_same_items_pass_a_filter_that_is_tested_for_each_by_itself(
+    worlds: tuple[Catalog, PostgresStore], wanted: dict[str, Any]
+):
+    local, server = worlds
+    filter_ = parse_where(wanted)
+    tested, parameters = server.filters.passing(filter_).sql.test
+    with server.database.read() as connection:
+        rows = "SELECT item_id FROM (SELECT id AS item_id FROM items) AS v"
+        statement = f"{rows} WHERE {tested} ORDER BY item_id"
+        found = driver_of_connection(connection).execute(statement, parameters).fetchall()
+    assert [id_ for (id_,) in found] == local.filters.matching(filter_).tolist()
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -235,7 +251,10 @@ ENCODER: Any = SimpleNamespace(
 
 
 def put_items(store: PostgresStore, widths: Iterable[int], rows: Any, hubs: Any) -> Any:
-    """Store an item a width, with its rows (n, dim) and their hubs (n,); returns the space."""
+    """Store an item a width, with its rows (n, dim) and their hubs (n,); returns the space.
+
+    The width is metadata of its file, too: `number`.
+    """
     store.spaces.serve_with([ENCODER])
     (space,) = store.spaces.all()
     source = store.sources.add("/photos")
@@ -249,6 +268,7 @@ def put_items(store: PostgresStore, widths: Iterable[int], rows: Any, hubs: Any)
                 (width, 1),
                 str(width).encode(),
                 media={"width": width},
+                facts={"number": width},
                 vectors={(space.id, "image"): ItemVectors(own, hubs={"text": of_own})},
             )
             for width, own, of_own in zip(widths, rows, hubs, strict=True)
@@ -345,12 +365,13 @@ def test_only_what_passes_a_filter_is_found(neighbours: tuple[PostgresStore, Any
     assert index.search(vector, 10, IdSet.of([])) == []
 
 
+@pytest.mark.parametrize("key", ["width", "number"])
 def test_the_second_and_third_search_with_a_narrow_filter_find_what_the_first_did(
-    neighbours: tuple[PostgresStore, Any, Any],
+    neighbours: tuple[PostgresStore, Any, Any], key: str
 ):
     store, space, rows = neighbours
     index = store.vector_indexes.index(space, "image")
-    narrow = store.filters.passing(parse_where({"width": {"$lt": 70}}))
+    narrow = store.filters.passing(parse_where({key: {"$lt": 70}}))
     for number in (5, 6, 7):  # compared on the server; fetched and compared here; compared here
         vector = query(rows, number)
         wanted = expected(rows, vector, 10, lambda id_: id_ <= 70)
@@ -523,7 +544,7 @@ def passages() -> Iterator[tuple[PostgresStore, Any, Any, list[int]]]:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-@pytest.mark.parametrize("where", [None, {"width": {"$gte": 30}}])
+@pytest.mark.parametrize("where", [None, {"width": {"$gte": 30}}, {"number": {"$gte": 30}}])
 def test_k_items_are_found_where_the_nearest_rows_are_of_few(
     passages: tuple[PostgresStore, Any, Any, list[int]], weight: float, where: Any
 ):

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
-from mmsearch.filters import Filter
+from mmsearch.filters import META, AnyOf, Condition, Filter, Not
 from mmsearch.filters.check import checked
 from mmsearch.storage.postgres import functions
 from mmsearch.storage.sql import facets
-from mmsearch.storage.sql.conditions import Dialect, Expression, compiled, items_and_sources
+from mmsearch.storage.sql.conditions import (
+    Dialect,
+    Expression,
+    compares_items,
+    compiled,
+    items_and_sources,
+    rows_of_metadata,
+)
 from mmsearch.storage.sql.database import Prepared, driver_of_connection, is_one_of
 from mmsearch.storage.sql.schema import items, metadata
 from mmsearch.storage.store import FilterStore
@@ -38,7 +55,7 @@ class PassingItems(LazyIdSet):
     """The items that pass a filter, which is evaluated wherever a statement needs them.
 
     Attributes:
-        sql: The subquery of their ids.
+        sql: The filter in SQL.
     """
 
     def __init__(self, database: Database, filter_: Filter) -> None:
@@ -47,17 +64,22 @@ class PassingItems(LazyIdSet):
         self._at_least = 0
 
     def count_up_to(self, most: int) -> int:
-        """How many there are, or `most` if there are more; if fewer, the ids are kept, too."""
-        if self.is_counted:
-            return min(len(self), most)
-        if self._at_least >= most:
-            return most
-        found = self.sql.ids_up_to(most)  # a local: other threads count the same set
-        if len(found) < most:
-            self._whole = IdSet.of(found)
+        """How many there are, or `most` if there are more."""
+        if not self.is_counted and self._at_least < most:
+            self.note_count(self.sql.count_up_to(most), most)
+        return min(self.at_least, most)
+
+    @property
+    def at_least(self) -> int:
+        """A lower bound of how many there are; the number, if that is known."""
+        return len(self) if self.is_counted else self._at_least
+
+    def note_count(self, number: int, most: int) -> None:
+        """Keep a number of them that was counted up to `most`."""
+        if number < most:
+            self._size = number
         else:
             self._at_least = max(self._at_least, most)
-        return len(found)
 
     @property
     def fits_in_parameter(self) -> bool:
@@ -66,69 +88,84 @@ class PassingItems(LazyIdSet):
 
 
 class FilterSql:
-    """A filter as a subquery, for the driver's own statements."""
+    """A filter as parts of the driver's own statements: SQL and its parameters."""
 
     def __init__(self, database: Database, filter_: Filter) -> None:
         self._database, self._filter = database, filter_
 
     @cached_property
     def ids(self) -> tuple[str, dict[str, Any]]:
-        """A subquery of the ids that pass, and its parameters."""
+        """A subquery of the ids that pass."""
         return Prepared(passing(self._filter).order_by(None)).for_server
 
     @cached_property
-    def ids_of_few(self) -> tuple[str, dict[str, Any]]:
-        """The same where few items are tried."""
-        return Prepared(passing(self._filter, few=True).order_by(None)).for_server
+    def test(self) -> tuple[str, dict[str, Any]]:
+        """Whether the item of a row `v` passes, tested for each row by itself."""
+        if len(self._filter.conditions) == 1 and _is_of_metadata(self._filter.conditions[0]):
+            ids, parameters = self.ids
+            found = f"(SELECT id FROM ({ids}) AS passing (id) WHERE id = v.item_id)"  # noqa: S608
+            return f"v.item_id = {found}", parameters
+        to = Dialect(functions, few=True, item_id=_OF_ROW)
+        tested = select(compiled(self._filter, to))
+        if compares_items(self._filter):
+            tested = tested.select_from(items_and_sources).where(items.c.id == _OF_ROW)
+        statement, parameters = Prepared(tested).for_server
+        return f"({statement})", parameters
 
     def count(self) -> int:
         """How many pass."""
         ids, parameters = self.ids
-        return int(self._value(f"SELECT count(*) FROM ({ids}) AS passing", parameters))  # noqa: S608 - parameters
+        with self._database.read() as connection:
+            driver = driver_of_connection(connection)
+            counted = f"SELECT count(*) FROM ({ids}) AS passing"  # noqa: S608 - parameters
+            found = driver.execute(counted, parameters, prepare=True, binary=True)
+            return int(found.fetchone()[0])
 
-    def ids_up_to(self, most: int) -> list[int]:
-        """Up to `most` of the ids that pass."""
+    def count_up_to(self, most: int) -> int:
+        """How many pass, or `most` if more do."""
         ids, parameters = self.ids
         with self._database.read() as connection:
             driver = driver_of_connection(connection)
-            with driver.pipeline():
-                driver.execute(_NESTED_LOOPS_ONLY, prepare=True)
-                statement = f"SELECT ARRAY({ids} LIMIT {most:d})"
-                found = driver.execute(statement, parameters, prepare=True, binary=True)
-                driver.execute(_BY_ANY_PLAN, prepare=True)
-            return list(found.fetchone()[0])
-
-    def count_among(self, ids: list[int]) -> int:
-        """How many of some ids pass."""
-        few, parameters = self.ids_of_few
-        counted = f"SELECT count(*) FROM ({few}) AS passing WHERE id = ANY(%(among)s)"  # noqa: S608
-        return int(self._value(counted, {**parameters, "among": ids}))
-
-    def _value(self, statement: str, parameters: dict[str, Any]) -> Any:
-        with self._database.read() as connection:
-            driver = driver_of_connection(connection)
-            found = driver.execute(statement, parameters, prepare=True, binary=True)
-            return found.fetchone()[0]
+            with planned_once(driver, *NESTED_LOOPS_ONLY):
+                counted = f"SELECT count(*) FROM ({ids} LIMIT {most:d}) AS passing"  # noqa: S608
+                found = driver.execute(counted, parameters, prepare=True, binary=True)
+            return int(found.fetchone()[0])
 
     def fetch(self, among: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """The ids that pass, of all or of some."""
         with self._database.read() as connection:
             if among is None:
                 return _ids(connection, passing(self._filter))
-            some = passing(self._filter, few=True).where(is_one_of(items.c.id, among.tolist()))
-            return _ids(connection, some)
+            passes = compiled(self._filter, Dialect(functions, few=True))
+            some = select(items.c.id).select_from(items_and_sources).where(passes)
+            some = some.where(is_one_of(items.c.id, among.tolist()))
+            return _ids(connection, some.order_by(items.c.id))
 
 
-_NESTED_LOOPS_ONLY, _BY_ANY_PLAN = (
-    "SELECT "
-    + ", ".join(
-        f"set_config('enable_{plan}', {value}, true)"
-        for plan in ("hashjoin", "mergejoin", "seqscan")
-    )
-    for value in ("'off'", "NULL")  # NULL: what the connection began with
-)
+NESTED_LOOPS_ONLY = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
 """The planner knows the numbers of all keys of metadata together, and so expects a third of the
 items where few pass. It would read whole tables; nested loops read what passes, up to a limit."""
+
+
+@contextmanager
+def planned_once(driver: Any, *without: str) -> Iterator[None]:
+    """A pipeline, one round trip, whose statements are planned once and not each time.
+
+    Args:
+        driver: In a transaction.
+        without: Settings of the planner that are off for them.
+    """
+    off = dict.fromkeys(without, "'off'") | {"plan_cache_mode": "'force_generic_plan'"}
+    with driver.pipeline():
+        driver.execute(_set_locally(off), prepare=True)
+        yield
+        # NULL is what the connection began with
+        driver.execute(_set_locally(dict.fromkeys(off, "NULL")), prepare=True)
+
+
+def _set_locally(values: dict[str, str]) -> str:
+    each = (f"set_config('{name}', {value}, true)" for name, value in values.items())
+    return f"SELECT {', '.join(each)}"
 
 
 class Filters(FilterStore):
@@ -155,10 +192,11 @@ class Filters(FilterStore):
         moment = self._database.moment()
 
         def is_key(key: str) -> bool:
+            return self._keys.get((moment, key), lambda: is_there(key))
+
+        def is_there(key: str) -> bool:
             there = select(select(metadata.c.key).where(metadata.c.key == key).exists())
-            return self._keys.get(
-                (moment, key), lambda: bool(connection.execute(there).scalar_one())
-            )
+            return bool(connection.execute(there).scalar_one())
 
         def keys() -> list[str]:
             found: list[str] = []
@@ -190,10 +228,35 @@ class Filters(FilterStore):
             return facets.as_facets(connection, counts)
 
 
-def passing(filter_: Filter, *, few: bool = False) -> Select[Any]:
-    """Selects the ids of the items that pass, sorted; `few` as `Dialect` has it."""
+def passing(filter_: Filter) -> Select[Any]:
+    """Selects the ids of the items that pass, sorted."""
+    if (found := _passing_by_metadata(filter_)) is not None:
+        return found
     chosen = select(items.c.id).select_from(items_and_sources)
-    return chosen.where(compiled(filter_, Dialect(functions, few))).order_by(items.c.id)
+    return chosen.where(compiled(filter_, Dialect(functions))).order_by(items.c.id)
+
+
+def _passing_by_metadata(filter_: Filter) -> Select[Any] | None:
+    """The same from rows of metadata, of which an item has one for each key.
+
+    None if the filter has no condition on metadata, or compares what items have themselves.
+    """
+    first = next(filter(_is_of_metadata, filter_.conditions), None)
+    if first is None or compares_items(filter_):
+        return None
+    to = Dialect(functions, item_id=metadata.c.item_id)
+    is_row = or_(false(), *rows_of_metadata(first, to))
+    chosen = select(metadata.c.item_id).where(is_row).order_by(metadata.c.item_id)
+    if others := tuple(one for one in filter_.conditions if one is not first):
+        chosen = chosen.where(compiled(Filter(others), to))
+    return chosen
+
+
+def _is_of_metadata(one: Condition | AnyOf | Not) -> TypeGuard[Condition]:
+    return isinstance(one, Condition) and one.key.startswith(META)
+
+
+_OF_ROW = literal_column("v.item_id", items.c.id.type)
 
 
 def is_in(id_: ColumnElement[int], ids: IdSet) -> Expression:

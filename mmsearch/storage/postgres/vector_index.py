@@ -4,10 +4,10 @@ PostgreSQL computes the same scores as a local index. What a query loses by roun
 sent as a second vector, so that both inner products add up to the cosine that NumPy computes
 (1e-6). Hubs are subtracted here, and no vector is sent to the client.
 
-If there are few rows, all are compared. Otherwise a filter is tested for a sample of items (the
-server's planner would estimate badly how many pass). If enough pass, HNSW finds candidates, and the
-filter is applied to them. If not, the passing items are looked up to a limit: few are all compared;
-with many, an iterative HNSW scan continues until enough have passed.
+If there are few rows, all are compared. Otherwise one statement tests a filter for a sample of
+items (the server's planner would estimate badly how many pass), and if enough pass, applies it to
+the candidates that HNSW finds. If not, another one looks up the passing items to a limit, and
+compares them if they are few; with many, an iterative HNSW scan continues until enough have passed.
 
 A statement is prepared on the server once per connection.
 """
@@ -15,7 +15,7 @@ A statement is prepared on the server once per connection.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,18 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from mmsearch.storage.postgres.filters import PassingItems
+from mmsearch.storage.postgres.filters import NESTED_LOOPS_ONLY, PassingItems, planned_once
 from mmsearch.storage.records import Space
+from mmsearch.storage.server_index import ServerIndex
 from mmsearch.storage.sql.database import driver_of_connection
 from mmsearch.storage.sql.types import id_list
-from mmsearch.storage.store import VectorIndex
 from mmsearch.types import Modality, Ranking
 from mmsearch.vectors.exact import DECIMALS, as_float32, ranked
 from mmsearch.vectors.few_rows import FewRows
 from mmsearch.vectors.hubness import EXTRA_DIMS, SLOTS
 from mmsearch.vectors.id_set import IdSet, LazyIdSet
-from mmsearch.vectors.index_choice import SAMPLED, IndexChoice
-from mmsearch.vectors.sample import ChanceSample
+from mmsearch.vectors.index_choice import IndexChoice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +96,7 @@ class IndexState:
     """The recalls that it then reached, as text."""
 
 
-class PgVectorIndex(VectorIndex):
+class PgVectorIndex(ServerIndex):
     """The vectors of a space and modality.
 
     Args:
@@ -116,14 +115,15 @@ class PgVectorIndex(VectorIndex):
         state: IndexState,
         sample_file: Path | None = None,
     ) -> None:
+        super().__init__(str(state.revision), sample_file)
         self._database = database
         self._space, self._modality = space, modality
         self._state = state
-        self._sample_file = sample_file
         self._few = FewRows(self._fetched)
         self._searched_once: WeakSet[PassingItems] = WeakSet()
         """Sets of few items that have been searched on the server."""
-        self._shares: WeakKeyDictionary[PassingItems, float] = WeakKeyDictionary()
+        self._sampled: WeakKeyDictionary[PassingItems, int] = WeakKeyDictionary()
+        """How many of the sampled items pass each filter."""
 
     def __len__(self) -> int:
         return self._state.rows
@@ -141,17 +141,13 @@ class PgVectorIndex(VectorIndex):
             return []
         query = _Query(vector, self._space.dim)
         found = None
-        if self._enough_candidates_pass(k, allowed):
+        if self._untested(allowed) is not None or self._enough_candidates_pass(k, allowed):
             found = self._by_hnsw(query, k, allowed)
+        if found is None and isinstance(allowed, PassingItems):
+            found = self._among_few(query, k, allowed)
         if found is None and allowed is not None and not self._all_are_compared(k, allowed):
             found = self._by_filtered_hnsw(query, k, allowed)
-        if found is not None:
-            return found
-        if isinstance(allowed, PassingItems) and allowed.count_up_to(FEW_ROWS + 1) <= FEW_ROWS:
-            if allowed in self._searched_once:
-                return self._few.search(allowed, vector, k)
-            self._searched_once.add(allowed)
-        return self._exactly(query, k, allowed)
+        return self._exactly(query, k, allowed) if found is None else found
 
     def compares_all(self, k: int, allowed: IdSet | None = None) -> bool:
         """Whether a search compares all allowed rows: there is no HNSW, or it would take longer."""
@@ -172,39 +168,78 @@ class PgVectorIndex(VectorIndex):
         return max(FEW_ROWS, math.isqrt(STEP_COST * (k + MARGIN) * self._state.rows))
 
     def _exactly(self, query: _Query, k: int, allowed: IdSet | None) -> Ranking:
-        wanted = k + MARGIN_WITH_HUBS
-        with self._database.read() as connection:
-            driver = driver_of_connection(connection)
-            condition, parameters = self._condition(allowed)
-            given = {**query.parameters, **query.weights, **parameters}
-            while True:
-                statement = self._statement(
-                    query, condition, wanted, "true", wanted, by_index=False
-                )
-                rows = driver.execute(statement, given, prepare=True, binary=True).fetchall()
-                ranking = query.ranking(rows)
-                if len(rows) < wanted:
-                    return ranking[:k]
-                # done if no row beyond those found can be among the first k
-                worst = max(row[-1] for row in rows)
-                if len(ranking) >= k and ranking[k - 1][1] > query.margin - worst:
-                    return ranking[:k]
-                wanted *= 4
+        """The best allowed rows, all compared."""
+        condition, parameters = self._condition(allowed)
+        given = {**query.parameters, **parameters}
+
+        def best(wanted: int) -> list[Any]:
+            statement = self._statement(query, condition, wanted, "true", wanted, by_index=False)
+            with self._database.read() as connection:
+                driver = driver_of_connection(connection)
+                return list(driver.execute(statement, given, prepare=True, binary=True))
+
+        return query.best_of_all(k, best)
+
+    def _among_few(self, query: _Query, k: int, allowed: PassingItems) -> Ranking | None:
+        """The best of the rows that pass a filter, all compared; None if they are many or known.
+
+        One statement looks up which items pass, and compares their rows.
+        """
+        most = self._most_compared(k)
+        is_few = allowed.is_counted and len(allowed) <= FEW_ROWS
+        if is_few and allowed in self._searched_once:
+            return self._few.search(allowed, query.vector, k)
+        self._searched_once.add(allowed)
+        if allowed.is_fetched or allowed.at_least > most:
+            return None
+        ids, parameters = allowed.sql.ids
+        given = {**query.parameters, **parameters}
+        passing = f"SELECT ARRAY({ids} LIMIT {most + 1:d}) AS ids"
+        first = f"SELECT cardinality(ids) AS number, ids FROM ({passing}) AS passing"  # noqa: S608 - constants
+        few = f"(SELECT ids FROM first WHERE number <= {most:d})"  # noqa: S608 - number
+        condition = f"v.item_id = ANY (CAST({few} AS bigint[]))"
+
+        def best(wanted: int) -> list[Any]:
+            statement = self._statement(query, condition, wanted, "true", wanted, by_index=False)
+            with self._database.read() as connection:
+                driver = driver_of_connection(connection)
+                with planned_once(driver, *NESTED_LOOPS_ONLY):
+                    both = _after(first, statement)
+                    cursor = driver.execute(both, given, prepare=True, binary=True)
+                number, rows = _number_and_rows(cursor)
+            allowed.note_count(number, most + 1)
+            return rows
+
+        found = query.best_of_all(k, best)
+        return None if allowed.at_least > most else found
 
     def _by_hnsw(self, query: _Query, k: int, allowed: IdSet | None) -> Ranking | None:
-        """The best allowed rows of the candidates from HNSW; None if they are too few."""
+        """The best allowed rows of the candidates from HNSW; None if they are too few.
+
+        A new filter is first tested for a sample, in the same statement.
+        """
         effort, returned = self._state.choice.effort, k + MARGIN
         tested, parameters = self._condition(allowed, per_row=True)
-        given = {**query.parameters, **query.weights, **parameters}
+        given = {**query.parameters, **parameters}
         most = returned
         if allowed is not None:
             most = self._candidate_count(k)
         elif query.weights:
             most = max(effort, k + MARGIN_WITH_HUBS)  # HNSW keeps that many anyway
+        searched = "true"
+        if (untested := self._untested(allowed)) is not None:
+            given["among"] = self._sampled_list
+            searched = f"(SELECT number FROM first) >= {self._least_sampled(k)}"  # noqa: S608 - number
         while True:
-            statement = self._statement(query, "true", most, tested, returned, by_index=True)
+            statement = self._statement(query, searched, most, tested, returned, by_index=True)
+            if untested is not None:
+                statement = _after(_number_among(tested), statement)
             with self._hnsw_session(max(effort, most), MIN_SCANNED) as driver:
-                rows = driver.execute(statement, given, prepare=True, binary=True).fetchall()
+                cursor = driver.execute(statement, given, prepare=True, binary=True)
+            if untested is None:
+                rows = cursor.fetchall()
+            else:
+                self._sampled[untested], rows = _number_and_rows(cursor)
             ranking = query.ranking(rows)
             enough = len(ranking) >= min(k, self._state.rows)
             if enough and (allowed is None or len(rows) >= k + MARGIN):
@@ -218,29 +253,46 @@ class PgVectorIndex(VectorIndex):
         """The number of candidates that a filter is applied to, to find k items."""
         return max(self._state.choice.effort, 2 * (k + MARGIN_WITH_HUBS))
 
+    def _untested(self, allowed: IdSet | None) -> PassingItems | None:
+        """The allowed items if HNSW might find them: no search has tested a sample of items yet."""
+        is_new = isinstance(allowed, PassingItems) and allowed not in self._sampled
+        return allowed if is_new and self._state.choice.kind == HNSW else None
+
     def _enough_candidates_pass(self, k: int, allowed: IdSet | None) -> bool:
         """Whether enough of HNSW's candidates are likely to be allowed.
 
-        No filter is counted for this: it is tested for a sample. As candidates are like the query,
-        and a filter may be, too, half of those needed are taken for enough.
+        No filter is counted for this: it is tested for a sample.
         """
         if self._state.choice.kind != HNSW:
             return False
-        if allowed is None:
-            return True
-        return self._passing_share(allowed) * self._candidate_count(k) >= (k + MARGIN) / 2
+        return allowed is None or self._number_sampled(allowed) >= self._least_sampled(k)
 
-    def _passing_share(self, allowed: IdSet) -> float:
-        """About which share of the items is allowed."""
-        sample = self._sampled_items
-        if not len(sample):
-            return 0.0
+    def _least_sampled(self, k: int) -> int:
+        """How many of the sampled items are to be allowed for a search of HNSW's candidates.
+
+        As candidates are like the query, and a filter may be, too, half of those needed are taken
+        for enough.
+        """
+        sampled = len(self._sampled_items)
+        return math.ceil((k + MARGIN) / 2 / self._candidate_count(k) * sampled)
+
+    def _number_sampled(self, allowed: IdSet) -> int:
+        """How many of the sampled items are allowed."""
         if not isinstance(allowed, PassingItems):
-            return float(allowed.contains(sample).mean())
-        if (share := self._shares.get(allowed)) is None:
-            passing = allowed.sql.count_among(sample.tolist())
-            self._shares[allowed] = share = passing / len(sample)
-        return share
+            return int(allowed.contains(self._sampled_items).sum())
+        if (number := self._sampled.get(allowed)) is None:
+            tested, parameters = allowed.sql.test
+            given = {**parameters, "among": self._sampled_list}
+            with self._database.read() as connection:
+                driver = driver_of_connection(connection)
+                cursor = driver.execute(_number_among(tested), given)
+                self._sampled[allowed] = number = int(cursor.fetchone()[0])
+        return number
+
+    @cached_property
+    def _sampled_list(self) -> str:
+        """The sampled items as a parameter."""
+        return id_list(self._sampled_items.tolist())
 
     @cached_property
     def _sampled_items(self) -> NDArray[np.int64]:
@@ -283,11 +335,10 @@ class PgVectorIndex(VectorIndex):
         effort = max(self._state.choice.effort, wanted)
         passing = allowed.count_up_to(self._most_compared(k) + 1)
         scanned = max(MIN_SCANNED, math.ceil(8 * wanted * self._state.rows / passing))
-        with self._hnsw_session(effort, scanned) as driver, driver.pipeline():
-            driver.execute(_FORCE_HNSW, prepare=True)
-            given = {**query.parameters, **query.weights, **parameters}
+        # without sorting, or the planner would choose not to use HNSW
+        with self._hnsw_session(effort, scanned) as driver, planned_once(driver, "enable_sort"):
+            given = {**query.parameters, **parameters}
             found = driver.execute(statement, given, prepare=True, binary=True)
-            driver.execute(_RESET_PLANNER, prepare=True)
         ranking = query.ranking(found.fetchall())
         return ranking[:k] if len(ranking) >= min(k, passing) else None
 
@@ -324,9 +375,11 @@ class PgVectorIndex(VectorIndex):
             return f"v.item_id %% {allowed.condition:d} = 0", {}
         if not isinstance(allowed, PassingItems) or allowed.fits_in_parameter:
             ids = {"ids": id_list(allowed.ids.tolist())}
-            return "v.item_id = ANY (CAST(translate(%(ids)s, '[]', '{}') AS bigint[]))", ids
-        subquery, parameters = allowed.sql.ids_of_few if per_row else allowed.sql.ids
-        return (_PER_ROW if per_row else _AS_SUBQUERY).format(subquery), parameters
+            return f"v.item_id = ANY ({_ARRAY.format('ids')})", ids
+        if per_row:
+            return allowed.sql.test
+        ids, parameters = allowed.sql.ids
+        return f"v.item_id IN ({ids})", parameters
 
     def _statement(
         self, query: _Query, allowed: str, most: int, tested: str, returned: int, *, by_index: bool
@@ -379,12 +432,15 @@ class PgVectorIndex(VectorIndex):
         return as_float32(self._read(condition, {})[1])
 
     def _fetched(self, few: IdSet) -> tuple[NDArray[np.int64], Float16Rows]:
-        return self._read(*self._condition(few))
+        return self._read(*self._condition(few), *NESTED_LOOPS_ONLY)
 
     def _read(
-        self, condition: str, parameters: dict[str, Any]
+        self, condition: str, parameters: dict[str, Any], *without: str
     ) -> tuple[NDArray[np.int64], Float16Rows]:
-        """The rows (n, dim + EXTRA_DIMS) that meet a condition, after the item id (n,) of each."""
+        """The rows (n, dim + EXTRA_DIMS) that meet a condition, after the item id (n,) of each.
+
+        `without` are settings of the planner that are off.
+        """
         import numpy as np
 
         statement = (
@@ -393,7 +449,9 @@ class PgVectorIndex(VectorIndex):
         )
         with self._database.read() as connection:
             driver = driver_of_connection(connection)
-            found = driver.execute(statement, parameters, prepare=True, binary=True).fetchall()
+            with planned_once(driver, *without):
+                cursor = driver.execute(statement, parameters, prepare=True, binary=True)
+            found = cursor.fetchall()
         dim = self._space.dim
         rows = np.zeros((len(found), dim + EXTRA_DIMS), np.float16)
         if not found:
@@ -405,20 +463,6 @@ class PgVectorIndex(VectorIndex):
             rows[:, dim + slot] = column
         return np.array(ids, np.int64), rows
 
-    @cached_property
-    def _chance_sample(self) -> ChanceSample:
-        revision = str(self._state.revision)
-        return ChanceSample.read_or_draw(self._sample_file, revision, lambda: self.sample(SAMPLED))
-
-    def mean(self) -> Vectors:
-        return self._chance_sample.mean
-
-    def moments(self, vector: Vectors) -> tuple[int, float, float]:
-        return self._chance_sample.moments(vector)
-
-    def warm_up(self) -> None:
-        _ = self._chance_sample
-
 
 class _Query:
     """A query (dim + EXTRA_DIMS,) as parameters of a statement, and the scores of its rows."""
@@ -427,7 +471,7 @@ class _Query:
         import numpy as np
         from pgvector import HalfVector
 
-        whole = np.asarray(vector, np.float32)
+        self.vector = whole = np.asarray(vector, np.float32)
         high = whole[:dim].astype(np.float16)
         rest = whole[:dim] - high.astype(np.float32)
         self.parameters: dict[str, Any] = {
@@ -437,8 +481,28 @@ class _Query:
         weights = {f"hub_{of}": float(whole[dim + slot]) for of, slot in SLOTS.items()}
         self.weights = {name: weight for name, weight in weights.items() if weight}
         """The weights of hubs that are not 0, by column."""
+        self.parameters |= self.weights
         self.margin = float(np.linalg.norm(rest)) + sum(map(abs, weights.values())) * 2.0**-11
         """How far a rough score may be from the exact one, whose hubs are rounded to float16."""
+
+    def best_of_all(self, k: int, best: Callable[[int], list[Any]]) -> Ranking:
+        """The k best of rows that are all compared.
+
+        Args:
+            k: The number of items.
+            best: Returns so many rows, or all, of the best rough scores.
+        """
+        wanted = k + MARGIN_WITH_HUBS
+        while True:
+            rows = best(wanted)
+            ranking = self.ranking(rows)
+            if len(rows) < wanted:
+                return ranking[:k]
+            # done if no row beyond those found can be among the first k
+            worst = max(row[-1] for row in rows)
+            if len(ranking) >= k and ranking[k - 1][1] > self.margin - worst:
+                return ranking[:k]
+            wanted *= 4
 
     def ranking(self, rows: list[Any]) -> Ranking:
         """The ranking of the rows that a statement returned, by exact score."""
@@ -452,6 +516,29 @@ class _Query:
             known = [hub or 0.0 for hub in column]
             scores += weight * np.array(known, np.float16).astype(np.float64)
         return ranked(ids, scores.round(DECIMALS).tolist())
+
+
+def _number_among(tested: str) -> str:
+    """How many of the items `among` pass a test."""
+    among = _ARRAY.format("among")
+    return f"SELECT count(*) AS number FROM unnest({among}) AS v (item_id) WHERE {tested}"  # noqa: S608
+
+
+def _after(first: str, statement: str) -> str:
+    """A statement that runs after another one, whose `number` it returns before each of its rows.
+
+    If it has none, the number is returned alone.
+    """
+    return (
+        f"WITH first AS MATERIALIZED ({first}) SELECT first.number, found.* "  # noqa: S608 - statements
+        f"FROM first LEFT JOIN ({statement}) AS found ON true"
+    )
+
+
+def _number_and_rows(cursor: Any) -> tuple[int, list[Any]]:
+    """The number and the rows that such a statement returned."""
+    rows = cursor.fetchall()
+    return rows[0][0], [row[1:] for row in rows if row[1] is not None]
 
 
 class EachNth(LazyIdSet):
@@ -486,15 +573,5 @@ _SET = (
 )
 """Sets how HNSW is searched, until it is set again."""
 
-_PER_ROW = "v.item_id = (SELECT passing.id FROM ({}) AS passing WHERE passing.id = v.item_id)"
-"""Tested for each row by itself."""
-
-_AS_SUBQUERY = "v.item_id IN ({})"
-"""Tested in the way that the server plans."""
-
-_FORCE_HNSW, _RESET_PLANNER = (
-    f"SELECT set_config('enable_sort', {sort}, true), set_config('plan_cache_mode', {plan}, true)"
-    for sort, plan in (("'off'", "'force_generic_plan'"), ("NULL", "NULL"))
-)
-"""Without sorting, or the planner would choose not to use HNSW; it plans once, not each time. NULL
-is what the connection began with."""
+_ARRAY = "CAST(translate(%({})s, '[]', '{{}}') AS bigint[])"
+"""The ids of a parameter that `id_list` made."""

@@ -65,10 +65,13 @@ class Dialect:
         functions: Of the engine.
         few: Whether few items are tried: then folders, texts, tags and metadata are looked up for
             each of them instead of for all items.
+        item_id: The id of the item that is tested. Conditions that compare no column of an item
+            itself need no more of it.
     """
 
     functions: Functions
     few: bool = False
+    item_id: ColumnElement[int] = items.c.id
 
 
 def compiled(filter_: Filter, to: Dialect) -> Expression:
@@ -84,7 +87,7 @@ def _compiled(one: Condition | AnyOf | Not, to: Dialect) -> Expression:
     if one.op == "in" and not one.value:
         return false()
     if one.key.startswith(META):
-        return _any_row(metadata, _of_metadata(one, to), to)
+        return _any_row(metadata, rows_of_metadata(one, to), to)
     key = KEYS[one.key]
     if key.field is None:
         return _computed(one, to)
@@ -107,6 +110,19 @@ def _computed(one: Condition, to: Dialect) -> Expression:
         case "has":
             return or_(*(_has(what, to) for what in dict.fromkeys(one.value)))
     raise AssertionError(f"no way to evaluate {one.key}")
+
+
+def compares_items(filter_: Filter) -> bool:
+    """Whether a filter compares columns of items or sources, and not only their rows elsewhere."""
+
+    def compares(one: Condition | AnyOf | Not) -> bool:
+        if isinstance(one, Not):
+            return compares_items(one.filter)
+        if isinstance(one, AnyOf):
+            return any(map(compares_items, one.filters))
+        return not one.key.startswith(META) and table_of(KEYS[one.key]) is items
+
+    return any(map(compares, filter_.conditions))
 
 
 items_and_sources = items.outerjoin(sources)
@@ -135,9 +151,9 @@ def _any_row(table: Table, ways: Sequence[Expression], to: Dialect) -> Expressio
         if to.functions.LOOKS_UP_VALUES:
             # CASE keeps SQLite from going through all rows of the key instead of those of the item
             passes = case((passes, 1), else_=0) == 1
-        return select(table.c.item_id).where(table.c.item_id == items.c.id, passes).exists()
+        return select(table.c.item_id).where(table.c.item_id == to.item_id, passes).exists()
     # joined by OR in one statement, SQLite would look through all rows of the key
-    return items.c.id.in_(union_all(*(select(table.c.item_id).where(way) for way in ways)))
+    return to.item_id.in_(union_all(*(select(table.c.item_id).where(way) for way in ways)))
 
 
 # ---------------------------------------------------------------------- stored values
@@ -342,7 +358,8 @@ def _has(what: str, to: Dialect) -> Expression:
 # ---------------------------------------------------------------------- the user's own metadata
 
 
-def _of_metadata(one: Condition, to: Dialect) -> list[Expression]:
+def rows_of_metadata(one: Condition, to: Dialect) -> list[Expression]:
+    """The ways in which a row of metadata fulfils a condition on its key."""
     is_key = metadata.c.key == one.key.removeprefix(META)
     return [and_(is_key, way) for way in _ways_of_value(one, to)]
 
