@@ -255,8 +255,9 @@ class PgVectorIndex(ServerIndex):
 
     def _untested(self, allowed: IdSet | None) -> PassingItems | None:
         """The allowed items if HNSW might find them: no search has tested a sample of items yet."""
-        is_new = isinstance(allowed, PassingItems) and allowed not in self._sampled
-        return allowed if is_new and self._state.choice.kind == HNSW else None
+        if self._state.choice.kind != HNSW or not isinstance(allowed, PassingItems):
+            return None
+        return None if allowed in self._sampled else allowed
 
     def _enough_candidates_pass(self, k: int, allowed: IdSet | None) -> bool:
         """Whether enough of HNSW's candidates are likely to be allowed.
@@ -378,8 +379,8 @@ class PgVectorIndex(ServerIndex):
             return f"v.item_id = ANY ({_ARRAY.format('ids')})", ids
         if per_row:
             return allowed.sql.test
-        ids, parameters = allowed.sql.ids
-        return f"v.item_id IN ({ids})", parameters
+        subquery, parameters = allowed.sql.ids
+        return f"v.item_id IN ({subquery})", parameters
 
     def _statement(
         self, query: _Query, allowed: str, most: int, tested: str, returned: int, *, by_index: bool
