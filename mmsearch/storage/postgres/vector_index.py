@@ -181,7 +181,8 @@ class PgVectorIndex(ServerIndex):
         return query.best_of_all(k, best)
 
     def _among_few(self, query: _Query, k: int, allowed: PassingItems) -> Ranking | None:
-        """The best of the rows that pass a filter, all compared; None if they are many or known.
+        """The best of the rows that pass a filter, all compared; None if they are too many, or the
+        ids are here already.
 
         One statement looks up which items pass, and compares their rows.
         """
