@@ -376,6 +376,12 @@ def test_a_catalog_without_its_log_is_older_than_its_caches(index, photos):
     assert wrong(examine(part)) == []
 
 
+def test_a_folder_of_vectors_whose_name_has_no_revision_is_compared_like_the_others(index):
+    *_, segment = sorted((index / "cache").glob("image-*-*-*-*"))
+    segment.rename(segment.with_name("-".join([*segment.name.split("-")[:3], "old"])))
+    assert wrong(examine(index)) == []
+
+
 def test_a_catalog_whose_tables_were_all_in_its_log_is_not_taken_for_a_new_one(index, tmp_path):
     folder = tmp_path / "copy"
     folder.mkdir()
@@ -383,7 +389,7 @@ def test_a_catalog_whose_tables_were_all_in_its_log_is_not_taken_for_a_new_one(i
         catalog.execute("PRAGMA journal_mode=WAL")
     before = everything_in(folder)
     (found,) = [one for one in examine(folder) if one.state == "wrong"]
-    assert "catalog.db-wal is missing" in found.what
+    assert "catalog.db-wal was lost" in found.what
     assert everything_in(folder) == before
 
 

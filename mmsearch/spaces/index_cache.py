@@ -361,17 +361,18 @@ class IndexCache:
 
 def segment_folders(folder: Path, space_id: int, modality: str) -> Iterator[Path]:
     """The folders of a modality's segments, the newest revision first."""
-
-    def revision(path: Path) -> int:
-        field = path.name.rsplit("-", 2)[1]
-        return int(field) if field.isdigit() else 0
-
     found = [
         path
         for path in folder.glob(f"{modality}-{space_id}-*-*-*")
         if path.suffix != UNFINISHED and path.is_dir()
     ]
-    yield from sorted(found, key=revision, reverse=True)
+    yield from sorted(found, key=revision_of, reverse=True)
+
+
+def revision_of(segment_folder: Path) -> int:
+    """The revision in a segment folder's name; 0 if the name has none."""
+    field = segment_folder.name.split("-")[3]
+    return int(field) if field.isdigit() else 0
 
 
 def _augmented(vectors: NewVectors) -> NDArray[np.float16]:

@@ -78,7 +78,7 @@ def examine(
         f"made by `mmsearch copy {shlex.quote(place.address)} DIR` can be checked",
     )
     folder = place.folder
-    if index_folder.is_without_index(folder):
+    if not index_folder.holds_index(folder):
         raise index_not_found(place)
     findings: list[Finding] = []
     with FolderLock(folder).writing("repairing") if repair else nullcontext():
@@ -118,7 +118,7 @@ def _outcomes_of_catalog(
         copy = catalog.check_copy(context)
         if copy is not None:
             yield "copy", copy
-            return  # what else is missing, the copy brings
+            return  # finishing the copy brings whatever else is missing
         for check, outcome_of in CHECKS.items():
             outcome = outcome_of(context)
             if outcome is not None:

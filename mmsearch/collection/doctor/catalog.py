@@ -40,7 +40,7 @@ Place = tuple[int, str, int]
 
 
 def check_copy(context: CheckContext) -> Outcome | None:
-    """Whether it is a copy by `mmsearch copy` that was not finished; None if not."""
+    """Whether the index is an unfinished copy by `mmsearch copy`; None if it is not."""
     progress = CopyProgress.of(context.catalog)
     if progress is None:
         return None

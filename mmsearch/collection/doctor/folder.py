@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from mmsearch.collection.doctor.check import REPAIR, CheckContext, Outcome, State
 from mmsearch.errors import CatalogDamaged, IndexUnusable, StorageFailed
-from mmsearch.spaces.index_cache import LAST_CHANGE
+from mmsearch.spaces.index_cache import LAST_CHANGE, revision_of
 from mmsearch.storage import Space, backups
 from mmsearch.storage.sqlite import Catalog
 from mmsearch.storage.sqlite.columns import ENDING, read_column
@@ -36,10 +36,10 @@ MOST_FAULTS = 20
 """How many faults SQLite lists at most."""
 
 SEGMENT_FILES = f"cache/*-[0-9]*-{'?' * 12}-[0-9]*-??????/*"
-"""The files of segments; a folder's name is of its modality, space, catalog and revision."""
+"""The files of segments, whose folders `IndexCache` names."""
 
 LOG = f"{backups.CATALOG}-wal"
-"""SQLite's log of what is not in the catalog's file yet."""
+"""SQLite's write-ahead log: what is committed, but not in the catalog's file yet."""
 
 Content = tuple[Space, Modality] | None
 """The vectors that a cache holds; None if it holds columns."""
@@ -52,13 +52,13 @@ START_ANEW = (
 # ---------------------------------------------------------------------- the catalog's file
 
 
-def is_without_index(folder: Path) -> bool:
-    """Whether nothing of an index is in a folder: no catalog, no backup, no cache."""
-    return _is_lost(folder) and not any(folder.glob(SEGMENT_FILES))
+def holds_index(folder: Path) -> bool:
+    """Whether a folder holds an index, or a part of one: a catalog, a backup or a cache."""
+    return not _is_lost(folder) or any(folder.glob(SEGMENT_FILES))
 
 
 def _is_lost(folder: Path) -> bool:
-    """Whether a folder has neither a catalog, unless it is empty, nor a backup of one."""
+    """Whether the catalog is missing or empty, and there is no backup of it."""
     return not backups.catalog_size(folder) and backups.newest(folder) is None
 
 
@@ -85,9 +85,10 @@ def _check_tables(path: Path) -> None:
     Raises:
         CatalogDamaged: it has none.
     """
+    # a file that cannot be read is reported when it is opened as a catalog
     with suppress(sqlite3.Error), closing(driver_of(path)) as catalog:
         if not catalog.execute("PRAGMA schema_version").fetchone()[0]:
-            raise CatalogDamaged(path, f"it holds nothing, and {LOG} is missing")
+            raise CatalogDamaged(path, f"it has no tables: {LOG} was lost, or not copied")
 
 
 def check_integrity(folder: Path, *, repair: bool) -> Outcome:
@@ -207,12 +208,19 @@ def _delete(paths: Iterable[Path]) -> None:
 
 
 def check_log(context: CheckContext) -> Outcome | None:
-    """Whether the catalog is older than its caches, as it is without its log; None if not."""
+    """Whether caches are of a later revision than the catalog, which then lost its log.
+
+    None if there is no such cache.
+    """
     caches, _ = _caches(context)
-    made_of = {path: int(path.name.split("-")[3]) for path, content in caches.items() if content}
-    with closing(driver_of(context.folder / backups.CATALOG)) as now:  # later than the snapshot
-        revisions = now.execute("SELECT value FROM settings WHERE key = 'revision'").fetchall()
-    later = [path for path, revision in made_of.items() if revision > int(revisions[0][0])]
+    segments = [path for path, content in caches.items() if content]
+    if not segments:
+        return None
+    # read after the caches were listed: a search may have built some since the snapshot began
+    with closing(driver_of(context.folder / backups.CATALOG)) as catalog:
+        chosen = "SELECT value FROM settings WHERE key = 'revision'"
+        ((revision,),) = catalog.execute(chosen).fetchall()
+    later = [path for path in segments if revision_of(path) > int(revision)]
     if not later:
         return None
     return Outcome(
@@ -300,7 +308,7 @@ def _disagreement(
     last_deletion = int(segment.about.get(LAST_CHANGE, 0))
     state = context.catalog.state()
     if int(segment.about.get("revision", 0)) > state.revision:
-        return None  # it was made since, or the catalog has lost its log: see `check_log`
+        return None  # built since the snapshot began; or the log was lost, see `check_log`
     if segment.about.get("epoch") != state.epoch or last_deletion < state.forgotten:
         return None  # out of date: a search ignores it and builds another
     deleted, _ = context.catalog.changes.deleted_vectors(space, modality, last_deletion)
