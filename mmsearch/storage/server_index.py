@@ -1,4 +1,4 @@
-"""What the vector indexes of all servers have in common."""
+"""What the vector indexes in PostgreSQL and Milvus share: a local sample of their vectors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class ServerIndex(VectorIndex):
-    """A vector index on a server: a sample of its vectors is cached here, for scores by chance.
+    """A vector index on a server, with a local sample of its vectors for the scores of chance
+    matches.
 
     Args:
         moment: The state of the store that the sample is of.
-        sample_file: The file that caches it; None: none does.
+        sample_file: The file that caches the sample; None: it is drawn anew by each process.
     """
 
     def __init__(self, moment: str, sample_file: Path | None) -> None:

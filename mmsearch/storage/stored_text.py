@@ -46,7 +46,8 @@ def text_of(stored: str) -> str:
 
 
 def texts_of(stored: Sequence[str | None]) -> Sequence[str | None]:
-    """The same of several, None where there is none; together, as almost all stay as they are."""
+    """The texts that `stored_text` was given, None for None."""
+    # one search of all texts, as almost none was changed
     if not _STORED.search("".join(filter(None, stored))):
         return stored
     return [one and text_of(one) for one in stored]

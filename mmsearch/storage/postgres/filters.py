@@ -71,11 +71,11 @@ class PassingItems(LazyIdSet):
 
     @property
     def at_least(self) -> int:
-        """A lower bound of how many there are; the number, if that is known."""
+        """A lower bound of their number; the number itself once that is known."""
         return len(self) if self.is_counted else self._at_least
 
     def note_count(self, number: int, most: int) -> None:
-        """Keep a number of them that was counted up to `most`."""
+        """Keep the result of a count that stopped at `most`."""
         if number < most:
             self._size = number
         else:
@@ -88,7 +88,7 @@ class PassingItems(LazyIdSet):
 
 
 class FilterSql:
-    """A filter as parts of the driver's own statements: SQL and its parameters."""
+    """A filter as SQL with its parameters, for statements that the driver runs itself."""
 
     def __init__(self, database: Database, filter_: Filter) -> None:
         self._database, self._filter = database, filter_
@@ -101,14 +101,14 @@ class FilterSql:
     @cached_property
     def test(self) -> tuple[str, dict[str, Any]]:
         """Whether the item of a row `v` passes, tested for each row by itself."""
-        if len(self._filter.conditions) == 1 and _is_of_metadata(self._filter.conditions[0]):
+        if len(self._filter.conditions) == 1 and _is_on_metadata(self._filter.conditions[0]):
             ids, parameters = self.ids
             found = f"(SELECT id FROM ({ids}) AS passing (id) WHERE id = v.item_id)"  # noqa: S608
             return f"v.item_id = {found}", parameters
-        to = Dialect(functions, few=True, item_id=_OF_ROW)
+        to = Dialect(functions, few=True, item_id=_ITEM_OF_ROW)
         tested = select(compiled(self._filter, to))
         if compares_items(self._filter):
-            tested = tested.select_from(items_and_sources).where(items.c.id == _OF_ROW)
+            tested = tested.select_from(items_and_sources).where(items.c.id == _ITEM_OF_ROW)
         statement, parameters = Prepared(tested).for_server
         return f"({statement})", parameters
 
@@ -126,7 +126,7 @@ class FilterSql:
         ids, parameters = self.ids
         with self._database.read() as connection:
             driver = driver_of_connection(connection)
-            with planned_once(driver, *NESTED_LOOPS_ONLY):
+            with generic_plans(driver, *NESTED_LOOPS_ONLY):
                 counted = f"SELECT count(*) FROM ({ids} LIMIT {most:d}) AS passing"  # noqa: S608
                 found = driver.execute(counted, parameters, prepare=True, binary=True)
             return int(found.fetchone()[0])
@@ -143,27 +143,29 @@ class FilterSql:
 
 
 NESTED_LOOPS_ONLY = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
-"""The planner knows the numbers of all keys of metadata together, and so expects a third of the
-items where few pass. It would read whole tables; nested loops read what passes, up to a limit."""
+"""Settings to turn off: the planner's statistics of metadata are of all keys together; so it
+expects a third of the items where few pass, and reads whole tables. Nested loops read what passes,
+up to a limit."""
 
 
 @contextmanager
-def planned_once(driver: Any, *without: str) -> Iterator[None]:
-    """A pipeline, one round trip, whose statements are planned once and not each time.
+def generic_plans(driver: Any, *disabled: str) -> Iterator[None]:
+    """A pipeline (one round trip) whose statements have generic plans: made once, not each time.
 
     Args:
-        driver: In a transaction.
-        without: Settings of the planner that are off for them.
+        driver: A connection in a transaction.
+        disabled: Settings of the planner that are off for these statements.
     """
-    off = dict.fromkeys(without, "'off'") | {"plan_cache_mode": "'force_generic_plan'"}
+    changed = dict.fromkeys(disabled, "'off'") | {"plan_cache_mode": "'force_generic_plan'"}
     with driver.pipeline():
-        driver.execute(_set_locally(off), prepare=True)
+        driver.execute(_set_locally(changed), prepare=True)
         yield
         # NULL is what the connection began with
-        driver.execute(_set_locally(dict.fromkeys(off, "NULL")), prepare=True)
+        driver.execute(_set_locally(dict.fromkeys(changed, "NULL")), prepare=True)
 
 
 def _set_locally(values: dict[str, str]) -> str:
+    """Changes settings until the transaction ends; the values are SQL."""
     each = (f"set_config('{name}', {value}, true)" for name, value in values.items())
     return f"SELECT {', '.join(each)}"
 
@@ -237,26 +239,28 @@ def passing(filter_: Filter) -> Select[Any]:
 
 
 def _passing_by_metadata(filter_: Filter) -> Select[Any] | None:
-    """The same from rows of metadata, of which an item has one for each key.
+    """The same without reading items: an item has at most one row of metadata for a key.
 
-    None if the filter has no condition on metadata, or compares what items have themselves.
+    None if no condition that all items must meet is on metadata, or if the filter compares columns
+    of items.
     """
-    first = next(filter(_is_of_metadata, filter_.conditions), None)
+    first = next(filter(_is_on_metadata, filter_.conditions), None)
     if first is None or compares_items(filter_):
         return None
     to = Dialect(functions, item_id=metadata.c.item_id)
-    is_row = or_(false(), *rows_of_metadata(first, to))
-    chosen = select(metadata.c.item_id).where(is_row).order_by(metadata.c.item_id)
+    meets_first = or_(false(), *rows_of_metadata(first, to))
+    chosen = select(metadata.c.item_id).where(meets_first).order_by(metadata.c.item_id)
     if others := tuple(one for one in filter_.conditions if one is not first):
         chosen = chosen.where(compiled(Filter(others), to))
     return chosen
 
 
-def _is_of_metadata(one: Condition | AnyOf | Not) -> TypeGuard[Condition]:
+def _is_on_metadata(one: Condition | AnyOf | Not) -> TypeGuard[Condition]:
     return isinstance(one, Condition) and one.key.startswith(META)
 
 
-_OF_ROW = literal_column("v.item_id", items.c.id.type)
+_ITEM_OF_ROW = literal_column("v.item_id", items.c.id.type)
+"""The item of a row `v` of the statement that a test is put into."""
 
 
 def is_in(id_: ColumnElement[int], ids: IdSet) -> Expression:

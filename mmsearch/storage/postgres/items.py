@@ -20,9 +20,9 @@ class PostgresItems(Items):
 
     def _found(self, connection: Connection, **given: Any) -> dict[int, Item]:
         rows = (_BY_ID if "ids" in given else _NEXT_PAGE).of(connection, **given)
-        # strings may hold any character once their texts are as they were given
-        several = zip(*(json.loads(row[-1], strict=False) for row in rows), strict=True)
-        parts = [[part for one in some for part in one or ()] for some in several] or [[]] * 3
+        # not strict: `StoredText` has put back control characters, NUL for one
+        lists = [json.loads(row[-1], strict=False) for row in rows]
+        parts = ([part for of_item in lists for part in of_item[table] or ()] for table in range(3))
         return as_items([row[:-1] for row in rows], *parts)
 
 
@@ -35,14 +35,15 @@ def _listed(*columns: ColumnElement[Any], order: ColumnElement[Any]) -> ColumnEl
 
 _m, _t = metadata.c, tags.c
 
+# one JSON text, so that texts are read at once and not each by itself
 _PARTS = func.json_build_array(
     _listed(*texts.c, order=texts.c.position),
     _listed(_m.item_id, _m.key, _m.text, order=_m.key),
     _listed(_t.item_id, _t.tag, _t.score, order=_t.tag),
 )
 
-_WHOLE = WITH_ROOT.add_columns(type_coerce(cast(_PARTS, Text), TEXT).label("parts"))
+_WITH_PARTS = WITH_ROOT.add_columns(type_coerce(cast(_PARTS, Text), TEXT).label("parts"))
 
-_BY_ID = Prepared(_WHOLE.where(is_one_of_ids(items.c.id)))
+_BY_ID = Prepared(_WITH_PARTS.where(is_one_of_ids(items.c.id)))
 
-_NEXT_PAGE = Prepared(_WHOLE.where(items.c.id > bindparam("last")).limit(bindparam("page")))
+_NEXT_PAGE = Prepared(_WITH_PARTS.where(items.c.id > bindparam("last")).limit(bindparam("page")))

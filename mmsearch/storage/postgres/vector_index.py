@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from mmsearch.storage.postgres.filters import NESTED_LOOPS_ONLY, PassingItems, planned_once
+from mmsearch.storage.postgres.filters import NESTED_LOOPS_ONLY, PassingItems, generic_plans
 from mmsearch.storage.records import Space
 from mmsearch.storage.server_index import ServerIndex
 from mmsearch.storage.sql.database import driver_of_connection
@@ -121,8 +121,9 @@ class PgVectorIndex(ServerIndex):
         self._state = state
         self._few = FewRows(self._fetched)
         self._searched_once: WeakSet[PassingItems] = WeakSet()
-        """Sets of few items that have been searched on the server."""
-        self._sampled: WeakKeyDictionary[PassingItems, int] = WeakKeyDictionary()
+        """Filters that did not pass enough of HNSW's candidates once; the next search with one that
+        few items pass is by `FewRows`."""
+        self._sample_counts: WeakKeyDictionary[PassingItems, int] = WeakKeyDictionary()
         """How many of the sampled items pass each filter."""
 
     def __len__(self) -> int:
@@ -181,10 +182,11 @@ class PgVectorIndex(ServerIndex):
         return query.best_of_all(k, best)
 
     def _among_few(self, query: _Query, k: int, allowed: PassingItems) -> Ranking | None:
-        """The best of the rows that pass a filter, all compared; None if they are too many, or the
-        ids are here already.
+        """The best of the rows that pass a filter, all compared; None if too many items pass, or if
+        their ids have been fetched already.
 
-        One statement looks up which items pass, and compares their rows.
+        One statement looks up which items pass, and compares their rows; from the second search on,
+        the rows of a few items are compared here.
         """
         most = self._most_compared(k)
         is_few = allowed.is_counted and len(allowed) <= FEW_ROWS
@@ -204,8 +206,8 @@ class PgVectorIndex(ServerIndex):
             statement = self._statement(query, condition, wanted, "true", wanted, by_index=False)
             with self._database.read() as connection:
                 driver = driver_of_connection(connection)
-                with planned_once(driver, *NESTED_LOOPS_ONLY):
-                    both = _after(first, statement)
+                with generic_plans(driver, *NESTED_LOOPS_ONLY):
+                    both = _with_number(first, statement)
                     cursor = driver.execute(both, given, prepare=True, binary=True)
                 number, rows = _number_and_rows(cursor)
             allowed.note_count(number, most + 1)
@@ -230,17 +232,17 @@ class PgVectorIndex(ServerIndex):
         searched = "true"
         if (untested := self._untested(allowed)) is not None:
             given["among"] = self._sampled_list
-            searched = f"(SELECT number FROM first) >= {self._least_sampled(k)}"  # noqa: S608 - number
+            searched = f"(SELECT number FROM first) >= {self._least_in_sample(k)}"  # noqa: S608 - number
         while True:
             statement = self._statement(query, searched, most, tested, returned, by_index=True)
             if untested is not None:
-                statement = _after(_number_among(tested), statement)
+                statement = _with_number(_number_among(tested), statement)
             with self._hnsw_session(max(effort, most), MIN_SCANNED) as driver:
                 cursor = driver.execute(statement, given, prepare=True, binary=True)
             if untested is None:
                 rows = cursor.fetchall()
             else:
-                self._sampled[untested], rows = _number_and_rows(cursor)
+                self._sample_counts[untested], rows = _number_and_rows(cursor)
             ranking = query.ranking(rows)
             enough = len(ranking) >= min(k, self._state.rows)
             if enough and (allowed is None or len(rows) >= k + MARGIN):
@@ -255,10 +257,12 @@ class PgVectorIndex(ServerIndex):
         return max(self._state.choice.effort, 2 * (k + MARGIN_WITH_HUBS))
 
     def _untested(self, allowed: IdSet | None) -> PassingItems | None:
-        """The allowed items if HNSW might find them: no search has tested a sample of items yet."""
+        """The allowed items if they are of a filter that HNSW might be used for, and that has not
+        been tested for the sample yet; else None.
+        """
         if self._state.choice.kind != HNSW or not isinstance(allowed, PassingItems):
             return None
-        return None if allowed in self._sampled else allowed
+        return None if allowed in self._sample_counts else allowed
 
     def _enough_candidates_pass(self, k: int, allowed: IdSet | None) -> bool:
         """Whether enough of HNSW's candidates are likely to be allowed.
@@ -267,28 +271,29 @@ class PgVectorIndex(ServerIndex):
         """
         if self._state.choice.kind != HNSW:
             return False
-        return allowed is None or self._number_sampled(allowed) >= self._least_sampled(k)
+        return allowed is None or self._count_in_sample(allowed) >= self._least_in_sample(k)
 
-    def _least_sampled(self, k: int) -> int:
-        """How many of the sampled items are to be allowed for a search of HNSW's candidates.
+    def _least_in_sample(self, k: int) -> int:
+        """How many of the sampled items must be allowed for HNSW's candidates to be searched.
 
-        As candidates are like the query, and a filter may be, too, half of those needed are taken
-        for enough.
+        Half the share that is needed counts as enough: candidates resemble the query, and so may
+        the items that pass a filter.
         """
         sampled = len(self._sampled_items)
         return math.ceil((k + MARGIN) / 2 / self._candidate_count(k) * sampled)
 
-    def _number_sampled(self, allowed: IdSet) -> int:
+    def _count_in_sample(self, allowed: IdSet) -> int:
         """How many of the sampled items are allowed."""
         if not isinstance(allowed, PassingItems):
             return int(allowed.contains(self._sampled_items).sum())
-        if (number := self._sampled.get(allowed)) is None:
+        if (number := self._sample_counts.get(allowed)) is None:
             tested, parameters = allowed.sql.test
             given = {**parameters, "among": self._sampled_list}
             with self._database.read() as connection:
                 driver = driver_of_connection(connection)
-                cursor = driver.execute(_number_among(tested), given)
-                self._sampled[allowed] = number = int(cursor.fetchone()[0])
+                counted = _number_among(tested)
+                cursor = driver.execute(counted, given, prepare=True, binary=True)
+                self._sample_counts[allowed] = number = int(cursor.fetchone()[0])
         return number
 
     @cached_property
@@ -338,7 +343,7 @@ class PgVectorIndex(ServerIndex):
         passing = allowed.count_up_to(self._most_compared(k) + 1)
         scanned = max(MIN_SCANNED, math.ceil(8 * wanted * self._state.rows / passing))
         # without sorting, or the planner would choose not to use HNSW
-        with self._hnsw_session(effort, scanned) as driver, planned_once(driver, "enable_sort"):
+        with self._hnsw_session(effort, scanned) as driver, generic_plans(driver, "enable_sort"):
             given = {**query.parameters, **parameters}
             found = driver.execute(statement, given, prepare=True, binary=True)
         ranking = query.ranking(found.fetchall())
@@ -437,11 +442,11 @@ class PgVectorIndex(ServerIndex):
         return self._read(*self._condition(few), *NESTED_LOOPS_ONLY)
 
     def _read(
-        self, condition: str, parameters: dict[str, Any], *without: str
+        self, condition: str, parameters: dict[str, Any], *disabled: str
     ) -> tuple[NDArray[np.int64], Float16Rows]:
         """The rows (n, dim + EXTRA_DIMS) that meet a condition, after the item id (n,) of each.
 
-        `without` are settings of the planner that are off.
+        Settings of the planner that are `disabled` are off.
         """
         import numpy as np
 
@@ -451,7 +456,7 @@ class PgVectorIndex(ServerIndex):
         )
         with self._database.read() as connection:
             driver = driver_of_connection(connection)
-            with planned_once(driver, *without):
+            with generic_plans(driver, *disabled):
                 cursor = driver.execute(statement, parameters, prepare=True, binary=True)
             found = cursor.fetchall()
         dim = self._space.dim
@@ -492,7 +497,7 @@ class _Query:
 
         Args:
             k: The number of items.
-            best: Returns so many rows, or all, of the best rough scores.
+            best: Returns the n rows with the best rough scores, or all if there are fewer.
         """
         wanted = k + MARGIN_WITH_HUBS
         while True:
@@ -526,10 +531,11 @@ def _number_among(tested: str) -> str:
     return f"SELECT count(*) AS number FROM unnest({among}) AS v (item_id) WHERE {tested}"  # noqa: S608
 
 
-def _after(first: str, statement: str) -> str:
-    """A statement that runs after another one, whose `number` it returns before each of its rows.
+def _with_number(first: str, statement: str) -> str:
+    """A statement whose rows begin with the `number` that another one selects.
 
-    If it has none, the number is returned alone.
+    The statement may read that one's only row, as the table `first`. If it finds nothing, there is
+    one row, of the number and NULLs.
     """
     return (
         f"WITH first AS MATERIALIZED ({first}) SELECT first.number, found.* "  # noqa: S608 - statements
@@ -538,7 +544,7 @@ def _after(first: str, statement: str) -> str:
 
 
 def _number_and_rows(cursor: Any) -> tuple[int, list[Any]]:
-    """The number and the rows that such a statement returned."""
+    """The number and the rows that a statement by `_with_number` returned."""
     rows = cursor.fetchall()
     return rows[0][0], [row[1:] for row in rows if row[1] is not None]
 

@@ -65,8 +65,9 @@ class Dialect:
         functions: Of the engine.
         few: Whether few items are tried: then folders, texts, tags and metadata are looked up for
             each of them instead of for all items.
-        item_id: The id of the item that is tested. Conditions that compare no column of an item
-            itself need no more of it.
+        item_id: The id of the item that is tested, which suffices for filters that do not compare
+            columns of items (see `compares_items`). With `few`, it is of no table that conditions
+            look up.
     """
 
     functions: Functions
@@ -113,7 +114,7 @@ def _computed(one: Condition, to: Dialect) -> Expression:
 
 
 def compares_items(filter_: Filter) -> bool:
-    """Whether a filter compares columns of items or sources, and not only their rows elsewhere."""
+    """Whether a filter compares columns of items or sources; if not, an item's id is enough."""
 
     def compares(one: Condition | AnyOf | Not) -> bool:
         if isinstance(one, Not):
@@ -359,7 +360,7 @@ def _has(what: str, to: Dialect) -> Expression:
 
 
 def rows_of_metadata(one: Condition, to: Dialect) -> list[Expression]:
-    """The ways in which a row of metadata fulfils a condition on its key."""
+    """Expressions of which a row of metadata must fulfil one to meet a condition on its key."""
     is_key = metadata.c.key == one.key.removeprefix(META)
     return [and_(is_key, way) for way in _ways_of_value(one, to)]
 

@@ -172,8 +172,9 @@ class Prepared:
     @cached_property
     def for_server(self) -> tuple[str, dict[str, Any]]:
         """The SQL for PostgreSQL's driver, and its constants."""
-        as_many = {"render_postcompile": True}  # lists become as many parameters
-        compiled = self._statement.compile(dialect=_postgresql(), compile_kwargs=as_many)
+        # each value of a list becomes a parameter; such statements can have no required ones
+        expanded = {"render_postcompile": True}
+        compiled = self._statement.compile(dialect=_postgresql(), compile_kwargs=expanded)
         return str(compiled), _stored(compiled.params)
 
     def _of_server(self, connection: Connection, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
