@@ -101,10 +101,6 @@ class FilterSql:
     @cached_property
     def test(self) -> tuple[str, dict[str, Any]]:
         """Whether the item of a row `v` passes, tested for each row by itself."""
-        if len(self._filter.conditions) == 1 and _is_on_metadata(self._filter.conditions[0]):
-            ids, parameters = self.ids
-            found = f"(SELECT id FROM ({ids}) AS passing (id) WHERE id = v.item_id)"  # noqa: S608
-            return f"v.item_id = {found}", parameters
         to = Dialect(functions, few=True, item_id=_ITEM_OF_ROW)
         tested = select(compiled(self._filter, to))
         if compares_items(self._filter):
