@@ -38,7 +38,7 @@ from mmsearch.evaluation.qrels import ItemResolver, JudgedQuery, Ways, build_qre
 from mmsearch.evaluation.results import CUTOFFS, Evaluation
 from mmsearch.evaluation.run import DEPTH, evaluate, pairs_of
 from mmsearch.indexing.media_options import RAW_PAIRS
-from mmsearch.spaces.index_cache import KINDS, check_kind
+from mmsearch.spaces.index_cache import KIND_HINT, check_kind
 from mmsearch.vectors import AUTO, EXACT, NAMED, RECALL, FaissIndex, write_segment
 from mmsearch.vectors.hubness import EXTRA_DIMS
 
@@ -118,7 +118,7 @@ def kinds_of(written: Sequence[str]) -> list[str]:
     Whatever stands between two names is one FAISS factory string, which has commas of its own.
 
     Raises:
-        InvalidOption: a text names no kind, or has nothing beside a comma.
+        InvalidOption: a text is empty, or a kind is missing before or after a comma.
     """
     found: dict[str, None] = {}
     for text in written:
@@ -126,7 +126,7 @@ def kinds_of(written: Sequence[str]) -> list[str]:
         for is_named, group in groupby(pieces, NAMED.__contains__):
             some = list(group)
             if not any(some):
-                raise InvalidOption(f"a kind of index is missing in {text!r}: give {KINDS}")
+                raise InvalidOption(f"a kind of index is missing in {text!r}: give {KIND_HINT}")
             found |= dict.fromkeys(some if is_named else [",".join(some)])
     return list(found)
 

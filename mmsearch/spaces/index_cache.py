@@ -58,8 +58,8 @@ MAX_CHANGES = 100_000
 SNAPSHOTS = 2
 """Snapshots of an index kept in memory, as a thread may still be searching an older one."""
 
-KINDS = f"one of {', '.join(map(repr, NAMED))}, or a FAISS factory string such as 'HNSW32'"
-"""The kinds of index, for messages."""
+KIND_HINT = f"one of {', '.join(map(repr, NAMED))}, or a FAISS factory string such as 'HNSW32'"
+"""What may be given as a kind of index, for messages."""
 
 LAST_CHANGE = "gone"
 """The key, in a segment's ABOUT, of the last change of the store that the segment has applied."""
@@ -398,7 +398,7 @@ def check_kind(kind: str, dim: int) -> None:
         faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise InvalidOption(
-            f"{kind!r} is not a kind of index for vectors of {dim} dimensions: give {KINDS}"
+            f"{kind!r} is not a kind of index for vectors of {dim} dimensions: give {KIND_HINT}"
         ) from error
 
 
