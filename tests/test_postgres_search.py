@@ -326,7 +326,7 @@ def queries_of(rows: Any) -> Any:
     return queries
 
 
-PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
+PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan", "plan_cache_mode")
 
 
 def planner_of(store: PostgresStore) -> dict[str, str]:
@@ -422,6 +422,41 @@ def test_the_planner_is_as_before_after_a_look_up_that_failed(
     with pytest.raises(StorageFailed):
         passing.count_up_to(2**70)  # more than LIMIT takes
     assert planner_of(store) == before
+
+
+def test_the_planner_is_as_before_after_a_statement_that_was_not_sent(
+    neighbours: tuple[PostgresStore, Any, Any],
+):
+    store, *_ = neighbours
+    from psycopg import ProgrammingError
+
+    from mmsearch.storage.postgres.filters import execute_pipelined
+
+    with store.snapshot(), store.database.read() as connection:
+        before = planner_of(store)
+        with pytest.raises(ProgrammingError, match="missing"):
+            execute_pipelined(
+                driver_of_connection(connection), "SELECT %(id)s", {}, "enable_seqscan"
+            )
+        assert planner_of(store) == before
+
+
+@pytest.mark.parametrize(("values", "plans"), [(3, (2, 0)), (100, (0, 2))])
+def test_a_look_up_is_planned_once_unless_a_list_is_long(
+    neighbours: tuple[PostgresStore, Any, Any], values: int, plans: tuple[int, int]
+):
+    store, *_ = neighbours
+    wanted = parse_where({"number": list(range(values))})
+    counted = text(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements"
+        " WHERE statement LIKE '%FROM metadata%LIMIT 1000) AS passing'"
+        " ORDER BY prepare_time DESC LIMIT 1"
+    )
+    with store.snapshot():
+        for _ in range(2):
+            passing = type(store.filters)(store.database).passing(wanted)
+            assert passing.count_up_to(1_000) == values
+        assert tuple(store.database.rows(counted)[0]) == plans
 
 
 def test_the_moments_are_those_of_all_scores(neighbours: tuple[PostgresStore, Any, Any]):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
@@ -39,6 +38,7 @@ from mmsearch.vectors.id_set import FEW, IdSet, LazyIdSet
 
 if TYPE_CHECKING:
     import numpy as np
+    import psycopg
     from numpy.typing import NDArray
 
     from mmsearch.storage.postgres.database import Database
@@ -122,10 +122,9 @@ class FilterSql:
         ids, parameters = self.ids
         with self._database.read() as connection:
             driver = driver_of_connection(connection)
-            with generic_plans(driver, *NESTED_LOOPS_ONLY):
-                counted = f"SELECT count(*) FROM ({ids} LIMIT {most:d}) AS passing"  # noqa: S608
-                found = driver.execute(counted, parameters, prepare=True, binary=True)
-            return int(found.fetchone()[0])
+            counted = f"SELECT count(*) FROM ({ids} LIMIT {most:d}) AS passing"  # noqa: S608
+            found = execute_pipelined(driver, counted, parameters, *NESTED_LOOPS_ONLY)
+            return int(found.fetchall()[0][0])
 
     def fetch(self, among: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """The ids that pass, of all or of some."""
@@ -144,20 +143,35 @@ expects a third of the items where few pass, and reads whole tables. Nested loop
 up to a limit."""
 
 
-@contextmanager
-def generic_plans(driver: Any, *disabled: str) -> Iterator[None]:
-    """A pipeline (one round trip) whose statements have generic plans: made once, not each time.
+FEW_PARAMETERS = 16
+"""A statement with more is planned each time: the server looks values up in a long list by a hash
+table only where it plans for these very values, and else compares each row with all of them."""
+
+
+def execute_pipelined(
+    driver: Any, statement: str, parameters: Mapping[str, Any], *disabled: str
+) -> psycopg.Cursor[Any]:
+    """Run a statement in one round trip, with some settings of the planner off.
+
+    It has a generic plan, made once, unless it has more than `FEW_PARAMETERS`.
 
     Args:
         driver: A connection in a transaction.
-        disabled: Settings of the planner that are off for these statements.
+        statement: SQL.
+        parameters: Of the statement.
+        disabled: Settings of the planner that are off for it.
     """
-    changed = dict.fromkeys(disabled, "'off'") | {"plan_cache_mode": "'force_generic_plan'"}
+    plan = "generic" if len(parameters) <= FEW_PARAMETERS else "custom"
+    changed = dict.fromkeys(disabled, "'off'") | {"plan_cache_mode": f"'force_{plan}_plan'"}
     with driver.pipeline():
         driver.execute(_set_locally(changed), prepare=True)
-        yield
-        # NULL is what the connection began with
-        driver.execute(_set_locally(dict.fromkeys(changed, "NULL")), prepare=True)
+        try:
+            cursor: psycopg.Cursor[Any]
+            cursor = driver.execute(statement, parameters, prepare=True, binary=True)
+        finally:
+            if not driver.closed:  # NULL is what the connection began with
+                driver.execute(_set_locally(dict.fromkeys(changed, "NULL")), prepare=True)
+    return cursor
 
 
 def _set_locally(values: dict[str, str]) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from mmsearch.storage.postgres.filters import NESTED_LOOPS_ONLY, PassingItems, generic_plans
+from mmsearch.storage.postgres.filters import NESTED_LOOPS_ONLY, PassingItems, execute_pipelined
 from mmsearch.storage.records import Space
 from mmsearch.storage.server_index import ServerIndex
 from mmsearch.storage.sql.database import driver_of_connection
@@ -206,9 +206,8 @@ class PgVectorIndex(ServerIndex):
             statement = self._statement(query, condition, wanted, "true", wanted, by_index=False)
             with self._database.read() as connection:
                 driver = driver_of_connection(connection)
-                with generic_plans(driver, *NESTED_LOOPS_ONLY):
-                    both = _with_number(first, statement)
-                    cursor = driver.execute(both, given, prepare=True, binary=True)
+                both = _with_number(first, statement)
+                cursor = execute_pipelined(driver, both, given, *NESTED_LOOPS_ONLY)
                 number, rows = _number_and_rows(cursor)
             allowed.note_count(number, most + 1)
             return rows
@@ -342,10 +341,10 @@ class PgVectorIndex(ServerIndex):
         effort = max(self._state.choice.effort, wanted)
         passing = allowed.count_up_to(self._most_compared(k) + 1)
         scanned = max(MIN_SCANNED, math.ceil(8 * wanted * self._state.rows / passing))
-        # without sorting, or the planner would choose not to use HNSW
-        with self._hnsw_session(effort, scanned) as driver, generic_plans(driver, "enable_sort"):
-            given = {**query.parameters, **parameters}
-            found = driver.execute(statement, given, prepare=True, binary=True)
+        given = {**query.parameters, **parameters}
+        with self._hnsw_session(effort, scanned) as driver:
+            # without sorting, or the planner would choose not to use HNSW
+            found = execute_pipelined(driver, statement, given, "enable_sort")
         ranking = query.ranking(found.fetchall())
         return ranking[:k] if len(ranking) >= min(k, passing) else None
 
@@ -456,9 +455,7 @@ class PgVectorIndex(ServerIndex):
         )
         with self._database.read() as connection:
             driver = driver_of_connection(connection)
-            with generic_plans(driver, *disabled):
-                cursor = driver.execute(statement, parameters, prepare=True, binary=True)
-            found = cursor.fetchall()
+            found = execute_pipelined(driver, statement, parameters, *disabled).fetchall()
         dim = self._space.dim
         rows = np.zeros((len(found), dim + EXTRA_DIMS), np.float16)
         if not found:
