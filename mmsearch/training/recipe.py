@@ -80,7 +80,12 @@ class Recipe:
     warm_temperature: float = 0.07
     """At the start; it is learnt."""
 
-    rounds: tuple[TowerRound, ...] = (TowerRound((12, 9)), TowerRound((8,), 2 / 3, 0.5))
+    rounds: tuple[TowerRound, ...] = (
+        TowerRound((12, 9)),
+        TowerRound((8,), 2 / 3, 0.5),
+        TowerRound((8,), 2 / 3, 0.5),
+        TowerRound((8,), 2 / 3, 1 / 3),
+    )
     """Of fine-tuning; each starts from the weights of the one before."""
     batch: int = 500
     """Captioned photos in a step."""
