@@ -27,7 +27,7 @@ run query --table -k 3 "a motorcycle"
 run query --table -k 2 --in text "ancient money"
 run query --table -k 2 --image photos/chelsea.png --in text
 run query --table -k 2 --image photos/china.jpg --in text
-run query --table -k 2 --image photos/astronaut.png --text "1.5:a rocket"
+run query --table -k 2 --image photos/astronaut.png --text "2:a rocket launch"
 run similar --table -k 3 photos/motorcycle_left.png
 
 printf '\nTry it yourself:\n'
