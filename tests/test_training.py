@@ -99,7 +99,6 @@ from mmsearch.training.languages import (  # noqa: E402
 from mmsearch.training.onnx_graphs import (  # noqa: E402
     export_module,
     export_text,
-    moved,
     small_image,
     small_text,
 )
@@ -480,22 +479,6 @@ def test_half_precision_weights_give_nearly_the_same_vectors() -> None:
     )
     assert len(small) < 0.6 * len(exact)
     np.testing.assert_allclose(found, wanted, atol=1e-3)
-
-
-def test_a_moved_tower_gives_unit_vectors_along_the_mapped_ones() -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    rng = np.random.default_rng(0)
-    matrix = rng.normal(size=(8, 8)).astype(np.float16).astype(np.float32)
-    bias = rng.normal(size=8).astype(np.float32)
-    tower = export_module(nn.Linear(8, 8), torch.zeros(2, 8), "x", {0: "n"})
-    x = rng.normal(size=(3, 8)).astype(np.float32)
-    before, after = (
-        onnxruntime.InferenceSession(graph).run(["vectors"], {"x": x})[0]
-        for graph in (tower, moved(tower, matrix, bias))
-    )
-    wanted = before @ matrix + bias
-    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(after, wanted, atol=1e-5)
 
 
 def onnx_file() -> bytes:

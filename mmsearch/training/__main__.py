@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--old",
         type=Path,
-        help="previous: the folder of the older model; languages: its tower is moved, not trained",
+        help="previous: the folder of the older model",
     )
     parser.add_argument(
         "--photos",
@@ -107,9 +107,7 @@ def _run(args: argparse.Namespace, recipe: Recipe) -> None:
     if task in ("build", "listen") and heard:
         build.build_audio(heard, out, **how)
     sources = args.parallel and Sources(args.data, args.parallel, args.names)
-    if task == "languages" and args.old:
-        build.move_languages(args.old, args.data, out, cache=args.cache)
-    elif task in ("build", "languages") and sources:
+    if task in ("build", "languages") and sources:
         build.build_languages(sources, out, **how)
     if task in ("build", "banks"):
         build.build_bank(args.data, out, seed=args.seed)

@@ -63,11 +63,10 @@ from mmsearch.training.onnx_graphs import (
     export_regions,
     export_text,
     export_words,
-    moved,
     small_image,
     small_text,
 )
-from mmsearch.training.previous import fit_previous, fit_text_map, print_cost
+from mmsearch.training.previous import fit_previous, print_cost
 from mmsearch.training.recipe import Recipe
 from mmsearch.training.sounds import Sound, SoundSources
 
@@ -181,18 +180,6 @@ def build_languages(sources: Sources, out: Path, *, cache: Path, recipe: Recipe)
         DETECTOR: fit_detector(examples, recipe).astype("<f2").tobytes(),
     }
     add_files(out, files)
-
-
-def move_languages(old: Path, data: Path, out: Path, *, cache: Path) -> None:
-    """Add the text tower for other languages of the model in `old` to that in `out`, followed by a
-    linear map from the space of one to that of the other.
-
-    It costs less time than `build_languages`, and some quality.
-    """
-    texts = fit_text_map(load_mini(old), load_mini(out), data, cache=cache)
-    tower = moved((old / LANGUAGE_TOWER).read_bytes(), texts.matrix, texts.bias)
-    others = {name: (old / name).read_bytes() for name in (LANGUAGE_TOKENIZER, DETECTOR)}
-    add_files(out, {LANGUAGE_TOWER: tower, **others})
 
 
 def build_previous(

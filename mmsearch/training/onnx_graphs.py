@@ -191,40 +191,6 @@ def extension(model: onnx.ModelProto, inputs: Mapping[str, str], prefix: str) ->
     return added
 
 
-def moved(model: bytes, matrix: NDArray[np.float32], bias: NDArray[np.float32]) -> bytes:
-    """A tower whose unit vectors x become unit vectors along x · matrix + bias.
-
-    Args:
-        model: A tower with the output "vectors" (n, dim).
-        matrix: (dim, dim), stored in float16.
-        bias: (dim,)
-    """
-    found = onnx.load_from_string(model)
-    graph = found.graph
-    before, after = "moved/before", "vectors"
-    for node in graph.node:
-        node.output[:] = [before if name == after else name for name in node.output]
-    arrays = {"half": matrix.astype(np.float16), "bias": bias, "axis": np.array([1])}
-    arrays["least"] = np.array(1e-12, np.float32)
-    graph.initializer.extend(
-        numpy_helper.from_array(array, f"moved/{name}") for name, array in arrays.items()
-    )
-    steps: tuple[tuple[str, list[str], str, dict[str, int]], ...] = (
-        ("Cast", ["moved/half"], "moved/matrix", {"to": TensorProto.FLOAT}),
-        ("MatMul", [before, "moved/matrix"], "moved/product", {}),
-        ("Add", ["moved/product", "moved/bias"], "moved/sum", {}),
-        ("ReduceL2", ["moved/sum", "moved/axis"], "moved/length", {"keepdims": 1}),
-        ("Max", ["moved/length", "moved/least"], "moved/divisor", {}),
-        ("Div", ["moved/sum", "moved/divisor"], after, {}),
-    )
-    graph.node.extend(
-        helper.make_node(kind, inputs, [output], name=output, **attributes)
-        for kind, inputs, output, attributes in steps
-    )
-    mapped: bytes = found.SerializeToString()
-    return mapped
-
-
 # ---------------------------------------------------------------------- small weights
 
 

@@ -111,7 +111,11 @@ def fit_previous(
     if "audio" in old.modalities & new.modalities and not sounds:
         raise ValueError("both models hear: give --sounds, --animals and --stamps")
     split = read_split(data, "train")
-    by_text = fit_text_map(new, old, data, cache=cache)
+    owner_of = _training_texts(split)
+    texts, owners_of_texts = list(owner_of), np.array(list(owner_of.values()))
+    print(f"{len(texts)} texts")
+    new_texts, old_texts = (text_vectors(one, texts, cache) for one in (new, old))
+    by_text = fit_map(new_texts, old_texts, owners=owners_of_texts)
     folders = [split, *(_photos_in(folder) for folder in photos)]
     print(f"{sum(len(one.files) for one in folders)} photos")
     new_photos, old_photos = (
@@ -129,15 +133,6 @@ def fit_previous(
         new_sounds, old_sounds = (one.encode("audio", waves) for one in (new, old))
         maps["audio"] = fit_map(new_sounds, old_sounds, by_text, owners=owners)
     return maps
-
-
-def fit_text_map(source: MiniEncoder, target: MiniEncoder, data: Path, *, cache: Path) -> LinearMap:
-    """The map from one model's vectors of English texts to another's; arguments as above."""
-    owner_of = _training_texts(read_split(data, "train"))
-    texts, owners = list(owner_of), np.array(list(owner_of.values()))
-    print(f"{len(texts)} texts")
-    sources, targets = (text_vectors(one, texts, cache) for one in (source, target))
-    return fit_map(sources, targets, owners=owners)
 
 
 def print_cost(
