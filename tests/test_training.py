@@ -822,6 +822,16 @@ def test_a_language_tower_is_the_same_for_the_same_seed(
         assert torch.equal(one, other)
 
 
+def test_characters_that_only_occur_within_pieces_do_not_make_tokenizers_differ() -> None:
+    random = np.random.default_rng(0)
+    words = ["".join(map(chr, range(start, start + 3))) for start in range(0x4E00, 0x4E3C, 3)]
+    texts = ["".join(random.choice(words, 4)) for _ in range(800)]
+    examples = LanguageExamples(texts, ["zh"] * len(texts))
+    recipe = replace(Recipe(), vocabulary=140)
+    first, second = (train_tokenizer(examples, recipe).to_str() for _ in range(2))
+    assert first == second
+
+
 def test_a_small_language_tower_does_what_the_exact_one_does(
     small_tower: tuple[LanguageTower, Any],
 ) -> None:

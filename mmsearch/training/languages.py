@@ -275,12 +275,21 @@ def train_tokenizer(examples: LanguageExamples, recipe: Recipe) -> Tokenizer:
 def _in_order(trained: str) -> list[tuple[str, float]]:
     """Pieces and scores of a trained tokenizer, in an order that is the same for every training.
 
-    The trainer sums in the order of a hash table, so the last digits of scores differ between runs,
-    and so does the order of pieces that are equally likely.
+    The trainer iterates over hash tables, so the last digits of scores differ between runs. So do
+    the scores of characters that are kept only to make any text readable: from the lowest score
+    upwards in steps of 0.0001, in random order. Here, all of these get the lowest.
     """
-    pieces = [(piece, round(score, 6)) for piece, score in json.loads(trained)["model"]["vocab"]]
-    special = UNKNOWN + 1
-    return pieces[:special] + sorted(pieces[special:], key=lambda pair: (-pair[1], pair[0]))
+    vocabulary = json.loads(trained)["model"]["vocab"]
+    special, pieces = vocabulary[: UNKNOWN + 1], vocabulary[UNKNOWN + 1 :]
+    lowest = min(score for _, score in pieces)
+    characters = sum(len(piece) == 1 for piece, _ in pieces)
+
+    def canonical(piece: str, score: float) -> float:
+        rare = len(piece) == 1 and score <= lowest + 0.0001 * characters
+        return round(lowest if rare else score, 5)
+
+    found = [(piece, canonical(piece, score)) for piece, score in pieces]
+    return [*map(tuple, special), *sorted(found, key=lambda pair: (-pair[1], pair[0]))]
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
