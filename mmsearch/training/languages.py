@@ -276,8 +276,8 @@ def _in_order(trained: str) -> list[tuple[str, float]]:
     """Pieces and scores of a trained tokenizer, in an order that is the same for every training.
 
     The trainer iterates over hash tables, so the last digits of scores differ between runs. So do
-    the scores of characters that are kept only to make any text readable: from the lowest score
-    upwards in steps of 0.0001, in random order. Here, all of these get the lowest.
+    the scores of characters that are kept only so that any text can be split into pieces: from the
+    lowest score upwards in steps of 0.0001, in random order. Here, all of these get the lowest.
     """
     vocabulary = json.loads(trained)["model"]["vocab"]
     special, pieces = vocabulary[: UNKNOWN + 1], vocabulary[UNKNOWN + 1 :]
